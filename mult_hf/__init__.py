@@ -1,0 +1,2 @@
+from .configuration_mult import MulTConfig
+from .modeling_mult import MulTForMultiTaskDensePrediction, MulTModel

@@ -1,0 +1,209 @@
+"""Configuration of MulT: backbone, decoders, where each block's attention comes from, and the full task entries."""
+
+import difflib
+from typing import Any, NamedTuple
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils import logging
+
+from .tasks import MULT_TASKS, PREFERRED_REFERENCE_TASK, TaskSpec, resolve_tasks
+
+logger = logging.get_logger(__name__)
+
+ATTENTION_SOURCES = ("self", "encoder", "reference")
+
+# Sizes of the published Swin encoders (Swin Transformer, arXiv 2103.14030, section 3.3 and appendix A2).
+PRESETS: dict[str, dict[str, Any]] = {
+    "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "drop_path_rate": 0.2},
+    "swin-small": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "drop_path_rate": 0.3},
+    "swin-base": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.5},
+    "swin-large": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "drop_path_rate": 0.3},
+}
+
+# Keywords that transformers itself hands to a configuration beside its declared fields.
+_TRANSFORMERS_KEYWORDS = {
+    "auto_map", "custom_pipelines", "model_type", "attn_implementation", "num_labels", "torch_dtype", "name_or_path",
+    "output_attentions", "trust_remote_code", "code_revision",
+}
+
+
+class BlockAttention(NamedTuple):
+    """Where a block's queries and keys come from, and whether the encoder map also enters its values.
+
+    `source` is `"self"` (the task's own stream; no sharing), `"encoder"` (the encoder map of the same resolution, by the
+    reference task's projections; one map for all tasks) or `"reference"` (the reference task's own stream; one map for all
+    tasks).
+    """
+
+    source: str
+    skip: bool
+
+    @classmethod
+    def parse(cls, kind: str) -> "BlockAttention":
+        """Read `"encoder"`, `"encoder+skip"` and their like.
+
+        Raises:
+            ValueError: on anything else.
+        """
+        source, _, skip = kind.partition("+")
+        if source not in ATTENTION_SOURCES or skip not in ("", "skip"):
+            raise ValueError(f"block attention {kind!r} is not one of {', '.join(ATTENTION_SOURCES)}, each also with '+skip'")
+        return cls(source, skip == "skip")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether one map serves every task."""
+        return self.source != "self"
+
+
+@strict
+class MulTConfig(PreTrainedConfig):
+    r"""Configuration of [`MulTModel`] and [`MulTForMultiTaskDensePrediction`] (MulT, CVPR 2022, arXiv 2205.08303).
+
+    Args:
+        backbone_config: configuration, or its dict, of any `AutoBackbone` that returns a pyramid of feature maps. Defaults to
+            Swin-T with all four stages.
+        tasks: names of registered tasks, [`TaskSpec`] objects or plain entries. Stored as plain full entries. Defaults to the six
+            tasks of the paper.
+        block_attention: kinds of a decoder stage's blocks, see [`BlockAttention`]: one list for all stages, or one list per
+            stage from the coarsest to the finest. Odd blocks use shifted windows, so a stage has an even number. The default
+            `["self", "encoder"]` is the paper's; `["encoder", "reference"]` is the authors' released head; `["self", "self"]`
+            switches sharing off.
+        reference_task: the task whose projections make the shared maps. Defaults to surface normals, or to the first task
+            where these are missing.
+        decoder_num_attention_heads: heads per decoder stage, coarsest first. Defaults to the backbone's, reversed, or to one
+            head per 32 channels for a backbone without heads.
+        decoder_window_size: side of the attention windows in tokens. Defaults to the backbone's, or 7.
+        mlp_ratio: hidden width of a decoder MLP over its input width.
+        hidden_act: activation of the decoder MLPs.
+        qkv_bias: whether query, key and value projections have a bias.
+        hidden_dropout_prob: dropout after output projections and in MLPs of the decoders.
+        attention_probs_dropout_prob: dropout of the decoders' attention maps.
+        drop_path_rate: largest stochastic depth rate of the decoders, growing linearly over the blocks. It acts on both residual
+            branches as in the authors' code; transformers' Swin encoder drops the attention branch only.
+        layer_norm_eps: epsilon of the decoders' layer norms.
+        initializer_range: standard deviation of the truncated normal for new linear weights.
+
+    Raises:
+        ValueError: on an impossible combination; the message says what is allowed.
+
+    Example:
+
+        >>> from mult_hf import MulTConfig
+        >>> config = MulTConfig.from_preset("swin-tiny", tasks=["depth", "normals"])
+        >>> config.reference_task
+        'normals'
+    """
+
+    model_type = "mult"
+    keys_to_ignore_at_inference = ["task_losses", "hidden_states", "task_hidden_states", "attentions"]
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="swin",
+            init_kwargs={"out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        ),
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    tasks: list | tuple | dict | None = None
+    block_attention: list | tuple = ("self", "encoder")
+    reference_task: str | None = None
+    decoder_num_attention_heads: list[int] | tuple[int, ...] | None = None
+    decoder_window_size: int | None = None
+    mlp_ratio: float | int = 4.0
+    hidden_act: str = "gelu"
+    qkv_bias: bool = True
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _warn_about_unknown_names(kwargs, [name for name in type(self).__dataclass_fields__])
+        specs = resolve_tasks(MULT_TASKS if self.tasks is None else self.tasks)
+        self.tasks = [spec.to_dict() for spec in specs.values()]
+        self.block_attention = [kinds if isinstance(kinds, str) else list(kinds) for kinds in self.block_attention]
+        if self.reference_task is None:
+            self.reference_task = PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in specs else next(iter(specs), None)
+        super().__post_init__(**kwargs)
+        if self.decoder_window_size is None:
+            self.decoder_window_size = getattr(self.backbone_config, "window_size", 7)
+
+    @property
+    def task_specs(self) -> dict[str, TaskSpec]:
+        """The task entries as [`TaskSpec`] objects by name, in order."""
+        return resolve_tasks(self.tasks)
+
+    def block_attention_of_stages(self, number_of_stages: int) -> list[list[BlockAttention]]:
+        """Parsed block kinds, one list per decoder stage from the coarsest to the finest.
+
+        Raises:
+            ValueError: if `block_attention` has per-stage lists, but not `number_of_stages` of them.
+        """
+        stages = self._stage_lists()
+        stages = stages * number_of_stages if len(stages) == 1 else stages
+        if len(stages) != number_of_stages:
+            raise ValueError(f"block_attention has {len(stages)} lists for {number_of_stages} decoder stages; give one list, or one a stage")
+        return [[BlockAttention.parse(kind) for kind in kinds] for kinds in stages]
+
+    def _stage_lists(self) -> list[list[str]]:
+        flat = all(isinstance(kind, str) for kind in self.block_attention)
+        return [list(self.block_attention)] if flat else list(self.block_attention)
+
+    def validate_blocks(self) -> None:
+        """Checked at construction and at save: block kinds exist, and come in pairs of regular and shifted windows."""
+        for kinds in self._stage_lists():
+            if isinstance(kinds, str):
+                raise ValueError(f"block_attention mixes kinds and lists: {self.block_attention}; give one list, or one list a stage")
+            if not kinds or len(kinds) % 2:
+                raise ValueError(
+                    f"a decoder stage has blocks {list(kinds)}; their number must be even and at least 2, because regular and shifted "
+                    "windows take turns"
+                )
+            for kind in kinds:
+                BlockAttention.parse(kind)
+
+    def validate_tasks(self) -> None:
+        """Checked at construction and at save: there is a task, and the reference task is one of them."""
+        names = list(self.task_specs)
+        if not names:
+            raise ValueError("tasks is empty; give at least one, for example tasks=['depth']")
+        if self.reference_task not in names:
+            raise ValueError(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
+
+    def validate_decoder_window(self) -> None:
+        """Checked at construction and at save: the window has at least one token."""
+        if self.decoder_window_size is not None and self.decoder_window_size < 1:
+            raise ValueError(f"decoder_window_size is {self.decoder_window_size}; it must be at least 1")
+
+    @classmethod
+    def from_preset(cls, preset: str, **kwargs: Any) -> "MulTConfig":
+        """MulT on one of the published Swin sizes: `"swin-tiny"`, `"swin-small"`, `"swin-base"`, `"swin-large"` (the paper's).
+
+        Args:
+            preset: name of the size.
+            kwargs: any argument of [`MulTConfig`].
+
+        Raises:
+            ValueError: on an unknown preset.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+        backbone = {"model_type": "swin", "window_size": 7, "out_features": ["stage1", "stage2", "stage3", "stage4"], **PRESETS[preset]}
+        return cls(backbone_config=backbone, **kwargs)
+
+
+def _warn_about_unknown_names(kwargs: dict[str, Any], fields: list[str]) -> None:
+    """`@strict` takes any keyword silently, so that a misspelt one would change nothing and say nothing."""
+    for name in kwargs:
+        if name.startswith("_") or name in _TRANSFORMERS_KEYWORDS or hasattr(PreTrainedConfig, name):
+            continue
+        close = difflib.get_close_matches(name, fields, n=1)
+        logger.warning(f"MulTConfig does not know {name!r}; it is stored but has no effect." + (f" Did you mean {close[0]!r}?" if close else ""))
+
+
+__all__ = ["MulTConfig", "BlockAttention"]

@@ -1,0 +1,458 @@
+"""MulT's decoders: one per task, side by side, with attention maps that are computed once and shared.
+
+The idea (paper, section 3.2; one class, [`SharedWindowAttention`]):
+
+        encoder map x_sa          streams x^t, one a task
+              |                    |      |      |
+         q^r, k^r  (task r)       v^1    v^2    v^3         own values
+              |                    |      |      |
+        A = softmax(q k^T / sqrt(d) + B^r)                  ONE map a head and window
+              |____________________|______|______|
+                                 A v^1  A v^2  A v^3
+                                   |      |      |
+                                  W^1    W^2    W^3         own output projections
+
+All maps here are channels-last, (batch, height, width, channels); windows are (batch * windows, tokens, channels).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_mult import BlockAttention, MulTConfig
+from .tasks import TaskSpec
+
+_OTHER_REGION = -100.0  # what Swin adds to the scores of tokens that only the cyclic shift brought together
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """How a map of `height` x `width` tokens is cut into square windows, and put together again.
+
+    The map is zero-padded on the right and bottom to whole windows; padded tokens are not masked (as in Swin). With a shift
+    the map is first rolled up and left by it, so that windows straddle the borders of the regular ones.
+    """
+
+    height: int
+    width: int
+    window_size: int
+    shift: int
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width after padding to whole windows."""
+        size = self.window_size
+        return -(-self.height // size) * size, -(-self.width // size) * size
+
+    def partition(self, maps: Tensor) -> Tensor:
+        """(batch, height, width, channels) -> (batch * windows, tokens, channels)."""
+        (height, width), size = self.padded, self.window_size
+        maps = F.pad(maps, (0, 0, 0, width - self.width, 0, height - self.height))
+        if self.shift:
+            maps = maps.roll((-self.shift, -self.shift), dims=(1, 2))
+        windows = maps.unflatten(1, (height // size, size)).unflatten(3, (width // size, size))
+        return windows.transpose(2, 3).reshape(-1, size * size, maps.shape[-1])
+
+    def merge(self, windows: Tensor) -> Tensor:
+        """(batch * windows, tokens, channels) -> (batch, height, width, channels); the inverse of `partition`."""
+        (height, width), size = self.padded, self.window_size
+        maps = windows.view(-1, height // size, width // size, size, size, windows.shape[-1]).transpose(2, 3)
+        maps = maps.reshape(-1, height, width, windows.shape[-1])
+        if self.shift:
+            maps = maps.roll((self.shift, self.shift), dims=(1, 2))
+        return maps[:, : self.height, : self.width]
+
+    def shift_mask(self, like: Tensor) -> Tensor | None:
+        """Scores to add so that tokens from opposite borders do not meet: (windows, 1, tokens, tokens), or None unshifted."""
+        if not self.shift:
+            return None
+        height_region, width_region = (self._region(length, like.device) for length in self.padded)
+        region = (3 * height_region[:, None] + width_region[None, :])[None, :, :, None]  # (1, height, width, 1)
+        unshifted = WindowGrid(*self.padded, self.window_size, shift=0)
+        region = unshifted.partition(region).squeeze(-1)  # (windows, tokens)
+        apart = region[:, :, None] != region[:, None, :]
+        return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill_(apart, _OTHER_REGION).unsqueeze(1)
+
+    def _region(self, length: int, device: torch.device) -> Tensor:
+        """Which of three strips a position lies in after the roll: inside, before the seam, beyond it."""
+        position = torch.arange(length, device=device)
+        return (position >= length - self.window_size).long() + (position >= length - self.shift).long()
+
+
+class RelativePositionBias(nn.Module):
+    """Swin's learned bias B of the offset between two tokens of a window, one number a head (arXiv 2103.14030, equation 4)."""
+
+    def __init__(self, window_size: int, heads: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
+        self.register_buffer("index", self.make_index(), persistent=False)
+
+    def make_index(self) -> Tensor:
+        """Row of the table for each pair of tokens: (tokens * tokens,) int64."""
+        steps = torch.arange(self.window_size)
+        row, column = (axis.flatten() for axis in torch.meshgrid(steps, steps, indexing="ij"))
+        row_offset = row[:, None] - row[None, :] + self.window_size - 1
+        column_offset = column[:, None] - column[None, :] + self.window_size - 1
+        return (row_offset * (2 * self.window_size - 1) + column_offset).flatten()
+
+    def forward(self) -> Tensor:
+        """The bias as scores to add: (1, heads, tokens, tokens)."""
+        tokens = self.window_size**2
+        return self.table[self.index].view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0)
+
+
+def per_task(tasks: Iterable[str], make: Callable[[str], nn.Module]) -> nn.ModuleDict:
+    """One module a task, under the task's name.
+
+    Raises:
+        ValueError: if torch cannot hold a module of that name.
+    """
+    modules = nn.ModuleDict()
+    for task in tasks:
+        if task not in modules and hasattr(modules, task):
+            raise ValueError(f"a task cannot be called {task!r}: torch.nn.ModuleDict has an attribute of that name; choose another")
+        modules[task] = make(task)
+    return modules
+
+
+def eager_attention_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, under the signature that transformers' attention functions share.
+
+    Args:
+        query: (windows, heads, tokens, head_dim).
+        key: (windows, heads, tokens, head_dim).
+        value: (windows, heads, tokens, any).
+        attention_mask: scores to add, broadcasting to (windows, heads, tokens, tokens).
+
+    Returns:
+        the mixed values (windows, tokens, heads, any) and the attention map (windows, heads, tokens, tokens).
+    """
+    scores = query @ key.transpose(-1, -2) * scaling + attention_mask
+    attention = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    attention = F.dropout(attention, dropout, module.training)
+    return (attention @ value).transpose(1, 2), attention
+
+
+class AttentionProjections(nn.Module):
+    """The linear layers that one task owns in one block's attention.
+
+    Every task has its own values and output projection. Queries, keys and the position bias exist only in the task that
+    makes an attention map: each task in a `"self"` block, the reference task alone in a shared one.
+    """
+
+    def __init__(self, config: MulTConfig, channels: int, heads: int, *, skip: bool, makes_map: bool) -> None:
+        super().__init__()
+        if makes_map:
+            self.q_proj = nn.Linear(channels, channels, bias=config.qkv_bias)
+            self.k_proj = nn.Linear(channels, channels, bias=config.qkv_bias)
+            self.position_bias = RelativePositionBias(config.decoder_window_size, heads)
+        self.v_proj = nn.Linear(2 * channels if skip else channels, channels, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(channels, channels)
+
+
+class SharedWindowAttention(nn.Module):
+    """Window attention whose map is computed once and applied to every task's values (paper, equations 1 to 3).
+
+    With t a task's stream, r the reference task and x_sa the encoder map of the same resolution:
+
+        q^r = linear_q^r(x_sa)     k^r = linear_k^r(x_sa)
+        A^r = softmax(q^r k^r^T / sqrt(d) + B^r)              one map a head and window, whatever the number of tasks
+        v^t = linear_v^t(x^t)                                 or linear_v^t([x^t, x_sa]) with "+skip"
+        MHA^t = concat over heads(A^r v^t) W^t
+
+    That is a `"encoder"` block. A `"reference"` block takes q and k from x^r in place of x_sa. In a `"self"` block each task
+    is its own reference: plain window attention, nothing is shared.
+    """
+
+    def __init__(self, config: MulTConfig, channels: int, heads: int, kind: BlockAttention, tasks: Iterable[str]) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be split over {heads} heads; change decoder_num_attention_heads")
+        self.config = config
+        self.kind = kind
+        self.heads = heads
+        self.scaling = (channels // heads) ** -0.5
+        self.is_causal = False  # read by transformers' attention functions
+        self.tasks = per_task(
+            tasks,
+            lambda task: AttentionProjections(
+                config, channels, heads, skip=kind.skip, makes_map=not kind.is_shared or task == config.reference_task
+            ),
+        )
+
+    def forward(
+        self, streams: Mapping[str, Tensor], encoder_map: Tensor, shift_mask: Tensor | None, *, return_maps: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Mix every stream by the map that its task reads.
+
+        Args:
+            streams: per task, normalised, in windows: (batch * windows, tokens, channels).
+            encoder_map: the encoder's map of the same resolution, in the same windows.
+            shift_mask: (windows, 1, tokens, tokens) scores to add, or None.
+            return_maps: whether to return the attention maps.
+
+        Returns:
+            the mixed streams by task, shaped as they came, and the maps by the task that made them,
+            (batch * windows, heads, tokens, tokens).
+        """
+        mixed, maps = {}, {}
+        for owner, readers in self.readers_of_maps(streams).items():
+            projections = self.tasks[owner]
+            source = encoder_map if self.kind.source == "encoder" else streams[owner]
+            query, key = self.split_heads(projections.q_proj(source)), self.split_heads(projections.k_proj(source))
+            values = {task: self.split_heads(self.tasks[task].v_proj(self.value_input(streams[task], encoder_map))) for task in readers}
+            together = torch.cat(list(values.values()), dim=-1)  # (windows, heads, tokens, tasks * head_dim)
+            scores = self.added_scores(projections.position_bias(), shift_mask, len(query))
+            together, attention = self.attend(query, key, together, scores, return_maps)
+            for task, part in zip(readers, together.chunk(len(readers), dim=-1)):
+                mixed[task] = self.tasks[task].o_proj(part.flatten(2))  # heads side by side: (windows, tokens, channels)
+            if return_maps:
+                maps[owner] = attention
+        return mixed, maps
+
+    def readers_of_maps(self, streams: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Which streams each map serves, by the task that makes it."""
+        return {self.config.reference_task: list(streams)} if self.kind.is_shared else {task: [task] for task in streams}
+
+    def value_input(self, stream: Tensor, encoder_map: Tensor) -> Tensor:
+        """What the values are computed from: the stream, and with `+skip` the encoder map beside it on the channels."""
+        return torch.cat([stream, encoder_map], dim=-1) if self.kind.skip else stream
+
+    def split_heads(self, tokens: Tensor) -> Tensor:
+        """(windows, tokens, channels) -> (windows, heads, tokens, head_dim)."""
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    @staticmethod
+    def added_scores(position_bias: Tensor, shift_mask: Tensor | None, windows: int) -> Tensor:
+        """Position bias plus shift mask, (1 or batch * windows, heads, tokens, tokens)."""
+        if shift_mask is None:
+            return position_bias
+        scores = position_bias + shift_mask  # (windows of one image, heads, tokens, tokens)
+        return scores.repeat(windows // len(scores), 1, 1, 1)
+
+    def attend(self, query: Tensor, key: Tensor, values: Tensor, scores: Tensor, return_maps: bool) -> tuple[Tensor, Tensor | None]:
+        """Run the configured attention function; the written-out one where maps are wanted, since fused ones keep none."""
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        function = eager_attention_forward if return_maps else function
+        return function(self, query, key, values, scores.to(query.dtype), scaling=self.scaling, dropout=dropout)
+
+
+class BlockLayers(nn.Module):
+    """What one task owns in a block beside attention: two layer norms, the MLP, and stochastic depth on both branches."""
+
+    def __init__(self, config: MulTConfig, channels: int, drop_path: float) -> None:
+        super().__init__()
+        hidden = int(config.mlp_ratio * channels)
+        self.layernorm_before = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(hidden, channels)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(self, stream: Tensor, attended: Tensor) -> Tensor:
+        """Add the attended map to the stream, then the MLP of the sum; all (batch, height, width, channels)."""
+        stream = stream + self.drop_path(self.dropout(attended))
+        hidden = self.activation(self.fc1(self.layernorm_after(stream)))
+        return stream + self.drop_path(self.dropout(self.fc2(hidden)))
+
+
+class MulTDecoderBlock(GradientCheckpointingLayer):
+    """One transformer block of all decoders: shared attention, then each task's own MLP."""
+
+    def __init__(
+        self, config: MulTConfig, channels: int, heads: int, kind: BlockAttention, shift: int, drop_path: float, tasks: Iterable[str]
+    ) -> None:
+        super().__init__()
+        self.window_size = config.decoder_window_size
+        self.shift = shift
+        self.attention = SharedWindowAttention(config, channels, heads, kind, tasks)
+        self.tasks = per_task(tasks, lambda task: BlockLayers(config, channels, drop_path))
+
+    def forward(
+        self, streams: Mapping[str, Tensor], encoder_map: Tensor, return_maps: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Streams and encoder map (batch, height, width, channels) in; new streams and attention maps by owner out."""
+        grid = WindowGrid(*encoder_map.shape[1:3], self.window_size, self.shift)
+        # The encoder map enters as the backbone normalised it; padding comes after the norm, as in the authors' code.
+        windows = {task: grid.partition(self.tasks[task].layernorm_before(stream)) for task, stream in streams.items()}
+        mixed, maps = self.attention(windows, grid.partition(encoder_map), grid.shift_mask(encoder_map), return_maps=return_maps)
+        return {task: self.tasks[task](stream, grid.merge(mixed[task])) for task, stream in streams.items()}, maps
+
+
+class Upsampling(nn.Module):
+    """To the next finer encoder map: bilinear resize, layer norm, bias-free linear to its channels."""
+
+    def __init__(self, channels: int, next_channels: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=layer_norm_eps)
+        self.reduction = nn.Linear(channels, next_channels, bias=False)
+
+    def forward(self, stream: Tensor, size: tuple[int, int]) -> Tensor:
+        """(batch, height, width, channels) -> (batch, *size, next_channels)."""
+        stream = F.interpolate(stream.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
+        return self.reduction(self.norm(stream.permute(0, 2, 3, 1)))
+
+
+class MulTDecoderStage(nn.Module):
+    """The blocks of all decoders at one resolution, and the step up to the next."""
+
+    def __init__(self, blocks: list[MulTDecoderBlock], upsampling: nn.ModuleDict | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.tasks = upsampling
+
+    def upsample(self, streams: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Bring every stream to the next stage's resolution and channels."""
+        return {task: self.tasks[task](stream, size) for task, stream in streams.items()}
+
+
+class MulTDecoder(nn.Module):
+    """One decoder a task, run side by side from the coarsest encoder map to the finest (paper, section 3.2 and figure 2).
+
+    Args:
+        config: the model's configuration.
+        channels: of the encoder maps, finest first, as `backbone.channels` gives them.
+
+    Raises:
+        ValueError: if heads or block lists do not fit the encoder's stages.
+    """
+
+    def __init__(self, config: MulTConfig, channels: list[int]) -> None:
+        super().__init__()
+        channels = list(reversed(channels))  # from here on coarsest first, in the order in which the decoders run
+        heads = _decoder_heads(config, channels)
+        kinds = config.block_attention_of_stages(len(channels))
+        drop_path = iter(torch.linspace(0, config.drop_path_rate, sum(map(len, kinds)), device="cpu").tolist())
+        tasks = list(config.task_specs)
+        stages = []
+        for stage, width in enumerate(channels):
+            blocks = [
+                # Regular and shifted windows take turns.
+                MulTDecoderBlock(config, width, heads[stage], kind, index % 2 * (config.decoder_window_size // 2), next(drop_path), tasks)
+                for index, kind in enumerate(kinds[stage])
+            ]
+            following = channels[stage + 1] if stage + 1 < len(channels) else None
+            upsampling = following and per_task(tasks, lambda task: Upsampling(width, following, config.layer_norm_eps))
+            stages.append(MulTDecoderStage(blocks, upsampling))
+        self.stages = nn.ModuleList(stages)
+
+    def streams_to_run(self, tasks: list[str]) -> list[str]:
+        """The wanted tasks, and the reference task's whole stream if a `"reference"` block needs it.
+
+        An `"encoder"` block needs only the reference task's projections, not its stream.
+        """
+        attentions = [block.attention for stage in self.stages for block in stage.blocks]
+        needed = [a.config.reference_task for a in attentions if a.kind.source == "reference"][:1]
+        return list(dict.fromkeys(tasks + needed))
+
+    def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> "MulTDecoderOutput":
+        """Decode the wanted tasks.
+
+        Args:
+            feature_maps: of the encoder, finest first, (batch, channels, height, width) each.
+            tasks: which streams to return.
+            return_maps: whether to collect the shared attention maps.
+        """
+        encoder_maps = [maps.permute(0, 2, 3, 1).contiguous() for maps in feature_maps][::-1]
+        streams = dict.fromkeys(self.streams_to_run(tasks), encoder_maps[0])
+        stage_streams, attentions = [], []
+        for number, (stage, encoder_map) in enumerate(zip(self.stages, encoder_maps)):
+            for block in stage.blocks:
+                streams, maps = block(streams, encoder_map, return_maps)
+                if return_maps and block.attention.kind.is_shared:
+                    attentions += [attention.unflatten(0, (len(encoder_map), -1)) for attention in maps.values()]
+            stage_streams.append(streams)
+            if number + 1 < len(encoder_maps):
+                streams = stage.upsample(streams, tuple(encoder_maps[number + 1].shape[1:3]))
+        return MulTDecoderOutput(
+            {task: tuple(_channels_first(stage[task]) for stage in stage_streams) for task in tasks}, tuple(attentions)
+        )
+
+
+@dataclass
+class MulTDecoderOutput:
+    """What the decoders return.
+
+    Args:
+        streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
+        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for.
+    """
+
+    streams: dict[str, tuple[Tensor, ...]]
+    attentions: tuple[Tensor, ...]
+
+
+def _channels_first(stream: Tensor) -> Tensor:
+    return stream.permute(0, 3, 1, 2)
+
+
+def _decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
+    """Heads per decoder stage, coarsest first: as configured, else the backbone's reversed, else one per 32 channels."""
+    heads = config.decoder_num_attention_heads
+    if heads is None:
+        encoder_heads = getattr(config.backbone_config, "num_heads", None)
+        fits = isinstance(encoder_heads, (list, tuple)) and len(encoder_heads) == len(channels)
+        heads = list(reversed(encoder_heads)) if fits else [max(1, width // 32) for width in channels]
+    if len(heads) != len(channels):
+        raise ValueError(f"decoder_num_attention_heads has {len(heads)} numbers for {len(channels)} decoder stages; give one a stage")
+    return list(heads)
+
+
+def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
+    low, high = spec.value_range or (0.0, 1.0)
+    return low + (high - low) * logits.sigmoid()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
+    "identity": lambda logits, spec: logits,
+    "sigmoid": _scaled_sigmoid,
+    "unit_vector": lambda logits, spec: F.normalize(logits, dim=1),
+}
+"""Last step of a head by the name that a task's entry uses: (logits, spec) -> prediction in the target's own space."""
+
+
+class MulTHead(nn.Module):
+    """A task's head: linear to its channels at the finest resolution, bilinear to the image, the task's activation.
+
+    Raises:
+        ValueError: if the entry names an unknown activation.
+    """
+
+    def __init__(self, channels: int, spec: TaskSpec) -> None:
+        super().__init__()
+        if spec.activation not in ACTIVATIONS:
+            raise ValueError(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        self.spec = spec
+        self.projection = nn.Linear(channels, spec.channels)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> (batch, task channels, height, width), before resize and activation."""
+        return _channels_first(self.projection(features.permute(0, 2, 3, 1)))
+
+    def forward(self, features: Tensor, padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Prediction of the whole image.
+
+        Args:
+            features: the task's finest stream, (batch, channels, height, width).
+            padded_size: height and width in pixels of the image that the features cover.
+            size: height and width in pixels of the image itself, its top left part.
+
+        Returns:
+            `Tensor`: (batch, task channels, *size) in the target's own space.
+        """
+        logits = F.interpolate(self.logits(features), size=padded_size, mode="bilinear", align_corners=False)
+        return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)

@@ -1,0 +1,171 @@
+"""Losses as pure functions of a prediction and a target in which some pixels may be unknown.
+
+Every function takes `prediction` (batch, channels, height, width) and `target` of the same shape with NaN where it is not
+known (for class ids: (batch, height, width) int64 with 255), and returns a scalar: the mean over known pixels. Where
+nothing is known the loss is 0 and its gradient is 0, never NaN, so partially labelled batches need no special case.
+
+Low-precision predictions are raised to float32 first. The formulas are MulT's (arXiv 2205.08303, section 3.4) and those
+named at each function.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .tasks import IGNORE_INDEX, TaskSpec
+
+_SMALLEST = 1e-6  # metres or probabilities below this are taken as this before a logarithm or a root
+
+
+def _prepare(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Raise the precision, find the known pixels and clean the target before any arithmetic touches it.
+
+    Returns:
+        prediction and target (batch, channels, height, width) and known (batch, 1, height, width) bool; the target equals
+        the prediction where it is not known.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; they must be equal")
+    prediction = prediction.float() if prediction.itemsize < 4 else prediction
+    known = torch.isfinite(target).all(dim=1, keepdim=True)  # a pixel counts when all its channels are known
+    return prediction, torch.where(known, target.to(prediction.dtype), prediction.detach()), known
+
+
+def _mean_over_known(values: Tensor, known: Tensor) -> Tensor:
+    """Mean of `values` (batch, channels, height, width) over known pixels and channels; 0 if there are none."""
+    return (values * known).sum() / (known.sum() * values.shape[1]).clamp(min=1)
+
+
+def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of logits (batch, classes, height, width) and class ids (batch, height, width), 255 being unknown.
+
+    Unlike `F.cross_entropy(..., reduction="mean")` it is 0, not NaN, where every pixel is unknown.
+    """
+    if target.shape != prediction.shape[:1] + prediction.shape[2:]:
+        raise ValueError(f"logits have shape {tuple(prediction.shape)} and class ids {tuple(target.shape)}; expected (batch, height, width) ids")
+    prediction = prediction.float() if prediction.itemsize < 4 else prediction
+    total = F.cross_entropy(prediction, target, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (target != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error over known pixels and channels."""
+    prediction, target, known = _prepare(prediction, target)
+    return _mean_over_known((prediction - target).abs(), known)
+
+
+def rotate_l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """L1 that forgives a shift of one pixel: the "rotate loss" of Standley et al. (arXiv 1905.07553, released code).
+
+    The target loses a border of one pixel; the nine crops of the prediction that are shifted by -1, 0 or +1 in each
+    direction are compared with it. Per image the smallest of the nine mean errors counts. The means are over known pixels
+    (the released code divides by all), and the batch mean is over images that have any.
+
+    Raises:
+        ValueError: if the map is smaller than 3 x 3.
+    """
+    height, width = prediction.shape[-2:]
+    if min(height, width) < 3:
+        raise ValueError(f"rotate_l1 needs maps of at least 3 x 3 pixels, got {height} x {width}")
+    inner = target[..., 1:-1, 1:-1]
+    errors = []
+    for top in range(3):
+        for left in range(3):
+            crop, clean, known = _prepare(prediction[..., top : top + height - 2, left : left + width - 2], inner)
+            per_image = ((crop - clean).abs() * known).sum(dim=(1, 2, 3))  # (batch,)
+            errors.append(per_image / (known.sum(dim=(1, 2, 3)) * crop.shape[1]).clamp(min=1))
+    has_known = known.flatten(1).any(dim=1)
+    return (torch.stack(errors).amin(dim=0) * has_known).sum() / has_known.sum().clamp(min=1)
+
+
+def silog(prediction: Tensor, target: Tensor) -> Tensor:
+    """Scale-invariant logarithmic error, `10 * sqrt(mean(d^2) - 0.85 * mean(d)^2)` with `d = log prediction - log target`.
+
+    Eigen et al. (arXiv 1406.2283, equation 4) with the weights of BTS (arXiv 1907.10326, equation 4). Targets of 0 or
+    less count as unknown.
+    """
+    prediction, target, known = _prepare(prediction, torch.where(target > 0, target, torch.nan))
+    difference = prediction.clamp(min=_SMALLEST).log() - target.clamp(min=_SMALLEST).log()
+    mean_square = _mean_over_known(difference.square(), known)
+    variance = mean_square - 0.85 * _mean_over_known(difference, known).square()
+    return 10 * variance.clamp(min=_SMALLEST**2).sqrt() * known.any()  # the clamp keeps the root's slope finite at 0
+
+
+def cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """One minus the cosine of the angle between predicted and true vectors, over known pixels; 0 to 2."""
+    prediction, target, known = _prepare(prediction, target)
+    return _mean_over_known(1 - F.cosine_similarity(prediction, target, dim=1, eps=_SMALLEST).unsqueeze(1), known)
+
+
+def balanced_binary_cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy of probabilities in [0, 1] that weighs edge and non-edge pixels equally.
+
+    Holistically-nested edge detection (arXiv 1504.06375, equation 2): with `b` the share of non-edge mass among known
+    pixels, edges weigh `b` and the rest `1 - b`. Soft targets split their weight.
+    """
+    prediction, target, known = _prepare(prediction, target)
+    probability = prediction.clamp(_SMALLEST, 1 - _SMALLEST)
+    non_edge = _mean_over_known(1 - target.detach(), known)
+    edges, others = target * probability.log(), (1 - target) * (1 - probability).log()
+    return _mean_over_known(-non_edge * edges - (1 - non_edge) * others, known)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "l1": l1,
+    "rotate_l1": rotate_l1,
+    "silog": silog,
+    "cosine": cosine,
+    "balanced_binary_cross_entropy": balanced_binary_cross_entropy,
+}
+"""Loss functions by the name that a task's entry uses."""
+
+
+def loss_function(spec: TaskSpec) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function that a task's entry names.
+
+    Raises:
+        ValueError: if there is no such loss.
+    """
+    if spec.loss not in LOSSES:
+        raise ValueError(f"task {spec.name!r} has loss {spec.loss!r}; allowed: {', '.join(LOSSES)}")
+    return LOSSES[spec.loss]
+
+
+def multi_task_loss(
+    predictions: Mapping[str, Tensor], labels: Mapping[str, Tensor | None], specs: Mapping[str, TaskSpec]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum of the losses of all predicted tasks that have labels (MulT, equation 5).
+
+    Args:
+        predictions: per task (batch, channels, height, width).
+        labels: per task the target; `None` or a missing key means that the batch has no labels for it.
+        specs: the task entries, for loss names and weights.
+
+    Returns:
+        the weighted sum (scalar) and each task's own, unweighted loss (scalars).
+
+    Raises:
+        ValueError: if labels come for a task that the model does not have, or for none of the predicted ones, or if shapes
+            do not fit; the message names the task.
+    """
+    unknown = sorted(set(labels) - set(specs))
+    if unknown:
+        raise ValueError(f"labels for {unknown}, but the model's tasks are {list(specs)}; remove them or add the tasks")
+    losses = {}
+    for task, prediction in predictions.items():
+        target = labels.get(task)
+        if target is None:
+            continue
+        if not specs[task].is_classification and target.ndim == 3 and prediction.shape[1] == 1:
+            target = target.unsqueeze(1)  # (batch, height, width) is as good for one channel
+        try:
+            losses[task] = loss_function(specs[task])(prediction, target)
+        except ValueError as error:
+            raise ValueError(f"{task}: {error}") from None
+    if not losses:
+        raise ValueError(f"labels has {list(labels)}, which is no label for any predicted task {list(predictions)}")
+    total = torch.stack([specs[task].weight * loss for task, loss in losses.items()]).sum()
+    return total, losses

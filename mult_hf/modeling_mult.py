@@ -1,0 +1,440 @@
+"""MulT as transformers models: encoder -> decoders -> heads -> losses."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.backbone_utils import load_backbone
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput, logging
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_mult import MulTConfig
+from .decoder_mult import MulTDecoder, MulTHead, RelativePositionBias, per_task
+from .losses import loss_function, multi_task_loss
+from .tasks import TaskSpec, resolve_tasks
+
+if TYPE_CHECKING:
+    # Never runs. transformers copies the files that modeling imports beside a saved checkpoint; without this line a
+    # pipeline that was loaded from such a checkpoint and saved again would lose its file.
+    from .pipeline_mult import MultiTaskVisionPipeline  # noqa: F401
+
+logger = logging.get_logger(__name__)
+
+PATCH_SIZE = 4
+"""Side in pixels that images are zero-padded to a multiple of, as Swin's patch embedding does."""
+
+
+@dataclass
+class MulTModelOutput(ModelOutput):
+    """What [`MulTModel`] returns.
+
+    Args:
+        last_hidden_state: the encoder's coarsest feature map, (batch, channels, height / 32, width / 32).
+        task_features: per task its finest stream, (batch, channels, height / 4, width / 4).
+        hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if asked for.
+        task_hidden_states: per task its stream after each decoder stage, coarsest first; if asked for.
+        attentions: the map of each shared block, (batch, windows, heads, tokens, tokens), in the order in which they run; if
+            asked for. Blocks without sharing contribute none.
+    """
+
+    # ModelOutput unpacks a lone dict in its first field, so a tensor stands there.
+    last_hidden_state: Tensor | None = None
+    task_features: dict[str, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MulTDensePredictionOutput(ModelOutput):
+    """What [`MulTForMultiTaskDensePrediction`] returns.
+
+    Args:
+        loss: weighted sum of the task losses, scalar; if labels were given.
+        predictions: per task (batch, channels, height, width) at the size of `pixel_values`, in the target's own space (metres,
+            unit vectors, [0, 1]); logits for classification.
+        task_losses: per labelled task its own, unweighted loss, scalar; if labels were given.
+        hidden_states: see [`MulTModelOutput`].
+        task_hidden_states: see [`MulTModelOutput`].
+        attentions: see [`MulTModelOutput`].
+    """
+
+    loss: Tensor | None = None
+    predictions: dict[str, Tensor] | None = None
+    task_losses: dict[str, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class BackboneLoadReport:
+    """What became of a published checkpoint's weights.
+
+    Args:
+        loaded: names of encoder weights that were filled.
+        not_used: names in the checkpoint that the encoder has no place for (a classifier, for example).
+        fresh: names of encoder weights that the checkpoint does not have; they keep their initial values.
+    """
+
+    loaded: tuple[str, ...]
+    not_used: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line a list, for a terminal."""
+        lines = [f"loaded {len(self.loaded)} encoder weights"]
+        lines += [f"not used ({len(self.not_used)}): {', '.join(self.not_used)}"] if self.not_used else []
+        lines += [f"new, to be trained ({len(self.fresh)}): {', '.join(self.fresh)}"] if self.fresh else []
+        return "\n".join(lines)
+
+
+class MulTPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, loading and saving that the MulT models share."""
+
+    config: MulTConfig
+    config_class = MulTConfig
+    base_model_prefix = "mult"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SwinStage", "MulTDecoderBlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = False  # neither takes an additive position bias
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    accepts_loss_kwargs = False  # losses are means over known pixels; Trainer must average them over accumulation steps
+    _keys_to_ignore_on_load_unexpected = [r"backbone\.(\w+\.)?layernorm\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Swin's initialisation; also fills the buffers that `from_pretrained` leaves empty on the meta device."""
+        if isinstance(module, RelativePositionBias):
+            init.trunc_normal_(module.table, std=self.config.initializer_range)
+            init.copy_(module.index, module.make_index())
+        else:
+            super()._init_weights(module)
+
+
+class MulTModel(MulTPreTrainedModel):
+    """One encoder and one decoder per task, without heads.
+
+    Args:
+        config: [`MulTConfig`].
+
+    Raises:
+        ValueError: if decoder sizes do not fit the backbone.
+    """
+
+    def __init__(self, config: MulTConfig) -> None:
+        super().__init__(config)
+        self.backbone = load_backbone(config)
+        _drop_unused_norm(self.backbone)
+        self.decoder = MulTDecoder(config, list(self.backbone.channels))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's patch embedding."""
+        return self.backbone.get_input_embeddings()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        tasks: Iterable[str] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> MulTModelOutput:
+        """Encode an image batch and decode the wanted tasks.
+
+        Args:
+            pixel_values: normalised images (batch, 3, height, width), height and width at least 32.
+            tasks: names of the tasks to compute; all of them by default.
+            output_attentions: whether to return the shared attention maps.
+            output_hidden_states: whether to return encoder maps and streams of all stages.
+
+        Returns:
+            [`MulTModelOutput`].
+
+        Raises:
+            ValueError: on an unknown task or a wrong image shape.
+        """
+        tasks = self.requested_tasks(tasks)
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        feature_maps = self.backbone(_pad_to_patches(pixel_values)).feature_maps
+        decoded = self.decoder(feature_maps, tasks, bool(output_attentions))
+        return MulTModelOutput(
+            last_hidden_state=feature_maps[-1],
+            task_features={task: streams[-1] for task, streams in decoded.streams.items()},
+            hidden_states=tuple(feature_maps) if output_hidden_states else None,
+            task_hidden_states=decoded.streams if output_hidden_states else None,
+            attentions=decoded.attentions if output_attentions else None,
+        )
+
+    def requested_tasks(self, tasks: Iterable[str] | None) -> list[str]:
+        """Check names of tasks; `None` stands for all.
+
+        Raises:
+            ValueError: on a name that the model does not have, or none at all.
+        """
+        known = list(self.config.task_specs)
+        if isinstance(tasks, str):
+            tasks = [tasks]
+        wanted = known if tasks is None else list(dict.fromkeys(tasks))
+        if not wanted or set(wanted) - set(known):
+            raise ValueError(f"tasks={wanted}; choose at least one of {known}")
+        return wanted
+
+    def load_backbone_weights(self, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
+        """Fill the encoder from a published checkpoint of its architecture, a classifier's or a backbone's.
+
+        Args:
+            name_or_path: Hub id or local directory.
+            kwargs: for `from_pretrained` (`revision`, `token`, `local_files_only`, ...).
+
+        Returns:
+            [`BackboneLoadReport`]: what was loaded, not used, and missing; it is logged too.
+
+        Raises:
+            ValueError: if the checkpoint has nothing that fits, or weights of another size.
+        """
+        source, info = type(self.backbone).from_pretrained(
+            name_or_path, config=self.backbone.config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        if info["mismatched_keys"]:
+            raise ValueError(
+                f"{name_or_path} does not fit this encoder: other sizes at {sorted(str(key) for key in info['mismatched_keys'])[:5]}; "
+                "take the encoder's configuration from the checkpoint with MulTForMultiTaskDensePrediction.from_backbone"
+            )
+        fresh = set(info["missing_keys"])
+        source_state = source.state_dict()
+        state = {name: source_state[name] for name in self.backbone.state_dict() if name in source_state and name not in fresh}
+        if not state:
+            raise ValueError(f"{name_or_path} has no weight that this {type(self.backbone).__name__} encoder knows; is it of another architecture?")
+        self.backbone.load_state_dict(state, strict=False)
+        own = set(self.backbone.state_dict())
+        not_used = set(info["unexpected_keys"]) | (set(source_state) - own - fresh)
+        report = BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
+        logger.info(f"{name_or_path}: {report}")
+        return report
+
+
+class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
+    """MulT with one dense prediction head per task and the multi-task loss.
+
+    Args:
+        config: [`MulTConfig`].
+
+    Raises:
+        ValueError: if a task's entry names an unknown loss or activation, or sizes do not fit.
+
+    Example:
+
+        >>> import torch
+        >>> from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
+        >>> model = MulTForMultiTaskDensePrediction(MulTConfig(tasks=["depth", "normals"])).eval()
+        >>> outputs = model(torch.zeros(1, 3, 97, 131), tasks=["depth"])
+        >>> outputs.predictions["depth"].shape
+        torch.Size([1, 1, 97, 131])
+    """
+
+    def __init__(self, config: MulTConfig) -> None:
+        super().__init__(config)
+        for spec in config.task_specs.values():
+            loss_function(spec)  # a misspelt loss is refused here, not after hours of loading data
+        self.mult = MulTModel(config)
+        width = self.mult.backbone.channels[0]
+        self.heads = nn.Module()
+        self.heads.tasks = per_task(config.task_specs, lambda task: MulTHead(width, config.task_specs[task]))
+        self.post_init()
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks that the model predicts, in order."""
+        return list(self.config.task_specs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's patch embedding."""
+        return self.mult.get_input_embeddings()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Mapping[str, Tensor | None] | None = None,
+        tasks: Iterable[str] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> MulTDensePredictionOutput:
+        """Predict the wanted tasks, and their losses where labels are given.
+
+        Args:
+            pixel_values: normalised images (batch, 3, height, width), height and width at least 32.
+            labels: per task the target at the images' size: (batch, height, width) int64 class ids with 255 unknown, or
+                (batch, channels, height, width) with NaN unknown. Tasks may be missing or `None`.
+            tasks: names of the tasks to compute; all of them by default.
+            output_attentions: whether to return the shared attention maps.
+            output_hidden_states: whether to return encoder maps and streams of all stages.
+
+        Returns:
+            [`MulTDensePredictionOutput`].
+
+        Raises:
+            ValueError: on an unknown task, a wrong image shape, or labels that do not fit.
+        """
+        outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True)
+        size = tuple(pixel_values.shape[-2:])
+        padded = _padded_size(size)
+        predictions = {task: self.heads.tasks[task](features, padded, size) for task, features in outputs.task_features.items()}
+        loss, task_losses = (None, None) if labels is None else multi_task_loss(predictions, labels, self.config.task_specs)
+        return MulTDensePredictionOutput(
+            loss=loss,
+            predictions=predictions,
+            task_losses=task_losses,
+            hidden_states=outputs.hidden_states,
+            task_hidden_states=outputs.task_hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @classmethod
+    def from_backbone(cls, name_or_path: str, **kwargs: Any) -> "MulTForMultiTaskDensePrediction":
+        """A new model on a published encoder: its configuration and weights; decoders and heads start fresh.
+
+        Args:
+            name_or_path: Hub id or local directory of a transformers checkpoint, e.g. "microsoft/swin-tiny-patch4-window7-224".
+            kwargs: arguments of [`MulTConfig`], and `revision`, `token`, `cache_dir`, `local_files_only` for loading.
+
+        Raises:
+            ValueError: if nothing in the checkpoint fits.
+        """
+        from transformers import AutoConfig
+
+        hub = {key: kwargs.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
+        backbone_config = AutoConfig.from_pretrained(name_or_path, **hub)
+        stages = [name for name in backbone_config.stage_names if name != "stem"]
+        backbone_config.out_features = stages
+        model = cls(MulTConfig(backbone_config=backbone_config, **kwargs))
+        model.load_backbone_weights(name_or_path, **hub)
+        return model
+
+    def load_backbone_weights(self, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
+        """See [`MulTModel.load_backbone_weights`]."""
+        return self.mult.load_backbone_weights(name_or_path, **kwargs)
+
+    def task_parameters(self, task: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that belong to one task alone: its decoder and its head.
+
+        Raises:
+            ValueError: on an unknown task.
+        """
+        (task,) = self.mult.requested_tasks([task])
+        return ((name, parameter) for name, parameter in self.named_parameters() if f".tasks.{task}." in name)
+
+    @torch.no_grad()
+    def add_task(self, task: str | TaskSpec | Mapping[str, Any], *, copy_from: str | None = None, freeze_others: bool = False) -> None:
+        """Give the model one more task: a decoder and a head.
+
+        Args:
+            task: name of a registered task, a [`TaskSpec`] or a plain entry.
+            copy_from: initialise the new decoder from this task's (and the head, if it has as many channels); fresh by default.
+            freeze_others: stop gradients of every other parameter. (`requires_grad` is not saved with a model: set it again
+                after loading.)
+
+        Raises:
+            ValueError: if the model has the task already, or `copy_from` is unknown.
+        """
+        (spec,) = resolve_tasks([task]).values()
+        if spec.name in self.config.task_specs:
+            raise ValueError(f"the model already has a task {spec.name!r}; its tasks are {self.task_names}")
+        if copy_from is not None:
+            self.mult.requested_tasks([copy_from])
+        loss_function(spec)
+        head = MulTHead(self.mult.backbone.channels[0], spec)
+        self.config.tasks = [*self.config.tasks, spec.to_dict()]
+        grown = nn.Module()  # the same module tree with the new task in it, to take the new modules from
+        grown.mult = nn.Module()
+        grown.mult.decoder = MulTDecoder(self.config, list(self.mult.backbone.channels))
+        grown.heads = nn.Module()
+        grown.heads.tasks = per_task([spec.name], lambda _: head)
+        for path, modules in self._task_modules():
+            new = grown.get_submodule(path)[spec.name]
+            new.apply(self._init_weights)
+            if copy_from is not None:
+                _copy_fitting_weights(modules[copy_from], new)
+            modules[spec.name] = new.to(self.device, self.dtype)
+        if freeze_others:
+            own = {id(parameter) for _, parameter in self.task_parameters(spec.name)}
+            for parameter in self.parameters():
+                parameter.requires_grad_(id(parameter) in own)
+
+    def remove_task(self, task: str) -> None:
+        """Drop a task's decoder and head.
+
+        Raises:
+            ValueError: if the task is unknown, the last one, or the reference task of a model with shared attention.
+        """
+        self.mult.requested_tasks([task])
+        if len(self.task_names) == 1:
+            raise ValueError(f"{task!r} is the model's only task; a model needs at least one")
+        stages = self.mult.decoder.stages
+        if task == self.config.reference_task and any(block.attention.kind.is_shared for stage in stages for block in stage.blocks):
+            raise ValueError(f"{task!r} is the reference task, whose projections make the attention of all others; it cannot be removed")
+        for _, modules in self._task_modules():
+            del modules[task]
+        self.config.tasks = [entry for entry in self.config.tasks if entry["name"] != task]
+        if self.config.reference_task == task:  # nothing is shared, so any other task may stand there
+            self.config.reference_task = self.task_names[0]
+
+    def _task_modules(self) -> list[tuple[str, nn.ModuleDict]]:
+        """Every dictionary of per-task modules, with its path; they are all called `tasks`."""
+        return [(path, module) for path, module in self.named_modules() if path.endswith(".tasks") and isinstance(module, nn.ModuleDict)]
+
+
+def _drop_unused_norm(backbone: nn.Module) -> None:
+    """Swin backbones hold a final norm of which no feature map depends; its lack of gradients stops distributed training."""
+    for module in backbone.children():
+        if isinstance(getattr(module, "layernorm", None), nn.LayerNorm) and hasattr(backbone, "hidden_states_norms"):
+            module.layernorm = nn.Identity()
+
+
+def _copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy the weights that both modules have in one shape (a reference decoder also has queries and keys)."""
+    state = source.state_dict()
+    for name, value in target.state_dict().items():
+        if name in state and state[name].shape == value.shape:
+            value.copy_(state[name])
+
+
+def _padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    return tuple(-(-side // PATCH_SIZE) * PATCH_SIZE for side in size)
+
+
+def _pad_to_patches(pixel_values: Tensor) -> Tensor:
+    """Zero-pad images on the right and bottom to whole patches, so that encoder maps and pixels stay aligned.
+
+    Raises:
+        ValueError: on another shape than (batch, channels, height, width) or sides below 32.
+    """
+    if pixel_values.ndim != 4:
+        raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width)")
+    height, width = pixel_values.shape[-2:]
+    if min(height, width) < 32:
+        raise ValueError(f"pixel_values are {height} x {width} pixels; both sides must be at least 32, the encoder's coarsest step")
+    padded_height, padded_width = _padded_size((height, width))
+    return F.pad(pixel_values, (0, padded_width - width, 0, padded_height - height))
+
+
+__all__ = [
+    "BackboneLoadReport",
+    "MulTDensePredictionOutput",
+    "MulTForMultiTaskDensePrediction",
+    "MulTModel",
+    "MulTModelOutput",
+    "MulTPreTrainedModel",
+]
