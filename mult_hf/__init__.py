@@ -1,2 +1,53 @@
+"""MulT (CVPR 2022) for Hugging Face: several dense maps of one image from one network with shared attention.
+
+Importing the package registers its classes with transformers' `AutoConfig`, `AutoModel`, `AutoImageProcessor` and
+`pipeline("multitask-vision")`, and nothing else.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
+
 from .configuration_mult import MulTConfig
-from .modeling_mult import MulTForMultiTaskDensePrediction, MulTModel
+from .image_processing_mult import MulTImageProcessor
+from .image_processing_pil_mult import MulTImageProcessorPil
+from .modeling_mult import MulTDensePredictionOutput, MulTForMultiTaskDensePrediction, MulTModel, MulTModelOutput, MulTPreTrainedModel
+from .pipeline_mult import MultiTaskVisionPipeline
+from .tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
+
+__version__ = "0.1.0"
+
+
+def _register() -> None:
+    """Tell transformers about the classes, and let `save_pretrained` copy their code beside the weights."""
+    AutoConfig.register("mult", MulTConfig, exist_ok=True)
+    # The model with heads stands for AutoModel, because the pipeline loads its model through it.
+    AutoModel.register(MulTConfig, MulTForMultiTaskDensePrediction, exist_ok=True)
+    processors = {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
+    AutoImageProcessor.register(MulTConfig, image_processor_classes=processors, exist_ok=True)
+    MulTConfig.register_for_auto_class()
+    MulTForMultiTaskDensePrediction.register_for_auto_class("AutoModel")
+    MulTImageProcessor.register_for_auto_class()
+    MulTImageProcessorPil.register_for_auto_class()
+    if "multitask-vision" not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline("multitask-vision", pipeline_class=MultiTaskVisionPipeline, pt_model=(AutoModel,), type="image")
+
+
+_register()
+
+__all__ = [
+    "IGNORE_INDEX",
+    "MULT_TASKS",
+    "LabelEncoding",
+    "MulTConfig",
+    "MulTDensePredictionOutput",
+    "MulTForMultiTaskDensePrediction",
+    "MulTImageProcessor",
+    "MulTImageProcessorPil",
+    "MulTModel",
+    "MulTModelOutput",
+    "MulTPreTrainedModel",
+    "MultiTaskVisionPipeline",
+    "TaskSpec",
+    "register_task",
+    "registered_tasks",
+]

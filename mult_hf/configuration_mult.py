@@ -22,6 +22,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "swin-large": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "drop_path_rate": 0.3},
 }
 
+# What `pipeline(..., trust_remote_code=True)` reads in config.json to find the pipeline's file in the checkpoint.
+CUSTOM_PIPELINES = {"multitask-vision": {"impl": "pipeline_mult.MultiTaskVisionPipeline", "pt": ["AutoModel"], "type": "image"}}
+
 # Keywords that transformers itself hands to a configuration beside its declared fields.
 _TRANSFORMERS_KEYWORDS = {
     "auto_map", "custom_pipelines", "model_type", "attn_implementation", "num_labels", "torch_dtype", "name_or_path",
@@ -123,7 +126,10 @@ class MulTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _warn_about_unknown_names(kwargs, [name for name in type(self).__dataclass_fields__])
+        _warn_about_unknown_names(kwargs, list(type(self).__dataclass_fields__))
+        if not __name__.startswith("transformers_modules"):
+            # Where this package is installed its own pipeline runs; transformers would ask for trust_remote_code otherwise.
+            kwargs.pop("custom_pipelines", None)
         specs = resolve_tasks(MULT_TASKS if self.tasks is None else self.tasks)
         self.tasks = [spec.to_dict() for spec in specs.values()]
         self.block_attention = [kinds if isinstance(kinds, str) else list(kinds) for kinds in self.block_attention]
@@ -132,6 +138,10 @@ class MulTConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.decoder_window_size is None:
             self.decoder_window_size = getattr(self.backbone_config, "window_size", 7)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `config.json`, which also name the pipeline's code for machines without this package."""
+        return {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
 
     @property
     def task_specs(self) -> dict[str, TaskSpec]:

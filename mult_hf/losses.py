@@ -69,15 +69,16 @@ def rotate_l1(prediction: Tensor, target: Tensor) -> Tensor:
     height, width = prediction.shape[-2:]
     if min(height, width) < 3:
         raise ValueError(f"rotate_l1 needs maps of at least 3 x 3 pixels, got {height} x {width}")
-    inner = target[..., 1:-1, 1:-1]
-    errors = []
+    prediction, target, known = _prepare(prediction, target)
+    target, known = target[..., 1:-1, 1:-1], known[..., 1:-1, 1:-1]
+    totals = []
     for top in range(3):
         for left in range(3):
-            crop, clean, known = _prepare(prediction[..., top : top + height - 2, left : left + width - 2], inner)
-            per_image = ((crop - clean).abs() * known).sum(dim=(1, 2, 3))  # (batch,)
-            errors.append(per_image / (known.sum(dim=(1, 2, 3)) * crop.shape[1]).clamp(min=1))
-    has_known = known.flatten(1).any(dim=1)
-    return (torch.stack(errors).amin(dim=0) * has_known).sum() / has_known.sum().clamp(min=1)
+            crop = prediction[..., top : top + height - 2, left : left + width - 2]
+            totals.append(((crop - target).abs() * known).sum(dim=(1, 2, 3)))  # (batch,)
+    pixels = known.sum(dim=(1, 2, 3))  # (batch,)
+    errors = torch.stack(totals).amin(dim=0) / (pixels * prediction.shape[1]).clamp(min=1)
+    return errors.sum() / (pixels > 0).sum().clamp(min=1)
 
 
 def silog(prediction: Tensor, target: Tensor) -> Tensor:

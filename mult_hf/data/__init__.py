@@ -1,0 +1,1 @@
+"""Data sets for multi-task dense prediction: one schema, readers, renderers, derivations and augmentations."""

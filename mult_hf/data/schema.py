@@ -1,0 +1,40 @@
+"""The one schema of multi-task data sets: an `image` column, one column a task, and the tasks' entries in the card.
+
+The card is the `README.md` of the data set. Its YAML header has a list `mult_tasks` of task entries (see
+[`TaskSpec.from_dict`]): how the stored maps are encoded, which classes there are, or a whole new task.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard
+
+CARD_KEY = "mult_tasks"
+
+
+def load_task_entries(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> list[dict[str, Any]]:
+    """Read the tasks' entries of a data set.
+
+    Args:
+        name_or_path: local directory or Hub id.
+        revision: branch, tag or commit on the Hub.
+        token: for private data sets.
+
+    Returns:
+        The list under `mult_tasks` in the YAML header of the card.
+
+    Raises:
+        ValueError: if there is no card, or no such list in it.
+    """
+    directory = Path(name_or_path)
+    if directory.is_dir():
+        card_path = directory / "README.md"
+        if not card_path.is_file():
+            raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
+        card = DatasetCard.load(card_path)
+    else:
+        card = DatasetCard.load(str(name_or_path), repo_type="dataset", token=token, **({"revision": revision} if revision else {}))
+    entries = card.data.to_dict().get(CARD_KEY)
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
+    return entries

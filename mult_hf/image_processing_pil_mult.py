@@ -1,0 +1,388 @@
+"""Photos and stored label maps in, model inputs and targets out; predictions back to classes, metres and unit vectors.
+
+Holds what both image processors share, and the PIL one. This file must import where torchvision is missing or broken.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, PILImageResampling, load_image
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
+
+LabelMap = Image.Image | np.ndarray | Tensor | None
+"""One stored map: a picture, an array, a tensor, or None where the sample lacks the task."""
+
+
+class MulTImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""Keywords of the MulT image processors beside those of every image processor.
+
+    tasks (`list`):
+        Task entries: how stored labels are decoded and predictions post-processed. The six tasks of the paper by default.
+    """
+
+    tasks: list
+
+
+class MulTBatchFeature(BatchFeature):
+    """A batch whose `to` also moves the nested `labels` (transformers' own leaves nested dictionaries where they are)."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "MulTBatchFeature":
+        """Move or cast all tensors; class ids keep their integer type."""
+        super().to(*args, **kwargs)
+        if isinstance(self.data.get("labels"), dict):
+            self.data["labels"] = dict(BatchFeature(self.data["labels"]).to(*args, **kwargs).data)
+        return self
+
+
+def read_photo(image: Any, name: str = "image", timeout: float | None = None) -> Image.Image | np.ndarray | Tensor:
+    """Bring any usual picture to RGB with values from 0 to 255.
+
+    Handles file names and URLs, PIL pictures of any mode (16-bit, palette, CMYK, with transparency on white), their EXIF
+    rotation, and grey, RGB or RGBA arrays and tensors (8-bit, 16-bit, or floats in [0, 1] or [0, 255]; channels first or
+    last).
+
+    Args:
+        image: the picture.
+        name: what to call it in an error if it has no file name.
+        timeout: seconds to wait for a URL.
+
+    Returns:
+        An RGB PIL picture, or an array or tensor (on its device) of 1, 3 or 4 channels, uint8 or float32 in [0, 255].
+
+    Raises:
+        ValueError: if the picture is empty, broken, or of values or axes that cannot be told; the message names it.
+    """
+    if isinstance(image, (str, Path)):
+        name, image = str(image), _open(str(image), timeout)
+    if isinstance(image, Image.Image):
+        return _rgb_picture(image, getattr(image, "filename", "") or name)
+    if isinstance(image, (np.ndarray, Tensor)):
+        array = _rgb_values(torch.as_tensor(_as_readable(image)), name)
+        return array.numpy() if isinstance(image, np.ndarray) else array
+    raise ValueError(f"{name} is a {type(image).__name__}; expected a path, a URL, a PIL picture, an array or a tensor")
+
+
+def _open(source: str, timeout: float | None) -> Image.Image:
+    if source.startswith(("http://", "https://", "data:")):
+        return load_image(source, timeout)
+    try:
+        return Image.open(source)
+    except FileNotFoundError:
+        raise ValueError(f"{source} does not exist; give the path of a picture, or a URL") from None
+    except OSError as error:
+        raise ValueError(f"{source} cannot be read as a picture: {error}") from None
+
+
+def _rgb_picture(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
+    try:
+        image = ImageOps.exif_transpose(image)
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises any of these on broken data
+        raise ValueError(f"{name} is broken: {error}") from None
+    if image.mode.startswith("I") or image.mode == "F":
+        values = _rgb_values(torch.from_numpy(_as_readable(np.array(image))), name)
+        return Image.fromarray(values.round().to(torch.uint8).numpy()).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _as_readable(array: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """Unsigned 16-bit and big-endian integers become int32, in which torch can compare and divide."""
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind in "iu" and array.dtype.itemsize < 8 and array.dtype != np.uint8:
+            return array.astype(np.int32 if array.dtype.itemsize < 4 else np.int64)
+        return np.ascontiguousarray(array)
+    return array.int() if array.dtype == torch.uint16 else array
+
+
+def _rgb_values(image: Tensor, name: str) -> Tensor:
+    """Values to [0, 255]: by the type for integers, by the range for floats."""
+    channels = {2: 1, 3: image.shape[0] if image.ndim == 3 and image.shape[0] in (1, 3, 4) else image.shape[-1]}.get(image.ndim)
+    if channels not in (1, 3, 4):
+        raise ValueError(f"{name} has shape {tuple(image.shape)}; expected (height, width) or 1, 3 or 4 channels first or last")
+    if image.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(image.shape)}; it is empty")
+    if image.dtype == torch.uint8:
+        return image
+    if image.dtype == torch.bool:
+        return image.to(torch.uint8) * 255
+    low, high = float(image.min()), float(image.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535 or (image.is_floating_point() and high > 255):
+        raise ValueError(f"{name} is {image.dtype} with values from {low:g} to {high:g}; expected [0, 1] or [0, 255], or 16-bit integers")
+    if image.is_floating_point():
+        return image.float() * 255 if high <= 1 else image.float()
+    return image.to(torch.uint8) if high <= 255 else image.float() / 257  # 65535 / 255
+
+
+def resize_label(target: Tensor, size: tuple[int, int], resample: str) -> Tensor:
+    """Resize a target without mixing known and unknown pixels.
+
+    Args:
+        target: (channels, height, width) float with NaN unknown, or (height, width) class ids with 255 unknown.
+        size: new height and width.
+        resample: `"nearest"`, or `"bilinear"`: the mean over known pixels alone, unknown where these weigh less than half.
+
+    Returns:
+        `Tensor`: the target at its new size, of its type.
+    """
+    if tuple(target.shape[-2:]) == tuple(size):
+        return target
+    if resample == "nearest" or not target.is_floating_point():
+        batch = target.to(torch.float32).reshape(1, -1, *target.shape[-2:])
+        return F.interpolate(batch, size=size, mode="nearest-exact").reshape(*target.shape[:-2], *size).to(target.dtype)
+    known = torch.isfinite(target).all(dim=0, keepdim=True).to(target.dtype)
+    both = torch.cat([torch.where(known.bool(), target, 0), known])[None]
+    both = F.interpolate(both, size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    values, weight = both[:-1], both[-1:]
+    return torch.where(weight >= 0.5, values / weight.clamp(min=1e-6), torch.nan)
+
+
+def _clamp(prediction: Tensor, spec: TaskSpec) -> Tensor:
+    return prediction if spec.value_range is None else prediction.clamp(*spec.value_range)
+
+
+# What a prediction must satisfy again after resizing, by the activation that made it.
+_FINISH: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
+    "identity": _clamp,
+    "sigmoid": _clamp,
+    "unit_vector": lambda prediction, spec: F.normalize(prediction, dim=0),
+}
+
+
+class MulTProcessingMixin:
+    """What the torchvision and the PIL processor share: reading photos, decoding labels, post-processing.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from mult_hf import MulTImageProcessor
+        >>> processor = MulTImageProcessor(size={"height": 64, "width": 96}, tasks=["depth"])
+        >>> stored = np.full((120, 180), 1024, np.uint16)  # Taskonomy's encoding: 512 a metre
+        >>> batch = processor(np.zeros((120, 180, 3), np.uint8), label_maps={"depth": stored}, return_tensors="pt")
+        >>> batch["labels"]["depth"].shape, batch["labels"]["depth"][0, 0, 0, 0].item()
+        (torch.Size([1, 1, 64, 96]), 2.0)
+    """
+
+    valid_kwargs = MulTImageProcessorKwargs
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 224, "width": 224}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    tasks = None
+
+    def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
+        tasks = kwargs.pop("tasks", None)
+        specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
+        super().__init__(**kwargs, tasks=[spec.to_dict() for spec in specs.values()])
+
+    @property
+    def task_specs(self) -> dict[str, TaskSpec]:
+        """The task entries as [`TaskSpec`] objects by name."""
+        return resolve_tasks(self.tasks)
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        label_maps: Mapping[str, LabelMap | Sequence[LabelMap]] | None = None,
+        **kwargs: Unpack[MulTImageProcessorKwargs],
+    ) -> MulTBatchFeature:
+        """Prepare photos, and stored label maps with them.
+
+        Args:
+            images: one photo or a list, see [`read_photo`].
+            label_maps: per task one stored map a photo, as the data set stores it (PIL picture, array or tensor); a single map
+                for a single photo; `None` for a photo without the task, whose target then is all unknown.
+            kwargs: `size`, `do_resize`, `return_tensors`, ... as for every image processor, and `tasks`.
+
+        Returns:
+            [`MulTBatchFeature`]: `pixel_values` (batch, 3, height, width) float32, and with label maps `labels`: per task
+            (batch, height, width) int64 class ids with 255 unknown, or (batch, channels, height, width) float32 with NaN unknown.
+
+        Raises:
+            ValueError: on a broken or empty photo, or a label map that does not fit its task; the message names it.
+        """
+        return super().preprocess(images, label_maps, **kwargs)
+
+    def fetch_images(self, images: Any) -> Any:
+        """Open file names and URLs; other inputs pass."""
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        return read_photo(images) if isinstance(images, (str, Path)) else images
+
+    def process_image(self, image: ImageInput, *args: Any, **kwargs: Any) -> np.ndarray | Tensor:
+        """One photo to the backend's format, channels first."""
+        return super().process_image(read_photo(image), *args, **kwargs)
+
+    def _preprocess_image_like_inputs(
+        self, images: ImageInput, label_maps: Mapping[str, Any] | None, *, return_tensors: str | None = None, tasks: list | None = None,
+        do_convert_rgb: bool | None = None, input_data_format: str | None = None, device: Any = None, **kwargs: Any,
+    ) -> MulTBatchFeature:
+        to_device = {} if device is None else {"device": device}
+        prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
+        pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
+        data = {"pixel_values": pixel_values}
+        if label_maps is not None:
+            if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
+                raise ValueError("label_maps cannot be combined with do_center_crop or do_pad; crop or pad photos and maps beforehand")
+            sizes = [tuple(image.shape[-2:]) for image in pixel_values]
+            specs = resolve_tasks(tasks)
+            data["labels"] = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}
+        batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+        if label_maps is not None:
+            batch["labels"] = {task: _in_type(targets, return_tensors) for task, targets in data["labels"].items()}
+        return batch
+
+    def _targets(self, task: str, maps: LabelMap | Sequence[LabelMap], sizes: list[tuple[int, int]], specs: dict[str, TaskSpec]) -> list[Tensor]:
+        """Decode and resize the maps of one task, one a photo."""
+        if task not in specs:
+            raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
+        maps = list(maps) if isinstance(maps, (list, tuple)) else [maps]
+        if len(maps) != len(sizes):
+            raise ValueError(f"label_maps[{task!r}] has {len(maps)} maps for {len(sizes)} photos; give one a photo, None where there is none")
+        targets = []
+        for number, (stored, size) in enumerate(zip(maps, sizes)):
+            try:
+                target = specs[task].unknown_target(*size) if stored is None else specs[task].decode(_stored_array(stored))
+            except (ValueError, OSError, SyntaxError) as error:
+                raise ValueError(f"label map {number} of {getattr(stored, 'filename', '') or 'the batch'}: {error}") from None
+            targets.append(resize_label(torch.from_numpy(target), size, specs[task].resample))
+        return targets
+
+    def post_process(
+        self,
+        outputs: Any,
+        target_sizes: Iterable[tuple[int, int]] | None = None,
+        *,
+        return_scores: bool = False,
+        tasks: Any = None,
+    ) -> list[dict[str, dict[str, Tensor]]]:
+        """Predictions in their units, image by image.
+
+        Args:
+            outputs: of [`MulTForMultiTaskDensePrediction`], or its dictionary of predictions by task.
+            target_sizes: (height, width) of each photo; the model's input size by default.
+            return_scores: whether to add class probabilities, (classes, height, width).
+            tasks: task entries in place of the processor's own.
+
+        Returns:
+            Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
+            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications.
+
+        Raises:
+            ValueError: if the number of sizes is not that of images, or a predicted task has no entry.
+        """
+        specs = resolve_tasks(self.tasks if tasks is None else tasks)
+        return [
+            {task: _finish(prediction, _entry(task, specs), size, return_scores=return_scores) for task, prediction in image.items()}
+            for image, size in self._images(outputs, target_sizes)
+        ]
+
+    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[Tensor]:
+        """Class ids of each image, (height, width) int64, as in transformers' segmentation models."""
+        return self._only("semantic-segmentation", outputs, target_sizes)
+
+    def post_process_depth_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
+        """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models."""
+        return [{"predicted_depth": depth} for depth in self._only("depth-estimation", outputs, target_sizes)]
+
+    def post_process_normal_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
+        """Per image `{"normals": (3, height, width)}`, unit vectors: x right, y up, z towards the viewer."""
+        return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
+
+    def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
+        """The finished maps of the one task that transformers calls so."""
+        predictions = _predictions(outputs)
+        names = [name for name, spec in self.task_specs.items() if spec.transformers_task == transformers_task and name in predictions]
+        if len(names) != 1:
+            raise ValueError(f"the outputs have {len(names)} tasks for {transformers_task!r} among {list(predictions)}; use post_process")
+        spec = self.task_specs[names[0]]
+        images = self._images(outputs, target_sizes)
+        return [_finish(image[names[0]], spec, size, return_scores=False)["prediction"] for image, size in images]
+
+    def _images(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[tuple[dict[str, Tensor], tuple[int, int] | None]]:
+        """The batch's predictions image by image, each with the size that it should get."""
+        predictions = _predictions(outputs)
+        count = len(next(iter(predictions.values())))
+        sizes = [None] * count if target_sizes is None else [(int(height), int(width)) for height, width in target_sizes]
+        if len(sizes) != count:
+            raise ValueError(f"target_sizes has {len(sizes)} sizes for {count} images; give one (height, width) an image")
+        return [({task: maps[i] for task, maps in predictions.items()}, size) for i, size in enumerate(sizes)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values for `preprocessor_config.json`; remote code must find both backends."""
+        values = super().to_dict()
+        if "auto_map" in values:
+            backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
+            values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
+        return values
+
+
+def _predictions(outputs: Any) -> Mapping[str, Tensor]:
+    return outputs if isinstance(outputs, Mapping) and "predictions" not in outputs else outputs.predictions
+
+
+def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
+    if task not in specs:
+        raise ValueError(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
+    return specs[task]
+
+
+def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
+    """One (channels, height, width) prediction to its size and unit."""
+    prediction = prediction.float()
+    if size is not None and tuple(prediction.shape[-2:]) != size:
+        prediction = F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
+    if spec.is_classification:
+        scores = {"scores": prediction.softmax(dim=0)} if return_scores else {}
+        return {"prediction": prediction.argmax(dim=0), **scores}
+    finished = _FINISH[spec.activation](prediction, spec)
+    return {"prediction": finished[0] if spec.channels == 1 else finished}
+
+
+def _stored_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
+    """A stored label map as an array, palette ids and bit depth as they are in the file."""
+    if isinstance(stored, Tensor):
+        return stored.detach().cpu().numpy()
+    array = np.asarray(stored)
+    if array.dtype == object or array.ndim == 0:
+        raise ValueError(f"a label map is a PIL picture, an array or a tensor, got {type(stored).__name__}")
+    return array
+
+
+def _in_type(targets: list[Tensor], return_tensors: str | None) -> Any:
+    """Stack targets as the caller wants them; a list of tensors if not stacked."""
+    if return_tensors is None:
+        return targets
+    shapes = {tuple(target.shape) for target in targets}
+    if len(shapes) > 1:
+        raise ValueError(f"label maps of one batch have shapes {sorted(shapes)}; photos of a batch need one size")
+    stacked = torch.stack(targets)
+    return stacked.numpy() if return_tensors == "np" else stacked
+
+
+class MulTImageProcessorPil(MulTProcessingMixin, PilBackend):
+    """MulT's image processor on PIL and numpy, for machines without torchvision. See [`MulTImageProcessor`].
+
+    Its `pixel_values` differ from the torchvision processor's by at most one grey level of 255 where the size changes.
+    """
+
+
+__all__ = ["IGNORE_INDEX", "MulTBatchFeature", "MulTImageProcessorKwargs", "MulTImageProcessorPil", "read_photo", "resize_label"]

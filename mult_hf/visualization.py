@@ -1,0 +1,167 @@
+"""Pictures of predictions and targets: colour maps by name, a legend of classes, and panels. numpy and PIL only."""
+
+import colorsys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .tasks import IGNORE_INDEX, TaskSpec
+
+UNKNOWN_COLOR = (112, 72, 112)
+"""What unknown pixels look like, in a colour that no map uses."""
+
+# Colours at equal steps from the lowest to the highest value; what lies between is interpolated.
+_ANCHORS: dict[str, tuple[str, ...]] = {
+    "gray": ("000000", "ffffff"),
+    "viridis": ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"),
+    "magma": ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf"),
+    "turbo": ("30123b", "4669e0", "29bbec", "31f299", "a3fd3c", "edd03a", "fb8022", "d23105", "7a0403"),
+}
+
+
+def class_palette(classes: int) -> np.ndarray:
+    """A colour for each class id that does not depend on how many classes there are: (classes, 3) uint8.
+
+    Hues step by the golden angle, so that neighbouring ids differ; brightness takes turns.
+    """
+    colors = [colorsys.hsv_to_rgb(0.61803398875 * i % 1, (0.62, 0.85, 0.45)[i % 3], (0.95, 0.70, 0.85)[i // 2 % 3]) for i in range(classes)]
+    return np.round(np.asarray(colors, np.float64).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def _color_classes(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
+    lookup = np.tile(np.array(UNKNOWN_COLOR, np.uint8), (IGNORE_INDEX + 1, 1))
+    lookup[: spec.channels] = class_palette(spec.channels)
+    return lookup[values[0].astype(np.int64)]
+
+
+def _color_vectors(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
+    """Up to three channels as red, green and blue, 0 being the middle grey of each."""
+    low, high = spec.value_range or (-1.0, 1.0)
+    colors = np.full((*values.shape[1:], 3), 0.5)
+    shown = np.moveaxis(values[:3], 0, -1)
+    colors[..., : shown.shape[-1]] = (shown - low) / (high - low)
+    return _to_bytes(colors, np.isfinite(values).all(axis=0))
+
+
+def _color_scalars(anchors: Sequence[str]) -> Callable[[np.ndarray, TaskSpec, tuple[float, float]], np.ndarray]:
+    table = np.array([[int(color[i : i + 2], 16) for i in (0, 2, 4)] for color in anchors]) / 255
+
+    def color(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
+        magnitude = _magnitude(values)
+        position = np.clip((magnitude - limits[0]) / max(limits[1] - limits[0], 1e-12), 0, 1)
+        known = np.isfinite(magnitude)
+        position = np.where(known, position, 0)
+        steps = np.linspace(0, 1, len(table))
+        return _to_bytes(np.stack([np.interp(position, steps, channel) for channel in table.T], axis=-1), known)
+
+    return color
+
+
+def _magnitude(values: np.ndarray) -> np.ndarray:
+    """The value itself, or the length of a vector, so that every task has a picture in every colour map."""
+    return values[0] if len(values) == 1 else np.linalg.norm(values, axis=0)
+
+
+def _to_bytes(colors: np.ndarray, known: np.ndarray) -> np.ndarray:
+    colors = np.round(np.clip(np.nan_to_num(colors), 0, 1) * 255).astype(np.uint8)
+    return np.where(known[..., None], colors, np.array(UNKNOWN_COLOR, np.uint8))
+
+
+COLORMAPS: dict[str, Callable[[np.ndarray, TaskSpec, tuple[float, float]], np.ndarray]] = {
+    "classes": _color_classes,
+    "vectors": _color_vectors,
+    **{name: _color_scalars(anchors) for name, anchors in _ANCHORS.items()},
+}
+"""Colour maps by the name that a task's entry uses: ((channels, h, w), spec, limits) -> (h, w, 3) uint8."""
+
+
+def color_limits(values: np.ndarray) -> tuple[float, float]:
+    """The range of values that a scalar picture spans: 1st to 99th percentile of the known ones; (0, 1) if none is known."""
+    magnitude = _magnitude(_channels_first(values))
+    known = magnitude[np.isfinite(magnitude)]
+    return tuple(np.percentile(known, [1, 99]).tolist()) if len(known) else (0.0, 1.0)
+
+
+def colorize(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float] | None = None) -> Image.Image:
+    """Picture of a prediction or target in the task's colour map.
+
+    Args:
+        values: (height, width) or (channels, height, width), an array or CPU tensor in the target's unit, or class ids; NaN
+            or 255 where unknown.
+        spec: the task.
+        limits: values at the two ends of a scalar colour map; the map's own 1st and 99th percentile by default. Pass the
+            target's to compare a prediction with it. Maps of classes and vectors have fixed colours.
+
+    Returns:
+        `PIL.Image.Image`: RGB, of the map's size.
+
+    Raises:
+        ValueError: on an unknown colour map or another number of axes.
+    """
+    if spec.colormap not in COLORMAPS:
+        raise ValueError(f"task {spec.name!r} has colormap {spec.colormap!r}; allowed: {', '.join(COLORMAPS)}")
+    values = _channels_first(values)
+    return Image.fromarray(COLORMAPS[spec.colormap](values, spec, color_limits(values) if limits is None else limits))
+
+
+def _channels_first(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim not in (2, 3):
+        raise ValueError(f"a map has shape (height, width) or (channels, height, width), got {values.shape}")
+    return values[None] if values.ndim == 2 else values
+
+
+def legend(spec: TaskSpec, classes: np.ndarray | None = None, *, row_height: int = 22) -> Image.Image:
+    """List of class colours and names.
+
+    Args:
+        spec: a classification task.
+        classes: only list ids that occur in this map; all by default.
+        row_height: pixels a row.
+
+    Raises:
+        ValueError: if the task has no classes.
+    """
+    if not spec.is_classification:
+        raise ValueError(f"task {spec.name!r} is a {spec.kind}; only classifications have a legend")
+    ids = range(spec.channels) if classes is None else [i for i in np.unique(np.asarray(classes)) if i < spec.channels]
+    rows = [(tuple(class_palette(spec.channels)[i].tolist()), spec.class_names[i] if spec.class_names else f"class {i}") for i in ids]
+    font = ImageFont.load_default(row_height * 0.6)
+    width = row_height * 2 + int(max([font.getlength(name) for _, name in rows], default=0))
+    image = Image.new("RGB", (width, max(1, len(rows)) * row_height), "white")
+    draw = ImageDraw.Draw(image)
+    for number, (color, name) in enumerate(rows):
+        top = number * row_height
+        draw.rectangle((3, top + 3, row_height - 3, top + row_height - 3), fill=color)
+        draw.text((row_height + 4, top + row_height / 2), name, fill="black", font=font, anchor="lm")
+    return image
+
+
+def panel(rows: Sequence[Sequence[Image.Image | None]], titles: Sequence[str] = (), *, cell: int = 160) -> Image.Image:
+    """Grid of pictures with a title a column.
+
+    Args:
+        rows: pictures row by row; `None` leaves a cell empty.
+        titles: one a column, or none at all.
+        cell: width of a cell in pixels; its height follows from the first picture's shape.
+
+    Raises:
+        ValueError: if there is no picture.
+    """
+    pictures = [picture for row in rows for picture in row if picture is not None]
+    if not pictures:
+        raise ValueError("a panel needs at least one picture, got none")
+    height = round(cell * pictures[0].height / pictures[0].width)
+    header, gap = (20 if titles else 0), 4
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, header + len(rows) * (height + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (cell + gap) + cell / 2, header / 2 + 2), title, fill="black", font=font, anchor="mm")
+    for number, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            if picture is not None:
+                where = gap + column * (cell + gap), header + gap + number * (height + gap)
+                sheet.paste(picture.convert("RGB").resize((cell, height), Image.Resampling.NEAREST), where)
+    return sheet
