@@ -151,7 +151,7 @@ def _convert_block(block: str, name: str, value: Tensor) -> dict[str, Tensor]:
     reference = f"{block}.attention.tasks.{REFERENCE}"
     if name == "attn.relative_position_bias_table":
         return {f"{reference}.position_bias.table": value}
-    if match := re.fullmatch(rf"attn\.(qkv?)(?:_de)?\.(\w+)", name):
+    if match := re.fullmatch(r"attn\.(qkv?)(?:_de)?\.(\w+)", name):
         return _split(value, match[1], reference, match[2])
     if match := re.fullmatch(r"attn\.(v|proj)_(\w\w)\.(\w+)", name):
         layer = {"v": "v_proj", "proj": "o_proj"}[match[1]]

@@ -47,7 +47,9 @@ class TrainingArguments:
     output_dir: Path = field(default=Path("outputs/mult-rooms"), metadata={"help": "where everything is written"})
     tasks: list[str] | None = field(default=None, metadata={"help": "names of tasks to train; all of the data set by default"})
     reference_task: str | None = field(default=None, metadata={"help": "task that makes the shared attention; normals by default"})
-    backbone: str | None = field(default=None, metadata={"help": "directory or Hub id of a pretrained encoder; a small new Swin by default"})
+    backbone: str | None = field(
+        default=None, metadata={"help": "directory or Hub id of a pretrained encoder; a small new Swin by default"}
+    )
     embed_dim: int = field(default=48, metadata={"help": "channels of a new Swin's first stage"})
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2], metadata={"help": "blocks of a new Swin's stages"})
     window_size: int = field(default=8, metadata={"help": "side of a new Swin's windows, in patches of 4 pixels"})
@@ -139,7 +141,9 @@ def train(model: nn.Module, loader: DataLoader, arguments: TrainingArguments, ac
         outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
         losses = {task: loss.item() for task, loss in outputs.task_losses.items()}
         if not torch.isfinite(outputs.loss):
-            raise FloatingPointError(f"the loss is {outputs.loss.item()} at step {step}; task losses are {losses}; try a lower learning rate")
+            raise FloatingPointError(
+                f"the loss is {outputs.loss.item()} at step {step}; task losses are {losses}; try a lower learning rate"
+            )
         accelerator.backward(outputs.loss)
         accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
         optimizer.step()
@@ -154,7 +158,12 @@ def train(model: nn.Module, loader: DataLoader, arguments: TrainingArguments, ac
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, dataset: Dataset, collator: MultiTaskCollator, trivial: Mapping[str, Tensor], accelerator: Accelerator, batch_size: int
+    model: nn.Module,
+    dataset: Dataset,
+    collator: MultiTaskCollator,
+    trivial: Mapping[str, Tensor],
+    accelerator: Accelerator,
+    batch_size: int,
 ) -> tuple[MultiTaskMetrics, MultiTaskMetrics]:
     """Metrics of the model and of the trivial predictor over the whole split, whatever the number of processes."""
     model.eval()
@@ -223,15 +232,24 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
     results = [
         EvalResult(
             task_type=specs[metric.split("/")[0]].transformers_task or "image-to-image",
-            dataset_type=dataset, dataset_name=dataset, dataset_split=arguments.validation_split,
-            metric_type=metric.split("/")[1], metric_name=metric, metric_value=round(value, 5),
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=arguments.validation_split,
+            metric_type=metric.split("/")[1],
+            metric_name=metric,
+            metric_value=round(value, 5),
         )
         for metric, value in numbers["model"].items()
-    ]  # fmt: skip
+    ]
     card_data = ModelCardData(
-        library_name="transformers", pipeline_tag="depth-estimation", license="mit", model_name=name, eval_results=results,
-        tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs], metrics=sorted({m.split("/")[1] for m in numbers["model"]}),
-    )  # fmt: skip
+        library_name="transformers",
+        pipeline_tag="depth-estimation",
+        license="mit",
+        model_name=name,
+        eval_results=results,
+        tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs],
+        metrics=sorted({m.split("/")[1] for m in numbers["model"]}),
+    )
     rows = [f"| {s.name} | {s.description} | {'class id' if s.is_classification else s.unit} | {s.channels} |" for s in specs.values()]
     shown = next(iter(specs.values()))
     card = ModelCard.from_template(
@@ -288,7 +306,9 @@ def main() -> None:
     )
     model = build_model(arguments, specs)
     parameters = sum(p.numel() for p in model.parameters())
-    accelerator.print(f"{parameters:,} parameters; {len(training)} training and {len(validation)} validation images; tasks: {', '.join(specs)}")
+    accelerator.print(
+        f"{parameters:,} parameters; {len(training)} training and {len(validation)} validation images; tasks: {', '.join(specs)}"
+    )
 
     wrapped = train(model, loader, arguments, accelerator)
     minutes = (time.perf_counter() - start) / 60
@@ -303,17 +323,25 @@ def main() -> None:
         model.save_pretrained(arguments.output_dir)
         processor.save_pretrained(arguments.output_dir)
         numbers = {
-            "model": ours.compute(), "trivial": baseline.compute(), "evaluated_samples": len(validation), "train_samples": len(training),
-            "image_size": f"{size['height']} x {size['width']}", "parameters": f"{parameters:,}", "steps": arguments.max_steps,
-            "minutes": round(minutes, 1), "device": f"{accelerator.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
+            "model": ours.compute(),
+            "trivial": baseline.compute(),
+            "evaluated_samples": len(validation),
+            "train_samples": len(training),
+            "image_size": f"{size['height']} x {size['width']}",
+            "parameters": f"{parameters:,}",
+            "steps": arguments.max_steps,
+            "minutes": round(minutes, 1),
+            "device": f"{accelerator.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
             "arguments": {key: str(value) for key, value in asdict(arguments).items()},
-        }  # fmt: skip
+        }
         (arguments.output_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
         save_panel(model.eval(), validation, plain, arguments.output_dir / "panel.png", arguments.panel_rows, accelerator.device)
         save_card(arguments, model, numbers, table)
         print(f"saved to {arguments.output_dir}; try it on a photo:")
-        print(f"""  python -c 'import mult_hf; from transformers import pipeline; maps = pipeline("multitask-vision", """
-              f"""model="{arguments.output_dir}")("photo.jpg"); [m["image"].save(t + ".png") for t, m in maps.items()]'""")
+        print(
+            f"""  python -c 'import mult_hf; from transformers import pipeline; maps = pipeline("multitask-vision", """
+            f"""model="{arguments.output_dir}")("photo.jpg"); [m["image"].save(t + ".png") for t, m in maps.items()]'"""
+        )
     accelerator.end_training()
 
 

@@ -27,8 +27,16 @@ CUSTOM_PIPELINES = {"multitask-vision": {"impl": "pipeline_mult.MultiTaskVisionP
 
 # Keywords that transformers itself hands to a configuration beside its declared fields.
 _TRANSFORMERS_KEYWORDS = {
-    "auto_map", "custom_pipelines", "model_type", "attn_implementation", "num_labels", "torch_dtype", "name_or_path",
-    "output_attentions", "trust_remote_code", "code_revision",
+    "auto_map",
+    "custom_pipelines",
+    "model_type",
+    "attn_implementation",
+    "num_labels",
+    "torch_dtype",
+    "name_or_path",
+    "output_attentions",
+    "trust_remote_code",
+    "code_revision",
 }
 
 
@@ -93,7 +101,6 @@ class MulTConfig(PreTrainedConfig):
         ValueError: on an impossible combination; the message says what is allowed.
 
     Example:
-
         >>> from mult_hf import MulTConfig
         >>> config = MulTConfig.from_preset("swin-tiny", tasks=["depth", "normals"])
         >>> config.reference_task
@@ -157,7 +164,9 @@ class MulTConfig(PreTrainedConfig):
         stages = self._stage_lists()
         stages = stages * number_of_stages if len(stages) == 1 else stages
         if len(stages) != number_of_stages:
-            raise ValueError(f"block_attention has {len(stages)} lists for {number_of_stages} decoder stages; give one list, or one a stage")
+            raise ValueError(
+                f"block_attention has {len(stages)} lists for {number_of_stages} decoder stages; give one list, or one a stage"
+            )
         return [[BlockAttention.parse(kind) for kind in kinds] for kinds in stages]
 
     def _stage_lists(self) -> list[list[str]]:
@@ -213,7 +222,9 @@ def _warn_about_unknown_names(kwargs: dict[str, Any], fields: list[str]) -> None
         if name.startswith("_") or name in _TRANSFORMERS_KEYWORDS or hasattr(PreTrainedConfig, name):
             continue
         close = difflib.get_close_matches(name, fields, n=1)
-        logger.warning(f"MulTConfig does not know {name!r}; it is stored but has no effect." + (f" Did you mean {close[0]!r}?" if close else ""))
+        logger.warning(
+            f"MulTConfig does not know {name!r}; it is stored but has no effect." + (f" Did you mean {close[0]!r}?" if close else "")
+        )
 
 
 __all__ = ["MulTConfig", "BlockAttention"]

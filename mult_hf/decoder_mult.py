@@ -17,7 +17,6 @@ All maps here are channels-last, (batch, height, width, channels); windows are (
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,15 +124,18 @@ def per_task(tasks: Iterable[str], make: Callable[[str], nn.Module]) -> nn.Modul
 
 
 def eager_attention_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0, **_: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Attention written out, under the signature that transformers' attention functions share.
 
     Args:
+        module: the attention layer; tells whether dropout is on.
         query: (windows, heads, tokens, head_dim).
         key: (windows, heads, tokens, head_dim).
         value: (windows, heads, tokens, any).
         attention_mask: scores to add, broadcasting to (windows, heads, tokens, tokens).
+        scaling: factor of the scores before that.
+        dropout: share of the map that is dropped in training.
 
     Returns:
         the mixed values (windows, tokens, heads, any) and the attention map (windows, heads, tokens, tokens).
@@ -333,7 +335,7 @@ class MulTDecoder(nn.Module):
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()
-        channels = list(reversed(channels))  # from here on coarsest first, in the order in which the decoders run
+        channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
         heads = _decoder_heads(config, channels)
         kinds = config.block_attention_of_stages(len(channels))
         drop_path = iter(torch.linspace(0, config.drop_path_rate, sum(map(len, kinds)), device="cpu").tolist())
@@ -345,9 +347,7 @@ class MulTDecoder(nn.Module):
                 MulTDecoderBlock(config, width, heads[stage], kind, index % 2 * (config.decoder_window_size // 2), next(drop_path), tasks)
                 for index, kind in enumerate(kinds[stage])
             ]
-            following = channels[stage + 1] if stage + 1 < len(channels) else None
-            upsampling = following and per_task(tasks, lambda task: Upsampling(width, following, config.layer_norm_eps))
-            stages.append(MulTDecoderStage(blocks, upsampling))
+            stages.append(MulTDecoderStage(blocks, _upsampling(config, channels[stage : stage + 2], tasks)))
         self.stages = nn.ModuleList(stages)
 
     def streams_to_run(self, tasks: list[str]) -> list[str]:
@@ -398,6 +398,11 @@ class MulTDecoderOutput:
 
 def _channels_first(stream: Tensor) -> Tensor:
     return stream.permute(0, 3, 1, 2)
+
+
+def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> nn.ModuleDict | None:
+    """Each task's step from a stage's channels to the next one's; None after the last stage."""
+    return per_task(tasks, lambda task: Upsampling(*channels, config.layer_norm_eps)) if len(channels) == 2 else None
 
 
 def _decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:

@@ -167,7 +167,6 @@ class MulTProcessingMixin:
     """What the torchvision and the PIL processor share: reading photos, decoding labels, post-processing.
 
     Example:
-
         >>> import numpy as np
         >>> from mult_hf import MulTImageProcessor
         >>> processor = MulTImageProcessor(size={"height": 64, "width": 96}, tasks=["depth"])
@@ -232,8 +231,16 @@ class MulTProcessingMixin:
         return super().process_image(read_photo(image), *args, **kwargs)
 
     def _preprocess_image_like_inputs(
-        self, images: ImageInput, label_maps: Mapping[str, Any] | None, *, return_tensors: str | None = None, tasks: list | None = None,
-        do_convert_rgb: bool | None = None, input_data_format: str | None = None, device: Any = None, **kwargs: Any,
+        self,
+        images: ImageInput,
+        label_maps: Mapping[str, Any] | None,
+        *,
+        return_tensors: str | None = None,
+        tasks: list | None = None,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | None = None,
+        device: Any = None,
+        **kwargs: Any,
     ) -> MulTBatchFeature:
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
@@ -250,13 +257,17 @@ class MulTProcessingMixin:
             batch["labels"] = {task: _in_type(targets, return_tensors) for task, targets in data["labels"].items()}
         return batch
 
-    def _targets(self, task: str, maps: LabelMap | Sequence[LabelMap], sizes: list[tuple[int, int]], specs: dict[str, TaskSpec]) -> list[Tensor]:
+    def _targets(
+        self, task: str, maps: LabelMap | Sequence[LabelMap], sizes: list[tuple[int, int]], specs: dict[str, TaskSpec]
+    ) -> list[Tensor]:
         """Decode and resize the maps of one task, one a photo."""
         if task not in specs:
             raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
         maps = list(maps) if isinstance(maps, (list, tuple)) else [maps]
         if len(maps) != len(sizes):
-            raise ValueError(f"label_maps[{task!r}] has {len(maps)} maps for {len(sizes)} photos; give one a photo, None where there is none")
+            raise ValueError(
+                f"label_maps[{task!r}] has {len(maps)} maps for {len(sizes)} photos; give one a photo, None where there is none"
+            )
         targets = []
         for number, (stored, size) in enumerate(zip(maps, sizes)):
             try:
@@ -303,7 +314,9 @@ class MulTProcessingMixin:
         """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models."""
         return [{"predicted_depth": depth} for depth in self._only("depth-estimation", outputs, target_sizes)]
 
-    def post_process_normal_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
+    def post_process_normal_estimation(
+        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None
+    ) -> list[dict[str, Tensor]]:
         """Per image `{"normals": (3, height, width)}`, unit vectors: x right, y up, z towards the viewer."""
         return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
 
@@ -317,7 +330,9 @@ class MulTProcessingMixin:
         images = self._images(outputs, target_sizes)
         return [_finish(image[names[0]], spec, size, return_scores=False)["prediction"] for image, size in images]
 
-    def _images(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[tuple[dict[str, Tensor], tuple[int, int] | None]]:
+    def _images(
+        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None
+    ) -> list[tuple[dict[str, Tensor], tuple[int, int] | None]]:
         """The batch's predictions image by image, each with the size that it should get."""
         predictions = _predictions(outputs)
         count = len(next(iter(predictions.values())))

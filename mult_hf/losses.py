@@ -44,7 +44,9 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
     Unlike `F.cross_entropy(..., reduction="mean")` it is 0, not NaN, where every pixel is unknown.
     """
     if target.shape != prediction.shape[:1] + prediction.shape[2:]:
-        raise ValueError(f"logits have shape {tuple(prediction.shape)} and class ids {tuple(target.shape)}; expected (batch, height, width) ids")
+        raise ValueError(
+            f"logits have shape {tuple(prediction.shape)} and class ids {tuple(target.shape)}; expected (batch, height, width) ids"
+        )
     prediction = prediction.float() if prediction.itemsize < 4 else prediction
     total = F.cross_entropy(prediction, target, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (target != IGNORE_INDEX).sum().clamp(min=1)

@@ -162,7 +162,9 @@ class MultiTaskMetrics:
             spec, target, prediction = self.specs[task], targets[task].cpu(), predictions[task].cpu()
             prediction = prediction if spec.is_classification else prediction.reshape(spec.channels, *prediction.shape[-2:])
             if prediction.shape != target.shape:
-                raise ValueError(f"{task}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal")
+                raise ValueError(
+                    f"{task}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal"
+                )
             for name, metric in self.metrics[task].items():
                 sums = metric.statistics(prediction, target, spec)
                 self.sums[f"{task}/{name}"] = self.sums.get(f"{task}/{name}", torch.zeros_like(sums)) + sums

@@ -216,7 +216,9 @@ class MulTModel(MulTPreTrainedModel):
         source_state = source.state_dict()
         state = {name: source_state[name] for name in self.backbone.state_dict() if name in source_state and name not in fresh}
         if not state:
-            raise ValueError(f"{name_or_path} has no weight that this {type(self.backbone).__name__} encoder knows; is it of another architecture?")
+            raise ValueError(
+                f"{name_or_path} has no weight that this {type(self.backbone).__name__} encoder knows; is it of another architecture?"
+            )
         self.backbone.load_state_dict(state, strict=False)
         own = set(self.backbone.state_dict())
         not_used = set(info["unexpected_keys"]) | (set(source_state) - own - fresh)
@@ -235,7 +237,6 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         ValueError: if a task's entry names an unknown loss or activation, or sizes do not fit.
 
     Example:
-
         >>> import torch
         >>> from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
         >>> model = MulTForMultiTaskDensePrediction(MulTConfig(tasks=["depth", "normals"])).eval()

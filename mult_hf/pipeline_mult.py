@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_utils import PreTrainedModel
@@ -19,7 +18,6 @@ class MultiTaskVisionPipeline(Pipeline):
     """Several dense maps of each photo from one model.
 
     Example:
-
         >>> from transformers import pipeline
         >>> import mult_hf  # registers the pipeline
         >>> predict = pipeline("multitask-vision", model="outputs/mult-rooms")  # doctest: +SKIP

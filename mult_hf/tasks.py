@@ -95,7 +95,9 @@ class LabelEncoding:
             stored, limits = np.round(stored), np.iinfo(dtype)
             low, high = np.nanmin(stored, initial=limits.min), np.nanmax(stored, initial=limits.max)
             if low < limits.min or high > limits.max:
-                raise ValueError(f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`")
+                raise ValueError(
+                    f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`"
+                )
         return np.where(unknown, self.unknown[0] if self.unknown else 0, stored).astype(dtype)
 
     def _as_declared(self, stored: np.ndarray) -> np.ndarray:
@@ -174,13 +176,17 @@ class TaskSpec:
         if self.resample not in RESAMPLINGS:
             raise ValueError(f"task {self.name!r} has resample {self.resample!r}; allowed: {', '.join(RESAMPLINGS)}")
         if self.channels < 1 or (self.is_classification and not 2 <= self.channels <= IGNORE_INDEX):
-            raise ValueError(f"task {self.name!r} has {self.channels} channels; a regression needs at least 1, a classification 2 to {IGNORE_INDEX}")
+            raise ValueError(
+                f"task {self.name!r} has {self.channels} channels; a regression needs at least 1, a classification 2 to {IGNORE_INDEX}"
+            )
         if self.weight < 0:
             raise ValueError(f"task {self.name!r} has weight {self.weight}; weights are at least 0")
         if self.class_names and len(self.class_names) != self.channels:
             raise ValueError(f"task {self.name!r} has {len(self.class_names)} class names for {self.channels} channels; give one a class")
         if self.horizontal_flip_signs and len(self.horizontal_flip_signs) != self.channels:
-            raise ValueError(f"task {self.name!r} has {len(self.horizontal_flip_signs)} flip signs for {self.channels} channels; give one a channel")
+            raise ValueError(
+                f"task {self.name!r} has {len(self.horizontal_flip_signs)} flip signs for {self.channels} channels; give one a channel"
+            )
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"task {self.name!r} has value range {self.value_range}; the first number must be the smaller one")
 
@@ -210,14 +216,18 @@ class TaskSpec:
             raise ValueError(f"{self.name}: {error}") from None
         if not self.is_classification:
             if len(target) != self.channels:
-                raise ValueError(f"{self.name}: the stored map has {len(target)} channels, the task has {self.channels}; see `encoding.channels`")
+                raise ValueError(
+                    f"{self.name}: the stored map has {len(target)} channels, the task has {self.channels}; see `encoding.channels`"
+                )
             return target
         known = np.isfinite(target[0])
         classes = np.where(known, target[0], IGNORE_INDEX).astype(np.int64)
         wrong = known & ((classes < 0) | (classes >= self.channels) | (classes != target[0]))
         if wrong.any():
             examples = ", ".join(f"{value:g}" for value in np.unique(target[0][wrong])[:5])
-            raise ValueError(f"{self.name}: {int(wrong.sum())} pixels have class {examples}; classes run from 0 to {self.channels - 1}, see `encoding`")
+            raise ValueError(
+                f"{self.name}: {int(wrong.sum())} pixels have class {examples}; classes run from 0 to {self.channels - 1}, see `encoding`"
+            )
         return classes
 
     def encode(self, target: np.ndarray) -> np.ndarray:
@@ -311,7 +321,9 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
     specs: dict[str, TaskSpec] = {}
     for entry in entries.values() if isinstance(entries, Mapping) else entries:
         if isinstance(entry, str) and entry not in _REGISTRY:
-            raise ValueError(f"task {entry!r} is not registered; registered: {', '.join(_REGISTRY)}; add it with register_task(TaskSpec(...))")
+            raise ValueError(
+                f"task {entry!r} is not registered; registered: {', '.join(_REGISTRY)}; add it with register_task(TaskSpec(...))"
+            )
         spec = _REGISTRY[entry] if isinstance(entry, str) else entry if isinstance(entry, TaskSpec) else TaskSpec.from_dict(entry)
         if spec.name in specs:
             raise ValueError(f"task {spec.name!r} comes twice; give each task once")
@@ -322,85 +334,112 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
 # The six tasks of the paper (section 4). Encodings are Taskonomy's, the paper's data set; others state their own. Taskonomy
 # stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer.
 # https://github.com/StanfordVL/taskonomy/blob/master/data/README.md
-register_task(TaskSpec(
-    name="segmentation",
-    kind="classification",
-    channels=17,
-    loss="cross_entropy",
-    metrics=("mean_iou", "pixel_accuracy"),
-    unit="class",
-    class_names=(
-        "background", "bottle", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "microwave", "oven",
-        "toaster", "sink", "refrigerator", "book", "clock", "vase",
-    ),
-    encoding=LabelEncoding(dtype="uint8", offset=-1.0, unknown=(0,)),
-    colormap="classes",
-    transformers_task="semantic-segmentation",
-    description="Class of every pixel.",
-))
-register_task(TaskSpec(
-    name="depth",
-    kind="regression",
-    channels=1,
-    activation="sigmoid",
-    loss="rotate_l1",
-    metrics=("rmse", "delta1"),
-    unit="m",
-    value_range=(0.0, 10.0),
-    encoding=LabelEncoding(dtype="uint16", scale=1 / 512, unknown=(65535, 0), maximum=8192),
-    colormap="turbo",
-    transformers_task="depth-estimation",
-    description="Distance along the optical axis in metres.",
-))
-register_task(TaskSpec(
-    name="normals",
-    kind="regression",
-    channels=3,
-    activation="unit_vector",
-    loss="l1",
-    metrics=("mean_angle",),
-    unit="unit vector",
-    value_range=(-1.0, 1.0),
-    encoding=LabelEncoding(dtype="uint8", scale=(1 / 127.5, -1 / 127.5, -1 / 127.5), offset=(-127 / 127.5, 127 / 127.5, 127 / 127.5)),
-    horizontal_flip_signs=(-1.0, 1.0, 1.0),
-    colormap="vectors",
-    transformers_task="normal-estimation",
-    description="Unit surface normal in camera axes: x right, y up, z towards the viewer.",
-))
-register_task(TaskSpec(
-    name="keypoints2d",
-    kind="regression",
-    channels=1,
-    unit="[0, 1]",
-    value_range=(0.0, 1.0),
-    encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
-    resample="bilinear",
-    colormap="magma",
-    description="Heat map of corner-like image points.",
-))
-register_task(TaskSpec(
-    name="edges2d",
-    kind="regression",
-    channels=1,
-    unit="[0, 1]",
-    value_range=(0.0, 1.0),
-    encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
-    resample="bilinear",
-    colormap="gray",
-    description="Magnitude of texture edges of the image.",
-))
-register_task(TaskSpec(
-    name="reshading",
-    kind="regression",
-    channels=1,
-    activation="sigmoid",
-    unit="[0, 1]",
-    value_range=(0.0, 1.0),
-    encoding=LabelEncoding(dtype="uint8", scale=1 / 255, channels=(0,)),
-    resample="bilinear",
-    colormap="gray",
-    description="Shading of the bare geometry under a light at the camera.",
-))
+register_task(
+    TaskSpec(
+        name="segmentation",
+        kind="classification",
+        channels=17,
+        loss="cross_entropy",
+        metrics=("mean_iou", "pixel_accuracy"),
+        unit="class",
+        class_names=(
+            "background",
+            "bottle",
+            "chair",
+            "couch",
+            "potted plant",
+            "bed",
+            "dining table",
+            "toilet",
+            "tv",
+            "microwave",
+            "oven",
+            "toaster",
+            "sink",
+            "refrigerator",
+            "book",
+            "clock",
+            "vase",
+        ),
+        encoding=LabelEncoding(dtype="uint8", offset=-1.0, unknown=(0,)),
+        colormap="classes",
+        transformers_task="semantic-segmentation",
+        description="Class of every pixel.",
+    )
+)
+register_task(
+    TaskSpec(
+        name="depth",
+        kind="regression",
+        channels=1,
+        activation="sigmoid",
+        loss="rotate_l1",
+        metrics=("rmse", "delta1"),
+        unit="m",
+        value_range=(0.0, 10.0),
+        encoding=LabelEncoding(dtype="uint16", scale=1 / 512, unknown=(65535, 0), maximum=8192),
+        colormap="turbo",
+        transformers_task="depth-estimation",
+        description="Distance along the optical axis in metres.",
+    )
+)
+register_task(
+    TaskSpec(
+        name="normals",
+        kind="regression",
+        channels=3,
+        activation="unit_vector",
+        loss="l1",
+        metrics=("mean_angle",),
+        unit="unit vector",
+        value_range=(-1.0, 1.0),
+        encoding=LabelEncoding(dtype="uint8", scale=(1 / 127.5, -1 / 127.5, -1 / 127.5), offset=(-127 / 127.5, 127 / 127.5, 127 / 127.5)),
+        horizontal_flip_signs=(-1.0, 1.0, 1.0),
+        colormap="vectors",
+        transformers_task="normal-estimation",
+        description="Unit surface normal in camera axes: x right, y up, z towards the viewer.",
+    )
+)
+register_task(
+    TaskSpec(
+        name="keypoints2d",
+        kind="regression",
+        channels=1,
+        unit="[0, 1]",
+        value_range=(0.0, 1.0),
+        encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
+        resample="bilinear",
+        colormap="magma",
+        description="Heat map of corner-like image points.",
+    )
+)
+register_task(
+    TaskSpec(
+        name="edges2d",
+        kind="regression",
+        channels=1,
+        unit="[0, 1]",
+        value_range=(0.0, 1.0),
+        encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
+        resample="bilinear",
+        colormap="gray",
+        description="Magnitude of texture edges of the image.",
+    )
+)
+register_task(
+    TaskSpec(
+        name="reshading",
+        kind="regression",
+        channels=1,
+        activation="sigmoid",
+        unit="[0, 1]",
+        value_range=(0.0, 1.0),
+        encoding=LabelEncoding(dtype="uint8", scale=1 / 255, channels=(0,)),
+        resample="bilinear",
+        colormap="gray",
+        description="Shading of the bare geometry under a light at the camera.",
+    )
+)
 
 MULT_TASKS: tuple[str, ...] = tuple(_REGISTRY)
 """Names of the six tasks of the paper, in its order."""

@@ -1,0 +1,41 @@
+"""Fixtures that several test files share: models small enough to build in every test."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
+
+torch.set_num_threads(1)  # models of a few thousand weights only lose by waiting for a second thread
+
+TINY_SWIN = {
+    "model_type": "swin",
+    "embed_dim": 8,
+    "depths": [2, 2, 2, 2],
+    "num_heads": [1, 2, 4, 8],
+    "window_size": 4,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., MulTConfig]:
+    """Make a configuration on a very small Swin; keywords as for [`MulTConfig`]."""
+    return lambda **kwargs: MulTConfig(backbone_config=dict(TINY_SWIN), **kwargs)
+
+
+@pytest.fixture
+def tiny_model(tiny_config: Callable[..., MulTConfig]) -> Callable[..., MulTForMultiTaskDensePrediction]:
+    """Make a very small model in evaluation mode, the same one every time, with every parameter away from its initial value."""
+
+    def make(**kwargs: Any) -> MulTForMultiTaskDensePrediction:
+        torch.manual_seed(0)
+        model = MulTForMultiTaskDensePrediction(tiny_config(**kwargs))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        return model.eval()
+
+    return make
