@@ -140,7 +140,7 @@ def test_reshading_is_unknown_where_depth_or_normal_is():
 
 
 def test_the_edge_of_a_step_has_the_slope_of_the_smoothed_step():
-    """The sobel of skimage is the difference of the two neighbours over sqrt(2); a step of height h smoothed by sigma is h Phi(x / sigma)."""
+    """The filter is the difference of the two neighbours over sqrt(2); a step of height h smoothed by sigma is h Phi(x / sigma)."""
     magnitude = edges2d(step_edge((512, 512)))
     smoothed = NormalDist(0, EDGES_SIGMA).cdf  # pixel 256 lies half a pixel behind the step, its neighbours at -0.5 and 1.5
     expected = (150 / 255) * (smoothed(1.5) - smoothed(-0.5)) / np.sqrt(2)
