@@ -140,6 +140,9 @@ class TaskSpec:
         resample: how label maps and predictions of this task are resized, `"nearest"` or `"bilinear"` (labels: over known
             pixels only).
         horizontal_flip_signs: factor of each channel when the image is mirrored; empty for all 1.
+        rotated_channels: the channels of a vector's components to the right and up, which turn with the image; empty if the
+            values do not change when the image is turned.
+        zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
         colormap: a name in [`visualization.COLORMAPS`].
         transformers_task: name that transformers gives this output, if any ("depth-estimation"); it selects the task for
             `post_process_depth_estimation` and its like.
@@ -162,6 +165,8 @@ class TaskSpec:
     encoding: LabelEncoding = field(default_factory=LabelEncoding)
     resample: str = "nearest"
     horizontal_flip_signs: tuple[float, ...] = ()
+    rotated_channels: tuple[int, ...] = ()
+    zoom_exponent: float = 0.0
     colormap: str = "viridis"
     transformers_task: str | None = None
     description: str = ""
@@ -181,6 +186,12 @@ class TaskSpec:
             raise ValueError(f"task {self.name!r} has {len(self.class_names)} class names for {self.channels} channels; give one a class")
         if self.horizontal_flip_signs and len(self.horizontal_flip_signs) != self.channels:
             raise ValueError(f"task {self.name!r} has {len(self.horizontal_flip_signs)} flip signs for {self.channels} channels; give one a channel")
+        if self.rotated_channels and not (
+            len(self.rotated_channels) == len(set(self.rotated_channels)) == 2 and set(self.rotated_channels) <= set(range(self.channels))
+        ):
+            raise ValueError(f"task {self.name!r} rotates channels {self.rotated_channels}; give two of 0 to {self.channels - 1}: right, up")
+        if self.is_classification and (self.zoom_exponent or self.rotated_channels):
+            raise ValueError(f"task {self.name!r} holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"task {self.name!r} has value range {self.value_range}; the first number must be the smaller one")
 
@@ -348,6 +359,7 @@ register_task(TaskSpec(
     unit="m",
     value_range=(0.0, 10.0),
     encoding=LabelEncoding(dtype="uint16", scale=1 / 512, unknown=(65535, 0), maximum=8192),
+    zoom_exponent=-1.0,
     colormap="turbo",
     transformers_task="depth-estimation",
     description="Distance along the optical axis in metres.",
@@ -363,6 +375,7 @@ register_task(TaskSpec(
     value_range=(-1.0, 1.0),
     encoding=LabelEncoding(dtype="uint8", scale=(1 / 127.5, -1 / 127.5, -1 / 127.5), offset=(-127 / 127.5, 127 / 127.5, 127 / 127.5)),
     horizontal_flip_signs=(-1.0, 1.0, 1.0),
+    rotated_channels=(0, 1),
     colormap="vectors",
     transformers_task="normal-estimation",
     description="Unit surface normal in camera axes: x right, y up, z towards the viewer.",
