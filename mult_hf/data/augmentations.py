@@ -264,14 +264,12 @@ class _Lookup:
 
     Args:
         grid: (1, height, width, 2) positions as `grid_sample` counts them, -1 and 1 being the borders of the original.
-        rows: (height, width) row of the nearest pixel of the original, int64, inside of it.
-        columns: (height, width) its column.
+        source: (height * width,) number of the nearest pixel of the original, int64, counted row by row.
         inside: (height, width) bool, whether the position lies in the original.
     """
 
     grid: Tensor
-    rows: Tensor
-    columns: Tensor
+    source: Tensor
     inside: Tensor
 
     @classmethod
@@ -291,16 +289,17 @@ class _Lookup:
         x = centre[0] + cosine * right - sine * down  # (height, width); y points down, hence the signs
         y = centre[1] + sine * right + cosine * down
         height, width = original
+        rows, columns = y.floor().long().clamp(0, height - 1), x.floor().long().clamp(0, width - 1)
         return cls(
             grid=torch.stack([2 * x / width - 1, 2 * y / height - 1], dim=-1)[None].float(),
-            rows=y.floor().long().clamp(0, height - 1),
-            columns=x.floor().long().clamp(0, width - 1),
+            source=(rows * width + columns).flatten(),
             inside=(x >= 0) & (x < width) & (y >= 0) & (y < height),
         )
 
     def nearest(self, values: Tensor, beyond: float) -> Tensor:
         """Copy the nearest pixels: (..., original height, width) -> (..., height, width)."""
-        return torch.where(self.inside, values[..., self.rows, self.columns], beyond)
+        copied = values.flatten(-2).index_select(-1, self.source)  # faster than indexing with rows and columns
+        return torch.where(self.inside, copied.unflatten(-1, self.inside.shape), beyond)
 
     def bilinear(self, values: Tensor) -> Tensor:
         """Mean of the four pixels around: (channels, original height, width) -> (channels, height, width)."""
