@@ -142,6 +142,9 @@ class TaskSpec:
         resample: how label maps and predictions of this task are resized, `"nearest"` or `"bilinear"` (labels: over known
             pixels only).
         horizontal_flip_signs: factor of each channel when the image is mirrored; empty for all 1.
+        rotated_channels: the channels of a vector's components to the right and up, which turn with the image; empty if the
+            values do not change when the image is turned.
+        zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
         colormap: a name in [`visualization.COLORMAPS`].
         transformers_task: name that transformers gives this output, if any ("depth-estimation"); it selects the task for
             `post_process_depth_estimation` and its like.
@@ -164,6 +167,8 @@ class TaskSpec:
     encoding: LabelEncoding = field(default_factory=LabelEncoding)
     resample: str = "nearest"
     horizontal_flip_signs: tuple[float, ...] = ()
+    rotated_channels: tuple[int, ...] = ()
+    zoom_exponent: float = 0.0
     colormap: str = "viridis"
     transformers_task: str | None = None
     description: str = ""
@@ -187,6 +192,12 @@ class TaskSpec:
             raise ValueError(
                 f"task {self.name!r} has {len(self.horizontal_flip_signs)} flip signs for {self.channels} channels; give one a channel"
             )
+        if self.rotated_channels and not (
+            len(self.rotated_channels) == len(set(self.rotated_channels)) == 2 and set(self.rotated_channels) <= set(range(self.channels))
+        ):
+            raise ValueError(f"task {self.name!r} rotates channels {self.rotated_channels}; give two of 0 to {self.channels - 1}: right, up")
+        if self.is_classification and (self.zoom_exponent or self.rotated_channels):
+            raise ValueError(f"task {self.name!r} holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"task {self.name!r} has value range {self.value_range}; the first number must be the smaller one")
 
@@ -334,6 +345,7 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
 # The six tasks of the paper (section 4). Encodings are Taskonomy's, the paper's data set; others state their own. Taskonomy
 # stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer.
 # https://github.com/StanfordVL/taskonomy/blob/master/data/README.md
+<<<<<<< HEAD
 register_task(
     TaskSpec(
         name="segmentation",
@@ -440,6 +452,89 @@ register_task(
         description="Shading of the bare geometry under a light at the camera.",
     )
 )
+=======
+register_task(TaskSpec(
+    name="segmentation",
+    kind="classification",
+    channels=17,
+    loss="cross_entropy",
+    metrics=("mean_iou", "pixel_accuracy"),
+    unit="class",
+    class_names=(
+        "background", "bottle", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "microwave", "oven",
+        "toaster", "sink", "refrigerator", "book", "clock", "vase",
+    ),
+    encoding=LabelEncoding(dtype="uint8", offset=-1.0, unknown=(0,)),
+    colormap="classes",
+    transformers_task="semantic-segmentation",
+    description="Class of every pixel.",
+))
+register_task(TaskSpec(
+    name="depth",
+    kind="regression",
+    channels=1,
+    activation="sigmoid",
+    loss="rotate_l1",
+    metrics=("rmse", "delta1"),
+    unit="m",
+    value_range=(0.0, 10.0),
+    encoding=LabelEncoding(dtype="uint16", scale=1 / 512, unknown=(65535, 0), maximum=8192),
+    zoom_exponent=-1.0,
+    colormap="turbo",
+    transformers_task="depth-estimation",
+    description="Distance along the optical axis in metres.",
+))
+register_task(TaskSpec(
+    name="normals",
+    kind="regression",
+    channels=3,
+    activation="unit_vector",
+    loss="l1",
+    metrics=("mean_angle",),
+    unit="unit vector",
+    value_range=(-1.0, 1.0),
+    encoding=LabelEncoding(dtype="uint8", scale=(1 / 127.5, -1 / 127.5, -1 / 127.5), offset=(-127 / 127.5, 127 / 127.5, 127 / 127.5)),
+    horizontal_flip_signs=(-1.0, 1.0, 1.0),
+    rotated_channels=(0, 1),
+    colormap="vectors",
+    transformers_task="normal-estimation",
+    description="Unit surface normal in camera axes: x right, y up, z towards the viewer.",
+))
+register_task(TaskSpec(
+    name="keypoints2d",
+    kind="regression",
+    channels=1,
+    unit="[0, 1]",
+    value_range=(0.0, 1.0),
+    encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
+    resample="bilinear",
+    colormap="magma",
+    description="Heat map of corner-like image points.",
+))
+register_task(TaskSpec(
+    name="edges2d",
+    kind="regression",
+    channels=1,
+    unit="[0, 1]",
+    value_range=(0.0, 1.0),
+    encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
+    resample="bilinear",
+    colormap="gray",
+    description="Magnitude of texture edges of the image.",
+))
+register_task(TaskSpec(
+    name="reshading",
+    kind="regression",
+    channels=1,
+    activation="sigmoid",
+    unit="[0, 1]",
+    value_range=(0.0, 1.0),
+    encoding=LabelEncoding(dtype="uint8", scale=1 / 255, channels=(0,)),
+    resample="bilinear",
+    colormap="gray",
+    description="Shading of the bare geometry under a light at the camera.",
+))
+>>>>>>> derive
 
 MULT_TASKS: tuple[str, ...] = tuple(_REGISTRY)
 """Names of the six tasks of the paper, in its order."""

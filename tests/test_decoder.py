@@ -88,9 +88,7 @@ def test_one_map_serves_every_task(tiny_config, monkeypatch):
 
 @pytest.mark.parametrize("source", ["encoder", "reference"])
 def test_only_the_reference_task_owns_queries_keys_and_bias_of_a_shared_block(tiny_config, source):
-    attention = SharedWindowAttention(
-        tiny_config(tasks=["depth", "normals"]), 8, 2, BlockAttention(source, False), ["depth", "normals"]
-    )
+    attention = SharedWindowAttention(tiny_config(tasks=["depth", "normals"]), 8, 2, BlockAttention(source, False), ["depth", "normals"])
     assert {name.split(".")[0] for name, _ in attention.tasks["normals"].named_parameters()} == {
         "q_proj", "k_proj", "position_bias", "v_proj", "o_proj",
     }  # fmt: skip

@@ -365,7 +365,9 @@ def test_wrong_additions_and_removals_are_refused(tiny_model):
 
 
 def test_published_classifier_weights_load_into_the_encoder(tiny_config, tmp_path):
-    swin = SwinConfig(**{k: v for k, v in tiny_config().backbone_config.to_dict().items() if k in ("embed_dim", "depths", "num_heads")}, window_size=4)
+    swin = SwinConfig(
+        **{k: v for k, v in tiny_config().backbone_config.to_dict().items() if k in ("embed_dim", "depths", "num_heads")}, window_size=4
+    )
     classifier = SwinForImageClassification(swin)
     classifier.save_pretrained(tmp_path)
     model = MulTForMultiTaskDensePrediction(tiny_config())
@@ -390,7 +392,9 @@ def test_published_backbone_weights_load_into_the_encoder_completely(tiny_config
 
 
 def test_a_model_is_built_on_a_published_encoder_in_one_call(tiny_config, tmp_path):
-    SwinForImageClassification(SwinConfig(embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_size=4)).save_pretrained(tmp_path)
+    SwinForImageClassification(SwinConfig(embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_size=4)).save_pretrained(
+        tmp_path
+    )
     model = MulTForMultiTaskDensePrediction.from_backbone(str(tmp_path), tasks=["depth", "normals"])
     assert model.config.backbone_config.depths == [1, 1, 2, 1]
     assert list(model(pixels()).predictions) == ["depth", "normals"]
@@ -398,7 +402,9 @@ def test_a_model_is_built_on_a_published_encoder_in_one_call(tiny_config, tmp_pa
 
 def test_weights_of_another_size_or_kind_are_refused(tiny_config, tmp_path):
     model = MulTForMultiTaskDensePrediction(tiny_config())
-    SwinForImageClassification(SwinConfig(embed_dim=16, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], window_size=4)).save_pretrained(tmp_path)
+    SwinForImageClassification(SwinConfig(embed_dim=16, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], window_size=4)).save_pretrained(
+        tmp_path
+    )
     with pytest.raises(ValueError, match="does not fit this encoder"):
         model.load_backbone_weights(tmp_path)
 
