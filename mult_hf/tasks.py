@@ -195,7 +195,7 @@ class TaskSpec:
         if self.rotated_channels and not (
             len(self.rotated_channels) == len(set(self.rotated_channels)) == 2 and set(self.rotated_channels) <= set(range(self.channels))
         ):
-            raise ValueError(f"task {self.name!r} rotates channels {self.rotated_channels}; give two of 0 to {self.channels - 1}: right, up")
+            raise ValueError(f"task {self.name!r} rotates channels {self.rotated_channels}; give two below {self.channels}: right, up")
         if self.is_classification and (self.zoom_exponent or self.rotated_channels):
             raise ValueError(f"task {self.name!r} holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
@@ -345,7 +345,6 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
 # The six tasks of the paper (section 4). Encodings are Taskonomy's, the paper's data set; others state their own. Taskonomy
 # stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer.
 # https://github.com/StanfordVL/taskonomy/blob/master/data/README.md
-<<<<<<< HEAD
 register_task(
     TaskSpec(
         name="segmentation",
@@ -390,6 +389,7 @@ register_task(
         unit="m",
         value_range=(0.0, 10.0),
         encoding=LabelEncoding(dtype="uint16", scale=1 / 512, unknown=(65535, 0), maximum=8192),
+        zoom_exponent=-1.0,
         colormap="turbo",
         transformers_task="depth-estimation",
         description="Distance along the optical axis in metres.",
@@ -407,6 +407,7 @@ register_task(
         value_range=(-1.0, 1.0),
         encoding=LabelEncoding(dtype="uint8", scale=(1 / 127.5, -1 / 127.5, -1 / 127.5), offset=(-127 / 127.5, 127 / 127.5, 127 / 127.5)),
         horizontal_flip_signs=(-1.0, 1.0, 1.0),
+        rotated_channels=(0, 1),
         colormap="vectors",
         transformers_task="normal-estimation",
         description="Unit surface normal in camera axes: x right, y up, z towards the viewer.",
@@ -452,89 +453,6 @@ register_task(
         description="Shading of the bare geometry under a light at the camera.",
     )
 )
-=======
-register_task(TaskSpec(
-    name="segmentation",
-    kind="classification",
-    channels=17,
-    loss="cross_entropy",
-    metrics=("mean_iou", "pixel_accuracy"),
-    unit="class",
-    class_names=(
-        "background", "bottle", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "microwave", "oven",
-        "toaster", "sink", "refrigerator", "book", "clock", "vase",
-    ),
-    encoding=LabelEncoding(dtype="uint8", offset=-1.0, unknown=(0,)),
-    colormap="classes",
-    transformers_task="semantic-segmentation",
-    description="Class of every pixel.",
-))
-register_task(TaskSpec(
-    name="depth",
-    kind="regression",
-    channels=1,
-    activation="sigmoid",
-    loss="rotate_l1",
-    metrics=("rmse", "delta1"),
-    unit="m",
-    value_range=(0.0, 10.0),
-    encoding=LabelEncoding(dtype="uint16", scale=1 / 512, unknown=(65535, 0), maximum=8192),
-    zoom_exponent=-1.0,
-    colormap="turbo",
-    transformers_task="depth-estimation",
-    description="Distance along the optical axis in metres.",
-))
-register_task(TaskSpec(
-    name="normals",
-    kind="regression",
-    channels=3,
-    activation="unit_vector",
-    loss="l1",
-    metrics=("mean_angle",),
-    unit="unit vector",
-    value_range=(-1.0, 1.0),
-    encoding=LabelEncoding(dtype="uint8", scale=(1 / 127.5, -1 / 127.5, -1 / 127.5), offset=(-127 / 127.5, 127 / 127.5, 127 / 127.5)),
-    horizontal_flip_signs=(-1.0, 1.0, 1.0),
-    rotated_channels=(0, 1),
-    colormap="vectors",
-    transformers_task="normal-estimation",
-    description="Unit surface normal in camera axes: x right, y up, z towards the viewer.",
-))
-register_task(TaskSpec(
-    name="keypoints2d",
-    kind="regression",
-    channels=1,
-    unit="[0, 1]",
-    value_range=(0.0, 1.0),
-    encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
-    resample="bilinear",
-    colormap="magma",
-    description="Heat map of corner-like image points.",
-))
-register_task(TaskSpec(
-    name="edges2d",
-    kind="regression",
-    channels=1,
-    unit="[0, 1]",
-    value_range=(0.0, 1.0),
-    encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
-    resample="bilinear",
-    colormap="gray",
-    description="Magnitude of texture edges of the image.",
-))
-register_task(TaskSpec(
-    name="reshading",
-    kind="regression",
-    channels=1,
-    activation="sigmoid",
-    unit="[0, 1]",
-    value_range=(0.0, 1.0),
-    encoding=LabelEncoding(dtype="uint8", scale=1 / 255, channels=(0,)),
-    resample="bilinear",
-    colormap="gray",
-    description="Shading of the bare geometry under a light at the camera.",
-))
->>>>>>> derive
 
 MULT_TASKS: tuple[str, ...] = tuple(_REGISTRY)
 """Names of the six tasks of the paper, in its order."""
