@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_scheduler
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_task_entries
 from mult_hf.image_processing_pil_mult import MulTBatchFeature
@@ -66,24 +67,19 @@ class TrainingArguments:
     warmup_steps: int = field(default=30, metadata={"help": "steps in which the learning rate grows"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are scaled down to this norm"})
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
+    max_zoom: float = field(default=1.3, metadata={"help": "training views are magnified by 1 to this factor, and cropped"})
+    color_jitter: float = field(default=0.3, metadata={"help": "brightness, contrast and saturation change by up to this share"})
     num_workers: int = field(default=0, metadata={"help": "processes that prepare batches"})
     seed: int = field(default=0, metadata={"help": "of weights, order and flips"})
     panel_rows: int = field(default=4, metadata={"help": "validation images in panel.png"})
 
 
-def random_flip(specs: Mapping[str, TaskSpec]) -> Any:
-    """Make an augmentation that mirrors each image of a batch, with its targets, in half of the cases."""
-
-    def flip(batch: MulTBatchFeature) -> MulTBatchFeature:
-        chosen = torch.rand(len(batch["pixel_values"])) < 0.5
-        batch["pixel_values"][chosen] = batch["pixel_values"][chosen].flip(-1)
-        for task, target in batch["labels"].items():
-            mirrored = target[chosen].flip(-1)
-            signs = torch.tensor(specs[task].flip_signs)[:, None, None]
-            target[chosen] = mirrored if specs[task].is_classification else mirrored * signs
-        return batch
-
-    return flip
+def build_augmentation(arguments: TrainingArguments, specs: Mapping[str, TaskSpec]) -> RandomAugmentation:
+    """Mirrored, magnified and recoloured views; every strength is a flag."""
+    jitter = arguments.color_jitter
+    return RandomAugmentation(
+        tasks=specs, zoom=(1.0, arguments.max_zoom), degrees=0.0, brightness=jitter, contrast=jitter, saturation=jitter, hue=0.0
+    )
 
 
 def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
@@ -302,7 +298,7 @@ def main() -> None:
         shuffle=True,
         drop_last=len(training) >= arguments.batch_size,
         num_workers=arguments.num_workers,
-        collate_fn=MultiTaskCollator(processor, augment=random_flip(specs)),
+        collate_fn=MultiTaskCollator(processor, augment=build_augmentation(arguments, specs)),
     )
     model = build_model(arguments, specs)
     parameters = sum(p.numel() for p in model.parameters())

@@ -86,7 +86,7 @@ class LabelEncoding:
         Raises:
             ValueError: if a value does not fit `dtype`, or something is not known and no stored value says so.
         """
-        unknown = np.isnan(target)
+        unknown = np.broadcast_to(np.isnan(target).any(axis=0), target.shape)  # a pixel is known as a whole or not at all
         if unknown.any() and not self.unknown:
             raise ValueError(f"{int(unknown.sum())} values are not known, but this encoding has no stored value for that; set `unknown`")
         stored = (np.asarray(target, np.float64) - _per_channel(self.offset)) / _per_channel(self.scale)
@@ -225,11 +225,10 @@ class TaskSpec:
             target = self.encoding.decode(stored)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+        channels = 1 if self.is_classification else self.channels
+        if len(target) != channels:
+            raise ValueError(f"{self.name}: the stored map has {len(target)} channels, the task has {channels}; see `encoding.channels`")
         if not self.is_classification:
-            if len(target) != self.channels:
-                raise ValueError(
-                    f"{self.name}: the stored map has {len(target)} channels, the task has {self.channels}; see `encoding.channels`"
-                )
             return target
         known = np.isfinite(target[0])
         classes = np.where(known, target[0], IGNORE_INDEX).astype(np.int64)

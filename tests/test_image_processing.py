@@ -19,6 +19,7 @@ IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 EXACT = 1e-6  # pixel values in [0, 1]
 GREY_LEVEL = 1 / 255
 HALF_PRECISION = 0.51 * GREY_LEVEL  # bfloat16 holds [0, 1] in steps of at most 1/256
+PHOTO = np.zeros((8, 9, 3), np.uint8)
 TWO_NUMBERS = {"name": "principal_curvature", "kind": "regression", "channels": 2}
 
 
@@ -282,11 +283,11 @@ def test_things_that_are_no_photos_are_refused(processor_class, thing):
 
 @pytest.fixture
 def targets(processor_class):
-    """Targets of one photo, with its stored maps at the photo's size."""
+    """Targets of one photo that is resized to the size that its stored maps have."""
 
     def make(height, width, label_maps, **kwargs):
         processor = processor_class(size={"height": height, "width": width}, **kwargs)
-        labels = processor(np.zeros((height, width, 3), np.uint8), label_maps=label_maps, return_tensors="pt")["labels"]
+        labels = processor(PHOTO, label_maps=label_maps, return_tensors="pt")["labels"]
         return {task: target[0] for task, target in labels.items()}
 
     return make
@@ -454,20 +455,20 @@ def test_resizing_does_not_let_extreme_unknown_values_in():
 )
 def test_a_map_that_does_not_fit_its_task_is_refused(processor_class, label_maps, said):
     with pytest.raises(ValueError, match=said):
-        processor_class(size={"height": 4, "width": 4})(np.zeros((4, 4, 3), np.uint8), label_maps=label_maps, return_tensors="pt")
+        processor_class(size={"height": 4, "width": 4})(PHOTO, label_maps=label_maps, return_tensors="pt")
 
 
 def test_the_wrong_map_of_a_batch_is_named(processor_class, tmp_path):
     Image.fromarray(np.full((4, 4), 99, np.uint8)).save(tmp_path / "room_7.png")
     maps = [np.ones((4, 4), np.uint8), Image.open(tmp_path / "room_7.png")]
     with pytest.raises(ValueError, match=r"label map 1 of .*room_7\.png"):
-        processor_class(size={"height": 4, "width": 4})([np.zeros((4, 4, 3), np.uint8)] * 2, label_maps={"segmentation": maps})
+        processor_class(size={"height": 4, "width": 4})([PHOTO] * 2, label_maps={"segmentation": maps})
 
 
 @pytest.mark.parametrize("kwargs", [{"do_center_crop": True, "crop_size": 2}, {"do_pad": True}])
 def test_maps_are_not_silently_left_out_of_a_crop_or_padding(processor_class, kwargs):
     with pytest.raises(ValueError, match="cannot be combined"):
-        processor_class()(np.zeros((4, 4, 3), np.uint8), label_maps={"depth": None}, **kwargs)
+        processor_class()(PHOTO, label_maps={"depth": None}, **kwargs)
 
 
 def test_labels_come_as_the_caller_wants_them(processor_class, rgb):

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ..image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
 
-Augmentation = Callable[[MulTBatchFeature], MulTBatchFeature]
+Augmentation = Callable[[dict[str, Any]], dict[str, Any]]
+"""Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`."""
 
 
 class MultiTaskCollator:
@@ -16,7 +19,7 @@ class MultiTaskCollator:
 
     Args:
         processor: a MulT image processor; its tasks are the columns that are read.
-        augment: changes a finished batch, images and targets together.
+        augment: applied to each sample, image and targets together, before the image is normalised.
     """
 
     def __init__(self, processor: MulTProcessingMixin, augment: Augmentation | None = None) -> None:
@@ -35,8 +38,24 @@ class MultiTaskCollator:
         Raises:
             ValueError: if a row has no image, or a map does not fit its task.
         """
-        if any(row.get("image") is None for row in rows):
-            raise ValueError(f"a row has no image; its columns are {sorted(rows[0])}")
+        without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
+        if without_image:
+            raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
         maps = {task: [row.get(task) for row in rows] for task in self.processor.task_specs}
-        batch = self.processor([row["image"] for row in rows], label_maps=maps, return_tensors="pt")
-        return batch if self.augment is None else self.augment(batch)
+        images = [row["image"] for row in rows]
+        if self.augment is None:
+            return self.processor(images, label_maps=maps, return_tensors="pt")
+        return self._augmented(self.processor(images, label_maps=maps, return_tensors="pt", do_normalize=False))
+
+    def _augmented(self, batch: MulTBatchFeature) -> MulTBatchFeature:
+        """Augment sample by sample, and normalise what comes out as the processor would have."""
+        samples = [
+            self.augment({"pixel_values": image, "labels": {task: target[number] for task, target in batch["labels"].items()}})
+            for number, image in enumerate(batch["pixel_values"])
+        ]
+        pixel_values = torch.stack([sample["pixel_values"] for sample in samples])
+        if self.processor.do_normalize:
+            mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
+            pixel_values = (pixel_values - mean) / std
+        labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in batch["labels"]}
+        return MulTBatchFeature(data={"pixel_values": pixel_values, "labels": labels})
