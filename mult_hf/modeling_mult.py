@@ -1,5 +1,6 @@
 """MulT as transformers models: encoder -> decoders -> heads -> losses."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -356,19 +357,19 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         if copy_from is not None:
             self.mult.requested_tasks([copy_from])
         loss_function(spec)
-        head = MulTHead(self.mult.backbone.channels[0], spec)
-        self.config.tasks = [*self.config.tasks, spec.to_dict()]
-        grown = nn.Module()  # the same module tree with the new task in it, to take the new modules from
-        grown.mult = nn.Module()
-        grown.mult.decoder = MulTDecoder(self.config, list(self.mult.backbone.channels))
-        grown.heads = nn.Module()
-        grown.heads.tasks = per_task([spec.name], lambda _: head)
+        alone = copy.copy(self.config)
+        alone.tasks = [spec.to_dict()]
+        # The module tree of a model with the new task alone; its per-task modules move over to this one.
+        tree = nn.ModuleDict({"mult": nn.Module(), "heads": nn.Module()})
+        tree["mult"].decoder = MulTDecoder(alone, list(self.mult.backbone.channels))
+        tree["heads"].tasks = per_task([spec.name], lambda _: MulTHead(self.mult.backbone.channels[0], spec))
         for path, modules in self._task_modules():
-            new = grown.get_submodule(path)[spec.name]
+            new = tree.get_submodule(path)[spec.name]
             new.apply(self._init_weights)
             if copy_from is not None:
                 _copy_fitting_weights(modules[copy_from], new)
             modules[spec.name] = new.to(self.device, self.dtype)
+        self.config.tasks = [*self.config.tasks, spec.to_dict()]
         if freeze_others:
             own = {id(parameter) for _, parameter in self.task_parameters(spec.name)}
             for parameter in self.parameters():
