@@ -392,6 +392,12 @@ def test_a_folder_begun_with_other_arguments_is_refused(folder):
     assert json.loads((folder / writing.ARGUMENTS_FILE).read_text())["size"] == 32
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="is a file; name a folder"):
+        main([str(tmp_path / "file"), "--levels", "MAP01", "--views", "1"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,6 +1,7 @@
 """Render the Doom data set: `python -m mult_hf.data.doom OUT --levels all --views 1000 --size 128 --seed 0`."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -48,4 +49,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # A scheduler's termination must unwind like an interrupt does, or the engine, a process of its own, would live on.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     main()

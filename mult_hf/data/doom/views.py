@@ -127,7 +127,8 @@ def compose_view(frame: Frame, geometry: LevelGeometry, size: int) -> View:
     """Cut the square from a frame and put its maps together: the level by ray casting, sprites from the labels.
 
     Pixels where the rays disagree with the engine's own depth buffer become unknown. These are mostly fences and grates,
-    textures with holes that hang in an opening, and a few tricks of level makers that ray casting does not know.
+    textures with holes that hang in an opening, and a few tricks of level makers that ray casting does not know. Measured on
+    outlines, the engine's rows lie about half an engine pixel, a sixth of an image pixel, from where the rays put them.
 
     Args:
         frame: as the engine drew it.

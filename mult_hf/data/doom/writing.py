@@ -74,8 +74,10 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
         `dict[str, int]`: rows by level. A level that has too few good places gives fewer than were asked for.
 
     Raises:
-        ValueError: if the folder holds a rendering with other arguments.
+        ValueError: if the folder is a file, or holds a rendering with other arguments.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder to write to")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     _claim(folder, rendering)
     wanted = rendering.views_by_level()
