@@ -1,0 +1,230 @@
+"""Views of a level: where to stand and look, and the image with exact depth, normals and classes for it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .engine import RESOLUTIONS, Frame, FrozenGame, Sprite
+from .geometry import CLASS_IDS, CLASS_NAMES, UNKNOWN_CLASS, Camera, GeometryMaps, LevelGeometry, cast_rays
+from .levels import LEVELS, read_level
+
+METRES_PER_MAP_UNIT = 1 / 32
+"""The player's eyes, 41 units up and drawn 1.2 times as high, are then at 1.54 m."""
+
+SUPERSAMPLING = 3
+"""Engine pixels per pixel of the image, along each side; odd, so that one of them is in the middle."""
+
+SMALLEST_SIZE, LARGEST_SIZE = 32, max(RESOLUTIONS) // SUPERSAMPLING
+
+FIELDS_OF_VIEW = (75, 105)
+"""Whole degrees of the engine's 4:3 frame between which a view's field is drawn; 60 to 89 of the square cut from it."""
+
+HIGHEST_UNKNOWN_SHARE = 0.01
+"""Frames with more unlabelled pixels are rejected."""
+
+DARKEST_MEAN = 32
+"""Images that are darker in the mean even after brightening, of 255, are rejected: nothing can be seen in them."""
+
+ATTEMPTS_PER_VIEW = 60
+"""Places tried for one view before the level counts as exhausted."""
+
+SPRITE_CLASSES = {
+    "Monster": "monster",
+    "Health": "item",
+    "Armor": "item",
+    "Ammo": "item",
+    "Weapon": "item",
+    "Key": "item",
+    "Powerup": "item",
+}
+"""Class by ViZDoom's category of a thing; all others (barrels, lamps, columns, trees, corpses) are decoration."""
+
+HIGHEST_GAIN, BRIGHT_MEAN, LOWEST_EXPONENT = 3.0, 0.36, 0.6
+"""Of the exposure, see `brighten`. The engine's frames have a mean of about 0.14 of white, photographs about 0.4."""
+
+# The engine's depth buffer, measured against ray casting: whole steps of about 7.1 map units that begin at about 17, of the
+# depth itself on floors and ceilings and of the depth times tan(field of view / 2) on walls; not usable beyond 180 steps.
+BUFFER_STEP, BUFFER_START, BUFFER_END = 7.1, 17.0, 180.0
+
+
+@dataclass(frozen=True)
+class View:
+    """One rendered view; unknown is NaN, or 255 in `classes`.
+
+    Args:
+        image: (size, size, 3) uint8 RGB, brightened.
+        depth: (size, size) metres along the optical axis; unknown in the sky.
+        normals: (3, size, size) unit vectors: x right, y up, z towards the viewer; unknown in the sky.
+        classes: (size, size) uint8 ids of `geometry.CLASS_NAMES`.
+        camera: the pinhole camera of the square image.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray
+    classes: np.ndarray
+    camera: Camera
+
+
+def check_size(size: int) -> None:
+    """Refuse image sizes that the engine cannot supersample.
+
+    Raises:
+        ValueError: unless `size` is even and within `SMALLEST_SIZE` and `LARGEST_SIZE`.
+    """
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE or size % 2:
+        raise ValueError(f"size {size} cannot be rendered; give an even number of pixels from {SMALLEST_SIZE} to {LARGEST_SIZE}")
+
+
+def render_views(level: str, count: int, size: int, seed: int) -> Iterator[View]:
+    """Render views of a level, the same ones for the same arguments.
+
+    Args:
+        level: a name of `levels.LEVELS`.
+        count: how many; fewer come if no more places pass within `ATTEMPTS_PER_VIEW` times as many (see `is_worth_a_view`).
+        size: of the square images in pixels.
+        seed: of the places, headings and fields of view, together with the level.
+
+    Raises:
+        ValueError: if the size is impossible.
+    """
+    check_size(size)
+    random = np.random.default_rng([seed, LEVELS.index(level)])
+    geometry, things = read_level(level)
+    height = next(rows for rows in RESOLUTIONS if rows >= SUPERSAMPLING * size)
+    rendered = 0
+    with FrozenGame(level, height, seed) as game:
+        for _ in range(count * ATTEMPTS_PER_VIEW):
+            if rendered == count:
+                return
+            frame = _frame_somewhere(game, geometry, things, random)
+            view = None if frame is None else compose_view(frame, geometry, size)
+            if view is not None and view.image.mean() >= DARKEST_MEAN and is_worth_a_view(view.depth, view.classes):
+                rendered += 1
+                yield view
+
+
+def is_worth_a_view(depth: np.ndarray, classes: np.ndarray) -> bool:
+    """Whether a view shows enough: not a wall close by, no single class all over, nothing in front of the lens, few unknowns.
+
+    Args:
+        depth: (height, width) metres, NaN where unknown.
+        classes: (height, width) uint8 ids, 255 where unknown.
+    """
+    shares = np.bincount(classes.ravel(), minlength=UNKNOWN_CLASS + 1) / classes.size
+    far = np.where(np.isnan(depth), np.inf, depth)
+    return bool(
+        shares[UNKNOWN_CLASS] <= HIGHEST_UNKNOWN_SHARE
+        and shares[: len(CLASS_NAMES)].max() <= 0.75
+        and np.median(far) >= 3
+        and (far < 1).mean() <= 0.05
+        and far.min() >= 0.5
+    )
+
+
+def compose_view(frame: Frame, geometry: LevelGeometry, size: int) -> View:
+    """Cut the square from a frame and put its maps together: the level by ray casting, sprites from the labels.
+
+    Pixels where the rays disagree with the engine's own depth buffer become unknown. These are mostly fences and grates,
+    textures with holes that hang in an opening, and a few tricks of level makers that ray casting does not know. Measured on
+    outlines, the engine's rows lie about half an engine pixel, a sixth of an image pixel, from where the rays put them.
+
+    Args:
+        frame: as the engine drew it.
+        geometry: of the level; the heights are taken from the frame.
+        size: of the square in pixels, at most a third of the frame's height.
+    """
+    camera = square_camera(frame, size)
+    maps = cast_rays(replace(geometry, floors=frame.floors, ceilings=frame.ceilings), camera)
+    wrong = ~agrees_with_depth_buffer(maps, _blocks(frame.depth_steps, size), frame.field_of_view)
+    labels = _blocks(frame.labels, size)[:, SUPERSAMPLING // 2, :, SUPERSAMPLING // 2]
+    depth, normals, classes = maps.depth.copy(), maps.normals.copy(), maps.classes.copy()
+    depth[wrong], normals[:, wrong], classes[wrong] = np.nan, np.nan, UNKNOWN_CLASS
+    for sprite in frame.sprites:
+        where = labels == sprite.label
+        depth[where] = (sprite.x - camera.x) * camera.forward[0] + (sprite.y - camera.y) * camera.forward[1]
+        normals[:, where] = np.array([0.0, 0.0, 1.0])[:, None]
+        classes[where] = sprite_class(sprite)
+    image = _blocks(frame.image, size).mean(axis=(1, 3))
+    return View(brighten(image), depth * METRES_PER_MAP_UNIT, normals, classes, camera)
+
+
+def square_camera(frame: Frame, size: int) -> Camera:
+    """The camera of the square of `SUPERSAMPLING * size` engine pixels in the middle of a frame."""
+    side_share = SUPERSAMPLING * size / frame.image.shape[1]
+    half = np.arctan(np.tan(np.deg2rad(frame.field_of_view) / 2) * side_share)
+    x, y, _ = frame.position
+    return Camera(float(x), float(y), frame.eye, frame.heading, float(np.rad2deg(2 * half)), size, size)
+
+
+def agrees_with_depth_buffer(maps: GeometryMaps, depth_steps: np.ndarray, field_of_view: float) -> np.ndarray:
+    """Where ray casting and the engine's depth buffer tell of the same surface.
+
+    Args:
+        maps: from ray casting, map units; sky has no depth and agrees with everything.
+        depth_steps: (height, block, width, block) uint8, the engine pixels behind each pixel.
+        field_of_view: of the engine's frame in degrees.
+
+    Returns:
+        `np.ndarray`: (height, width) bool: whether the depth is within those of the pixel's block, give or take two steps
+            and 6 %.
+    """
+    flat = np.isin(maps.classes, [CLASS_IDS[name] for name in ("floor", "liquid", "ceiling")])
+    scaled = np.where(flat, maps.depth, maps.depth * np.tan(np.deg2rad(field_of_view) / 2))
+    steps = np.clip((scaled - BUFFER_START) / BUFFER_STEP, 0, BUFFER_END)
+    slack = 2 + 0.06 * steps
+    nearest = np.minimum(depth_steps.min(axis=(1, 3)), BUFFER_END)
+    farthest = np.minimum(depth_steps.max(axis=(1, 3)), BUFFER_END)
+    return np.isnan(steps) | ((steps >= nearest - slack) & (steps <= farthest + slack))
+
+
+def brighten(image: np.ndarray) -> np.ndarray:
+    """Expose a dark frame like a camera would: a gain, then a gamma curve, both chosen from the frame alone.
+
+    The gain brings the 99th percentile of the pixels' strongest channels to white, times `HIGHEST_GAIN` at most. The exponent
+    is log(`BRIGHT_MEAN`) / log(mean), which would bring a plain surface of that mean to `BRIGHT_MEAN`; it stays within
+    `LOWEST_EXPONENT` and 1, so night stays darker than day. A gamma curve alone would turn the shadows into grey haze.
+
+    Args:
+        image: (height, width, 3) in [0, 255].
+
+    Returns:
+        `np.ndarray`: (height, width, 3) uint8.
+    """
+    level = np.asarray(image, np.float64) / 255
+    white = max(float(np.percentile(level.max(axis=-1), 99)), 1 / 255)
+    level = np.minimum(level * np.clip(1 / white, 1, HIGHEST_GAIN), 1)
+    mean = np.clip(level.mean(), 1e-3, 1 - 1e-3)
+    exponent = np.clip(np.log(BRIGHT_MEAN) / np.log(mean), LOWEST_EXPONENT, 1)
+    return np.round(255 * level**exponent).astype(np.uint8)
+
+
+def sprite_class(sprite: Sprite) -> int:
+    """Class id of a sprite."""
+    return CLASS_IDS[SPRITE_CLASSES.get(sprite.category, "decoration")]
+
+
+def _frame_somewhere(game: FrozenGame, geometry: LevelGeometry, things: np.ndarray, random: np.random.Generator) -> Frame | None:
+    """A frame from a random place with a heading that promises something to see, or `None` if the place is no good."""
+    place = np.round(things[random.integers(len(things))] + random.uniform(-96, 96, 2)).astype(int)
+    headings = random.uniform(0, 360) + 45 * random.permutation(8)
+    field_of_view = int(random.integers(FIELDS_OF_VIEW[0], FIELDS_OF_VIEW[1] + 1))
+    # The player takes what is within reach (36 units), which would change the level and light up the screen.
+    if np.abs(things - place).max(axis=1).min() < 40 or not game.move_to(*map(int, place)):
+        return None
+    frame = game.look(headings[0], field_of_view)
+    geometry = replace(geometry, floors=frame.floors, ceilings=frame.ceilings)
+    for heading in headings % 360:
+        preview = cast_rays(geometry, replace(square_camera(frame, 24), heading=float(heading)))
+        if is_worth_a_view(preview.depth * METRES_PER_MAP_UNIT, preview.classes):
+            return game.look(float(heading), field_of_view)
+    return None
+
+
+def _blocks(values: np.ndarray, size: int) -> np.ndarray:
+    """The square in the middle of a frame as (size, SUPERSAMPLING, size, SUPERSAMPLING, ...)."""
+    side = SUPERSAMPLING * size
+    top, left = (values.shape[0] - side) // 2, (values.shape[1] - side) // 2
+    square = values[top : top + side, left : left + side]
+    return square.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, *values.shape[2:])
