@@ -154,3 +154,23 @@ def test_a_folder_of_files_names_the_file_that_is_wrong(tmp_path):
     assert findings.tasks["depth"].found == 2
     (rows,) = findings.tasks["depth"].problems.values()
     assert "1_depth.png" in rows[0]
+
+
+def test_the_example_of_the_documentation_passes_the_checker(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "metadata.jsonl").write_text(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+    maps = sound_maps()
+    for name in ("0001", "0002"):
+        Image.fromarray(maps["image"]).save(tmp_path / "train" / f"{name}_rgb.jpg")
+        Image.fromarray(maps["depth"]).save(tmp_path / "train" / f"{name}_depth.png")
+    Image.fromarray(maps["segmentation"]).save(tmp_path / "train" / "0001_classes.png")
+    towards = np.broadcast_to(np.array([127, 128, 255], np.uint8), (*SIZE, 3)).copy()
+    towards[:8] = (128, 0, 127)  # y is down in these files: a floor
+    Image.fromarray(towards).save(tmp_path / "train" / "0001_normals.png")
+
+    findings = check(tmp_path)
+    assert findings.is_right, str(findings)
+    assert {task: item.found for task, item in findings.tasks.items()} == {"image": 2, "segmentation": 1, "depth": 2, "normals": 1}
+    assert findings.tasks["depth"].highest == pytest.approx(1.024), "1024 millimetres"

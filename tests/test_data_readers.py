@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow.parquet import ParquetFile
 
 from mult_hf.data import cocodoom, nyuv2, reading, replica, taskonomy
 from mult_hf.data.cocodoom import CocoDoomReader
@@ -214,14 +216,31 @@ def test_conversion_gives_the_same_targets_back_through_load_dataset(tmp_path):
     assert reader.report.problems == {"missing file": 1}
     convert(TaskonomyReader(root, split="val", on_error="skip"), tmp_path / "out")
 
+    before = decoded(reader, next(iter(reader)))
+    own_bytes = (root / "depth_zbuffer" / "ihlen" / "point_12_view_0_domain_depth_zbuffer.png").read_bytes()
+    shutil.rmtree(root)  # what is written must not lean on the download
+
     assert load_task_entries(tmp_path / "out") == reader.task_entries()
     loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {name: len(split) for name, split in loaded.items()} == {"validation": 1, "test": 2}
     assert loaded["test"][1]["reshading"] is None
-    before, after = decoded(reader, next(iter(reader))), decoded(reader, loaded["test"][0])
+    after = decoded(reader, loaded["test"][0])
+    assert set(before) == set(after) == set(reader.tasks)
     for task in before:
         np.testing.assert_array_equal(before[task], after[task], err_msg=task)
+    assert loaded["test"].with_format("arrow")[0]["depth"][0]["bytes"].as_py() == own_bytes, "pictures are copied, not coded again"
+
+
+def test_conversion_streams_and_refuses_to_mix_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "ROWS_IN_MEMORY", 2)
+    root = write_taskonomy(tmp_path / "in", views=range(7))
+    convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    (path,) = (tmp_path / "out" / "data").glob("*.parquet")
+    assert ParquetFile(path).num_row_groups >= 3, "rows were written while the rest was still to be read"
     with pytest.raises(ValueError, match="lists other task entries"):
+        convert(TaskonomyReader(root, split="test", tasks=["normals"]), tmp_path / "out")
+    write_taskonomy(root, buildings=["mcdade"])
+    with pytest.raises(ValueError, match="is of another conversion than test-00000-of-00002"):
         convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
 
 
@@ -237,7 +256,7 @@ def test_an_interrupted_conversion_goes_on_and_never_leaves_half_a_file(tmp_path
 
     bad.write_bytes(whole)
     convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
-    assert len(list((tmp_path / "out" / "data").glob("*"))) == 2
+    assert sorted(path.suffix for path in (tmp_path / "out" / "data").iterdir()) == [".parquet", ".parquet"]
     assert first.stat().st_mtime_ns == written
 
 

@@ -289,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--samples is {arguments.samples}; read at least 1")
     try:
         findings = check(arguments.data, arguments.split, arguments.samples)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the Hub's errors (no such repository, no network) are OSErrors
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(findings)

@@ -26,6 +26,7 @@ from PIL import Image
 try:
     from datasets import Features, IterableDataset, Value
     from datasets import Image as ImageFeature
+    from datasets.arrow_writer import ParquetWriter
 except ImportError as error:
     raise ImportError('the readers need the datasets library; install it with: pip install "mult-hf[data]"') from error
 
@@ -39,6 +40,9 @@ SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation"
 """Names of splits that users and data sets write, and what they are called here."""
 
 ON_ERROR = ("raise", "skip")
+
+ROWS_IN_MEMORY = 32
+"""Samples that a conversion holds before it writes them as a row group."""
 
 NORMALS_8BIT: dict[str, Any] = {"dtype": "uint8", "scale": 1 / 127, "offset": -1.0, "unknown": [127]}
 """Encoding of normals that a reader writes itself, in the package's own axes: (127, 127, 127) is no vector, so not known."""
@@ -332,21 +336,23 @@ def convert(reader: BenchmarkReader, output_dir: str | Path) -> Path:
         `Path`: the directory.
 
     Raises:
-        ValueError: if the directory has a card with other task entries.
+        ValueError: if the directory has a card with other task entries, or files of the split from another conversion.
     """
     output_dir = Path(output_dir)
     card_path = output_dir / "README.md"
     if card_path.is_file() and DatasetCard.load(card_path).data.to_dict().get(CARD_KEY) != reader.task_entries():
         raise ValueError(f"{card_path} lists other task entries than {reader.tasks} of {reader.name}; write to another directory")
     (output_dir / "data").mkdir(parents=True, exist_ok=True)
+    paths = [output_dir / "data" / f"{reader.split}-{n:05d}-of-{len(reader.shards):05d}.parquet" for n in range(len(reader.shards))]
+    foreign = sorted(set(output_dir.glob(f"data/{reader.split}-*.parquet")) - set(paths))
+    if foreign:
+        raise ValueError(f"{foreign[0]} is of another conversion than {paths[0].name}; remove it or write to another directory")
     total = ReadReport()
-    for number, shard in enumerate(reader.shards):
-        path = output_dir / "data" / f"{reader.split}-{number:05d}-of-{len(reader.shards):05d}.parquet"
+    for path, shard in zip(paths, reader.shards):
         if path.exists():
             continue
         unfinished = path.with_suffix(".part")
-        dataset = IterableDataset.from_generator(_generate, gen_kwargs={"reader": reader, "shards": [shard]}, features=reader.features())
-        dataset.to_parquet(unfinished, batch_size=32)
+        _write_parquet(reader, shard, unfinished)
         os.replace(unfinished, path)
         total.samples += reader.report.samples
         total.problems.update(reader.report.problems)
@@ -354,6 +360,15 @@ def convert(reader: BenchmarkReader, output_dir: str | Path) -> Path:
     reader.report = total
     _write_card(reader, card_path)
     return output_dir
+
+
+def _write_parquet(reader: BenchmarkReader, shard: Hashable, path: Path) -> None:
+    """Stream a piece into a file; `IterableDataset.to_parquet` would collect all its rows in memory first."""
+    features = reader.features()
+    with ParquetWriter(features=features, path=str(path), writer_batch_size=ROWS_IN_MEMORY, embed_local_files=True) as writer:
+        for sample in reader.generate([shard]):
+            writer.write(features.encode_example(sample))
+        writer.finalize()
 
 
 def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
