@@ -255,7 +255,12 @@ def test_every_level_has_one_split_and_the_share_is_half_a_quarter_a_quarter():
     counts = {split: len(select_levels([split])) for split in ("train", "validation", "test")}
     assert counts == {"train": 34, "validation": 17, "test": 17}
     assert [split_of(level) for level in ("MAP01", "MAP02", "MAP03", "MAP04", "E1M1", "E2M1")] == [
-        "train", "train", "validation", "test", "train", "train",
+        "train",
+        "train",
+        "validation",
+        "test",
+        "train",
+        "train",
     ]
     assert select_levels(["all"]) == LEVELS
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_SWIN
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from transformers import AutoModel, pipeline
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
+from conftest import TINY_SWIN
 from mult_hf import (
     MULT_TASKS,
     MulTConfig,

@@ -25,7 +25,32 @@ SPLITS = ("train", "validation", "test")
 # Line types of the original game that open or close a door: by hand, by a switch, by walking or by shooting; with keys.
 # https://doomwiki.org/wiki/Linedef_type
 DOOR_ACTIONS = (
-    1, 2, 3, 4, 16, 26, 27, 28, 29, 31, 32, 33, 34, 42, 46, 50, 61, 63, 75, 76, 86, 90, 99, 103, *range(105, 119), *range(133, 138),
+    1,
+    2,
+    3,
+    4,
+    16,
+    26,
+    27,
+    28,
+    29,
+    31,
+    32,
+    33,
+    34,
+    42,
+    46,
+    50,
+    61,
+    63,
+    75,
+    76,
+    86,
+    90,
+    99,
+    103,
+    *range(105, 119),
+    *range(133, 138),
 )
 LIQUID_FLOORS = ("NUKAGE", "FWATER", "SWATER", "LAVA", "BLOOD", "SLIME0")
 SKY_FLAT = "F_SKY"

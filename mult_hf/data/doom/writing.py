@@ -114,29 +114,32 @@ def card(rendering: Rendering, rows: Mapping[str, int]) -> str:
         "pretty_name": "Doom: Freedoom levels with six dense maps",
         "license": "bsd-3-clause",
         "task_categories": ["image-segmentation", "depth-estimation"],
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]}
-        ],
+        "configs": [{"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]}],
         "mult_tasks": list(TASK_ENTRIES),
     }
-    body = files(__package__).joinpath("card.md").read_text(encoding="utf-8").format(
-        size=rendering.size,
-        total=sum(rows.values()),
-        seed=rendering.seed,
-        views=rendering.views,
-        levels=_shortest_names(rendering.levels),
-        splits="\n".join(f"| {split} | {counts[split]} | {', '.join(levels[split])} |" for split in counts),
-        classes=", ".join(TASK_ENTRIES[0]["class_names"]),
-        metres=f"1/{round(1 / METRES_PER_MAP_UNIT)}",
-        stretch=VERTICAL_STRETCH,
-        unknown_percent=f"{100 * HIGHEST_UNKNOWN_SHARE:g}",
-        gain=HIGHEST_GAIN,
-        mean=BRIGHT_MEAN,
-        exponent=LOWEST_EXPONENT,
-        vizdoom=vizdoom.__version__,
-        freedoom=freedoom_version(),
-        license_file=LICENSE_FILE,
-        license=license_text().strip(),
+    body = (
+        files(__package__)
+        .joinpath("card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            size=rendering.size,
+            total=sum(rows.values()),
+            seed=rendering.seed,
+            views=rendering.views,
+            levels=_shortest_names(rendering.levels),
+            splits="\n".join(f"| {split} | {counts[split]} | {', '.join(levels[split])} |" for split in counts),
+            classes=", ".join(TASK_ENTRIES[0]["class_names"]),
+            metres=f"1/{round(1 / METRES_PER_MAP_UNIT)}",
+            stretch=VERTICAL_STRETCH,
+            unknown_percent=f"{100 * HIGHEST_UNKNOWN_SHARE:g}",
+            gain=HIGHEST_GAIN,
+            mean=BRIGHT_MEAN,
+            exponent=LOWEST_EXPONENT,
+            vizdoom=vizdoom.__version__,
+            freedoom=freedoom_version(),
+            license_file=LICENSE_FILE,
+            license=license_text().strip(),
+        )
     )
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n{body}"
 
