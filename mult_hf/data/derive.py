@@ -1,0 +1,210 @@
+"""Maps that follow from others: edges and keypoints from the image, reshading and normals from the geometry.
+
+A data set that lacks one of these tasks gets it from what it has. The definitions are Taskonomy's (Zamir et al., CVPR 2018,
+supplementary material; https://github.com/StanfordVL/taskonomy/tree/master/data), found again from its published samples.
+
+Coordinates. A pixel's centre is half a pixel from its corner: the centre of the top left pixel lies at (0.5, 0.5), the centre
+of an image without a given principal point at (width / 2, height / 2). Camera axes are x right, y up, z towards the viewer.
+"""
+
+import numpy as np
+from PIL import Image
+
+try:
+    from scipy.ndimage import gaussian_filter
+    from skimage.feature import hessian_matrix_det
+    from skimage.filters import sobel
+except ImportError as error:
+    raise ImportError('mult_hf.data.derive needs scikit-image; install it with: pip install "mult-hf[data]"') from error
+
+EDGES_GAIN = 4.0
+"""Makes a [0, 1] map of [`edges2d`]: magnitudes from 0.25 on are 1, where readers of Taskonomy commonly clamp."""
+
+KEYPOINTS_GAIN = 20.0
+"""Makes a [0, 1] map of [`keypoints2d`], whose highest values are near 0.02 to 0.05."""
+
+DEFINED_AT = 512
+"""Pixels of the shorter image side that the widths below refer to: the side of Taskonomy's images."""
+
+EDGES_SIGMA = 3.0
+"""Width of the smoothing before the edge filter, in pixels of an image of side `DEFINED_AT`."""
+
+KEYPOINTS_SIGMAS = tuple(float(sigma) for sigma in np.linspace(1, 30, 10))
+"""Scales of the corner filter, in pixels of an image of side `DEFINED_AT`."""
+
+LIGHT = 2 * 0.8
+"""Strength of the reshading light times the albedo of the bare surface."""
+
+LIGHT_FALLOFF = 8.0
+"""Square metres at which the reshading light has fallen to half."""
+
+RELATIVE_STEP = 0.002
+"""Change of inverse depth from pixel to pixel, as a share of it, below which both sides of a pixel count alike."""
+
+
+def edges2d(rgb: np.ndarray) -> np.ndarray:
+    """Magnitude of texture edges: Sobel magnitude of the smoothed grey image (Taskonomy's `edge_texture`).
+
+    Grey in [0, 1] (ITU-R 601 weights), a Gaussian of sigma 3 that does not see beyond the border (divided by the smoothed
+    mask of the image), then `skimage.filters.sobel`. On Taskonomy's samples the correlation with its maps is 1.0000.
+
+    The sigma is defined for a shorter side of 512 pixels. Other images are brought to that size (bicubic), filtered, and
+    the response is brought back by averaging, so that a map means the same at every size: the change of grey over
+    1/512 of the shorter side.
+
+    Args:
+        rgb: (height, width, 3) uint8.
+
+    Returns:
+        `np.ndarray`: (height, width) float32, at least 0, not scaled; `heat_map(response, EDGES_GAIN)` is the target.
+
+    Raises:
+        ValueError: if `rgb` is of another shape or type.
+    """
+    grey = _grey_at_defined_size(rgb)
+    inside = gaussian_filter(np.ones_like(grey), EDGES_SIGMA, mode="constant")
+    smooth = gaussian_filter(grey, EDGES_SIGMA, mode="constant") / inside
+    return _averaged_to(sobel(smooth), rgb.shape[:2])
+
+
+def keypoints2d(rgb: np.ndarray) -> np.ndarray:
+    """Strength of corner-like points: the highest Hessian determinant over ten scales (Taskonomy's `keypoints2d`).
+
+    The maximum over `numpy.linspace(1, 30, 10)` of `skimage.feature.hessian_matrix_det(grey, sigma, approximate=True)`, the
+    box-filter approximation of SURF (Bay et al., ECCV 2006). On Taskonomy's samples the correlation is 0.9999. Sizes other
+    than 512 pixels are treated as in [`edges2d`]; the determinant is normalised by scale, so values keep their meaning.
+
+    Args:
+        rgb: (height, width, 3) uint8.
+
+    Returns:
+        `np.ndarray`: (height, width) float32, not scaled, below 0 only at saddles of every scale;
+            `heat_map(response, KEYPOINTS_GAIN)` is the target.
+
+    Raises:
+        ValueError: if `rgb` is of another shape or type.
+    """
+    grey = _grey_at_defined_size(rgb)
+    response = hessian_matrix_det(grey, KEYPOINTS_SIGMAS[0], approximate=True)
+    for sigma in KEYPOINTS_SIGMAS[1:]:
+        np.maximum(response, hessian_matrix_det(grey, sigma, approximate=True), out=response)
+    return _averaged_to(np.maximum(response, 0), rgb.shape[:2])
+
+
+def heat_map(response: np.ndarray, gain: float) -> np.ndarray:
+    """Make a [0, 1] target of a response: `clip(response * gain, 0, 1)`; NaN stays NaN.
+
+    Args:
+        response: any shape, as [`edges2d`] or [`keypoints2d`] return it.
+        gain: `EDGES_GAIN` or `KEYPOINTS_GAIN`; the same for every image, or values of two images could not be compared.
+
+    Returns:
+        `np.ndarray`: float32 of the same shape.
+    """
+    return np.clip(np.asarray(response, np.float32) * np.float32(gain), 0, 1)
+
+
+def reshading(depth: np.ndarray, normals: np.ndarray, focal: float, principal_point: tuple[float, float] | None = None) -> np.ndarray:
+    """Shading of the bare geometry by a point light at the camera, without shadows (Taskonomy's `reshading`).
+
+    `clip(2 * 0.8 * cos(theta) * 8 / (8 + r^2), 0, 1)` with the distance r in metres and the angle theta between the normal
+    and the ray to the camera. On Taskonomy's samples the correlation is 0.997.
+
+    Args:
+        depth: (height, width) metres along the optical axis; NaN or not above 0 where unknown.
+        normals: (3, height, width) unit vectors in camera axes, NaN where unknown.
+        focal: focal length in pixels.
+        principal_point: (x, y) in pixels from the top left corner; the image's centre when left out.
+
+    Returns:
+        `np.ndarray`: (height, width) float32 in [0, 1], NaN where depth or normal is unknown.
+
+    Raises:
+        ValueError: if the shapes do not belong together or the focal length is not positive.
+    """
+    depth = _checked_depth(depth)
+    if normals.shape != (3, *depth.shape):
+        raise ValueError(f"normals have shape {normals.shape}, depth {depth.shape}; expected {(3, *depth.shape)}")
+    right, down = _ray_slopes(depth.shape, focal, principal_point)
+    slant_squared = right**2 + down**2 + 1  # (height, width), squared length of the ray that reaches depth 1
+    to_camera = np.stack([-right, down, np.ones_like(right)]) / np.sqrt(slant_squared)  # (3, height, width), unit vectors
+    cosine = (normals * to_camera).sum(axis=0)
+    shade = LIGHT * cosine * LIGHT_FALLOFF / (LIGHT_FALLOFF + slant_squared * depth**2)
+    return np.clip(shade, 0, 1).astype(np.float32)
+
+
+def normals_from_depth(depth: np.ndarray, focal: float, principal_point: tuple[float, float] | None = None) -> np.ndarray:
+    """Surface normals of a depth map, exact on planes and not smeared over depth steps.
+
+    The inverse depth q of a plane is linear in the image, so its slopes give the normal without an error of discretisation:
+    with x, y the ray's slopes to the right and downwards, the normal is along (-dq/dx, dq/dy, q - x dq/dx - y dq/dy).
+    Each slope is the mean of the differences to the two neighbours, weighted by their inverse squares: where one neighbour
+    lies on another surface its difference is large and its weight vanishes; where both are smaller than the rounding of
+    16-bit depth maps (`RELATIVE_STEP`) they weigh the same, or rounding would turn slightly tilted walls to face the camera.
+
+    Args:
+        depth: (height, width) metres along the optical axis; NaN or not above 0 where unknown.
+        focal: focal length in pixels.
+        principal_point: (x, y) in pixels from the top left corner; the image's centre when left out.
+
+    Returns:
+        `np.ndarray`: (3, height, width) float32 unit vectors in camera axes (x right, y up, z towards the viewer), NaN where
+            the depth is unknown or has no known neighbour in its row or in its column.
+
+    Raises:
+        ValueError: if the depth is not a map or the focal length is not positive.
+    """
+    inverse_depth = 1 / _checked_depth(depth)
+    right, down = _ray_slopes(inverse_depth.shape, focal, principal_point)
+    slope_right = _slope(inverse_depth, axis=1) * focal
+    slope_down = _slope(inverse_depth, axis=0) * focal
+    towards = inverse_depth - right * slope_right - down * slope_down
+    normals = np.stack([-slope_right, slope_down, towards])
+    return (normals / np.linalg.norm(normals, axis=0)).astype(np.float32)
+
+
+def _slope(inverse_depth: np.ndarray, axis: int) -> np.ndarray:
+    """Change of the inverse depth by pixel along an axis, from the neighbours on the same surface; NaN where none is known."""
+    ends = [(1, 1) if a == axis else (0, 0) for a in range(inverse_depth.ndim)]
+    change = np.diff(np.pad(inverse_depth, ends, constant_values=np.nan), axis=axis)
+    both = np.stack([np.delete(change, -1, axis), np.delete(change, 0, axis)])  # (2, height, width): from before, to behind
+    weights = np.where(np.isnan(both), 0, 1 / (both**2 + (RELATIVE_STEP * inverse_depth) ** 2))
+    total = weights.sum(axis=0)
+    slope = (weights * np.nan_to_num(both)).sum(axis=0) / np.where(total > 0, total, 1)
+    return np.where(total > 0, slope, np.nan)
+
+
+def _ray_slopes(size: tuple[int, int], focal: float, principal_point: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
+    """How far the ray of each pixel goes right and down while it goes 1 forward: two maps (height, width)."""
+    if not focal > 0:
+        raise ValueError(f"focal length {focal} is not positive; give it in pixels, e.g. width / 2 for a field of view of 90 degrees")
+    height, width = size
+    centre_x, centre_y = principal_point if principal_point is not None else (width / 2, height / 2)
+    right, down = np.meshgrid((np.arange(width) + 0.5 - centre_x) / focal, (np.arange(height) + 0.5 - centre_y) / focal)
+    return right, down
+
+
+def _checked_depth(depth: np.ndarray) -> np.ndarray:
+    """The depth as float64 with NaN where it is unknown."""
+    if depth.ndim != 2:
+        raise ValueError(f"depth has shape {depth.shape}; expected (height, width) in metres")
+    depth = depth.astype(np.float64)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.nan)
+
+
+def _grey_at_defined_size(rgb: np.ndarray) -> np.ndarray:
+    """The grey image in [0, 1], its shorter side brought to `DEFINED_AT` pixels."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"the image is {rgb.dtype} of shape {rgb.shape}; expected uint8 (height, width, 3)")
+    grey = (rgb @ np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
+    height, width = grey.shape
+    scale = DEFINED_AT / min(height, width)
+    size = (round(width * scale), round(height * scale))
+    return np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
+
+
+def _averaged_to(response: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring a response to an image size: each pixel is the mean of what it covers (linear in between when enlarging)."""
+    height, width = size
+    resampling = Image.Resampling.BOX if height <= response.shape[0] else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(response.astype(np.float32)).resize((width, height), resampling))
