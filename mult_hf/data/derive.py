@@ -38,8 +38,8 @@ LIGHT = 2 * 0.8
 LIGHT_FALLOFF = 8.0
 """Square metres at which the reshading light has fallen to half."""
 
-RELATIVE_STEP = 0.002
-"""Change of inverse depth from pixel to pixel, as a share of it, below which both sides of a pixel count alike."""
+ROUGHNESS = 0.001
+"""Bend of the inverse depth from pixel to pixel, as a share of it, that passes for a plane: the rounding of 16-bit depth."""
 
 
 def edges2d(rgb: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ def keypoints2d(rgb: np.ndarray) -> np.ndarray:
         rgb: (height, width, 3) uint8.
 
     Returns:
-        `np.ndarray`: (height, width) float32, not scaled, below 0 only at saddles of every scale;
+        `np.ndarray`: (height, width) float32, at least 0 (a saddle of every scale is 0), not scaled;
             `heat_map(response, KEYPOINTS_GAIN)` is the target.
 
     Raises:
@@ -138,9 +138,9 @@ def normals_from_depth(depth: np.ndarray, focal: float, principal_point: tuple[f
 
     The inverse depth q of a plane is linear in the image, so its slopes give the normal without an error of discretisation:
     with x, y the ray's slopes to the right and downwards, the normal is along (-dq/dx, dq/dy, q - x dq/dx - y dq/dy).
-    Each slope is the mean of the differences to the two neighbours, weighted by their inverse squares: where one neighbour
-    lies on another surface its difference is large and its weight vanishes; where both are smaller than the rounding of
-    16-bit depth maps (`RELATIVE_STEP`) they weigh the same, or rounding would turn slightly tilted walls to face the camera.
+    Each slope is the weighted mean of the differences to the two neighbours. A side on which the next pixel does not go on
+    in a straight line (a depth step, a crease) loses its weight with the square of the bend, as in WENO schemes (Jiang and
+    Shu 1996); bends below `ROUGHNESS` weigh the same, so that rounded depth does not make walls face the camera.
 
     Args:
         depth: (height, width) metres along the optical axis; NaN or not above 0 where unknown.
@@ -164,13 +164,15 @@ def normals_from_depth(depth: np.ndarray, focal: float, principal_point: tuple[f
 
 
 def _slope(inverse_depth: np.ndarray, axis: int) -> np.ndarray:
-    """Change of the inverse depth by pixel along an axis, from the neighbours on the same surface; NaN where none is known."""
+    """Change of the inverse depth by pixel along an axis, from the side that goes on straight; NaN where no side is known."""
     ends = [(1, 1) if a == axis else (0, 0) for a in range(inverse_depth.ndim)]
     change = np.diff(np.pad(inverse_depth, ends, constant_values=np.nan), axis=axis)
-    both = np.stack([np.delete(change, -1, axis), np.delete(change, 0, axis)])  # (2, height, width): from before, to behind
-    weights = np.where(np.isnan(both), 0, 1 / (both**2 + (RELATIVE_STEP * inverse_depth) ** 2))
+    sides = np.stack([np.delete(change, -1, axis), np.delete(change, 0, axis)])  # (2, height, width): from before, to behind
+    beyond = np.stack([np.roll(sides[0], 1, axis), np.roll(sides[1], -1, axis)])  # the same one pixel further out
+    bend = np.where(np.isnan(beyond), inverse_depth, sides - beyond)  # not seen to go on: trusted least
+    weights = np.where(np.isnan(sides), 0, 1 / (bend**2 + (ROUGHNESS * inverse_depth) ** 2))
     total = weights.sum(axis=0)
-    slope = (weights * np.nan_to_num(both)).sum(axis=0) / np.where(total > 0, total, 1)
+    slope = (weights * np.nan_to_num(sides)).sum(axis=0) / np.where(total > 0, total, 1)
     return np.where(total > 0, slope, np.nan)
 
 
