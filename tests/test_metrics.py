@@ -302,7 +302,7 @@ def test_a_prediction_of_another_number_of_channels_is_refused_by_the_tasks_name
 
 @pytest.mark.parametrize(("predicted", "true"), [(5, 0), (255, 0), (0, 5), (0, 7), (-1, 1)])
 def test_a_class_that_the_task_does_not_have_is_refused_rather_than_counted_as_another(predicted, true):
-    with pytest.raises(ValueError, match="^classes: "):
+    with pytest.raises(ValueError, match=r"^classes: "):
         measured([({"classes": torch.tensor([[predicted, 0]])}, {"classes": torch.tensor([[true, 0]])})])
 
 

@@ -1,0 +1,127 @@
+"""Collects the parts of one room while shell and furniture are put into it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import geometry
+from .floorplan import FloorPlan
+from .geometry import Mesh, Vector
+from .materials import Material, Palette
+
+CLASS_NAMES = (
+    "unlabelled", "wall", "floor", "ceiling", "window", "door", "bed", "sofa", "chair", "table", "cabinet", "book", "picture",
+    "lamp", "plant", "rug", "curtain", "tv",
+)  # fmt: skip
+"""Names of the stored class ids, 0 first: things that belong to no class are "unlabelled", which tasks read as unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One mesh of a room.
+
+    Args:
+        class_name: one of `CLASS_NAMES`.
+        mesh: in room axes.
+        material: its surface; light sources without one do not reflect.
+        emission: (3,) or (height, width, 3) linear radiance that it sends out; `None` for things that do not shine.
+    """
+
+    class_name: str
+    mesh: Mesh
+    material: Material | None
+    emission: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """A room ready to be rendered; its axes are those of `floorplan`.
+
+    Args:
+        kind: name of its layout, e.g. "bedroom".
+        plan: its size and what stands where.
+        height: of the ceiling, metres.
+        parts: meshes, one for each pair of class and material, and one for each light.
+    """
+
+    kind: str
+    plan: FloorPlan
+    height: float
+    parts: list[Part] = field(repr=False)
+
+
+class RoomBuilder:
+    """The room under construction that shell, furniture and layouts work on.
+
+    Args:
+        rng: the room's source of random choices.
+        width: along x, metres.
+        depth: along y, metres.
+        height: of the ceiling, metres.
+    """
+
+    def __init__(self, rng: np.random.Generator, width: float, depth: float, height: float) -> None:
+        self.rng = rng
+        self.height = height
+        self.plan = FloorPlan(width, depth)
+        self.palette = Palette(rng)
+        self._lights: list[Part] = []
+        self._groups: dict[tuple[str, Material], list[Mesh]] = {}
+
+    def chance(self, probability: float) -> bool:
+        """True with that probability."""
+        return bool(self.rng.random() < probability)
+
+    def bench(self, class_name: str, frame: np.ndarray = geometry.IDENTITY) -> "Bench":
+        """A place to add parts of one class, given in the axes of a frame (4, 4)."""
+        if class_name not in CLASS_NAMES:
+            raise ValueError(f"class {class_name!r} is not one of {', '.join(CLASS_NAMES)}")
+        return Bench(self, class_name, frame)
+
+    def add(self, class_name: str, mesh: Mesh, material: Material) -> None:
+        """Add a mesh in room axes."""
+        self._groups.setdefault((class_name, material), []).append(mesh)
+
+    def add_light(self, part: Part) -> None:
+        """Add a shining part in room axes."""
+        self._lights.append(part)
+
+    def finish(self, kind: str) -> Room:
+        """The room as built so far; equal surfaces of a class become one mesh."""
+        solid = [Part(name, geometry.merge(meshes), material) for (name, material), meshes in self._groups.items()]
+        return Room(kind, self.plan, self.height, solid + self._lights)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Adds shapes of one class in the axes of one frame; made by [`RoomBuilder.bench`]. All lengths are metres."""
+
+    builder: RoomBuilder
+    class_name: str
+    frame: np.ndarray
+
+    def add(self, mesh: Mesh, material: Material) -> None:
+        """Any mesh."""
+        self.builder.add(self.class_name, mesh.transformed(self.frame), material)
+
+    def box(self, centre: Vector, half_size: Vector, material: Material) -> None:
+        """A sharp box."""
+        self.add(geometry.box(half_size).transformed(geometry.translation(*centre)), material)
+
+    def cushion(self, centre: Vector, half_size: Vector, material: Material, radius: float, tilt: float = 0.0, turn: float = 0.0) -> None:
+        """A box with round edges, tilted about x, then turned about z, in degrees."""
+        pose = geometry.translation(*centre) @ geometry.rotation("z", turn) @ geometry.rotation("x", tilt)
+        self.add(geometry.box(half_size, radius).transformed(pose), material)
+
+    def rod(self, start: Vector, end: Vector, radius: float, material: Material) -> None:
+        """A closed cylinder between two points."""
+        self.add(geometry.cylinder(start, end, radius), material)
+
+    def ball(self, centre: Vector, radii: Vector, material: Material) -> None:
+        """An ellipsoid."""
+        self.add(geometry.ellipsoid(radii).transformed(geometry.translation(*centre)), material)
+
+    def light(self, mesh: Mesh, emission: Sequence[float] | np.ndarray, material: Material | None = None) -> None:
+        """A shining mesh; `emission` is linear radiance, (3,) or a texture (height, width, 3) over its uv."""
+        self.builder.add_light(Part(self.class_name, mesh.transformed(self.frame), material, np.asarray(emission, float)))

@@ -1,0 +1,100 @@
+"""Where a picture of a room is taken from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .builder import CLASS_NAMES, Room
+from .floorplan import Rectangle
+
+CANDIDATES = 8
+"""Proposals of which the best one is taken; a preview of one costs a few milliseconds."""
+
+CLEARANCE = 0.3
+"""Metres that the camera keeps from walls and furniture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera without roll, for square pictures.
+
+    Args:
+        position: (3,) metres, room axes.
+        target: (3,) metres, what is in the middle of the picture.
+        field_of_view: horizontal, degrees.
+    """
+
+    position: np.ndarray
+    target: np.ndarray
+    field_of_view: float
+
+    @property
+    def axes(self) -> np.ndarray:
+        """(3, 3): the camera's axes as rows (x right, y up, z towards the viewer) in room axes."""
+        backward = self.position - self.target
+        backward = backward / np.linalg.norm(backward)
+        right = np.cross([0.0, 0.0, 1.0], backward)
+        right /= np.linalg.norm(right)
+        return np.stack([right, np.cross(backward, right), backward])
+
+    def focal_length(self, size: int) -> float:
+        """Focal length in pixels of a picture that is `size` pixels wide."""
+        return float(size / 2 / np.tan(np.deg2rad(self.field_of_view) / 2))
+
+
+def propose(room: Room, rng: np.random.Generator, tries: int = 400) -> Camera:
+    """A camera that stands on free floor and looks at furniture or at the middle of the room.
+
+    Args:
+        room: where.
+        rng: source of the choices.
+        tries: attempts before a corner of the room is taken.
+
+    Returns:
+        [`Camera`]: 0.8 to 1.9 m high, with a field of view of 50 to 85 degrees.
+    """
+    plan = room.plan
+    for _ in range(tries):
+        x, y = rng.uniform(CLEARANCE, plan.width - CLEARANCE), rng.uniform(CLEARANCE, plan.depth - CLEARANCE)
+        if not plan.is_free(Rectangle.around(x, y, 2 * CLEARANCE, 2 * CLEARANCE), gap=0.0):
+            continue
+        aim_at_furniture = plan.taken and rng.random() < 0.7
+        middle = plan.taken[rng.integers(len(plan.taken))].centre if aim_at_furniture else (plan.width / 2, plan.depth / 2)
+        target = np.array([*(middle + rng.uniform(-0.4, 0.4, 2)), rng.uniform(0.5, 1.35)])
+        if np.hypot(target[0] - x, target[1] - y) >= 1.6:
+            return Camera(np.array([x, y, rng.uniform(0.8, 1.9)]), target, rng.uniform(50, 85))
+    return Camera(np.array([CLEARANCE, CLEARANCE, 1.6]), np.array([plan.width, plan.depth, 0.8]), 70.0)
+
+
+def interest(classes: np.ndarray, depth: np.ndarray) -> float:
+    """How much there is to see: the number of classes, less for views that are mostly one thing, a bare wall, or blocked.
+
+    Args:
+        classes: (height, width) ids of `CLASS_NAMES`.
+        depth: (height, width) metres; NaN where a ray met nothing.
+
+    Returns:
+        `float`: the higher the better, minus infinity where a ray met nothing.
+    """
+    if not np.isfinite(depth).all():
+        return -np.inf
+    share = np.bincount(classes.ravel(), minlength=len(CLASS_NAMES)) / classes.size
+    seen = float((share[1:] > 0.01).sum() + 0.5 * (share[1:] > 0.04).sum())
+    monotony = 6 * max(0.0, share.max() - 0.5) + 6 * max(0.0, share[CLASS_NAMES.index("wall")] - 0.45)
+    return seen - monotony - 20 * float((depth < 0.5).mean()) - (8 if np.percentile(depth, 60) < 1.4 else 0)
+
+
+def rank_cameras(room: Room, rng: np.random.Generator, preview: Callable[[Camera], tuple[np.ndarray, np.ndarray]]) -> list[Camera]:
+    """Proposals for one view, the most interesting first.
+
+    Args:
+        room: where.
+        rng: source of the proposals.
+        preview: small class map and depth map that a camera sees.
+
+    Returns:
+        `list[Camera]`: of length `CANDIDATES`.
+    """
+    cameras = [propose(room, rng) for _ in range(CANDIDATES)]
+    return sorted(cameras, key=lambda camera: interest(*preview(camera)), reverse=True)

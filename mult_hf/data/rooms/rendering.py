@@ -1,0 +1,163 @@
+"""Rooms to pictures with Mitsuba 3: geometry by one exact ray a pixel, colour by path tracing and a denoiser.
+
+Call [`variants.activate`] first. Sources: Mitsuba 3 (Jakob et al. 2022, https://mitsuba.readthedocs.io), Open Image Denoise
+(https://www.openimagedenoise.org).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .builder import CLASS_NAMES, Part, Room
+from .camera import Camera
+from .materials import Material
+
+try:
+    import drjit
+    import mitsuba as mi
+    import mitsuba_oidn
+except ImportError as error:
+    raise ImportError('rendering rooms needs Mitsuba and its denoiser; install them with: pip install "mult-hf[rooms]"') from error
+
+PATH_DEPTH = 5
+"""Longest light path in segments; more changes little in closed pale rooms and costs time."""
+
+GUIDE_SAMPLES = 8
+"""Samples a pixel of the albedo and normals that guide the denoiser."""
+
+SHOULDER = 3.0
+"""Luminance, in units of the exposure, that the tone curve brings to white."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What a camera sees, without colour.
+
+    Args:
+        depth: (height, width) metres along the optical axis; NaN where a ray met nothing.
+        normals: (3, height, width) unit vectors in camera axes (x right, y up, z towards the viewer) on the visible side.
+        classes: (height, width) ids of `CLASS_NAMES`.
+    """
+
+    depth: np.ndarray
+    normals: np.ndarray
+    classes: np.ndarray
+
+
+class RoomScene:
+    """A room loaded into Mitsuba.
+
+    Args:
+        room: as `layouts.build_room` makes it.
+    """
+
+    def __init__(self, room: Room) -> None:
+        materials = {part.material: _bsdf(part.material) for part in room.parts if part.material is not None}
+        meshes = {f"part{index:03d}": _mesh(part, materials) for index, part in enumerate(room.parts)}
+        # With optimisation on, Mitsuba merges meshes and their identities are lost.
+        self._scene = mi.load_dict({"type": "scene", **meshes}, optimize=False)
+        classes = {name: CLASS_NAMES.index(part.class_name) for name, part in zip(meshes, room.parts, strict=True)}
+        self._class_of_shape = _class_table(self._scene, classes)
+        aovs = "depth:depth,position:position,normal:sh_normal,shape:shape_index"
+        self._geometry_pass = mi.load_dict({"type": "aov", "aovs": aovs})
+        self._guide_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
+        self._colour_pass = mi.load_dict({"type": "path", "max_depth": PATH_DEPTH})
+
+    def geometry(self, camera: Camera, size: int) -> Geometry:
+        """Depth, normals and classes at the centres of size x size pixels."""
+        # The middle of the pixel, once: jittered samples would average classes and mix near with far.
+        sensor = _sensor(camera, size, {"type": "stratified", "sample_count": 1, "jitter": False})
+        buffers = np.array(mi.render(self._scene, sensor=sensor, integrator=self._geometry_pass, spp=1))  # (height, width, 8)
+        hit = buffers[..., 0] > 0
+        axes, rays = camera.axes, buffers[..., 1:4] - camera.position
+        normals = buffers[..., 4:7] / np.maximum(np.linalg.norm(buffers[..., 4:7], axis=-1, keepdims=True), 1e-6)
+        seen_from_behind = (normals * rays).sum(-1, keepdims=True) > 0
+        normals = np.where(seen_from_behind, -normals, normals) @ axes.T
+        depth = np.where(hit, -(rays @ axes[2]), np.nan)
+        shapes = np.where(hit, np.rint(buffers[..., 7]), 0).astype(int)
+        return Geometry(depth.astype(np.float32), np.moveaxis(normals, -1, 0).astype(np.float32), self._class_of_shape[shapes])
+
+    def colour(self, camera: Camera, size: int, samples: int, seed: int) -> np.ndarray:
+        """Denoised linear radiance, (size, size, 3) float32, from `samples` paths a pixel."""
+        sensor = _sensor(camera, size, {"type": "independent", "sample_count": samples})
+        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))[..., :3]
+        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=seed))
+        albedo, normals = guides[..., :3].clip(0, 1), guides[..., 3:6]
+        return mitsuba_oidn.denoise(np.ascontiguousarray(noisy), np.ascontiguousarray(albedo), np.ascontiguousarray(normals), hdr=True)
+
+
+def develop(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make a photograph of radiance: automatic exposure and white balance, both a little off, a soft shoulder, sRGB.
+
+    The tone curve is Reinhard's extended one (SIGGRAPH 2002, equation 4).
+
+    Args:
+        radiance: (height, width, 3) linear, at least 0.
+        rng: source of the errors of exposure and white balance.
+
+    Returns:
+        `np.ndarray`: (height, width, 3) uint8.
+    """
+    luminance = radiance @ np.array([0.2126, 0.7152, 0.0722])
+    exposure = 0.25 * rng.uniform(0.85, 1.2) / np.exp(np.log(luminance + 1e-3).mean())
+    exposed = np.maximum(radiance, 0) * exposure * rng.uniform(0.95, 1.05, 3)
+    toned = np.clip(exposed * (1 + exposed / SHOULDER**2) / (1 + exposed), 0, 1)
+    display = np.where(toned <= 0.0031308, 12.92 * toned, 1.055 * np.maximum(toned, 1e-6) ** (1 / 2.4) - 0.055)
+    return np.round(255 * display).astype(np.uint8)
+
+
+def _sensor(camera: Camera, size: int, sampler: dict) -> "mi.Sensor":
+    look_at = mi.ScalarTransform4f().look_at(origin=camera.position.tolist(), target=camera.target.tolist(), up=[0, 0, 1])
+    film = {"type": "hdrfilm", "width": size, "height": size, "rfilter": {"type": "box"}, "component_format": "float32"}
+    lens = {"fov": float(camera.field_of_view), "fov_axis": "x", "near_clip": 0.01, "far_clip": 100.0}
+    return mi.load_dict({"type": "perspective", "to_world": look_at, "film": film, "sampler": sampler, **lens})
+
+
+def _texture(values: np.ndarray, repeat: float = 1.0) -> dict:
+    """(3,) or (height, width, 3) linear values as a Mitsuba colour or picture."""
+    if values.ndim == 1:
+        return {"type": "rgb", "value": values.tolist()}
+    bitmap = mi.Bitmap(np.ascontiguousarray(values, np.float32))
+    return {"type": "bitmap", "bitmap": bitmap, "raw": True, "to_uv": mi.ScalarTransform4f().scale([1 / repeat, 1 / repeat, 1])}
+
+
+def _bsdf(material: Material) -> "mi.BSDF":
+    albedo = _texture(material.linear_albedo, material.repeat)
+    if material.roughness is None:
+        surface = {"type": "diffuse", "reflectance": albedo}
+    else:
+        gloss = {"roughness": float(material.roughness), "specular": float(material.specular)}
+        surface = {"type": "principled", "base_color": albedo, **gloss}
+    return mi.load_dict({"type": "twosided", "surface": surface})
+
+
+def _mesh(part: Part, materials: dict[Material, "mi.BSDF"]) -> "mi.Mesh":
+    properties = mi.Properties()
+    if part.material is not None:
+        properties["bsdf"] = materials[part.material]
+    if part.emission is not None:
+        properties["emitter"] = mi.load_dict({"type": "area", "radiance": _texture(part.emission)})
+    vertices, faces = len(part.mesh.vertices), len(part.mesh.faces)
+    mesh = mi.Mesh(part.class_name, vertices, faces, has_vertex_normals=True, has_vertex_texcoords=True, props=properties)
+    parameters = mi.traverse(mesh)
+    parameters["vertex_positions"] = part.mesh.vertices.astype(np.float32).ravel()
+    parameters["vertex_normals"] = part.mesh.normals.astype(np.float32).ravel()
+    parameters["vertex_texcoords"] = part.mesh.uv.astype(np.float32).ravel()
+    parameters["faces"] = part.mesh.faces.astype(np.uint32).ravel()
+    parameters.update()
+    return mesh
+
+
+def _class_table(scene: "mi.Scene", classes: dict[str, int]) -> np.ndarray:
+    """Class id by the number that the shape_index buffer carries; scalar variants count shapes from 1 in the scene's order.
+
+    The other variants report Dr.Jit's registry number, which goes on counting from scene to scene.
+    """
+    shapes = scene.shapes()
+    if mi.variant().startswith("scalar"):
+        numbers = list(range(1, len(shapes) + 1))
+    else:
+        numbers = [int(drjit.reinterpret_array(mi.UInt32, mi.ShapePtr(shape))[0]) for shape in shapes]
+    table = np.zeros(max(numbers) + 1, np.uint8)
+    table[numbers] = [classes[shape.id()] for shape in shapes]
+    return table
