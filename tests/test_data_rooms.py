@@ -267,13 +267,16 @@ def test_a_library_that_is_none_does_not_survive_its_trial(tmp_path, monkeypatch
     assert variants.llvm_libraries() == [str(broken)], "what the user names is what is tried"
 
 
-@pytest.mark.parametrize(("path", "version"), [
-    ("/x/libLLVM-19.so", 19),
-    ("/x/libLLVM.so.19.1", 19),
-    ("/x/libLLVM-14.0.6.so.1", 14),
-    ("/x/llvm-18/lib/libLLVM.so", 18),
-    ("/x/libLLVM.so", 0),
-])
+@pytest.mark.parametrize(
+    ("path", "version"),
+    [
+        ("/x/libLLVM-19.so", 19),
+        ("/x/libLLVM.so.19.1", 19),
+        ("/x/libLLVM-14.0.6.so.1", 14),
+        ("/x/llvm-18/lib/libLLVM.so", 18),
+        ("/x/libLLVM.so", 0),
+    ],
+)
 def test_versions_are_read_off_file_names(path, version):
     assert variants._llvm_version(path) == version
 

@@ -16,7 +16,23 @@ from transformers import pipeline
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--embed_dim", "8", "--depths", "1", "1", "1", "1", "--window_size", "4", "--max_steps", "2", "--batch_size", "2", "--panel_rows", "1"]
+TINY = [
+    "--embed_dim",
+    "8",
+    "--depths",
+    "1",
+    "1",
+    "1",
+    "1",
+    "--window_size",
+    "4",
+    "--max_steps",
+    "2",
+    "--batch_size",
+    "2",
+    "--panel_rows",
+    "1",
+]
 
 
 def run_training(output_dir, *flags, check=True):

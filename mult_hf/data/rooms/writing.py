@@ -50,16 +50,18 @@ class Shard:
 def columns() -> Features:
     """The data set's columns: whose view it is, its intrinsics in pixels and degrees, the image, one map a task."""
     maps = {entry["name"]: Image() for entry in TASK_ENTRIES}
-    return Features({
-        "room": Value("int32"),
-        "view": Value("int32"),
-        "room_kind": Value("string"),
-        "field_of_view": Value("float32"),
-        "focal_length": Value("float32"),
-        "principal_point": List(Value("float32"), length=2),
-        "image": Image(),
-        **maps,
-    })
+    return Features(
+        {
+            "room": Value("int32"),
+            "view": Value("int32"),
+            "room_kind": Value("string"),
+            "field_of_view": Value("float32"),
+            "focal_length": Value("float32"),
+            "principal_point": List(Value("float32"), length=2),
+            "image": Image(),
+            **maps,
+        }
+    )
 
 
 def plan_shards(settings: RoomsSettings) -> list[Shard]:
@@ -151,10 +153,12 @@ def write_card(output_dir: Path, settings: RoomsSettings) -> None:
         license="mit",
         task_categories=["image-segmentation", "depth-estimation"],
         tags=["synthetic", "indoor", "multi-task"],
-        configs=[{
-            "config_name": "default",
-            "data_files": [{"split": split, "path": f"{split}-*.parquet"} for split in settings.split_seeds],
-        }],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{split}-*.parquet"} for split in settings.split_seeds],
+            }
+        ],
         mult_tasks=list(TASK_ENTRIES),
     )
     splits = "\n".join(
