@@ -1,5 +1,6 @@
 """Configuration of MulT: backbone, decoders, where each block's attention comes from, and the full task entries."""
 
+import copy
 import difflib
 from typing import Any, NamedTuple
 
@@ -58,9 +59,9 @@ class BlockAttention(NamedTuple):
         Raises:
             ValueError: on anything else.
         """
-        source, _, skip = kind.partition("+")
-        if source not in ATTENTION_SOURCES or skip not in ("", "skip"):
-            raise ValueError(f"block attention {kind!r} is not one of {', '.join(ATTENTION_SOURCES)}, each also with '+skip'")
+        source, plus, skip = kind.partition("+") if isinstance(kind, str) else (kind, "", "")
+        if source not in ATTENTION_SOURCES or (plus and skip != "skip"):
+            raise ValueError(f"block_attention has {kind!r}, which is not one of {', '.join(ATTENTION_SOURCES)}, each also with '+skip'")
         return cls(source, skip == "skip")
 
     @property
@@ -98,7 +99,9 @@ class MulTConfig(PreTrainedConfig):
         initializer_range: standard deviation of the truncated normal for new linear weights.
 
     Raises:
-        ValueError: on an impossible combination; the message says what is allowed.
+        ValueError: on an unknown or impossible task entry.
+        huggingface_hub.errors.StrictDataclassError: on a wrong type or an impossible combination; the message says what is
+            allowed.
 
     Example:
         >>> from mult_hf import MulTConfig
@@ -139,7 +142,7 @@ class MulTConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         specs = resolve_tasks(MULT_TASKS if self.tasks is None else self.tasks)
         self.tasks = [spec.to_dict() for spec in specs.values()]
-        self.block_attention = [kinds if isinstance(kinds, str) else list(kinds) for kinds in self.block_attention]
+        self.block_attention = [list(kinds) if isinstance(kinds, (list, tuple)) else kinds for kinds in self.block_attention]
         if self.reference_task is None:
             self.reference_task = PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in specs else next(iter(specs), None)
         super().__post_init__(**kwargs)
@@ -170,13 +173,13 @@ class MulTConfig(PreTrainedConfig):
         return [[BlockAttention.parse(kind) for kind in kinds] for kinds in stages]
 
     def _stage_lists(self) -> list[list[str]]:
-        flat = all(isinstance(kind, str) for kind in self.block_attention)
-        return [list(self.block_attention)] if flat else list(self.block_attention)
+        nested = any(isinstance(kinds, list) for kinds in self.block_attention)
+        return list(self.block_attention) if nested else [list(self.block_attention)]
 
     def validate_blocks(self) -> None:
         """Checked at construction and at save: block kinds exist, and come in pairs of regular and shifted windows."""
         for kinds in self._stage_lists():
-            if isinstance(kinds, str):
+            if not isinstance(kinds, list):
                 raise ValueError(f"block_attention mixes kinds and lists: {self.block_attention}; give one list, or one list a stage")
             if not kinds or len(kinds) % 2:
                 raise ValueError(
@@ -193,6 +196,14 @@ class MulTConfig(PreTrainedConfig):
             raise ValueError("tasks is empty; give at least one, for example tasks=['depth']")
         if self.reference_task not in names:
             raise ValueError(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
+
+    def validate_rates(self) -> None:
+        """Checked at construction and at save: shares are shares."""
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; it must be above 0")
 
     def validate_decoder_window(self) -> None:
         """Checked at construction and at save: the window has at least one token."""
@@ -212,7 +223,12 @@ class MulTConfig(PreTrainedConfig):
         """
         if preset not in PRESETS:
             raise ValueError(f"preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
-        backbone = {"model_type": "swin", "window_size": 7, "out_features": ["stage1", "stage2", "stage3", "stage4"], **PRESETS[preset]}
+        backbone = {
+            "model_type": "swin",
+            "window_size": 7,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+            **copy.deepcopy(PRESETS[preset]),
+        }
         return cls(backbone_config=backbone, **kwargs)
 
 

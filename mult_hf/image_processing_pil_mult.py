@@ -4,8 +4,11 @@ Holds what both image processors share, and the PIL one. This file must import w
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from http.client import HTTPException
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -14,10 +17,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, PILImageResampling, load_image
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
+
+if TYPE_CHECKING:
+    # Never runs; makes transformers copy the other backend's file too when this processor is saved.
+    from .image_processing_mult import MulTImageProcessor  # noqa: F401
 
 LabelMap = Image.Image | np.ndarray | Tensor | None
 """One stored map: a picture, an array, a tensor, or None where the sample lacks the task."""
@@ -44,20 +51,24 @@ class MulTBatchFeature(BatchFeature):
         return self
 
 
-def read_photo(image: Any, name: str = "image", timeout: float | None = None) -> Image.Image | np.ndarray | Tensor:
+def read_photo(
+    image: Any, name: str = "image", timeout: float | None = None, channels_last: bool | None = None
+) -> Image.Image | np.ndarray | Tensor:
     """Bring any usual picture to RGB with values from 0 to 255.
 
-    Handles file names and URLs, PIL pictures of any mode (16-bit, palette, CMYK, with transparency on white), their EXIF
-    rotation, and grey, RGB or RGBA arrays and tensors (8-bit, 16-bit, or floats in [0, 1] or [0, 255]; channels first or
-    last).
+    Handles file names and URLs, PIL pictures of any mode (16-bit, palette, CMYK, with transparency, which is put on white),
+    their EXIF rotation, and grey, RGB or RGBA arrays and tensors: black and white, 8-bit, 16-bit, or floats in [0, 1] or
+    [0, 255] (a float picture whose highest value is at most 1 is taken as one in [0, 1]).
 
     Args:
         image: the picture.
         name: what to call it in an error if it has no file name.
         timeout: seconds to wait for a URL.
+        channels_last: where an array has its channels; told by its shape by default, first if both are possible.
 
     Returns:
-        An RGB PIL picture, or an array or tensor (on its device) of 1, 3 or 4 channels, uint8 or float32 in [0, 255].
+        An RGB PIL picture, or an array or tensor (on its device) of shape (3, height, width), uint8. Reading it again
+        changes nothing.
 
     Raises:
         ValueError: if the picture is empty, broken, or of values or axes that cannot be told; the message names it.
@@ -66,20 +77,22 @@ def read_photo(image: Any, name: str = "image", timeout: float | None = None) ->
         name, image = str(image), _open(str(image), timeout)
     if isinstance(image, Image.Image):
         return _rgb_picture(image, getattr(image, "filename", "") or name)
-    if isinstance(image, (np.ndarray, Tensor)):
-        array = _rgb_values(torch.as_tensor(_as_readable(image)), name)
-        return array.numpy() if isinstance(image, np.ndarray) else array
+    if isinstance(image, np.ndarray):
+        return _rgb_values(_as_tensor(image, name), name, channels_last).numpy()
+    if isinstance(image, Tensor):
+        return _rgb_values(image.detach(), name, channels_last)
     raise ValueError(f"{name} is a {type(image).__name__}; expected a path, a URL, a PIL picture, an array or a tensor")
 
 
 def _open(source: str, timeout: float | None) -> Image.Image:
-    if source.startswith(("http://", "https://", "data:")):
-        return load_image(source, timeout)
     try:
+        if source.startswith(("http://", "https://", "data:")):
+            with urlopen(Request(source, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
+                return Image.open(BytesIO(response.read()))
         return Image.open(source)
     except FileNotFoundError:
         raise ValueError(f"{source} does not exist; give the path of a picture, or a URL") from None
-    except OSError as error:
+    except (OSError, ValueError, HTTPException) as error:  # what files, connections and broken URLs raise
         raise ValueError(f"{source} cannot be read as a picture: {error}") from None
 
 
@@ -92,39 +105,55 @@ def _rgb_picture(image: Image.Image, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:  # PIL raises any of these on broken data
         raise ValueError(f"{name} is broken: {error}") from None
     if image.mode.startswith("I") or image.mode == "F":
-        values = _rgb_values(torch.from_numpy(_as_readable(np.array(image))), name)
-        return Image.fromarray(values.round().to(torch.uint8).numpy()).convert("RGB")
+        return Image.fromarray(_rgb_values(_as_tensor(np.array(image), name), name, None).permute(1, 2, 0).numpy())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _as_readable(array: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """Unsigned 16-bit and big-endian integers become int32, in which torch can compare and divide."""
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind in "iu" and array.dtype.itemsize < 8 and array.dtype != np.uint8:
-            return array.astype(np.int32 if array.dtype.itemsize < 4 else np.int64)
-        return np.ascontiguousarray(array)
-    return array.int() if array.dtype == torch.uint16 else array
+def _as_tensor(array: np.ndarray, name: str) -> Tensor:
+    """An array as a tensor; unsigned integers that torch cannot compute with, and foreign byte orders, are converted."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is an array of {array.dtype}; expected integers, floats or booleans")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def _rgb_values(image: Tensor, name: str) -> Tensor:
-    """Values to [0, 255]: by the type for integers, by the range for floats."""
-    channels = {2: 1, 3: image.shape[0] if image.ndim == 3 and image.shape[0] in (1, 3, 4) else image.shape[-1]}.get(image.ndim)
-    if channels not in (1, 3, 4):
-        raise ValueError(f"{name} has shape {tuple(image.shape)}; expected (height, width) or 1, 3 or 4 channels first or last")
+def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
+    """Channels first, three of them, values in [0, 255]: by the type for integers, by the range for floats."""
+    shape = tuple(image.shape)
+    if image.ndim == 2:
+        image = image[None]
+    elif image.ndim == 3 and (channels_last or (channels_last is None and image.shape[0] not in (1, 3, 4))):
+        image = image.movedim(-1, 0)
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise ValueError(f"{name} has shape {shape}; expected (height, width) or 1, 3 or 4 channels first or last")
     if image.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(image.shape)}; it is empty")
+        raise ValueError(f"{name} has shape {shape}; it is empty")
+    image = _to_255(image, name)
+    if image.shape[0] == 4:
+        opacity = image[3:].float() / 255
+        image = image[:3] * opacity + 255 * (1 - opacity)  # on white
+    # 8 bits as in a file: of a nearly black float picture no one could tell afterwards which range it has.
+    return image.round().to(torch.uint8).expand(3, -1, -1)
+
+
+def _to_255(image: Tensor, name: str) -> Tensor:
     if image.dtype == torch.uint8:
         return image
     if image.dtype == torch.bool:
         return image.to(torch.uint8) * 255
-    low, high = float(image.min()), float(image.max())
-    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535 or (image.is_floating_point() and high > 255):
-        raise ValueError(f"{name} is {image.dtype} with values from {low:g} to {high:g}; expected [0, 1] or [0, 255], or 16-bit integers")
-    if image.is_floating_point():
-        return image.float() * 255 if high <= 1 else image.float()
+    if image.is_complex():
+        raise ValueError(f"{name} is a tensor of {image.dtype}; expected integers, floats or booleans")
+    floating = image.is_floating_point()
+    image = image.float() if floating else image.long()
+    low, high = image.min().item(), image.max().item()
+    if not 0 <= low <= high <= (255 if floating else 65535):  # false for NaN, too
+        raise ValueError(f"{name} has values from {low:g} to {high:g}; expected floats in [0, 1] or [0, 255], or integers of 8 or 16 bits")
+    if floating:
+        return image * 255 if high <= 1 else image
     return image.to(torch.uint8) if high <= 255 else image.float() / 257  # 65535 / 255
 
 
@@ -220,15 +249,17 @@ class MulTProcessingMixin:
         """
         return super().preprocess(images, label_maps, **kwargs)
 
-    def fetch_images(self, images: Any) -> Any:
-        """Open file names and URLs; other inputs pass."""
-        if isinstance(images, (list, tuple)):
-            return [self.fetch_images(image) for image in images]
-        return read_photo(images) if isinstance(images, (str, Path)) else images
-
-    def process_image(self, image: ImageInput, *args: Any, **kwargs: Any) -> np.ndarray | Tensor:
-        """One photo to the backend's format, channels first."""
-        return super().process_image(read_photo(image), *args, **kwargs)
+    def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:
+        """Photos to the backend's format, channels first."""
+        photos = images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+        channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
+        read = [read_photo(photo, name=f"image {number}", channels_last=channels_last) for number, photo in enumerate(photos)]
+        if not read:
+            raise ValueError("images is empty; give at least one photo")
+        return [
+            self.process_image(photo, input_data_format=None if isinstance(photo, Image.Image) else ChannelDimension.FIRST, **kwargs)
+            for photo in read
+        ]
 
     def _preprocess_image_like_inputs(
         self,

@@ -91,8 +91,9 @@ def _angle(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
 
 
 def _most_frequent(targets: Tensor, spec: TaskSpec) -> Tensor:
-    counts = torch.stack([(targets == class_id).sum(dim=0) for class_id in range(spec.channels)])
-    return counts.argmax(dim=0)
+    counts = torch.stack([(targets == class_id).sum(dim=0) for class_id in range(spec.channels)])  # (classes, height, width)
+    overall = counts.sum(dim=(1, 2), keepdim=True)  # for pixels that are never known
+    return torch.where(counts.sum(dim=0) > 0, counts, overall).argmax(dim=0)
 
 
 def _fill(constant: Tensor, targets: Tensor) -> Tensor:
@@ -128,8 +129,8 @@ def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
         ValueError: if there is no such metric.
     """
     unknown = [name for name in spec.metrics if name not in METRICS]
-    if unknown or not spec.metrics:
-        raise ValueError(f"task {spec.name!r} has metrics {list(spec.metrics)}; give at least one of {', '.join(METRICS)}")
+    if unknown:
+        raise ValueError(f"task {spec.name!r} has metrics {list(spec.metrics)}; allowed: {', '.join(METRICS)}")
     return {name: METRICS[name] for name in spec.metrics}
 
 
@@ -156,15 +157,17 @@ class MultiTaskMetrics:
             targets: per task, of the same size, with NaN or 255 unknown; tasks without one are left out.
 
         Raises:
-            ValueError: if sizes differ; the message names the task.
+            ValueError: if shapes differ or a class is none of the task's; the message names the task.
         """
         for task in predictions.keys() & targets.keys():
-            spec, target, prediction = self.specs[task], targets[task].cpu(), predictions[task].cpu()
-            prediction = prediction if spec.is_classification else prediction.reshape(spec.channels, *prediction.shape[-2:])
+            spec = self.specs[task]
+            prediction, target = (_as_map(maps[task].cpu(), spec) for maps in (predictions, targets))
             if prediction.shape != target.shape:
                 raise ValueError(
                     f"{task}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal"
                 )
+            if spec.is_classification:
+                _check_classes(prediction, target, spec)
             for name, metric in self.metrics[task].items():
                 sums = metric.statistics(prediction, target, spec)
                 self.sums[f"{task}/{name}"] = self.sums.get(f"{task}/{name}", torch.zeros_like(sums)) + sums
@@ -187,6 +190,19 @@ class MultiTaskMetrics:
         """Whether one value of `"task/metric"` beats another."""
         task, metric = name.split("/")
         return value > than if self.metrics[task][metric].higher_is_better else value < than
+
+
+def _as_map(values: Tensor, spec: TaskSpec) -> Tensor:
+    """Class ids as they are, (height, width); other maps with an axis of channels."""
+    return values if spec.is_classification or values.ndim == 3 else values[None]
+
+
+def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
+    """A class beyond the list would be counted as another one."""
+    known = target != IGNORE_INDEX
+    ids = torch.cat([prediction[known], target[known]])
+    if len(ids) and not 0 <= ids.min() <= ids.max() < spec.channels:
+        raise ValueError(f"{spec.name}: classes reach from {ids.min()} to {ids.max()}; allowed are 0 to {spec.channels - 1}")
 
 
 def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:

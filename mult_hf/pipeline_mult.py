@@ -1,10 +1,14 @@
 """The `multitask-vision` pipeline: a photo in, one map and one picture a task out."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pipelines.base import Pipeline
@@ -12,6 +16,8 @@ from transformers.pipelines.base import Pipeline
 from .image_processing_mult import MulTImageProcessor
 from .image_processing_pil_mult import read_photo
 from .visualization import colorize
+
+_SINGLE = (str, Path, Image.Image, np.ndarray, Tensor, Mapping)
 
 
 class MultiTaskVisionPipeline(Pipeline):
@@ -57,11 +63,13 @@ class MultiTaskVisionPipeline(Pipeline):
         Raises:
             ValueError: on an unknown task, or a photo that cannot be read.
         """
-        # Arrays of several photos, and data sets that are not torch's, are iterated as lists are.
-        if isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4:
+        # transformers' pipelines know lists, generators and torch data sets; everything else of several photos becomes one of these.
+        if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
             inputs = list(inputs)
-        elif not isinstance(inputs, (str, list, Mapping)) and hasattr(inputs, "__getitem__") and hasattr(inputs, "column_names"):
-            inputs = (row for row in inputs)
+        elif not isinstance(inputs, _SINGLE) and isinstance(inputs, Iterable) and not isinstance(inputs, (list, Dataset, GeneratorType)):
+            inputs = (photo for photo in inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -70,6 +78,8 @@ class MultiTaskVisionPipeline(Pipeline):
         target_size: tuple[int, int] | None = None,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if target_size is not None:
+            _check_size(target_size)
         preprocess = {key: value for key, value in {"target_size": target_size, "timeout": timeout}.items() if value is not None}
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
@@ -99,12 +109,14 @@ class MultiTaskVisionPipeline(Pipeline):
         return result
 
 
+def _check_size(size: Any) -> None:
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+        raise ValueError(f"target_size is {size!r}; expected (height, width) in pixels, both above 0")
+
+
 def _size(image: Any) -> tuple[int, int]:
-    """Height and width of a PIL picture, or of an array or tensor with channels first or last."""
-    if hasattr(image, "height"):
-        return image.height, image.width
-    shape = tuple(image.shape)
-    return shape[:2] if len(shape) == 2 or (shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4)) else shape[1:]
+    """Height and width of what `read_photo` returns: a PIL picture, or an array or tensor with channels first."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else tuple(image.shape[1:])
 
 
 __all__ = ["MultiTaskVisionPipeline"]

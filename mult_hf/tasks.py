@@ -21,6 +21,12 @@ IGNORE_INDEX = 255
 KINDS = ("classification", "regression")
 RESAMPLINGS = ("nearest", "bilinear")
 
+# What an entry that does not say otherwise has, by its kind.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "classification": {"loss": "cross_entropy", "metrics": ("mean_iou", "pixel_accuracy"), "colormap": "classes"},
+    "regression": {"loss": "l1", "metrics": ("mae",), "colormap": "viridis"},
+}
+
 
 def _per_channel(value: float | tuple[float, ...]) -> np.ndarray:
     """Shape a number, or one number a channel, so that it broadcasts over (channels, height, width)."""
@@ -66,13 +72,9 @@ class LabelEncoding:
             if max(self.channels) >= len(stored):
                 raise ValueError(f"the stored map has {len(stored)} channels, but channels {list(self.channels)} are to be read from it")
             stored = stored[list(self.channels)]
-        known = np.isfinite(stored.astype(np.float64)).all(axis=0)
-        if self.unknown:
-            known &= ~np.isin(stored, self.unknown).all(axis=0)
-        if self.maximum is not None:
-            known &= (stored <= self.maximum).all(axis=0)
+        self._check_channels(len(stored))
         target = stored * _per_channel(self.scale) + _per_channel(self.offset)
-        return np.where(known, target, np.nan).astype(np.float32)
+        return np.where(self._means_unknown(stored), np.nan, target).astype(np.float32)
 
     def encode(self, target: np.ndarray) -> np.ndarray:
         """Turn a target map back into what is stored; the inverse of [`LabelEncoding.decode`] up to rounding.
@@ -84,7 +86,8 @@ class LabelEncoding:
             `np.ndarray`: (channels, height, width) of `dtype`.
 
         Raises:
-            ValueError: if a value does not fit `dtype`, or something is not known and no stored value says so.
+            ValueError: if a value does not fit `dtype` or would be read back as unknown, or if something is not known and no
+                stored value says so.
         """
         unknown = np.broadcast_to(np.isnan(target).any(axis=0), target.shape)  # a pixel is known as a whole or not at all
         if unknown.any() and not self.unknown:
@@ -93,12 +96,41 @@ class LabelEncoding:
         dtype = np.dtype(self.dtype)
         if np.issubdtype(dtype, np.integer):
             stored, limits = np.round(stored), np.iinfo(dtype)
-            low, high = np.nanmin(stored, initial=limits.min), np.nanmax(stored, initial=limits.max)
+            low, high = np.nanmin(stored, initial=limits.max), np.nanmax(stored, initial=limits.min)
             if low < limits.min or high > limits.max:
                 raise ValueError(
                     f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`"
                 )
+        lost = ~unknown[0] & self._means_unknown(stored)
+        if lost.any():
+            examples = ", ".join(f"{value:g}" for value in np.unique(stored[:, lost])[:3])
+            raise ValueError(f"{int(lost.sum())} known pixels would be stored as {examples}, which means unknown; see `unknown`, `maximum`")
         return np.where(unknown, self.unknown[0] if self.unknown else 0, stored).astype(dtype)
+
+    def _means_unknown(self, stored: np.ndarray) -> np.ndarray:
+        """Which pixels of a (channels, height, width) stored map are not known, (height, width) bool."""
+        unknown = ~np.isfinite(stored.astype(np.float64)).all(axis=0)
+        if self.unknown:
+            unknown |= np.isin(stored, self.unknown).all(axis=0)
+        if self.maximum is not None:
+            unknown |= (stored > self.maximum).any(axis=0)
+        return unknown
+
+    def _check_channels(self, channels: int) -> None:
+        """One number a channel must not stretch a map of another number of channels."""
+        for numbers in (self.scale, self.offset):
+            if isinstance(numbers, tuple) and len(numbers) != channels:
+                raise ValueError(f"the stored map has {channels} channels, its encoding has numbers for {len(numbers)}")
+
+    def __post_init__(self) -> None:
+        try:
+            np.dtype(self.dtype)
+        except TypeError:
+            raise ValueError(f"encoding dtype {self.dtype!r} is no numpy type; give one such as 'uint8', 'uint16' or 'float32'") from None
+        if not np.all(_per_channel(self.scale)):
+            raise ValueError(f"encoding scale is {self.scale}; it must not be 0")
+        if self.channels is not None and (not self.channels or min(self.channels) < 0):
+            raise ValueError(f"encoding channels are {self.channels}; give the numbers of stored channels, from 0 on, or None for all")
 
     def _as_declared(self, stored: np.ndarray) -> np.ndarray:
         """Check the storage width; image libraries widen 16-bit files to int32, which is accepted when the values fit."""
@@ -132,9 +164,9 @@ class TaskSpec:
         kind: `"classification"` (a class a pixel) or `"regression"` (one or more numbers a pixel).
         channels: of the prediction; the number of classes for classification.
         activation: last step of the task's head, a name in [`decoder_mult.ACTIVATIONS`].
-        loss: a name in [`losses.LOSSES`].
+        loss: a name in [`losses.LOSSES`]; cross entropy for classification and L1 for regression by default.
         weight: factor of the loss in the weighted sum, at least 0.
-        metrics: names in [`metrics.METRICS`], the first one being the headline.
+        metrics: names in [`metrics.METRICS`], the first one being the headline; mean IoU and pixel accuracy, or MAE by default.
         unit: of the target, for people ("m", "unit vector", "[0, 1]").
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name a class, in order of the ids, for classification.
@@ -145,7 +177,7 @@ class TaskSpec:
         rotated_channels: the channels of a vector's components to the right and up, which turn with the image; empty if the
             values do not change when the image is turned.
         zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
-        colormap: a name in [`visualization.COLORMAPS`].
+        colormap: a name in [`visualization.COLORMAPS`]; "classes" or "viridis" by default.
         transformers_task: name that transformers gives this output, if any ("depth-estimation"); it selects the task for
             `post_process_depth_estimation` and its like.
         description: one sentence for docs and model cards.
@@ -158,9 +190,9 @@ class TaskSpec:
     kind: str
     channels: int
     activation: str = "identity"
-    loss: str = "l1"
+    loss: str = ""
     weight: float = 1.0
-    metrics: tuple[str, ...] = ("mae",)
+    metrics: tuple[str, ...] = ()
     unit: str = ""
     value_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] = ()
@@ -169,7 +201,7 @@ class TaskSpec:
     horizontal_flip_signs: tuple[float, ...] = ()
     rotated_channels: tuple[int, ...] = ()
     zoom_exponent: float = 0.0
-    colormap: str = "viridis"
+    colormap: str = ""
     transformers_task: str | None = None
     description: str = ""
 
@@ -178,13 +210,18 @@ class TaskSpec:
             raise ValueError(f"task name {self.name!r} is not a lower-case identifier such as 'edge_occlusion'")
         if self.kind not in KINDS:
             raise ValueError(f"task {self.name!r} has kind {self.kind!r}; allowed: {', '.join(KINDS)}")
+        for name, default in _DEFAULTS[self.kind].items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, default)
+        if not isinstance(self.encoding, LabelEncoding):
+            raise ValueError(f"task {self.name!r} has a {type(self.encoding).__name__} as encoding; give a LabelEncoding, or use from_dict")
         if self.resample not in RESAMPLINGS:
             raise ValueError(f"task {self.name!r} has resample {self.resample!r}; allowed: {', '.join(RESAMPLINGS)}")
-        if self.channels < 1 or (self.is_classification and not 2 <= self.channels <= IGNORE_INDEX):
+        if not isinstance(self.channels, int) or self.channels < 1 or (self.is_classification and not 2 <= self.channels <= IGNORE_INDEX):
             raise ValueError(
                 f"task {self.name!r} has {self.channels} channels; a regression needs at least 1, a classification 2 to {IGNORE_INDEX}"
             )
-        if self.weight < 0:
+        if not 0 <= self.weight < float("inf"):
             raise ValueError(f"task {self.name!r} has weight {self.weight}; weights are at least 0")
         if self.class_names and len(self.class_names) != self.channels:
             raise ValueError(f"task {self.name!r} has {len(self.class_names)} class names for {self.channels} channels; give one a class")
@@ -198,8 +235,8 @@ class TaskSpec:
             raise ValueError(f"task {self.name!r} rotates channels {self.rotated_channels}; give two below {self.channels}: right, up")
         if self.is_classification and (self.zoom_exponent or self.rotated_channels):
             raise ValueError(f"task {self.name!r} holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels")
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"task {self.name!r} has value range {self.value_range}; the first number must be the smaller one")
+        if self.value_range is not None and not (len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]):
+            raise ValueError(f"task {self.name!r} has value range {self.value_range}; give two numbers, the smaller one first")
 
     @property
     def is_classification(self) -> bool:
@@ -258,7 +295,8 @@ class TaskSpec:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "TaskSpec":
-        """Build a task from plain values. An entry that names a registered task only states what differs from it.
+        """Build a task from plain values. An entry that names a registered task only states which fields differ from it; a
+        field, `encoding` too, is replaced as a whole.
 
         Raises:
             ValueError: on an unknown field or a missing name, kind or channels.

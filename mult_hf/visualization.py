@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .tasks import IGNORE_INDEX, TaskSpec
+from .tasks import TaskSpec
 
 UNKNOWN_COLOR = (112, 72, 112)
 """What unknown pixels look like, in a colour that no map uses."""
@@ -30,9 +30,9 @@ def class_palette(classes: int) -> np.ndarray:
 
 
 def _color_classes(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
-    lookup = np.tile(np.array(UNKNOWN_COLOR, np.uint8), (IGNORE_INDEX + 1, 1))
-    lookup[: spec.channels] = class_palette(spec.channels)
-    return lookup[values[0].astype(np.int64)]
+    colors = np.concatenate([class_palette(spec.channels), np.array([UNKNOWN_COLOR], np.uint8)])
+    listed = (values[0] >= 0) & (values[0] < spec.channels)  # false for NaN, too
+    return colors[np.where(listed, values[0], spec.channels).astype(np.int64)]
 
 
 def _color_vectors(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
@@ -106,6 +106,8 @@ def colorize(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float] | N
 
 
 def _channels_first(values: np.ndarray) -> np.ndarray:
+    if hasattr(values, "detach"):  # a tensor; numpy has no bfloat16
+        values = values.detach().cpu().double() if values.is_floating_point() else values.cpu()
     values = np.asarray(values)
     if values.ndim not in (2, 3):
         raise ValueError(f"a map has shape (height, width) or (channels, height, width), got {values.shape}")
@@ -125,7 +127,7 @@ def legend(spec: TaskSpec, classes: np.ndarray | None = None, *, row_height: int
     """
     if not spec.is_classification:
         raise ValueError(f"task {spec.name!r} is a {spec.kind}; only classifications have a legend")
-    ids = range(spec.channels) if classes is None else [i for i in np.unique(np.asarray(classes)) if i < spec.channels]
+    ids = range(spec.channels) if classes is None else [int(i) for i in np.unique(_channels_first(classes)) if 0 <= i < spec.channels]
     rows = [(tuple(class_palette(spec.channels)[i].tolist()), spec.class_names[i] if spec.class_names else f"class {i}") for i in ids]
     font = ImageFont.load_default(row_height * 0.6)
     width = row_height * 2 + int(max([font.getlength(name) for _, name in rows], default=0))
@@ -147,8 +149,10 @@ def panel(rows: Sequence[Sequence[Image.Image | None]], titles: Sequence[str] = 
         cell: width of a cell in pixels; its height follows from the first picture's shape.
 
     Raises:
-        ValueError: if there is no picture.
+        ValueError: if there is no picture, or more titles than columns.
     """
+    if len(titles) > max(map(len, rows), default=0):
+        raise ValueError(f"a panel has {len(titles)} titles for {max(map(len, rows), default=0)} columns; give one a column")
     pictures = [picture for row in rows for picture in row if picture is not None]
     if not pictures:
         raise ValueError("a panel needs at least one picture, got none")

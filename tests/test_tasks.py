@@ -262,7 +262,7 @@ def test_a_name_that_is_not_a_lower_case_identifier_is_refused(name):
         ({"weight": -0.5}, r"weight -0\.5; weights are at least 0"),
         ({"class_names": ("a", "b", "c")}, r"3 class names for 2 channels"),
         ({"horizontal_flip_signs": (1.0,)}, r"1 flip signs for 2 channels"),
-        ({"value_range": (1.0, 1.0)}, r"value range \(1\.0, 1\.0\); the first number must be the smaller"),
+        ({"value_range": (1.0, 1.0)}, r"value range \(1\.0, 1\.0\); give two numbers, the smaller one first"),
         ({"value_range": (1.0, 0.0)}, r"value range \(1\.0, 0\.0\)"),
     ],
 )

@@ -73,6 +73,10 @@ class Frame(NamedTuple):
         return f"run{self.run}/map{self.map:02d}/{self.tic:06d}"
 
 
+_FILES = {"image": ("rgb", "uint8"), "depth": ("depth", "uint16")}
+"""Columns that are files of their own: folder and type of the stored values."""
+
+
 class CocoDoomReader(BenchmarkReader):
     """CocoDoom as samples of the schema.
 
@@ -153,10 +157,10 @@ class CocoDoomReader(BenchmarkReader):
     def read(self, sample: Frame, column: str) -> Image.Image:
         """The picture of a frame; see [`BenchmarkReader.read`]."""
         folder, file_name = self._folder(sample.run, sample.map), f"{sample.tic:06d}.png"
-        if column == "depth":
-            return read_picture(folder / "depth" / file_name, "uint16")
-        if column == "image":
-            return read_picture(folder / "rgb" / file_name, "uint8").convert("RGB")  # the files have palettes
+        if column in _FILES:
+            name, dtype = _FILES[column]
+            picture = read_picture(folder / name / file_name, dtype)
+            return picture.convert("RGB") if picture.mode == "P" else picture  # the photos have palettes
         if (folder / "objects").is_dir():
             return self._from_objects(sample, folder / "objects" / file_name)
         return self._from_polygons(sample, folder / "rgb" / file_name)

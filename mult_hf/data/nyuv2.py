@@ -130,10 +130,10 @@ class NYUDMTReader(BenchmarkReader):
         if column == "image":
             picture = read_picture(path.with_suffix(".jpg"), "uint8")
             return picture if picture.mode == "RGB" else picture.convert("RGB")
-        if column == "segmentation":
+        if self.specs[column].is_classification:
             return read_picture(path.with_suffix(".png"), "uint8")
         path = path.with_suffix(".npy")
-        if column == "normals":
+        if self.specs[column].channels == 3:  # vectors are kept as 8-bit pictures
             return as_picture(self.specs[column].encode(_unit_normals(path, self.normals_signs)))
         return as_picture(read_array(path, axes=2).astype(np.float32))
 
@@ -225,7 +225,7 @@ class NYULabeledReader(BenchmarkReader):
             values = self.file[field][sample - 1].T  # MATLAB's order of axes is the reverse
         except OSError as error:
             raise ReadError("broken file", self.path, f"{field} of image {sample} cannot be read ({error}); download it again") from None
-        if column == "segmentation":
+        if field == "labels":
             if values.max() >= len(self._class_of):
                 raise ReadError("wrong content", self.path, f"image {sample} has raw class {values.max()}, expected at most 894")
             values = self._class_of[values]

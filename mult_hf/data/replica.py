@@ -29,10 +29,9 @@ CLASS_NAMES = (
 )  # fmt: skip
 """Classes of Replica from id 1 on."""
 
-TASKS: list[dict[str, Any]] = [
-    {**entry, "class_names": list(CLASS_NAMES), "channels": len(CLASS_NAMES)} if entry["name"] == "segmentation" else entry
-    for entry in TASKONOMY_TASKS
-]
+_OWN_VALUES = {"segmentation": {"class_names": list(CLASS_NAMES), "channels": len(CLASS_NAMES)}}
+
+TASKS: list[dict[str, Any]] = [{**entry, **_OWN_VALUES.get(entry["name"], {})} for entry in TASKONOMY_TASKS]
 """Task entries of Replica: Taskonomy's but for the classes."""
 
 

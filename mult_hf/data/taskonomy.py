@@ -116,6 +116,10 @@ class View(NamedTuple):
         return f"{self.building}/{self.stem}"
 
 
+_UNKNOWN_WITHOUT_DEPTH = ("normals",)
+"""Columns whose files say nothing of missing pixels: these are the depth's."""
+
+
 class TaskonomyReader(BenchmarkReader):
     """Taskonomy as samples of the schema.
 
@@ -182,7 +186,7 @@ class TaskonomyReader(BenchmarkReader):
             return picture if picture.mode == "RGB" else picture.convert("RGB")
         if column in _GAINS:
             return as_picture(np.minimum(np.asarray(picture), int(65535 / _GAINS[column])).astype(np.uint16))
-        return self._without_holes(sample, picture) if column == "normals" else picture
+        return self._without_holes(sample, picture) if column in _UNKNOWN_WITHOUT_DEPTH else picture
 
     def path(self, sample: View, column: str) -> Path:
         """Where a view's picture lies, or would lie by the first layout."""
