@@ -54,6 +54,7 @@ class TrainingArguments:
     embed_dim: int = field(default=48, metadata={"help": "channels of a new Swin's first stage"})
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2], metadata={"help": "blocks of a new Swin's stages"})
     window_size: int = field(default=8, metadata={"help": "side of a new Swin's windows, in patches of 4 pixels"})
+    position_embeddings: bool = field(default=True, metadata={"help": "absolute position embeddings in a new Swin"})
     block_attention: list[str] = field(
         default_factory=lambda: ["self+skip", "encoder+skip"],
         metadata={"help": "kinds of the blocks of a decoder stage; the paper's are: self encoder"},
@@ -82,7 +83,7 @@ def build_augmentation(arguments: TrainingArguments, specs: Mapping[str, TaskSpe
     )
 
 
-def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
+def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], image_size: int) -> MulTForMultiTaskDensePrediction:
     """A model on a pretrained encoder if one is named, else on a new small Swin."""
     decoder = {
         "tasks": list(specs.values()),
@@ -100,15 +101,22 @@ def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec]) -> 
         "num_heads": [max(1, arguments.embed_dim // 24) * 2**stage for stage in stages],
         "window_size": arguments.window_size,
         "drop_path_rate": arguments.drop_path_rate,
+        # Few images teach a network little about where floors and ceilings are wont to be; this tells it directly.
+        "use_absolute_embeddings": arguments.position_embeddings,
+        "image_size": image_size,
         "out_features": [f"stage{stage + 1}" for stage in stages],
     }
     return MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, **decoder))
 
 
 def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """AdamW that does not decay norms, biases and relative position biases."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and "position_bias" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim <= 1 or "position_bias" in name]
+    """AdamW that does not decay norms, biases, relative position biases and position embeddings."""
+
+    def is_position(name: str) -> bool:
+        return "position_bias" in name or "position_embeddings" in name
+
+    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and not is_position(name)]
+    others = [p for name, p in model.named_parameters() if p.ndim <= 1 or is_position(name)]
     groups = [{"params": decayed, "weight_decay": arguments.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=arguments.learning_rate)
 
@@ -300,7 +308,7 @@ def main() -> None:
         num_workers=arguments.num_workers,
         collate_fn=MultiTaskCollator(processor, augment=build_augmentation(arguments, specs)),
     )
-    model = build_model(arguments, specs)
+    model = build_model(arguments, specs, max(size.values()))
     parameters = sum(p.numel() for p in model.parameters())
     accelerator.print(
         f"{parameters:,} parameters; {len(training)} training and {len(validation)} validation images; tasks: {', '.join(specs)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import SwinBackbone
 from transformers import initialization as init
 from transformers.backbone_utils import load_backbone
 from transformers.modeling_utils import PreTrainedModel
@@ -168,7 +169,10 @@ class MulTModel(MulTPreTrainedModel):
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        feature_maps = self.backbone(_pad_to_patches(pixel_values)).feature_maps
+        # Swin's absolute position embeddings, where it has them, are resized for images of another size than its own.
+        absolute = isinstance(self.backbone, SwinBackbone) and self.backbone.config.use_absolute_embeddings
+        resize = {"interpolate_pos_encoding": True} if absolute else {}
+        feature_maps = self.backbone(_pad_to_patches(pixel_values), **resize).feature_maps
         decoded = self.decoder(feature_maps, tasks, bool(output_attentions))
         return MulTModelOutput(
             last_hidden_state=feature_maps[-1],

@@ -409,6 +409,20 @@ def test_weights_of_another_size_or_kind_are_refused(tiny_config, tmp_path):
         model.load_backbone_weights(tmp_path)
 
 
+def test_absolute_position_embeddings_are_resized_for_other_image_sizes():
+    swin = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64, use_absolute_embeddings=True,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, tasks=["depth"])).eval()
+    with torch.no_grad():
+        model.mult.backbone.swin.embeddings.position_embeddings.normal_()
+    for height, width in ((64, 64), (97, 131)):
+        prediction = model(torch.zeros(1, 3, height, width)).predictions["depth"]
+        assert tuple(prediction.shape) == (1, 1, height, width)
+        assert prediction.std() > 1e-4, "an image of one colour looks different in different places"
+
+
 BACKBONES = {
     "swinv2": Swinv2Config(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=4, image_size=64,

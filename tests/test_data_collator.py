@@ -1,0 +1,85 @@
+"""Proves that rows of a data set become batches in which everything missing is unknown and everything present is right."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mult_hf import MULT_TASKS, MulTImageProcessor
+from mult_hf.data.augmentations import RandomAugmentation
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_task_entries
+
+SIZE = {"height": 32, "width": 48}
+
+
+def photo():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8))
+
+
+def depth_map(metres):
+    return Image.fromarray(np.full((32, 48), metres * 512, np.uint16))
+
+
+@pytest.fixture
+def processor():
+    return MulTImageProcessor(size=SIZE)
+
+
+def test_a_missing_column_and_a_null_cell_are_the_same_unknown_map(processor):
+    batch = MultiTaskCollator(processor)([{"image": photo(), "depth": depth_map(2)}, {"image": photo(), "depth": None}])
+    assert list(batch["labels"]) == list(MULT_TASKS), "every task is in every batch"
+    assert (batch["labels"]["depth"][0] == 2).all()
+    for task in ("normals", "edges2d"):
+        assert batch["labels"][task].isnan().all()
+    assert batch["labels"]["depth"][1].isnan().all()
+    assert (batch["labels"]["segmentation"] == 255).all()
+    assert batch["labels"]["segmentation"].dtype == torch.int64
+
+
+def test_other_columns_are_left_alone(processor):
+    batch = MultiTaskCollator(processor)([{"image": photo(), "room": 3, "note": "x"}])
+    assert set(batch) == {"pixel_values", "labels"}
+
+
+def test_augmentation_that_changes_nothing_gives_the_plain_batch(processor):
+    rows = [{"image": photo(), "depth": depth_map(2)}]
+    still = RandomAugmentation(
+        tasks=processor.task_specs, flip=0.0, zoom=(1.0, 1.0), degrees=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
+    plain, augmented = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=still)(rows)
+    torch.testing.assert_close(augmented["pixel_values"], plain["pixel_values"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(augmented["labels"]["depth"], plain["labels"]["depth"])
+
+
+def test_image_and_targets_are_mirrored_together(processor):
+    left_half = np.zeros((32, 48), np.uint16)
+    left_half[:, :24] = 512
+    always = RandomAugmentation(
+        tasks=processor.task_specs, flip=1.0, zoom=(1.0, 1.0), degrees=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
+    rows = [{"image": photo(), "depth": Image.fromarray(left_half)}]
+    plain, mirrored = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=always)(rows)
+    torch.testing.assert_close(mirrored["pixel_values"], plain["pixel_values"].flip(-1), rtol=0, atol=1e-5)
+    assert mirrored["labels"]["depth"][0, 0, :, 24:].eq(1).all()
+    assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is not known"
+
+
+def test_a_row_without_an_image_is_refused_by_number(processor):
+    with pytest.raises(ValueError, match=r"rows \[1\] of the batch have no image.*depth"):
+        MultiTaskCollator(processor)([{"image": photo()}, {"image": None, "depth": depth_map(1)}])
+
+
+def test_the_entries_of_a_data_set_come_from_its_card(tmp_path):
+    (tmp_path / "README.md").write_text("---\nmult_tasks:\n- name: depth\n  encoding: {dtype: uint16, scale: 0.001}\n---\nText.\n")
+    assert load_task_entries(tmp_path) == [{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}]
+
+
+@pytest.mark.parametrize(
+    ("card", "message"), [(None, "has no README.md"), ("no header", "no list 'mult_tasks'"), ("---\nmult_tasks: 3\n---\n", "no list")]
+)
+def test_a_data_set_without_entries_is_refused(tmp_path, card, message):
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    with pytest.raises(ValueError, match=message):
+        load_task_entries(tmp_path)
