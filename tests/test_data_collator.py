@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageColumn
 from PIL import Image
 
 from mult_hf import MULT_TASKS, MulTImageProcessor
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.mixing import merge_tasks, mix_datasets
 from mult_hf.data.schema import load_task_entries
+from mult_hf.tasks import resolve_tasks
 
 SIZE = {"height": 32, "width": 48}
 
@@ -63,6 +67,30 @@ def test_image_and_targets_are_mirrored_together(processor):
     torch.testing.assert_close(mirrored["pixel_values"], plain["pixel_values"].flip(-1), rtol=0, atol=1e-5)
     assert mirrored["labels"]["depth"][0, 0, :, 24:].eq(1).all()
     assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is not known"
+
+
+def test_each_row_of_a_mixture_is_decoded_as_its_own_set_stores_it():
+    """One set stores millimetres, the other 512 steps a metre, and only one has classes."""
+    millimetres = resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}])
+    rooms = resolve_tasks(["depth", "segmentation"])
+    features = Features({"image": ImageColumn(), "depth": ImageColumn()})
+    one = Dataset.from_dict({"image": [photo()], "depth": [Image.fromarray(np.full((32, 48), 3000, np.uint16))]}, features=features)
+    classes = Image.fromarray(np.full((32, 48), 4, np.uint8))
+    other = Dataset.from_dict(
+        {"image": [photo()], "depth": [depth_map(2)], "segmentation": [classes]},
+        features=Features({**features, "segmentation": ImageColumn()}),
+    )
+    mixture = mix_datasets({"one": one, "other": other}, stopping_strategy="all_exhausted_without_replacement")
+    tasks_by_source = {"one": millimetres, "other": rooms}
+    processor = MulTImageProcessor(size=SIZE, tasks=list(merge_tasks(tasks_by_source).values()))
+    rows = sorted(mixture, key=lambda row: row["source"])
+    labels = MultiTaskCollator(processor, tasks_by_source=tasks_by_source)(rows)["labels"]
+    torch.testing.assert_close(labels["depth"][0], torch.full((1, 32, 48), 3.0))
+    torch.testing.assert_close(labels["depth"][1], torch.full((1, 32, 48), 2.0))
+    assert (labels["segmentation"][0] == 255).all()
+    assert (labels["segmentation"][1] == 3).all()
+    with pytest.raises(ValueError, match="data set 'third'"):
+        MultiTaskCollator(processor, tasks_by_source=tasks_by_source)([{**rows[0], "source": "third"}])
 
 
 def test_a_row_without_an_image_is_refused_by_number(processor):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
+from ..tasks import TaskSpec
 
 Augmentation = Callable[[dict[str, Any]], dict[str, Any]]
 """Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`."""
@@ -20,11 +21,19 @@ class MultiTaskCollator:
     Args:
         processor: a MulT image processor; its tasks are the columns that are read.
         augment: applied to each sample, image and targets together, before the image is normalised.
+        tasks_by_source: for a mixture of data sets ([`mix_datasets`]): for each name in the column `source` its tasks' entries,
+            with the encodings of that set.
     """
 
-    def __init__(self, processor: MulTProcessingMixin, augment: Augmentation | None = None) -> None:
+    def __init__(
+        self,
+        processor: MulTProcessingMixin,
+        augment: Augmentation | None = None,
+        tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None,
+    ) -> None:
         self.processor = processor
         self.augment = augment
+        self.tasks_by_source = tasks_by_source
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> MulTBatchFeature:
         """Collate.
@@ -41,11 +50,29 @@ class MultiTaskCollator:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
             raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
-        maps = {task: [row.get(task) for row in rows] for task in self.processor.task_specs}
-        images = [row["image"] for row in rows]
         if self.augment is None:
-            return self.processor(images, label_maps=maps, return_tensors="pt")
-        return self._augmented(self.processor(images, label_maps=maps, return_tensors="pt", do_normalize=False))
+            return self._processed(rows)
+        return self._augmented(self._processed(rows, do_normalize=False))
+
+    def _processed(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> MulTBatchFeature:
+        if self.tasks_by_source is None:
+            return self._decoded(rows, self.processor.task_specs, **kwargs)
+        parts = [self._decoded([row], self._tasks_of(row), **kwargs) for row in rows]  # each row by its own set's encodings
+        labels = {task: torch.cat([part["labels"][task] for part in parts]) for task in self.processor.task_specs}
+        return MulTBatchFeature(data={"pixel_values": torch.cat([part["pixel_values"] for part in parts]), "labels": labels})
+
+    def _decoded(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any) -> MulTBatchFeature:
+        maps = {task: [row.get(task) for row in rows] for task in specs}
+        images = [row["image"] for row in rows]
+        return self.processor(images, label_maps=maps, return_tensors="pt", tasks=list(specs.values()), **kwargs)
+
+    def _tasks_of(self, row: Mapping[str, Any]) -> dict[str, TaskSpec]:
+        """The processor's tasks, with the encodings of the set that a row is from."""
+        source = row.get("source")
+        if source not in self.tasks_by_source:
+            raise ValueError(f"a row is from data set {source!r}; tasks_by_source has {list(self.tasks_by_source)}")
+        own = self.tasks_by_source[source]
+        return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
     def _augmented(self, batch: MulTBatchFeature) -> MulTBatchFeature:
         """Augment sample by sample, and normalise what comes out as the processor would have."""
