@@ -9,6 +9,7 @@ model, its processor and code, a filled model card, `metrics.json`, and `panel.p
 
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,9 @@ from mult_hf.tasks import resolve_tasks
 from mult_hf.visualization import color_limits, colorize, panel
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# What the Hub calls a model with such an output.
+HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "image-segmentation"}
 
 
 @dataclass
@@ -123,6 +127,8 @@ def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.opt
 
 def endless(loader: DataLoader) -> Iterator[MulTBatchFeature]:
     """Batches epoch after epoch."""
+    if len(loader) == 0:
+        raise ValueError("there is no whole batch in the training data; lower --batch_size, or use fewer processes")
     while True:
         yield from loader
 
@@ -143,7 +149,7 @@ def train(model: nn.Module, loader: DataLoader, arguments: TrainingArguments, ac
     bar = tqdm(range(1, arguments.max_steps + 1), desc="training", disable=not accelerator.is_main_process, mininterval=5)
     for step, batch in zip(bar, endless(loader)):
         outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
-        losses = {task: loss.item() for task, loss in outputs.task_losses.items()}
+        losses = dict(zip(outputs.task_losses, torch.stack(list(outputs.task_losses.values())).tolist()))
         if not torch.isfinite(outputs.loss):
             raise FloatingPointError(
                 f"the loss is {outputs.loss.item()} at step {step}; task losses are {losses}; try a lower learning rate"
@@ -228,6 +234,11 @@ def save_panel(model: nn.Module, dataset: Dataset, collator: MultiTaskCollator, 
     panel(pictures, ["photo", *specs]).save(path)
 
 
+def shareable(text: str) -> str:
+    """Paths of this machine are of no use to others: what lies in the repository is named from there, the rest from home."""
+    return text.replace(f"{ROOT}/", "").replace(str(Path.home()), "~")
+
+
 def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePrediction, numbers: dict[str, Any], table: str) -> None:
     """Fill the template `model_card.md` with what was trained, on what, and how well it does."""
     specs = model.config.task_specs
@@ -247,8 +258,7 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
     ]
     card_data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="depth-estimation",
-        license="mit",
+        pipeline_tag=next((HUB_TASKS[s.transformers_task] for s in specs.values() if s.transformers_task in HUB_TASKS), "image-to-image"),
         model_name=name,
         eval_results=results,
         tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs],
@@ -260,7 +270,7 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
         card_data,
         template_path=str(ROOT / "model_card.md"),
         model_name=name,
-        model_path=str(arguments.output_dir),
+        model_path=name,
         task_list=", ".join(specs),
         example_line=f'maps["{shown.name}"]["prediction"]  # {shown.description} maps["{shown.name}"]["image"] is its picture.',
         dataset=dataset,
@@ -275,7 +285,7 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
         learning_rate=arguments.learning_rate,
         mixed_precision={"no": "full"}.get(arguments.mixed_precision, arguments.mixed_precision),
         seed=arguments.seed,
-        command="accelerate launch examples/train.py " + " ".join(sys.argv[1:]),
+        command=shareable(shlex.join(["accelerate", "launch", "examples/train.py", *sys.argv[1:]])),
         **{key: numbers[key] for key in ("evaluated_samples", "train_samples", "image_size", "parameters", "steps", "minutes", "device")},
     )
     card.save(arguments.output_dir / "README.md")
@@ -304,7 +314,7 @@ def main() -> None:
         training,
         batch_size=arguments.batch_size,
         shuffle=True,
-        drop_last=len(training) >= arguments.batch_size,
+        drop_last=len(training) >= arguments.batch_size * accelerator.num_processes,
         num_workers=arguments.num_workers,
         collate_fn=MultiTaskCollator(processor, augment=build_augmentation(arguments, specs)),
     )
@@ -336,7 +346,7 @@ def main() -> None:
             "steps": arguments.max_steps,
             "minutes": round(minutes, 1),
             "device": f"{accelerator.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
-            "arguments": {key: str(value) for key, value in asdict(arguments).items()},
+            "arguments": {key: shareable(str(value)) for key, value in asdict(arguments).items()},
         }
         (arguments.output_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
         save_panel(model.eval(), validation, plain, arguments.output_dir / "panel.png", arguments.panel_rows, accelerator.device)

@@ -32,7 +32,6 @@ _TRANSFORMERS_KEYWORDS = {
     "custom_pipelines",
     "model_type",
     "attn_implementation",
-    "num_labels",
     "torch_dtype",
     "name_or_path",
     "output_attentions",
@@ -145,9 +144,20 @@ class MulTConfig(PreTrainedConfig):
         self.block_attention = [list(kinds) if isinstance(kinds, (list, tuple)) else kinds for kinds in self.block_attention]
         if self.reference_task is None:
             self.reference_task = PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in specs else next(iter(specs), None)
+        if kwargs.pop("num_labels", None) is not None:
+            logger.warning("MulTConfig does not know 'num_labels'; the number of classes is `channels` of the classification task's entry.")
+        self._name_classes(specs)
         super().__post_init__(**kwargs)
         if self.decoder_window_size is None:
             self.decoder_window_size = getattr(self.backbone_config, "window_size", 7)
+
+    def _name_classes(self, specs: dict[str, TaskSpec]) -> None:
+        """Transformers' `id2label`, where there is one classification that it can mean."""
+        classifications = [spec for spec in specs.values() if spec.is_classification]
+        if self.id2label is None and len(classifications) == 1:
+            (spec,) = classifications
+            self.id2label = dict(enumerate(spec.class_names or [f"class {number}" for number in range(spec.channels)]))
+            self.label2id = {name: number for number, name in self.id2label.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `config.json`, which also name the pipeline's code for machines without this package."""

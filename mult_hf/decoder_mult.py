@@ -194,13 +194,13 @@ class SharedWindowAttention(nn.Module):
         )
 
     def forward(
-        self, streams: Mapping[str, Tensor], encoder_map: Tensor, shift_mask: Tensor | None, *, return_maps: bool = False
+        self, streams: Mapping[str, Tensor], encoder_map: Tensor | None, shift_mask: Tensor | None, *, return_maps: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Mix every stream by the map that its task reads.
 
         Args:
             streams: per task, normalised, in windows: (batch * windows, tokens, channels).
-            encoder_map: the encoder's map of the same resolution, in the same windows.
+            encoder_map: the encoder's map of the same resolution, in the same windows; not needed unless `reads_encoder_map`.
             shift_mask: (windows, 1, tokens, tokens) scores to add, or None.
             return_maps: whether to return the attention maps.
 
@@ -223,11 +223,16 @@ class SharedWindowAttention(nn.Module):
                 maps[owner] = attention
         return mixed, maps
 
+    @property
+    def reads_encoder_map(self) -> bool:
+        """Whether queries, keys or values depend on the encoder's map."""
+        return self.kind.source == "encoder" or self.kind.skip
+
     def readers_of_maps(self, streams: Mapping[str, Tensor]) -> dict[str, list[str]]:
         """Which streams each map serves, by the task that makes it."""
         return {self.config.reference_task: list(streams)} if self.kind.is_shared else {task: [task] for task in streams}
 
-    def value_input(self, stream: Tensor, encoder_map: Tensor) -> Tensor:
+    def value_input(self, stream: Tensor, encoder_map: Tensor | None) -> Tensor:
         """What the values are computed from: the stream, and with `+skip` the encoder map beside it on the channels."""
         return torch.cat([stream, encoder_map], dim=-1) if self.kind.skip else stream
 
@@ -291,7 +296,8 @@ class MulTDecoderBlock(GradientCheckpointingLayer):
         grid = WindowGrid(*encoder_map.shape[1:3], self.window_size, self.shift)
         # The encoder map enters as the backbone normalised it; padding comes after the norm, as in the authors' code.
         windows = {task: grid.partition(self.tasks[task].layernorm_before(stream)) for task, stream in streams.items()}
-        mixed, maps = self.attention(windows, grid.partition(encoder_map), grid.shift_mask(encoder_map), return_maps=return_maps)
+        encoder_windows = grid.partition(encoder_map) if self.attention.reads_encoder_map else None
+        mixed, maps = self.attention(windows, encoder_windows, grid.shift_mask(encoder_map), return_maps=return_maps)
         return {task: self.tasks[task](stream, grid.merge(mixed[task])) for task, stream in streams.items()}, maps
 
 
@@ -457,7 +463,8 @@ class MulTHead(nn.Module):
             size: height and width in pixels of the image itself, its top left part.
 
         Returns:
-            `Tensor`: (batch, task channels, *size) in the target's own space.
+            `Tensor`: (batch, task channels, *size) float32 in the target's own space.
         """
-        logits = F.interpolate(self.logits(features), size=padded_size, mode="bilinear", align_corners=False)
+        # In full precision: half a byte of depth would come in steps of centimetres, and tiny vectors would lose their length.
+        logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
         return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)

@@ -273,13 +273,13 @@ class MulTProcessingMixin:
         device: Any = None,
         **kwargs: Any,
     ) -> MulTBatchFeature:
+        if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
+            raise ValueError("do_center_crop and do_pad would part predictions from their photos; crop or pad photos and maps beforehand")
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         data = {"pixel_values": pixel_values}
         if label_maps is not None:
-            if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
-                raise ValueError("label_maps cannot be combined with do_center_crop or do_pad; crop or pad photos and maps beforehand")
             sizes = [tuple(image.shape[-2:]) for image in pixel_values]
             specs = resolve_tasks(tasks)
             data["labels"] = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}

@@ -47,6 +47,15 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
         raise ValueError(
             f"logits have shape {tuple(prediction.shape)} and class ids {tuple(target.shape)}; expected (batch, height, width) ids"
         )
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise ValueError(f"class ids are {target.dtype}; expected integers")
+    target = target.long()
+    if target.device.type == "cpu":  # elsewhere looking would stop the device at every step
+        wrong = target[(target != IGNORE_INDEX) & ((target < 0) | (target >= prediction.shape[1]))]
+        if len(wrong):
+            raise ValueError(
+                f"class ids have {wrong.unique().tolist()[:5]}; allowed are 0 to {prediction.shape[1] - 1}, and {IGNORE_INDEX}"
+            )
     prediction = prediction.float() if prediction.itemsize < 4 else prediction
     total = F.cross_entropy(prediction, target, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (target != IGNORE_INDEX).sum().clamp(min=1)
@@ -154,6 +163,8 @@ def multi_task_loss(
         ValueError: if labels come for a task that the model does not have, or for none of the predicted ones, or if shapes
             do not fit; the message names the task.
     """
+    if not isinstance(labels, Mapping):
+        raise ValueError(f"labels is a {type(labels).__name__}; expected a dictionary of tensors by task, for tasks {list(specs)}")
     unknown = sorted(set(labels) - set(specs))
     if unknown:
         raise ValueError(f"labels for {unknown}, but the model's tasks are {list(specs)}; remove them or add the tasks")
@@ -162,6 +173,8 @@ def multi_task_loss(
         target = labels.get(task)
         if target is None:
             continue
+        if not isinstance(target, Tensor):
+            raise ValueError(f"{task}: the label is a {type(target).__name__}; expected a tensor")
         if not specs[task].is_classification and target.ndim == 3 and prediction.shape[1] == 1:
             target = target.unsqueeze(1)  # (batch, height, width) is as good for one channel
         try:

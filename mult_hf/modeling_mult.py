@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import SwinBackbone
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, SwinBackbone
 from transformers import initialization as init
 from transformers.backbone_utils import load_backbone
 from transformers.modeling_utils import PreTrainedModel
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from .pipeline_mult import MultiTaskVisionPipeline  # noqa: F401
 
 logger = logging.get_logger(__name__)
-
-PATCH_SIZE = 4
-"""Side in pixels that images are zero-padded to a multiple of, as Swin's patch embedding does."""
 
 
 @dataclass
@@ -58,8 +56,8 @@ class MulTDensePredictionOutput(ModelOutput):
 
     Args:
         loss: weighted sum of the task losses, scalar; if labels were given.
-        predictions: per task (batch, channels, height, width) at the size of `pixel_values`, in the target's own space (metres,
-            unit vectors, [0, 1]); logits for classification.
+        predictions: per task (batch, channels, height, width) float32 at the size of `pixel_values`, in the target's own space
+            (metres, unit vectors, [0, 1]); logits for classification.
         task_losses: per labelled task its own, unweighted loss, scalar; if labels were given.
         hidden_states: see [`MulTModelOutput`].
         task_hidden_states: see [`MulTModelOutput`].
@@ -113,6 +111,32 @@ class MulTPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # losses are means over known pixels; Trainer must average them over accumulation steps
     _keys_to_ignore_on_load_unexpected = [r"backbone\.(\w+\.)?layernorm\."]
 
+    def __init__(self, config: MulTConfig) -> None:
+        # `from_pretrained(..., tasks=[...])` sets values on a finished configuration, which checks and completes nothing.
+        config.tasks = [spec.to_dict() for spec in config.task_specs.values()]
+        config.validate_tasks()
+        config.validate_blocks()
+        super().__init__(config)
+
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach adapters behind frozen, checkpointed layers; patch embeddings return a tuple here, not a tensor."""
+
+        def require_grad(module: nn.Module, inputs: Any, output: Tensor | tuple[Any, ...]) -> None:
+            (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
+
+        self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_grad)]
+        self._require_grads_hook = self._require_grads_hooks[0]
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any) -> None:
+        """Refuse the reentrant variant: it does not see tensors in dictionaries and would train next to nothing, silently.
+
+        Raises:
+            ValueError: if `use_reentrant=True` was asked for.
+        """
+        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            raise ValueError("gradient checkpointing with use_reentrant=True loses MulT's gradients; use {'use_reentrant': False}")
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Swin's initialisation; also fills the buffers that `from_pretrained` leaves empty on the meta device."""
@@ -138,6 +162,8 @@ class MulTModel(MulTPreTrainedModel):
         self.backbone = load_backbone(config)
         _drop_unused_norm(self.backbone)
         self.decoder = MulTDecoder(config, list(self.backbone.channels))
+        patch_size = getattr(config.backbone_config, "patch_size", None)
+        self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the first step of every usual pyramid
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -172,7 +198,7 @@ class MulTModel(MulTPreTrainedModel):
         # Swin's absolute position embeddings, where it has them, are resized for images of another size than its own.
         absolute = isinstance(self.backbone, SwinBackbone) and self.backbone.config.use_absolute_embeddings
         resize = {"interpolate_pos_encoding": True} if absolute else {}
-        feature_maps = self.backbone(_pad_to_patches(pixel_values), **resize).feature_maps
+        feature_maps = self.backbone(self._pad_to_patches(pixel_values), **resize).feature_maps
         decoded = self.decoder(feature_maps, tasks, bool(output_attentions))
         return MulTModelOutput(
             last_hidden_state=feature_maps[-1],
@@ -181,6 +207,29 @@ class MulTModel(MulTPreTrainedModel):
             task_hidden_states=decoded.streams if output_hidden_states else None,
             attentions=decoded.attentions if output_attentions else None,
         )
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in pixels of whole patches that an image of `size` is padded to."""
+        return tuple(-(-side // self.patch_size) * self.patch_size for side in size)
+
+    def _pad_to_patches(self, pixel_values: Tensor) -> Tensor:
+        """Zero-pad images on the right and bottom to whole patches, so that encoder maps and pixels stay aligned.
+
+        Raises:
+            ValueError: on another shape than (batch, channels, height, width), sides below 32, or integer pixels.
+        """
+        channels = getattr(self.config.backbone_config, "num_channels", 3)
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width), {channels} channels"
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values is {pixel_values.dtype}; expected normalised floats, as the image processor makes them")
+        height, width = pixel_values.shape[-2:]
+        if min(height, width) < 32:
+            raise ValueError(f"pixel_values are {height} x {width} pixels; both sides must be at least 32, the encoder's coarsest step")
+        padded_height, padded_width = self.padded_size((height, width))
+        return F.pad(pixel_values, (0, padded_width - width, 0, padded_height - height))
 
     def requested_tasks(self, tasks: Iterable[str] | None) -> list[str]:
         """Check names of tasks; `None` stands for all.
@@ -228,7 +277,8 @@ class MulTModel(MulTPreTrainedModel):
         own = set(self.backbone.state_dict())
         not_used = set(info["unexpected_keys"]) | (set(source_state) - own - fresh)
         report = BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
-        logger.info(f"{name_or_path}: {report}")
+        log = logger.warning if report.fresh or report.not_used else logger.info
+        log(f"{name_or_path}: {report}")
         return report
 
 
@@ -296,7 +346,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True)
         size = tuple(pixel_values.shape[-2:])
-        padded = _padded_size(size)
+        padded = self.mult.padded_size(size)
         predictions = {task: self.heads.tasks[task](features, padded, size) for task, features in outputs.task_features.items()}
         loss, task_losses = (None, None) if labels is None else multi_task_loss(predictions, labels, self.config.task_specs)
         return MulTDensePredictionOutput(
@@ -314,20 +364,27 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
 
         Args:
             name_or_path: Hub id or local directory of a transformers checkpoint, e.g. "microsoft/swin-tiny-patch4-window7-224".
-            kwargs: arguments of [`MulTConfig`], and `revision`, `token`, `cache_dir`, `local_files_only` for loading.
+            kwargs: arguments of [`MulTConfig`], `dtype` of the weights, and `revision`, `token`, `cache_dir`, `local_files_only`
+                for loading.
+
+        Returns:
+            The model in evaluation mode, as from `from_pretrained`; what was loaded is logged, see [`BackboneLoadReport`].
 
         Raises:
-            ValueError: if nothing in the checkpoint fits.
+            ValueError: if the checkpoint is no backbone with a pyramid of feature maps, or nothing in it fits.
         """
-        from transformers import AutoConfig
-
+        dtype = kwargs.pop("dtype", None)
         hub = {key: kwargs.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
         backbone_config = AutoConfig.from_pretrained(name_or_path, **hub)
-        stages = [name for name in backbone_config.stage_names if name != "stem"]
+        stages = [name for name in getattr(backbone_config, "stage_names", []) if name != "stem"]
+        if not stages:
+            raise ValueError(
+                f"{name_or_path} is a {backbone_config.model_type!r}; expected a backbone with stages, such as Swin or ConvNeXt"
+            )
         backbone_config.out_features = stages
         model = cls(MulTConfig(backbone_config=backbone_config, **kwargs))
         model.load_backbone_weights(name_or_path, **hub)
-        return model
+        return model.to(dtype).eval()
 
     def load_backbone_weights(self, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
         """See [`MulTModel.load_backbone_weights`]."""
@@ -372,7 +429,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             new.apply(self._init_weights)
             if copy_from is not None:
                 _copy_fitting_weights(modules[copy_from], new)
-            modules[spec.name] = new.to(self.device, self.dtype)
+            modules[spec.name] = new.to(self.device, self.dtype).train(self.training)
         self.config.tasks = [*self.config.tasks, spec.to_dict()]
         if freeze_others:
             own = {id(parameter) for _, parameter in self.task_parameters(spec.name)}
@@ -415,25 +472,6 @@ def _copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
     for name, value in target.state_dict().items():
         if name in state and state[name].shape == value.shape:
             value.copy_(state[name])
-
-
-def _padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    return tuple(-(-side // PATCH_SIZE) * PATCH_SIZE for side in size)
-
-
-def _pad_to_patches(pixel_values: Tensor) -> Tensor:
-    """Zero-pad images on the right and bottom to whole patches, so that encoder maps and pixels stay aligned.
-
-    Raises:
-        ValueError: on another shape than (batch, channels, height, width) or sides below 32.
-    """
-    if pixel_values.ndim != 4:
-        raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width)")
-    height, width = pixel_values.shape[-2:]
-    if min(height, width) < 32:
-        raise ValueError(f"pixel_values are {height} x {width} pixels; both sides must be at least 32, the encoder's coarsest step")
-    padded_height, padded_width = _padded_size((height, width))
-    return F.pad(pixel_values, (0, padded_width - width, 0, padded_height - height))
 
 
 __all__ = [

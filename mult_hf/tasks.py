@@ -171,8 +171,8 @@ class TaskSpec:
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name a class, in order of the ids, for classification.
         encoding: how the data set stores the map; a data set states its own.
-        resample: how label maps and predictions of this task are resized, `"nearest"` or `"bilinear"` (labels: over known
-            pixels only).
+        resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only). Predictions are
+            always resized bilinearly.
         horizontal_flip_signs: factor of each channel when the image is mirrored; empty for all 1.
         rotated_channels: the channels of a vector's components to the right and up, which turn with the image; empty if the
             values do not change when the image is turned.

@@ -16,6 +16,7 @@ from transformers import (
     SwinForImageClassification,
     Swinv2Config,
     TimmBackboneConfig,
+    ViTConfig,
 )
 
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction, MulTModel, TaskSpec
@@ -158,7 +159,7 @@ def test_half_precision_is_close_to_full_and_its_loss_is_finite(tiny_model, dtyp
     full = model(pixels(), labels=labels_for(model))
     model.to(dtype)
     half = model(pixels().to(dtype), labels=labels_for(model))
-    assert half.predictions["depth"].dtype == dtype
+    assert half.predictions["depth"].dtype == torch.float32, "bf16 depth would come in steps of 3 cm"
     assert half.loss.dtype == torch.float32
     assert half.loss.item() == pytest.approx(full.loss.item(), rel=0.02)
 
@@ -174,6 +175,22 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_model):
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_reentrant_checkpointing_is_refused_because_it_would_train_nothing(tiny_model):
+    with pytest.raises(ValueError, match="use_reentrant=True"):
+        tiny_model().gradient_checkpointing_enable({"use_reentrant": True})
+
+
+def test_adapters_train_behind_checkpointed_frozen_layers(tiny_model):
+    peft = pytest.importorskip("peft")
+    model = tiny_model(tasks=["depth", "normals"]).train()
+    model.gradient_checkpointing_enable()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted(pixel_values=pixels(), labels=labels_for(model)).loss.backward()
+    adapters = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    assert any("backbone" in name for name in adapters), "premise: the encoder has adapters too"
+    assert all(p.grad is not None for p in adapters.values())
 
 
 # --- losses and gradients ---
@@ -302,6 +319,14 @@ def test_an_added_task_leaves_the_others_as_they_were(tiny_model):
     assert_same_predictions(after, before)
 
 
+def test_an_added_task_is_in_the_mode_of_the_model(tiny_model):
+    """Dropout of new modules must be off in a model that is evaluated."""
+    model = tiny_model(hidden_dropout_prob=0.5, drop_path_rate=0.5)
+    model.add_task(CURVATURE)
+    one, other = (model(pixels()).predictions["principal_curvature"] for _ in range(2))
+    assert torch.equal(one, other)
+
+
 def test_an_added_task_is_saved_and_loaded(tiny_model, tmp_path):
     model = tiny_model(tasks=["depth", "normals"])
     model.add_task("edges2d", copy_from="depth")
@@ -400,6 +425,33 @@ def test_a_model_is_built_on_a_published_encoder_in_one_call(tiny_config, tmp_pa
     assert list(model(pixels()).predictions) == ["depth", "normals"]
 
 
+def test_an_encoder_without_a_pyramid_is_refused(tmp_path):
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a 'vit'; expected a backbone with stages"):
+        MulTForMultiTaskDensePrediction.from_backbone(str(tmp_path))
+
+
+def test_loading_with_fewer_tasks_than_the_reference_needs_is_refused(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="reference_task 'normals' is not one of the tasks"):
+        MulTForMultiTaskDensePrediction.from_pretrained(tmp_path, tasks=["depth"])
+
+
+@pytest.mark.parametrize("patch_size", [2, 8])
+def test_other_patch_sizes_stay_aligned_with_the_image(patch_size):
+    """What is seen at 100 x 100 is the top left part of the same image zero-padded to whole patches."""
+    swin = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, patch_size=patch_size,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, tasks=["depth"])).eval()
+    image = pixels(1, 99, 99)
+    side = -(-99 // patch_size) * patch_size
+    padded = nn.functional.pad(image, (0, side - 99, 0, side - 99))
+    expected = model(padded).predictions["depth"][..., :99, :99]
+    torch.testing.assert_close(model(image).predictions["depth"], expected)
+
+
 def test_weights_of_another_size_or_kind_are_refused(tiny_config, tmp_path):
     model = MulTForMultiTaskDensePrediction(tiny_config())
     SwinForImageClassification(SwinConfig(embed_dim=16, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], window_size=4)).save_pretrained(
@@ -474,6 +526,11 @@ def test_torch_export_gives_the_same_numbers(tiny_model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"pixel_values": torch.zeros(1, 1, 64, 64)}, r"shape \(1, 1, 64, 64\); .* 3 channels"),
+        ({"pixel_values": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}, "uint8; expected normalised floats"),
+        ({"labels": torch.zeros(2, 1, 64, 64)}, "labels is a Tensor; expected a dictionary"),
+        ({"labels": {"segmentation": torch.full((2, 64, 64), 99)}}, r"segmentation: class ids have \[99\]; allowed are 0 to 16"),
+        ({"labels": {"segmentation": torch.zeros(2, 64, 64)}}, "segmentation: class ids are torch.float32; expected integers"),
         ({"pixel_values": torch.zeros(3, 64, 64)}, r"shape \(3, 64, 64\); expected \(batch, channels, height, width\)"),
         ({"pixel_values": torch.zeros(1, 3, 31, 64)}, "31 x 64 pixels; both sides must be at least 32"),
         ({"tasks": ["deph"]}, "deph"),
