@@ -8,6 +8,7 @@ model, its processor and code, a filled model card, `metrics.json`, and `panel.p
 """
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -55,7 +56,7 @@ class TrainingArguments:
     backbone: str | None = field(
         default=None, metadata={"help": "directory or Hub id of a pretrained encoder; a small new Swin by default"}
     )
-    embed_dim: int = field(default=48, metadata={"help": "channels of a new Swin's first stage"})
+    embed_dim: int = field(default=24, metadata={"help": "channels of a new Swin's first stage"})
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2], metadata={"help": "blocks of a new Swin's stages"})
     window_size: int = field(default=8, metadata={"help": "side of a new Swin's windows, in patches of 4 pixels"})
     position_embeddings: bool = field(default=True, metadata={"help": "absolute position embeddings in a new Swin"})
@@ -63,20 +64,34 @@ class TrainingArguments:
         default_factory=lambda: ["self+skip", "encoder+skip"],
         metadata={"help": "kinds of the blocks of a decoder stage; the paper's are: self encoder"},
     )
-    drop_path_rate: float = field(default=0.1, metadata={"help": "stochastic depth of a new Swin and of the decoders"})
+    drop_path_rate: float = field(default=0.15, metadata={"help": "stochastic depth of a new Swin and of the decoders"})
     image_size: int | None = field(default=None, metadata={"help": "side of training images in pixels; as stored by default"})
-    max_steps: int = field(default=450, metadata={"help": "optimiser steps"})
-    batch_size: int = field(default=16, metadata={"help": "images a step and process"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "largest learning rate, after the warm-up"})
+    max_steps: int = field(default=420, metadata={"help": "optimiser steps"})
+    batch_size: int = field(default=8, metadata={"help": "images a step and process"})
+    learning_rate: float = field(default=1.5e-3, metadata={"help": "largest learning rate, after the warm-up"})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on weight matrices only"})
     warmup_steps: int = field(default=30, metadata={"help": "steps in which the learning rate grows"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are scaled down to this norm"})
+    max_grad_norm: float = field(default=5.0, metadata={"help": "gradients are scaled down to this norm"})
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
-    max_zoom: float = field(default=1.3, metadata={"help": "training views are magnified by 1 to this factor, and cropped"})
+    max_zoom: float = field(default=1.2, metadata={"help": "training views are magnified by 1 to this factor, and cropped"})
     color_jitter: float = field(default=0.3, metadata={"help": "brightness, contrast and saturation change by up to this share"})
     num_workers: int = field(default=0, metadata={"help": "processes that prepare batches"})
+    cpu_threads: int | None = field(default=None, metadata={"help": "threads a process without accelerator; all cores, shared, by default"})
     seed: int = field(default=0, metadata={"help": "of weights, order and flips"})
     panel_rows: int = field(default=4, metadata={"help": "validation images in panel.png"})
+
+
+def select_tasks(arguments: TrainingArguments) -> dict[str, TaskSpec]:
+    """The tasks of the data set, or those of them that were asked for.
+
+    Raises:
+        ValueError: if the data set lacks one of these.
+    """
+    specs = resolve_tasks(load_task_entries(arguments.dataset))
+    unknown = sorted(set(arguments.tasks or []) - set(specs))
+    if unknown:
+        raise ValueError(f"--tasks has {unknown}, but {arguments.dataset} has {list(specs)}")
+    return {task: spec for task, spec in specs.items() if arguments.tasks is None or task in arguments.tasks}
 
 
 def build_augmentation(arguments: TrainingArguments, specs: Mapping[str, TaskSpec]) -> RandomAugmentation:
@@ -291,18 +306,39 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
     card.save(arguments.output_dir / "README.md")
 
 
+def save(
+    arguments: TrainingArguments,
+    model: MulTForMultiTaskDensePrediction,
+    collator: MultiTaskCollator,
+    validation: Dataset,
+    numbers: dict[str, Any],
+    table: str,
+) -> None:
+    """Write everything that a user of the model needs, and say how to use it."""
+    directory = arguments.output_dir
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    collator.processor.save_pretrained(directory)
+    (directory / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    save_panel(model, validation, collator, directory / "panel.png", arguments.panel_rows, model.device)
+    save_card(arguments, model, numbers, table)
+    print(f"saved to {directory}; try it on a photo:")
+    print(
+        f"""  python -c 'import mult_hf; from transformers import pipeline; maps = pipeline("multitask-vision", """
+        f"""model="{directory}")("photo.jpg"); [m["image"].save(t + ".png") for t, m in maps.items()]'"""
+    )
+
+
 def main() -> None:
     """Load, train, evaluate, save."""
     (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    if accelerator.device.type == "cpu":  # where `accelerate launch` allows a process one thread, however many cores there are
+        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     set_seed(arguments.seed)
     start = time.perf_counter()
 
-    specs = resolve_tasks(load_task_entries(arguments.dataset))
-    unknown = sorted(set(arguments.tasks or []) - set(specs))
-    if unknown:
-        raise ValueError(f"--tasks has {unknown}, but {arguments.dataset} has {list(specs)}")
-    specs = {task: spec for task, spec in specs.items() if arguments.tasks is None or task in arguments.tasks}
+    specs = select_tasks(arguments)
     training = load_dataset(arguments.dataset, split=arguments.train_split)
     validation = load_dataset(arguments.dataset, split=arguments.validation_split)
     width, height = training[0]["image"].size
@@ -319,9 +355,9 @@ def main() -> None:
         collate_fn=MultiTaskCollator(processor, augment=build_augmentation(arguments, specs)),
     )
     model = build_model(arguments, specs, max(size.values()))
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = f"{sum(p.numel() for p in model.parameters()):,}"
     accelerator.print(
-        f"{parameters:,} parameters; {len(training)} training and {len(validation)} validation images; tasks: {', '.join(specs)}"
+        f"{parameters} parameters; {len(training)} training and {len(validation)} validation images; tasks: {', '.join(specs)}"
     )
 
     wrapped = train(model, loader, arguments, accelerator)
@@ -329,33 +365,22 @@ def main() -> None:
     accelerator.print(f"trained in {minutes:.1f} minutes")
     trivial = learn_trivial_predictor(training, plain)
     ours, baseline = evaluate(wrapped, validation, plain, trivial, accelerator, arguments.batch_size)
-    table = results_table(ours, baseline)
-    accelerator.print(table)
+    accelerator.print(results_table(ours, baseline))
     if accelerator.is_main_process:
-        model = accelerator.unwrap_model(wrapped)
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(arguments.output_dir)
-        processor.save_pretrained(arguments.output_dir)
         numbers = {
             "model": ours.compute(),
             "trivial": baseline.compute(),
             "evaluated_samples": len(validation),
             "train_samples": len(training),
             "image_size": f"{size['height']} x {size['width']}",
-            "parameters": f"{parameters:,}",
+            "parameters": parameters,
             "steps": arguments.max_steps,
             "minutes": round(minutes, 1),
             "device": f"{accelerator.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
             "arguments": {key: shareable(str(value)) for key, value in asdict(arguments).items()},
         }
-        (arguments.output_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-        save_panel(model.eval(), validation, plain, arguments.output_dir / "panel.png", arguments.panel_rows, accelerator.device)
-        save_card(arguments, model, numbers, table)
-        print(f"saved to {arguments.output_dir}; try it on a photo:")
-        print(
-            f"""  python -c 'import mult_hf; from transformers import pipeline; maps = pipeline("multitask-vision", """
-            f"""model="{arguments.output_dir}")("photo.jpg"); [m["image"].save(t + ".png") for t, m in maps.items()]'"""
-        )
+        model = accelerator.unwrap_model(wrapped).eval()
+        save(arguments, model, plain, validation, numbers, results_table(ours, baseline))
     accelerator.end_training()
 
 

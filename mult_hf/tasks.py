@@ -301,16 +301,14 @@ class TaskSpec:
         Raises:
             ValueError: on an unknown field or a missing name, kind or channels.
         """
-        allowed = [f.name for f in fields(cls)]
-        unknown = sorted(set(entry) - set(allowed))
-        if unknown:
-            raise ValueError(f"task entry {entry.get('name')!r} has unknown fields {unknown}; allowed: {', '.join(allowed)}")
+        _refuse_unknown_fields(f"task entry {entry.get('name')!r}", entry, cls)
         if "name" not in entry:
             raise ValueError(f"a task entry needs a name, got {dict(entry)}")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        values = _with_tuples(entry)
         base = _REGISTRY.get(values["name"])
         if isinstance(values.get("encoding"), Mapping):
-            values["encoding"] = _encoding_from_dict(values["name"], values["encoding"])
+            _refuse_unknown_fields(f"encoding of task {values['name']!r}", values["encoding"], LabelEncoding)
+            values["encoding"] = LabelEncoding(**_with_tuples(values["encoding"]))
         if "class_names" in values and "channels" not in values:
             values["channels"] = len(values["class_names"])
         if base is not None:
@@ -321,12 +319,15 @@ class TaskSpec:
         return cls(**values)
 
 
-def _encoding_from_dict(name: str, entry: Mapping[str, Any]) -> LabelEncoding:
-    allowed = [f.name for f in fields(LabelEncoding)]
+def _refuse_unknown_fields(what: str, entry: Mapping[str, Any], cls: type) -> None:
+    allowed = [f.name for f in fields(cls)]
     unknown = sorted(set(entry) - set(allowed))
     if unknown:
-        raise ValueError(f"encoding of task {name!r} has unknown fields {unknown}; allowed: {', '.join(allowed)}")
-    return LabelEncoding(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+        raise ValueError(f"{what} has unknown fields {unknown}; allowed: {', '.join(allowed)}")
+
+
+def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 def _with_lists(value: Any) -> Any:
@@ -380,7 +381,8 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
 
 
 # The six tasks of the paper (section 4). Encodings are Taskonomy's, the paper's data set; others state their own. Taskonomy
-# stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer.
+# stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer. The paper does not tell its
+# loss weights. These make up for units: an error in metres is a large number, one of a heat map that is mostly 0 a small one.
 # https://github.com/StanfordVL/taskonomy/blob/master/data/README.md
 register_task(
     TaskSpec(
@@ -390,6 +392,7 @@ register_task(
         loss="cross_entropy",
         metrics=("mean_iou", "pixel_accuracy"),
         unit="class",
+        # fmt: off
         class_names=(
             "background",
             "bottle",
@@ -409,6 +412,7 @@ register_task(
             "clock",
             "vase",
         ),
+        # fmt: on
         encoding=LabelEncoding(dtype="uint8", offset=-1.0, unknown=(0,)),
         colormap="classes",
         transformers_task="semantic-segmentation",
@@ -420,6 +424,7 @@ register_task(
         name="depth",
         kind="regression",
         channels=1,
+        weight=0.5,
         activation="sigmoid",
         loss="rotate_l1",
         metrics=("rmse", "delta1"),
@@ -437,6 +442,7 @@ register_task(
         name="normals",
         kind="regression",
         channels=3,
+        weight=3.0,
         activation="unit_vector",
         loss="l1",
         metrics=("mean_angle",),
@@ -455,6 +461,7 @@ register_task(
         name="keypoints2d",
         kind="regression",
         channels=1,
+        weight=5.0,
         unit="[0, 1]",
         value_range=(0.0, 1.0),
         encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
@@ -468,6 +475,7 @@ register_task(
         name="edges2d",
         kind="regression",
         channels=1,
+        weight=5.0,
         unit="[0, 1]",
         value_range=(0.0, 1.0),
         encoding=LabelEncoding(dtype="uint16", scale=1 / 65535),
@@ -481,6 +489,7 @@ register_task(
         name="reshading",
         kind="regression",
         channels=1,
+        weight=3.0,
         activation="sigmoid",
         unit="[0, 1]",
         value_range=(0.0, 1.0),
