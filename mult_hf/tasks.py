@@ -380,6 +380,14 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
     return specs
 
 
+# fmt: off
+TASKONOMY_CLASSES = (
+    "background", "bottle", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase",
+)
+# fmt: on
+"""Classes of Taskonomy's segmentation in order of the ids, after the stored 0 for "uncertain"."""
+
 # The six tasks of the paper (section 4). Encodings are Taskonomy's, the paper's data set; others state their own. Taskonomy
 # stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer. The paper does not tell its
 # loss weights. These make up for units: an error in metres is a large number, one of a heat map that is mostly 0 a small one.
@@ -392,27 +400,7 @@ register_task(
         loss="cross_entropy",
         metrics=("mean_iou", "pixel_accuracy"),
         unit="class",
-        # fmt: off
-        class_names=(
-            "background",
-            "bottle",
-            "chair",
-            "couch",
-            "potted plant",
-            "bed",
-            "dining table",
-            "toilet",
-            "tv",
-            "microwave",
-            "oven",
-            "toaster",
-            "sink",
-            "refrigerator",
-            "book",
-            "clock",
-            "vase",
-        ),
-        # fmt: on
+        class_names=TASKONOMY_CLASSES,
         encoding=LabelEncoding(dtype="uint8", offset=-1.0, unknown=(0,)),
         colormap="classes",
         transformers_task="semantic-segmentation",
