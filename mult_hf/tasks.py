@@ -412,7 +412,6 @@ register_task(
         name="depth",
         kind="regression",
         channels=1,
-        weight=0.5,
         activation="sigmoid",
         loss="rotate_l1",
         metrics=("rmse", "delta1"),
