@@ -472,7 +472,13 @@ for number, checkpoint in enumerate(checkpoints):
 def run_clean_process(what, out, photo, *checkpoints):
     """Predict with each checkpoint in a process that cannot import mult_hf, and `"save"` each again twice, or only `"look"`."""
     out.mkdir()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(out / "modules"), "HF_HOME": str(out / "home")}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "HF_MODULES_CACHE": str(out / "modules"),
+        "HF_HOME": str(out / "home"),
+    }
     command = [sys.executable, "-c", CLEAN_PROCESS, *map(str, (what, photo, out, *checkpoints))]
     run = subprocess.run(command, capture_output=True, text=True, cwd=out, env=environment)
     assert run.returncode == 0, run.stderr
