@@ -143,7 +143,9 @@ def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.opt
 def endless(loader: DataLoader) -> Iterator[MulTBatchFeature]:
     """Batches epoch after epoch."""
     if len(loader) == 0:
-        raise ValueError("there is no whole batch in the training data; lower --batch_size, or use fewer processes")
+        raise ValueError(
+            f"the training data hold no whole batch of {loader.batch_size} a process; lower --batch_size, or use fewer processes"
+        )
     while True:
         yield from loader
 

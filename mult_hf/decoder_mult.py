@@ -465,6 +465,6 @@ class MulTHead(nn.Module):
         Returns:
             `Tensor`: (batch, task channels, *size) float32 in the target's own space.
         """
-        # In full precision: half a byte of depth would come in steps of centimetres, and tiny vectors would lose their length.
+        # In full precision: in half, depth would come in steps of centimetres and tiny vectors would lose their length.
         logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
         return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)

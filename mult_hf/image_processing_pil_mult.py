@@ -20,7 +20,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
+from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
     # Never runs; makes transformers copy the other backend's file too when this processor is saved.
@@ -274,18 +274,17 @@ class MulTProcessingMixin:
         **kwargs: Any,
     ) -> MulTBatchFeature:
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
-            raise ValueError("do_center_crop and do_pad would part predictions from their photos; crop or pad photos and maps beforehand")
+            given = {name: kwargs[name] for name in ("do_center_crop", "do_pad") if kwargs.get(name)}
+            raise ValueError(f"{given} would part predictions from their photos; crop or pad photos and maps beforehand")
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
-        data = {"pixel_values": pixel_values}
+        batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
         if label_maps is not None:
             sizes = [tuple(image.shape[-2:]) for image in pixel_values]
             specs = resolve_tasks(tasks)
-            data["labels"] = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}
-        batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
-        if label_maps is not None:
-            batch["labels"] = {task: _in_type(targets, return_tensors) for task, targets in data["labels"].items()}
+            targets = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}
+            batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
 
     def _targets(
@@ -431,4 +430,4 @@ class MulTImageProcessorPil(MulTProcessingMixin, PilBackend):
     """
 
 
-__all__ = ["IGNORE_INDEX", "MulTBatchFeature", "MulTImageProcessorKwargs", "MulTImageProcessorPil", "read_photo", "resize_label"]
+__all__ = ["MulTBatchFeature", "MulTImageProcessorKwargs", "MulTImageProcessorPil", "read_photo", "resize_label"]

@@ -101,9 +101,9 @@ class MultiTaskVisionPipeline(Pipeline):
         while isinstance(size[0], (list, tuple)):  # batching wraps the size once more
             size = size[0]
         specs = self.model.config.task_specs
-        # The model knows its tasks best: one may have been added since the processor was saved.
-        entries = self.model.config.tasks
-        (result,) = self.image_processor.post_process(model_outputs, [size], tasks=entries)
+        # The model's tasks, since one may have been added after the processor was saved; and as plain entries, since model and
+        # processor of a checkpoint with remote code have two different classes called TaskSpec.
+        (result,) = self.image_processor.post_process(model_outputs, [size], tasks=self.model.config.tasks)
         for task, maps in result.items():
             maps["image"] = colorize(maps["prediction"], specs[task])
         return result
