@@ -4,12 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
 from ..tasks import TaskSpec
 
-Augmentation = Callable[[dict[str, Any]], dict[str, Any]]
-"""Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`."""
+Augmentation = Callable[..., dict[str, Any]]
+"""Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. Where
+rows carry a seed it is called with a `torch.Generator` as its second argument."""
+
+AUGMENTATION_SEED = "augmentation_seed"
+"""Key of a row under which its augmentation is seeded, so that it does not depend on what was drawn before it."""
 
 
 class MultiTaskCollator:
@@ -20,7 +25,8 @@ class MultiTaskCollator:
 
     Args:
         processor: a MulT image processor; its tasks are the columns that are read.
-        augment: applied to each sample, image and targets together, before the image is normalised.
+        augment: applied to each sample, image and targets together, before the image is normalised. A row with an
+            `"augmentation_seed"` gets a generator of its own, the others draw from torch's global one.
         tasks_by_source: for a mixture of data sets ([`mix_datasets`]): for each name in the column `source` its tasks' entries,
             with the encodings of that set.
     """
@@ -52,7 +58,7 @@ class MultiTaskCollator:
             raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
         if self.augment is None:
             return self._processed(rows)
-        return self._augmented(self._processed(rows, do_normalize=False))
+        return self._augmented(self._processed(rows, do_normalize=False), [row.get(AUGMENTATION_SEED) for row in rows])
 
     def _processed(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> MulTBatchFeature:
         if self.tasks_by_source is None:
@@ -74,11 +80,15 @@ class MultiTaskCollator:
         own = self.tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
-    def _augmented(self, batch: MulTBatchFeature) -> MulTBatchFeature:
+    def _augment_sample(self, image: Tensor, labels: dict[str, Tensor], seed: int | None) -> dict[str, Any]:
+        generator = () if seed is None else (torch.Generator().manual_seed(seed),)
+        return self.augment({"pixel_values": image, "labels": labels}, *generator)
+
+    def _augmented(self, batch: MulTBatchFeature, seeds: Sequence[int | None]) -> MulTBatchFeature:
         """Augment sample by sample, and normalise what comes out as the processor would have."""
         samples = [
-            self.augment({"pixel_values": image, "labels": {task: target[number] for task, target in batch["labels"].items()}})
-            for number, image in enumerate(batch["pixel_values"])
+            self._augment_sample(image, {task: target[number] for task, target in batch["labels"].items()}, seed)
+            for number, (image, seed) in enumerate(zip(batch["pixel_values"], seeds))
         ]
         pixel_values = torch.stack([sample["pixel_values"] for sample in samples])
         if self.processor.do_normalize:

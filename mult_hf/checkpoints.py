@@ -1,0 +1,161 @@
+"""Checkpoints that are whole or do not exist: an interrupted save leaves nothing that could be taken for one.
+
+A checkpoint is written to `checkpoint-N.partial` and renamed when every file of it is on disk; renaming a directory is one step
+to the file system. Old ones are renamed away before they are deleted, for the same reason.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from accelerate import Accelerator
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+_PARTIAL = ".partial"
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step at which a checkpoint was taken.
+
+    Raises:
+        ValueError: if the directory is not named like a whole checkpoint.
+    """
+    match = _NAME.fullmatch(checkpoint.name)
+    if match is None:
+        raise ValueError(f"{checkpoint} is not named like a checkpoint; expected a directory such as checkpoint-00000100")
+    return int(match[1])
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Whole checkpoints in a directory, the oldest first; none if it does not exist."""
+    found = [path for path in directory.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(found, key=checkpoint_step)
+
+
+def find_checkpoint(directory: Path, which: str) -> Path | None:
+    """The checkpoint to go on from.
+
+    Args:
+        directory: where the run keeps its checkpoints.
+        which: `"latest"`, or the path of a checkpoint.
+
+    Returns:
+        The checkpoint; None for `"latest"` where there is none yet, so that one command both starts and goes on.
+
+    Raises:
+        ValueError: if the path is no whole checkpoint.
+    """
+    if which == "latest":
+        return next(reversed(list_checkpoints(directory)), None)
+    checkpoint = Path(which)
+    checkpoint_step(checkpoint)
+    if not checkpoint.is_dir():
+        raise ValueError(
+            f"{checkpoint} does not exist; whole checkpoints are {[str(path) for path in list_checkpoints(checkpoint.parent)]}"
+        )
+    return checkpoint
+
+
+def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
+    """Make room for the checkpoints of a new run.
+
+    Raises:
+        ValueError: if there are some of an earlier run, and these are not to be overwritten.
+    """
+    earlier = list_checkpoints(directory)
+    if earlier and not overwrite:
+        raise ValueError(
+            f"{directory} has checkpoints of an earlier run, the last of step {checkpoint_step(earlier[-1])}; go on with --resume latest, "
+            "give another --output_dir, or delete them with --overwrite"
+        )
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: int) -> Path:
+    """Save everything that the accelerator prepared or was told of, in all processes.
+
+    Args:
+        accelerator: with model, optimizer and registered objects.
+        directory: where the run keeps its checkpoints.
+        step: number of optimizer steps taken.
+        keep: how many checkpoints stay, the newest ones; at least 1.
+
+    Returns:
+        `directory/checkpoint-STEP`, which exists only once it is whole.
+
+    Raises:
+        ValueError: if `keep` is below 1.
+    """
+    if keep < 1:
+        raise ValueError(f"{keep} checkpoints are to be kept; keep at least 1")
+    final = directory / f"checkpoint-{step:08d}"
+    partial = final.with_name(final.name + _PARTIAL)
+    if accelerator.is_main_process:
+        remove_partial(directory)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        publish(partial, final)
+        for old in list_checkpoints(directory)[:-keep]:
+            remove(old)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a finished directory its name, in place of what had the name before."""
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
+    if final.exists():
+        remove(final)
+    partial.rename(final)
+    _flush(final.parent)
+
+
+def replace_files(partial: Path, directory: Path) -> None:
+    """Move finished files into a directory that may hold older ones; each file is at any moment the old or the new one, whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in sorted(partial.iterdir()):
+        _flush(path)
+        path.replace(directory / path.name)
+    _flush(directory)
+    partial.rmdir()
+
+
+def remove(directory: Path) -> None:
+    """Delete a directory such that at no moment half of it stands under its name."""
+    doomed = directory.with_name(f"{directory.name}.old{_PARTIAL}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    directory.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_partial(directory: Path) -> None:
+    """Delete what interrupted saves left behind."""
+    for path in directory.glob(f"*{_PARTIAL}"):
+        shutil.rmtree(path)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or directory is on the disk, so that a power cut cannot leave a name without contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = [
+    "checkpoint_step",
+    "clear_for_new_run",
+    "find_checkpoint",
+    "list_checkpoints",
+    "publish",
+    "remove",
+    "remove_partial",
+    "replace_files",
+    "save_checkpoint",
+]

@@ -1,0 +1,253 @@
+"""Parts of a training loop that are easy to get wrong: parameter groups, averaged weights, a log that survives interruption."""
+
+import json
+import math
+import os
+import resource
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .data.stream import TrainingStream
+from .modeling_mult import MulTForMultiTaskDensePrediction
+from .tasks import TaskSpec
+
+
+def parameter_groups(
+    model: MulTForMultiTaskDensePrediction, *, learning_rate: float, weight_decay: float, encoder_factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups for an AdamW: norms, biases, relative position biases and position embeddings are not decayed (as Swin is trained).
+
+    Args:
+        model: whose parameters are grouped; frozen ones are left out.
+        learning_rate: of decoders and heads.
+        weight_decay: of weight matrices.
+        encoder_factor: the encoder's learning rate over that of the rest.
+
+    Returns:
+        One group for each of encoder and rest, decayed and not, as far as it has parameters.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decayed = parameter.ndim > 1 and "position_bias" not in name and "position_embeddings" not in name
+        if parameter.requires_grad:
+            groups.setdefault((decayed, name.startswith("mult.backbone.")), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decayed else 0.0,
+            "lr": learning_rate * (encoder_factor if in_encoder else 1.0),
+        }
+        for (decayed, in_encoder), parameters in groups.items()
+    ]
+
+
+class WeightAverage:
+    """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can take their place.
+
+    The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that a short run does not average in its random start
+    (as in TensorFlow's `ExponentialMovingAverage` with `num_updates`).
+
+    Args:
+        model: with whole parameters; sharded ones (FSDP, DeepSpeed) are not supported.
+        decay: weight of the past, at least 0 and below 1.
+
+    Raises:
+        ValueError: on another decay.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of the weights' average is {decay}; it must be at least 0 and below 1")
+        self.model = model
+        self.decay = decay
+        self.average = AveragedModel(nn.ParameterList(model.parameters()), multi_avg_fn=self._blend)
+
+    def _blend(self, averages: list[Tensor], values: list[Tensor], steps: Tensor) -> None:
+        decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(decay)(averages, values, steps)
+
+    def update(self) -> None:
+        """Take in the model's parameters, after an optimizer step."""
+        self.average.update_parameters(nn.ParameterList(self.model.parameters()))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averages stand in the model for the time of the block; then its own parameters come back, bit for bit."""
+        own = [parameter.detach().clone() for parameter in self.model.parameters()]
+        _copy(self.average.module.parameters(), self.model.parameters())
+        try:
+            yield
+        finally:
+            _copy(own, self.model.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return self.average.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.average.load_state_dict(state)
+
+
+@torch.no_grad()
+def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
+    for source, target in zip(sources, targets):
+        target.copy_(source)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of its checkpoints.
+
+    Args:
+        arguments: of the run, so that another run's checkpoint is not taken for its own.
+        step: optimizer steps taken.
+        seconds: that training took so far, interruptions not counted.
+        best_gain: highest multi-task gain over the trivial predictor so far, in percent.
+        best_step: when that was.
+        losses: sums of the task losses since the last entry of the log.
+        batches: how many batches those are of.
+    """
+
+    arguments: dict[str, str]
+    step: int = 0
+    seconds: float = 0.0
+    best_gain: float = -math.inf
+    best_step: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    batches: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint.
+
+        Raises:
+            ValueError: if that is of a run with other arguments.
+        """
+        saved = state["arguments"]
+        other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
+        if other:
+            told = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
+            raise ValueError(f"the checkpoint is of another run: {told}; give the same flags, or start from its weights with --model")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
+    """Names of samples for an error: row numbers, and what the data set calls them (its short columns)."""
+    described = []
+    for row in map(stream.row_at, positions):
+        named = {key: value for key, value in stream.rows[row].items() if isinstance(value, (str, int)) and len(str(value)) <= 80}
+        described.append(f"row {row}" + (f" ({', '.join(f'{key} {value}' for key, value in named.items())})" if named else ""))
+    return described
+
+
+class JsonLinesLog:
+    """A file with one JSON object a line, each with the `step` that it tells of.
+
+    Args:
+        path: of the file; made with the first entry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write an entry through to the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All whole entries; a line that an interruption cut short is left out."""
+        return [json.loads(line) for line in self.path.read_text().splitlines(True) if line.endswith("\n")] if self.path.exists() else []
+
+    def drop_after(self, step: int) -> None:
+        """Forget what was told of later steps, which a resumed run will tell again."""
+        kept = "".join(json.dumps(entry) + "\n" for entry in self.entries() if entry["step"] <= step)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rewritten = self.path.with_suffix(".partial")
+        rewritten.write_text(kept)
+        os.replace(rewritten, self.path)
+
+
+def use_fsdp_on_cpu(accelerator: Accelerator) -> None:
+    """Shard on CPU processes too, where the configuration asks for FSDP.
+
+    torch's FSDP2 works with gloo; Accelerate reads an FSDP configuration only where there are accelerators, and would replicate
+    the model without a word. Elsewhere this does nothing.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        for state in (AcceleratorState, PartialState):
+            state._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskDensePrediction:
+    """The module behind the wrappers for training; of a sharded one a copy with whole weights, in every process.
+
+    A sharded module cannot be saved as it is: torch gives it a class of its own, whose files would be copied in place of MulT's.
+    """
+    module = accelerator.unwrap_model(model, keep_torch_compile=False)
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return module
+    state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
+    whole = MulTForMultiTaskDensePrediction(module.config)
+    whole.load_state_dict(state)
+    return whole.to(accelerator.device)
+
+
+def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
+    """A trained model with the tasks of the data: those that it lacks are added, those that it has beyond them removed.
+
+    Raises:
+        ValueError: if a task of both has other channels, classes or units in the data.
+    """
+    model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path)
+    for task, spec in specs.items():
+        own = model.config.task_specs.get(task)
+        if own is None:
+            model.add_task(spec)
+        elif (own.channels, own.class_names, own.unit) != (spec.channels, spec.class_names, spec.unit):
+            raise ValueError(
+                f"{name_or_path} has a task {task!r} with {own.channels} channels in {own.unit}, classes {list(own.class_names)}; "
+                f"the data have {spec.channels} in {spec.unit}, {list(spec.class_names)}; give it another name in the data's card"
+            )
+    for task in set(model.task_names) - set(specs):
+        model.remove_task(task)
+    return model
+
+
+def peak_memory(device: torch.device) -> float:
+    """Largest memory so far in MiB: allocated on an accelerator, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kibibytes / 1024
+
+
+__all__ = [
+    "JsonLinesLog",
+    "Progress",
+    "WeightAverage",
+    "describe_rows",
+    "load_trained",
+    "parameter_groups",
+    "peak_memory",
+    "use_fsdp_on_cpu",
+    "whole_model",
+]
