@@ -1,4 +1,4 @@
-"""Proves that metrics agree with scikit-learn and the textbook formulas, add up over any split, and never see unknown pixels."""
+"""Proves for the whole table of metrics that sums add up over any split and never see unknown pixels, and what the trivial predictor is."""
 
 import math
 from dataclasses import replace
@@ -6,18 +6,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, mean_absolute_error, root_mean_squared_error
 
 from mult_hf import IGNORE_INDEX, TaskSpec, registered_tasks
-from mult_hf.metrics import METRICS, MultiTaskMetrics, constant_predictions, metrics_of
+from mult_hf.metrics import METRICS, STATISTICS, MultiTaskMetrics, constant_predictions, metrics_of, multi_task_gain
 
 NAN = math.nan
+# Which task's maps a metric is tested on, by what it adds up; everything else is tested on distances.
+TESTED_ON = {"confusion": "classes", "angles": "direction", "boundaries_0.0075": "outline", "boundaries_0.011": "outline"}
 SPECS = {
-    "classes": TaskSpec(name="classes", kind="classification", channels=5, metrics=("mean_iou", "pixel_accuracy")),
-    "distance": TaskSpec(name="distance", kind="regression", channels=1, metrics=("rmse", "delta1", "mae")),
-    "direction": TaskSpec(name="direction", kind="regression", channels=3, metrics=("mean_angle", "rmse", "mae")),
+    "classes": TaskSpec(name="classes", kind="classification", channels=5),
+    "distance": TaskSpec(name="distance", kind="regression", channels=1, unit="m"),
+    "direction": TaskSpec(name="direction", kind="regression", channels=3),
+    "outline": TaskSpec(name="outline", kind="regression", channels=1),
+}
+SPECS = {
+    task: replace(spec, metrics=tuple(name for name, metric in METRICS.items() if TESTED_ON.get(metric.statistics, "distance") == task))
+    for task, spec in SPECS.items()
 }
 NAMES = [f"{task}/{metric}" for task, spec in SPECS.items() for metric in spec.metrics]
+# What looks at an image as a whole; a part of it is another image.
+WHOLE_IMAGE = {name for name in STATISTICS if name.startswith("boundaries") or name.endswith("median_scaled")}
 
 
 def random_images(count: int = 5, size: int = 8) -> list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
@@ -30,15 +38,19 @@ def random_images(count: int = 5, size: int = 8) -> list[tuple[dict[str, torch.T
         distance = 1 + 4 * torch.rand((1, *shape), generator=generator)
         direction = torch.nn.functional.normalize(torch.randn((3, *shape), generator=generator), dim=0)
         noise = torch.randn((4, *shape), generator=generator)
+        outline = torch.zeros(1, *shape)
+        outline[..., 1::3] = 1  # upright lines
         targets = {
             "classes": torch.randint(0, 4, shape, generator=generator).masked_fill(unknown, IGNORE_INDEX),  # class 4 never occurs
             "distance": distance.masked_fill(unknown, NAN),
             "direction": direction.masked_fill(unknown, NAN),
+            "outline": outline.masked_fill(unknown, NAN),
         }
         predictions = {
             "classes": torch.randint(0, 4, shape, generator=generator),
             "distance": (distance + 0.8 * noise[:1]).clamp(min=0.1),
             "direction": direction + noise[1:],
+            "outline": (0.3 * outline + 0.7 * torch.rand((1, *shape), generator=generator)),
         }
         images.append((predictions, targets))
     return images
@@ -51,101 +63,21 @@ def measured(images: list) -> dict[str, float]:
     return metrics.compute()
 
 
-def known_values(images: list, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Prediction and target of all known pixels of all images in one row: (pixels,) or (channels, pixels)."""
-    pairs = [(predictions[task].numpy(), targets[task].numpy()) for predictions, targets in images]
-    unknown = [target == IGNORE_INDEX if target.ndim == 2 else np.isnan(target[0]) for _, target in pairs]
-    return tuple(np.concatenate([pair[side][..., ~mask] for pair, mask in zip(pairs, unknown)], axis=-1) for side in (0, 1))
-
-
 def metric_of_one_image(task: str, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     metrics = MultiTaskMetrics({task: SPECS[task]})
     metrics.update({task: prediction}, {task: target})
     return {name.split("/")[1]: value for name, value in metrics.compute().items()}
 
 
-# Parity.
+def test_every_metric_of_the_table_is_tested_here():
+    assert {name.split("/")[1] for name in NAMES} == set(METRICS)
 
 
-def test_the_confusion_matrix_is_scikit_learns():
+def test_better_predictions_have_better_values_in_every_metric():
     images = random_images()
-    metrics = MultiTaskMetrics(SPECS)
-    for image in images:
-        metrics.update(*image)
-    prediction, target = known_values(images, "classes")
-    np.testing.assert_array_equal(metrics.sums["classes/mean_iou"], confusion_matrix(target, prediction, labels=range(5)))
-
-
-def test_mean_iou_and_accuracy_are_scikit_learns():
-    images = random_images()
-    prediction, target = known_values(images, "classes")
-    values = measured(images)
-    assert values["classes/mean_iou"] == pytest.approx(jaccard_score(target, prediction, average="macro"))
-    assert values["classes/pixel_accuracy"] == pytest.approx(accuracy_score(target, prediction))
-
-
-def test_errors_of_numbers_are_the_textbook_formulas():
-    images = random_images()
-    prediction, target = (values[0] for values in known_values(images, "distance"))
-    values = measured(images)
-    assert values["distance/rmse"] == pytest.approx(root_mean_squared_error(target, prediction), rel=1e-6)
-    assert values["distance/mae"] == pytest.approx(mean_absolute_error(target, prediction), rel=1e-6)
-    assert values["distance/delta1"] == pytest.approx(np.mean(np.maximum(prediction / target, target / prediction) < 1.25))
-    assert 0.2 < values["distance/delta1"] < 0.8  # premise: both answers occur
-
-
-def test_errors_of_vectors_are_the_textbook_formulas():
-    images = random_images()
-    prediction, target = (values.astype(np.float64) for values in known_values(images, "direction"))
-    cosine = (prediction * target).sum(axis=0) / np.linalg.norm(prediction, axis=0) / np.linalg.norm(target, axis=0)
-    values = measured(images)
-    assert values["direction/mean_angle"] == pytest.approx(np.degrees(np.arccos(cosine)).mean(), rel=1e-6)
-    assert values["direction/mae"] == pytest.approx(np.abs(prediction - target).mean(), rel=1e-6)
-    assert values["direction/rmse"] == pytest.approx(np.sqrt(np.square(prediction - target).mean()), rel=1e-6)
-
-
-# Values by hand.
-
-
-def test_mean_iou_is_the_mean_over_classes_that_occur():
-    # Class 0: 1 hit, union 2. Class 1: 1 hit, union 3. Class 2: predicted once, never there: 0 of 1. Classes 3 and 4 never occur.
-    prediction, target = torch.tensor([[0, 1, 1, 2]]), torch.tensor([[0, 0, 1, 1]])
-    assert metric_of_one_image("classes", prediction, target)["mean_iou"] == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
-    assert metric_of_one_image("classes", prediction, target)["pixel_accuracy"] == pytest.approx(2 / 4)
-
-
-def test_rmse_takes_the_root_after_the_mean():
-    values = metric_of_one_image("distance", torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[2.0, 9.0]]]))
-    assert values["rmse"] == pytest.approx(math.sqrt((1 + 49) / 2))
-    assert values["mae"] == pytest.approx((1 + 7) / 2)
-
-
-def test_delta1_counts_factors_below_a_quarter_in_both_directions_and_not_the_quarter_itself():
-    prediction = torch.tensor([[[1.24, 1.26, 1.25, 0.81, 0.79, 0.8, 0.0, -1.0]]])
-    within = metric_of_one_image("distance", prediction[..., :5], torch.ones(1, 1, 5))["delta1"]
-    assert within == pytest.approx(2 / 5)
-    assert metric_of_one_image("distance", prediction[..., 6:], torch.ones(1, 1, 2))["delta1"] == 0
-
-
-def test_delta1_skips_targets_of_zero_which_have_no_factor():
-    assert metric_of_one_image("distance", torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 0.0]]]))["delta1"] == 1
-
-
-def test_mean_angle_is_in_degrees_and_does_not_depend_on_lengths():
-    target = torch.tensor([[0.0, 0.0, 1.0]] * 4).T[:, None]
-    prediction = torch.tensor([[0.0, 0.0, 3.0], [0.0, 2.0, 2.0], [0.5, 0.0, 0.0], [0.0, 0.0, -1.0]]).T[:, None]
-    for pixel, degrees in enumerate((0, 45, 90, 180)):
-        one = metric_of_one_image("direction", prediction[..., pixel : pixel + 1], target[..., pixel : pixel + 1])
-        assert one["mean_angle"] == pytest.approx(degrees, abs=1e-6)
-    assert metric_of_one_image("direction", prediction, target)["mean_angle"] == pytest.approx((0 + 45 + 90 + 180) / 4)
-
-
-def test_mean_angle_sees_a_thousandth_of_a_degree_in_float32():
-    radians = torch.deg2rad(torch.tensor(0.001))
-    assert torch.cos(radians) == 1  # premise: the arc cosine would say 0
-    prediction = torch.stack([torch.sin(radians), torch.tensor(0.0), torch.cos(radians)])[:, None, None]
-    value = metric_of_one_image("direction", prediction, torch.tensor([0.0, 0.0, 1.0])[:, None, None])["mean_angle"]
-    assert value == pytest.approx(0.001, rel=1e-4)
+    noisy = measured(images)
+    perfect = measured([({task: target.nan_to_num() for task, target in targets.items()}, targets) for _, targets in images])
+    assert [name for name in NAMES if not MultiTaskMetrics(SPECS).is_better(name, perfect[name], noisy[name])] == []
 
 
 def test_many_pixels_do_not_lose_small_errors():
@@ -154,7 +86,31 @@ def test_many_pixels_do_not_lose_small_errors():
     for _ in range(300):
         metrics.update({"distance": torch.full((1, 64, 64), 1.1)}, {"distance": torch.ones(1, 64, 64)})
     assert metrics.compute()["distance/mae"] == pytest.approx(float(np.float32(1.1)) - 1, rel=1e-9)
-    assert all(sums.dtype == torch.float64 for sums in metrics.sums.values())
+
+
+def test_sums_are_float64_and_need_the_same_memory_for_any_number_of_images():
+    images = random_images()
+    few, many = MultiTaskMetrics(SPECS), MultiTaskMetrics(SPECS)
+    few.update(*images[0])
+    for image in images:
+        many.update(*image)
+    assert set(few.sums) == set(many.sums) == {f"{task}/{m.statistics}" for task in SPECS for m in few.metrics[task].values()}
+    assert all(sums.dtype == torch.float64 and sums.shape == few.sums[name].shape for name, sums in many.sums.items())
+
+
+def test_what_several_metrics_read_is_computed_once_an_image(monkeypatch):
+    calls = []
+    for name in STATISTICS:
+        monkeypatch.setitem(STATISTICS, name, lambda *maps, name=name, count=STATISTICS[name]: calls.append(name) or count(*maps))
+    measured(random_images(1))
+    assert sorted(calls) == sorted(STATISTICS)
+
+
+def test_no_gradients_are_kept():
+    predictions, targets = random_images(1)[0]
+    metrics = MultiTaskMetrics(SPECS)
+    metrics.update({**predictions, "distance": predictions["distance"].requires_grad_()}, targets)
+    assert not any(sums.requires_grad for sums in metrics.sums.values())
 
 
 # Additivity: any split gives the same number.
@@ -174,11 +130,14 @@ def test_images_may_be_spread_over_processes_in_any_way(seed):
 
 
 @pytest.mark.parametrize("column", range(1, 8))
-def test_an_image_may_be_cut_anywhere(column):
+def test_an_image_may_be_cut_anywhere_unless_a_metric_looks_at_whole_images(column):
     predictions, targets = random_images(1)[0]
     left = tuple({task: values[..., :column] for task, values in maps.items()} for maps in (predictions, targets))
     right = tuple({task: values[..., column:] for task, values in maps.items()} for maps in (predictions, targets))
-    assert measured([left, right]) == pytest.approx(measured([(predictions, targets)]), rel=1e-12)
+    cut, whole = measured([left, right]), measured([(predictions, targets)])
+    names = [name for name in NAMES if METRICS[name.split("/")[1]].statistics not in WHOLE_IMAGE]
+    assert len(names) > 15
+    assert {name: cut[name] for name in names} == pytest.approx({name: whole[name] for name in names}, rel=1e-12)
 
 
 def test_a_mean_over_images_would_be_another_number():
@@ -211,15 +170,16 @@ def test_unknown_pixels_never_count():
             "classes": predictions["classes"].masked_fill(unknown, 4),
             "distance": predictions["distance"].masked_fill(unknown, 1e6),
             "direction": predictions["direction"].masked_fill(unknown, NAN),
+            "outline": predictions["outline"].masked_fill(unknown, 1.0),
         }
         changed.append((wrong, targets))
     assert measured(changed) == measured(images)
 
 
 def test_a_vector_with_one_unknown_channel_does_not_count():
-    prediction, target = torch.ones(3, 1, 2), torch.ones(3, 1, 2)
-    target[1, 0, 0], prediction[:, 0, 0] = NAN, 100.0
-    assert metric_of_one_image("direction", prediction, target)["mae"] == 0
+    prediction, target = torch.eye(3)[:, :2].reshape(3, 1, 2), torch.eye(3)[:, [1, 1]].reshape(3, 1, 2)
+    target[1, 0, 0] = NAN  # the other pixel is right
+    assert metric_of_one_image("direction", prediction, target)["mean_angle"] == 0
 
 
 def test_a_metric_is_nan_before_anything_came():
@@ -263,11 +223,27 @@ def test_a_prediction_of_one_channel_may_come_without_the_channel_axis():
 
 def test_better_is_larger_for_shares_and_smaller_for_errors():
     metrics = MultiTaskMetrics(SPECS)
-    larger_wins = {name for name in NAMES if metrics.is_better(name, 2.0, than=1.0)}
-    smaller_wins = {name for name in NAMES if metrics.is_better(name, 1.0, than=2.0)}
-    assert larger_wins == {"classes/mean_iou", "classes/pixel_accuracy", "distance/delta1"}
-    assert smaller_wins == set(NAMES) - larger_wins
+    larger_wins = {name.split("/")[1] for name in NAMES if metrics.is_better(name, 2.0, than=1.0)}
+    smaller_wins = {name.split("/")[1] for name in NAMES if metrics.is_better(name, 1.0, than=2.0)}
+    shares = ("mean_iou", "pixel_accuracy", "mean_accuracy", "delta", "within", "ods_f", "ois_f", "boundary_ap")
+    assert larger_wins == {name for name in METRICS if name.startswith(shares)}
+    assert smaller_wins == set(METRICS) - larger_wins
     assert not any(metrics.is_better(name, 1.0, than=1.0) for name in NAMES)
+
+
+def test_a_table_is_printed_from_what_a_metric_knows():
+    unit_of = replace(SPECS["distance"], unit="m")
+    shown = {name: (METRICS[name].title(unit_of), METRICS[name].format(0.12345)) for name in ("mean_iou", "rmse", "abs_rel", "mean_angle")}
+    assert shown == {
+        "mean_iou": ("mIoU (%) ↑", "12.35"),
+        "rmse": ("RMSE (m) ↓", "0.1235"),
+        "abs_rel": ("AbsRel ↓", "0.1235"),
+        "mean_angle": ("mean angle (degrees) ↓", "0.12"),
+    }
+    assert METRICS["rmse"].direction == "lower"
+    assert METRICS["mean_iou"].direction == "higher"
+    assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
+    assert METRICS["rmse"].format(NAN) == "nan"
 
 
 def test_every_registered_task_names_metrics_that_exist():
@@ -280,7 +256,7 @@ def test_every_registered_task_names_metrics_that_exist():
 
 def test_an_unknown_metric_is_refused():
     spec = replace(SPECS["distance"], metrics=("rmse", "rmsle"))
-    with pytest.raises(ValueError, match=r"'distance' has metrics .*; allowed: mean_iou, pixel_accuracy, mae"):
+    with pytest.raises(ValueError, match=r"'distance' has metrics .*, unknown are \['rmsle'\]; allowed: mean_iou, .*rmse"):
         metrics_of(spec)
     with pytest.raises(ValueError, match="'distance' has metrics"):
         MultiTaskMetrics({"distance": spec})
@@ -371,11 +347,51 @@ def test_no_other_constant_beats_the_trivial_predictor_on_its_own_images(metric)
         assert error(best) < error(best + 0.1 * torch.randn(best.shape, generator=torch.Generator().manual_seed(seed)))
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS))
-def test_a_constant_can_be_measured_like_any_prediction(metric):
-    task = {"mean_iou": "classes", "pixel_accuracy": "classes", "mean_angle": "direction"}.get(metric, "distance")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_constant_can_be_measured_like_any_prediction(name):
+    task, metric = name.split("/")
     stack = torch.stack([targets[task][..., :8] for _, targets in random_images()])
     metrics = MultiTaskMetrics({task: replace(SPECS[task], metrics=(metric,))})
     for target in stack:
         metrics.update({task: constant(task, metric, stack)}, {task: target})
-    assert 0 < metrics.compute()[f"{task}/{metric}"] < 180
+    assert math.isfinite(metrics.compute()[name])
+
+
+# Multi-task gain.
+
+TWO = {
+    "classes": replace(SPECS["classes"], metrics=("mean_iou", "pixel_accuracy")),
+    "distance": replace(SPECS["distance"], metrics=("rmse",)),
+}
+
+
+def test_the_gain_is_the_mean_relative_difference_of_headlines_and_positive_for_the_better():
+    together = {"classes/mean_iou": 0.44, "classes/pixel_accuracy": 0.1, "distance/rmse": 0.6}
+    alone = {"classes/mean_iou": 0.40, "classes/pixel_accuracy": 0.9, "distance/rmse": 0.5}
+    assert multi_task_gain(together, alone, TWO) == pytest.approx((10 - 20) / 2)  # mIoU 10 % up, RMSE 20 % up
+    assert multi_task_gain(together, alone, {"distance": TWO["distance"]}) == pytest.approx(-20)
+    assert multi_task_gain(alone, alone, TWO) == 0
+
+
+@pytest.mark.parametrize(
+    ("iou", "rmse", "iou_before", "rmse_before", "message"),
+    [
+        (None, 1.0, 0.5, 1.0, r"classes/mean_iou is missing among \['distance/rmse'\] in the values"),
+        (0.5, 1.0, 0.5, None, r"distance/rmse is missing among \['classes/mean_iou'\] in the reference"),
+        (0.5, NAN, 0.5, 1.0, r"distance/rmse is NaN or infinite \(nan\) in the values"),
+        (0.5, 1.0, 0.5, math.inf, r"distance/rmse is NaN or infinite \(inf\) in the reference"),
+        (0.5, 1.0, 0.0, 1.0, r"classes/mean_iou is 0 in the reference"),
+    ],
+)
+def test_a_gain_without_both_numbers_of_each_task_is_refused(iou, rmse, iou_before, rmse_before, message):
+    together, alone = (
+        {name: value for name, value in (("classes/mean_iou", first), ("distance/rmse", second)) if value is not None}
+        for first, second in ((iou, rmse), (iou_before, rmse_before))
+    )
+    with pytest.raises(ValueError, match=message):
+        multi_task_gain(together, alone, TWO)
+
+
+def test_a_gain_over_no_task_is_refused():
+    with pytest.raises(ValueError, match="got none"):
+        multi_task_gain({}, {}, {})

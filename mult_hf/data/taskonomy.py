@@ -61,7 +61,7 @@ TASKS: list[dict[str, Any]] = [
         "channels": 1,
         "activation": "sigmoid",
         "loss": "rotate_l1",
-        "metrics": ["rmse", "delta1"],
+        "metrics": ["rmse", "abs_rel", "delta1"],
         "unit": "m",
         "value_range": [0.0, 16.0],
         "encoding": _DEPTH,

@@ -1,0 +1,167 @@
+"""Boundaries by the BSDS protocol: precision and recall of thinned maps whose pixels are matched one to one with the true ones.
+
+Martin, Fowlkes, Malik: Learning to detect natural image boundaries, TPAMI 2004, sections 3.1 and 3.2; the figures odsF, oisF and
+AP as in Arbelaez et al., TPAMI 2011, and the code that published results come from (https://github.com/pdollar/edges,
+`edgesEvalImg.m`, `edgesEvalDir.m`). docs/metrics.md says where this differs.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..tasks import TaskSpec
+
+THRESHOLDS = tuple(step / 100 for step in range(1, 100))
+"""A pixel is predicted to be a boundary if its value is at least the threshold."""
+
+TRUTH = 0.5
+"""A pixel is a boundary if its target is at least this: boundary maps hold 0 and 1."""
+
+
+def _removable() -> list[np.ndarray]:
+    """For either half of a step and each of 256 neighbourhoods, whether its middle pixel goes (Guo and Hall, CACM 1989, A1).
+
+    Bit k of a neighbourhood is neighbour x(k + 1), from the east on against the clock, as in Matlab's `bwmorph`.
+    """
+    x = [(np.arange(256) >> bit & 1).astype(bool) for bit in range(8)]
+    x.append(x[0])
+    crossings = sum((~x[i] & (x[i + 1] | x[i + 2])).astype(int) for i in (0, 2, 4, 6))
+    pairs = [sum((x[i + shift] | x[i + 1 + shift]).astype(int) for i in (0, 2, 4, 6)) for shift in (0, 1)]
+    thick = np.isin(np.minimum(*pairs), (2, 3))
+    sides = [(x[1] | x[2] | ~x[7]) & x[0], (x[5] | x[6] | ~x[3]) & x[4]]
+    return [(crossings == 1) & thick & ~side for side in sides]
+
+
+_REMOVABLE = _removable()
+
+
+def thin(mask: np.ndarray) -> np.ndarray:
+    """Thin a map to lines of one pixel, as Matlab's `bwmorph(mask, "thin", Inf)` and `skimage.morphology.thin` do.
+
+    Written here because thinning takes most of the time of the metric: looking at the pixels that are left, not at the whole
+    image, makes it several times as fast as scikit-image.
+
+    Args:
+        mask: (height, width) boolean.
+
+    Returns:
+        `np.ndarray`: (height, width) boolean.
+    """
+    image = np.pad(mask, 1).astype(np.uint8)  # one more pixel on each side: neighbours beyond the border are off
+    flat, row = image.reshape(-1), image.shape[1]
+    neighbours = (1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1)  # from the east on against the clock
+    pixels, before = np.flatnonzero(flat), -1
+    while len(pixels) != before:
+        before = len(pixels)
+        for removable in _REMOVABLE:
+            codes = sum(flat[pixels + step] << bit for bit, step in enumerate(neighbours))
+            gone = removable[codes]
+            flat[pixels[gone]] = 0
+            pixels = pixels[~gone]
+    return image[1:-1, 1:-1].astype(bool)
+
+
+def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_dist: float) -> Tensor:
+    """Pixels of one image that are matched, predicted and true, at each of [`THRESHOLDS`] and at the image's own best one.
+
+    Args:
+        prediction: (1, height, width) strength of the boundary in [0, 1].
+        target: (1, height, width), 1 on boundaries, 0 elsewhere, NaN unknown. What is predicted there is not seen.
+        spec: the task's entry.
+        max_dist: farthest distance of a match, as a share of the image diagonal.
+
+    Returns:
+        `Tensor`: (100, 3) counts; the last row is the one of the 99 others with the best F (the first of equals).
+
+    Raises:
+        ValueError: if the maps have several channels.
+        ImportError: if scipy is missing.
+    """
+    if len(target) != 1:
+        raise ValueError(f"{spec.name}: boundaries need maps of one channel, got {len(target)}; score each channel as a task of its own")
+    known = torch.isfinite(target[0])
+    strength = torch.where(known, prediction[0], 0).double().cpu().numpy()
+    truth = (known & (target[0] >= TRUTH)).cpu().numpy()
+    reach = _reach(truth, max_dist)
+    counts = np.zeros((len(THRESHOLDS) + 1, 3))
+    last = None
+    for row, threshold in enumerate(THRESHOLDS):
+        mask = strength >= threshold
+        if last is not None and np.array_equal(mask, last):  # hard maps are the same at many thresholds
+            counts[row] = counts[row - 1]
+            continue
+        pixels, last = np.flatnonzero(thin(mask)), mask
+        counts[row] = _matched(reach[pixels]), len(pixels), truth.sum()
+    counts[-1] = counts[_f_measure(*_precision_and_recall(counts[:-1])).argmax()]
+    return torch.from_numpy(counts)
+
+
+def _reach(truth: np.ndarray, max_dist: float):  # noqa: ANN202 (a type of scipy, which is optional)
+    """Sparse (pixels of the image, true pixels): which may be matched because they are near enough."""
+    try:
+        from scipy.sparse import csr_array
+    except ImportError as error:
+        raise ImportError('boundary metrics need scipy; install it with: pip install "mult-hf[data]"') from error
+    height, width = truth.shape
+    radius = max_dist * np.hypot(height, width)
+    steps = np.arange(-int(radius), int(radius) + 1)
+    near = np.argwhere(np.hypot(*np.meshgrid(steps, steps, indexing="ij")) <= radius) - int(radius)  # (neighbours, 2)
+    pixels = np.argwhere(truth)[:, None] + near  # (true pixels, neighbours, 2)
+    inside = ((pixels >= 0) & (pixels < (height, width))).all(axis=-1)
+    rows, columns = np.ravel_multi_index(tuple(pixels[inside].T), truth.shape), np.nonzero(inside)[0]
+    return csr_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(truth.size, truth.sum()))
+
+
+def _matched(graph) -> int:  # noqa: ANN001 (a type of scipy, which is optional)
+    """Size of the largest one-to-one matching (Hopcroft and Karp).
+
+    The benchmark minimises distance plus 100 times the farthest distance for each pixel left over. Only the number of matches
+    enters the figures, and at that price a minimum leaves no pixel over that can be matched at all (see docs/metrics.md).
+    """
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    return np.count_nonzero(maximum_bipartite_matching(graph) >= 0)
+
+
+def _precision_and_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row of (matched, predicted, true); 0 where nothing was predicted or nothing is true."""
+    matched, predicted, true = counts.T
+    return matched / predicted.clip(min=1), matched / true.clip(min=1)
+
+
+def _f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Harmonic mean of two arrays, 0 where both are 0."""
+    return 2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1)
+
+
+def _is_empty(sums: Tensor) -> bool:
+    """Whether nothing was true and nothing predicted: there is nothing to find and nothing to miss."""
+    return not sums[:, 1:].any()
+
+
+def ods_f(sums: Tensor) -> float:
+    """Best F over thresholds that are the same for all images; between two thresholds precision and recall are interpolated."""
+    precision, recall = _precision_and_recall(sums[:-1].numpy())
+    share = np.linspace(0, 1, 100)[:, None]  # (steps between two thresholds, 1)
+    between = [share * values[1:] + (1 - share) * values[:-1] for values in (precision, recall)]
+    return float("nan") if _is_empty(sums) else float(_f_measure(*between).max())
+
+
+def ois_f(sums: Tensor) -> float:
+    """F of all images together, each at its own best threshold."""
+    return float("nan") if _is_empty(sums) else float(_f_measure(*_precision_and_recall(sums[-1:].numpy()))[0])
+
+
+def average_precision(sums: Tensor) -> float:
+    """Mean precision at the recalls 0, 0.01, ... 1, interpolated on the curve of all thresholds that predict anything.
+
+    Below the lowest recall of the curve its precision holds on; beyond the highest, precision is 0.
+    """
+    counts = sums[:-1].numpy()
+    precision, recall = _precision_and_recall(counts[counts[:, 1] > 0])
+    if not len(precision):
+        return float("nan") if _is_empty(sums) else 0.0
+    order = np.lexsort((precision, recall))
+    precision, recall = precision[order], recall[order]
+    best = np.append(np.diff(recall) > 0, True)  # the highest precision of each recall
+    return float(np.interp(np.linspace(0, 1, 101), recall[best], precision[best], right=0).mean())

@@ -1,0 +1,3 @@
+"""Metrics of heat maps, edges, shading for `evaluate.load`; the class is the installed package's."""
+
+from mult_hf.metrics.evaluation import MultMaps as MultMaps

@@ -1,0 +1,225 @@
+"""The metrics by name: which sums each reads, how its number is made of them, and how people read it.
+
+Adding a metric is one entry of [`METRICS`] (and one of [`STATISTICS`] if it needs sums that no other reads).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tasks import TaskSpec
+from .boundaries import average_precision, boundary_counts, ods_f, ois_f
+from .statistics import DEGREES_PER_BIN, Statistics, angles, confusion, errors, median_scaled, ratios
+
+TOLERANCES = (0.0075, 0.011)
+"""Farthest distances of a matched boundary pixel as shares of the image diagonal: BSDS, and what is usual on NYUv2."""
+
+STATISTICS: dict[str, Statistics] = {
+    "confusion": confusion,
+    "errors": errors,
+    "ratios": ratios,
+    "errors_median_scaled": median_scaled(errors),
+    "ratios_median_scaled": median_scaled(ratios),
+    "angles": angles,
+    **{f"boundaries_{tolerance}": partial(boundary_counts, max_dist=tolerance) for tolerance in TOLERANCES},
+}
+"""What is added up, by the name that metrics refer to. One entry is computed once an image, however many metrics read it."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a number is shown.
+
+    Args:
+        symbol: what stands in the table's head; `{task}` becomes the unit of the task.
+        factor: what the number is multiplied by to be in this unit.
+        digits: after the point.
+    """
+
+    symbol: str = ""
+    factor: float = 1.0
+    digits: int = 4
+
+
+PLAIN, OF_TASK, PERCENT, DEGREES = Unit(), Unit("{task}"), Unit("%", 100.0, 2), Unit("degrees", digits=2)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number is made of sums.
+
+    Args:
+        statistics: name of the sums in [`STATISTICS`].
+        value: sums -> the metric; NaN where nothing was known.
+        higher_is_better: direction.
+        constant: (targets of many images stacked, spec) -> the map that predicts all of them best by this metric or nearly so.
+            It is the trivial predictor that a model has to beat.
+        label: name in tables.
+        unit: how it is shown in tables.
+    """
+
+    statistics: str
+    value: Callable[[Tensor], float]
+    higher_is_better: bool
+    constant: Callable[[Tensor, TaskSpec], Tensor]
+    label: str
+    unit: Unit = PLAIN
+
+    @property
+    def direction(self) -> str:
+        """`"higher"` or `"lower"`: what is better."""
+        return "higher" if self.higher_is_better else "lower"
+
+    def title(self, spec: TaskSpec) -> str:
+        """Head of a table's column or row: label, unit, and an arrow to where it is better, e.g. `"RMSE (m) ↓"`."""
+        symbol = self.unit.symbol.format(task=spec.unit)
+        return " ".join([self.label, *([f"({symbol})"] if symbol else []), "↑" if self.higher_is_better else "↓"])
+
+    def format(self, value: float) -> str:
+        """The number in the unit of the title, e.g. `"53.65"` for a share of 0.53651."""
+        return f"{value * self.unit.factor:.{self.unit.digits}f}"
+
+
+def _mean(row: int) -> Callable[[Tensor], float]:
+    return lambda sums: (sums[row] / sums[0]).item()  # 0 / 0 is NaN: nothing was known
+
+
+def _root_mean(row: int) -> Callable[[Tensor], float]:
+    return lambda sums: (sums[row] / sums[0]).sqrt().item()
+
+
+def _silog(sums: Tensor) -> float:
+    """Standard deviation of log prediction - log target, times 100 (Eigen et al., arXiv 1406.2283, eq. 1; the factor is KITTI's)."""
+    return 100 * (sums[4] / sums[0] - (sums[3] / sums[0]).square()).clamp(min=0).sqrt().item()
+
+
+def class_iou(confusion: Tensor) -> Tensor:
+    """(classes,) intersection over union; NaN for classes that occur in neither prediction nor truth."""
+    return confusion.diagonal() / (confusion.sum(0) + confusion.sum(1) - confusion.diagonal())
+
+
+def class_accuracy(confusion: Tensor) -> Tensor:
+    """(classes,) share of each true class that is found; NaN for classes that the truth lacks."""
+    return confusion.diagonal() / confusion.sum(1)
+
+
+def _mean_iou(confusion: Tensor) -> float:
+    return class_iou(confusion).nanmean().item()
+
+
+def _mean_iou_all_classes(confusion: Tensor) -> float:
+    return class_iou(confusion).nan_to_num(0).mean().item() if confusion.any() else float("nan")
+
+
+def _pixel_accuracy(confusion: Tensor) -> float:
+    return (confusion.diagonal().sum() / confusion.sum()).item()
+
+
+def _mean_accuracy(confusion: Tensor) -> float:
+    return class_accuracy(confusion).nanmean().item()
+
+
+def _median_angle(sums: Tensor) -> float:
+    """Middle of the bin that holds the median (the lower one of an even number), so within half a bin of it."""
+    reached = sums[3:].cumsum(0)
+    middle = torch.searchsorted(reached, sums[:1] / 2).item()
+    return (middle + 0.5) * DEGREES_PER_BIN if sums[0] else float("nan")
+
+
+def _share_within(degrees: float) -> Callable[[Tensor], float]:
+    return lambda sums: (sums[3 : 3 + round(degrees / DEGREES_PER_BIN)].sum() / sums[0]).item()
+
+
+def _most_frequent_class(targets: Tensor, spec: TaskSpec) -> Tensor:
+    counts = torch.stack([(targets == class_id).sum(dim=0) for class_id in range(spec.channels)])  # (classes, height, width)
+    overall = counts.sum(dim=(1, 2), keepdim=True)  # for pixels that are never known
+    return torch.where(counts.sum(dim=0) > 0, counts, overall).argmax(dim=0)
+
+
+def _fill(constant: Tensor, targets: Tensor) -> Tensor:
+    """Pixels that are never known get the mean of all known ones, channel by channel."""
+    mean = targets.transpose(0, 1).flatten(1).nanmean(dim=1).nan_to_num()
+    return torch.where(torch.isfinite(constant), constant, mean[:, None, None])
+
+
+def _mean_map(targets: Tensor, spec: TaskSpec) -> Tensor:
+    return _fill(targets.nanmean(dim=0), targets)
+
+
+def _median_map(targets: Tensor, spec: TaskSpec) -> Tensor:
+    return _fill(targets.nanmedian(dim=0).values, targets)
+
+
+def _mean_direction(targets: Tensor, spec: TaskSpec) -> Tensor:
+    return F.normalize(_mean_map(targets, spec), dim=0)
+
+
+SEGMENTATION_METRICS = {
+    "mean_iou": Metric("confusion", _mean_iou, True, _most_frequent_class, "mIoU", PERCENT),
+    "mean_iou_all_classes": Metric("confusion", _mean_iou_all_classes, True, _most_frequent_class, "mIoU, absent classes 0", PERCENT),
+    "pixel_accuracy": Metric("confusion", _pixel_accuracy, True, _most_frequent_class, "pixel accuracy", PERCENT),
+    "mean_accuracy": Metric("confusion", _mean_accuracy, True, _most_frequent_class, "mean accuracy", PERCENT),
+}
+
+MAP_METRICS = {
+    "mae": Metric("errors", _mean(1), False, _median_map, "MAE", OF_TASK),
+    "rmse": Metric("errors", _root_mean(2), False, _mean_map, "RMSE", OF_TASK),
+}
+
+DEPTH_METRICS = {
+    "rmse": MAP_METRICS["rmse"],
+    "log_rmse": Metric("ratios", _root_mean(4), False, _median_map, "log RMSE"),
+    "abs_rel": Metric("ratios", _mean(1), False, _median_map, "AbsRel"),
+    "sq_rel": Metric("ratios", _mean(2), False, _mean_map, "SqRel", OF_TASK),
+    "delta1": Metric("ratios", _mean(5), True, _mean_map, "delta < 1.25", PERCENT),
+    "delta2": Metric("ratios", _mean(6), True, _mean_map, "delta < 1.25^2", PERCENT),
+    "delta3": Metric("ratios", _mean(7), True, _mean_map, "delta < 1.25^3", PERCENT),
+    "silog": Metric("ratios", _silog, False, _median_map, "SILog", Unit("100 log", digits=2)),
+}
+
+MEDIAN_SCALED_DEPTH_METRICS = {
+    f"{name}_median_scaled": replace(metric, statistics=f"{metric.statistics}_median_scaled", label=f"{metric.label}, median-scaled")
+    for name, metric in DEPTH_METRICS.items()
+}
+
+NORMALS_METRICS = {
+    "mean_angle": Metric("angles", _mean(1), False, _mean_direction, "mean angle", DEGREES),
+    "median_angle": Metric("angles", _median_angle, False, _mean_direction, "median angle", DEGREES),
+    "rmse_angle": Metric("angles", _root_mean(2), False, _mean_direction, "RMSE of angles", DEGREES),
+    **{
+        f"within_{degrees:g}": Metric("angles", _share_within(degrees), True, _mean_direction, f"within {degrees:g} degrees", PERCENT)
+        for degrees in (11.25, 22.5, 30.0)
+    },
+}
+
+BOUNDARY_METRICS = {
+    f"{name}_{tolerance}": Metric(f"boundaries_{tolerance}", value, True, _mean_map, f"{label} at {tolerance}", PERCENT)
+    for tolerance in TOLERANCES
+    for name, value, label in (("ods_f", ods_f, "odsF"), ("ois_f", ois_f, "oisF"), ("boundary_ap", average_precision, "AP"))
+}
+
+METRICS: dict[str, Metric] = {
+    **SEGMENTATION_METRICS,
+    **MAP_METRICS,
+    **DEPTH_METRICS,
+    **MEDIAN_SCALED_DEPTH_METRICS,
+    **NORMALS_METRICS,
+    **BOUNDARY_METRICS,
+}
+"""Every metric by the name that a task's entry uses. docs/metrics.md has formulas, units and sources."""
+
+
+def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
+    """The metrics that a task's entry names, the headline first.
+
+    Raises:
+        ValueError: if there is no such metric.
+    """
+    unknown = [name for name in spec.metrics if name not in METRICS]
+    if unknown:
+        raise ValueError(f"task {spec.name!r} has metrics {list(spec.metrics)}, unknown are {unknown}; allowed: {', '.join(METRICS)}")
+    return {name: METRICS[name] for name in spec.metrics}
