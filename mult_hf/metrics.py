@@ -186,6 +186,19 @@ class MultiTaskMetrics:
                 values[f"{task}/{name}"] = float("nan") if sums is None else metric.value(sums)
         return values
 
+    def per_class(self) -> dict[str, list[dict[str, str | float]]]:
+        """For each classification a row a class: its name, its intersection over union, and how many pixels of it there are."""
+        tables = {}
+        for task, spec in self.specs.items():
+            confusion = self.sums.get(f"{task}/mean_iou")
+            if not spec.is_classification or confusion is None:
+                continue
+            intersection, true = confusion.diagonal(), confusion.sum(1)
+            iou = intersection / (true + confusion.sum(0) - intersection)  # 0 / 0 is NaN: the class never occurs
+            names = spec.class_names or [f"class {i}" for i in range(spec.channels)]
+            tables[task] = [{"class": n, "iou": i, "pixels": int(t)} for n, i, t in zip(names, iou.tolist(), true.tolist())]
+        return tables
+
     def is_better(self, name: str, value: float, than: float) -> bool:
         """Whether one value of `"task/metric"` beats another."""
         task, metric = name.split("/")
@@ -217,3 +230,20 @@ def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, Task
         per task the most frequent class, or the mean, median or mean direction of each pixel.
     """
     return {task: next(iter(metrics_of(specs[task]).values())).constant(stack, specs[task]) for task, stack in targets.items()}
+
+
+def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
+    """Mean relative gain in percent over single-task results, each by its task's headline metric (Maninis et al., arXiv
+    1904.08918, equation 4); positive where the multi-task model is better.
+
+    Args:
+        values: of the multi-task model by `"task/metric"`.
+        reference: of single-task models, likewise.
+        specs: the tasks to count.
+    """
+    gains = []
+    for task, spec in specs.items():
+        name, metric = next(iter(metrics_of(spec).items()))
+        ours, theirs = values[f"{task}/{name}"], reference[f"{task}/{name}"]
+        gains.append((ours - theirs if metric.higher_is_better else theirs - ours) / theirs)
+    return 100 * sum(gains) / len(gains)
