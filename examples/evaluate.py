@@ -45,6 +45,12 @@ from mult_hf.visualization import color_limits, colorize, panel
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIDENCE = 0.95
+TRIVIAL = "trivial"  # column of the baseline
+
+
+def full_name(path: str) -> str:
+    """A directory by its whole path, a Hub id as it is."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 @dataclass
@@ -82,7 +88,7 @@ class EvaluationArguments:
                 raise ValueError(f"--{name} is {value}; it must be at least {least}")
         if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
             raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
-        if self.compare is not None and self.compare == self.model:
+        if self.compare is not None and full_name(self.compare) == full_name(self.model):
             raise ValueError(f"--compare is {self.compare}, the same as --model; give another model")
         if self.update_card and self.max_samples is not None:
             raise ValueError(f"--update_card with --max_samples {self.max_samples} would publish the numbers of a part; drop one of them")
@@ -140,8 +146,8 @@ def load_contestants(arguments: EvaluationArguments, data_specs: dict[str, TaskS
         ValueError: if the model or the data lack a task that was asked for, or mean different things by one.
     """
     paths = [arguments.model] if arguments.compare is None else [arguments.model, arguments.compare]
-    names = [Path(path).resolve().name if Path(path).is_dir() else path for path in paths]
-    names = names if len(set(names)) == len(names) else paths
+    names = [Path(full_name(path)).name if Path(path).is_dir() else path for path in paths]
+    names = names if len({*names, TRIVIAL}) == len(names) + 1 else [full_name(path) for path in paths]
     models = [MulTForMultiTaskDensePrediction.from_pretrained(path).to(device).eval() for path in paths]
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
     if missing:
@@ -187,7 +193,7 @@ def measure(
     for contestant in contestants:
         predictors = {contestant.name: contestant.predictor}
         if training is not None and contestant is contestants[0]:
-            predictors["trivial"] = trivial_predictor(training, contestant.collator)
+            predictors[TRIVIAL] = trivial_predictor(training, contestant.collator)
         evaluations |= evaluate(
             predictors,
             dataset,
@@ -203,24 +209,33 @@ def measure(
 def comparison_table(names: list[str], differences: Mapping[str, Difference], evaluation: Evaluation) -> str:
     """Markdown table of differences, and which model an interval without 0 speaks for."""
     lines = [f"| task | metric | {names[0]} - {names[1]} | {CONFIDENCE:.0%} interval | better |", "|---|---|---|---|---|"]
-    for name, (difference, low, high) in differences.items():
+    known = {name: each for name, each in differences.items() if not math.isnan(each.difference)}
+    for name, (difference, low, high) in known.items():
         sign = 1 if higher_is_better(evaluation.metrics, name) else -1
         winner = names[0] if min(sign * low, sign * high) > 0 else names[1] if max(sign * low, sign * high) < 0 else "undecided"
         lines.append(f"| {' | '.join(name.split('/'))} | {difference:+.4f} | {low:+.4f} to {high:+.4f} | {winner} |")
     return "\n".join(lines)
 
 
-def per_class_tables(evaluation: Evaluation) -> str:
-    """A markdown table a classification, with a row a class."""
-    tables = []
-    for task, rows in evaluation.metrics.per_class().items():
-        columns = list(rows[0])
-        lines = [f"{task}, by class:", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        lines += [
-            "| " + " | ".join(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()) + " |" for row in rows
-        ]
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
+def per_class_rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    """For each classification a row a class."""
+    metrics = evaluation.metrics
+    return {task: metrics.per_class(task) for task, spec in metrics.specs.items() if spec.is_classification}
+
+
+def per_class_tables(tables: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """The same in markdown; a dash where a class does not occur."""
+    texts = []
+    for task, rows in tables.items():
+        lines = [f"{task}, class by class:", "", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+        lines += [f"| {' | '.join(number(cell) if isinstance(cell, float) else str(cell) for cell in row.values())} |" for row in rows]
+        texts.append("\n".join(lines))
+    return texts
+
+
+def number(value: float) -> str:
+    """Four digits after the point, or a dash for what is not known."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> dict[str, float]:
@@ -252,18 +267,17 @@ def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> d
 def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> tuple[float, str]:
     """Multi-task gain in percent over single-task results, and a markdown table of it task by task."""
     headline = {task: f"{task}/{spec.metrics[0]}" for task, spec in specs.items()}
-    shared = {task: spec for task, spec in specs.items() if headline[task] in single}
-    if not shared:
-        raise ValueError(f"the single-task results have {sorted(single)}, none of {sorted(headline.values())}")
-    gain = multi_task_gain(values, single, shared)
+    counted = {task: specs[task] for task, name in headline.items() if not math.isnan(values[name] * single.get(name, math.nan))}
+    if not counted:
+        raise ValueError(f"the single-task results have {sorted(single)}, none of {sorted(headline.values())} with a number here")
+    gain = multi_task_gain(values, single, counted)
     lines = ["| task | metric | multi-task | single-task | gain |", "|---|---|---|---|---|"]
-    for task, spec in shared.items():
-        name = headline[task]
-        own = multi_task_gain(values, single, {task: spec})
+    for task, spec in counted.items():
+        name, own = headline[task], multi_task_gain(values, single, {task: spec})
         lines.append(f"| {task} | {spec.metrics[0]} | {values[name]:.4f} | {single[name]:.4f} | {own:+.2f} % |")
-    without = [task for task in specs if task not in shared]
-    note = f" Without a single-task result: {', '.join(without)}." if without else ""
-    return gain, "\n".join([*lines, "", f"Multi-task gain over {len(shared)} tasks: {gain:+.2f} %.{note}"])
+    left_out = [task for task in specs if task not in counted]
+    note = f" Not counted, for want of a number: {', '.join(left_out)}." if left_out else ""
+    return gain, "\n".join([*lines, "", f"Multi-task gain over {len(counted)} of {len(specs)} tasks: {gain:+.2f} %.{note}"])
 
 
 @torch.no_grad()
@@ -291,9 +305,13 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shareable(value: Any) -> Any:
+    """Paths of this machine are of no use to others: what lies in the repository is named from there, the rest from home."""
+    text = str(value)
+    return text.replace(f"{ROOT}/", "").replace(str(Path.home()), "~") if isinstance(value, (str, Path)) else value
 
 
 def report(
@@ -302,6 +320,7 @@ def report(
     data_specs: dict[str, TaskSpec],
     arguments: EvaluationArguments,
     described: dict[str, Any],
+    single: dict[str, float] | None,
 ) -> tuple[str, dict[str, Any]]:
     """Everything that the numbers say: markdown for people, and values for programs."""
     first = contestants[0]
@@ -309,8 +328,8 @@ def report(
     values = {name: evaluation.compute() for name, evaluation in evaluations.items()}
     texts = [results_table(evaluations)]
     texts += [sentence for each in contestants for sentence in what_is_left_out(each, data_specs, evaluations[each.name])]
-    numbers = {**described, "model": values[first.name], "per_class": ours.metrics.per_class()}
-    numbers |= {"trivial": values["trivial"]} if "trivial" in values else {}
+    numbers = {**described, "model": values[first.name], "per_class": per_class_rows(ours)}
+    numbers |= {"trivial": values[TRIVIAL]} if TRIVIAL in values else {}
     if arguments.compare is not None:
         names = [each.name for each in contestants]
         differences = bootstrap_differences(
@@ -318,13 +337,11 @@ def report(
         )
         texts.append(comparison_table(names, differences, ours))
         numbers |= {"compared": values[names[1]], "differences": {name: each._asdict() for name, each in differences.items()}}
-    if arguments.single_task_results is not None:
-        single = read_single_task_results(arguments.single_task_results, described)
+    if single is not None:
         gain, table = gain_table(values[first.name], single, first.specs)
         texts.append(table)
         numbers |= {"single_task": single, "multi_task_gain": gain}
-    texts.append(per_class_tables(ours))
-    return "\n\n".join(text for text in texts if text), numbers
+    return "\n\n".join([*texts, *per_class_tables(numbers["per_class"])]), numbers
 
 
 def main() -> None:
@@ -336,17 +353,19 @@ def main() -> None:
     data_specs = resolve_tasks(load_task_entries(arguments.dataset))
     dataset = evenly_spread(load_split(arguments, arguments.split, accelerator), arguments.max_samples)
     training = None if arguments.trivial_split is None else load_split(arguments, arguments.trivial_split, accelerator)
+    name = Path(full_name(arguments.dataset)).name if Path(arguments.dataset).is_dir() else arguments.dataset
+    described = {"dataset": name, "split": arguments.split, "evaluated_samples": len(dataset)}
+    directory = arguments.single_task_results
+    single = None if directory is None else read_single_task_results(directory, described)
     contestants = load_contestants(arguments, data_specs, accelerator.device)
     evaluations = measure(contestants, dataset, training, arguments, accelerator)
     if accelerator.is_main_process:
-        name = Path(arguments.dataset).resolve().name if Path(arguments.dataset).is_dir() else arguments.dataset
-        described = {"dataset": name, "split": arguments.split, "evaluated_samples": len(dataset)}
-        text, numbers = report(contestants, evaluations, data_specs, arguments, described)
+        text, numbers = report(contestants, evaluations, data_specs, arguments, described, single)
         print(text)
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         if arguments.worst:
             numbers["worst"] = save_worst(contestants[0], evaluations[contestants[0].name], dataset, arguments)
-        numbers["arguments"] = asdict(arguments)
+        numbers["arguments"] = {key: shareable(value) for key, value in asdict(arguments).items()}
         (arguments.output_dir / "tables.md").write_text(text + "\n")
         (arguments.output_dir / "results.json").write_text(json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
         if arguments.update_card:

@@ -186,18 +186,14 @@ class MultiTaskMetrics:
                 values[f"{task}/{name}"] = float("nan") if sums is None else metric.value(sums)
         return values
 
-    def per_class(self) -> dict[str, list[dict[str, str | float]]]:
-        """For each classification a row a class: its name, its intersection over union, and how many pixels of it there are."""
-        tables = {}
-        for task, spec in self.specs.items():
-            confusion = self.sums.get(f"{task}/mean_iou")
-            if not spec.is_classification or confusion is None:
-                continue
-            intersection, true = confusion.diagonal(), confusion.sum(1)
-            iou = intersection / (true + confusion.sum(0) - intersection)  # 0 / 0 is NaN: the class never occurs
-            names = spec.class_names or [f"class {i}" for i in range(spec.channels)]
-            tables[task] = [{"class": n, "iou": i, "pixels": int(t)} for n, i, t in zip(names, iou.tolist(), true.tolist())]
-        return tables
+    def per_class(self, task: str) -> list[dict[str, str | float]]:
+        """The classes of a segmentation so far: name, IoU, accuracy (NaN where a class does not occur), and true pixels of each."""
+        spec = self.specs[task]
+        confusion = self.sums.get(f"{task}/mean_iou", torch.zeros(spec.channels, spec.channels, dtype=torch.float64))
+        found, true = confusion.diagonal(), confusion.sum(1)
+        columns = (found / (true + confusion.sum(0) - found)).tolist(), (found / true).tolist(), true.long().tolist()
+        names = spec.class_names or [str(class_id) for class_id in range(spec.channels)]
+        return [{"class": name, "iou": iou, "accuracy": accuracy, "pixels": n} for name, iou, accuracy, n in zip(names, *columns)]
 
     def is_better(self, name: str, value: float, than: float) -> bool:
         """Whether one value of `"task/metric"` beats another."""
