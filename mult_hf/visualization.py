@@ -140,32 +140,39 @@ def legend(spec: TaskSpec, classes: np.ndarray | None = None, *, row_height: int
     return image
 
 
-def panel(rows: Sequence[Sequence[Image.Image | None]], titles: Sequence[str] = (), *, cell: int = 160) -> Image.Image:
+def panel(
+    rows: Sequence[Sequence[Image.Image | None]], titles: Sequence[str] = (), captions: Sequence[str] = (), *, cell: int = 160
+) -> Image.Image:
     """Grid of pictures with a title a column.
 
     Args:
         rows: pictures row by row; `None` leaves a cell empty.
         titles: one a column, or none at all.
+        captions: one a row, written above it, or none at all.
         cell: width of a cell in pixels; its height follows from the first picture's shape.
 
     Raises:
-        ValueError: if there is no picture, or more titles than columns.
+        ValueError: if there is no picture, more titles than columns, or another number of captions than rows.
     """
+    if captions and len(captions) != len(rows):
+        raise ValueError(f"a panel has {len(captions)} captions for {len(rows)} rows; give one a row")
     if len(titles) > max(map(len, rows), default=0):
         raise ValueError(f"a panel has {len(titles)} titles for {max(map(len, rows), default=0)} columns; give one a column")
     pictures = [picture for row in rows for picture in row if picture is not None]
     if not pictures:
         raise ValueError("a panel needs at least one picture, got none")
     height = round(cell * pictures[0].height / pictures[0].width)
-    header, gap = (20 if titles else 0), 4
-    columns = max(len(row) for row in rows)
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, header + len(rows) * (height + gap) + gap), "white")
+    header, caption_height, gap = (20 if titles else 0), (18 if captions else 0), 4
+    columns, step = max(len(row) for row in rows), caption_height + height + gap
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, header + len(rows) * step + gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for column, title in enumerate(titles):
         draw.text((gap + column * (cell + gap) + cell / 2, header / 2 + 2), title, fill="black", font=font, anchor="mm")
+    for number, caption in enumerate(captions):
+        draw.text((gap, header + gap + number * step + caption_height / 2), caption, fill="black", font=font, anchor="lm")
     for number, row in enumerate(rows):
         for column, picture in enumerate(row):
             if picture is not None:
-                where = gap + column * (cell + gap), header + gap + number * (height + gap)
+                where = gap + column * (cell + gap), header + gap + number * step + caption_height
                 sheet.paste(picture.convert("RGB").resize((cell, height), Image.Resampling.NEAREST), where)
     return sheet

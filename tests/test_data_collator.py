@@ -111,3 +111,43 @@ def test_a_data_set_without_entries_is_refused(tmp_path, card, message):
         (tmp_path / "README.md").write_text(card)
     with pytest.raises(ValueError, match=message):
         load_task_entries(tmp_path)
+
+
+def test_stored_targets_keep_the_size_and_values_of_their_files():
+    """The model sees 32 x 48 pixels; the depth map has 8 x 12, with one pixel that any resizing would change."""
+    stored = np.full((8, 12), 512, np.uint16)
+    stored[3, 4] = 2048
+    collator = MultiTaskCollator(MulTImageProcessor(size=SIZE, tasks=["depth", "segmentation"]))
+    rows = [{"image": photo().resize((96, 64)), "depth": Image.fromarray(stored)}, {"image": photo(), "depth": None}]
+    pixel_values, targets = collator.with_stored_targets(rows)
+    torch.testing.assert_close(pixel_values, collator(rows)["pixel_values"])
+    expected = torch.ones(1, 8, 12)
+    expected[0, 3, 4] = 4.0
+    assert torch.equal(targets[0]["depth"], expected)
+    assert targets[0]["segmentation"].shape == (64, 96), "a map that is not there is unknown at the photo's size"
+    assert (targets[0]["segmentation"] == 255).all()
+    assert targets[1]["depth"].shape == (1, 32, 48)
+    assert targets[1]["depth"].isnan().all()
+
+
+def test_stored_targets_of_a_mixture_are_decoded_as_each_set_stores_them():
+    millimetres = resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}])
+    collator = MultiTaskCollator(
+        MulTImageProcessor(size=SIZE, tasks=["depth"]), tasks_by_source={"one": millimetres, "other": resolve_tasks(["depth"])}
+    )
+    rows = [{"image": photo(), "depth": depth_map(2), "source": source} for source in ("one", "other")]
+    targets = collator.with_stored_targets(rows)[1]
+    assert [target["depth"].unique().item() for target in targets] == [pytest.approx(1.024), 2.0]
+
+
+def test_photos_that_the_model_would_see_at_several_sizes_do_not_fit_one_batch():
+    collator = MultiTaskCollator(MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"]))
+    rows = [{"image": photo()}, {"image": photo().transpose(Image.Transpose.ROTATE_90)}]
+    with pytest.raises(ValueError, match=r"become \[\(32, 48\), \(48, 32\)\] pixels; take batches of one"):
+        collator.with_stored_targets(rows)
+    assert len(collator.with_stored_targets(rows[:1])[0]) == 1
+
+
+def test_stored_targets_need_an_image_too(processor):
+    with pytest.raises(ValueError, match=r"rows \[0\] of the batch have no image"):
+        MultiTaskCollator(processor).with_stored_targets([{"depth": depth_map(1)}])

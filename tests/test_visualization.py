@@ -285,6 +285,21 @@ def test_titles_stand_above_their_columns_and_move_the_pictures_down():
     assert set(columns) <= {*range(4, 44), *range(48, 88)}
 
 
+def test_captions_stand_above_their_rows_and_move_the_pictures_down():
+    rows = [[plain(RED)], [plain(BLUE)]]
+    without, captioned = colors_of(panel(rows, cell=40)), colors_of(panel(rows, captions=["ab", "x"], cell=40))
+    assert captioned.shape[0] == without.shape[0] + 2 * 18
+    np.testing.assert_array_equal(captioned[22:42], without[4:24])
+    np.testing.assert_array_equal(captioned[64:84], without[28:48])
+    for top in (4, 46):
+        assert (captioned[top : top + 18, 4:].min(axis=-1) < 128).any(), "ink"
+
+
+def test_another_number_of_captions_than_rows_is_refused():
+    with pytest.raises(ValueError, match="2 captions for 1 rows; give one a row"):
+        panel([[plain(RED)]], captions=["a", "b"])
+
+
 def test_a_row_with_fewer_pictures_leaves_its_last_cells_empty():
     np.testing.assert_array_equal(
         colors_of(panel([[plain(RED), plain(GREEN)], [plain(BLUE)]])), colors_of(panel([[plain(RED), plain(GREEN)], [plain(BLUE), None]]))

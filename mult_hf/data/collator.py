@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
+from ..image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin, read_photo
 from ..tasks import TaskSpec
 
 Augmentation = Callable[..., dict[str, Any]]
@@ -53,12 +55,39 @@ class MultiTaskCollator:
         Raises:
             ValueError: if a row has no image, or a map does not fit its task.
         """
-        without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
-        if without_image:
-            raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
+        _check_images(rows)
         if self.augment is None:
             return self._processed(rows)
         return self._augmented(self._processed(rows, do_normalize=False), [row.get(AUGMENTATION_SEED) for row in rows])
+
+    def with_stored_targets(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """For measuring: photos as the model sees them, and targets that no resizing has touched.
+
+        Args:
+            rows: as for a batch; `augment` does not act.
+
+        Returns:
+            `pixel_values` (batch, 3, height, width), and a row's targets by task, decoded at the size of the stored map: (height,
+            width) class ids with 255 unknown, or (channels, height, width) with NaN unknown. A missing map is unknown at the photo's
+            size.
+
+        Raises:
+            ValueError: if a row has no image, a map does not fit its task, or the model would see photos of several sizes.
+        """
+        _check_images(rows)
+        images = self.processor([row["image"] for row in rows])["pixel_values"]
+        sizes = {tuple(image.shape[-2:]) for image in images}
+        if len(sizes) > 1:
+            raise ValueError(f"photos of one batch become {sorted(sizes)} pixels; take batches of one, or a processor of one size")
+        return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row) for row in rows]
+
+    def _stored_targets(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
+        specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(row)
+        targets = {}
+        for task, spec in specs.items():
+            stored = row.get(task)
+            targets[task] = spec.unknown_target(*_photo_size(row["image"])) if stored is None else spec.decode(np.asarray(stored))
+        return {task: torch.from_numpy(target) for task, target in targets.items()}
 
     def _processed(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> MulTBatchFeature:
         if self.tasks_by_source is None:
@@ -96,3 +125,14 @@ class MultiTaskCollator:
             pixel_values = (pixel_values - mean) / std
         labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in batch["labels"]}
         return MulTBatchFeature(data={"pixel_values": pixel_values, "labels": labels})
+
+
+def _check_images(rows: Sequence[Mapping[str, Any]]) -> None:
+    without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
+    if without_image:
+        raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
+
+
+def _photo_size(image: Any) -> tuple[int, int]:
+    photo = read_photo(image)
+    return (photo.height, photo.width) if isinstance(photo, Image.Image) else tuple(photo.shape[-2:])
