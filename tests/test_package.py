@@ -43,6 +43,16 @@ def imports(path):
     return own, others
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "weighting").glob("*.py")), ids=lambda p: p.stem)
+def test_task_weighting_knows_only_tasks_and_imports_torchjd_late(path):
+    own, others = imports(path)
+    assert own <= {"tasks", "base", "losses", "gradients"}
+    assert others - set(sys.stdlib_module_names) - {"torchjd"} <= {"torch", "accelerate"}
+    at_the_top = {alias.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import) for alias in node.names}
+    at_the_top |= {node.module for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)}
+    assert "torchjd" not in at_the_top
+
+
 @pytest.mark.parametrize("module", RING_1)
 def test_files_that_travel_with_a_checkpoint_import_only_what_they_may(module):
     own, others = imports(PACKAGE / f"{module}.py")
@@ -87,6 +97,9 @@ def is_a_data_set(path):
     return PACKAGE / "data" in path.parents and bool(DATA_SETS & set(path.relative_to(PACKAGE / "data").parts))
 
 
+    return path.parent != PACKAGE and bool(DATA_SETS & set(path.relative_to(PACKAGE).parts))
+
+
 @pytest.mark.parametrize("path", [p for p in MODULES if not is_a_data_set(p)], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_module_but_tasks_names_a_task(path):
     named = [text for text in string_constants(ast.parse(path.read_text())) if text in MULT_TASKS]
@@ -122,4 +135,4 @@ def test_importing_the_package_imports_no_extra():
     script = "import sys, mult_hf, mult_hf.metrics; print(' '.join(sorted({name.split('.')[0] for name in sys.modules})))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "transformers" in loaded
-    assert not {"datasets", "evaluate", "skimage", "sklearn", "matplotlib", "mitsuba", "vizdoom", "gradio"} & set(loaded)
+    assert not {"datasets", "evaluate", "skimage", "sklearn", "matplotlib", "mitsuba", "vizdoom", "gradio", "torchjd"} & set(loaded)
