@@ -60,6 +60,7 @@ class TrainingArguments:
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2], metadata={"help": "blocks of a new Swin's stages"})
     window_size: int = field(default=8, metadata={"help": "side of a new Swin's windows, in patches of 4 pixels"})
     position_embeddings: bool = field(default=True, metadata={"help": "absolute position embeddings in a new Swin"})
+    decoder: str = field(default="mult", metadata={"help": "mult, or a baseline: swin_unet, mtan"})
     block_attention: list[str] = field(
         default_factory=lambda: ["self+skip", "encoder+skip"],
         metadata={"help": "kinds of the blocks of a decoder stage; the paper's are: self encoder"},
@@ -106,6 +107,7 @@ def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], ima
     """A model on a pretrained encoder if one is named, else on a new small Swin."""
     decoder = {
         "tasks": list(specs.values()),
+        "decoder_type": arguments.decoder,
         "reference_task": arguments.reference_task,
         "block_attention": arguments.block_attention,
         "drop_path_rate": arguments.drop_path_rate,

@@ -15,6 +15,23 @@ logger = logging.get_logger(__name__)
 
 ATTENTION_SOURCES = ("self", "encoder", "reference")
 
+# What a decoder reads of the configuration that others may not; all of them read `tasks`, `layer_norm_eps` and `initializer_range`.
+_BLOCK_OPTIONS = (
+    "decoder_num_attention_heads",
+    "decoder_window_size",
+    "mlp_ratio",
+    "hidden_act",
+    "qkv_bias",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "drop_path_rate",
+)
+DECODER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "mult": ("block_attention", "reference_task", *_BLOCK_OPTIONS),
+    "swin_unet": _BLOCK_OPTIONS,
+    "mtan": (),
+}
+
 # Sizes of the published Swin encoders (Swin Transformer, arXiv 2103.14030, section 3.3 and appendix A2).
 PRESETS: dict[str, dict[str, Any]] = {
     "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "drop_path_rate": 0.2},
@@ -68,6 +85,11 @@ class BlockAttention(NamedTuple):
         """Whether one map serves every task."""
         return self.source != "self"
 
+    @property
+    def reads_encoder_map(self) -> bool:
+        """Whether queries, keys or values depend on the encoder's map."""
+        return self.source == "encoder" or self.skip
+
 
 @strict
 class MulTConfig(PreTrainedConfig):
@@ -78,12 +100,15 @@ class MulTConfig(PreTrainedConfig):
             Swin-T with all four stages.
         tasks: names of registered tasks, [`TaskSpec`] objects or plain entries. Stored as plain full entries. Defaults to the six
             tasks of the paper.
+        decoder_type: `"mult"` (the paper's), or one of the baselines `"swin_unet"` (skip concatenation) and `"mtan"` (a shared
+            trunk under each task's soft masks), see `decoders.py`. Arguments that a decoder does not read (`DECODER_OPTIONS`)
+            keep their defaults; another value is dropped with a warning.
         block_attention: kinds of a decoder stage's blocks, see [`BlockAttention`]: one list for all stages, or one list per
             stage from the coarsest to the finest. Odd blocks use shifted windows, so a stage has an even number. The default
             `["self", "encoder"]` is the paper's; `["encoder", "reference"]` is the authors' released head; `["self", "self"]`
-            switches sharing off.
+            switches sharing off. `None` for other decoders than `"mult"`.
         reference_task: the task whose projections make the shared maps. Defaults to surface normals, or to the first task
-            where these are missing.
+            where these are missing. `None` for other decoders than `"mult"`.
         decoder_num_attention_heads: heads per decoder stage, coarsest first. Defaults to the backbone's, reversed, or to one
             head per 32 channels for a backbone without heads.
         decoder_window_size: side of the attention windows in tokens. Defaults to the backbone's, or 7.
@@ -121,7 +146,8 @@ class MulTConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     tasks: list | tuple | dict | None = None
-    block_attention: list | tuple = ("self", "encoder")
+    decoder_type: str = "mult"
+    block_attention: list | tuple | None = None
     reference_task: str | None = None
     decoder_num_attention_heads: list[int] | tuple[int, ...] | None = None
     decoder_window_size: int | None = None
@@ -141,15 +167,30 @@ class MulTConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         specs = resolve_tasks(MULT_TASKS if self.tasks is None else self.tasks)
         self.tasks = [spec.to_dict() for spec in specs.values()]
-        self.block_attention = [list(kinds) if isinstance(kinds, (list, tuple)) else kinds for kinds in self.block_attention]
-        if self.reference_task is None:
+        self._drop_unread_options()
+        if self.reads("block_attention"):
+            kinds_of_blocks = ("self", "encoder") if self.block_attention is None else self.block_attention
+            self.block_attention = [list(kinds) if isinstance(kinds, (list, tuple)) else kinds for kinds in kinds_of_blocks]
+        if self.reference_task is None and self.reads("reference_task"):
             self.reference_task = PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in specs else next(iter(specs), None)
         if kwargs.pop("num_labels", None) is not None:
             logger.warning("MulTConfig does not know 'num_labels'; the number of classes is `channels` of the classification task's entry.")
         self._name_classes(specs)
         super().__post_init__(**kwargs)
-        if self.decoder_window_size is None:
+        if self.decoder_window_size is None and self.reads("decoder_window_size"):
             self.decoder_window_size = getattr(self.backbone_config, "window_size", 7)
+
+    def reads(self, option: str) -> bool:
+        """Whether the decoder depends on this argument."""
+        return option in DECODER_OPTIONS.get(self.decoder_type, ())
+
+    def _drop_unread_options(self) -> None:
+        """A value that does nothing must not stand in `config.json` as if it did."""
+        for option in (name for options in DECODER_OPTIONS.values() for name in options):
+            value, default = getattr(self, option), type(self).__dataclass_fields__[option].default
+            if self.decoder_type in DECODER_OPTIONS and not self.reads(option) and value != default:
+                logger.warning(f"{option}={value!r} has no effect on the {self.decoder_type!r} decoder and is dropped")
+                setattr(self, option, default)
 
     def _name_classes(self, specs: dict[str, TaskSpec]) -> None:
         """Transformers' `id2label`, where there is one classification that it can mean."""
@@ -186,8 +227,15 @@ class MulTConfig(PreTrainedConfig):
         nested = any(isinstance(kinds, list) for kinds in self.block_attention)
         return list(self.block_attention) if nested else [list(self.block_attention)]
 
+    def validate_decoder_type(self) -> None:
+        """Checked at construction and at save: there is such a decoder."""
+        if self.decoder_type not in DECODER_OPTIONS:
+            raise ValueError(f"decoder_type {self.decoder_type!r} is unknown; choose one of {', '.join(DECODER_OPTIONS)}")
+
     def validate_blocks(self) -> None:
         """Checked at construction and at save: block kinds exist, and come in pairs of regular and shifted windows."""
+        if not self.reads("block_attention"):
+            return
         for kinds in self._stage_lists():
             if not isinstance(kinds, list):
                 raise ValueError(f"block_attention mixes kinds and lists: {self.block_attention}; give one list, or one list a stage")
@@ -204,7 +252,7 @@ class MulTConfig(PreTrainedConfig):
         names = list(self.task_specs)
         if not names:
             raise ValueError("tasks is empty; give at least one, for example tasks=['depth']")
-        if self.reference_task not in names:
+        if self.reads("reference_task") and self.reference_task not in names:
             raise ValueError(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
 
     def validate_rates(self) -> None:

@@ -200,7 +200,7 @@ class SharedWindowAttention(nn.Module):
 
         Args:
             streams: per task, normalised, in windows: (batch * windows, tokens, channels).
-            encoder_map: the encoder's map of the same resolution, in the same windows; not needed unless `reads_encoder_map`.
+            encoder_map: the encoder's map of the same resolution, in the same windows; not needed unless the kind reads it.
             shift_mask: (windows, 1, tokens, tokens) scores to add, or None.
             return_maps: whether to return the attention maps.
 
@@ -222,11 +222,6 @@ class SharedWindowAttention(nn.Module):
             if return_maps:
                 maps[owner] = attention
         return mixed, maps
-
-    @property
-    def reads_encoder_map(self) -> bool:
-        """Whether queries, keys or values depend on the encoder's map."""
-        return self.kind.source == "encoder" or self.kind.skip
 
     def readers_of_maps(self, streams: Mapping[str, Tensor]) -> dict[str, list[str]]:
         """Which streams each map serves, by the task that makes it."""
@@ -296,9 +291,15 @@ class MulTDecoderBlock(GradientCheckpointingLayer):
         grid = WindowGrid(*encoder_map.shape[1:3], self.window_size, self.shift)
         # The encoder map enters as the backbone normalised it; padding comes after the norm, as in the authors' code.
         windows = {task: grid.partition(self.tasks[task].layernorm_before(stream)) for task, stream in streams.items()}
-        encoder_windows = grid.partition(encoder_map) if self.attention.reads_encoder_map else None
+        encoder_windows = grid.partition(encoder_map) if self.attention.kind.reads_encoder_map else None
         mixed, maps = self.attention(windows, encoder_windows, grid.shift_mask(encoder_map), return_maps=return_maps)
         return {task: self.tasks[task](stream, grid.merge(mixed[task])) for task, stream in streams.items()}, maps
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize, (batch, height, width, channels) -> (batch, *size, channels)."""
+    maps = F.interpolate(maps.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
+    return maps.permute(0, 2, 3, 1)
 
 
 class Upsampling(nn.Module):
@@ -311,8 +312,7 @@ class Upsampling(nn.Module):
 
     def forward(self, stream: Tensor, size: tuple[int, int]) -> Tensor:
         """(batch, height, width, channels) -> (batch, *size, next_channels)."""
-        stream = F.interpolate(stream.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
-        return self.reduction(self.norm(stream.permute(0, 2, 3, 1)))
+        return self.reduction(self.norm(resize(stream, size)))
 
 
 class MulTDecoderStage(nn.Module):
@@ -342,7 +342,7 @@ class MulTDecoder(nn.Module):
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()
         channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
-        heads = _decoder_heads(config, channels)
+        heads = decoder_heads(config, channels)
         kinds = config.block_attention_of_stages(len(channels))
         drop_path = iter(torch.linspace(0, config.drop_path_rate, sum(map(len, kinds)), device="cpu").tolist())
         tasks = list(config.task_specs)
@@ -384,25 +384,25 @@ class MulTDecoder(nn.Module):
             stage_streams.append(streams)
             if number + 1 < len(encoder_maps):
                 streams = stage.upsample(streams, tuple(encoder_maps[number + 1].shape[1:3]))
-        return MulTDecoderOutput(
-            {task: tuple(_channels_first(stage[task]) for stage in stage_streams) for task in tasks}, tuple(attentions)
-        )
+        return MulTDecoderOutput({task: tuple(channels_first(stage[task]) for stage in stage_streams) for task in tasks}, tuple(attentions))
 
 
 @dataclass
 class MulTDecoderOutput:
-    """What the decoders return.
+    """What every decoder returns, see `decoders.py`.
 
     Args:
         streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
-        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for.
+        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing
+            is shared.
     """
 
     streams: dict[str, tuple[Tensor, ...]]
     attentions: tuple[Tensor, ...]
 
 
-def _channels_first(stream: Tensor) -> Tensor:
+def channels_first(stream: Tensor) -> Tensor:
+    """(batch, height, width, channels) -> (batch, channels, height, width)."""
     return stream.permute(0, 3, 1, 2)
 
 
@@ -411,7 +411,7 @@ def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> nn
     return per_task(tasks, lambda task: Upsampling(*channels, config.layer_norm_eps)) if len(channels) == 2 else None
 
 
-def _decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
+def decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
     """Heads per decoder stage, coarsest first: as configured, else the backbone's reversed, else one per 32 channels."""
     heads = config.decoder_num_attention_heads
     if heads is None:
@@ -452,7 +452,7 @@ class MulTHead(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, task channels, height, width), before resize and activation."""
-        return _channels_first(self.projection(features.permute(0, 2, 3, 1)))
+        return channels_first(self.projection(features.permute(0, 2, 3, 1)))
 
     def forward(self, features: Tensor, padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """Prediction of the whole image.

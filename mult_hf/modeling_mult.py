@@ -17,7 +17,8 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTDecoder, MulTHead, RelativePositionBias, per_task
+from .decoder_mult import MulTHead, RelativePositionBias, SharedWindowAttention, per_task
+from .decoders import DECODERS
 from .losses import loss_function, multi_task_loss
 from .tasks import TaskSpec, resolve_tasks
 
@@ -103,17 +104,18 @@ class MulTPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SwinStage", "MulTDecoderBlock"]
+    _no_split_modules = ["SwinStage", "MulTDecoderBlock", "MTANStage"]
     _supports_sdpa = True
     _supports_flash_attn = False  # neither takes an additive position bias
     _supports_flex_attn = False
     _supports_attention_backend = True
     accepts_loss_kwargs = False  # losses are means over known pixels; Trainer must average them over accumulation steps
-    _keys_to_ignore_on_load_unexpected = [r"backbone\.(\w+\.)?layernorm\."]
+    _keys_to_ignore_on_load_unexpected = [r"backbone\.(\w+\.)?layernorm\.", r"backbone\.hidden_states_norms\."]
 
     def __init__(self, config: MulTConfig) -> None:
         # `from_pretrained(..., tasks=[...])` sets values on a finished configuration, which checks and completes nothing.
         config.tasks = [spec.to_dict() for spec in config.task_specs.values()]
+        config.validate_decoder_type()
         config.validate_tasks()
         config.validate_blocks()
         super().__init__(config)
@@ -161,7 +163,8 @@ class MulTModel(MulTPreTrainedModel):
         super().__init__(config)
         self.backbone = load_backbone(config)
         _drop_unused_norm(self.backbone)
-        self.decoder = MulTDecoder(config, list(self.backbone.channels))
+        _drop_unread_norms(self.backbone, config)
+        self.decoder = DECODERS[config.decoder_type](config, list(self.backbone.channels))
         patch_size = getattr(config.backbone_config, "patch_size", None)
         self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the first step of every usual pyramid
         self.post_init()
@@ -422,7 +425,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         alone.tasks = [spec.to_dict()]
         # The module tree of a model with the new task alone; its per-task modules move over to this one.
         tree = nn.ModuleDict({"mult": nn.Module(), "heads": nn.Module()})
-        tree["mult"].decoder = MulTDecoder(alone, list(self.mult.backbone.channels))
+        tree["mult"].decoder = DECODERS[alone.decoder_type](alone, list(self.mult.backbone.channels))
         tree["heads"].tasks = per_task([spec.name], lambda _: MulTHead(self.mult.backbone.channels[0], spec))
         for path, modules in self._task_modules():
             new = tree.get_submodule(path)[spec.name]
@@ -445,8 +448,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         self.mult.requested_tasks([task])
         if len(self.task_names) == 1:
             raise ValueError(f"{task!r} is the model's only task; a model needs at least one")
-        stages = self.mult.decoder.stages
-        if task == self.config.reference_task and any(block.attention.kind.is_shared for stage in stages for block in stage.blocks):
+        attentions = [module for module in self.mult.decoder.modules() if isinstance(module, SharedWindowAttention)]
+        if task == self.config.reference_task and any(attention.kind.is_shared for attention in attentions):
             raise ValueError(f"{task!r} is the reference task, whose projections make the attention of all others; it cannot be removed")
         for _, modules in self._task_modules():
             del modules[task]
@@ -464,6 +467,15 @@ def _drop_unused_norm(backbone: nn.Module) -> None:
     for module in backbone.children():
         if isinstance(getattr(module, "layernorm", None), nn.LayerNorm) and hasattr(backbone, "hidden_states_norms"):
             module.layernorm = nn.Identity()
+
+
+def _drop_unread_norms(backbone: nn.Module, config: MulTConfig) -> None:
+    """Nor do gradients reach the norms of finer maps that no block reads, as with `("self", "self")`."""
+    norms = getattr(backbone, "hidden_states_norms", {})
+    stages = config.block_attention_of_stages(len(backbone.channels)) if config.reads("block_attention") else []
+    for name, kinds in list(zip(reversed(backbone.out_features), stages))[1:]:  # the coarsest map is where all streams start
+        if name in norms and not any(kind.reads_encoder_map for kind in kinds):
+            norms[name] = nn.Identity()
 
 
 def _copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:

@@ -531,7 +531,7 @@ def test_every_checkpoint_holds_all_its_code_and_nothing_foreign_is_imported(cle
             files = [checkpoint / f"{name}.py" for name in waiting]
             assert all(file.is_file() for file in files), (checkpoint, waiting)
             waiting = {needed for file in files for needed in get_relative_imports(file)} - closure
-        assert {"tasks", "decoder_mult", "losses", "visualization"} <= closure
+        assert {"tasks", "decoder_mult", "decoder_unet", "decoder_mtan", "losses", "visualization"} <= closure
         assert {file.stem for file in checkpoint.glob("*.py")} == closure
         for name in closure:
             foreign = set(get_imports(checkpoint / f"{name}.py")) - allowed - set(sys.stdlib_module_names)

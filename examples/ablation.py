@@ -1,0 +1,406 @@
+"""Train every run that one YAML file lists, and compare them in one table and one plot.
+
+    python examples/ablation.py --config examples/ablations/paper.yaml --output_dir outputs/paper
+
+The file (docs/baselines.md has a whole one):
+
+    base: {max_steps: 450}                      # flags of examples/train.py that all runs have
+    seeds: [0, 1]                               # optional: every run once a seed
+    runs:                                       # name -> flags that differ from base; null takes one of base's away
+      mult: {block_attention: [self, encoder]}
+      swin-unet: {decoder: swin_unet}
+    grid:                                       # beside runs or in place of them: one run for every combination
+      learning_rate: [1e-3, 2e-3]
+      decoder: [mult, mtan]
+    reference: mult                             # optional: the run, or the list of runs, that the multi-task gain is taken against
+
+Each run is a process of its own with its own directory. Called again, the script skips runs that are finished, goes on with one
+that was interrupted, tries failed ones again, and refuses a name whose flags have changed. Written to `--output_dir`: a
+directory a run (with `log.txt`), `table.md`, `plot.png` and `results.json`, anew after every run.
+"""
+
+import difflib
+import itertools
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+
+from mult_hf import TaskSpec, metrics
+from mult_hf.tasks import resolve_tasks
+
+TRAIN = Path(__file__).resolve().parent / "train.py"
+LAUNCHERS = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.launch"]}
+KEYS = ("base", "seeds", "runs", "grid", "reference")
+OWN_FLAGS = {
+    "output_dir": "it is set by --output_dir and the run's name",
+    "resume": "it is set here",
+    "seed": "list seeds under 'seeds'",
+    "config": "write that file's flags here, so that a change of them is seen",
+}
+
+
+@dataclass
+class AblationArguments:
+    """What is compared, and where it is written."""
+
+    config: Path = field(metadata={"help": "YAML file of the runs"})
+    output_dir: Path = field(default=Path("outputs/ablation"), metadata={"help": "where everything is written"})
+    launcher: Literal["python", "accelerate"] = field(
+        default="python", metadata={"help": "accelerate: start runs by `accelerate launch`, with what `accelerate config` has set"}
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a variant of the file with one seed.
+
+    Args:
+        name: of the variant; its seeds share a row of the table.
+        flags: of train.py, the seed among them.
+        directory: where it is written.
+    """
+
+    name: str
+    flags: dict[str, Any]
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of a variant so far; lists have one number a finished seed.
+
+    Args:
+        flags: of train.py, without the seed.
+        values: by "task/metric", as metrics.json has them.
+        parameters: of the model.
+        minutes: of training.
+        gains: multi-task gain over the reference runs in percent; NaN where no task has a reference.
+    """
+
+    flags: dict[str, Any]
+    values: dict[str, list[float]]
+    parameters: int
+    minutes: list[float]
+    gains: list[float]
+
+
+# --- the file ---
+
+
+def read_plan(path: Path, output_dir: Path) -> tuple[list[Run], list[str]]:
+    """The runs of a file, all of the first seed first, and the names of the reference runs.
+
+    Raises:
+        ValueError: on an unknown key, no run at all, an unknown reference, a flag that this script sets itself, or two runs
+            with one directory.
+    """
+    content = yaml.safe_load(path.read_text()) or {}
+    if set(content) - set(KEYS):
+        raise ValueError(f"{path} has {sorted(set(content) - set(KEYS))}; allowed: {', '.join(KEYS)}")
+    base, variants = content.get("base") or {}, {**named(content.get("runs") or {}), **combinations(content.get("grid") or {})}
+    reference = content.get("reference") or []
+    reference = [reference] if isinstance(reference, str) else reference
+    if not variants or set(reference) - set(variants):
+        raise ValueError(f"{path} has the runs {list(variants)} and the reference {reference}; give a run, and references among the runs")
+    runs = []
+    for seed, (name, differing) in itertools.product(content.get("seeds") or [None], variants.items()):
+        flags = {flag: value for flag, value in {**base, **(differing or {})}.items() if value is not None}
+        for flag in flags.keys() & OWN_FLAGS:
+            raise ValueError(f"run {name!r} has the flag {flag!r}; {OWN_FLAGS[flag]}")
+        directory = slug(name) if seed is None else f"{slug(name)}-seed-{seed}"
+        runs.append(Run(name, flags if seed is None else {**flags, "seed": seed}, output_dir / directory))
+    for one, other in itertools.combinations(runs, 2):
+        if one.directory == other.directory:
+            raise ValueError(f"runs {one.name!r} and {other.name!r} would both be written to {one.directory}; rename one, or drop a seed")
+    return runs, reference
+
+
+def named(variants: Mapping[Any, Any]) -> dict[str, Any]:
+    """YAML reads a name such as 3 as a number."""
+    return {str(name): differing for name, differing in variants.items()}
+
+
+def combinations(grid: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """One variant for every combination of the flags' values, named after them.
+
+    Raises:
+        ValueError: if a flag has no list of values.
+    """
+    for flag, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"grid has {flag}: {values!r}; give a list of values")
+    variants = {}
+    for values in itertools.product(*grid.values()) if grid else []:
+        name = ", ".join(f"{flag} {' '.join(map(str, value if isinstance(value, list) else [value]))}" for flag, value in zip(grid, values))
+        variants[name] = dict(zip(grid, values))
+    return variants
+
+
+def slug(name: str) -> str:
+    """A name as that of a directory."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def known_flags() -> set[str]:
+    """The flags that train.py has."""
+    help_text = subprocess.run([sys.executable, str(TRAIN), "--help"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"--(\w+)", help_text))
+
+
+def check(runs: Iterable[Run], flags: set[str]) -> None:
+    """Refuse what would fail or mislead before hours are spent.
+
+    Raises:
+        ValueError: on a flag that train.py does not have, or a directory that was made with other flags.
+    """
+    for run in runs:
+        for flag in run.flags.keys() - flags:
+            close = difflib.get_close_matches(flag, flags, n=1)
+            raise ValueError(f"run {run.name!r} has the flag {flag!r}, which {TRAIN.name} does not" + (f"; {close[0]!r}?" if close else ""))
+        if run.directory.exists():
+            check_same_flags(run)
+
+
+def check_same_flags(run: Run) -> None:
+    """Refuse to take results for those of other flags than they were made with."""
+    record = run.directory / "ablation.json"
+    if not record.is_file():
+        raise ValueError(f"{run.directory} is there already, but no run of an ablation; choose another --output_dir")
+    before = json.loads(record.read_text())
+    changes = [
+        f"{flag}: {before.get(flag, 'default')} -> {run.flags.get(flag, 'default')}"
+        for flag in sorted(before.keys() | run.flags.keys())
+        if before.get(flag) != run.flags.get(flag)
+    ]
+    if changes:
+        raise ValueError(f"{run.directory} was made with other flags ({'; '.join(changes)}); rename the run, or remove that directory")
+
+
+# --- the runs ---
+
+
+def finished_metrics(run: Run) -> dict[str, Any] | None:
+    """What metrics.json holds, or None where the run has not come to its end."""
+    try:
+        return json.loads((run.directory / "metrics.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):  # a run that was killed while writing leaves half a file
+        return None
+
+
+def command(run: Run, launcher: str, flags: set[str]) -> list[str]:
+    """The command line of a run; `flags` are those that train.py has."""
+    words = [*LAUNCHERS[launcher], str(TRAIN), "--output_dir", str(run.directory)]
+    for flag, value in run.flags.items():
+        words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return words + (["--resume", "latest"] if "resume" in flags else [])
+
+
+def execute(run: Run, words: list[str]) -> str | None:
+    """Train in a process of its own; returns None, or what went wrong."""
+    run.directory.mkdir(parents=True, exist_ok=True)
+    write_whole(run.directory / "ablation.json", json.dumps(run.flags, indent=2) + "\n")
+    log_path = run.directory / "log.txt"
+    with log_path.open("a") as log:
+        status = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status == 0 and finished_metrics(run) is not None:
+        return None
+    last = log_path.read_text().strip().splitlines()[-1:] or ["nothing printed"]
+    return f"exit status {status}: {last[0]} (all of it in {log_path})"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+# --- the comparison ---
+
+
+def collect(runs: Iterable[Run], reference: list[str]) -> tuple[dict[str, Result], dict[str, TaskSpec]]:
+    """Results by variant, and the entries of all their tasks.
+
+    The gain of a run is over the tasks that it shares with the reference runs, each against the mean over the seeds of the first
+    of them that has the task.
+    """
+    finished = [(run, numbers) for run in runs if (numbers := finished_metrics(run)) is not None]
+    specs: dict[str, TaskSpec] = {}
+    grouped: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    for run, numbers in finished:
+        specs |= resolve_tasks(json.loads((run.directory / "config.json").read_text())["tasks"])
+        grouped.setdefault(run.name, []).append((run, numbers))
+    values = {
+        name: {metric: [numbers["model"][metric] for _, numbers in members] for metric in members[0][1]["model"]}
+        for name, members in grouped.items()
+    }
+    against: dict[str, float] = {}
+    for name in reference:
+        against = {metric: mean(seeds) for metric, seeds in values.get(name, {}).items()} | against
+    return {
+        name: Result(
+            flags={flag: value for flag, value in members[0][0].flags.items() if flag != "seed"},
+            values=values[name],
+            parameters=int(str(members[0][1]["parameters"]).replace(",", "")),
+            minutes=[numbers["minutes"] for _, numbers in members],
+            gains=[gain(numbers["model"], against, specs) for _, numbers in members],
+        )
+        for name, members in grouped.items()
+    }, specs
+
+
+def gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
+    """Multi-task gain in percent over the tasks that both have; NaN if there is none."""
+    common = {task: spec for task, spec in specs.items() if {headline(spec)} <= values.keys() & reference.keys()}
+    return metrics.multi_task_gain(values, reference, common) if common else math.nan
+
+
+def headline(spec: TaskSpec) -> str:
+    """A task's first metric, as metrics.json names it."""
+    return f"{spec.name}/{spec.metrics[0]}"
+
+
+def higher_is_better(spec: TaskSpec) -> bool:
+    """The direction of a task's headline."""
+    return next(iter(metrics.metrics_of(spec).values())).higher_is_better
+
+
+def mean(numbers: Iterable[float]) -> float:
+    """Mean of the seeds that are known; NaN if none is."""
+    known = [number for number in numbers if not math.isnan(number)]
+    return statistics.fmean(known) if known else math.nan
+
+
+def spread(numbers: Iterable[float]) -> float:
+    """Standard deviation over the seeds that are known; 0 of one."""
+    known = [number for number in numbers if not math.isnan(number)]
+    return statistics.stdev(known) if len(known) > 1 else 0.0
+
+
+def columns(results: Mapping[str, Result], specs: Mapping[str, TaskSpec]) -> dict[str, tuple[dict[str, list[float]], bool]]:
+    """What is compared, by title: the seeds' numbers by variant, and whether higher is better."""
+    compared = {
+        headline(spec).replace("/", " "): (
+            {name: result.values[headline(spec)] for name, result in results.items() if headline(spec) in result.values},
+            higher_is_better(spec),
+        )
+        for spec in specs.values()
+    }
+    gains = {name: result.gains for name, result in results.items() if not math.isnan(mean(result.gains))}
+    return compared | ({"multi-task gain [%]": (gains, True)} if gains else {})
+
+
+def best_of(numbers: Mapping[str, list[float]], higher: bool) -> str | None:
+    """The variant with the best mean, if any is known."""
+    means = {name: mean(seeds) for name, seeds in numbers.items() if not math.isnan(mean(seeds))}
+    return (max if higher else min)(means, key=means.__getitem__, default=None)
+
+
+def table(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], reference: list[str]) -> str:
+    """Markdown: one row a variant, mean and standard deviation over its seeds, the best of each column in bold."""
+    compared = columns(results, specs)
+    best = {title: best_of(*column) for title, column in compared.items()}
+    titles = [f"{title} ({'higher' if higher else 'lower'} is better)" for title, (_, higher) in compared.items()]
+    lines = ["| " + " | ".join(["run", *titles, "parameters", "minutes", "seeds"]) + " |", "|---" * (len(titles) + 4) + "|"]
+    for name, result in results.items():
+        cells = [cell(numbers.get(name, []), bold=best[title] == name) for title, (numbers, _) in compared.items()]
+        sizes = [f"{result.parameters:,}", f"{mean(result.minutes):.1f}", str(len(result.minutes))]
+        lines.append("| " + " | ".join([name, *cells, *sizes]) + " |")
+    notes = ["", "Numbers are the mean over seeds, after ± the standard deviation where there are several."]
+    notes += [f"The gain is over the tasks that a run shares with: {', '.join(reference)}."] if reference else []
+    return "\n".join([*lines, *notes]) + "\n"
+
+
+def cell(seeds: list[float], *, bold: bool) -> str:
+    """One number of the table, empty where the run has none."""
+    if not seeds:
+        return ""
+    text = f"{mean(seeds):.4g}" + (f" ± {spread(seeds):.2g}" if len(seeds) > 1 else "")
+    return f"**{text}**" if bold else text
+
+
+def plot(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], path: Path) -> None:
+    """One panel a task, one line a variant, in the order of the file; further right is better in every panel."""
+    compared, names = columns(results, specs), list(results)
+    figure = Figure(figsize=(2 + 2.6 * len(compared), 1.4 + 0.3 * len(names)), layout="constrained")
+    for axes, (title, (numbers, higher)) in zip(figure.subplots(1, len(compared), sharey=True, squeeze=False)[0], compared.items()):
+        best = best_of(numbers, higher)
+        for name, seeds in numbers.items():
+            color = "tab:green" if name == best else "tab:gray"
+            axes.errorbar(mean(seeds), names.index(name), xerr=spread(seeds), fmt="o", color=color, capsize=3)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("higher is better" if higher else "lower is better, axis turned round", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        axes.set_yticks(range(len(names)), names)
+        if not higher:
+            axes.invert_xaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)  # all panels share it: the file's first run on top
+    figure.suptitle("further right is better; green is best", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def write_comparison(runs: list[Run], reference: list[str], output_dir: Path) -> str:
+    """Write table.md, plot.png and results.json from the runs that are finished; returns the table."""
+    results, specs = collect(runs, reference)
+    if not results:
+        return "no run is finished\n"
+    contents = {
+        name: {
+            "flags": result.flags,
+            "parameters": result.parameters,
+            "minutes": result.minutes,
+            "gain_percent": result.gains,
+            "values": {
+                metric: {"seeds": seeds, "mean": mean(seeds), "standard_deviation": spread(seeds)}
+                for metric, seeds in result.values.items()
+            },
+        }
+        for name, result in results.items()
+    }
+    write_whole(output_dir / "results.json", json.dumps({"reference": reference, "runs": contents}, indent=2) + "\n")
+    text = table(results, specs, reference)
+    write_whole(output_dir / "table.md", text)
+    plot(results, specs, output_dir / "plot.png")
+    return text
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run what is not finished, compare what is; the exit status is 1 if a run failed."""
+    (arguments,) = HfArgumentParser(AblationArguments).parse_args_into_dataclasses(words)
+    runs, reference = read_plan(arguments.config, arguments.output_dir)
+    flags = known_flags()
+    check(runs, flags)
+    waiting = [run for run in runs if finished_metrics(run) is None]
+    failures = {}
+    # The bar starts behind what earlier calls have done, so that the time left is that of the runs to come.
+    with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run") as bar:
+        for run in waiting:
+            bar.set_description(run.directory.name)
+            failure = execute(run, command(run, arguments.launcher, flags))
+            if failure is not None:
+                failures[run.directory.name] = failure
+                bar.write(f"{run.directory.name} failed, {failure}", file=sys.stderr)
+            write_comparison(runs, reference, arguments.output_dir)
+            bar.update()
+    print(write_comparison(runs, reference, arguments.output_dir))
+    for name, failure in failures.items():
+        print(f"failed: {name}, {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

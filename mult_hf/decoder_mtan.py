@@ -1,0 +1,125 @@
+"""An MTAN-style decoder: one shared trunk, from which every task takes by soft masks what it needs.
+
+MTAN (Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", arXiv 1803.10704, section 3). At stage j, u and p are an
+early and a late feature map of the shared trunk, t a task, x_sa the encoder map of the resolution:
+
+        u_j = conv([up(p_(j-1)), x_sa])            p_j = conv(u_j)                           shared
+        a_j^t = sigmoid(h^t(g^t([u_j, f(up(xhat_(j-1)^t))])))                                the mask: g, h the task's, f shared
+        xhat_j^t = a_j^t * p_j                                                               equations 1 and 2
+
+One number in (0, 1) a pixel and channel: a mask of ones passes the trunk on, one of zeros passes nothing. Convolutions conv and f are
+3 x 3, g and h 1 x 1.
+
+What differs from the paper: masks are in the decoder alone (MTAN also attends to the encoder, whose place a pretrained backbone takes
+here), and the encoder map beside the trunk stands in for SegNet's pooling indices. Every norm is a LayerNorm over channels in
+place of BatchNorm, which would make an image's result depend on its batch and whose statistics adapters do not save; there is none
+between h and the sigmoid, where it would keep a pixel's mask from being open, or shut, as a whole.
+
+All maps are channels-last, (batch, height, width, channels), unless said otherwise.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_mult import MulTConfig
+from .decoder_mult import MulTDecoderOutput, channels_first, per_task, resize
+
+
+class ConvolutionLayer(nn.Module):
+    """3 x 3 convolution, LayerNorm, ReLU: what the trunk and f are made of."""
+
+    def __init__(self, channels: int, out_channels: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm = nn.LayerNorm(out_channels, eps=layer_norm_eps)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(batch, height, width, channels) -> (batch, height, width, out_channels)."""
+        return self.norm(self.convolution(channels_first(maps)).permute(0, 2, 3, 1)).relu()
+
+
+class SoftAttention(nn.Module):
+    """The layers g and h that one task owns at one stage, and the sigmoid: the task's mask of the shared features."""
+
+    def __init__(self, channels: int, out_channels: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.g = nn.Linear(channels, out_channels, bias=False)
+        self.norm = nn.LayerNorm(out_channels, eps=layer_norm_eps)
+        self.h = nn.Linear(out_channels, out_channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, height, width, channels) -> mask in (0, 1), (batch, height, width, out_channels)."""
+        return self.h(self.norm(self.g(features)).relu()).sigmoid()
+
+
+class MTANStage(GradientCheckpointingLayer):
+    """One resolution of the trunk, and every task's mask of it.
+
+    Args:
+        config: the model's configuration.
+        channels: of the encoder map, the trunk and the masked streams.
+        coarser_channels: of the stage before, 0 for the coarsest.
+    """
+
+    def __init__(self, config: MulTConfig, channels: int, coarser_channels: int) -> None:
+        super().__init__()
+        eps = config.layer_norm_eps
+        self.early = ConvolutionLayer(coarser_channels + channels, channels, eps)
+        self.late = ConvolutionLayer(channels, channels, eps)
+        self.carry = ConvolutionLayer(coarser_channels, channels, eps) if coarser_channels else None  # f, which all tasks share
+        width = 2 * channels if coarser_channels else channels
+        self.tasks = per_task(config.task_specs, lambda task: SoftAttention(width, channels, eps))
+
+    def forward(self, encoder_map: Tensor, trunk: Tensor | None, streams: Mapping[str, Tensor | None]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step up.
+
+        Args:
+            encoder_map: the encoder's map of this resolution.
+            trunk: the late features p of the coarser stage, None at the coarsest.
+            streams: per task the masked features of the coarser stage, None at the coarsest.
+
+        Returns:
+            this stage's late features and masked streams.
+        """
+        size = encoder_map.shape[1:3]
+        early = self.early(encoder_map if trunk is None else torch.cat([resize(trunk, size), encoder_map], dim=-1))
+        late = self.late(early)
+        masks = {task: self.tasks[task](self.attention_input(early, stream)) for task, stream in streams.items()}
+        return late, {task: mask * late for task, mask in masks.items()}
+
+    def attention_input(self, early: Tensor, stream: Tensor | None) -> Tensor:
+        """What a mask is computed from: the early features, and the task's own stream so far beside them on the channels."""
+        return early if stream is None else torch.cat([early, self.carry(resize(stream, early.shape[1:3]))], dim=-1)
+
+
+class MTANDecoder(nn.Module):
+    """One shared decoder trunk with a soft mask a task and stage (arXiv 1803.10704), by the interface of `decoders.py`.
+
+    Its masks belong to one task each, so none is returned as a shared map; a forward hook on a [`SoftAttention`] gives them.
+
+    Args:
+        config: the model's configuration.
+        channels: of the encoder maps, finest first.
+    """
+
+    def __init__(self, config: MulTConfig, channels: list[int]) -> None:
+        super().__init__()
+        channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the stages run
+        self.stages = nn.ModuleList(MTANStage(config, width, coarser) for width, coarser in zip(channels, [0, *channels]))
+
+    def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> MulTDecoderOutput:
+        """Decode the wanted tasks.
+
+        Args:
+            feature_maps: of the encoder, finest first, (batch, channels, height, width) each.
+            tasks: which streams to return.
+            return_maps: no effect, because no map is shared.
+        """
+        trunk, streams, stage_streams = None, dict.fromkeys(tasks), []
+        for stage, maps in zip(self.stages, [*feature_maps][::-1]):
+            trunk, streams = stage(maps.permute(0, 2, 3, 1).contiguous(), trunk, streams)
+            stage_streams.append(streams)
+        return MulTDecoderOutput({task: tuple(channels_first(streams[task]) for streams in stage_streams) for task in tasks}, ())

@@ -1,0 +1,111 @@
+"""A Swin-Unet-style decoder: every task decodes alone, and the encoder maps enter by concatenation.
+
+Swin-Unet (Cao et al., "Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arXiv 2105.05537, section 3) is a Swin
+encoder whose last stage is the bottleneck, and a decoder that mirrors the others. One step up, x the stream and s the encoder map:
+
+        x <- LayerNorm(rearrange(linear(x)))       patch expanding: twice the size, the channels of s
+        x <- linear([x, s])                        skip connection: side by side, and back to the channels of s
+        x <- SW-MSA block(W-MSA block(x))          two Swin blocks, regular and shifted windows
+
+Here each task has such a decoder of its own, and the tasks share the encoder alone: the baseline without any sharing among decoders.
+Left out: the norm and the patch expanding to full resolution at the end (each task has the package's head at H/4 instead, so that
+only decoders are compared). Patch expanding was the best of the three ways up in the paper's ablation (section 4.5); the bilinear
+resize of the "mult" decoder comes in only where twice the size is not the next map's (odd sizes, encoders with other steps).
+
+All maps are channels-last, (batch, height, width, channels), unless said otherwise.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_mult import BlockAttention, MulTConfig
+from .decoder_mult import MulTDecoderBlock, MulTDecoderOutput, channels_first, decoder_heads, per_task, resize
+
+_BLOCKS_OF_A_STAGE = 2  # one with regular windows, one with shifted ones
+
+
+class PatchExpanding(nn.Module):
+    """Twice the height and width: a linear to four tokens in place of one, and a norm (Swin-Unet, section 3.5)."""
+
+    def __init__(self, channels: int, next_channels: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.expansion = nn.Linear(channels, 4 * next_channels, bias=False)
+        self.norm = nn.LayerNorm(next_channels, eps=layer_norm_eps)
+
+    def forward(self, stream: Tensor, size: tuple[int, int]) -> Tensor:
+        """(batch, height, width, channels) -> (batch, *size, next_channels)."""
+        stream = self.expansion(stream).unflatten(-1, (2, 2, -1))  # (batch, height, width, 2, 2, next_channels)
+        stream = stream.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (batch, 2 * height, 2 * width, next_channels)
+        return self.norm(stream if stream.shape[1:3] == size else resize(stream, size))
+
+
+class SkipConnection(nn.Module):
+    """What one task owns between two stages: patch expanding, then the encoder map beside the stream, and a linear back."""
+
+    def __init__(self, channels: int, next_channels: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.expanding = PatchExpanding(channels, next_channels, layer_norm_eps)
+        self.fusion = nn.Linear(2 * next_channels, next_channels)
+
+    def forward(self, stream: Tensor, encoder_map: Tensor) -> Tensor:
+        """A stream, and the next finer encoder map; returns the stream with the size and channels of that map."""
+        expanded = self.expanding(stream, encoder_map.shape[1:3])
+        return self.fusion(torch.cat([expanded, encoder_map], dim=-1))
+
+
+class SwinUnetStage(nn.Module):
+    """One step up of all decoders: each task's skip connection, and its two Swin blocks."""
+
+    def __init__(self, config: MulTConfig, channels: int, next_channels: int, heads: int, drop_path: list[float]) -> None:
+        super().__init__()
+        tasks, attention = list(config.task_specs), BlockAttention("self", skip=False)
+        self.tasks = per_task(tasks, lambda task: SkipConnection(channels, next_channels, config.layer_norm_eps))
+        self.blocks = nn.ModuleList(
+            MulTDecoderBlock(config, next_channels, heads, attention, index * (config.decoder_window_size // 2), rate, tasks)
+            for index, rate in enumerate(drop_path)
+        )
+
+    def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> dict[str, Tensor]:
+        """Streams of the coarser stage and this stage's encoder map in; this stage's streams out."""
+        streams = {task: self.tasks[task](stream, encoder_map) for task, stream in streams.items()}
+        for block in self.blocks:
+            streams, _ = block(streams, encoder_map)
+        return streams
+
+
+class SwinUnetDecoder(nn.Module):
+    """One Swin-Unet decoder a task (arXiv 2105.05537), by the interface of `decoders.py`; returns no attention maps.
+
+    Args:
+        config: the model's configuration.
+        channels: of the encoder maps, finest first.
+
+    Raises:
+        ValueError: if heads do not fit the encoder's stages.
+    """
+
+    def __init__(self, config: MulTConfig, channels: list[int]) -> None:
+        super().__init__()
+        channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
+        heads = decoder_heads(config, channels)[1:]  # the coarsest map is the bottleneck, whose blocks are the encoder's
+        rates = torch.linspace(0, config.drop_path_rate, _BLOCKS_OF_A_STAGE * len(heads), device="cpu").tolist()
+        self.stages = nn.ModuleList(
+            SwinUnetStage(config, *channels[stage : stage + 2], heads[stage], rates[_BLOCKS_OF_A_STAGE * stage :][:_BLOCKS_OF_A_STAGE])
+            for stage in range(len(heads))
+        )
+
+    def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> MulTDecoderOutput:
+        """Decode the wanted tasks.
+
+        Args:
+            feature_maps: of the encoder, finest first, (batch, channels, height, width) each.
+            tasks: which streams to return.
+            return_maps: no effect, because no map is shared.
+        """
+        coarsest, *finer = [maps.permute(0, 2, 3, 1).contiguous() for maps in feature_maps][::-1]
+        stage_streams = [dict.fromkeys(tasks, coarsest)]
+        for stage, encoder_map in zip(self.stages, finer):
+            stage_streams.append(stage(stage_streams[-1], encoder_map))
+        return MulTDecoderOutput({task: tuple(channels_first(streams[task]) for streams in stage_streams) for task in tasks}, ())
