@@ -1,6 +1,6 @@
 """From rows of a data set to a batch for the model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,26 +45,25 @@ class MultiTaskCollator:
             [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) and `labels` by task.
 
         Raises:
-            ValueError: if a row has no image, or a map does not fit its task.
+            ValueError: if a row has no image, a map does not fit its task, or the prepared images differ in size.
         """
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
             raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
-        if self.augment is None:
-            return self._processed(rows)
-        return self._augmented(self._processed(rows, do_normalize=False))
+        samples = self._samples(rows) if self.augment is None else map(self._augmented, self._samples(rows, do_normalize=False))
+        return _stacked(list(samples))
 
-    def _processed(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> MulTBatchFeature:
-        if self.tasks_by_source is None:
-            return self._decoded(rows, self.processor.task_specs, **kwargs)
-        parts = [self._decoded([row], self._tasks_of(row), **kwargs) for row in rows]  # each row by its own set's encodings
-        labels = {task: torch.cat([part["labels"][task] for part in parts]) for task in self.processor.task_specs}
-        return MulTBatchFeature(data={"pixel_values": torch.cat([part["pixel_values"] for part in parts]), "labels": labels})
-
-    def _decoded(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any) -> MulTBatchFeature:
-        maps = {task: [row.get(task) for row in rows] for task in specs}
-        images = [row["image"] for row in rows]
-        return self.processor(images, label_maps=maps, return_tensors="pt", tasks=list(specs.values()), **kwargs)
+    def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
+        """Each row as `pixel_values` and `labels`, not stacked yet; in a mixture each by its own set's encodings."""
+        groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
+        for group in groups:
+            specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(group[0])
+            maps = {task: [row.get(task) for row in group] for task in specs}
+            images = [row["image"] for row in group]
+            batch = self.processor(images, label_maps=maps, tasks=list(specs.values()), **kwargs)
+            for number, image in enumerate(batch["pixel_values"]):
+                labels = {task: targets[number] for task, targets in batch["labels"].items()}
+                yield {"pixel_values": torch.as_tensor(image), "labels": labels}
 
     def _tasks_of(self, row: Mapping[str, Any]) -> dict[str, TaskSpec]:
         """The processor's tasks, with the encodings of the set that a row is from."""
@@ -74,15 +73,18 @@ class MultiTaskCollator:
         own = self.tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
-    def _augmented(self, batch: MulTBatchFeature) -> MulTBatchFeature:
-        """Augment sample by sample, and normalise what comes out as the processor would have."""
-        samples = [
-            self.augment({"pixel_values": image, "labels": {task: target[number] for task, target in batch["labels"].items()}})
-            for number, image in enumerate(batch["pixel_values"])
-        ]
-        pixel_values = torch.stack([sample["pixel_values"] for sample in samples])
-        if self.processor.do_normalize:
-            mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
-            pixel_values = (pixel_values - mean) / std
-        labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in batch["labels"]}
-        return MulTBatchFeature(data={"pixel_values": pixel_values, "labels": labels})
+    def _augmented(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Augment a sample, and normalise what comes out as the processor would have."""
+        sample = self.augment(sample)
+        if not self.processor.do_normalize:
+            return sample
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
+        return {**sample, "pixel_values": (sample["pixel_values"] - mean).div_(std)}
+
+
+def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:
+    sizes = {tuple(sample["pixel_values"].shape) for sample in samples}
+    if len(sizes) > 1:
+        raise ValueError(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation one size")
+    labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in samples[0]["labels"]}
+    return MulTBatchFeature(data={"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": labels})
