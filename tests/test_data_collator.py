@@ -102,6 +102,14 @@ def test_the_pil_processor_gives_the_same_batch(processor, augmented):
     torch.testing.assert_close(batches[0]["labels"]["depth"], batches[1]["labels"]["depth"], equal_nan=True)
 
 
+def test_a_seeded_row_gets_the_same_view_wherever_it_stands(processor):
+    collator = MultiTaskCollator(processor, augment=RandomAugmentation(tasks=processor.task_specs))
+    row, other = {"image": photo(), "augmentation_seed": 5}, {"image": photo(), "augmentation_seed": 6}
+    first, last = collator([row, other])["pixel_values"][0], collator([other, row])["pixel_values"][1]
+    torch.testing.assert_close(first, last, rtol=0, atol=0)
+    assert not torch.equal(first, collator([other])["pixel_values"][0])
+
+
 def test_photos_of_several_sizes_need_an_augmentation_that_gives_them_one():
     processor = MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"])
     rows = [{"image": photo()}, {"image": photo().resize((64, 32))}]

@@ -8,8 +8,12 @@ import torch
 from ..image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
 from ..tasks import TaskSpec
 
-Augmentation = Callable[[dict[str, Any]], dict[str, Any]]
-"""Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`."""
+Augmentation = Callable[..., dict[str, Any]]
+"""Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. Where
+rows carry a seed it is called with a `torch.Generator` as its second argument."""
+
+AUGMENTATION_SEED = "augmentation_seed"
+"""Key of a row under which its augmentation is seeded, so that it does not depend on what was drawn before it."""
 
 
 class MultiTaskCollator:
@@ -20,7 +24,8 @@ class MultiTaskCollator:
 
     Args:
         processor: a MulT image processor; its tasks are the columns that are read.
-        augment: applied to each sample, image and targets together, before the image is normalised.
+        augment: applied to each sample, image and targets together, before the image is normalised. A row with an
+            `"augmentation_seed"` gets a generator of its own, the others draw from torch's global one.
         tasks_by_source: for a mixture of data sets ([`mix_datasets`]): for each name in the column `source` its tasks' entries,
             with the encodings of that set.
     """
@@ -50,8 +55,10 @@ class MultiTaskCollator:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
             raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
-        samples = self._samples(rows) if self.augment is None else map(self._augmented, self._samples(rows, do_normalize=False))
-        return _stacked(list(samples))
+        if self.augment is None:
+            return _stacked(list(self._samples(rows)))
+        seeds = [row.get(AUGMENTATION_SEED) for row in rows]
+        return _stacked([self._augmented(sample, seed) for sample, seed in zip(self._samples(rows, do_normalize=False), seeds)])
 
     def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
         """Each row as `pixel_values` and `labels`, not stacked yet; in a mixture each by its own set's encodings."""
@@ -73,9 +80,9 @@ class MultiTaskCollator:
         own = self.tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
-    def _augmented(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def _augmented(self, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
         """Augment a sample, and normalise what comes out as the processor would have."""
-        sample = self.augment(sample)
+        sample = self.augment(sample) if seed is None else self.augment(sample, torch.Generator().manual_seed(seed))
         if not self.processor.do_normalize:
             return sample
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
