@@ -1,6 +1,9 @@
-"""An augmented sample equals the rendering of the augmented view: a flipped, shifted, magnified or rolled camera in a ray-cast room."""
+"""An augmented sample equals the rendering of the augmented view: flipped, cropped, magnified or rolled, ray-cast and by Mitsuba."""
 
 import math
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -324,3 +327,103 @@ def test_all_registered_tasks_go_through_together():
     assert view["name"] == "kept"
     for name, spec in tasks.items():
         np.testing.assert_array_equal(view["labels"][name].numpy(), spec.unknown_target(32, 40))
+
+
+# --- the same promise on a furnished room, drawn by the project's own renderer ---
+
+IMAGE_MAPS = ("keypoints2d", "edges2d")  # follow from the colours, and so from the noise of the paths of light
+
+
+@pytest.fixture(scope="module")
+def furnished():
+    """A room of the Rooms data set, a camera in it, and a function that renders one sample with all six maps."""
+    pytest.importorskip("mitsuba")
+    pytest.importorskip("mitsuba_oidn")
+    from mult_hf.data.rooms import camera, layouts, rendering, samples, variants
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the slow variant
+        variants.activate(*variants.choose_variant())
+
+    def view(room, camera, size):
+        scene = rendering.RoomScene(room)
+        geometry, radiance = scene.geometry(camera, size), scene.colour(camera, size, samples=16, seed=0)
+        rgb = np.round(255 * (radiance / (1 + radiance)) ** 0.45).astype(np.uint8)  # the photograph's exposure would differ by view
+        labels = samples.derive_maps(rgb, geometry, camera.focal_length(size))
+        return {
+            "pixel_values": torch.from_numpy(rgb).permute(2, 0, 1) / 255,
+            "labels": {
+                name: torch.from_numpy(values.astype(np.int64 if values.ndim == 2 else np.float32)) for name, values in labels.items()
+            },
+            "focal": camera.focal_length(size),
+            "principal_point": (size / 2, size / 2),
+        }
+
+    room = layouts.build_room(4)
+    return SimpleNamespace(
+        room=room,
+        camera=camera.propose(room, np.random.default_rng(0)),
+        tasks=resolve_tasks(samples.TASK_ENTRIES),
+        view=view,
+        original=view(room, camera.propose(room, np.random.default_rng(0)), 64),
+    )
+
+
+def assert_same_geometry(found, expected):
+    """Where pixel centres coincide, the rays and what they meet are the same, to the last class and a tenth of a millimetre."""
+    assert torch.equal(found["labels"]["segmentation"], expected["labels"]["segmentation"])
+    for name in ("depth", "normals", "reshading"):
+        torch.testing.assert_close(found["labels"][name], expected["labels"][name], rtol=0, atol=1e-4)
+    assert found["focal"] == pytest.approx(expected["focal"])
+    assert found["principal_point"] == pytest.approx(expected["principal_point"])
+
+
+def mean_difference(a, b):
+    return (a - b).abs().mean().item()
+
+
+@pytest.mark.slow
+def test_a_flipped_room_is_the_rendering_of_the_mirrored_room(furnished):
+    from mult_hf.data.rooms.geometry import scaling
+
+    mirror = np.array([-1.0, 1, 1])
+    meshes = [part.mesh.transformed(scaling(*mirror)) for part in furnished.room.parts]
+    meshes = [replace(mesh, faces=mesh.faces[:, ::-1]) for mesh in meshes]  # counter-clockwise again, or lamps would shine inwards
+    room = replace(furnished.room, parts=[replace(part, mesh=mesh) for part, mesh in zip(furnished.room.parts, meshes, strict=True)])
+    camera = replace(furnished.camera, position=furnished.camera.position * mirror, target=furnished.camera.target * mirror)
+
+    flipped, expected = horizontal_flip(furnished.original, furnished.tasks), furnished.view(room, camera, 64)
+    assert len(flipped["labels"]["segmentation"].unique()) >= 5, "there is something to see"
+    assert_same_geometry(flipped, expected)
+    assert mean_difference(flipped["pixel_values"], expected["pixel_values"]) < 0.02
+    for name in IMAGE_MAPS:
+        unflipped = mean_difference(furnished.original["labels"][name], expected["labels"][name])
+        assert mean_difference(flipped["labels"][name], expected["labels"][name]) < unflipped / 3, name
+
+
+@pytest.mark.slow
+def test_a_central_crop_of_a_room_is_the_rendering_with_a_narrower_field_of_view(furnished):
+    cropped = rotate_zoom_crop(furnished.original, furnished.tasks, (40, 40), corner=(12, 12))
+    slope = math.tan(math.radians(furnished.camera.field_of_view / 2)) * 40 / 64
+    expected = furnished.view(furnished.room, replace(furnished.camera, field_of_view=math.degrees(2 * math.atan(slope))), 40)
+    assert_same_geometry(cropped, expected)
+    assert mean_difference(cropped["pixel_values"], expected["pixel_values"]) < 0.02
+
+
+@pytest.mark.slow
+def test_a_magnified_crop_of_a_room_is_the_same_window_of_a_larger_film(furnished):
+    """Magnified three times, every third pixel is one of the original; the others show the nearest one's map."""
+    left, top = 66, 30
+    window = rotate_zoom_crop(furnished.original, furnished.tasks, (60, 90), zoom=3.0, corner=(left, top))
+    film = furnished.view(furnished.room, furnished.camera, 3 * 64)
+    labels = {name: values[..., top : top + 60, left : left + 90] for name, values in film["labels"].items()}
+    labels["depth"] = labels["depth"] / 3  # three times the focal length in a scene a third as large
+    expected = {**film, "labels": labels, "principal_point": (96 - left, 96 - top)}
+    assert_same_geometry(every_third(window), every_third(expected))
+    assert (window["labels"]["segmentation"] == labels["segmentation"]).float().mean() > 0.9
+    assert mean_difference(window["pixel_values"], film["pixel_values"][:, top : top + 60, left : left + 90]) < 0.03
+
+
+def every_third(sample):
+    """The pixels whose centres are centres of the original, too."""
+    return {**sample, "labels": {name: values[..., 1::3, 1::3] for name, values in sample["labels"].items()}}

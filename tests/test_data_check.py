@@ -107,6 +107,26 @@ def test_what_is_wrong_is_found_and_its_row_named(tmp_path, name):
     assert [row.split(" (")[0] for row in rows] == ["train row 1"]
 
 
+def test_what_is_wrong_with_many_rows_is_one_finding_even_if_its_numbers_differ(tmp_path):
+    def beyond(number):
+        classes = sound_maps()["segmentation"].copy()
+        classes[:number] = 2 + number
+        return {**sound_maps(), "segmentation": classes, "edges2d": b"no picture"}
+
+    findings = check(write(tmp_path / "set", [beyond(number) for number in (1, 2, 3, 4)]))
+    ((sentence, rows),) = findings.tasks["segmentation"].problems.items()
+    assert sentence.startswith("32 pixels have class 2"), "told with the first row's numbers"
+    assert len(rows) == 4
+    assert list(findings.tasks["edges2d"].problems) == ["is no picture that can be opened"]
+    assert "[train row 0, train row 1, train row 2 and 1 more]" in str(findings)
+
+
+def test_floors_before_a_level_camera_do_not_point_away_though_rounding_stores_their_z_below_zero(tmp_path):
+    floors = np.full((*SIZE, 3), (127, 254, 126), np.uint8)  # (0, 1, 0) and one step of rounding
+    floors[:4] = (127, 127, 254)
+    assert check(write(tmp_path / "set", [with_map("normals", lambda normals: floors)])).is_right
+
+
 def test_the_file_of_a_broken_picture_is_named(tmp_path):
     findings = check(write(tmp_path / "set", [sound_maps(), with_map("edges2d", truncated)]))
     assert "train row 1 (photo.png)" in str(findings)

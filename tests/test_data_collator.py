@@ -7,7 +7,7 @@ from datasets import Dataset, Features
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from mult_hf import MULT_TASKS, MulTImageProcessor
+from mult_hf import MULT_TASKS, MulTImageProcessor, MulTImageProcessorPil
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.mixing import merge_tasks, mix_datasets
@@ -93,6 +93,32 @@ def test_each_row_of_a_mixture_is_decoded_as_its_own_set_stores_it():
         MultiTaskCollator(processor, tasks_by_source=tasks_by_source)([{**rows[0], "source": "third"}])
 
 
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_pil_processor_gives_the_same_batch(processor, augmented):
+    flip = RandomAugmentation(tasks=processor.task_specs, flip=1.0, zoom=(1, 1), degrees=0, brightness=0, contrast=0, saturation=0, hue=0)
+    rows = [{"image": photo(), "depth": depth_map(2)}, {"image": photo()}]
+    batches = [MultiTaskCollator(p, augment=flip if augmented else None)(rows) for p in (processor, MulTImageProcessorPil(size=SIZE))]
+    torch.testing.assert_close(batches[0]["pixel_values"], batches[1]["pixel_values"])
+    torch.testing.assert_close(batches[0]["labels"]["depth"], batches[1]["labels"]["depth"], equal_nan=True)
+
+
+def test_a_seeded_row_gets_the_same_view_wherever_it_stands(processor):
+    collator = MultiTaskCollator(processor, augment=RandomAugmentation(tasks=processor.task_specs))
+    row, other = {"image": photo(), "augmentation_seed": 5}, {"image": photo(), "augmentation_seed": 6}
+    first, last = collator([row, other])["pixel_values"][0], collator([other, row])["pixel_values"][1]
+    torch.testing.assert_close(first, last, rtol=0, atol=0)
+    assert not torch.equal(first, collator([other])["pixel_values"][0])
+
+
+def test_photos_of_several_sizes_need_an_augmentation_that_gives_them_one():
+    processor = MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"])
+    rows = [{"image": photo()}, {"image": photo().resize((64, 32))}]
+    with pytest.raises(ValueError, match=r"shapes \[\(3, 32, 48\), \(3, 32, 64\)\]; give .* one size"):
+        MultiTaskCollator(processor)(rows)
+    window = RandomAugmentation(tasks=processor.task_specs, size=(24, 24))
+    assert MultiTaskCollator(processor, augment=window)(rows)["pixel_values"].shape == (2, 3, 24, 24)
+
+
 def test_a_row_without_an_image_is_refused_by_number(processor):
     with pytest.raises(ValueError, match=r"rows \[1\] of the batch have no image.*depth"):
         MultiTaskCollator(processor)([{"image": photo()}, {"image": None, "depth": depth_map(1)}])
@@ -101,6 +127,11 @@ def test_a_row_without_an_image_is_refused_by_number(processor):
 def test_the_entries_of_a_data_set_come_from_its_card(tmp_path):
     (tmp_path / "README.md").write_text("---\nmult_tasks:\n- name: depth\n  encoding: {dtype: uint16, scale: 0.001}\n---\nText.\n")
     assert load_task_entries(tmp_path) == [{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}]
+
+
+def test_a_directory_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no/such/place is no directory here"):
+        load_task_entries("no/such/place")
 
 
 @pytest.mark.parametrize(

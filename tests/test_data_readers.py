@@ -104,6 +104,11 @@ def test_taskonomy_decodes_to_the_unit_in_every_tree(tmp_path, layout):
     assert resolve_tasks(reader.task_entries())["segmentation"].class_names[maps["segmentation"][0, 1]] == "vase"
 
 
+def test_all_distances_of_taskonomy_are_divided_by_the_zoom(tmp_path):
+    specs = resolve_tasks(TaskonomyReader(write_taskonomy(tmp_path), split="test").task_entries())
+    assert {task: spec.zoom_exponent for task, spec in specs.items() if spec.unit == "m"} == {"depth": -1, "depth_euclidean": -1}
+
+
 def test_taskonomy_heat_maps_have_the_gains_of_the_derivations_and_are_clamped_at_one(tmp_path):
     reader = TaskonomyReader(write_taskonomy(tmp_path), split="test", tasks=["edges2d", "keypoints2d"])
     maps = decoded(reader, next(iter(reader)))

@@ -333,6 +333,13 @@ def test_an_interrupted_run_goes_on_and_neither_redoes_nor_halves_a_shard(tmp_pa
     assert not list(tmp_path.glob(".*")), "no temporary file stays"
 
 
+def test_what_a_killed_run_left_half_written_goes_away(tmp_path, fake_rendering):
+    (tmp_path / ".train-00000-of-00002.parquet.4711.tmp").write_bytes(b"PAR1 and no more")
+    writing.write_dataset(tmp_path, settings())
+    assert not list(tmp_path.glob(".*"))
+    assert len(read_all(tmp_path)) == 5
+
+
 def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(writing.os, "replace", lambda *arguments: (_ for _ in ()).throw(OSError("disk is full")))
     with pytest.raises(OSError, match="disk is full"):

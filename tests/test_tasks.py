@@ -174,6 +174,14 @@ def test_an_8_bit_copy_of_a_16_bit_map_is_refused():
         spec_of("depth").decode(np.array([[0, 200]], np.uint8))
 
 
+def test_a_map_of_integers_is_refused_where_floats_are_declared():
+    """An entry without an encoding reads float32; an 8-bit picture would become targets of 0 to 255."""
+    heat = TaskSpec(name="heat", kind="regression", channels=1, value_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"heat: the stored map is uint8 with values from 0 to 200, .* reads float32"):
+        heat.decode(np.array([[0, 200]], np.uint8))
+    assert heat.decode(np.array([[0, 0.5]], np.float64)).tolist() == [[[0, 0.5]]], "another float type is no other unit"
+
+
 def test_a_16_bit_map_is_refused_where_8_bits_are_declared_even_before_it_overflows():
     with pytest.raises(ValueError, match=r"stored map is uint16 with values from 0 to 300, .* reads uint8"):
         spec_of("reshading").decode(np.array([[0, 300]], np.uint16))

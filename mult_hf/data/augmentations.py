@@ -53,7 +53,8 @@ def horizontal_flip(sample: Sample, tasks: Mapping[str, TaskSpec]) -> Sample:
     labels = {}
     for name, values in sample["labels"].items():
         mirrored = values.flip(-1)
-        labels[name] = mirrored if tasks[name].is_classification else mirrored * _per_channel(tasks[name].flip_signs, mirrored)
+        signs = tasks[name].horizontal_flip_signs
+        labels[name] = mirrored * _per_channel(signs, mirrored) if signs else mirrored
     flipped = {**sample, "pixel_values": sample["pixel_values"].flip(-1), "labels": labels}
     if sample.get("principal_point") is not None:
         x, y = sample["principal_point"]
@@ -266,11 +267,13 @@ class _Lookup:
         grid: (1, height, width, 2) positions as `grid_sample` counts them, -1 and 1 being the borders of the original.
         source: (height * width,) number of the nearest pixel of the original, int64, counted row by row.
         inside: (height, width) bool, whether the position lies in the original.
+        all_inside: whether every position does, as of most windows; then there is nothing to mask.
     """
 
     grid: Tensor
     source: Tensor
     inside: Tensor
+    all_inside: bool
 
     @classmethod
     def of_window(
@@ -290,27 +293,33 @@ class _Lookup:
         y = centre[1] + sine * right + cosine * down
         height, width = original
         rows, columns = y.floor().long().clamp(0, height - 1), x.floor().long().clamp(0, width - 1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         return cls(
             grid=torch.stack([2 * x / width - 1, 2 * y / height - 1], dim=-1)[None].float(),
             source=(rows * width + columns).flatten(),
-            inside=(x >= 0) & (x < width) & (y >= 0) & (y < height),
+            inside=inside,
+            all_inside=bool(inside.all()),
         )
 
     def nearest(self, values: Tensor, beyond: float) -> Tensor:
         """Copy the nearest pixels: (..., original height, width) -> (..., height, width)."""
         copied = values.flatten(-2).index_select(-1, self.source)  # faster than indexing with rows and columns
-        return torch.where(self.inside, copied.unflatten(-1, self.inside.shape), beyond)
+        return self.masked(copied.unflatten(-1, self.inside.shape), beyond)
 
     def bilinear(self, values: Tensor) -> Tensor:
         """Mean of the four pixels around: (channels, original height, width) -> (channels, height, width)."""
         return functional.grid_sample(values[None], self.grid.to(values.dtype), padding_mode="border", align_corners=False)[0]
+
+    def masked(self, values: Tensor, beyond: float | Tensor) -> Tensor:
+        """The values (..., height, width) of the window, `beyond` where it reaches out of the original."""
+        return values if self.all_inside else torch.where(self.inside, values, beyond)
 
 
 def _resample_image(pixel_values: Tensor, lookup: _Lookup, zoom: float) -> Tensor:
     """The image through a lookup, smoothed before where pixels get fewer, against aliasing."""
     if zoom < 1:
         pixel_values = gaussian_blur(pixel_values, math.sqrt(zoom**-2 - 1) / 2)
-    return torch.where(lookup.inside, lookup.bilinear(pixel_values), _per_channel(BEYOND_IMAGE, pixel_values))
+    return lookup.masked(lookup.bilinear(pixel_values), _per_channel(BEYOND_IMAGE, pixel_values))
 
 
 def _resample_map(values: Tensor, spec: TaskSpec, lookup: _Lookup) -> Tensor:
@@ -320,18 +329,23 @@ def _resample_map(values: Tensor, spec: TaskSpec, lookup: _Lookup) -> Tensor:
     if spec.resample == "nearest":
         return lookup.nearest(values, math.nan)
     known = values.isfinite().all(dim=0, keepdim=True)  # (1, height, width)
+    if known.all():
+        return lookup.masked(_as_declared(lookup.bilinear(values), spec), math.nan)
     sums = lookup.bilinear(torch.cat([torch.where(known, values, 0), known.to(values.dtype)]))
-    means = sums[:-1] / sums[-1:]  # over the known ones of the four pixels
-    if spec.activation == "unit_vector":
-        means = functional.normalize(means, dim=0)
+    means = _as_declared(sums[:-1] / sums[-1:], spec)  # over the known ones of the four pixels
     return torch.where(lookup.nearest(known, 0).bool(), means, math.nan)
+
+
+def _as_declared(means: Tensor, spec: TaskSpec) -> Tensor:
+    """Means of vectors are shorter than these; a task of unit vectors wants them of length 1."""
+    return functional.normalize(means, dim=0) if spec.activation == "unit_vector" else means
 
 
 def _turn_and_zoom_values(values: Tensor, spec: TaskSpec, degrees: float, zoom: float) -> Tensor:
     """What rotation and zoom do to the values of a task, as it declares."""
     if spec.zoom_exponent:
         values = values * zoom**spec.zoom_exponent
-    if spec.rotated_channels:
+    if spec.rotated_channels and degrees:
         cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         right, up = (values[channel] for channel in spec.rotated_channels)
         turned = list(values)

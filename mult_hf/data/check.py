@@ -8,6 +8,7 @@ there and what looks wrong, and writes a contact sheet to look at. The exit stat
 
 import argparse
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 try:
     from datasets import Image as ImageFeature
@@ -57,8 +58,9 @@ class TaskFindings:
     problems: dict[str, list[str]] = field(default_factory=dict)
 
     def wrong(self, sentence: str, row: str) -> None:
-        """Note something that looks wrong, and where."""
-        self.problems.setdefault(sentence, []).append(row)
+        """Note something that looks wrong, and where; sentences that differ in their numbers only are told by the first one."""
+        first = next((known for known in self.problems if _without_numbers(known) == _without_numbers(sentence)), sentence)
+        self.problems.setdefault(first, []).append(row)
 
     def describe(self) -> str:
         """One line: how many maps, of which type, range, share unknown."""
@@ -67,6 +69,10 @@ class TaskFindings:
         values = f"{self.lowest:.4g} to {self.highest:.4g}" if self.lowest <= self.highest else "nothing known"
         dtypes = ", ".join(sorted(self.dtypes)) or "unreadable"
         return f"{self.found} of {self.rows} maps, stored {dtypes}, decoded {values}, {self.unknown / max(self.pixels, 1):.1%} unknown"
+
+
+def _without_numbers(sentence: str) -> str:
+    return re.sub(r"\d[\d., ]*", "0", sentence)
 
 
 @dataclass
@@ -221,6 +227,9 @@ def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
     findings.found += 1
     try:
         stored = _picture_array(cell) if isinstance(cell, Mapping) else np.asarray(cell)
+    except UnidentifiedImageError:  # its own text holds an address in memory
+        findings.wrong("is no picture that can be opened", f"{where}{_file_of(cell)}")
+        return None
     except (OSError, SyntaxError, ValueError) as error:
         findings.wrong(f"cannot be read to its end: {error}", f"{where}{_file_of(cell)}")
         return None
@@ -258,7 +267,7 @@ def _unit_vectors(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         yield "vectors that are not unit in over 5% of pixels; check the encoding's scale and offset, list the value of holes as unknown"
     # No visible normal points away along its own ray, but a floor does point away from the axis of a camera that looks up. Such
     # surfaces never fill half of a picture.
-    if np.mean(values[-1] < 0) > 0.5:
+    if np.mean(values[-1] < -STEP_OF_8_BITS) > 0.5:
         yield "vectors that point away from the camera; z is towards the viewer here: turn the sign of the encoding's scale and offset"
 
 
@@ -268,6 +277,9 @@ def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     if values.min() < low - slack or values.max() > high + slack:
         yield f"values beyond [{low:g}, {high:g}]; check the encoding's scale"
 
+
+STEP_OF_8_BITS = 1 / 127
+"""What rounding to 8 bits may do to a component: floors before a level camera have z = 0, stored a little above or below it."""
 
 UNIT_CHECKS: dict[str, Callable[[np.ndarray, TaskSpec], Iterator[str]]] = {
     "m": _metres,

@@ -1,6 +1,6 @@
 """From rows of a data set to a batch for the model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,12 +53,13 @@ class MultiTaskCollator:
             [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) and `labels` by task.
 
         Raises:
-            ValueError: if a row has no image, or a map does not fit its task.
+            ValueError: if a row has no image, a map does not fit its task, or the prepared images differ in size.
         """
         _check_images(rows)
         if self.augment is None:
-            return self._processed(rows)
-        return self._augmented(self._processed(rows, do_normalize=False), [row.get(AUGMENTATION_SEED) for row in rows])
+            return _stacked(list(self._samples(rows)))
+        seeds = [row.get(AUGMENTATION_SEED) for row in rows]
+        return _stacked([self._augmented(sample, seed) for sample, seed in zip(self._samples(rows, do_normalize=False), seeds)])
 
     def with_stored_targets(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """For measuring: photos as the model sees them, and targets that no resizing has touched.
@@ -89,17 +90,17 @@ class MultiTaskCollator:
             targets[task] = spec.unknown_target(*_photo_size(row["image"])) if stored is None else spec.decode(np.asarray(stored))
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
-    def _processed(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> MulTBatchFeature:
-        if self.tasks_by_source is None:
-            return self._decoded(rows, self.processor.task_specs, **kwargs)
-        parts = [self._decoded([row], self._tasks_of(row), **kwargs) for row in rows]  # each row by its own set's encodings
-        labels = {task: torch.cat([part["labels"][task] for part in parts]) for task in self.processor.task_specs}
-        return MulTBatchFeature(data={"pixel_values": torch.cat([part["pixel_values"] for part in parts]), "labels": labels})
-
-    def _decoded(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any) -> MulTBatchFeature:
-        maps = {task: [row.get(task) for row in rows] for task in specs}
-        images = [row["image"] for row in rows]
-        return self.processor(images, label_maps=maps, return_tensors="pt", tasks=list(specs.values()), **kwargs)
+    def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
+        """Each row as `pixel_values` and `labels`, not stacked yet; in a mixture each by its own set's encodings."""
+        groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
+        for group in groups:
+            specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(group[0])
+            maps = {task: [row.get(task) for row in group] for task in specs}
+            images = [row["image"] for row in group]
+            batch = self.processor(images, label_maps=maps, tasks=list(specs.values()), **kwargs)
+            for number, image in enumerate(batch["pixel_values"]):
+                labels = {task: targets[number] for task, targets in batch["labels"].items()}
+                yield {"pixel_values": torch.as_tensor(image), "labels": labels}
 
     def _tasks_of(self, row: Mapping[str, Any]) -> dict[str, TaskSpec]:
         """The processor's tasks, with the encodings of the set that a row is from."""
@@ -109,22 +110,21 @@ class MultiTaskCollator:
         own = self.tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
-    def _augment_sample(self, image: Tensor, labels: dict[str, Tensor], seed: int | None) -> dict[str, Any]:
-        generator = () if seed is None else (torch.Generator().manual_seed(seed),)
-        return self.augment({"pixel_values": image, "labels": labels}, *generator)
+    def _augmented(self, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
+        """Augment a sample, and normalise what comes out as the processor would have."""
+        sample = self.augment(sample) if seed is None else self.augment(sample, torch.Generator().manual_seed(seed))
+        if not self.processor.do_normalize:
+            return sample
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
+        return {**sample, "pixel_values": (sample["pixel_values"] - mean).div_(std)}
 
-    def _augmented(self, batch: MulTBatchFeature, seeds: Sequence[int | None]) -> MulTBatchFeature:
-        """Augment sample by sample, and normalise what comes out as the processor would have."""
-        samples = [
-            self._augment_sample(image, {task: target[number] for task, target in batch["labels"].items()}, seed)
-            for number, (image, seed) in enumerate(zip(batch["pixel_values"], seeds))
-        ]
-        pixel_values = torch.stack([sample["pixel_values"] for sample in samples])
-        if self.processor.do_normalize:
-            mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
-            pixel_values = (pixel_values - mean) / std
-        labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in batch["labels"]}
-        return MulTBatchFeature(data={"pixel_values": pixel_values, "labels": labels})
+
+def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:
+    sizes = {tuple(sample["pixel_values"].shape) for sample in samples}
+    if len(sizes) > 1:
+        raise ValueError(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation one size")
+    labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in samples[0]["labels"]}
+    return MulTBatchFeature(data={"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": labels})
 
 
 def _check_images(rows: Sequence[Mapping[str, Any]]) -> None:

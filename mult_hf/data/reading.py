@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -409,7 +410,8 @@ def run_command(open_reader: Callable[..., BenchmarkReader], options: dict[str, 
     Returns:
         `int`: 1 if something could not be read, else 0.
     """
-    parser = argparse.ArgumentParser(description=open_reader.__doc__.partition("\n")[0])
+    command = f"python -m mult_hf.data.{Path(sys.argv[0]).stem}"  # the reader's own module is called __main__ here
+    parser = argparse.ArgumentParser(prog=command, description=open_reader.__doc__.partition("\n")[0])
     parser.add_argument("root", help="where the download lies")
     parser.add_argument("--split", default="train", choices=list(SPLIT_NAMES))
     parser.add_argument("--tasks", nargs="+", help="columns to read; all by default")

@@ -24,7 +24,7 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
         The list under `mult_tasks` in the YAML header of the card.
 
     Raises:
-        ValueError: if there is no card, or no such list in it.
+        ValueError: if there is no such directory or id, no card, or no such list in it.
     """
     directory = Path(name_or_path)
     if directory.is_dir():
@@ -33,8 +33,15 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
         card = DatasetCard.load(card_path)
     else:
-        card = DatasetCard.load(str(name_or_path), repo_type="dataset", token=token, **({"revision": revision} if revision else {}))
+        card = _hub_card(str(name_or_path), token=token, **({"revision": revision} if revision else {}))
     entries = card.data.to_dict().get(CARD_KEY)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
     return entries
+
+
+def _hub_card(repo_id: str, **kwargs: str | None) -> DatasetCard:
+    try:
+        return DatasetCard.load(repo_id, repo_type="dataset", **kwargs)
+    except (OSError, ValueError) as error:  # no network, no such repository, no card in it; not the form of an id
+        raise ValueError(f"{repo_id} is no directory here, and no card of a data set of that id came from the Hub: {error}") from error

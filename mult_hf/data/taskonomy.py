@@ -65,6 +65,7 @@ TASKS: list[dict[str, Any]] = [
         "unit": "m",
         "value_range": [0.0, 16.0],
         "encoding": _DEPTH,
+        "zoom_exponent": -1.0,
         "colormap": "turbo",
         "description": "Distance from the camera's centre in metres.",
     },

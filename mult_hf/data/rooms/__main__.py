@@ -17,8 +17,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("output_dir", help="directory of the data set, made if it does not exist")
     parser.add_argument("--rooms", type=int, default=100, help="rooms in all splits together")
-    parser.add_argument("--validation_rooms", type=int, help="of them, for validation (default: a tenth)")
-    parser.add_argument("--test_rooms", type=int, help="of them, for testing (default: a tenth)")
+    parser.add_argument("--validation_rooms", type=int, default=argparse.SUPPRESS, help="of them, for validation (default: a tenth)")
+    parser.add_argument("--test_rooms", type=int, default=argparse.SUPPRESS, help="of them, for testing (default: a tenth)")
     parser.add_argument("--views", type=int, default=6, help="pictures of each room")
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
     parser.add_argument("--spp", type=int, default=8, help="light paths a pixel, before denoising")
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rendering with {variant}" + (f" ({library})" if library else ""), file=sys.stderr)
         settings = RoomsSettings(
             rooms=options.rooms,
-            validation_rooms=options.rooms // 10 if options.validation_rooms is None else options.validation_rooms,
-            test_rooms=options.rooms // 10 if options.test_rooms is None else options.test_rooms,
+            validation_rooms=getattr(options, "validation_rooms", options.rooms // 10),
+            test_rooms=getattr(options, "test_rooms", options.rooms // 10),
             views=options.views,
             size=options.size,
             samples_per_pixel=options.spp,

@@ -92,6 +92,8 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     check_existing_shards(output_dir, settings)
+    for leftover in output_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
+        leftover.unlink()
     write_card(output_dir, settings)
     shards = plan_shards(settings)
     missing = [shard for shard in shards if not (output_dir / shard.file_name).exists()]

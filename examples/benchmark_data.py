@@ -1,0 +1,104 @@
+"""Measure how many samples a second one worker prepares: the image processor with all maps, augmentation, and DPT's processor with one map.
+
+    python examples/benchmark_data.py                                            # the shipped Rooms sample at 128 and 512 pixels
+    python examples/benchmark_data.py --dataset user/my-rooms --sizes 384 --batch_size 16
+
+Prints a Markdown table. Pictures are decoded and brought to each size beforehand, so that it shows the work on them alone. A row is
+the median over batches: CPU seconds tell the cost even on a busy machine, wall seconds what it took.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from datasets import load_dataset
+from PIL import Image
+from transformers import DPTImageProcessor, HfArgumentParser
+
+from mult_hf import MulTImageProcessor, TaskSpec
+from mult_hf.data.augmentations import RandomAugmentation
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_task_entries
+from mult_hf.tasks import resolve_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Row = dict[str, Any]
+"""One row of a data set, pictures decoded."""
+
+
+@dataclass
+class BenchmarkArguments:
+    """What is measured; each field is a flag."""
+
+    dataset: str = field(default=str(ROOT / "examples/data/rooms-sample"), metadata={"help": "local directory or Hub id"})
+    split: str = field(default="train", metadata={"help": "split whose first rows are used"})
+    sizes: list[int] = field(default_factory=lambda: [128, 512], metadata={"help": "sides of the square pictures in pixels"})
+    batch_size: int = field(default=8, metadata={"help": "rows a batch"})
+    batches: int = field(default=20, metadata={"help": "batches measured, after one that is not"})
+    threads: int = field(default=1, metadata={"help": "of torch; workers of a DataLoader have one each"})
+    seed: int = field(default=0, metadata={"help": "of the random views"})
+
+
+def resized(row: Row, size: int, specs: dict[str, TaskSpec]) -> Row:
+    """The picture and the stored maps of a row at another size; a map's values stay what they are."""
+    maps = {task: row[task].resize((size, size), Image.Resampling.NEAREST) for task in specs if row.get(task) is not None}
+    return {"image": row["image"].resize((size, size), Image.Resampling.BICUBIC), **maps}
+
+
+def preparations(size: int, specs: dict[str, TaskSpec]) -> dict[str, Callable[[list[Row]], Any]]:
+    """What is measured, by name: functions of a batch of rows."""
+    sides = {"height": size, "width": size}
+    processor, dpt = MulTImageProcessor(size=sides, tasks=list(specs.values())), DPTImageProcessor(size=sides)
+    one_map = next((task for task, spec in specs.items() if spec.is_classification), None)
+
+    def dpt_batch(rows: list[Row]) -> Any:
+        # Without a map of classes in the data set it gets the pictures alone.
+        maps = {} if one_map is None else {"segmentation_maps": [row[one_map] for row in rows]}
+        return dpt([row["image"] for row in rows], return_tensors="pt", **maps)
+
+    return {
+        f"MulT's processor, {len(specs)} maps": MultiTaskCollator(processor),
+        f"the same and a random view, {len(specs)} maps": MultiTaskCollator(processor, augment=RandomAugmentation(tasks=specs)),
+        f"DPT's processor, {0 if one_map is None else 1} map(s)": dpt_batch,
+    }
+
+
+def measure(prepare: Callable[[list[Row]], Any], rows: list[Row], batches: int) -> tuple[float, float]:
+    """Median CPU seconds and wall seconds of one batch."""
+    prepare(rows)
+    cpu, wall = [], []
+    for _ in range(batches):
+        cpu_start, wall_start = time.process_time(), time.perf_counter()
+        prepare(rows)
+        cpu.append(time.process_time() - cpu_start)
+        wall.append(time.perf_counter() - wall_start)
+    return median(cpu), median(wall)
+
+
+def main() -> None:
+    """Load, measure, print."""
+    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    specs = resolve_tasks(load_task_entries(arguments.dataset))
+    stored = load_dataset(arguments.dataset, split=f"{arguments.split}[:{arguments.batch_size}]")
+    batches = f"{arguments.batches} batches of {len(stored)} samples"
+    print(f"{batches}, 1 process, {torch.get_num_threads()} torch thread(s), {platform.machine()}, {os.cpu_count()} cores\n")
+    print("| pixels | step | CPU seconds a batch | wall seconds a batch | samples a CPU second | samples a second |")
+    print("|---|---|---|---|---|---|")
+    for size in arguments.sizes:
+        rows = [resized(row, size, specs) for row in stored]
+        for name, prepare in preparations(size, specs).items():
+            cpu, wall = measure(prepare, rows, arguments.batches)
+            print(f"| {size} | {name} | {cpu:.4f} | {wall:.4f} | {len(rows) / cpu:.0f} | {len(rows) / wall:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
