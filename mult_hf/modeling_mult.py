@@ -139,6 +139,15 @@ class MulTPreTrainedModel(PreTrainedModel):
             raise ValueError("gradient checkpointing with use_reentrant=True loses MulT's gradients; use {'use_reentrant': False}")
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch; also takes a saved file's names, which only `from_pretrained` translates and Trainer's resuming does not."""
+        if not state_dict.keys() <= self.state_dict().keys():
+            config = copy.deepcopy(self.config)
+            loaded, info = type(self).from_pretrained(None, config=config, state_dict=dict(state_dict), output_loading_info=True)
+            translated = {name: value for name, value in loaded.state_dict().items() if name not in info["missing_keys"]}
+            state_dict = translated | {name: state_dict[name] for name in info["unexpected_keys"]}
+        return super().load_state_dict(state_dict, strict, assign)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Swin's initialisation; also fills the buffers that `from_pretrained` leaves empty on the meta device."""

@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -497,6 +498,21 @@ def test_any_pyramid_backbone_works(name, height, width, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).eval()
     assert_same_predictions(loaded(pixels(2, height, width)).predictions, predictions)
+
+
+def test_a_state_dict_with_the_names_of_a_saved_file_is_loaded_and_checked(tiny_model, tmp_path):
+    """Trainer reads the file itself when it resumes, and transformers saves Swin by other names than it has in memory."""
+    model = tiny_model(tasks=["depth"])
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert not saved.keys() <= model.state_dict().keys(), "premise: the names differ"
+    fresh = MulTForMultiTaskDensePrediction(model.config)
+    fresh.load_state_dict(saved)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.state_dict().items())
+    lost = "heads.tasks.depth.projection.bias"
+    del saved[lost]
+    missing, unexpected = fresh.load_state_dict({**saved, "smell": torch.zeros(1)}, strict=False)
+    assert (missing, unexpected) == ([lost], ["smell"])
 
 
 # --- ecosystem ---
