@@ -1,85 +1,165 @@
 """Train MulT on a multi-task data set, evaluate it beside the trivial predictor, and save what a user needs.
 
     accelerate launch examples/train.py                                   # small model, the shipped Rooms sample
+    accelerate launch examples/train.py --config examples/configs/no-sharing.yaml --resume latest
     accelerate launch examples/train.py --dataset user/my-rooms --backbone microsoft/swin-tiny-patch4-window7-224
 
 The data set is a local directory or a Hub id; its card says how labels are stored (docs/data.md). Written to `--output_dir`: the
-model, its processor and code, a filled model card, `metrics.json`, and `panel.png` with photo, predictions and truth.
+model, its processor and code, a filled model card, `metrics.json`, `log.jsonl`, `panel.png` with photo, predictions and truth,
+`best/` with the best model of the evaluations, and `checkpoints/`, from which `--resume latest` goes on to the same weights as
+if the run had never been interrupted (docs/training.md).
 """
 
 import json
+import math
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset, load_dataset
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, get_scheduler
+from transformers import get_scheduler
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf.arguments import flag, parse_arguments
+from mult_hf.cards import eval_results, write_card
+from mult_hf.checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_task_entries
+from mult_hf.data.stream import StreamBatches, TrainingStream
+from mult_hf.evaluation import Evaluation, evaluate, predict, results_table, trivial_predictor
 from mult_hf.image_processing_pil_mult import MulTBatchFeature
-from mult_hf.metrics import MultiTaskMetrics, constant_predictions
+from mult_hf.metrics import multi_task_gain
 from mult_hf.tasks import resolve_tasks
+from mult_hf.training import (
+    JsonLinesLog,
+    Progress,
+    WeightAverage,
+    describe_rows,
+    load_trained,
+    parameter_groups,
+    peak_memory,
+    refuse_shards,
+    use_fsdp_on_cpu,
+    whole_model,
+)
 from mult_hf.visualization import color_limits, colorize, panel
+from mult_hf.weighting import WEIGHTINGS, TaskWeighting, make_weighting
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What the Hub calls a model with such an output.
-HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "image-segmentation"}
+# The paper's blocks with the encoder's map in the values, which did better on small data (docs/baselines.md).
+DEFAULT_BLOCKS = {"mult": ["self+skip", "encoder+skip"]}
 
 
 @dataclass
 class TrainingArguments:
-    """Everything that the run depends on; each field is a flag."""
+    """Everything that the run depends on; each field is a flag, and a key of the file that `--config` names."""
 
-    dataset: str = field(default=str(ROOT / "examples/data/rooms-sample"), metadata={"help": "local directory or Hub id"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    validation_split: str = field(default="validation", metadata={"help": "split to evaluate on"})
-    output_dir: Path = field(default=Path("outputs/mult-rooms"), metadata={"help": "where everything is written"})
-    tasks: list[str] | None = field(default=None, metadata={"help": "names of tasks to train; all of the data set by default"})
-    reference_task: str | None = field(default=None, metadata={"help": "task that makes the shared attention; normals by default"})
-    backbone: str | None = field(
-        default=None, metadata={"help": "directory or Hub id of a pretrained encoder; a small new Swin by default"}
+    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    # Data
+    dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
+    train_split: str = flag("train", "split to train on")
+    validation_split: str = flag("validation", "split to evaluate on")
+    tasks: list[str] | None = flag(None, "names of tasks to train; all of the data set by default")
+    image_size: int | None = flag(None, "side of training images in pixels; as stored by default")
+    max_zoom: float = flag(1.15, "training views are magnified by 1 to this factor, and cropped")
+    color_jitter: float = flag(0.2, "brightness, contrast and saturation change by up to this share")
+    num_workers: int = flag(0, "processes that prepare batches")
+    # Model
+    model: str | None = flag(None, "directory or Hub id of a trained MulT to go on from; a new model by default")
+    backbone: str | None = flag(None, "directory or Hub id of a pretrained encoder; a small new Swin by default")
+    embed_dim: int = flag(24, "channels of a new Swin's first stage")
+    depths: list[int] = flag([2, 2, 2, 2], "blocks of a new Swin's stages")
+    window_size: int = flag(8, "side of a new Swin's windows, in patches of 4 pixels")
+    position_embeddings: bool = flag(True, "absolute position embeddings in a new Swin")
+    decoder: str = flag("mult", "kind of the decoders: mult, swin_unet or mtan")
+    block_attention: list[str] | None = flag(
+        None, "kinds of a decoder stage's blocks; self+skip encoder+skip by default, the paper's: self encoder"
     )
-    embed_dim: int = field(default=24, metadata={"help": "channels of a new Swin's first stage"})
-    depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2], metadata={"help": "blocks of a new Swin's stages"})
-    window_size: int = field(default=8, metadata={"help": "side of a new Swin's windows, in patches of 4 pixels"})
-    position_embeddings: bool = field(default=True, metadata={"help": "absolute position embeddings in a new Swin"})
-    decoder: str = field(default="mult", metadata={"help": "mult, or a baseline: swin_unet, mtan"})
-    block_attention: list[str] = field(
-        default_factory=lambda: ["self+skip", "encoder+skip"],
-        metadata={"help": "kinds of the blocks of a decoder stage; the paper's are: self encoder"},
+    reference_task: str | None = flag(None, "task that makes the shared attention; normals by default")
+    drop_path_rate: float = flag(0.0, "stochastic depth of a new Swin and of the decoders")
+    # Optimisation
+    max_steps: int = flag(450, "optimizer steps")
+    batch_size: int = flag(8, "images a step and process")
+    gradient_accumulation_steps: int = flag(1, "batches whose gradients are averaged before a step")
+    learning_rate: float = flag(2e-3, "largest learning rate, after the warm-up")
+    encoder_learning_rate_factor: float = flag(1.0, "the encoder's learning rate over that of decoders and heads")
+    schedule: Literal["cosine", "polynomial", "linear", "constant_with_warmup"] = flag("cosine", "course of the learning rate")
+    schedule_power: float = flag(0.9, "exponent of the polynomial schedule")
+    warmup_steps: int = flag(30, "steps in which the learning rate grows")
+    weight_decay: float = flag(0.05, "AdamW's, on weight matrices only")
+    max_grad_norm: float = flag(5.0, "gradients are scaled down to this norm")
+    ema_decay: float = flag(0.0, "the weights that are evaluated and saved are a moving average with this decay; 0 for none")
+    weighting: str = flag("fixed", f"how task losses are balanced: {', '.join(WEIGHTINGS)}")
+    weighting_options: str = flag("{}", "JSON object of options of the weighting, see docs/weighting.md")
+    seed: int = flag(0, "of weights, order and augmentation")
+    # Execution
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(None, "by default as `accelerate config` says")
+    torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
+    cpu_threads: int | None = flag(None, "threads a process without accelerator; all cores, shared, by default")
+    # Results
+    output_dir: Path = flag(Path("outputs/mult-rooms"), "where everything is written")
+    eval_steps: int | None = flag(None, "steps between evaluations; only at the end by default")
+    save_steps: int = flag(50, "steps between checkpoints")
+    keep_checkpoints: int = flag(2, "how many of them stay")
+    resume: str | None = flag(None, "latest, or a checkpoint's directory, to go on from; latest starts anew where there is none")
+    overwrite: bool = flag(False, "delete the checkpoints of an earlier run in --output_dir")
+    logging_steps: int = flag(10, "steps between entries of log.jsonl and of the trackers")
+    log_with: list[str] | None = flag(None, "trackers of Accelerate: tensorboard, trackio, wandb, ...; log.jsonl is always written")
+    panel_rows: int = flag(4, "validation images in panel.png")
+    push_to_hub: str | None = flag(None, "id of the Hub repository to upload the result to")
+
+    def __post_init__(self) -> None:
+        at_least_one = ("max_steps", "batch_size", "gradient_accumulation_steps", "save_steps", "keep_checkpoints", "logging_steps")
+        for name in (*at_least_one, *(["eval_steps"] if self.eval_steps is not None else [])):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
+        if self.model is not None and self.backbone is not None:
+            raise ValueError(f"--model {self.model} has an encoder already; drop --backbone {self.backbone}")
+
+
+# What may differ between an interrupted run and the one that goes on: where it runs and what it writes, not what it learns.
+FREE_TO_CHANGE = {
+    *("config", "num_workers", "cpu_threads", "output_dir", "save_steps", "keep_checkpoints", "resume", "overwrite", "log_with"),
+    *("panel_rows", "push_to_hub", "eval_steps", "logging_steps"),
+}
+
+
+def make_accelerator(arguments: TrainingArguments) -> Accelerator:
+    """Accelerate, as its configuration and the flags say."""
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or else several processes would not know of each other
+        mixed_precision=arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        dynamo_backend=arguments.torch_compile,
+        log_with=arguments.log_with,
+        project_dir=arguments.output_dir,
     )
-    drop_path_rate: float = field(default=0.0, metadata={"help": "stochastic depth of a new Swin and of the decoders"})
-    image_size: int | None = field(default=None, metadata={"help": "side of training images in pixels; as stored by default"})
-    max_steps: int = field(default=450, metadata={"help": "optimiser steps"})
-    batch_size: int = field(default=8, metadata={"help": "images a step and process"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "largest learning rate, after the warm-up"})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on weight matrices only"})
-    warmup_steps: int = field(default=30, metadata={"help": "steps in which the learning rate grows"})
-    max_grad_norm: float = field(default=5.0, metadata={"help": "gradients are scaled down to this norm"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
-    max_zoom: float = field(default=1.15, metadata={"help": "training views are magnified by 1 to this factor, and cropped"})
-    color_jitter: float = field(default=0.2, metadata={"help": "brightness, contrast and saturation change by up to this share"})
-    num_workers: int = field(default=0, metadata={"help": "processes that prepare batches"})
-    cpu_threads: int | None = field(default=None, metadata={"help": "threads a process without accelerator; all cores, shared, by default"})
-    seed: int = field(default=0, metadata={"help": "of weights, order and flips"})
-    panel_rows: int = field(default=4, metadata={"help": "validation images in panel.png"})
+    use_fsdp_on_cpu(accelerator)
+    if accelerator.device.type == "cpu":  # where `accelerate launch` allows a process one thread, however many cores there are
+        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    return accelerator
 
 
 def select_tasks(arguments: TrainingArguments) -> dict[str, TaskSpec]:
@@ -104,12 +184,14 @@ def build_augmentation(arguments: TrainingArguments, specs: Mapping[str, TaskSpe
 
 
 def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], image_size: int) -> MulTForMultiTaskDensePrediction:
-    """A model on a pretrained encoder if one is named, else on a new small Swin."""
+    """The named model, or a new one on a pretrained encoder if one is named, or else on a new small Swin."""
+    if arguments.model is not None:
+        return load_trained(arguments.model, specs)
     decoder = {
         "tasks": list(specs.values()),
-        "decoder_type": arguments.decoder,
         "reference_task": arguments.reference_task,
-        "block_attention": arguments.block_attention,
+        "decoder_type": arguments.decoder,
+        "block_attention": arguments.block_attention or DEFAULT_BLOCKS.get(arguments.decoder),
         "drop_path_rate": arguments.drop_path_rate,
     }
     if arguments.backbone is not None:
@@ -130,109 +212,254 @@ def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], ima
     return MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, **decoder))
 
 
-def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """AdamW that does not decay norms, biases, relative position biases and position embeddings."""
+def build_loader(
+    arguments: TrainingArguments, stream: TrainingStream, collator: MultiTaskCollator, accelerator: Accelerator, step: int
+) -> tuple[StreamBatches, DataLoader]:
+    """This process's batches from a step on; the order of samples is the stream's, whatever the number of workers."""
+    start = step * arguments.gradient_accumulation_steps
+    batches = StreamBatches(arguments.batch_size, accelerator.process_index, accelerator.num_processes, start)
+    # A generator of its own: starting workers draws a number, which must not come out of what dropout draws from.
+    return batches, DataLoader(
+        stream,
+        batch_sampler=batches,
+        num_workers=arguments.num_workers,
+        collate_fn=collator,
+        generator=torch.Generator(),
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
-    def is_position(name: str) -> bool:
-        return "position_bias" in name or "position_embeddings" in name
 
-    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and not is_position(name)]
-    others = [p for name, p in model.named_parameters() if p.ndim <= 1 or is_position(name)]
-    groups = [{"params": decayed, "weight_decay": arguments.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=arguments.learning_rate)
+class Run:
+    """Everything that a training run holds, prepared by Accelerate; `train` goes on from where it stands."""
 
-
-def endless(loader: DataLoader) -> Iterator[MulTBatchFeature]:
-    """Batches epoch after epoch."""
-    if len(loader) == 0:
-        raise ValueError(
-            f"the training data hold no whole batch of {loader.batch_size} a process; lower --batch_size, or use fewer processes"
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        accelerator: Accelerator,
+        model: MulTForMultiTaskDensePrediction,
+        training: Dataset,
+        validation: Dataset,
+        processor: MulTImageProcessor,
+    ) -> None:
+        self.arguments, self.accelerator, self.validation = arguments, accelerator, validation
+        self.specs = processor.task_specs
+        self.stream = TrainingStream(training, arguments.seed)
+        self.plain = MultiTaskCollator(processor)
+        self.collator = MultiTaskCollator(processor, augment=build_augmentation(arguments, self.specs))
+        self.trivial = trivial_predictor(training, self.plain)
+        self.baseline: Evaluation | None = None
+        self.checkpoints = arguments.output_dir / "checkpoints"
+        self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
+        options = json.loads(arguments.weighting_options)
+        self.weighting: TaskWeighting = make_weighting(arguments.weighting, self.specs, model, **options)
+        groups = parameter_groups(
+            model,
+            learning_rate=arguments.learning_rate,
+            weight_decay=arguments.weight_decay,
+            encoder_factor=arguments.encoder_learning_rate_factor,
         )
-    while True:
-        yield from loader
+        optimizer = torch.optim.AdamW(groups)
+        power = {"power": arguments.schedule_power, "lr_end": 0.0} if arguments.schedule == "polynomial" else None
+        self.schedule = get_scheduler(
+            arguments.schedule,
+            optimizer,
+            num_warmup_steps=min(arguments.warmup_steps, arguments.max_steps // 2),
+            num_training_steps=arguments.max_steps,
+            scheduler_specific_kwargs=power,
+        )
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.module = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        refuse_shards(accelerator, self.module, average=arguments.ema_decay > 0)
+        self.average = WeightAverage(self.module, arguments.ema_decay) if arguments.ema_decay else None
+        self.progress = Progress({k: shareable(str(v)) for k, v in asdict(arguments).items() if k not in FREE_TO_CHANGE})
+        self.progress.arguments["processes"] = str(accelerator.num_processes)
+        accelerator.init_trackers(arguments.output_dir.name, config=self.progress.arguments)
+        for part in (self.schedule, self.weighting, self.progress, self.average):
+            if part is not None:
+                accelerator.register_for_checkpointing(part)
 
+    def resume(self, checkpoint: Path | None) -> None:
+        """Take up the state of a checkpoint, or start anew where there is none."""
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+            self.accelerator.print(f"going on from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
+        if self.accelerator.is_main_process:
+            self.log_file.drop_after(self.progress.step)
 
-def train(model: nn.Module, loader: DataLoader, arguments: TrainingArguments, accelerator: Accelerator) -> nn.Module:
-    """The training loop; returns the model as Accelerate wrapped it.
+    def train(self) -> None:
+        """Optimizer steps up to the last, with entries in the log, evaluations and checkpoints on the way."""
+        arguments, progress = self.arguments, self.progress
+        sampler, loader = build_loader(arguments, self.stream, self.collator, self.accelerator, progress.step)
+        numbered = enumerate(loader, start=sampler.start)
+        bar = tqdm(
+            desc="training",
+            initial=progress.step,
+            total=arguments.max_steps,
+            disable=not self.accelerator.is_main_process,
+            mininterval=5,
+        )
+        self.model.train()
+        while progress.step < arguments.max_steps:
+            started = time.perf_counter()
+            batches = [next(numbered) for _ in range(arguments.gradient_accumulation_steps)]
+            norm = self.take_step(batches, sampler)
+            progress.step += 1
+            progress.seconds += time.perf_counter() - started
+            bar.update()
+            if progress.step % arguments.logging_steps == 0:
+                bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
+            if arguments.eval_steps and progress.step % arguments.eval_steps == 0 and progress.step < arguments.max_steps:
+                self.evaluate()
+                self.model.train()
+            if progress.step % arguments.save_steps == 0 or progress.step == arguments.max_steps:
+                save_checkpoint(self.accelerator, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
-    Raises:
-        FloatingPointError: if the loss is not finite, with the step and the losses.
-    """
-    optimizer = build_optimizer(model, arguments)
-    # Accelerate steps the schedule once a process.
-    steps, warmup = arguments.max_steps * accelerator.num_processes, arguments.warmup_steps * accelerator.num_processes
-    scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=min(warmup, steps // 2), num_training_steps=steps)
-    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
-    model.train()
-    smoothed: dict[str, float] = {}
-    bar = tqdm(range(1, arguments.max_steps + 1), desc="training", disable=not accelerator.is_main_process, mininterval=5)
-    for step, batch in zip(bar, endless(loader)):
-        outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
-        losses = dict(zip(outputs.task_losses, torch.stack(list(outputs.task_losses.values())).tolist()))
-        if not torch.isfinite(outputs.loss):
+    def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
+        """One optimizer step from numbered batches; returns the norm of the gradients before clipping.
+
+        Raises:
+            FloatingPointError: if a loss or gradient is not finite; the weights are still those before the step.
+        """
+        for number, batch in batches:
+            batch = batch.to(self.accelerator.device)
+            with self.accelerator.accumulate(self.model):
+                model = self.module if self.weighting.writes_gradients else self.model
+                outputs = model(
+                    pixel_values=batch["pixel_values"], labels=batch["labels"], output_hidden_states=self.weighting.reads_features
+                )
+                self.note_losses(outputs.task_losses, sampler.positions(number))
+                self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
+                if self.accelerator.sync_gradients:
+                    norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm))
+                    self.check_finite({"gradient": norm}, sampler.positions(number))
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if not self.accelerator.optimizer_step_was_skipped:  # as a step is whose scaled half-precision gradients overflow
+            self.schedule.step()
+            if self.average is not None:
+                self.average.update()
+        return norm
+
+    def note_losses(self, task_losses: Mapping[str, Tensor], positions: Sequence[int]) -> None:
+        """Check the losses of a batch and add them to what the next entry of the log tells."""
+        losses = dict(zip(task_losses, torch.stack([*task_losses.values()]).tolist()))
+        self.check_finite(losses, positions)
+        progress = self.progress
+        progress.losses = {task: progress.losses.get(task, 0.0) + loss for task, loss in losses.items()}
+        progress.batches += 1
+
+    def check_finite(self, values: Mapping[str, float], positions: Sequence[int]) -> None:
+        """Stop before a step that would ruin the weights."""
+        wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+        if wrong and not (self.accelerator.scaler is not None and "gradient" in wrong):  # the scaler itself skips such steps
+            found = list_checkpoints(self.checkpoints)
             raise FloatingPointError(
-                f"the loss is {outputs.loss.item()} at step {step}; task losses are {losses}; try a lower learning rate"
+                f"step {self.progress.step + 1}: {', '.join(f'{name} is {value}' for name, value in wrong.items())}; samples of the batch: "
+                f"{'; '.join(describe_rows(self.stream, positions))}; last good checkpoint: {found[-1] if found else 'none yet'}; "
+                "look at these samples, or lower the learning rate"
             )
-        accelerator.backward(outputs.loss)
-        accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        smoothed = {task: 0.9 * smoothed.get(task, loss) + 0.1 * loss for task, loss in losses.items()}
-        bar.set_postfix({task: f"{loss:.3g}" for task, loss in smoothed.items()}, refresh=False)
-        if step % max(1, arguments.max_steps // 10) == 0:
-            accelerator.print(f"step {step}: " + ", ".join(f"{task} {loss:.4f}" for task, loss in smoothed.items()))
-    return model
 
+    def write_log(self, norm: float, seconds: float) -> dict[str, str]:
+        """One entry for log file and trackers, the means since the last one; returns what the progress bar shows."""
+        progress = self.progress
+        means = torch.tensor([*progress.losses.values()], device=self.accelerator.device) / progress.batches
+        losses = dict(zip(progress.losses, self.accelerator.reduce(means, "mean").tolist()))
+        seen = progress.step * self.arguments.gradient_accumulation_steps * self.arguments.batch_size * self.accelerator.num_processes
+        entry = {
+            "step": progress.step,
+            "epoch": round(seen / len(self.stream.rows), 4),
+            "learning_rate": self.schedule.get_last_lr()[-1],
+            "gradient_norm": norm,
+            "seconds_a_step": round(seconds, 4),
+            **{f"loss/{task}": loss for task, loss in losses.items()},
+            **{f"weight/{task}": weight for task, weight in self.weighting.weights.items()},
+        }
+        self.record(entry)
+        progress.losses, progress.batches = {}, 0
+        return {task: f"{loss:.3g}" for task, loss in losses.items()}
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    dataset: Dataset,
-    collator: MultiTaskCollator,
-    trivial: Mapping[str, Tensor],
-    accelerator: Accelerator,
-    batch_size: int,
-) -> tuple[MultiTaskMetrics, MultiTaskMetrics]:
-    """Metrics of the model and of the trivial predictor over the whole split, whatever the number of processes."""
-    model.eval()
-    specs = collator.processor.task_specs
-    ours, baseline = MultiTaskMetrics(specs), MultiTaskMetrics(specs)
-    # Every row is seen by exactly one process; a prepared loader would repeat rows to even out its batches.
-    with accelerator.split_between_processes(list(range(len(dataset)))) as rows:
-        for start in tqdm(range(0, len(rows), batch_size), desc="evaluating", disable=not accelerator.is_main_process, mininterval=5):
-            batch = collator([dataset[row] for row in rows[start : start + batch_size]])
-            outputs = model(pixel_values=batch["pixel_values"].to(accelerator.device))
-            for number, result in enumerate(collator.processor.post_process(outputs)):
-                targets = {task: target[number] for task, target in batch["labels"].items()}
-                ours.update({task: maps["prediction"] for task, maps in result.items()}, targets)
-                baseline.update(trivial, targets)
-    for metrics in (ours, baseline):
-        collected = gather_object([metrics.sums])
-        metrics.sums = {}
-        for sums in collected:
-            metrics.merge(sums)
-    return ours, baseline
+    def record(self, entry: dict[str, Any]) -> None:
+        """Tell the log file and the trackers."""
+        if self.accelerator.is_main_process:
+            self.log_file.append(entry)
+        self.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=entry["step"])
 
+    def evaluate(self) -> dict[str, Evaluation]:
+        """Measure the model, and the trivial predictor once, on the validation split; keep the model in `best/` if it is the best.
 
-def learn_trivial_predictor(dataset: Dataset, collator: MultiTaskCollator, most: int = 500) -> dict[str, Tensor]:
-    """One constant map a task, from at most `most` evenly spread training images."""
-    rows = torch.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().int().tolist()
-    targets = [collator([dataset[row]])["labels"] for row in rows]
-    specs = collator.processor.task_specs
-    return constant_predictions({task: torch.cat([target[task] for target in targets]) for task in specs}, specs)
+        Best is the highest multi-task gain over the trivial predictor, so that every task counts alike.
+        """
+        with self.final_weights() as model:
+            predictors = {"MulT": partial(predict, model), **({} if self.baseline else {"trivial": self.trivial})}
+            found = evaluate(predictors, self.validation, self.plain, self.accelerator, batch_size=self.arguments.batch_size)
+            self.baseline = found.get("trivial", self.baseline)
+            values, trivial = found["MulT"].compute(), self.baseline.compute()
+            headlines = {task: f"{task}/{spec.metrics[0]}" for task, spec in self.specs.items()}
+            measured = {t: self.specs[t] for t, name in headlines.items() if math.isfinite(values[name]) and math.isfinite(trivial[name])}
+            gain = multi_task_gain(values, trivial, measured) if measured else math.nan
+            self.record({"step": self.progress.step, "gain_over_trivial": gain, **{f"eval/{name}": v for name, v in values.items()}})
+            if gain > self.progress.best_gain:
+                self.progress.best_gain, self.progress.best_step = gain, self.progress.step
+                self.save_model(model, self.arguments.output_dir / "best")
+        return {"MulT": found["MulT"], "trivial": self.baseline}
 
+    @contextmanager
+    def final_weights(self) -> Iterator[MulTForMultiTaskDensePrediction]:
+        """The model as it is evaluated and saved: whole, in evaluation mode, with averaged weights where there are such."""
+        with nullcontext() if self.average is None else self.average.in_place():
+            model = whole_model(self.accelerator, self.model).eval()
+            yield model
+        self.model.train()
 
-def results_table(ours: MultiTaskMetrics, baseline: MultiTaskMetrics) -> str:
-    """Markdown table of both predictors, the better number of each row marked."""
-    lines = ["| task | metric | MulT | trivial | MulT is better |", "|---|---|---|---|---|"]
-    trivial = baseline.compute()
-    for name, value in ours.compute().items():
-        task, metric = name.split("/")
-        better = "yes" if ours.is_better(name, value, trivial[name]) else "no"
-        direction = "higher" if ours.metrics[task][metric].higher_is_better else "lower"
-        lines.append(f"| {task} | {metric} ({direction} is better) | {value:.4f} | {trivial[name]:.4f} | {better} |")
-    return "\n".join(lines)
+    def save_model(self, model: MulTForMultiTaskDensePrediction, directory: Path) -> None:
+        """Write model and processor, in the main process; an interruption leaves the old files or the new ones."""
+        if self.accelerator.is_main_process:
+            unfinished = directory.with_name(f"{directory.name}.partial")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            model.save_pretrained(unfinished)
+            self.plain.processor.save_pretrained(unfinished)
+            replace_files(unfinished, directory)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """Evaluate and save the last weights with panel, numbers and card, and upload them if asked to."""
+        arguments, accelerator = self.arguments, self.accelerator
+        evaluations = self.evaluate()
+        table = results_table(evaluations)
+        accelerator.print(table)
+        numbers = {name: evaluation.compute() for name, evaluation in zip(("model", "trivial"), evaluations.values())}
+        numbers |= self.facts()
+        with self.final_weights() as model:
+            self.save_model(model, arguments.output_dir)
+            if accelerator.is_main_process:
+                (arguments.output_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+                save_panel(model, self.validation, self.plain, arguments.output_dir / "panel.png", arguments.panel_rows, accelerator.device)
+                save_card(arguments, model, numbers, table)
+        if arguments.push_to_hub is not None and accelerator.is_main_process:
+            HfApi().create_repo(arguments.push_to_hub, exist_ok=True)
+            address = HfApi().upload_folder(
+                repo_id=arguments.push_to_hub, folder_path=arguments.output_dir, ignore_patterns=["checkpoints/*", "best/*", "*.partial/*"]
+            )
+            print(f"uploaded to {address}")
+
+    def facts(self) -> dict[str, Any]:
+        """What `metrics.json` and the model card tell of the run beside its results."""
+        size, device = self.plain.processor.size, self.accelerator.device
+        return {
+            "evaluated_samples": len(self.validation),
+            "train_samples": len(self.stream.rows),
+            "image_size": f"{size['height']} x {size['width']}",
+            "parameters": f"{sum(p.numel() for p in self.module.parameters()):,}",
+            "steps": self.progress.step,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "peak_memory_mib": round(peak_memory(device)),
+            "mixed_precision": self.accelerator.mixed_precision,
+            "processes": self.accelerator.num_processes,
+            "device": f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
+            "best_step": self.progress.best_step,
+            "gain_over_trivial": self.progress.best_gain,
+            "arguments": {key: shareable(str(value)) for key, value in asdict(self.arguments).items()},
+        }
 
 
 @torch.no_grad()
@@ -260,131 +487,62 @@ def shareable(text: str) -> str:
 
 def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePrediction, numbers: dict[str, Any], table: str) -> None:
     """Fill the template `model_card.md` with what was trained, on what, and how well it does."""
-    specs = model.config.task_specs
-    name = arguments.output_dir.name
     dataset = Path(arguments.dataset).name if Path(arguments.dataset).is_dir() else arguments.dataset
-    results = [
-        EvalResult(
-            task_type=specs[metric.split("/")[0]].transformers_task or "image-to-image",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=arguments.validation_split,
-            metric_type=metric.split("/")[1],
-            metric_name=metric,
-            metric_value=round(value, 5),
-        )
-        for metric, value in numbers["model"].items()
-    ]
-    card_data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=next((HUB_TASKS[s.transformers_task] for s in specs.values() if s.transformers_task in HUB_TASKS), "image-to-image"),
-        model_name=name,
-        eval_results=results,
-        tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs],
-        metrics=sorted({m.split("/")[1] for m in numbers["model"]}),
-    )
-    rows = [f"| {s.name} | {s.description} | {'class id' if s.is_classification else s.unit} | {s.channels} |" for s in specs.values()]
-    shown = next(iter(specs.values()))
-    card = ModelCard.from_template(
-        card_data,
-        template_path=str(ROOT / "model_card.md"),
-        model_name=name,
-        model_path=name,
-        task_list=", ".join(specs),
-        example_line=f'maps["{shown.name}"]["prediction"]  # {shown.description} maps["{shown.name}"]["image"] is its picture.',
+    specs = model.config.task_specs
+    write_card(
+        arguments.output_dir / "README.md",
+        ROOT / "model_card.md",
+        specs,
+        eval_results(numbers["model"], specs, dataset, arguments.validation_split),
         dataset=dataset,
         split=arguments.validation_split,
         train_split=arguments.train_split,
         results_table=table,
-        outputs_table="\n".join(["| task | meaning | unit | channels |", "|---|---|---|---|", *rows]),
-        block_attention=model.config.block_attention,
-        reference_task=model.config.reference_task,
-        encoder_weights=arguments.backbone or "random weights",
-        batch_size=arguments.batch_size,
+        decoder=arguments.decoder if model.config.block_attention is None else f"blocks {model.config.block_attention}",
+        reference_task=model.config.reference_task or "none",
+        start=arguments.model or arguments.backbone or "random weights",
+        batch_size=arguments.batch_size * arguments.gradient_accumulation_steps * numbers["processes"],
         learning_rate=arguments.learning_rate,
-        mixed_precision={"no": "full"}.get(arguments.mixed_precision, arguments.mixed_precision),
+        weighting=arguments.weighting,
         seed=arguments.seed,
         command=shareable(shlex.join(["accelerate", "launch", "examples/train.py", *sys.argv[1:]])),
-        **{key: numbers[key] for key in ("evaluated_samples", "train_samples", "image_size", "parameters", "steps", "minutes", "device")},
-    )
-    card.save(arguments.output_dir / "README.md")
-
-
-def save(
-    arguments: TrainingArguments,
-    model: MulTForMultiTaskDensePrediction,
-    collator: MultiTaskCollator,
-    validation: Dataset,
-    numbers: dict[str, Any],
-    table: str,
-) -> None:
-    """Write everything that a user of the model needs, and say how to use it."""
-    directory = arguments.output_dir
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
-    collator.processor.save_pretrained(directory)
-    (directory / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    save_panel(model, validation, collator, directory / "panel.png", arguments.panel_rows, model.device)
-    save_card(arguments, model, numbers, table)
-    print(f"saved to {directory}; try it on a photo:")
-    print(
-        f"""  python -c 'import mult_hf; from transformers import pipeline; maps = pipeline("multitask-vision", """
-        f"""model="{directory}")("photo.jpg"); [m["image"].save(t + ".png") for t, m in maps.items()]'"""
+        **numbers,
     )
 
 
-def main() -> None:
-    """Load, train, evaluate, save."""
-    (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
-    if accelerator.device.type == "cpu":  # where `accelerate launch` allows a process one thread, however many cores there are
-        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+def main(words: Sequence[str] | None = None) -> None:
+    """Load, train, evaluate, save; `words` are those of the command line by default."""
+    arguments = parse_arguments(TrainingArguments, sys.argv[1:] if words is None else words, __doc__.split("\n")[0])
+    accelerator = make_accelerator(arguments)
+    checkpoints = arguments.output_dir / "checkpoints"
+    if arguments.resume is None and accelerator.is_main_process:
+        clear_for_new_run(checkpoints, overwrite=arguments.overwrite)
+    accelerator.wait_for_everyone()
     set_seed(arguments.seed)
-    start = time.perf_counter()
 
     specs = select_tasks(arguments)
     training = load_dataset(arguments.dataset, split=arguments.train_split)
     validation = load_dataset(arguments.dataset, split=arguments.validation_split)
     width, height = training[0]["image"].size
     size = {"height": arguments.image_size or height, "width": arguments.image_size or width}
-
     processor = MulTImageProcessor(size=size, tasks=list(specs.values()))
-    plain = MultiTaskCollator(processor)
-    loader = DataLoader(
-        training,
-        batch_size=arguments.batch_size,
-        shuffle=True,
-        drop_last=len(training) >= arguments.batch_size * accelerator.num_processes,
-        num_workers=arguments.num_workers,
-        collate_fn=MultiTaskCollator(processor, augment=build_augmentation(arguments, specs)),
-    )
     model = build_model(arguments, specs, max(size.values()))
-    parameters = f"{sum(p.numel() for p in model.parameters()):,}"
+    set_seed(arguments.seed, device_specific=True)  # processes start from the same weights, and drop different paths
+
+    run = Run(arguments, accelerator, model, training, validation, processor)
+    parameters = run.facts()["parameters"]
     accelerator.print(
         f"{parameters} parameters; {len(training)} training and {len(validation)} validation images; tasks: {', '.join(specs)}"
     )
-
-    wrapped = train(model, loader, arguments, accelerator)
-    minutes = (time.perf_counter() - start) / 60
-    accelerator.print(f"trained in {minutes:.1f} minutes")
-    trivial = learn_trivial_predictor(training, plain)
-    ours, baseline = evaluate(wrapped, validation, plain, trivial, accelerator, arguments.batch_size)
-    accelerator.print(results_table(ours, baseline))
-    if accelerator.is_main_process:
-        numbers = {
-            "model": ours.compute(),
-            "trivial": baseline.compute(),
-            "evaluated_samples": len(validation),
-            "train_samples": len(training),
-            "image_size": f"{size['height']} x {size['width']}",
-            "parameters": parameters,
-            "steps": arguments.max_steps,
-            "minutes": round(minutes, 1),
-            "device": f"{accelerator.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
-            "arguments": {key: shareable(str(value)) for key, value in asdict(arguments).items()},
-        }
-        model = accelerator.unwrap_model(wrapped).eval()
-        save(arguments, model, plain, validation, numbers, results_table(ours, baseline))
+    run.resume(None if arguments.resume is None else find_checkpoint(checkpoints, arguments.resume))
+    run.train()
+    accelerator.print(f"trained for {run.progress.seconds / 60:.1f} minutes")
+    run.finish()
+    accelerator.print(
+        f"""saved to {arguments.output_dir}; try it on a photo:\n  python -c 'import mult_hf; from transformers import pipeline; """
+        f"""maps = pipeline("multitask-vision", model="{arguments.output_dir}")("photo.jpg"); """
+        """[m["image"].save(t + ".png") for t, m in maps.items()]'"""
+    )
     accelerator.end_training()
 
 

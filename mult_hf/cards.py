@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .tasks import TaskSpec
 
@@ -43,6 +43,44 @@ def eval_results(
         for name, value in values.items()
         if not math.isnan(value)
     ]
+
+
+# What the Hub calls a model with such an output.
+_HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "image-segmentation"}
+
+
+def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], results: Sequence[EvalResult], **text: Any) -> None:
+    """Fill a template with what a model is, and write it as the model's card.
+
+    Args:
+        path: the model's README.md; the directory's name is the model's.
+        template: with `{{ card_data }}` for the metadata, and names in double braces; `model_card.md` of this repository.
+        specs: the model's task entries.
+        results: as from [`eval_results`].
+        text: what else the template names.
+    """
+    known = [_HUB_TASKS[spec.transformers_task] for spec in specs.values() if spec.transformers_task in _HUB_TASKS]
+    name, shown = path.resolve().parent.name, next(iter(specs.values()))
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=known[0] if known else "image-to-image",
+        model_name=name,
+        eval_results=[*results] or None,
+        tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs],
+        metrics=sorted({result.metric_type for result in results}),
+    )
+    rows = [f"| {s.name} | {s.description} | {'class id' if s.is_classification else s.unit} | {s.channels} |" for s in specs.values()]
+    card = ModelCard.from_template(
+        data,
+        template_path=str(template),
+        model_name=name,
+        model_path=name,
+        task_list=", ".join(specs),
+        example_line=f'maps["{shown.name}"]["prediction"]  # {shown.description} maps["{shown.name}"]["image"] is its picture.',
+        outputs_table="\n".join(["| task | meaning | unit | channels |", "|---|---|---|---|", *rows]),
+        **text,
+    )
+    card.save(path)
 
 
 def update_card(path: Path, results: Sequence[EvalResult]) -> None:

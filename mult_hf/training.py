@@ -232,6 +232,21 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
     return model
 
 
+def refuse_shards(accelerator: Accelerator, module: nn.Module, *, average: bool) -> None:
+    """Refuse what would save or average parts of weights as if they were whole.
+
+    Raises:
+        ValueError: if parameters are partitioned (DeepSpeed ZeRO-3), or sharded (FSDP) while their average is wanted.
+    """
+    empty = [name for name, parameter in module.named_parameters() if parameter.numel() == 0]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} parameters such as {empty[0]} hold no values in this process (DeepSpeed ZeRO-3?); use ZeRO-2 or FSDP2"
+        )
+    if average and accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError("an average of the weights needs them whole in every process, but FSDP shards them; set --ema_decay 0, or use DDP")
+
+
 def peak_memory(device: torch.device) -> float:
     """Largest memory so far in MiB: allocated on an accelerator, or resident in this process."""
     if device.type == "cuda":
@@ -248,6 +263,7 @@ __all__ = [
     "load_trained",
     "parameter_groups",
     "peak_memory",
+    "refuse_shards",
     "use_fsdp_on_cpu",
     "whole_model",
 ]

@@ -30,7 +30,7 @@ RING_1 = {
     "pipeline_mult": {"image_processing_pil_mult", "image_processing_mult", "visualization"},
 }
 # Modules that come with the package only.
-RING_2 = {"arguments", "checkpoints", "metrics", "training"}
+RING_2 = {"arguments", "cards", "checkpoints", "evaluation", "prediction", "trainer_metrics", "training"}
 RING_1_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
 
 
@@ -98,7 +98,6 @@ DATA_SETS = {"cocodoom.py", "nyuv2.py", "replica.py", "taskonomy.py", "reading.p
 
 def is_a_data_set(path):
     return PACKAGE / "data" in path.parents and bool(DATA_SETS & set(path.relative_to(PACKAGE / "data").parts))
-
 
     return path.parent != PACKAGE and bool(DATA_SETS & set(path.relative_to(PACKAGE).parts))
 
