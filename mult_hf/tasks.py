@@ -10,7 +10,7 @@ checkpoint loads even where the task was never registered.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,6 @@ IGNORE_INDEX = 255
 
 KINDS = ("classification", "regression")
 RESAMPLINGS = ("nearest", "bilinear")
-
-# What an entry that does not say otherwise has, by its kind.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "classification": {"loss": "cross_entropy", "metrics": ("mean_iou", "pixel_accuracy"), "colormap": "classes"},
-    "regression": {"loss": "l1", "metrics": ("mae",), "colormap": "viridis"},
-}
 
 
 def _per_channel(value: float | tuple[float, ...]) -> np.ndarray:
@@ -140,7 +134,7 @@ class LabelEncoding:
         declared = np.dtype(self.dtype)
         if stored.dtype == declared or declared.kind == stored.dtype.kind == "f":
             return stored
-        if np.issubdtype(stored.dtype, np.integer) and stored.dtype.itemsize > declared.itemsize:
+        if stored.dtype.kind in "iu" and declared.kind in "iu" and stored.dtype.itemsize > declared.itemsize:
             limits = np.iinfo(declared)
             if limits.min <= stored.min(initial=limits.max) and stored.max(initial=limits.min) <= limits.max:
                 return stored.astype(declared)
@@ -159,6 +153,14 @@ class LabelEncoding:
         return np.ascontiguousarray(np.moveaxis(stored, -1, 0)) if stored.shape[-1] <= 4 < stored.shape[0] else stored
 
 
+_CLASS_IDS = LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,))
+# What an entry that does not say otherwise has, by its kind.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "classification": {"loss": "cross_entropy", "metrics": ("mean_iou", "pixel_accuracy"), "colormap": "classes", "encoding": _CLASS_IDS},
+    "regression": {"loss": "l1", "metrics": ("mae",), "colormap": "viridis", "encoding": LabelEncoding()},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """One dense prediction task.
@@ -174,7 +176,7 @@ class TaskSpec:
         unit: of the target, for people ("m", "unit vector", "[0, 1]").
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name a class, in order of the ids, for classification.
-        encoding: how the data set stores the map; a data set states its own.
+        encoding: how the data set stores the map; 8-bit class ids with 255 unknown, or float32 numbers with NaN by default.
         resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only). Predictions are
             always resized bilinearly.
         horizontal_flip_signs: factor of each channel when the image is mirrored; empty for all 1.
@@ -200,7 +202,7 @@ class TaskSpec:
     unit: str = ""
     value_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] = ()
-    encoding: LabelEncoding = field(default_factory=LabelEncoding)
+    encoding: LabelEncoding | None = None
     resample: str = "nearest"
     horizontal_flip_signs: tuple[float, ...] = ()
     rotated_channels: tuple[int, ...] = ()
@@ -374,9 +376,7 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
     specs: dict[str, TaskSpec] = {}
     for entry in entries.values() if isinstance(entries, Mapping) else entries:
         if isinstance(entry, str) and entry not in _REGISTRY:
-            raise ValueError(
-                f"task {entry!r} is not registered; registered: {', '.join(_REGISTRY)}; add it with register_task(TaskSpec(...))"
-            )
+            raise ValueError(f"task {entry!r} is not registered; registered: {', '.join(_REGISTRY)}; add it with register_task")
         spec = _REGISTRY[entry] if isinstance(entry, str) else entry if isinstance(entry, TaskSpec) else TaskSpec.from_dict(entry)
         if spec.name in specs:
             raise ValueError(f"task {spec.name!r} comes twice; give each task once")

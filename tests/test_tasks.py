@@ -422,3 +422,12 @@ def test_a_name_that_is_not_registered_is_refused():
 def test_a_task_that_comes_twice_is_refused():
     with pytest.raises(ValueError, match=r"'depth' comes twice"):
         tasks.resolve_tasks(["depth", "normals", {"name": "depth", "weight": 2.0}])
+
+
+def test_without_an_encoding_classes_are_8_bit_ids_and_numbers_are_floats():
+    classes = TaskSpec(name="classes", kind="classification", channels=3)
+    assert classes.decode(np.array([[0, 2, 255]], np.uint8)).tolist() == [[0, 2, 255]]
+    distance = TaskSpec(name="distance", kind="regression", channels=1)
+    assert distance.decode(np.array([[0.5, np.nan]], np.float32))[0, 0, 0] == 0.5
+    with pytest.raises(ValueError, match="reads float32"):
+        distance.decode(np.array([[3, 255]], np.uint8))
