@@ -213,7 +213,7 @@ def comparison_table(names: list[str], differences: Mapping[str, Difference], ev
     for name, (difference, low, high) in known.items():
         sign = 1 if higher_is_better(evaluation.metrics, name) else -1
         winner = names[0] if min(sign * low, sign * high) > 0 else names[1] if max(sign * low, sign * high) < 0 else "undecided"
-        lines.append(f"| {' | '.join(name.split('/'))} | {difference:+.4f} | {low:+.4f} to {high:+.4f} | {winner} |")
+        lines.append(f"| {' | '.join(name.split('/'))} | {difference:+.3g} | {low:+.3g} to {high:+.3g} | {winner} |")
     return "\n".join(lines)
 
 
