@@ -200,12 +200,12 @@ def finished_metrics(run: Run) -> dict[str, Any] | None:
         return None
 
 
-def command(run: Run, launcher: str, flags: set[str]) -> list[str]:
-    """The command line of a run; `flags` are those that train.py has."""
+def command(run: Run, launcher: str) -> list[str]:
+    """The command line of a run, which starts it or goes on with it."""
     words = [*LAUNCHERS[launcher], str(TRAIN), "--output_dir", str(run.directory)]
     for flag, value in run.flags.items():
         words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return words + (["--resume", "latest"] if "resume" in flags else [])
+    return [*words, "--resume", "latest"]
 
 
 def execute(run: Run, words: list[str]) -> str | None:
@@ -382,15 +382,14 @@ def main(words: list[str] | None = None) -> int:
     """Run what is not finished, compare what is; the exit status is 1 if a run failed."""
     (arguments,) = HfArgumentParser(AblationArguments).parse_args_into_dataclasses(words)
     runs, reference = read_plan(arguments.config, arguments.output_dir)
-    flags = known_flags()
-    check(runs, flags)
+    check(runs, known_flags())
     waiting = [run for run in runs if finished_metrics(run) is None]
     failures = {}
     # The bar starts behind what earlier calls have done, so that the time left is that of the runs to come.
     with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run") as bar:
         for run in waiting:
             bar.set_description(run.directory.name)
-            failure = execute(run, command(run, arguments.launcher, flags))
+            failure = execute(run, command(run, arguments.launcher))
             if failure is not None:
                 failures[run.directory.name] = failure
                 bar.write(f"{run.directory.name} failed, {failure}", file=sys.stderr)

@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler
@@ -43,7 +43,7 @@ from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_task_entries
 from mult_hf.data.stream import StreamBatches, TrainingStream
-from mult_hf.evaluation import Evaluation, evaluate, predict, results_table, trivial_predictor
+from mult_hf.evaluation import Evaluation, evaluate, finish, predict, results_table, trivial_predictor
 from mult_hf.image_processing_pil_mult import MulTBatchFeature
 from mult_hf.metrics import multi_task_gain
 from mult_hf.tasks import resolve_tasks
@@ -391,7 +391,9 @@ class Run:
         """
         with self.final_weights() as model:
             predictors = {"MulT": partial(predict, model), **({} if self.baseline else {"trivial": self.trivial})}
-            found = evaluate(predictors, self.validation, self.plain, self.accelerator, batch_size=self.arguments.batch_size)
+            found = evaluate(
+                predictors, self.validation, self.plain, self.accelerator, batch_size=self.arguments.batch_size, per_image=False
+            )
             self.baseline = found.get("trivial", self.baseline)
             values, trivial = found["MulT"].compute(), self.baseline.compute()
             headlines = {task: f"{task}/{spec.metrics[0]}" for task, spec in self.specs.items()}
@@ -433,7 +435,7 @@ class Run:
             self.save_model(model, arguments.output_dir)
             if accelerator.is_main_process:
                 (arguments.output_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-                save_panel(model, self.validation, self.plain, arguments.output_dir / "panel.png", arguments.panel_rows, accelerator.device)
+                save_panel(model, self.validation, self.plain, arguments.output_dir / "panel.png", arguments.panel_rows)
                 save_card(arguments, model, numbers, table)
         if arguments.push_to_hub is not None and accelerator.is_main_process:
             HfApi().create_repo(arguments.push_to_hub, exist_ok=True)
@@ -446,6 +448,8 @@ class Run:
         """What `metrics.json` and the model card tell of the run beside its results."""
         size, device = self.plain.processor.size, self.accelerator.device
         return {
+            "dataset": shareable(self.arguments.dataset),
+            "split": self.arguments.validation_split,
             "evaluated_samples": len(self.validation),
             "train_samples": len(self.stream.rows),
             "image_size": f"{size['height']} x {size['width']}",
@@ -462,21 +466,16 @@ class Run:
         }
 
 
-@torch.no_grad()
-def save_panel(model: nn.Module, dataset: Dataset, collator: MultiTaskCollator, path: Path, rows: int, device: torch.device) -> None:
+def save_panel(model: MulTForMultiTaskDensePrediction, dataset: Dataset, collator: MultiTaskCollator, path: Path, rows: int) -> None:
     """Photos with the prediction and, below it, the truth of every task, in the truth's colours."""
     specs = collator.processor.task_specs
     pictures = []
     for row in torch.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().int().tolist():
-        batch = collator([dataset[row]])
-        (result,) = collator.processor.post_process(model(pixel_values=batch["pixel_values"].to(device)))
-        predicted, true = [dataset[row]["image"]], [None]
-        for task, spec in specs.items():
-            target = batch["labels"][task][0].numpy()
-            limits = color_limits(target)
-            predicted.append(colorize(result[task]["prediction"].cpu(), spec, limits))
-            true.append(colorize(target, spec, limits))
-        pictures += [predicted, true]
+        pixel_values, (targets,) = collator.with_stored_targets([dataset[row]])
+        (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
+        limits = {task: color_limits(target) for task, target in targets.items()}
+        pictures.append([dataset[row]["image"], *(colorize(predictions[task].cpu(), specs[task], limits[task]) for task in specs)])
+        pictures.append([None, *(colorize(targets[task], specs[task], limits[task]) for task in specs)])
     panel(pictures, ["photo", *specs]).save(path)
 
 
@@ -494,8 +493,6 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
         ROOT / "model_card.md",
         specs,
         eval_results(numbers["model"], specs, dataset, arguments.validation_split),
-        dataset=dataset,
-        split=arguments.validation_split,
         train_split=arguments.train_split,
         results_table=table,
         decoder=arguments.decoder if model.config.block_attention is None else f"blocks {model.config.block_attention}",
@@ -506,7 +503,7 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
         weighting=arguments.weighting,
         seed=arguments.seed,
         command=shareable(shlex.join(["accelerate", "launch", "examples/train.py", *sys.argv[1:]])),
-        **numbers,
+        **{**numbers, "dataset": dataset},
     )
 
 
