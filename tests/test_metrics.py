@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -395,3 +396,11 @@ def test_a_gain_without_both_numbers_of_each_task_is_refused(iou, rmse, iou_befo
 def test_a_gain_over_no_task_is_refused():
     with pytest.raises(ValueError, match="got none"):
         multi_task_gain({}, {}, {})
+
+
+def test_the_documentation_knows_every_metric():
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    assert "with the suffix `_median_scaled`" in text
+    assert "the same with `_0.011`" in text
+    names = {name.removesuffix("_median_scaled").replace("_0.011", "_0.0075") for name in METRICS}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []

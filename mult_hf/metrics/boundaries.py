@@ -1,15 +1,20 @@
 """Boundaries by the BSDS protocol: precision and recall of thinned maps whose pixels are matched one to one with the true ones.
 
-Martin, Fowlkes, Malik: Learning to detect natural image boundaries, TPAMI 2004, sections 3.1 and 3.2; the figures odsF, oisF and
+Martin, Fowlkes, Malik: Learning to detect natural image boundaries, TPAMI 2004; the figures odsF, oisF and
 AP as in Arbelaez et al., TPAMI 2011, and the code that published results come from (https://github.com/pdollar/edges,
 `edgesEvalImg.m`, `edgesEvalDir.m`). docs/metrics.md says where this differs.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..tasks import TaskSpec
+
+if TYPE_CHECKING:  # scipy is asked for only where boundaries are measured
+    from scipy.sparse import csr_array
 
 THRESHOLDS = tuple(step / 100 for step in range(1, 100))
 """A pixel is predicted to be a boundary if its value is at least the threshold."""
@@ -19,7 +24,7 @@ TRUTH = 0.5
 
 
 def _removable() -> list[np.ndarray]:
-    """For either half of a step and each of 256 neighbourhoods, whether its middle pixel goes (Guo and Hall, CACM 1989, A1).
+    """For either half of a step and each of 256 neighbourhoods, whether its middle pixel goes (Guo and Hall, CACM 1989).
 
     Bit k of a neighbourhood is neighbour x(k + 1), from the east on against the clock, as in Matlab's `bwmorph`.
     """
@@ -33,12 +38,13 @@ def _removable() -> list[np.ndarray]:
 
 
 _REMOVABLE = _removable()
+INSIDE = 255  # all neighbours are on
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
     """Thin a map to lines of one pixel, as Matlab's `bwmorph(mask, "thin", Inf)` and `skimage.morphology.thin` do.
 
-    Written here because thinning takes most of the time of the metric: looking at the pixels that are left, not at the whole
+    Written here because thinning takes most of the time of the metric: looking at the pixels of the edge alone, not at the whole
     image, makes it several times as fast as scikit-image.
 
     Args:
@@ -50,15 +56,28 @@ def thin(mask: np.ndarray) -> np.ndarray:
     image = np.pad(mask, 1).astype(np.uint8)  # one more pixel on each side: neighbours beyond the border are off
     flat, row = image.reshape(-1), image.shape[1]
     neighbours = (1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1)  # from the east on against the clock
-    pixels, before = np.flatnonzero(flat), -1
-    while len(pixels) != before:
-        before = len(pixels)
+    pixels = np.flatnonzero(flat)
+    edge = pixels[_neighbourhoods(flat, pixels, neighbours) != INSIDE]
+    seen = flat == 0
+    seen[edge] = True
+    changed = True
+    while changed:
+        changed = False
         for removable in _REMOVABLE:
-            codes = sum(flat[pixels + step] << bit for bit, step in enumerate(neighbours))
-            gone = removable[codes]
-            flat[pixels[gone]] = 0
-            pixels = pixels[~gone]
+            goes = removable[_neighbourhoods(flat, edge, neighbours)]
+            gone, edge = edge[goes], edge[~goes]
+            flat[gone] = 0
+            laid_bare = (gone[:, None] + neighbours).ravel()
+            laid_bare = np.unique(laid_bare[~seen[laid_bare]])
+            seen[laid_bare] = True
+            edge = np.concatenate([edge, laid_bare])
+            changed |= len(gone) > 0
     return image[1:-1, 1:-1].astype(bool)
+
+
+def _neighbourhoods(flat: np.ndarray, pixels: np.ndarray, neighbours: tuple[int, ...]) -> np.ndarray:
+    """Which neighbours of each pixel are on, as the bits of a number."""
+    return sum(flat[pixels + step] << bit for bit, step in enumerate(neighbours))
 
 
 def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_dist: float) -> Tensor:
@@ -80,7 +99,7 @@ def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_d
     if len(target) != 1:
         raise ValueError(f"{spec.name}: boundaries need maps of one channel, got {len(target)}; score each channel as a task of its own")
     known = torch.isfinite(target[0])
-    strength = torch.where(known, prediction[0], 0).double().cpu().numpy()
+    strength = torch.where(known, prediction[0], 0).float().cpu().numpy()
     truth = (known & (target[0] >= TRUTH)).cpu().numpy()
     reach = _reach(truth, max_dist)
     counts = np.zeros((len(THRESHOLDS) + 1, 3))
@@ -96,7 +115,7 @@ def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_d
     return torch.from_numpy(counts)
 
 
-def _reach(truth: np.ndarray, max_dist: float):  # noqa: ANN202 (a type of scipy, which is optional)
+def _reach(truth: np.ndarray, max_dist: float) -> "csr_array":
     """Sparse (pixels of the image, true pixels): which may be matched because they are near enough."""
     try:
         from scipy.sparse import csr_array
@@ -112,7 +131,7 @@ def _reach(truth: np.ndarray, max_dist: float):  # noqa: ANN202 (a type of scipy
     return csr_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(truth.size, truth.sum()))
 
 
-def _matched(graph) -> int:  # noqa: ANN001 (a type of scipy, which is optional)
+def _matched(graph: "csr_array") -> int:
     """Size of the largest one-to-one matching (Hopcroft and Karp).
 
     The benchmark minimises distance plus 100 times the farthest distance for each pixel left over. Only the number of matches

@@ -131,7 +131,7 @@ def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float],
     """How much better the tasks are together than a reference, usually one model per task: Delta_m in percent.
 
     The mean over tasks of the relative difference of the headline metric, counted as positive where it is for the better
-    (Maninis et al., arXiv 1904.08918, section 5; Vandenhende et al., arXiv 2004.13379, eq. 3):
+    (Maninis et al., arXiv 1904.08918; Vandenhende et al., arXiv 2004.13379):
     100 / T * sum of s * (value - reference) / reference, with s = 1 where higher is better and -1 where lower is.
 
     Args:

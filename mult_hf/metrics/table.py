@@ -93,7 +93,10 @@ def _root_mean(row: int) -> Callable[[Tensor], float]:
 
 
 def _silog(sums: Tensor) -> float:
-    """Standard deviation of log prediction - log target, times 100 (Eigen et al., arXiv 1406.2283, eq. 1; the factor is KITTI's)."""
+    """Standard deviation of log prediction - log target, times 100: the root of mean d^2 - (mean d)^2.
+
+    Scale-invariant error of Eigen et al. (arXiv 1406.2283, section 3.2); root and factor as in KITTI's depth benchmark.
+    """
     return 100 * (sums[4] / sums[0] - (sums[3] / sums[0]).square()).clamp(min=0).sqrt().item()
 
 
