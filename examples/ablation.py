@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from mult_hf import TaskSpec, metrics
+from mult_hf.arguments import as_words
 from mult_hf.tasks import resolve_tasks
 
 TRAIN = Path(__file__).resolve().parent / "train.py"
@@ -204,7 +205,7 @@ def command(run: Run, launcher: str) -> list[str]:
     """The command line of a run, which starts it or goes on with it."""
     words = [*LAUNCHERS[launcher], str(TRAIN), "--output_dir", str(run.directory)]
     for flag, value in run.flags.items():
-        words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+        words += as_words(flag, value)
     return [*words, "--resume", "latest"]
 
 

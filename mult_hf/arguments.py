@@ -40,14 +40,19 @@ def parse_arguments(kind: type[Arguments], words: Sequence[str], description: st
     if not isinstance(values, dict) or set(values) - set(allowed):
         given = sorted(set(values) - set(allowed)) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{config} has {given}; expected flags by name: {', '.join(allowed)}")
-    in_file = [word for key, value in values.items() if value is not None for word in _as_words(key, value)]
+    in_file = [word for key, value in values.items() if value is not None for word in as_words(key, value)]
     return parser.parse_args_into_dataclasses([*in_file, *words])[0]
 
 
-def _as_words(key: str, value: Any) -> list[str]:
-    """What an entry of a configuration file would be on the command line, so that both are checked in one way."""
+def as_words(key: str, value: Any) -> list[str]:
+    """What an entry of a configuration file is on the command line, so that both are checked in one way.
+
+    Example:
+        >>> as_words("tasks", ["depth", "normals"]), as_words("weighting_options", {"period": 24})
+        (['--tasks', 'depth', 'normals'], ['--weighting_options', '{"period": 24}'])
+    """
     values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
     return [f"--{key}", *map(str, values)]
 
 
-__all__ = ["flag", "parse_arguments"]
+__all__ = ["as_words", "flag", "parse_arguments"]
