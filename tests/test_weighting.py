@@ -387,6 +387,16 @@ def test_accumulated_micro_batches_equal_the_joined_batch(name, make_accelerator
     torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-2, atol=1e-4 * scale)
 
 
+def test_gradnorm_measures_the_mean_loss_of_the_micro_batches_that_know_a_task(make_accelerator):
+    """Two of one image each: a's gradient on both is (1/2, 1/2), its norm 0.71; b is known on the first alone, (1), norm 1."""
+    accelerator = make_accelerator(gradient_accumulation_steps=2)
+    weighting = weighting_of("gradnorm", {"a": 1.0, "b": 1.0}, alpha=0.0)
+    for losses in ({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 0.0}):
+        with accelerator.accumulate():
+            play(weighting, accelerator, [losses])
+    assert weighting.weights["b"] < 1 < weighting.weights["a"]
+
+
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_every_weighting_works_in_bfloat16(name, make_accelerator, tiny_model):
     """Feature maps and Jacobians are of the network as it ran; weights come near those of full precision."""
@@ -408,7 +418,7 @@ def test_task_gradients_are_the_same_with_gradient_checkpointing(name, accelerat
     for checkpointing in (False, True):
         model = tiny_model(tasks=TASKS).train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable()
         results.append(one_step(make_weighting(name, model.config.task_specs, model), model, batch_of(), accelerator))
     torch.testing.assert_close(results[1], results[0])
 

@@ -16,9 +16,9 @@ from .base import TaskWeighting
 from .gradients import GradientWeighting
 from .losses import DynamicWeightAveraging, GradNormWeighting, UncertaintyWeighting
 
-# In torchjd all but those that are left out on purpose: what keeps a state that it cannot save (NashMTL, GradVac, ExcessMTL, PCD),
-# what depends on the scale of gradients (FairGrad), what needs several batches a step (MoDo, SDMGrad), what no Gramian determines
-# (GradDrop, ConFIG, TrimmedMean), what is made against faulty workers (Krum) or for continual learning (DualProj), and baselines.
+# torchjd has more. Left out on purpose: what keeps a state that it cannot save (NashMTL, GradVac, ExcessMTL, PCD), what depends on
+# the scale of gradients (FairGrad), what needs several batches a step (MoDo, SDMGrad), what no Gramian determines (GradDrop, ConFIG,
+# TrimmedMean), what is made against faulty workers (Krum) or for continual learning (DualProj), and baselines.
 WEIGHTINGS: dict[str, Callable[..., TaskWeighting]] = {
     "fixed": TaskWeighting,
     "uncertainty": UncertaintyWeighting,

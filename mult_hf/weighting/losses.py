@@ -102,7 +102,7 @@ class UncertaintyWeighting(_ObservingWeighting):
 
 
 class DynamicWeightAveraging(_ObservingWeighting):
-    """Dynamic weight average of MTAN (https://arxiv.org/abs/1803.10704, equation 7): tasks whose loss falls slowly weigh more.
+    """Dynamic weight average of MTAN (https://arxiv.org/abs/1803.10704): tasks whose loss falls slowly weigh more.
 
     factor_t = K softmax_t(r_t / temperature),      r_t = mean L_t of the last period / mean L_t of the period before
 
@@ -161,8 +161,8 @@ class GradNormWeighting(_ObservingWeighting):
     minimise over w: sum_t |G_t - mean(G) r_t^alpha|, the second term held constant; then rescale so that sum_t w_t stays.
 
     Two differences. The paper takes gradients with respect to the weights of the last shared layer; here all tasks read all
-    the encoder's feature maps, so these stand in for it, which is also cheaper: one more pass through the decoders alone. And
-    log w_t is learnt instead of w_t: a step changes a weight by a share of itself, and none can become negative.
+    the encoder's feature maps, so these stand in for it, at the price of one more pass through the decoders. And log w_t is
+    learnt instead of w_t: a step changes a weight by a share of itself, and none can become negative.
 
     Args:
         name, specs, model: see [`TaskWeighting`].
