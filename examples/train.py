@@ -252,6 +252,11 @@ class Run:
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
         options = json.loads(arguments.weighting_options)
         self.weighting: TaskWeighting = make_weighting(arguments.weighting, self.specs, model, **options)
+        if arguments.torch_compile and (self.weighting.reads_features or self.weighting.writes_gradients):
+            raise ValueError(
+                f"--weighting {arguments.weighting} takes gradients of a graph several times, which a compiled one gives once; "
+                f"drop --torch_compile {arguments.torch_compile}, or take fixed, uncertainty or dwa"
+            )
         groups = parameter_groups(
             model,
             learning_rate=arguments.learning_rate,
@@ -329,6 +334,7 @@ class Run:
                 )
                 self.note_losses(outputs.task_losses, sampler.positions(number))
                 self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
+                del outputs  # gradient methods keep a part of its graph, which would lie beside that of the next batch
                 if self.accelerator.sync_gradients:
                     norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm))
                     self.check_finite({"gradient": norm}, sampler.positions(number))

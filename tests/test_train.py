@@ -486,6 +486,10 @@ def test_shipped_configurations_are_read(file):
         (["--weighting", "fair"], "--weighting is 'fair'; allowed: fixed"),
         (["--ema_decay", "1"], "--ema_decay is 1.0"),
         (["--model", "a", "--backbone", "b"], "--model a has an encoder already; drop --backbone b"),
+        (
+            ["--torch_compile", "aot_eager", "--weighting", "gradnorm"],
+            "gradients of a graph several times, which a compiled one gives once",
+        ),
         (["--tasks", "depth", "smell"], r"--tasks has \['smell'\], but"),
     ],
 )
