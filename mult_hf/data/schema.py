@@ -7,7 +7,7 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, hf_hub_download
 
 CARD_KEY = "mult_tasks"
 
@@ -24,17 +24,17 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
         The list under `mult_tasks` in the YAML header of the card.
 
     Raises:
-        ValueError: if there is no card, or no such list in it.
+        ValueError: if a directory has no card, or a card has no such list.
+        huggingface_hub.errors.HfHubHTTPError: if there is no such data set or card on the Hub, or it is not yours to read.
     """
     directory = Path(name_or_path)
     if directory.is_dir():
-        card_path = directory / "README.md"
-        if not card_path.is_file():
+        path = directory / "README.md"
+        if not path.is_file():
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
-        card = DatasetCard.load(card_path)
     else:
-        card = DatasetCard.load(str(name_or_path), repo_type="dataset", token=token, **({"revision": revision} if revision else {}))
-    entries = card.data.to_dict().get(CARD_KEY)
+        path = hf_hub_download(str(name_or_path), "README.md", repo_type="dataset", revision=revision, token=token)
+    entries = DatasetCard.load(path).data.to_dict().get(CARD_KEY)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
     return entries
