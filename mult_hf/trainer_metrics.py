@@ -43,7 +43,8 @@ class TrainerMetrics:
             labels: per task the target of the same size, with NaN or 255 unknown; `None` where the batch has no labels.
 
         Returns:
-            by `"task/metric"` the sums of each image, (batch, ...) float64; without labels the predictions, unchanged.
+            the sums of each image, (batch, ...) float64, by the names of `MultiTaskMetrics.sums`; without labels the predictions,
+            unchanged.
         """
         if labels is None:
             return predictions
