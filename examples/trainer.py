@@ -1,7 +1,9 @@
-"""Train and evaluate MulT with `transformers.Trainer` on the shipped Rooms sample; docs/trainer.md explains each setting.
+"""Train and evaluate MulT with `transformers.Trainer` on the shipped Rooms sample.
 
-python examples/trainer.py                                       # every flag of TrainingArguments works
-torchrun --nproc_per_node 2 examples/trainer.py --bf16 --gradient_accumulation_steps 2
+    python examples/trainer.py
+    torchrun --nproc_per_node 2 examples/trainer.py --bf16 --gradient_accumulation_steps 2
+
+Every flag of `TrainingArguments` works. docs/trainer.md explains the settings below, and adapters.
 """
 
 from pathlib import Path

@@ -13,8 +13,8 @@ from .metrics import MultiTaskMetrics
 class TrainerMetrics:
     """Evaluates in constant memory, whatever the number of images and processes.
 
-    Trainer would collect every dense map of the evaluation set. Here each process reduces its own predictions to a few sums an
-    image before anything is gathered, and the sums are added batch by batch. Trainer fills the last batch of several processes up
+    Trainer would collect every dense map of the evaluation set. Here each process reduces its own predictions to the sums of each
+    image before anything is gathered, and these are added batch by batch. Trainer fills the last batch of several processes up
     with repeated images and drops their rows after gathering; as there is one row an image, no image counts twice. (Over a data set
     without a length it cannot know which rows repeat, and does not drop them.)
 
@@ -43,7 +43,8 @@ class TrainerMetrics:
             labels: per task the target of the same size, with NaN or 255 unknown; `None` where the batch has no labels.
 
         Returns:
-            by `"task/metric"` the sums of each image, (batch, ...) float64; without labels the predictions, unchanged.
+            the sums of each image, (batch, ...) float64, by the names of `MultiTaskMetrics.sums`; without labels the predictions,
+            unchanged.
         """
         if labels is None:
             return predictions

@@ -128,7 +128,7 @@ def test_a_task_that_is_nowhere_known_trains_the_others_and_has_no_metric(make_t
     assert losses(trainer)[-1] < losses(trainer)[0]
     assert_same(weights(trainer.model.heads.tasks["depth"]), before)
     results = numbers_of(trainer.evaluate())
-    assert {name for name, value in results.items() if np.isnan(value)} == {"depth/rmse", "depth/delta1"}
+    assert {name for name, value in results.items() if np.isnan(value)} == {name for name in results if name.startswith("depth/")}
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch_where_all_pixels_are_known(make_trainer, tiny_model):
@@ -192,20 +192,24 @@ def test_evaluation_gives_the_numbers_of_a_plain_loop(make_trainer, processor):
     rows[2]["normals"][:16] = np.nan
     trainer = make_trainer(rows, metrics=TrainerMetrics(processor), **EVALUATION)
     expected = plain_loop(trainer.model, processor, rows)
-    assert len(expected) == 5
+    assert np.isfinite(list(expected.values())).all()
     for _ in range(2):  # a second evaluation starts afresh
         assert numbers_of(trainer.evaluate()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_map_is_kept_during_an_evaluation(make_trainer, processor):
-    """What is gathered of an image is a few sums, the largest being the confusion matrix, and none of it stays."""
+    """What is gathered of an image is its sums, whose size does not depend on the image's, and none of it stays."""
     metrics = TrainerMetrics(processor)
     gathered = []
     trainer = make_trainer(photos(5), metrics=metrics, **EVALUATION)
     trainer.compute_metrics = lambda evaluation, compute_result: gathered.append(evaluation) or metrics(evaluation, compute_result)
     output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "Evaluation")
-    assert max(rows[0].numel() for batch in gathered for rows in batch.predictions.values()) == 3 * 3
-    assert [len(batch.predictions["depth/rmse"]) for batch in gathered] == [2, 2, 1]
+    truth = {task: maps[0] for task, maps in MultiTaskCollator(processor)(photos(1))["labels"].items()}
+    one = MultiTaskMetrics(processor.task_specs)
+    one.update(truth, truth)
+    for batch in gathered:
+        assert {name: rows[0].shape for name, rows in batch.predictions.items()} == {name: sums.shape for name, sums in one.sums.items()}
+    assert [{len(rows) for rows in batch.predictions.values()} for batch in gathered] == [{2}, {2}, {1}]
     assert output.predictions is None
     assert output.label_ids is None
 
@@ -228,8 +232,11 @@ def test_predict_returns_maps_or_with_metrics_the_sums_of_each_image(make_traine
     trainer = make_trainer(rows, metrics=TrainerMetrics(processor) if metrics else None, **EVALUATION)
     predicted = trainer.predict(rows)
     if metrics:
-        assert predicted.predictions["segmentation/mean_iou"].shape == (3, 3, 3)
         expected = plain_loop(trainer.model, processor, rows)
+        collected = MultiTaskMetrics(processor.task_specs)
+        for number in range(3):
+            collected.merge({name: torch.from_numpy(sums[number]) for name, sums in predicted.predictions.items()})
+        assert collected.compute() == pytest.approx(expected, rel=1e-5)
         assert numbers_of(predicted.metrics, "test") == pytest.approx(expected, rel=1e-5)
     else:
         with torch.no_grad():
@@ -327,22 +334,11 @@ def test_a_run_with_adapters_resumes_as_the_uninterrupted_one(make_trainer, tiny
 def run_example(output_dir, *launcher):
     """Train one step of eight images in all, evaluate before and after; what Trainer logged."""
     processes = 2 if launcher else 1
-    flags = ["--use_cpu", "--max_steps", "1", "--eval_on_start", "--logging_steps", "1", "--warmup_steps", "0", "--save_strategy", "no"]
-    flags += [
-        "--optim",
-        "sgd",
-        "--learning_rate",
-        "0.01",
-        "--eval_strategy",
-        "no",
-        "--load_best_model_at_end",
-        "false",
-        "--per_device_eval_batch_size",
-        "7",
-    ]
-    flags += ["--per_device_train_batch_size", str(8 // processes), "--output_dir", str(output_dir), "--disable_tqdm", "true"]
+    flags = "--use_cpu --max_steps 1 --optim sgd --learning_rate 0.01 --warmup_steps 0 --logging_steps 1 --disable_tqdm true"
+    flags += " --eval_on_start --eval_strategy no --save_strategy no --load_best_model_at_end false --per_device_eval_batch_size 7"
+    flags += f" --per_device_train_batch_size {8 // processes} --output_dir {output_dir}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, str(ROOT / "examples/trainer.py"), *flags]
+    command = [sys.executable, *launcher, str(ROOT / "examples/trainer.py"), *flags.split()]
     subprocess.run(command, check=True, capture_output=True, env=environment)
     return json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
 
@@ -351,9 +347,7 @@ def run_example(output_dir, *launcher):
 def test_two_processes_evaluate_and_train_as_one(tmp_path):
     """64 images in batches of seven: the last ones of two processes hold six repeated images, which must not count."""
     one = run_example(tmp_path / "one")
-    two = run_example(
-        tmp_path / "two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"
-    )
+    two = run_example(tmp_path / "two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
     before, after = ([numbers_of(log[number]) for log in (one, two)] for number in (0, -1))
     assert before[0]
     assert before[1] == pytest.approx(before[0], rel=1e-5)

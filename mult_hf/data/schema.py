@@ -7,7 +7,7 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, hf_hub_download
 
 CARD_KEY = "mult_tasks"
 
@@ -28,20 +28,19 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
     """
     directory = Path(name_or_path)
     if directory.is_dir():
-        card_path = directory / "README.md"
-        if not card_path.is_file():
+        path = directory / "README.md"
+        if not path.is_file():
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
-        card = DatasetCard.load(card_path)
     else:
-        card = _hub_card(str(name_or_path), token=token, **({"revision": revision} if revision else {}))
-    entries = card.data.to_dict().get(CARD_KEY)
+        path = _hub_card(str(name_or_path), revision=revision, token=token)
+    entries = DatasetCard.load(path).data.to_dict().get(CARD_KEY)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
     return entries
 
 
-def _hub_card(repo_id: str, **kwargs: str | None) -> DatasetCard:
+def _hub_card(repo_id: str, **kwargs: str | None) -> str:
     try:
-        return DatasetCard.load(repo_id, repo_type="dataset", **kwargs)
+        return hf_hub_download(repo_id, "README.md", repo_type="dataset", **kwargs)
     except (OSError, ValueError) as error:  # no network, no such repository, no card in it; not the form of an id
         raise ValueError(f"{repo_id} is no directory here, and no card of a data set of that id came from the Hub: {error}") from error
