@@ -320,9 +320,6 @@ def test_an_upload_that_broke_off_leaves_nothing_to_load_and_succeeds_the_second
     assert_same(client(load_weights, "user/broken"), dict(make_model(seed=3).state_dict()))
 
 
-
-
-
 def train_and_push(directory, name):
     from accelerate.state import AcceleratorState, GradientState
 
@@ -332,7 +329,7 @@ def train_and_push(directory, name):
     GradientState._reset_state()
     tiny = "--embed_dim 8 --depths 1 1 1 1 --window_size 4 --batch_size 2 --cpu_threads 1 --max_steps 2 --eval_steps 1 --panel_rows 1"
     flags = [*tiny.split(), "--tasks", *TASKS, "--output_dir", str(directory), "--push_to_hub", name]
-    with patch.dict(os.environ, {"HF_TOKEN": OWNER}), patch.object(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False):
+    with patch.dict(os.environ, {"HF_TOKEN": OWNER}):
         train.main(flags)
 
 
