@@ -1,6 +1,7 @@
 """Fixtures that several test files share: models small enough to build in every test."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,15 @@ TINY_SWIN = {
     "window_size": 4,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two tasks, one of which no file of the package knows."""
+    from training_runs import CURVATURE, DEPTH, curvature_picture, depth_picture, write_data
+
+    directory = tmp_path_factory.mktemp("data") / "maps"
+    return write_data(directory, {"depth": depth_picture, "principal_curvature": curvature_picture}, [DEPTH, CURVATURE])
 
 
 @pytest.fixture

@@ -1,106 +1,26 @@
-"""Proves that the training script does what its flags say, from data to a directory that a user can load, whatever interrupts it."""
+"""Proves that the training script does what its flags say, from data to a directory that a user can load."""
 
 import json
 import math
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
-from datasets import Dataset, Features, Image, Value
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 from safetensors.torch import load_file
-from transformers import pipeline
+from training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_picture, environment, log, same, train, weights, write_data
+from transformers import SwinBackbone, SwinConfig, pipeline
 
+from conftest import TINY_SWIN
 from examples import train as script
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
 from mult_hf.arguments import parse_arguments
 from mult_hf.checkpoints import list_checkpoints
-from mult_hf.training import JsonLinesLog
 from mult_hf.weighting import WEIGHTINGS
-
-ROOT = Path(__file__).resolve().parents[1]
-TINY = (
-    "--embed_dim 8 --depths 1 1 1 1 --window_size 4 --batch_size 2 --panel_rows 1 --cpu_threads 1 --max_steps 2 --logging_steps 1".split()
-)
-# Everything that draws random numbers or keeps a state from step to step.
-RANDOM = "--drop_path_rate 0.3 --ema_decay 0.9 --gradient_accumulation_steps 2 --num_workers 2 --max_steps 6 --save_steps 2".split()
-
-
-def train(output_dir, *flags):
-    """Run the script in this process; flags that come twice count as they stand last."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    threads = torch.get_num_threads()
-    try:
-        script.main([*TINY, "--output_dir", str(output_dir), *map(str, flags)])
-    finally:
-        torch.set_num_threads(threads)
-    return output_dir
-
-
-def weights(directory):
-    return load_file(directory / "model.safetensors")
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def log(directory, key):
-    """The values that the log tells under a key, by step."""
-    return {entry["step"]: entry[key] for entry in JsonLinesLog(directory / "log.jsonl").entries() if key in entry}
-
-
-def write_data(directory, columns, entries, count=4, size=64):
-    """A data set of random maps in the package's schema: parquet files and a card that says how they are stored."""
-    rng = np.random.default_rng(0)
-    features = Features({"image": Image(), **{name: Image() for name in columns}, "note": Value("string")})
-    for split in ("train", "validation"):
-        notes = [f"{split} picture {number}" for number in range(count)]
-        rows = {"image": [PILImage.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)) for _ in notes], "note": notes}
-        for name, make in columns.items():
-            rows[name] = [make(rng, size) for _ in range(count)]
-        directory.mkdir(exist_ok=True)
-        Dataset.from_dict(rows, features=features).to_parquet(str(directory / f"{split}-00000-of-00001.parquet"))
-    (directory / "README.md").write_text(f"---\nmult_tasks: {json.dumps(entries)}\n---\nRandom maps.\n")
-    return directory
-
-
-def depth_picture(rng, size):
-    return PILImage.fromarray(rng.integers(500, 2500, (size, size)).astype(np.uint16))
-
-
-def curvature_picture(rng, size):
-    return PILImage.fromarray(rng.integers(100, 155, (size, size, 3), np.uint8))
-
-
-DEPTH = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 1 / 512, "unknown": [0, 65535]}}
-CURVATURE = {
-    "name": "principal_curvature",
-    "kind": "regression",
-    "channels": 2,
-    "unit": "1/m",
-    "colormap": "vectors",
-    "encoding": {"dtype": "uint8", "scale": 1 / 127.0, "offset": -1.0, "channels": [0, 1]},
-}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Two tasks, one of which no file of the package knows."""
-    directory = tmp_path_factory.mktemp("data") / "maps"
-    return write_data(directory, {"depth": depth_picture, "principal_curvature": curvature_picture}, [DEPTH, CURVATURE])
-
 
 # What a run leaves behind.
 
@@ -112,10 +32,6 @@ def trained(tmp_path_factory):
     command = [sys.executable, str(ROOT / "examples/train.py"), *TINY, "--output_dir", str(directory)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
     return directory, printed
-
-
-def environment(**values):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **values}
 
 
 @pytest.mark.slow
@@ -201,137 +117,6 @@ def test_best_holds_the_model_of_the_best_evaluation(tmp_path, data):
 def same_values(in_memory_state, directory):
     """Whether a saved model has these weights; saved Swin weights have other names than those in memory."""
     return same(in_memory_state, MulTForMultiTaskDensePrediction.from_pretrained(directory).state_dict())
-
-
-# Going on after an interruption.
-
-
-class Interruption(BaseException):
-    """Stops a run where no error handling of the script would."""
-
-
-def interrupted(monkeypatch, after_steps, output_dir, *flags):
-    take_step = script.Run.take_step
-
-    def stop(self, *arguments):
-        if self.progress.step == after_steps:
-            raise Interruption
-        return take_step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(script.Run, "take_step", stop)
-        with pytest.raises(Interruption):
-            train(output_dir, *flags)
-
-
-def comparable_log(directory):
-    return [{k: v for k, v in entry.items() if k != "seconds_a_step"} for entry in JsonLinesLog(directory / "log.jsonl").entries()]
-
-
-@pytest.mark.parametrize("weighting", ["fixed", "uncertainty", "dwa", "gradnorm", "pcgrad"])
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, data, monkeypatch, weighting):
-    """With shuffling, augmentation, worker processes, stochastic depth, accumulation, and averaged weights."""
-    flags = ["--dataset", data, *RANDOM, "--weighting", weighting, "--eval_steps", 3]
-    train(tmp_path / "through", *flags)
-    interrupted(monkeypatch, 3, tmp_path / "resumed", *flags)  # a step after the checkpoint: that step is done again
-    train(tmp_path / "resumed", *flags, "--resume", "latest")
-    for part in ("", "best"):
-        assert same(weights(tmp_path / "through" / part), weights(tmp_path / "resumed" / part)), part
-    assert comparable_log(tmp_path / "through") == comparable_log(tmp_path / "resumed")
-
-
-def test_these_runs_do_differ_by_what_is_random(tmp_path, data):
-    """Premise of the tests above: another seed, or no averaging, gives other weights."""
-    flags = ["--dataset", data, *RANDOM]
-    runs = [train(tmp_path / name, *flags, *more) for name, more in {"a": [], "seed": ["--seed", 1], "last": ["--ema_decay", 0]}.items()]
-    assert not same(weights(runs[0]), weights(runs[1]))
-    assert not same(weights(runs[0]), weights(runs[2]))
-
-
-def test_the_number_of_workers_does_not_change_the_weights(tmp_path, data):
-    runs = [train(tmp_path / str(workers), "--dataset", data, *RANDOM, "--num_workers", workers) for workers in (0, 2)]
-    assert same(*map(weights, runs))
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_a_run_still_ends_with_the_same_weights(tmp_path, data):
-    """Signal 9, several times; a checkpoint is written at every step, so that many kills fall into a save."""
-    flags = ["--dataset", str(data), *RANDOM, "--max_steps", "40", "--save_steps", "1", "--eval_steps", "9"]
-    train(tmp_path / "through", *flags)
-    command = [
-        sys.executable,
-        str(ROOT / "examples/train.py"),
-        *TINY,
-        "--output_dir",
-        str(tmp_path / "killed"),
-        *flags,
-        "--resume",
-        "latest",
-    ]
-    moments = random.Random(os.environ.get("MULT_HF_KILL_SEED", "0"))
-    kills = 0
-    while True:
-        process = subprocess.Popen(command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if kills < 4:
-            wait_for_progress(process, tmp_path / "killed")
-            time.sleep(moments.uniform(0.0, 0.5))
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
-            print(f"killed with {sorted(path.name for path in (tmp_path / 'killed' / 'checkpoints').iterdir())}")
-        else:
-            _, errors = process.communicate()
-            assert process.returncode == 0, errors.decode()
-            break
-    for part in ("", "best"):
-        assert same(weights(tmp_path / "through" / part), weights(tmp_path / "killed" / part)), part
-    assert comparable_log(tmp_path / "through") == comparable_log(tmp_path / "killed")
-
-
-def wait_for_progress(process, directory):
-    """Until the run has written a checkpoint newer than all before."""
-    newest = max([path.name for path in list_checkpoints(directory / "checkpoints")], default="")
-    for _ in range(3000):
-        if process.poll() is not None:
-            raise AssertionError(process.stderr.read().decode())
-        if max([path.name for path in list_checkpoints(directory / "checkpoints")], default="") > newest:
-            return
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within a minute")
-
-
-def test_a_finished_run_is_resumed_to_the_same_result(tmp_path, data):
-    train(tmp_path, "--dataset", data)
-    before = weights(tmp_path)
-    train(tmp_path, "--dataset", data, "--resume", "latest")
-    assert same(before, weights(tmp_path))
-
-
-def test_another_run_is_not_taken_up(tmp_path, data):
-    train(tmp_path, "--dataset", data)
-    with pytest.raises(ValueError, match=r"--learning_rate was 0\.002 and is 0\.1"):
-        train(tmp_path, "--dataset", data, "--resume", "latest", "--learning_rate", 0.1)
-    train(tmp_path, "--dataset", data, "--resume", "latest", "--logging_steps", 5)  # what it writes may change
-
-
-def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, data):
-    train(tmp_path, "--dataset", data)
-    with pytest.raises(ValueError, match="checkpoints of an earlier run, the last of step 2"):
-        train(tmp_path, "--dataset", data)
-    train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
-
-
-def test_the_newest_checkpoints_are_kept(tmp_path, data):
-    train(tmp_path, "--dataset", data, "--max_steps", 5, "--save_steps", 1, "--keep_checkpoints", 3)
-    assert [path.name[-1] for path in list_checkpoints(tmp_path / "checkpoints")] == ["3", "4", "5"]
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(tmp_path, data):
-    with pytest.raises(
-        FloatingPointError, match=r"step 2: .*(depth|principal_curvature) is (nan|inf).*row \d \(note train picture \d\)"
-    ) as error:
-        train(tmp_path, "--dataset", data, "--learning_rate", 1e30, "--warmup_steps", 0, "--save_steps", 1, "--max_steps", 3)
-    assert "last good checkpoint: " in str(error.value)
-    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["checkpoint-00000001"]
 
 
 # Optimisation.
@@ -433,37 +218,71 @@ def test_trackers_get_what_the_log_gets(tmp_path, data, monkeypatch):
     assert any((tmp_path / "trackio").rglob("*.db"))
 
 
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory, data):
-    """Three steps of four images in one process, to compare with two processes of two."""
-    return train(tmp_path_factory.mktemp("one"), "--dataset", data, "--batch_size", 4, "--max_steps", 3, "--save_steps", 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("configuration", ["ddp_cpu", "fsdp2_cpu"])
-def test_two_processes_train_as_one_with_their_batches_together(tmp_path, data, one_process, configuration):
-    """The same losses, weights and metrics up to rounding; also after an interruption."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]
-    flags = [*TINY, "--dataset", str(data), "--output_dir", str(tmp_path), "--batch_size", "2", "--max_steps", "3", "--save_steps", "2"]
-    command = [*launch, "--main_process_port", "0", str(ROOT / "examples/train.py"), *flags]
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
-    assert_close_to(one_process, tmp_path)
-    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
-    newest.rename(newest.with_suffix(".partial"))  # as if the run had been killed in its last save
-    subprocess.run([*command, "--resume", "latest"], env=environment(), check=True, capture_output=True)
-    assert_close_to(one_process, tmp_path)
-    assert MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).task_names == ["depth", "principal_curvature"]
-
-
-def assert_close_to(one_process, two_processes):
-    for name, value in weights(one_process).items():
-        torch.testing.assert_close(weights(two_processes)[name], value, atol=1e-3, rtol=1e-2)
-    expected, found = (json.loads((directory / "metrics.json").read_text())["model"] for directory in (one_process, two_processes))
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert log(two_processes, "loss/depth") == pytest.approx(log(one_process, "loss/depth"), rel=1e-3)
-
-
 # The command line.
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory, data):
+    return train(tmp_path_factory.mktemp("plain"), "--dataset", data)
+
+
+SHAPING = {
+    "train_split": "validation",
+    "tasks": "depth",
+    "image_size": 48,
+    "max_zoom": 1.5,
+    "color_jitter": 0,
+    "embed_dim": 16,
+    "depths": "1 1 2 1",
+    "window_size": 2,
+    "position_embeddings": False,
+    "decoder": "swin_unet",
+    "block_attention": "self encoder",
+    "reference_task": "principal_curvature",
+    "drop_path_rate": 0.5,
+    "batch_size": 3,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 0.01,
+    "warmup_steps": 0,
+    "weight_decay": 0.9,
+    "weighting": "uncertainty",
+    "ema_decay": 0.9,
+    "seed": 1,
+}
+
+
+@pytest.mark.parametrize("name", SHAPING)
+def test_every_flag_that_shapes_the_run_changes_the_weights(tmp_path, data, plain_run, name):
+    """What it changes them to is proven elsewhere; here, that no flag is without effect."""
+    train(tmp_path, "--dataset", data, f"--{name}", *str(SHAPING[name]).split())
+    assert not same(weights(plain_run), weights(tmp_path))
+
+
+def test_evaluation_takes_its_own_split(tmp_path, data, plain_run):
+    train(tmp_path, "--dataset", data, "--validation_split", "train")
+    other, own = (json.loads((directory / "metrics.json").read_text()) for directory in (tmp_path, plain_run))
+    assert (other["split"], own["split"]) == ("train", "validation")
+    assert other["model"] != own["model"]
+    assert same(weights(plain_run), weights(tmp_path))
+
+
+def test_training_starts_from_a_pretrained_encoder(tmp_path, data):
+    torch.manual_seed(0)
+    encoder = SwinBackbone(SwinConfig(**{key: value for key, value in TINY_SWIN.items() if key != "model_type"}, image_size=64))
+    encoder.save_pretrained(tmp_path / "encoder")
+    train(
+        tmp_path / "model", "--dataset", data, "--backbone", tmp_path / "encoder", "--encoder_learning_rate_factor", 0, "--weight_decay", 0
+    )
+    found = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "model").mult.backbone.state_dict()
+    kept = [name for name, value in encoder.state_dict().items() if name in found and "layernorm" not in name.split(".")[:2]]
+    assert len(kept) > 20
+    assert all(torch.equal(found[name], encoder.state_dict()[name]) for name in kept)
+
+
+def test_the_panel_has_as_many_photos_as_asked_for(tmp_path, data, plain_run):
+    train(tmp_path, "--dataset", data, "--panel_rows", 2)
+    heights = [PILImage.open(directory / "panel.png").height for directory in (plain_run, tmp_path)]
+    assert heights[1] > 1.8 * heights[0]
 
 
 def test_flags_may_come_from_a_file(tmp_path, data):
