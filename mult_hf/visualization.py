@@ -1,4 +1,4 @@
-"""Pictures of predictions and targets: colour maps by name, a legend of classes, and panels. numpy and PIL only."""
+"""Pictures of predictions and targets: colour maps by name, a legend of classes, panels, attention and matrices. numpy and PIL only."""
 
 import colorsys
 from collections.abc import Callable, Sequence
@@ -45,17 +45,20 @@ def _color_vectors(values: np.ndarray, spec: TaskSpec, limits: tuple[float, floa
 
 
 def _color_scalars(anchors: Sequence[str]) -> Callable[[np.ndarray, TaskSpec, tuple[float, float]], np.ndarray]:
-    table = np.array([[int(color[i : i + 2], 16) for i in (0, 2, 4)] for color in anchors]) / 255
-
     def color(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
         magnitude = _magnitude(values)
         position = np.clip((magnitude - limits[0]) / max(limits[1] - limits[0], 1e-12), 0, 1)
         known = np.isfinite(magnitude)
-        position = np.where(known, position, 0)
-        steps = np.linspace(0, 1, len(table))
-        return _to_bytes(np.stack([np.interp(position, steps, channel) for channel in table.T], axis=-1), known)
+        return _to_bytes(_shade(np.where(known, position, 0), anchors), known)
 
     return color
+
+
+def _shade(position: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
+    """Colours at positions from 0 to 1 between the anchors: (...) -> (..., 3) from 0 to 1."""
+    table = np.array([[int(color[i : i + 2], 16) for i in (0, 2, 4)] for color in anchors]) / 255
+    steps = np.linspace(0, 1, len(table))
+    return np.stack([np.interp(position, steps, channel) for channel in table.T], axis=-1)
 
 
 def _magnitude(values: np.ndarray) -> np.ndarray:
@@ -176,3 +179,83 @@ def panel(
                 where = gap + column * (cell + gap), header + gap + number * step + caption_height
                 sheet.paste(picture.convert("RGB").resize((cell, height), Image.Resampling.NEAREST), where)
     return sheet
+
+
+def attention_picture(photo: Image.Image, weights: np.ndarray, pixel: tuple[int, int]) -> Image.Image:
+    """Photo with what one pixel looks at: the brighter, the more weight, up to the largest; the pixel is ringed.
+
+    Args:
+        photo: any size; in the picture it is grey and dim.
+        weights: (height, width) over the photo's area at any resolution, at least 0.
+        pixel: row and column in `weights`.
+
+    Returns:
+        `PIL.Image.Image`: RGB, of the photo's size.
+
+    Raises:
+        ValueError: if the weights have another number of axes, or one below 0 or not known, or the pixel lies outside of them.
+    """
+    weights = np.asarray(weights, np.float64)
+    if weights.ndim != 2 or not (weights >= 0).all():  # false for NaN, too
+        raise ValueError(f"weights have shape {weights.shape} and reach down to {weights.min()}; expected (height, width), at least 0")
+    share = weights / max(weights.max(), 1e-12)
+    glow = Image.fromarray(_to_bytes(_shade(share, _ANCHORS["magma"]), np.ones(share.shape, bool)))
+    glow = glow.resize(photo.size, Image.Resampling.NEAREST)
+    return mark_pixel(Image.blend(photo.convert("L").convert("RGB"), glow, 0.65), pixel, weights.shape)
+
+
+def mark_pixel(picture: Image.Image, pixel: tuple[int, int], size: tuple[int, int] | None = None) -> Image.Image:
+    """A copy of a picture with a ring around a pixel.
+
+    Args:
+        picture: any picture.
+        pixel: row and column.
+        size: rows and columns that the pixel is counted in; the picture's own by default.
+
+    Raises:
+        ValueError: if the pixel lies outside.
+    """
+    rows, columns = size or (picture.height, picture.width)
+    if not (0 <= pixel[0] < rows and 0 <= pixel[1] < columns):
+        raise ValueError(f"pixel is {tuple(pixel)}; there are {rows} rows and {columns} columns, counted from 0")
+    marked = picture.convert("RGB")
+    x, y = (pixel[1] + 0.5) * picture.width / columns, (pixel[0] + 0.5) * picture.height / rows
+    radius, draw = max(3.0, min(picture.size) / 25), ImageDraw.Draw(marked)
+    for color, width in (((0, 0, 0), 0.75), ((80, 255, 120), 0.35)):  # a dark rim shows it on bright ground, too
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=max(1, round(radius * width)))
+    return marked
+
+
+_DIVERGING = ("2166ac", "f7f7f7", "b2182b")  # blue for -1, white for 0, red for 1
+
+
+def matrix_picture(values: np.ndarray, names: Sequence[str], *, cell: int = 88) -> Image.Image:
+    """Square table of numbers from -1 (blue) over 0 (white) to 1 (red), such as correlations.
+
+    Args:
+        values: (names, names); NaN where not known.
+        names: of rows and columns.
+        cell: side of a cell in pixels.
+
+    Raises:
+        ValueError: if the table's shape does not fit the names.
+    """
+    values = np.asarray(values, np.float64)
+    if values.shape != (len(names), len(names)):
+        raise ValueError(f"the table has shape {values.shape} for {len(names)} names; expected ({len(names)}, {len(names)})")
+    known = np.isfinite(values)
+    colors = _to_bytes(_shade(np.where(known, (np.clip(values, -1, 1) + 1) / 2, 0), _DIVERGING), known)
+    font = ImageFont.load_default(cell / 6)
+    left, top = int(max(font.getlength(name) for name in names)) + 16, 28
+    picture = Image.new("RGB", (left + len(names) * cell, top + len(names) * cell), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, name in enumerate(names):
+        draw.text((left - 8, top + (row + 0.5) * cell), name, fill="black", font=font, anchor="rm")
+        draw.text((left + (row + 0.5) * cell, top / 2), name, fill="black", font=font, anchor="mm")
+        for column, value in enumerate(values[row]):
+            corner = left + column * cell, top + row * cell
+            draw.rectangle((*corner, corner[0] + cell - 2, corner[1] + cell - 2), fill=tuple(colors[row, column].tolist()))
+            text = f"{value:.2f}" if known[row, column] else "-"
+            ink = "white" if not known[row, column] or abs(value) > 0.7 else "black"
+            draw.text((corner[0] + cell / 2, corner[1] + cell / 2), text, fill=ink, font=font, anchor="mm")
+    return picture

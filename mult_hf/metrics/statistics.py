@@ -89,8 +89,14 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    """Of each vector of (channels, pixels); several times as fast as `torch.linalg.vector_norm` over the first axis."""
+    """Of each vector of (channels, ...); several times as fast as `torch.linalg.vector_norm` over the first axis."""
     return vectors.square().sum(dim=0).sqrt()
+
+
+def angle_between(prediction: Tensor, target: Tensor) -> Tensor:
+    """Angle of each pair of vectors in degrees: (channels, ...) twice -> (...); 90 degrees where one has length 0."""
+    prediction, target = (values / _length(values).clamp(min=SHORTEST) for values in (prediction, target))
+    return torch.rad2deg(2 * torch.atan2(_length(prediction - target), _length(prediction + target)))
 
 
 def angles(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
@@ -101,8 +107,7 @@ def angles(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
     """
     prediction, target = _known_values(prediction, target)
     directed = _length(target) > SHORTEST
-    prediction, target = (values[:, directed] / _length(values[:, directed]).clamp(min=SHORTEST) for values in (prediction, target))
-    angle = torch.rad2deg(2 * torch.atan2(_length(prediction - target), _length(prediction + target)))
+    angle = angle_between(prediction[:, directed], target[:, directed])
     bins = (angle.nan_to_num(180) / DEGREES_PER_BIN).long().clamp(max=BINS - 1)
     sums = torch.stack([torch.ones_like(angle).sum(), angle.sum(), angle.square().sum()])
     return torch.cat([sums, torch.bincount(bins, minlength=BINS).double()])

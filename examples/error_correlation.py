@@ -1,0 +1,83 @@
+"""Which tasks fail at the same pixels: the correlation of a model's errors over a split, as a table and a picture.
+
+    python examples/error_correlation.py --model outputs/mult-rooms --split test
+
+Errors are at the size of the stored labels, over the pixels at which both tasks are known (see docs/idea.md). Written to `--output_dir`:
+`correlation.json` and `correlation.png`.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_dataset
+from tqdm.auto import tqdm
+
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.arguments import flag, parse_arguments
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_task_entries
+from mult_hf.evaluation import finish, measured_specs, predict
+from mult_hf.metrics.correlation import ErrorCorrelation, correlation_table
+from mult_hf.tasks import resolve_tasks
+from mult_hf.visualization import matrix_picture
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class CorrelationArguments:
+    """What is measured; each field is a flag."""
+
+    model: str = field(metadata={"help": "directory or Hub id of the model"})
+    dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
+    split: str = flag("test", "split to measure on")
+    batch_size: int = flag(8, "photos at once")
+    max_samples: int | None = flag(None, "measure on this many evenly spread rows; on all by default")
+    output_dir: Path = flag(Path("outputs/error-correlation"), "where everything is written")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} is {value}; it must be at least 1")
+
+
+def correlate(path: str, dataset: Dataset, entries: list[dict], batch_size: int) -> ErrorCorrelation:
+    """Predict all rows and add up the errors of the tasks that model and data share."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    model = MulTForMultiTaskDensePrediction.from_pretrained(path).to(device).eval()
+    specs = measured_specs(model.config.task_specs, resolve_tasks(entries))
+    collator = MultiTaskCollator(MulTImageProcessor.from_pretrained(path, tasks=[spec.to_dict() for spec in specs.values()]))
+    correlation = ErrorCorrelation(specs)
+    for start in tqdm(range(0, len(dataset), batch_size), desc="predicting", mininterval=5):
+        rows = [dataset[number] for number in range(start, min(start + batch_size, len(dataset)))]
+        pixel_values, targets = collator.with_stored_targets(rows)
+        predictions = predict(model, pixel_values.to(device), tasks=list(specs))
+        for maps, true in zip(finish(predictions, targets, collator.processor), targets):
+            correlation.update(maps, true)
+    return correlation
+
+
+def main(words: Sequence[str]) -> None:
+    """Load, measure, write."""
+    arguments = parse_arguments(CorrelationArguments, words, __doc__)
+    dataset = load_dataset(arguments.dataset, split=arguments.split)
+    if arguments.max_samples is not None and arguments.max_samples < len(dataset):
+        dataset = dataset.select(torch.linspace(0, len(dataset) - 1, arguments.max_samples).round().int().tolist())
+    correlation = correlate(arguments.model, dataset, load_task_entries(arguments.dataset), arguments.batch_size)
+    tasks, values, pixels = list(correlation.specs), correlation.compute(), correlation.sums[0].long().tolist()
+    print(correlation_table(values, tasks))
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    known = [[None if value != value else value for value in row] for row in values.tolist()]
+    report = {"split": arguments.split, "samples": len(dataset), "tasks": tasks, "correlation": known, "pixels": pixels}
+    (arguments.output_dir / "correlation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    matrix_picture(values.numpy(), tasks).save(arguments.output_dir / "correlation.png")
+    print(f"written to {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
