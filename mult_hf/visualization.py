@@ -221,7 +221,7 @@ def mark_pixel(picture: Image.Image, pixel: tuple[int, int], size: tuple[int, in
     marked = picture.convert("RGB")
     x, y = (pixel[1] + 0.5) * picture.width / columns, (pixel[0] + 0.5) * picture.height / rows
     radius, draw = max(3.0, min(picture.size) / 25), ImageDraw.Draw(marked)
-    for color, width in (((0, 0, 0), 0.75), ((80, 255, 120), 0.35)):  # a dark rim shows it on bright ground, too
+    for color, width in (((0, 0, 0), 0.6), ((80, 255, 120), 0.3)):  # a dark rim shows it on bright ground, too
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=max(1, round(radius * width)))
     return marked
 
@@ -245,7 +245,7 @@ def matrix_picture(values: np.ndarray, names: Sequence[str], *, cell: int = 88) 
         raise ValueError(f"the table has shape {values.shape} for {len(names)} names; expected ({len(names)}, {len(names)})")
     known = np.isfinite(values)
     colors = _to_bytes(_shade(np.where(known, (np.clip(values, -1, 1) + 1) / 2, 0), _DIVERGING), known)
-    font = ImageFont.load_default(cell / 6)
+    font = ImageFont.load_default(cell / 7)
     left, top = int(max(font.getlength(name) for name in names)) + 16, 28
     picture = Image.new("RGB", (left + len(names) * cell, top + len(names) * cell), "white")
     draw = ImageDraw.Draw(picture)

@@ -149,7 +149,7 @@ def test_outputs_without_maps_are_refused_with_the_flags_to_set(seen):
 
 @pytest.mark.parametrize("kwargs", [{"block_attention": ["self", "self"]}, {"decoder_type": "swin_unet"}, {"decoder_type": "mtan"}])
 def test_a_model_that_shares_nothing_is_refused_with_the_reason(seen, kwargs):
-    with pytest.raises(ValueError, match="this model shares no attention .*take one with an 'encoder' or 'reference' block"):
+    with pytest.raises(ValueError, match=r"this model shares no attention .*take one with an 'encoder' or 'reference' block"):
         attention_of_pixel(*seen(**kwargs), (0, 0), stage=4)
 
 

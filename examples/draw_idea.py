@@ -1,0 +1,154 @@
+"""Draw the idea, attention that is computed once and shared by all tasks, as docs/images/shared-attention.svg.
+
+    python examples/draw_idea.py
+
+One shared block of [`SharedWindowAttention`] and what follows it in [`BlockLayers`]: the reference task's projections in its colour on
+the left, one column a task on the right. The same bytes on every machine.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+
+from mult_hf import MULT_TASKS
+from mult_hf.arguments import flag, parse_arguments
+from mult_hf.tasks import PREFERRED_REFERENCE_TASK
+from mult_hf.visualization import class_palette
+
+COLUMN, BOX_WIDTH, BOX_HEIGHT = 124, 104, 34
+LEFT = 330  # where the tasks' columns begin
+STREAM, NORM, VALUES, ATTENDED, OUTPUT, SUM, MLP, SECOND_SUM, END = 66, 116, 176, 256, 316, 366, 414, 464, 508  # middles of the rows
+
+
+@dataclass
+class DrawingArguments:
+    """What is drawn; each field is a flag."""
+
+    tasks: list[str] = flag(list(MULT_TASKS), "names of the tasks, a column each")
+    reference_task: str = flag(PREFERRED_REFERENCE_TASK, "the one that makes the map")
+    output: Path = flag(Path(__file__).resolve().parents[1] / "docs/images/shared-attention.svg", "where the figure is written")
+
+    def __post_init__(self) -> None:
+        if self.reference_task not in self.tasks:
+            raise ValueError(f"--reference_task is {self.reference_task!r}; choose one of the tasks {self.tasks}")
+
+
+def text(x: float, y: float, words: str, size: int = 13, anchor: str = "middle") -> str:
+    """A line of text around y; the letter after `^` is raised, the one after `_` lowered."""
+    pieces, height = [], 0
+    for mark, letters in _scripts(words):
+        wanted = {"^": -5, "_": 4}.get(mark, 0)
+        small = f' font-size="{size - 3}"' if mark else ""
+        pieces.append(f'<tspan dy="{wanted - height}"{small}>{escape(letters)}</tspan>')
+        height = wanted
+    return f'<text x="{x:g}" y="{y + size * 0.35:g}" font-size="{size}" text-anchor="{anchor}">{"".join(pieces)}</text>'
+
+
+def _scripts(words: str) -> list[tuple[str, str]]:
+    """Cut "k^rT" into ("", "k"), ("^", "r"), ("", "T")."""
+    return [(part[0], part[1:]) if part[0] in "^_" else ("", part) for part in re.split(r"([\^_]\w)", words) if part]
+
+
+def box(x: float, y: float, words: str, color: str, width: float = BOX_WIDTH, height: float = BOX_HEIGHT) -> str:
+    """A labelled box around (x, y)."""
+    corner = f'x="{x - width / 2:g}" y="{y - height / 2:g}" width="{width:g}" height="{height:g}"'
+    return f'<rect {corner} rx="6" fill="{color}" fill-opacity="0.28" stroke="{color}" stroke-width="1.5"/>' + text(x, y, words)
+
+
+def arrow(*points: tuple[float, float], color: str = "#333333") -> str:
+    """A line through the points with a head at its end."""
+    path = " ".join(f"{x:g},{y:g}" for x, y in points)
+    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5" marker-end="url(#head)"/>'
+
+
+def plus(x: float, y: float) -> str:
+    """The sum of a residual connection."""
+    return f'<circle cx="{x:g}" cy="{y:g}" r="10" fill="white" stroke="#333333" stroke-width="1.5"/>' + text(x, y, "+", 16)
+
+
+def reference_column(color: str) -> list[str]:
+    """The left part: the encoder's map, queries, keys and the position bias, and the one attention map."""
+    x, grey = 150, "#888888"
+    return [
+        box(x, STREAM, "encoder map x_s_a, H/s x W/s", grey, width=210),
+        arrow((x - 55, STREAM + 17), (x - 55, VALUES - 77)),
+        arrow((x + 55, STREAM + 17), (x + 55, VALUES - 77)),
+        box(x - 55, NORM, "q^r = linear", color, width=100),
+        box(x + 55, NORM, "k^r = linear", color, width=100),
+        arrow((x - 55, NORM + 17), (x - 55, VALUES - 21)),
+        arrow((x + 55, NORM + 17), (x + 55, VALUES - 21)),
+        box(x, VALUES, "A^r = softmax(q^r k^r^T / \u221ad + B^r)", color, width=250, height=42),
+        text(x, VALUES + 36, "once: one map a head and window,", 12),
+        text(x, VALUES + 52, "whatever the number of tasks", 12),
+        # The map goes to every column.
+        f'<polyline points="{x - 110:g},{VALUES + 21:g} {x - 110:g},{ATTENDED:g} {LEFT - 20:g},{ATTENDED:g}" fill="none" '
+        f'stroke="{color}" stroke-width="4"/>',
+    ]
+
+
+def task_column(number: int, task: str, color: str, map_color: str) -> list[str]:
+    """A task's stream through its own layers and the map that is not its own."""
+    x = LEFT + (number + 0.5) * COLUMN
+    start = LEFT - 20 if number == 0 else x - COLUMN + BOX_WIDTH / 2
+    rows = [STREAM, NORM, VALUES, ATTENDED, OUTPUT, SUM, MLP, SECOND_SUM]
+    half = {SUM: 10, SECOND_SUM: 10}
+    joins = [arrow((x, a + half.get(a, 17)), (x, b - half.get(b, 17) - 4)) for a, b in pairwise(rows)]
+    aside = x + BOX_WIDTH / 2 + 4
+    return [
+        text(x, 26, task, 14),
+        f'<polyline points="{start:g},{ATTENDED} {x - BOX_WIDTH / 2:g},{ATTENDED}" stroke="{map_color}" stroke-width="4"/>',
+        *joins,
+        box(x, STREAM, "stream x^t", color),
+        box(x, NORM, "norm", color),
+        box(x, VALUES, "v^t = linear", color),
+        box(x, ATTENDED, "A^r v^t", map_color),
+        box(x, OUTPUT, "W^t", color),
+        plus(x, SUM),
+        box(x, MLP, "norm, MLP", color),
+        plus(x, SECOND_SUM),
+        arrow((x + 52, STREAM), (aside, STREAM), (aside, SUM), (x + 14, SUM)),
+        arrow((x, SUM + 13), (aside, SUM + 13), (aside, SECOND_SUM), (x + 14, SECOND_SUM)),
+        arrow((x, SECOND_SUM + 10), (x, END)),
+    ]
+
+
+def draw(tasks: Sequence[str], reference_task: str) -> str:
+    """The figure as the text of an SVG file.
+
+    Args:
+        tasks: names, a column each.
+        reference_task: the one whose colour the map has.
+    """
+    colors = dict(zip(tasks, ("#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(len(tasks)).tolist())))
+    width, height = LEFT + len(tasks) * COLUMN + 16, END + 16
+    parts = reference_column(colors[reference_task])
+    for number, task in enumerate(tasks):
+        parts += task_column(number, task, colors[task], colors[reference_task])
+    parts.append(text(150, 26, f"reference task r: {reference_task}", 14))
+    head = '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
+            'font-family="Helvetica, Arial, sans-serif" fill="#111111">',
+            f"<title>One attention map, made by {escape(reference_task)}, serves {len(tasks)} tasks</title>",
+            f'<defs>{head}<path d="M0,0 L8,4 L0,8 z" fill="#333333"/></marker></defs>',
+            '<rect width="100%" height="100%" fill="white"/>',
+            *parts,
+            "</svg>\n",
+        ]
+    )
+
+
+def main(words: Sequence[str]) -> None:
+    """Draw and write."""
+    arguments = parse_arguments(DrawingArguments, words, __doc__)
+    arguments.output.write_text(draw(arguments.tasks, arguments.reference_task), encoding="utf-8")
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
