@@ -37,15 +37,15 @@ class DrawingArguments:
             raise ValueError(f"--reference_task is {self.reference_task!r}; choose one of the tasks {self.tasks}")
 
 
-def text(x: float, y: float, words: str, size: int = 13, anchor: str = "middle") -> str:
-    """A line of text around y; the letter after `^` is raised, the one after `_` lowered."""
+def text(x: float, y: float, words: str, size: int = 13) -> str:
+    """A line of text around (x, y); the letter after `^` is raised, the one after `_` lowered."""
     pieces, height = [], 0
     for mark, letters in _scripts(words):
         wanted = {"^": -5, "_": 4}.get(mark, 0)
         small = f' font-size="{size - 3}"' if mark else ""
         pieces.append(f'<tspan dy="{wanted - height}"{small}>{escape(letters)}</tspan>')
         height = wanted
-    return f'<text x="{x:g}" y="{y + size * 0.35:g}" font-size="{size}" text-anchor="{anchor}">{"".join(pieces)}</text>'
+    return f'<text x="{x:g}" y="{y + size * 0.35:g}" font-size="{size}" text-anchor="middle">{"".join(pieces)}</text>'
 
 
 def _scripts(words: str) -> list[tuple[str, str]]:
@@ -59,10 +59,10 @@ def box(x: float, y: float, words: str, color: str, width: float = BOX_WIDTH, he
     return f'<rect {corner} rx="6" fill="{color}" fill-opacity="0.28" stroke="{color}" stroke-width="1.5"/>' + text(x, y, words)
 
 
-def arrow(*points: tuple[float, float], color: str = "#333333") -> str:
+def arrow(*points: tuple[float, float]) -> str:
     """A line through the points with a head at its end."""
     path = " ".join(f"{x:g},{y:g}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5" marker-end="url(#head)"/>'
+    return f'<polyline points="{path}" fill="none" stroke="#333333" stroke-width="1.5" marker-end="url(#head)"/>'
 
 
 def plus(x: float, y: float) -> str:
@@ -81,7 +81,7 @@ def reference_column(color: str) -> list[str]:
         box(x + 55, NORM, "k^r = linear", color, width=100),
         arrow((x - 55, NORM + 17), (x - 55, VALUES - 21)),
         arrow((x + 55, NORM + 17), (x + 55, VALUES - 21)),
-        box(x, VALUES, "A^r = softmax(q^r k^r^T / \u221ad + B^r)", color, width=250, height=42),
+        box(x, VALUES, "A^r = softmax(q^r k^r^T / √d + B^r)", color, width=250, height=42),
         text(x, VALUES + 36, "once: one map a head and window,", 12),
         text(x, VALUES + 52, "whatever the number of tasks", 12),
         # The map goes to every column.

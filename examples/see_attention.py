@@ -56,11 +56,16 @@ def attention_by_stage(
     return caption, {stage: attention_of_pixel(model, outputs, seen, stage, block=arguments.block, head=arguments.head) for stage in stages}
 
 
-def row_of_pictures(photo: Image.Image, pixel: tuple[int, int], attention: dict[int, PixelAttention]) -> list[Image.Image]:
-    """The photo, and a picture a stage at the resolution of the model's input; the ring is drawn where the photo has it."""
-    pictures = [mark_pixel(photo, pixel)]
-    for looked in attention.values():
-        weights = looked.over_pixels().numpy()
+def row_of_pictures(
+    photo: Image.Image, pixel: tuple[int, int], attention: dict[int, PixelAttention], stages: list[int]
+) -> list[Image.Image | None]:
+    """The photo, and a picture for each stage in which the model shares attention."""
+    pictures: list[Image.Image | None] = [mark_pixel(photo, pixel)]
+    for stage in stages:
+        if stage not in attention:
+            pictures.append(None)
+            continue
+        weights = attention[stage].over_pixels().numpy()
         place = pixel[0] * weights.shape[0] // photo.height, pixel[1] * weights.shape[1] // photo.width
         pictures.append(attention_picture(photo, weights, place))
     return pictures
@@ -73,18 +78,17 @@ def main(words: Sequence[str]) -> None:
     pixel = tuple(arguments.pixel or (photo.height // 2, photo.width // 2))
     if not (0 <= pixel[0] < photo.height and 0 <= pixel[1] < photo.width):
         raise ValueError(f"--pixel is {list(pixel)}; {arguments.image} has {photo.height} rows and {photo.width} columns, counted from 0")
-    rows, captions, strides = [], [], {}
-    for path in [arguments.model, *arguments.compare]:
-        caption, attention = attention_by_stage(path, photo, pixel, arguments)
-        rows.append(row_of_pictures(photo, pixel, attention))
-        captions.append(caption)
+    seen = [attention_by_stage(path, photo, pixel, arguments) for path in (arguments.model, *arguments.compare)]
+    for caption, attention in seen:
+        print(caption)
         for stage, looked in attention.items():
-            strides[stage] = looked.stride
             lost = 1 - looked.weights.sum()
-            print(f"{path}, stage {stage} (1/{looked.stride}): largest weight {looked.weights.max():.4f}, on padding {lost:.4f}")
-    titles = ["photo", *(f"stage {stage} (1/{stride})" for stage, stride in strides.items())]
+            print(f"  stage {stage} (1/{looked.stride}): largest weight {looked.weights.max():.4f}, on padding {lost:.4f}")
+    stages = sorted({stage for _, attention in seen for stage in attention})
+    rows = [row_of_pictures(photo, pixel, attention, stages) for _, attention in seen]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    panel(rows, titles, captions, cell=arguments.cell).save(arguments.output)
+    titles = ["photo", *(f"stage {stage}" for stage in stages)]
+    panel(rows, titles, [caption for caption, _ in seen], cell=arguments.cell).save(arguments.output)
     print(f"written to {arguments.output}")
 
 

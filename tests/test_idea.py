@@ -90,9 +90,10 @@ def test_the_panel_has_a_row_a_model_and_a_column_a_stage(save_model, photo, tmp
     words = ["--image", str(photo), "--pixel", "79", "103", "--stages", "2", "4", "--cell", "100", "--output", str(tmp_path / "a.png")]
     see_attention.main(["--model", models[0], "--compare", models[1], *words])
     printed = capsys.readouterr().out
-    for model in models:
-        for stage, stride in ((2, 16), (4, 4)):
-            assert re.search(rf"^{model}, stage {stage} \(1/{stride}\): largest weight 0\.\d+, on padding 0\.\d+$", printed, re.MULTILINE)
+    lines = re.findall(r"^  stage (\d) \(1/(\d+)\): largest weight 0\.\d+, on padding 0\.\d+$", printed, re.MULTILINE)
+    assert lines == [("2", "16"), ("4", "4")] * 2
+    for model, task in zip(models, tasks):
+        assert f"{model}: made by {task}, the same for depth, normals\n" in printed
     panel = Image.open(tmp_path / "a.png")
     assert panel.size == (3 * 104 + 4, 20 + 2 * (18 + round(100 * 80 / 104) + 4) + 4)
     first, second = (np.asarray(panel.crop((104, 20 + 99 * row + 22, 316, 20 + 99 * (row + 1)))) for row in range(2))
@@ -102,6 +103,25 @@ def test_the_panel_has_a_row_a_model_and_a_column_a_stage(save_model, photo, tmp
 def test_without_a_pixel_the_middle_is_shown_in_all_stages(save_model, photo, tmp_path, capsys):
     see_attention.main(["--model", save_model("m", ["depth"]), "--image", str(photo), "--output", str(tmp_path / "a.png")])
     assert re.findall(r"stage (\d)", capsys.readouterr().out) == ["1", "2", "3", "4"]
+
+
+def test_a_stage_that_only_one_of_the_models_shares_is_left_empty_for_the_other(save_model, photo, tmp_path):
+    alone, shared = ["self", "self"], ["self", "encoder"]
+    models = [save_model(str(n), ["depth"], block_attention=[alone] * n + [shared] * (4 - n)) for n in (2, 3)]
+    words = ["--image", str(photo), "--cell", "100", "--output", str(tmp_path / "a.png")]
+    see_attention.main(["--model", models[0], "--compare", models[1], *words])
+    panel = np.asarray(Image.open(tmp_path / "a.png"))
+    cells = [panel[20 + 4 + row * 99 + 30, 104 * column + 50] for row, column in ((0, 1), (1, 1), (1, 2))]
+    assert [(cell == 255).all() for cell in cells] == [False, True, False]
+
+
+@pytest.mark.parametrize("flags", [["--block", "1"], ["--head", "7"]])
+def test_another_block_or_one_head_is_another_picture(save_model, photo, tmp_path, flags):
+    model = save_model("m", ["depth"], block_attention=["encoder", "encoder"])
+    for number, more in enumerate(([], flags)):
+        words = ["--model", model, "--image", str(photo), "--stages", "1", "--output", str(tmp_path / f"{number}.png")]
+        see_attention.main([*words, *more])
+    assert Image.open(tmp_path / "0.png").tobytes() != Image.open(tmp_path / "1.png").tobytes()
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ def pixel_error(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
         spec: the task.
 
     Returns:
-        `Tensor`: (height, width) float64, NaN where not known: 0 or 1 for classes, the angle in degrees for vectors that are measured by
-        angles, else the absolute difference (over several channels the Euclidean distance) in the task's unit.
+        `Tensor`: (height, width) float64, NaN where not known: 0 or 1 for classes, the angle in degrees for vectors that are measured
+        by angles, else the absolute difference (over several channels the Euclidean distance) in the task's unit. A prediction
+        that is not a number gives NaN, too.
 
     Raises:
         ValueError: if the sizes differ; the message names the task.
