@@ -53,6 +53,7 @@ from mult_hf.training import (
     WeightAverage,
     describe_rows,
     load_trained,
+    mean_over_processes,
     parameter_groups,
     peak_memory,
     refuse_shards,
@@ -317,6 +318,7 @@ class Run:
                 self.evaluate()
                 self.model.train()
             if progress.step % arguments.save_steps == 0 or progress.step == arguments.max_steps:
+                progress.losses = mean_over_processes(progress.losses)  # a checkpoint holds those of one process
                 save_checkpoint(self.accelerator, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
@@ -368,8 +370,7 @@ class Run:
     def write_log(self, norm: float, seconds: float) -> dict[str, str]:
         """One entry for log file and trackers, the means since the last one; returns what the progress bar shows."""
         progress = self.progress
-        means = torch.tensor([*progress.losses.values()], device=self.accelerator.device) / progress.batches
-        losses = dict(zip(progress.losses, self.accelerator.reduce(means, "mean").tolist()))
+        losses = {task: total / progress.batches for task, total in mean_over_processes(progress.losses).items()}
         seen = progress.step * self.arguments.gradient_accumulation_steps * self.arguments.batch_size * self.accelerator.num_processes
         entry = {
             "step": progress.step,

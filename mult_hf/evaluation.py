@@ -206,7 +206,8 @@ def evaluate(
     batches = _Batches(dataset, collator, batch_size)
     steps = range(accelerator.process_index, len(batches) + accelerator.process_index, accelerator.num_processes)
     numbers = [min(number, len(batches) - 1) for number in steps]
-    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers)
+    # A generator of its own: a loader draws a number when it starts, which must not come out of what training draws from.
+    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers, generator=torch.Generator())
     processor = collator.processor
     specs = processor.task_specs
     rows, names, sums = [], [], {name: [] for name in predictors}

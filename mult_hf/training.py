@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -147,6 +149,12 @@ class Progress:
             setattr(self, name, value)
 
 
+def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """Means of numbers that every process has; each process gets them, the same to the last bit."""
+    everywhere = gather_object([values])
+    return {name: statistics.fmean(of[name] for of in everywhere) for name in values}
+
+
 def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
     """Names of samples for an error: row numbers, and what the data set calls them (its short columns)."""
     described = []
@@ -206,7 +214,8 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskD
     if accelerator.distributed_type != DistributedType.FSDP:
         return module
     state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
-    whole = MulTForMultiTaskDensePrediction(module.config)
+    with torch.random.fork_rng(devices=[]):  # its first weights must not come out of what training draws from
+        whole = MulTForMultiTaskDensePrediction(module.config)
     whole.load_state_dict(state)
     return whole.to(accelerator.device)
 
@@ -261,6 +270,7 @@ __all__ = [
     "WeightAverage",
     "describe_rows",
     "load_trained",
+    "mean_over_processes",
     "parameter_groups",
     "peak_memory",
     "refuse_shards",

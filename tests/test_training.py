@@ -1,16 +1,18 @@
 """Proves the parts of the training loop one by one: parameter groups, averaged weights, progress, log, and starting weights."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from torch import nn
 
 from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.arguments import flag, parse_arguments
 from mult_hf.data.stream import TrainingStream
 from mult_hf.tasks import resolve_tasks
-from mult_hf.training import JsonLinesLog, Progress, WeightAverage, describe_rows, load_trained, parameter_groups
+from mult_hf.training import JsonLinesLog, Progress, WeightAverage, describe_rows, load_trained, parameter_groups, whole_model
 
 # Parameter groups.
 
@@ -150,6 +152,23 @@ def test_a_line_that_was_cut_short_is_not_an_entry(tmp_path):
     log.drop_after(5)
     log.append({"step": 2})
     assert log.entries() == [{"step": 1}, {"step": 2}]
+
+
+# Sharded models.
+
+
+def test_a_whole_copy_of_a_sharded_model_draws_no_random_numbers(tiny_model):
+    """Or else evaluating would change what stochastic depth drops afterwards. Premise: to build a model does draw."""
+    model = tiny_model(tasks=["depth"])
+    sharded = SimpleNamespace(
+        distributed_type=DistributedType.FSDP, device=torch.device("cpu"), unwrap_model=lambda module, keep_torch_compile: module
+    )
+    before = torch.get_rng_state()
+    copy = whole_model(sharded, model)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(value, copy.state_dict()[name]) for name, value in model.state_dict().items())
+    MulTForMultiTaskDensePrediction(model.config)
+    assert not torch.equal(before, torch.get_rng_state())
 
 
 # Starting weights.
