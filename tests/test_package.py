@@ -99,8 +99,6 @@ DATA_SETS = {"cocodoom.py", "nyuv2.py", "replica.py", "taskonomy.py", "reading.p
 def is_a_data_set(path):
     return PACKAGE / "data" in path.parents and bool(DATA_SETS & set(path.relative_to(PACKAGE / "data").parts))
 
-    return path.parent != PACKAGE and bool(DATA_SETS & set(path.relative_to(PACKAGE).parts))
-
 
 @pytest.mark.parametrize("path", [p for p in MODULES if not is_a_data_set(p)], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_module_but_tasks_names_a_task(path):
