@@ -40,6 +40,8 @@ from transformers import HfArgumentParser
 
 from mult_hf import TaskSpec, metrics
 from mult_hf.arguments import as_words
+from mult_hf.cards import plain
+from mult_hf.evaluation import gain_over
 from mult_hf.tasks import resolve_tasks
 
 TRAIN = Path(__file__).resolve().parent / "train.py"
@@ -196,9 +198,10 @@ def check_same_flags(run: Run) -> None:
 def finished_metrics(run: Run) -> dict[str, Any] | None:
     """What metrics.json holds, or None where the run has not come to its end."""
     try:
-        return json.loads((run.directory / "metrics.json").read_text())
+        numbers = json.loads((run.directory / "metrics.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):  # a run that was killed while writing leaves half a file
         return None
+    return numbers | {"model": {name: math.nan if value is None else value for name, value in numbers["model"].items()}}
 
 
 def command(run: Run, launcher: str) -> list[str]:
@@ -266,7 +269,7 @@ def collect(runs: Iterable[Run], reference: list[str]) -> tuple[dict[str, Result
 def gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
     """Multi-task gain in percent over the tasks that both have; NaN if there is none."""
     common = {task: spec for task, spec in specs.items() if {headline(spec)} <= values.keys() & reference.keys()}
-    return metrics.multi_task_gain(values, reference, common) if common else math.nan
+    return gain_over(values, reference, common)
 
 
 def headline(spec: TaskSpec) -> str:
@@ -372,7 +375,7 @@ def write_comparison(runs: list[Run], reference: list[str], output_dir: Path) ->
         }
         for name, result in results.items()
     }
-    write_whole(output_dir / "results.json", json.dumps({"reference": reference, "runs": contents}, indent=2) + "\n")
+    write_whole(output_dir / "results.json", json.dumps(plain({"reference": reference, "runs": contents}), indent=2) + "\n")
     text = table(results, specs, reference)
     write_whole(output_dir / "table.md", text)
     plot(results, specs, output_dir / "plot.png")

@@ -22,6 +22,7 @@ from train import TrainingArguments, build_model, select_tasks
 from transformers import HfArgumentParser
 
 from mult_hf import TaskSpec
+from mult_hf.training import peak_memory
 from mult_hf.weighting import WEIGHTINGS, make_weighting
 
 
@@ -45,16 +46,6 @@ def random_target(spec: TaskSpec, batch_size: int, size: int) -> Tensor:
         return torch.randint(spec.channels, (batch_size, size, size))
     low, high = spec.value_range or (0.0, 1.0)
     return low + (high - low) * torch.rand(batch_size, spec.channels, size, size)
-
-
-def peak_memory(device: torch.device) -> float:
-    """MiB, since the process began."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
 def measure(method: str, arguments: BenchmarkArguments) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from datasets import Dataset, load_dataset
 from transformers import HfArgumentParser
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
-from mult_hf.cards import eval_results, update_card
+from mult_hf.cards import eval_results, plain, public_name, shareable, update_card
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_task_entries
 from mult_hf.evaluation import (
@@ -146,7 +146,7 @@ def load_contestants(arguments: EvaluationArguments, data_specs: dict[str, TaskS
         ValueError: if the model or the data lack a task that was asked for, or mean different things by one.
     """
     paths = [arguments.model] if arguments.compare is None else [arguments.model, arguments.compare]
-    names = [Path(full_name(path)).name if Path(path).is_dir() else path for path in paths]
+    names = [public_name(path) for path in paths]
     names = names if len({*names, TRIVIAL}) == len(names) + 1 else [full_name(path) for path in paths]
     models = [MulTForMultiTaskDensePrediction.from_pretrained(path).to(device).eval() for path in paths]
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
@@ -299,21 +299,6 @@ def save_worst(contestant: Contestant, evaluation: Evaluation, dataset: Dataset,
     return listed
 
 
-def plain(value: Any) -> Any:
-    """Values as JSON has them: what is not known is null."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shareable(value: Any) -> Any:
-    """Paths of this machine are of no use to others: what lies in the repository is named from there, the rest from home."""
-    text = str(value)
-    return text.replace(f"{ROOT}/", "").replace(str(Path.home()), "~") if isinstance(value, (str, Path)) else value
-
-
 def report(
     contestants: list[Contestant],
     evaluations: dict[str, Evaluation],
@@ -353,7 +338,7 @@ def main() -> None:
     data_specs = resolve_tasks(load_task_entries(arguments.dataset))
     dataset = evenly_spread(load_split(arguments, arguments.split, accelerator), arguments.max_samples)
     training = None if arguments.trivial_split is None else load_split(arguments, arguments.trivial_split, accelerator)
-    name = Path(full_name(arguments.dataset)).name if Path(arguments.dataset).is_dir() else arguments.dataset
+    name = public_name(arguments.dataset)
     described = {"dataset": name, "split": arguments.split, "evaluated_samples": len(dataset)}
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)
@@ -365,7 +350,7 @@ def main() -> None:
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         if arguments.worst:
             numbers["worst"] = save_worst(contestants[0], evaluations[contestants[0].name], dataset, arguments)
-        numbers["arguments"] = {key: shareable(value) for key, value in asdict(arguments).items()}
+        numbers["arguments"] = {key: shareable(value, ROOT) for key, value in asdict(arguments).items()}
         (arguments.output_dir / "tables.md").write_text(text + "\n")
         (arguments.output_dir / "results.json").write_text(json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
         if arguments.update_card:

@@ -36,36 +36,51 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
-from mult_hf.arguments import flag, parse_arguments
-from mult_hf.cards import eval_results, write_card
+from mult_hf.arguments import check_bounds, flag, json_object, parse_arguments, refuse_beside
+from mult_hf.cards import eval_results, plain, public_name, shareable, write_card
 from mult_hf.checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_task_entries
+from mult_hf.data.schema import load_task_entries, missing_columns
 from mult_hf.data.stream import StreamBatches, TrainingStream
-from mult_hf.evaluation import Evaluation, evaluate, finish, predict, results_table, trivial_predictor
+from mult_hf.evaluation import Evaluation, evaluate, example_panel, gain_over, predict, results_table, trivial_predictor
 from mult_hf.image_processing_pil_mult import MulTBatchFeature
-from mult_hf.metrics import multi_task_gain
 from mult_hf.tasks import resolve_tasks
 from mult_hf.training import (
     JsonLinesLog,
     Progress,
     WeightAverage,
     describe_rows,
+    fit_deepspeed,
     load_trained,
+    mean_over_processes,
     parameter_groups,
     peak_memory,
     refuse_shards,
     use_fsdp_on_cpu,
     whole_model,
 )
-from mult_hf.visualization import color_limits, colorize, panel
 from mult_hf.weighting import WEIGHTINGS, TaskWeighting, make_weighting
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # The paper's blocks with the encoder's map in the values, which did better on small data (docs/baselines.md).
 DEFAULT_BLOCKS = {"mult": ["self+skip", "encoder+skip"]}
+
+AT_LEAST = {
+    0: ("num_workers", "warmup_steps", "learning_rate", "encoder_learning_rate_factor", "weight_decay", "max_grad_norm", "ema_decay"),
+    1: (
+        *("max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "save_steps", "keep_checkpoints", "logging_steps"),
+        *("max_zoom", "panel_rows", "cpu_threads"),
+    ),
+    32: ("image_size",),
+}
+# What a named model or encoder brings along, so that these flags would do nothing beside it.
+NEW_SWIN = ("embed_dim", "depths", "window_size", "position_embeddings")
+WITHOUT_EFFECT_BESIDE = {
+    "model": ("backbone", *NEW_SWIN, "decoder", "block_attention", "reference_task", "drop_path_rate"),
+    "backbone": NEW_SWIN,
+}
 
 
 @dataclass
@@ -103,7 +118,7 @@ class TrainingArguments:
     encoder_learning_rate_factor: float = flag(1.0, "the encoder's learning rate over that of decoders and heads")
     schedule: Literal["cosine", "polynomial", "linear", "constant_with_warmup"] = flag("cosine", "course of the learning rate")
     schedule_power: float = flag(0.9, "exponent of the polynomial schedule")
-    warmup_steps: int = flag(30, "steps in which the learning rate grows")
+    warmup_steps: int = flag(30, "steps in which the learning rate grows, at most half of all")
     weight_decay: float = flag(0.05, "AdamW's, on weight matrices only")
     max_grad_norm: float = flag(5.0, "gradients are scaled down to this norm")
     ema_decay: float = flag(0.0, "the weights that are evaluated and saved are a moving average with this decay; 0 for none")
@@ -127,16 +142,13 @@ class TrainingArguments:
     push_to_hub: str | None = flag(None, "id of the Hub repository to upload the result to")
 
     def __post_init__(self) -> None:
-        at_least_one = ("max_steps", "batch_size", "gradient_accumulation_steps", "save_steps", "keep_checkpoints", "logging_steps")
-        for name in (*at_least_one, *(["eval_steps"] if self.eval_steps is not None else [])):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        check_bounds(self, AT_LEAST)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
-        if not 0 <= self.ema_decay < 1:
+        if not self.ema_decay < 1:
             raise ValueError(f"--ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
-        if self.model is not None and self.backbone is not None:
-            raise ValueError(f"--model {self.model} has an encoder already; drop --backbone {self.backbone}")
+        for owner, names in WITHOUT_EFFECT_BESIDE.items():
+            refuse_beside(self, owner, names)
 
 
 # What may differ between an interrupted run and the one that goes on: where it runs and what it writes, not what it learns.
@@ -157,6 +169,7 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
         project_dir=arguments.output_dir,
     )
     use_fsdp_on_cpu(accelerator)
+    fit_deepspeed(accelerator, arguments.batch_size, arguments.gradient_accumulation_steps, arguments.max_grad_norm)
     if accelerator.device.type == "cpu":  # where `accelerate launch` allows a process one thread, however many cores there are
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
@@ -250,8 +263,9 @@ class Run:
         self.baseline: Evaluation | None = None
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
-        options = json.loads(arguments.weighting_options)
-        self.weighting: TaskWeighting = make_weighting(arguments.weighting, self.specs, model, **options)
+        self.weighting: TaskWeighting = make_weighting(
+            arguments.weighting, self.specs, model, **json_object("weighting_options", arguments.weighting_options)
+        )
         if arguments.torch_compile and (self.weighting.reads_features or self.weighting.writes_gradients):
             raise ValueError(
                 f"--weighting {arguments.weighting} takes gradients of a graph several times, which a compiled one gives once; "
@@ -276,9 +290,9 @@ class Run:
         self.module = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         refuse_shards(accelerator, self.module, average=arguments.ema_decay > 0)
         self.average = WeightAverage(self.module, arguments.ema_decay) if arguments.ema_decay else None
-        self.progress = Progress({k: shareable(str(v)) for k, v in asdict(arguments).items() if k not in FREE_TO_CHANGE})
-        self.progress.arguments["processes"] = str(accelerator.num_processes)
-        accelerator.init_trackers(arguments.output_dir.name, config=self.progress.arguments)
+        self.progress = Progress({k: shareable(str(v), ROOT) for k, v in asdict(arguments).items() if k not in FREE_TO_CHANGE})
+        self.progress.arguments["num_processes"] = str(accelerator.num_processes)
+        accelerator.init_trackers(arguments.output_dir.resolve().name, config=self.progress.arguments)
         for part in (self.schedule, self.weighting, self.progress, self.average):
             if part is not None:
                 accelerator.register_for_checkpointing(part)
@@ -289,7 +303,8 @@ class Run:
             self.accelerator.load_state(str(checkpoint))
             self.accelerator.print(f"going on from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
         if self.accelerator.is_main_process:
-            self.log_file.drop_after(self.progress.step)
+            finished = self.progress.step == self.arguments.max_steps  # then the last evaluation is all that comes again
+            self.log_file.drop_after(self.progress.step, again="gain_over_trivial" if finished else None)
 
     def train(self) -> None:
         """Optimizer steps up to the last, with entries in the log, evaluations and checkpoints on the way."""
@@ -317,6 +332,7 @@ class Run:
                 self.evaluate()
                 self.model.train()
             if progress.step % arguments.save_steps == 0 or progress.step == arguments.max_steps:
+                progress.losses = mean_over_processes(progress.losses)  # a checkpoint holds those of one process
                 save_checkpoint(self.accelerator, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
@@ -337,7 +353,7 @@ class Run:
                 del outputs  # gradient methods keep a part of its graph, which would lie beside that of the next batch
                 if self.accelerator.sync_gradients:
                     norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm))
-                    self.check_finite({"gradient": norm}, sampler.positions(number))
+                    self.check_finite({"gradient": norm}, [position for n, _ in batches for position in sampler.positions(n)])
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:  # as a step is whose scaled half-precision gradients overflow
@@ -368,8 +384,7 @@ class Run:
     def write_log(self, norm: float, seconds: float) -> dict[str, str]:
         """One entry for log file and trackers, the means since the last one; returns what the progress bar shows."""
         progress = self.progress
-        means = torch.tensor([*progress.losses.values()], device=self.accelerator.device) / progress.batches
-        losses = dict(zip(progress.losses, self.accelerator.reduce(means, "mean").tolist()))
+        losses = {task: total / progress.batches for task, total in mean_over_processes(progress.losses).items()}
         seen = progress.step * self.arguments.gradient_accumulation_steps * self.arguments.batch_size * self.accelerator.num_processes
         entry = {
             "step": progress.step,
@@ -398,13 +413,17 @@ class Run:
         with self.final_weights() as model:
             predictors = {"MulT": partial(predict, model), **({} if self.baseline else {"trivial": self.trivial})}
             found = evaluate(
-                predictors, self.validation, self.plain, self.accelerator, batch_size=self.arguments.batch_size, per_image=False
+                predictors,
+                self.validation,
+                self.plain,
+                self.accelerator,
+                batch_size=self.arguments.batch_size,
+                num_workers=self.arguments.num_workers,
+                per_image=False,
             )
             self.baseline = found.get("trivial", self.baseline)
-            values, trivial = found["MulT"].compute(), self.baseline.compute()
-            headlines = {task: f"{task}/{spec.metrics[0]}" for task, spec in self.specs.items()}
-            measured = {t: self.specs[t] for t, name in headlines.items() if math.isfinite(values[name]) and math.isfinite(trivial[name])}
-            gain = multi_task_gain(values, trivial, measured) if measured else math.nan
+            values = found["MulT"].compute()
+            gain = gain_over(values, self.baseline.compute(), self.specs)
             self.record({"step": self.progress.step, "gain_over_trivial": gain, **{f"eval/{name}": v for name, v in values.items()}})
             if gain > self.progress.best_gain:
                 self.progress.best_gain, self.progress.best_step = gain, self.progress.step
@@ -422,7 +441,7 @@ class Run:
     def save_model(self, model: MulTForMultiTaskDensePrediction, directory: Path) -> None:
         """Write model and processor, in the main process; an interruption leaves the old files or the new ones."""
         if self.accelerator.is_main_process:
-            unfinished = directory.with_name(f"{directory.name}.partial")
+            unfinished = directory / ".partial"  # within, since the directory may be a disk of its own
             shutil.rmtree(unfinished, ignore_errors=True)
             model.save_pretrained(unfinished)
             self.plain.processor.save_pretrained(unfinished)
@@ -436,17 +455,17 @@ class Run:
         table = results_table(evaluations)
         accelerator.print(table)
         numbers = {name: evaluation.compute() for name, evaluation in zip(("model", "trivial"), evaluations.values())}
-        numbers |= self.facts()
+        numbers |= {"gain_over_trivial": gain_over(numbers["model"], numbers["trivial"], self.specs), **self.facts()}
         with self.final_weights() as model:
             self.save_model(model, arguments.output_dir)
             if accelerator.is_main_process:
-                (arguments.output_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-                save_panel(model, self.validation, self.plain, arguments.output_dir / "panel.png", arguments.panel_rows)
+                (arguments.output_dir / "metrics.json").write_text(json.dumps(plain(numbers), indent=2) + "\n")
+                example_panel(model, self.validation, self.plain, arguments.panel_rows).save(arguments.output_dir / "panel.png")
                 save_card(arguments, model, numbers, table)
         if arguments.push_to_hub is not None and accelerator.is_main_process:
             HfApi().create_repo(arguments.push_to_hub, exist_ok=True)
             address = HfApi().upload_folder(
-                repo_id=arguments.push_to_hub, folder_path=arguments.output_dir, ignore_patterns=["checkpoints/*", "best/*", "*.partial/*"]
+                repo_id=arguments.push_to_hub, folder_path=arguments.output_dir, ignore_patterns=["checkpoints/*", "best/*", ".partial/*"]
             )
             print(f"uploaded to {address}")
 
@@ -454,7 +473,7 @@ class Run:
         """What `metrics.json` and the model card tell of the run beside its results."""
         size, device = self.plain.processor.size, self.accelerator.device
         return {
-            "dataset": shareable(self.arguments.dataset),
+            "dataset": public_name(self.arguments.dataset),
             "split": self.arguments.validation_split,
             "evaluated_samples": len(self.validation),
             "train_samples": len(self.stream.rows),
@@ -467,38 +486,19 @@ class Run:
             "processes": self.accelerator.num_processes,
             "device": f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
             "best_step": self.progress.best_step,
-            "gain_over_trivial": self.progress.best_gain,
-            "arguments": {key: shareable(str(value)) for key, value in asdict(self.arguments).items()},
+            "best_gain_over_trivial": self.progress.best_gain,
+            "arguments": {key: shareable(str(value), ROOT) for key, value in asdict(self.arguments).items()},
         }
-
-
-def save_panel(model: MulTForMultiTaskDensePrediction, dataset: Dataset, collator: MultiTaskCollator, path: Path, rows: int) -> None:
-    """Photos with the prediction and, below it, the truth of every task, in the truth's colours."""
-    specs = collator.processor.task_specs
-    pictures = []
-    for row in torch.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().int().tolist():
-        pixel_values, (targets,) = collator.with_stored_targets([dataset[row]])
-        (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
-        limits = {task: color_limits(target) for task, target in targets.items()}
-        pictures.append([dataset[row]["image"], *(colorize(predictions[task].cpu(), specs[task], limits[task]) for task in specs)])
-        pictures.append([None, *(colorize(targets[task], specs[task], limits[task]) for task in specs)])
-    panel(pictures, ["photo", *specs]).save(path)
-
-
-def shareable(text: str) -> str:
-    """Paths of this machine are of no use to others: what lies in the repository is named from there, the rest from home."""
-    return text.replace(f"{ROOT}/", "").replace(str(Path.home()), "~")
 
 
 def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePrediction, numbers: dict[str, Any], table: str) -> None:
     """Fill the template `model_card.md` with what was trained, on what, and how well it does."""
-    dataset = Path(arguments.dataset).name if Path(arguments.dataset).is_dir() else arguments.dataset
     specs = model.config.task_specs
     write_card(
         arguments.output_dir / "README.md",
         ROOT / "model_card.md",
         specs,
-        eval_results(numbers["model"], specs, dataset, arguments.validation_split),
+        eval_results(numbers["model"], specs, numbers["dataset"], arguments.validation_split),
         train_split=arguments.train_split,
         results_table=table,
         decoder=arguments.decoder if model.config.block_attention is None else f"blocks {model.config.block_attention}",
@@ -508,8 +508,8 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
         learning_rate=arguments.learning_rate,
         weighting=arguments.weighting,
         seed=arguments.seed,
-        command=shareable(shlex.join(["accelerate", "launch", "examples/train.py", *sys.argv[1:]])),
-        **{**numbers, "dataset": dataset},
+        command=shareable(shlex.join(["accelerate", "launch", "examples/train.py", *sys.argv[1:]]), ROOT),
+        **numbers,
     )
 
 
@@ -526,6 +526,8 @@ def main(words: Sequence[str] | None = None) -> None:
     specs = select_tasks(arguments)
     training = load_dataset(arguments.dataset, split=arguments.train_split)
     validation = load_dataset(arguments.dataset, split=arguments.validation_split)
+    if missing := missing_columns(training.column_names, specs):
+        accelerator.print(f"no column of the training data is called {' or '.join(missing)}: unknown everywhere, not learnt")
     width, height = training[0]["image"].size
     size = {"height": arguments.image_size or height, "width": arguments.image_size or width}
     processor = MulTImageProcessor(size=size, tasks=list(specs.values()))

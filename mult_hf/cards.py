@@ -1,4 +1,4 @@
-"""Results in model cards: metrics as the Hub's `eval_results`, added to a card without losing what others wrote there."""
+"""Results for others to read: in model cards, as the Hub's `eval_results`, and as plain JSON without paths of this machine."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,26 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .tasks import TaskSpec
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON has them: numbers that are not known, or not finite, are None."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shareable(value: Any, root: Path) -> Any:
+    """Paths of this machine are of no use to others: what lies in the directory `root` is named from there, the rest from home."""
+    return str(value).replace(f"{root}/", "").replace(str(Path.home()), "~") if isinstance(value, (str, Path)) else value
+
+
+def public_name(name_or_path: str) -> str:
+    """A model or data set as others know it: a local directory by its own name, a Hub id as it is."""
+    path = Path(name_or_path)
+    return path.resolve().name if path.is_dir() else name_or_path
 
 
 def eval_results(

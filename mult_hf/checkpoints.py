@@ -86,6 +86,7 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
 
     Raises:
         ValueError: if `keep` is below 1.
+        OSError: if it cannot be written; earlier checkpoints stay.
     """
     if keep < 1:
         raise ValueError(f"{keep} checkpoints are to be kept; keep at least 1")
@@ -95,11 +96,15 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
         remove_partial(directory)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
+    try:
+        accelerator.save_state(str(partial))
+    except (OSError, RuntimeError) as error:  # torch's file writer raises the latter where a disk is full
+        free = shutil.disk_usage(directory).free / 2**20
+        raise OSError(f"{final} could not be written, {free:.0f} MiB are free there; earlier checkpoints are whole: {error}") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         publish(partial, final)
-        for old in list_checkpoints(directory)[:-keep]:
+        for old in [path for path in list_checkpoints(directory)[:-keep] if path != final]:  # which an older one goes on from here
             remove(old)
     accelerator.wait_for_everyone()
     return final

@@ -19,6 +19,7 @@ All maps are channels-last, (batch, height, width, channels), unless said otherw
 """
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,8 @@ class MTANDecoder(nn.Module):
         config: the model's configuration.
         channels: of the encoder maps, finest first.
     """
+
+    _no_split_modules: ClassVar[list[str]] = ["MTANStage"]
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()

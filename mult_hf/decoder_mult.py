@@ -17,6 +17,7 @@ All maps here are channels-last, (batch, height, width, channels); windows are (
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -338,6 +339,8 @@ class MulTDecoder(nn.Module):
     Raises:
         ValueError: if heads or block lists do not fit the encoder's stages.
     """
+
+    _no_split_modules: ClassVar[list[str]] = ["MulTDecoderBlock"]
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ All maps are channels-last, (batch, height, width, channels), unless said otherw
 """
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,8 @@ class SwinUnetDecoder(nn.Module):
     Raises:
         ValueError: if heads do not fit the encoder's stages.
     """
+
+    _no_split_modules: ClassVar[list[str]] = ["MulTDecoderBlock"]
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()

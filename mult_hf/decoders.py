@@ -11,6 +11,8 @@ A decoder is an `nn.Module` of which the model asks no more than this:
   elsewhere is shared. By this name the model finds a task's parameters, adds tasks and removes them.
 - Every parameter gets a gradient when all tasks have a loss, and nothing is written on `self` in forward (distributed training,
   gradient checkpointing). Layers worth recomputing are `GradientCheckpointingLayer`s.
+- `_no_split_modules` lists the classes of its layers that lie on one device and make one shard of FSDP; transformers gathers it.
+  A class that no layer is of is an error there.
 
 A further decoder is a class, its name here, and the arguments that it reads in `DECODER_OPTIONS` of the configuration; the tests
 of `test_decoder_variants.py` then run on it too.

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -26,9 +27,10 @@ except ImportError as error:
 
 from .data.collator import MultiTaskCollator
 from .image_processing_pil_mult import MulTProcessingMixin, resize_label
-from .metrics import MultiTaskMetrics, constant_predictions
+from .metrics import MultiTaskMetrics, constant_predictions, multi_task_gain
 from .prediction import Predictor, TestTimeAugmentation, predict
 from .tasks import TaskSpec
+from .visualization import color_limits, colorize, panel
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,14 +61,19 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
     if not shared:
         raise ValueError(f"the model's tasks are {list(model_specs)}, the data have {list(data_specs)}; they share none")
     for task in shared:
-        _refuse_other_meaning(model_specs[task], data_specs[task])
+        refuse_other_meaning(model_specs[task], data_specs[task])
     return {
         task: replace(model_specs[task], **{field: getattr(data_specs[task], field) for field in ("encoding", "resample", "metrics")})
         for task in shared
     }
 
 
-def _refuse_other_meaning(model: TaskSpec, data: TaskSpec) -> None:
+def refuse_other_meaning(model: TaskSpec, data: TaskSpec) -> None:
+    """Refuse a task by which a model and a data set mean two things.
+
+    Raises:
+        ValueError: if they have other classes, another unit, or other axes.
+    """
     for field in _MEANING:
         ours, theirs = getattr(model, field), getattr(data, field)
         if ours == theirs:
@@ -206,7 +213,8 @@ def evaluate(
     batches = _Batches(dataset, collator, batch_size)
     steps = range(accelerator.process_index, len(batches) + accelerator.process_index, accelerator.num_processes)
     numbers = [min(number, len(batches) - 1) for number in steps]
-    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers)
+    # A generator of its own: a loader draws a number when it starts, which must not come out of what training draws from.
+    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers, generator=torch.Generator())
     processor = collator.processor
     specs = processor.task_specs
     rows, names, sums = [], [], {name: [] for name in predictors}
@@ -342,6 +350,44 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> str:
     return "\n".join(lines)
 
 
+def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
+    """Multi-task gain over a baseline in percent, over the tasks for which there is such a number.
+
+    Args:
+        values: by `"task/metric"`.
+        baseline: the same of the baseline.
+        specs: the tasks' entries; the first metric of each counts.
+
+    Returns:
+        the mean relative gain; tasks without a known pixel, and those in which the baseline is 0 (nothing is relative to it), are
+        left out. NaN if none is left.
+    """
+    headlines = {task: f"{task}/{spec.metrics[0]}" for task, spec in specs.items()}
+    counted = {task: specs[task] for task, name in headlines.items() if math.isfinite(values[name] * baseline[name]) and baseline[name]}
+    return multi_task_gain(values, baseline, counted) if counted else math.nan
+
+
+def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
+    """Evenly spread photos with the prediction and, below it, the truth of every task, in the truth's colours.
+
+    Args:
+        model: a [`MulTForMultiTaskDensePrediction`] in evaluation mode.
+        dataset: as for [`evaluate`].
+        collator: the same.
+        count: photos, at most.
+    """
+    specs = collator.processor.task_specs
+    pictures = []
+    for number in torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist():
+        row = dataset[number]
+        pixel_values, (targets,) = collator.with_stored_targets([row])
+        (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
+        limits = {task: color_limits(target) for task, target in targets.items()}
+        pictures.append([row["image"], *(colorize(predictions[task].cpu(), specs[task], limits[task]) for task in specs)])
+        pictures.append([None, *(colorize(targets[task], specs[task], limits[task]) for task in specs)])
+    return panel(pictures, ["photo", *specs])
+
+
 class Difference(NamedTuple):
     """A difference of two predictors in a metric, and the interval that it would stay in if other such images were taken."""
 
@@ -421,10 +467,13 @@ __all__ = [
     "TestTimeAugmentation",
     "bootstrap_differences",
     "evaluate",
+    "example_panel",
     "finish",
+    "gain_over",
     "higher_is_better",
     "measured_specs",
     "predict",
+    "refuse_other_meaning",
     "results_table",
     "trivial_predictor",
 ]

@@ -104,7 +104,6 @@ class MulTPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SwinStage", "MulTDecoderBlock", "MTANStage"]
     _supports_sdpa = True
     _supports_flash_attn = False  # neither takes an additive position bias
     _supports_flex_attn = False

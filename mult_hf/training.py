@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .cards import plain
 from .data.stream import TrainingStream
+from .evaluation import refuse_other_meaning
 from .modeling_mult import MulTForMultiTaskDensePrediction
 from .tasks import TaskSpec
+
+# Parts of names of parameters of two or more dimensions that are no weights of a layer: positions, and the scales of Swin V2's attention.
+_NOT_DECAYED = ("position_bias", "position_embeddings", "pos_embed", "logit_scale")
 
 
 def parameter_groups(
@@ -39,7 +46,7 @@ def parameter_groups(
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decayed = parameter.ndim > 1 and "position_bias" not in name and "position_embeddings" not in name
+        decayed = parameter.ndim > 1 and not any(part in name for part in _NOT_DECAYED)
         if parameter.requires_grad:
             groups.setdefault((decayed, name.startswith("mult.backbone.")), []).append(parameter)
     return [
@@ -147,6 +154,12 @@ class Progress:
             setattr(self, name, value)
 
 
+def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """Means of numbers that every process has; each process gets them, the same to the last bit."""
+    everywhere = gather_object([values])
+    return {name: statistics.fmean(of[name] for of in everywhere) for name in values}
+
+
 def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
     """Names of samples for an error: row numbers, and what the data set calls them (its short columns)."""
     described = []
@@ -167,18 +180,19 @@ class JsonLinesLog:
         self.path = path
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write an entry through to the file."""
+        """Write an entry through to the file; numbers that are not finite as null."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(plain(entry), allow_nan=False) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:
         """All whole entries; a line that an interruption cut short is left out."""
         return [json.loads(line) for line in self.path.read_text().splitlines(True) if line.endswith("\n")] if self.path.exists() else []
 
-    def drop_after(self, step: int) -> None:
-        """Forget what was told of later steps, which a resumed run will tell again."""
-        kept = "".join(json.dumps(entry) + "\n" for entry in self.entries() if entry["step"] <= step)
+    def drop_after(self, step: int, again: str | None = None) -> None:
+        """Forget what a resumed run will tell again: later steps, and of the step itself the entries that have the key `again`."""
+        told = [entry for entry in self.entries() if entry["step"] < step or (entry["step"] == step and again not in entry)]
+        kept = "".join(json.dumps(entry) + "\n" for entry in told)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rewritten = self.path.with_suffix(".partial")
         rewritten.write_text(kept)
@@ -197,6 +211,29 @@ def use_fsdp_on_cpu(accelerator: Accelerator) -> None:
             state._shared_state["distributed_type"] = DistributedType.FSDP
 
 
+def fit_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accumulation_steps: int, max_grad_norm: float) -> None:
+    """Tell DeepSpeed, where the configuration asks for it, what it does by itself; elsewhere this does nothing.
+
+    Args:
+        accelerator: not used for any model yet.
+        batch_size: images a batch and process.
+        gradient_accumulation_steps: batches a step.
+        max_grad_norm: limit of the gradients' norm, which Accelerate would take to be 1.
+
+    Raises:
+        ValueError: if the configuration says another number of batches a step, which Accelerate would prefer.
+    """
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return
+    if accelerator.gradient_accumulation_steps != gradient_accumulation_steps:
+        raise ValueError(
+            f"Accelerate's configuration has {accelerator.gradient_accumulation_steps} gradient_accumulation_steps and the run "
+            f"{gradient_accumulation_steps}; take the line out of the configuration, or make them equal"
+        )
+    plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": batch_size, "gradient_clipping": max_grad_norm}
+
+
 def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskDensePrediction:
     """The module behind the wrappers for training; of a sharded one a copy with whole weights, in every process.
 
@@ -206,7 +243,8 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskD
     if accelerator.distributed_type != DistributedType.FSDP:
         return module
     state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
-    whole = MulTForMultiTaskDensePrediction(module.config)
+    with torch.random.fork_rng(devices=[]):  # its first weights must not come out of what training draws from
+        whole = MulTForMultiTaskDensePrediction(module.config)
     whole.load_state_dict(state)
     return whole.to(accelerator.device)
 
@@ -215,18 +253,15 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
     """A trained model with the tasks of the data: those that it lacks are added, those that it has beyond them removed.
 
     Raises:
-        ValueError: if a task of both has other channels, classes or units in the data.
+        ValueError: if a task of both means something else in the data: other classes, another unit, other axes.
     """
     model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path)
     for task, spec in specs.items():
         own = model.config.task_specs.get(task)
         if own is None:
             model.add_task(spec)
-        elif (own.channels, own.class_names, own.unit) != (spec.channels, spec.class_names, spec.unit):
-            raise ValueError(
-                f"{name_or_path} has a task {task!r} with {own.channels} channels in {own.unit}, classes {list(own.class_names)}; "
-                f"the data have {spec.channels} in {spec.unit}, {list(spec.class_names)}; give it another name in the data's card"
-            )
+        else:
+            refuse_other_meaning(own, spec)
     for task in set(model.task_names) - set(specs):
         model.remove_task(task)
     return model
@@ -260,7 +295,9 @@ __all__ = [
     "Progress",
     "WeightAverage",
     "describe_rows",
+    "fit_deepspeed",
     "load_trained",
+    "mean_over_processes",
     "parameter_groups",
     "peak_memory",
     "refuse_shards",

@@ -88,7 +88,7 @@ def test_a_grid_is_every_combination(tmp_path):
 def test_flags_become_a_command_line(tmp_path):
     run = ablation.Run("x", {"tasks": ["depth", "normals"], "learning_rate": 0.01, "position_embeddings": False}, tmp_path)
     words = [str(ablation.TRAIN), "--output_dir", str(tmp_path), "--tasks", "depth", "normals", "--learning_rate", "0.01"]
-    words += ["--position_embeddings", "False"]
+    words += ["--position_embeddings", "no"]
     words += ["--resume", "latest"]
     assert ablation.command(run, "python") == [sys.executable, *words]
     assert ablation.command(run, "accelerate") == [sys.executable, "-m", "accelerate.commands.launch", *words]

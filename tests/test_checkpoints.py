@@ -127,6 +127,29 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path):
     assert list_checkpoints(tmp_path) == []
 
 
+def test_a_checkpoint_that_cannot_be_written_is_named_and_leaves_the_one_before(tmp_path, accelerator, monkeypatch):
+    """Torch's file writer has its own words for a full disk, which do not say so."""
+    save_checkpoint(accelerator, tmp_path, 1, keep=1)
+
+    def full(directory):
+        raise RuntimeError("unexpected pos 1 vs 2")
+
+    monkeypatch.setattr(accelerator, "save_state", full)
+    with pytest.raises(
+        OSError, match=r"checkpoint-00000002 could not be written, \d+ MiB are free there; earlier .*: unexpected pos 1 vs 2"
+    ):
+        save_checkpoint(accelerator, tmp_path, 2, keep=1)
+    assert find_checkpoint(tmp_path, "latest").name == "checkpoint-00000001"
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_keeps_its_own(tmp_path, accelerator):
+    """Newer ones of before are there still; they do not push out what is saved now."""
+    for step in (1, 2, 3):
+        save_checkpoint(accelerator, tmp_path, step, keep=3)
+    save_checkpoint(accelerator, tmp_path, 2, keep=1)
+    assert "checkpoint-00000002" in names(tmp_path)
+
+
 def test_replaced_files_leave_others_alone(tmp_path):
     (tmp_path / "target").mkdir()
     for name in ("kept", "replaced"):

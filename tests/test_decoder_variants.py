@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, ConvNextConfig, TimmBackboneConfig
+from transformers import AutoConfig, ConvNextConfig, SwinConfig, TimmBackboneConfig
 
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.configuration_mult import DECODER_OPTIONS, BlockAttention
@@ -173,6 +173,24 @@ def test_any_pyramid_backbone_works(decoder, backbone):
     config = MulTConfig(backbone_config=backbone, tasks=["depth", "normals"], decoder_type=decoder)
     predictions = MulTForMultiTaskDensePrediction(config).eval()(pixels(2, 75, 101)).predictions
     assert tuple(predictions["normals"].shape) == (2, 3, 75, 101)
+
+
+@every_decoder
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        SwinConfig(depths=[1, 1], out_features=["stage1", "stage2"]),
+        ConvNextConfig(hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], out_features=["stage1", "stage2"]),
+    ],
+    ids=["swin", "convnext"],
+)
+def test_a_model_names_layers_that_it_has_as_those_not_to_be_split(decoder, backbone):
+    """FSDP refuses a model that names a class of which it has no layer."""
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=backbone, tasks=["depth"], decoder_type=decoder))
+    decoder_layers, backbone_layers = ({type(m).__name__ for m in part.modules()} for part in (model.mult.decoder, model.mult.backbone))
+    assert model._no_split_modules <= decoder_layers | backbone_layers
+    assert model._no_split_modules & decoder_layers
+    assert model._no_split_modules & backbone_layers
 
 
 @every_decoder

@@ -17,10 +17,14 @@ from transformers import SwinBackbone, SwinConfig, pipeline
 
 from conftest import TINY_SWIN
 from examples import train as script
+from examples.evaluate import read_single_task_results
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
 from mult_hf.arguments import parse_arguments
+from mult_hf.cards import public_name
 from mult_hf.checkpoints import list_checkpoints
 from mult_hf.weighting import WEIGHTINGS
+
+AS_BY_DEFAULT = ["--embed_dim", 24, "--depths", 2, 2, 2, 2, "--window_size", 8]  # sizes that a model or an encoder brings along
 
 # What a run leaves behind.
 
@@ -88,7 +92,7 @@ def test_a_task_without_a_column_is_unknown_and_harms_nothing(tmp_path):
     train(tmp_path / "model", "--dataset", data, "--eval_steps", 1)
     numbers = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert np.isfinite(numbers["model"]["depth/rmse"])
-    assert np.isnan(numbers["model"]["principal_curvature/mae"])
+    assert numbers["model"]["principal_curvature/mae"] is None
     assert set(log(tmp_path / "model", "loss/principal_curvature").values()) == {0.0}
     assert np.isfinite(numbers["gain_over_trivial"])  # of the task that is known
 
@@ -100,6 +104,45 @@ def test_the_log_tells_losses_weights_rates_and_evaluations(tmp_path, data):
     assert set(log(tmp_path, "weight/depth").values()) == {1.0}
     assert all(norm > 0 for norm in log(tmp_path, "gradient_norm").values())
     assert log(tmp_path, "epoch") == {2: 1.0, 4: 2.0}
+
+
+def test_a_trivial_predictor_without_any_error_is_no_measure_and_no_end(tmp_path):
+    """One image, whose own map is what the trivial predictor says: no gain is relative to an error of 0."""
+    data = write_data(tmp_path / "data", {"depth": lambda rng, size: PILImage.new("I;16", (size, size), 700)}, [DEPTH], count=1)
+    train(tmp_path / "model", "--dataset", data, "--eval_steps", 1)
+    numbers = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert numbers["trivial"]["depth/rmse"] == 0
+    assert numbers["gain_over_trivial"] is None
+
+
+def test_numbers_that_are_not_known_are_null_since_json_has_no_other_word(tmp_path):
+    data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH, CURVATURE])
+    train(tmp_path / "model", "--dataset", data)
+    for text in [(tmp_path / "model" / "metrics.json").read_text(), *(tmp_path / "model" / "log.jsonl").read_text().splitlines()]:
+        json.loads(text, parse_constant=pytest.fail)
+
+
+def test_the_gain_of_the_last_model_stands_beside_that_of_the_best(tmp_path, data):
+    train(tmp_path, "--dataset", data, "--max_steps", 5, "--eval_steps", 1, "--learning_rate", 0.1, "--warmup_steps", 0)
+    gains, numbers = log(tmp_path, "gain_over_trivial"), json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers["best_gain_over_trivial"] == max(gains.values())
+    assert numbers["gain_over_trivial"] == gains[5] < max(gains.values())
+
+
+def test_evaluate_takes_what_a_run_has_written_as_single_task_results(tmp_path, data):
+    train(tmp_path / "depth", "--dataset", data, "--tasks", "depth")
+    described = {"dataset": public_name(str(data)), "split": "validation", "evaluated_samples": 4}
+    assert "depth/rmse" in read_single_task_results(tmp_path, described)
+
+
+def test_the_output_may_be_the_working_directory(tmp_path, data, monkeypatch):
+    """Nothing is written beside it, where it may be another disk's, or none's."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    train(".", "--dataset", data)
+    assert MulTForMultiTaskDensePrediction.from_pretrained(".").task_names == ["depth", "principal_curvature"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not list((tmp_path / "run").rglob("*.partial"))
 
 
 def test_best_holds_the_model_of_the_best_evaluation(tmp_path, data):
@@ -182,7 +225,8 @@ def test_a_weighting_takes_its_options(tmp_path, data):
 
 def test_training_goes_on_from_a_trained_model(tmp_path, data):
     train(tmp_path / "first", "--dataset", data)
-    train(tmp_path / "second", "--dataset", data, "--model", tmp_path / "first", "--learning_rate", 0, "--weight_decay", 0)
+    flags = [*AS_BY_DEFAULT, "--model", tmp_path / "first", "--learning_rate", 0, "--weight_decay", 0]
+    train(tmp_path / "second", "--dataset", data, *flags)
     assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
@@ -194,6 +238,14 @@ def test_mixed_precision_trains_close_to_full_precision(tmp_path, data):
     full, mixed = (log(train(tmp_path / name, *flags, "--mixed_precision", name), "loss/depth")[1] for name in ("no", "bf16"))
     assert full != mixed  # premise: it was on
     assert full == pytest.approx(mixed, rel=0.02)
+
+
+def test_a_gradient_that_is_not_finite_names_all_samples_of_its_step(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(script.Accelerator, "clip_grad_norm_", lambda *_: float("inf"))
+    with pytest.raises(
+        FloatingPointError, match=r"step 1: gradient is inf; samples of the batch: (row \d[^;]*; ){3}row \d[^;]*; last good"
+    ):
+        train(tmp_path, "--dataset", data, "--gradient_accumulation_steps", 2)
 
 
 @pytest.mark.slow
@@ -270,9 +322,8 @@ def test_training_starts_from_a_pretrained_encoder(tmp_path, data):
     torch.manual_seed(0)
     encoder = SwinBackbone(SwinConfig(**{key: value for key, value in TINY_SWIN.items() if key != "model_type"}, image_size=64))
     encoder.save_pretrained(tmp_path / "encoder")
-    train(
-        tmp_path / "model", "--dataset", data, "--backbone", tmp_path / "encoder", "--encoder_learning_rate_factor", 0, "--weight_decay", 0
-    )
+    flags = [*AS_BY_DEFAULT, "--backbone", tmp_path / "encoder", "--encoder_learning_rate_factor", 0, "--weight_decay", 0]
+    train(tmp_path / "model", "--dataset", data, *flags)
     found = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "model").mult.backbone.state_dict()
     kept = [name for name, value in encoder.state_dict().items() if name in found and "layernorm" not in name.split(".")[:2]]
     assert len(kept) > 20
@@ -304,7 +355,14 @@ def test_shipped_configurations_are_read(file):
         (["--eval_steps", "0"], "--eval_steps is 0; it must be at least 1"),
         (["--weighting", "fair"], "--weighting is 'fair'; allowed: fixed"),
         (["--ema_decay", "1"], "--ema_decay is 1.0"),
-        (["--model", "a", "--backbone", "b"], "--model a has an encoder already; drop --backbone b"),
+        (["--model", "a", "--backbone", "b"], "--model a brings its own; drop --backbone b, --embed_dim 8"),
+        (["--backbone", "b"], "--backbone b brings its own; drop --embed_dim 8"),
+        (["--max_grad_norm", "-1"], r"--max_grad_norm is -1\.0; it must be at least 0"),
+        (["--learning_rate", "nan"], "--learning_rate is nan; it must be at least 0"),
+        (["--image_size", "0"], "--image_size is 0; it must be at least 32"),
+        (["--panel_rows", "0"], "--panel_rows is 0; it must be at least 1"),
+        (["--weighting_options", "{period: 5}"], r"--weighting_options is '\{period: 5\}'; give a JSON object"),
+        (["--weighting_options", "[5]"], r"--weighting_options is '\[5\]'; give a JSON object"),
         (
             ["--torch_compile", "aot_eager", "--weighting", "gradnorm"],
             "gradients of a graph several times, which a compiled one gives once",
@@ -321,6 +379,12 @@ def test_a_data_set_without_a_card_is_refused(tmp_path):
     data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH])
     (data / "README.md").unlink()
     with pytest.raises(ValueError, match=r"has no README\.md"):
+        train(tmp_path / "model", "--dataset", data)
+
+
+def test_columns_that_no_task_is_called_after_are_refused(tmp_path):
+    data = write_data(tmp_path / "data", {"distance": depth_picture}, [DEPTH])
+    with pytest.raises(ValueError, match=r"columns are .*'distance'.*; expected 'image' and at least one of \['depth'\]"):
         train(tmp_path / "model", "--dataset", data)
 
 

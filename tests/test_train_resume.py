@@ -63,6 +63,12 @@ def test_these_runs_do_differ_by_what_is_random(tmp_path, data):
     assert not same(weights(runs[0]), weights(runs[2]))
 
 
+def test_evaluations_on_the_way_do_not_change_the_weights(tmp_path, data):
+    """Nothing that they draw is taken from what stochastic depth draws from."""
+    runs = [train(tmp_path / name, "--dataset", data, *RANDOM, *more) for name, more in {"none": [], "some": ["--eval_steps", 1]}.items()]
+    assert same(*map(weights, runs))
+
+
 def test_the_number_of_workers_does_not_change_the_weights(tmp_path, data):
     runs = [train(tmp_path / str(workers), "--dataset", data, *RANDOM, "--num_workers", workers) for workers in (0, 2)]
     assert same(*map(weights, runs))
@@ -117,8 +123,10 @@ def wait_for_progress(process, directory):
 def test_a_finished_run_is_resumed_to_the_same_result(tmp_path, data):
     train(tmp_path, "--dataset", data)
     before = weights(tmp_path)
+    told = comparable_log(tmp_path)
     train(tmp_path, "--dataset", data, "--resume", "latest")
     assert same(before, weights(tmp_path))
+    assert told == comparable_log(tmp_path)
 
 
 def test_another_run_is_not_taken_up(tmp_path, data):
@@ -152,10 +160,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
 # Several processes.
 
 
+# The checkpoint falls between two entries of the log, so that it holds sums of losses of both processes.
+THREE_STEPS = "--max_steps 3 --save_steps 2 --logging_steps 3".split()
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory, data):
     """Three steps of four images in one process, to compare with two processes of two."""
-    return train(tmp_path_factory.mktemp("one"), "--dataset", data, "--batch_size", 4, "--max_steps", 3, "--save_steps", 2)
+    return train(tmp_path_factory.mktemp("one"), "--dataset", data, "--batch_size", 4, *THREE_STEPS)
 
 
 @pytest.mark.slow
@@ -163,7 +175,7 @@ def one_process(tmp_path_factory, data):
 def test_two_processes_train_as_one_with_their_batches_together(tmp_path, data, one_process, configuration):
     """The same losses, weights and metrics up to rounding; also after an interruption."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]
-    flags = [*TINY, "--dataset", str(data), "--output_dir", str(tmp_path), "--batch_size", "2", "--max_steps", "3", "--save_steps", "2"]
+    flags = [*TINY, "--dataset", str(data), "--output_dir", str(tmp_path), "--batch_size", "2", *THREE_STEPS]
     command = [*launch, "--main_process_port", "0", str(ROOT / "examples/train.py"), *flags]
     subprocess.run(command, env=environment(), check=True, capture_output=True)
     assert_close_to(one_process, tmp_path)

@@ -1,16 +1,31 @@
 """Proves the parts of the training loop one by one: parameter groups, averaged weights, progress, log, and starting weights."""
 
 import json
+from dataclasses import make_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
+from accelerate import DistributedType
 from torch import nn
+from transformers import Swinv2Config
 
-from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.arguments import flag, parse_arguments
 from mult_hf.data.stream import TrainingStream
 from mult_hf.tasks import resolve_tasks
-from mult_hf.training import JsonLinesLog, Progress, WeightAverage, describe_rows, load_trained, parameter_groups
+from mult_hf.training import (
+    JsonLinesLog,
+    Progress,
+    WeightAverage,
+    describe_rows,
+    fit_deepspeed,
+    load_trained,
+    parameter_groups,
+    whole_model,
+)
 
 # Parameter groups.
 
@@ -122,6 +137,16 @@ def test_the_checkpoint_of_another_run_is_refused_with_the_difference():
         Progress({"seed": "0", "learning_rate": "0.2"}).load_state_dict(saved)
 
 
+def test_the_scales_of_swin_v2_are_not_decayed():
+    """They have three dimensions, and are no weights of a layer."""
+    swin = Swinv2Config(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, image_size=32, out_features=["stage1", "stage2"])
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, tasks=["depth"]))
+    decay = {id(p): g["weight_decay"] for g in parameter_groups(model, learning_rate=1.0, weight_decay=0.1) for p in g["params"]}
+    scales = [parameter for name, parameter in model.named_parameters() if "logit_scale" in name]
+    assert scales
+    assert {decay[id(parameter)] for parameter in scales} == {0.0}
+
+
 def test_samples_are_named_by_their_row_and_short_columns():
     rows = [{"image": object(), "room": number, "note": "x" * 100} for number in range(3)]
     stream = TrainingStream(rows, seed=0)
@@ -152,6 +177,36 @@ def test_a_line_that_was_cut_short_is_not_an_entry(tmp_path):
     assert log.entries() == [{"step": 1}, {"step": 2}]
 
 
+# Sharded models.
+
+
+def test_a_whole_copy_of_a_sharded_model_draws_no_random_numbers(tiny_model):
+    """Or else evaluating would change what stochastic depth drops afterwards. Premise: to build a model does draw."""
+    model = tiny_model(tasks=["depth"])
+    sharded = SimpleNamespace(
+        distributed_type=DistributedType.FSDP, device=torch.device("cpu"), unwrap_model=lambda module, keep_torch_compile: module
+    )
+    before = torch.get_rng_state()
+    copy = whole_model(sharded, model)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(value, copy.state_dict()[name]) for name, value in model.state_dict().items())
+    MulTForMultiTaskDensePrediction(model.config)
+    assert not torch.equal(before, torch.get_rng_state())
+
+
+# Engines.
+
+
+def test_deepspeed_is_told_what_it_does_itself():
+    """Accelerate refuses a model without a batch size, and would clip at 1 whatever the flag says."""
+    plugin = SimpleNamespace(deepspeed_config={"gradient_clipping": "auto"})
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), gradient_accumulation_steps=2)
+    fit_deepspeed(accelerator, batch_size=8, gradient_accumulation_steps=2, max_grad_norm=5.0)
+    assert plugin.deepspeed_config == {"train_micro_batch_size_per_gpu": 8, "gradient_clipping": 5.0}
+    with pytest.raises(ValueError, match="configuration has 2 gradient_accumulation_steps and the run 4"):
+        fit_deepspeed(accelerator, batch_size=8, gradient_accumulation_steps=4, max_grad_norm=5.0)
+
+
 # Starting weights.
 
 
@@ -170,7 +225,7 @@ def test_a_trained_model_takes_the_tasks_of_the_data(tiny_model, tmp_path):
 def test_a_trained_model_with_other_classes_is_refused(tiny_model, tmp_path):
     tiny_model(tasks=["segmentation"]).save_pretrained(tmp_path)
     specs = resolve_tasks([{"name": "segmentation", "class_names": ["wall", "floor"]}])
-    with pytest.raises(ValueError, match=r"'segmentation' with 17 channels .* the data have 2"):
+    with pytest.raises(ValueError, match="segmentation: channels is 17 for the model and 2 for the data"):
         load_trained(str(tmp_path), specs)
 
 
@@ -178,9 +233,6 @@ def test_a_trained_model_with_other_classes_is_refused(tiny_model, tmp_path):
 
 
 def arguments_class():
-    from dataclasses import make_dataclass
-    from pathlib import Path
-
     fields = [
         ("config", Path | None, flag(None, "file")),
         ("steps", int, flag(3, "steps")),
@@ -189,6 +241,25 @@ def arguments_class():
         ("options", str, flag("{}", "JSON")),
     ]
     return make_dataclass("Flags", fields)
+
+
+def test_words_that_yaml_takes_for_truth_values_are_words_again(tmp_path):
+    """`mixed_precision: no` is a choice of its flag, `deep: no` a switch."""
+    (tmp_path / "flags.yaml").write_text("precision: no\ndeep: yes\n")
+    kind = make_dataclass(
+        "Flags",
+        [("config", Path | None, flag(None, "")), ("precision", Literal["no", "bf16"], flag("bf16", "")), ("deep", bool, flag(False, ""))],
+    )
+    parsed = parse_arguments(kind, ["--config", str(tmp_path / "flags.yaml")], "")
+    assert (parsed.precision, parsed.deep) == ("no", True)
+
+
+@pytest.mark.parametrize(("name", "text"), [("broken", "steps: [1,\n"), ("missing", None)])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, text):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"--config .*{name} cannot be read"):
+        parse_arguments(arguments_class(), ["--config", str(tmp_path / name)], "")
 
 
 @pytest.mark.parametrize("ending", ["yaml", "json"])

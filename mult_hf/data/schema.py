@@ -4,6 +4,7 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 [`TaskSpec.from_dict`]): how the stored maps are encoded, which classes there are, or a whole new task.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
     return entries
+
+
+def missing_columns(columns: Sequence[str], tasks: Iterable[str]) -> list[str]:
+    """Tasks without a column, whose maps are unknown in every row.
+
+    Raises:
+        ValueError: if there is no column of photos, or none of any task.
+    """
+    tasks = list(tasks)
+    missing = [task for task in tasks if task not in columns]
+    if "image" not in columns or missing == tasks:
+        raise ValueError(f"the columns are {list(columns)}; expected 'image' and at least one of {tasks}; rename them, or correct the card")
+    return missing
 
 
 def _hub_card(repo_id: str, **kwargs: str | None) -> str:
