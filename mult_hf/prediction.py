@@ -1,4 +1,4 @@
-"""Predictions of a model for measuring: as they are, or averaged over mirrored and rescaled views (test-time augmentation)."""
+"""Predictions of a model: as they are, or averaged over mirrored and rescaled views (test-time augmentation)."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -7,12 +7,8 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-
-try:
-    from accelerate.utils import extract_model_from_parallel
-except ImportError as error:
-    raise ImportError('measuring models needs accelerate; install it with: pip install "mult-hf[train]"') from error
 
 from .tasks import TaskSpec
 
@@ -82,9 +78,9 @@ def predict(
     for scale, mirrored in views:
         seen = _view(pixel_values, scale, mirrored)
         for task, prediction in model(pixel_values=seen, tasks=tasks).predictions.items():
-            addend = _to_average(_undo_view(prediction.float(), specs[task], size, mirrored), specs[task])
+            addend = to_average(_undo_view(prediction.float(), specs[task], size, mirrored), specs[task])
             totals[task] = totals[task] + addend if task in totals else addend
-    return {task: _from_average(total / len(views), specs[task]) for task, total in totals.items()}
+    return {task: from_average(total / len(views), specs[task]) for task, total in totals.items()}
 
 
 def _view(pixel_values: Tensor, scale: float, mirrored: bool) -> Tensor:
@@ -106,7 +102,8 @@ def _undo_view(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], mirror
     return F.interpolate(prediction, size=size, mode="bilinear", align_corners=False) / zoom**spec.zoom_exponent
 
 
-def _to_average(prediction: Tensor, spec: TaskSpec) -> Tensor:
+def to_average(prediction: Tensor, spec: TaskSpec) -> Tensor:
+    """A (batch, channels, height, width) prediction in the space where means are taken: probabilities of classes, all else as it is."""
     return prediction.softmax(dim=1) if spec.is_classification else prediction
 
 
@@ -114,7 +111,8 @@ def _to_average(prediction: Tensor, spec: TaskSpec) -> Tensor:
 _RENEWED: dict[str, Callable[[Tensor], Tensor]] = {"unit_vector": lambda vectors: F.normalize(vectors, dim=1)}
 
 
-def _from_average(average: Tensor, spec: TaskSpec) -> Tensor:
+def from_average(average: Tensor, spec: TaskSpec) -> Tensor:
+    """A mean of what [`to_average`] gives as a prediction again: log-probabilities in place of logits, vectors of unit length."""
     if spec.is_classification:
         return average.clamp(min=torch.finfo(average.dtype).tiny).log()  # a finite logarithm, so that it can be interpolated
     return _RENEWED.get(spec.activation, lambda values: values)(average)

@@ -30,7 +30,22 @@ RING_1 = {
     "pipeline_mult": {"image_processing_pil_mult", "image_processing_mult", "visualization"},
 }
 # Modules that come with the package only.
-RING_2 = {"arguments", "attention_maps", "cards", "checkpoints", "evaluation", "prediction", "trainer_metrics", "training"}
+RING_2 = {
+    *(
+        "__main__",
+        "arguments",
+        "attention_maps",
+        "cards",
+        "checkpoints",
+        "evaluation",
+        "photos",
+        "prediction",
+        "results",
+        "tiling",
+        "trainer_metrics",
+    ),
+    "training",
+}
 RING_1_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
 
 
