@@ -446,7 +446,7 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         SystemExit: if the model cannot be loaded, with the reason.
     """
     try:
-        predictor = pipeline("multitask-vision", model=arguments.model)
+        predictor = pipeline("multitask-vision", model=arguments.model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise SystemExit(
             f"--model is {arguments.model}, which cannot be loaded; give a directory or Hub id of a MulT model: {error}"
