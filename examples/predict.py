@@ -183,8 +183,8 @@ def main(words: Sequence[str] | None = None) -> int:
     specs = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     results = Results(arguments.output_dir, specs, arguments.panels, arguments.keep_photos)
     if accelerator.is_main_process:
-        settings = {"weights": digest(model), "names_below": origin}
-        settings |= {name: getattr(arguments, name) for name in ("image_size", "tile", "flip")}
+        size = [processor.size["height"], processor.size["width"]] if processor.do_resize else OWN_SIZE
+        settings = {"weights": digest(model), "names_below": origin, "image_size": size, "tile": arguments.tile, "flip": arguments.flip}
         results.claim(arguments.model, settings, overwrite=arguments.overwrite)
     accelerator.wait_for_everyone()
 

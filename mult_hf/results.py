@@ -86,11 +86,12 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
         stored: from [`stored_form`].
     """
     values = prediction.cpu().numpy()
-    encoded = stored.encode(values if stored.is_classification or values.ndim == 3 else values[None])  # (channels, height, width)
+    values = values if stored.is_classification or values.ndim == 3 else values[None]
     with whole_file(path) as unfinished, open(unfinished, "wb") as file:
         if _is_float(stored):
-            np.savez_compressed(file, map=encoded)
+            np.savez_compressed(file, map=values)  # as it is, NaN too
         else:
+            encoded = stored.encode(values)  # (channels, height, width)
             picture = encoded[0] if len(encoded) == 1 else np.moveaxis(encoded, 0, -1)
             Image.fromarray(np.ascontiguousarray(picture)).save(file, "PNG")
 
@@ -174,10 +175,11 @@ class Results:
             with whole_file(self.photo_path(name)) as unfinished:
                 picture.save(unfinished, "PNG")
         if self.panels:
-            step = max(1, picture.width // (2 * PANEL_CELL))  # no need to colour more pixels than are shown
+            cell = max(1, min(PANEL_CELL, 4 * PANEL_CELL * picture.width // picture.height))  # a JPEG is not endlessly high
+            step = max(1, picture.width // (2 * cell))  # no need to colour more pixels than are shown
             pictures = [colorize(prediction[..., ::step, ::step], self.specs[task]) for task, prediction in maps.items()]
             with whole_file(self.panel_path(name)) as unfinished:
-                panel([[picture, *pictures]], ["photo", *maps], cell=PANEL_CELL).save(unfinished, "JPEG", quality=90)
+                panel([[picture, *pictures]], ["photo", *maps], cell=cell).save(unfinished, "JPEG", quality=90)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make the directory this run's, or go on with an earlier run of the same settings.
@@ -205,10 +207,7 @@ class Results:
         self._write_card(card_path, model, settings)
 
     def _write_card(self, card_path: Path, model: str, settings: Mapping[str, Any]) -> None:
-        data = DatasetCardData(
-            configs=[{"config_name": "default", "data_files": [{"split": "train", "path": ["metadata.jsonl", "images/**", "maps/**"]}]}],
-            **{CARD_KEY: [spec.to_dict() for spec in self.stored.values()], SETTINGS_KEY: dict(settings)},
-        )
+        data = DatasetCardData(**{CARD_KEY: [spec.to_dict() for spec in self.stored.values()], SETTINGS_KEY: dict(settings)})
         lines = ["| task | unit | files | stored as | value | precision |", "|---|---|---|---|---|---|"]
         for task, spec in self.stored.items():
             form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit
@@ -220,15 +219,22 @@ class Results:
             unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
     def write_metadata(self) -> None:
-        """List the kept photos with their maps, for `datasets.load_dataset`; tasks in NPZ files are no column of it."""
-        folder = self.directory / "images"
-        names = sorted(path.relative_to(folder).as_posix()[: -len(".png")] for path in folder.rglob("*.png"))
+        """List the kept photos with their maps, and tell `datasets.load_dataset` of the list; tasks in NPZ files are no column of it."""
+        folder, path = self.directory / "images", self.directory / "metadata.jsonl"
+        names = sorted(photo.relative_to(folder).as_posix()[: -len(".png")] for photo in folder.rglob("*.png"))
         tasks = [task for task, spec in self.stored.items() if not _is_float(spec)]
-        with whole_file(self.directory / "metadata.jsonl") as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
             for name in filter(self.is_finished, names):
                 paths = {"image": self.photo_path(name), **{task: self.map_path(task, name) for task in tasks}}
-                files = {f"{column}_file_name": path.relative_to(self.directory).as_posix() for column, path in paths.items()}
+                files = {f"{column}_file_name": each.relative_to(self.directory).as_posix() for column, each in paths.items()}
                 file.write(json.dumps({"id": name, **files}) + "\n")
+        card = DatasetCard.load(self.directory / "README.md")
+        contents = hashlib.sha256(path.read_bytes() + json.dumps(card.data.to_dict()[SETTINGS_KEY]).encode()).hexdigest()[:16]
+        data_files = [{"split": "train", "path": ["metadata.jsonl", "images/**", "maps/**"]}]
+        # `datasets` (5.2) knows its cached copy of a local directory by the directory's last name and this configuration alone.
+        card.data.configs = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
+        with whole_file(self.directory / "README.md") as unfinished:
+            unfinished.write_text(str(card), encoding="utf-8")
 
 
 def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

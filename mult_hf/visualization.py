@@ -164,7 +164,7 @@ def panel(
     pictures = [picture for row in rows for picture in row if picture is not None]
     if not pictures:
         raise ValueError("a panel needs at least one picture, got none")
-    height = round(cell * pictures[0].height / pictures[0].width)
+    height = max(1, round(cell * pictures[0].height / pictures[0].width))
     header, caption_height, gap = (20 if titles else 0), (18 if captions else 0), 4
     columns, step = max(len(row) for row in rows), caption_height + height + gap
     sheet = Image.new("RGB", (columns * (cell + gap) + gap, header + len(rows) * step + gap), "white")
