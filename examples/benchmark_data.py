@@ -17,14 +17,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from datasets import load_dataset
 from PIL import Image
 from transformers import DPTImageProcessor, HfArgumentParser
 
 from mult_hf import MulTImageProcessor, TaskSpec
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_task_entries
+from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +87,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     specs = resolve_tasks(load_task_entries(arguments.dataset))
-    stored = load_dataset(arguments.dataset, split=f"{arguments.split}[:{arguments.batch_size}]")
+    stored = load_rows(arguments.dataset, split=f"{arguments.split}[:{arguments.batch_size}]")
     batches = f"{arguments.batches} batches of {len(stored)} samples"
     print(f"{batches}, 1 process, {torch.get_num_threads()} torch thread(s), {platform.machine()}, {os.cpu_count()} cores\n")
     print("| pixels | step | CPU seconds a batch | wall seconds a batch | samples a CPU second | samples a second |")

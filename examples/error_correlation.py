@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.arguments import flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_task_entries
+from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation import finish, measured_specs, predict
 from mult_hf.metrics.correlation import ErrorCorrelation, correlation_table
 from mult_hf.tasks import resolve_tasks
@@ -65,7 +65,7 @@ def correlate(path: str, dataset: Dataset, entries: list[dict], batch_size: int)
 def main(words: Sequence[str]) -> None:
     """Load, measure, write."""
     arguments = parse_arguments(CorrelationArguments, words, __doc__)
-    dataset = load_dataset(arguments.dataset, split=arguments.split)
+    dataset = load_rows(arguments.dataset, split=arguments.split)
     if arguments.max_samples is not None and arguments.max_samples < len(dataset):
         dataset = dataset.select(torch.linspace(0, len(dataset) - 1, arguments.max_samples).round().int().tolist())
     correlation = correlate(arguments.model, dataset, load_task_entries(arguments.dataset), arguments.batch_size)

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from transformers import HfArgumentParser
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.cards import eval_results, plain, public_name, shareable, update_card
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_task_entries
+from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation import (
     Difference,
     Evaluation,
@@ -126,7 +126,7 @@ class Contestant:
 def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelerator) -> Dataset:
     """A split of the data; its pictures are decoded as rows are read."""
     with accelerator.main_process_first():
-        dataset = load_dataset(arguments.dataset, split=split)
+        dataset = load_rows(arguments.dataset, split=split)
     if len(dataset) == 0:
         raise ValueError(f"split {split!r} of {arguments.dataset} has 0 rows; choose another")
     return dataset

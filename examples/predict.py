@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.arguments import flag, parse_arguments
-from mult_hf.photos import Broken, FileSource, Finished, PhotoStream, RowSource, Source, by_size, find_files, load_rows
+from mult_hf.data.schema import load_rows
+from mult_hf.photos import Broken, FileSource, Finished, PhotoStream, RowSource, Source, by_size, find_files
 from mult_hf.prediction import Predictor, TestTimeAugmentation, predict
 from mult_hf.results import Results, digest
 from mult_hf.tiling import tiled

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from huggingface_hub import HfApi
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -41,7 +41,7 @@ from mult_hf.cards import eval_results, plain, public_name, shareable, write_car
 from mult_hf.checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_task_entries, missing_columns
+from mult_hf.data.schema import load_rows, load_task_entries, missing_columns
 from mult_hf.data.stream import StreamBatches, TrainingStream
 from mult_hf.evaluation import Evaluation, evaluate, example_panel, gain_over, predict, results_table, trivial_predictor
 from mult_hf.image_processing_pil_mult import MulTBatchFeature
@@ -524,8 +524,8 @@ def main(words: Sequence[str] | None = None) -> None:
     set_seed(arguments.seed)
 
     specs = select_tasks(arguments)
-    training = load_dataset(arguments.dataset, split=arguments.train_split)
-    validation = load_dataset(arguments.dataset, split=arguments.validation_split)
+    training = load_rows(arguments.dataset, split=arguments.train_split)
+    validation = load_rows(arguments.dataset, split=arguments.validation_split)
     if missing := missing_columns(training.column_names, specs):
         accelerator.print(f"no column of the training data is called {' or '.join(missing)}: unknown everywhere, not learnt")
     width, height = training[0]["image"].size

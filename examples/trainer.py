@@ -8,12 +8,11 @@ Every flag of `TrainingArguments` works. docs/trainer.md explains the settings b
 
 from pathlib import Path
 
-from datasets import load_dataset
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_task_entries
+from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.trainer_metrics import TrainerMetrics
 
 ROOMS = str(Path(__file__).resolve().parent / "data/rooms-sample")
@@ -54,7 +53,7 @@ def main() -> None:
     (arguments,) = parser.parse_args_into_dataclasses()
     set_seed(arguments.seed)
 
-    rooms = load_dataset(ROOMS)
+    rooms = load_rows(ROOMS)
     tasks = load_task_entries(ROOMS)
     processor = MulTImageProcessor(size={"height": 128, "width": 128}, tasks=tasks)
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks))

@@ -199,20 +199,6 @@ def _count_frames(path: Path) -> int:
 # --- data sets ----------------------------------------------------------------------------------------------------------------
 
 
-def load_rows(name_or_path: str, split: str) -> "Dataset":
-    """A split of a data set, memory-mapped.
-
-    Args:
-        name_or_path: local directory or Hub id.
-        split: its name.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ImportError('reading data sets needs the datasets library; install it with: pip install "mult-hf[train]"') from error
-    return load_dataset(name_or_path, split=split)
-
-
 class RowSource:
     """The photos of a data set.
 
@@ -318,6 +304,5 @@ __all__ = [
     "Source",
     "by_size",
     "find_files",
-    "load_rows",
     "video_frames",
 ]

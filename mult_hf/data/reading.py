@@ -33,7 +33,7 @@ except ImportError as error:
 
 from ..tasks import TaskSpec, resolve_tasks
 from .derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, normals_from_depth, reshading
-from .schema import CARD_KEY
+from .schema import CARD_KEY, card_configs
 
 logger = logging.getLogger(__name__)
 
@@ -377,7 +377,7 @@ def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in ("train", "validation", "test") if split in splits]
     data = DatasetCardData(
         pretty_name=reader.name,
-        configs=[{"config_name": "default", "data_files": files}],
+        configs=card_configs(card_path.parent, files),
         **{CARD_KEY: reader.task_entries()},
     )
     text = "Converted with `mult_hf.data`; the header above says how each map is stored. The licence is that of the original.\n"

@@ -4,13 +4,66 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 [`TaskSpec.from_dict`]): how the stored maps are encoded, which classes there are, or a whole new task.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, hf_hub_download
 
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
 CARD_KEY = "mult_tasks"
+
+
+def load_rows(name_or_path: str | Path, split: str | None = None, revision: str | None = None) -> "Dataset | DatasetDict":
+    """`datasets.load_dataset`, but a local directory is never read from the cached copy of another one.
+
+    `datasets` (5.2) knows the copy of a directory whose card has `configs` by the directory's last name and that entry alone: made
+    anew, or moved to another place, the set would silently have its old rows. Here the copy is known by path, names, sizes
+    and times of the files.
+
+    Args:
+        name_or_path: local directory or Hub id.
+        split: as for `load_dataset`; all of them by default.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The rows of the split, or a dictionary of all splits.
+
+    Raises:
+        ImportError: if `datasets` is not installed.
+    """
+    try:
+        from datasets import config, load_dataset
+    except ImportError as error:
+        raise ImportError('reading data sets needs the datasets library; install it with: pip install "mult-hf[train]"') from error
+
+    directory = Path(name_or_path)
+    if not directory.is_dir():
+        return load_dataset(str(name_or_path), split=split, revision=revision)
+    place = hashlib.sha256(str(directory.resolve()).encode())
+    for path in _files(directory):
+        place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+    return load_dataset(str(directory), split=split, cache_dir=str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16]))
+
+
+def card_configs(directory: Path, data_files: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """The `configs` of a local data set's card, with a digest of its files, so that plain `load_dataset` sees a change too.
+
+    Args:
+        directory: of the finished data set.
+        data_files: per split its `split` and `path`.
+    """
+    digest = hashlib.sha256("".join(f"{p.relative_to(directory)} {p.stat().st_size}\n" for p in _files(directory)).encode())
+    return [{"config_name": "default", "data_files": [*data_files], "description": f"contents {digest.hexdigest()[:16]}"}]
+
+
+def _files(directory: Path) -> list[Path]:
+    """All files but the card and hidden ones, in a fixed order."""
+    found = (path for path in directory.rglob("*") if path.is_file() and path.name != "README.md")
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts))
 
 
 def load_task_entries(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> list[dict[str, Any]]:

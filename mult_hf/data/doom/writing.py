@@ -17,6 +17,7 @@ import yaml
 from datasets import Dataset
 from tqdm import tqdm
 
+from ..schema import card_configs
 from .geometry import VERTICAL_STRETCH
 from .levels import SPLITS, freedoom_version, select_levels, split_of, vizdoom
 from .samples import FEATURES, TASK_ENTRIES, encode_sample
@@ -92,7 +93,7 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
             _write_shard(path, level, count, rendering, progress.update)
     rows = {level: pyarrow.parquet.read_metadata(shard_path(folder, level)).num_rows for level in wanted}
     _replace(folder / LICENSE_FILE, license_text().encode())
-    _replace(folder / "README.md", card(rendering, rows).encode())
+    _replace(folder / "README.md", card(folder, rendering, rows).encode())
     return rows
 
 
@@ -101,10 +102,11 @@ def license_text() -> str:
     return files(__package__).joinpath(LICENSE_FILE).read_text(encoding="utf-8")
 
 
-def card(rendering: Rendering, rows: Mapping[str, int]) -> str:
+def card(folder: Path, rendering: Rendering, rows: Mapping[str, int]) -> str:
     """The data set's README.md with the `mult_tasks` record in its YAML header.
 
     Args:
+        folder: of the finished data set.
         rendering: what was rendered.
         rows: how many rows each level has.
     """
@@ -114,7 +116,7 @@ def card(rendering: Rendering, rows: Mapping[str, int]) -> str:
         "pretty_name": "Doom: Freedoom levels with six dense maps",
         "license": "bsd-3-clause",
         "task_categories": ["image-segmentation", "depth-estimation"],
-        "configs": [{"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]}],
+        "configs": card_configs(folder, [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]),
         "mult_tasks": list(TASK_ENTRIES),
     }
     body = (

@@ -15,6 +15,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..schema import card_configs
 from .samples import TASK_ENTRIES, render_room
 from .settings import RoomsSettings
 from .variants import activate
@@ -109,6 +110,7 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
                 rows += room_rows
                 progress.update(settings.views)
             write_shard(output_dir / shard.file_name, rows, settings)
+    write_card(output_dir, settings)  # once more, now that it can tell these files from those of an unfinished rendering
 
 
 def write_shard(path: Path, rows: list[dict[str, Any]], settings: RoomsSettings) -> None:
@@ -155,12 +157,7 @@ def write_card(output_dir: Path, settings: RoomsSettings) -> None:
         license="mit",
         task_categories=["image-segmentation", "depth-estimation"],
         tags=["synthetic", "indoor", "multi-task"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"{split}-*.parquet"} for split in settings.split_seeds],
-            }
-        ],
+        configs=card_configs(output_dir, [{"split": split, "path": f"{split}-*.parquet"} for split in settings.split_seeds]),
         mult_tasks=list(TASK_ENTRIES),
     )
     splits = "\n".join(

@@ -1,0 +1,37 @@
+"""Proves that a data set is read as it lies on the disk now, not as it or another of its name lay there before."""
+
+import datasets
+import yaml
+from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard
+
+from mult_hf.data.schema import card_configs, load_rows
+
+
+def write_rows(directory, values, **header):
+    directory.mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict({"value": values}).to_parquet(directory / "train-00000-of-00001.parquet")
+    files = [{"split": "train", "path": "train-*.parquet"}]
+    DatasetCard(f"---\n{yaml.safe_dump(header or {'configs': card_configs(directory, files)})}---\n").save(directory / "README.md")
+    return directory
+
+
+def test_a_directory_that_was_made_anew_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    header = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}]}
+    for values in ([1, 2], [7, 8, 9]):
+        write_rows(tmp_path / "a" / "rooms", values, **header)
+        assert load_rows(tmp_path / "a" / "rooms", "train")["value"][:] == values
+    write_rows(tmp_path / "b" / "rooms", [5], **header)
+    assert load_rows(tmp_path / "b" / "rooms", "train")["value"][:] == [5], "another directory of the same name"
+
+
+def test_the_card_lets_plain_load_dataset_see_a_change_too(tmp_path):
+    for values in ([1, 2], list(range(100))):
+        write_rows(tmp_path / "rooms", values)
+        rows = load_dataset(str(tmp_path / "rooms"), split="train", cache_dir=str(tmp_path / "cache"))
+        assert rows["value"][:] == values
+
+
+def test_load_rows_gives_all_splits_without_a_name(tmp_path):
+    assert list(load_rows(write_rows(tmp_path / "rooms", [1]))) == ["train"]
