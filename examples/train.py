@@ -291,7 +291,7 @@ class Run:
         refuse_shards(accelerator, self.module, average=arguments.ema_decay > 0)
         self.average = WeightAverage(self.module, arguments.ema_decay) if arguments.ema_decay else None
         self.progress = Progress({k: shareable(str(v), ROOT) for k, v in asdict(arguments).items() if k not in FREE_TO_CHANGE})
-        self.progress.arguments["num_processes"] = str(accelerator.num_processes)
+        self.progress.arguments |= {"num_processes": str(accelerator.num_processes), "mixed_precision": accelerator.mixed_precision}
         accelerator.init_trackers(arguments.output_dir.resolve().name, config=self.progress.arguments)
         for part in (self.schedule, self.weighting, self.progress, self.average):
             if part is not None:
@@ -463,7 +463,6 @@ class Run:
                 example_panel(model, self.validation, self.plain, arguments.panel_rows).save(arguments.output_dir / "panel.png")
                 save_card(arguments, model, numbers, table)
         if arguments.push_to_hub is not None and accelerator.is_main_process:
-            HfApi().create_repo(arguments.push_to_hub, exist_ok=True)
             address = HfApi().upload_folder(
                 repo_id=arguments.push_to_hub, folder_path=arguments.output_dir, ignore_patterns=["checkpoints/*", "best/*", ".partial/*"]
             )
@@ -520,6 +519,8 @@ def main(words: Sequence[str] | None = None) -> None:
     checkpoints = arguments.output_dir / "checkpoints"
     if arguments.resume is None and accelerator.is_main_process:
         clear_for_new_run(checkpoints, overwrite=arguments.overwrite)
+    if arguments.push_to_hub is not None and accelerator.is_main_process:
+        HfApi().create_repo(arguments.push_to_hub, exist_ok=True)  # a missing token is told now, not after hours
     accelerator.wait_for_everyone()
     set_seed(arguments.seed)
 

@@ -294,11 +294,14 @@ def _joined(parts: list[tuple[list[int], list[str], dict]], specs: Mapping[str, 
     return evaluations
 
 
+_MOST_PIXELS = 2**24  # of all images that the trivial predictor is learnt from: 1,024 at 128 x 128, 64 at 512 x 512
+
+
 def trivial_predictor(dataset: "Dataset", collator: MultiTaskCollator, most: int = 500) -> Predictor:
     """The predictor that a model has to beat: one constant map a task, the best by the task's headline metric.
 
     Args:
-        dataset: training images, of which at most `most`, evenly spread, are read.
+        dataset: training images, of which at most `most`, evenly spread, are read; fewer where they are large, to bound memory.
         collator: without augmentation. The maps are learnt at the size its processor gives to photos.
         most: images to learn from.
 
@@ -310,11 +313,13 @@ def trivial_predictor(dataset: "Dataset", collator: MultiTaskCollator, most: int
     """
     _check_data(dataset, batch_size=1)
     specs = collator.processor.task_specs
-    numbers = torch.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().int().tolist()
-    targets = [collator([dataset[number]])["labels"] for number in numbers]
+    first = collator([dataset[0]])
+    size = tuple(first["pixel_values"].shape[-2:])
+    most = min(most, len(dataset), max(1, _MOST_PIXELS // math.prod(size)))
+    numbers = torch.linspace(0, len(dataset) - 1, most).round().int().tolist()
+    targets = [first["labels"], *(collator([dataset[number]])["labels"] for number in numbers[1:])]
     stacks = {}
     for task, spec in specs.items():
-        size = targets[0][task].shape[-2:]
         stacks[task] = torch.stack([resize_label(target[task][0], size, spec.resample) for target in targets])
     constants = {task: _as_prediction(constant, specs[task]) for task, constant in constant_predictions(stacks, specs).items()}
     return lambda pixel_values: {
