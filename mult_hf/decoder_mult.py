@@ -55,7 +55,8 @@ class WindowGrid:
     def partition(self, maps: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch * windows, tokens, channels)."""
         (height, width), size = self.padded, self.window_size
-        maps = F.pad(maps, (0, 0, 0, width - self.width, 0, height - self.height))
+        if (height, width) != (self.height, self.width):
+            maps = F.pad(maps, (0, 0, 0, width - self.width, 0, height - self.height))
         if self.shift:
             maps = maps.roll((-self.shift, -self.shift), dims=(1, 2))
         windows = maps.unflatten(1, (height // size, size)).unflatten(3, (width // size, size))
@@ -216,7 +217,7 @@ class SharedWindowAttention(nn.Module):
             query, key = self.split_heads(projections.q_proj(source)), self.split_heads(projections.k_proj(source))
             values = {task: self.split_heads(self.tasks[task].v_proj(self.value_input(streams[task], encoder_map))) for task in readers}
             together = torch.cat(list(values.values()), dim=-1)  # (windows, heads, tokens, tasks * head_dim)
-            scores = self.added_scores(projections.position_bias(), shift_mask, len(query))
+            scores = self.added_scores(projections.position_bias(), shift_mask, query.shape[0])
             together, attention = self.attend(query, key, together, scores, return_maps)
             for task, part in zip(readers, together.chunk(len(readers), dim=-1)):
                 mixed[task] = self.tasks[task].o_proj(part.flatten(2))  # heads side by side: (windows, tokens, channels)
@@ -242,7 +243,7 @@ class SharedWindowAttention(nn.Module):
         if shift_mask is None:
             return position_bias
         scores = position_bias + shift_mask  # (windows of one image, heads, tokens, tokens)
-        return scores.repeat(windows // len(scores), 1, 1, 1)
+        return scores.repeat(windows // scores.shape[0], 1, 1, 1)
 
     def attend(self, query: Tensor, key: Tensor, values: Tensor, scores: Tensor, return_maps: bool) -> tuple[Tensor, Tensor | None]:
         """Run the configured attention function; the written-out one where maps are wanted, since fused ones keep none."""

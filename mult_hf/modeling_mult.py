@@ -248,7 +248,7 @@ class MulTModel(MulTPreTrainedModel):
         Raises:
             ValueError: on a name that the model does not have, or none at all.
         """
-        known = list(self.config.task_specs)
+        known = [entry["name"] for entry in self.config.tasks]  # not the whole entries, whose parsing torch.compile cannot follow
         if isinstance(tasks, str):
             tasks = [tasks]
         wanted = known if tasks is None else list(dict.fromkeys(tasks))
