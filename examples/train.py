@@ -330,7 +330,6 @@ class Run:
                 bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
             if arguments.eval_steps and progress.step % arguments.eval_steps == 0 and progress.step < arguments.max_steps:
                 self.evaluate()
-                self.model.train()
             if progress.step % arguments.save_steps == 0 or progress.step == arguments.max_steps:
                 progress.losses = mean_over_processes(progress.losses)  # a checkpoint holds those of one process
                 save_checkpoint(self.accelerator, self.checkpoints, progress.step, arguments.keep_checkpoints)

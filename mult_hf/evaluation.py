@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-
-try:
-    from accelerate import Accelerator
-    from accelerate.utils import gather_object
-    from tqdm.auto import tqdm
-except ImportError as error:
-    raise ImportError('measuring models needs accelerate and tqdm; install them with: pip install "mult-hf[train]"') from error
+from tqdm.auto import tqdm
 
 from .data.collator import MultiTaskCollator
 from .image_processing_pil_mult import MulTProcessingMixin, resize_label
