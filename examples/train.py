@@ -57,6 +57,7 @@ from mult_hf.training import (
     parameter_groups,
     peak_memory,
     refuse_shards,
+    start_position_embeddings,
     use_fsdp_on_cpu,
     whole_model,
 )
@@ -128,6 +129,9 @@ class TrainingArguments:
     # Execution
     mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(None, "by default as `accelerate config` says")
     torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
+    float32_matmul: Literal["highest", "high", "medium"] = flag(
+        "highest", "precision inside float32 matrix products; medium lets processors with bfloat16 units take these, as high does TF32 on GPUs"
+    )
     cpu_threads: int | None = flag(None, "threads a process without accelerator; all cores, shared, by default")
     # Results
     output_dir: Path = flag(Path("outputs/mult-rooms"), "where everything is written")
@@ -170,6 +174,7 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     )
     use_fsdp_on_cpu(accelerator)
     fit_deepspeed(accelerator, arguments.batch_size, arguments.gradient_accumulation_steps, arguments.max_grad_norm)
+    torch.set_float32_matmul_precision(arguments.float32_matmul)
     if accelerator.device.type == "cpu":  # where `accelerate launch` allows a process one thread, however many cores there are
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
@@ -222,7 +227,9 @@ def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], ima
         "image_size": image_size,
         "out_features": [f"stage{stage + 1}" for stage in stages],
     }
-    return MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, **decoder))
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, **decoder))
+    start_position_embeddings(model)
+    return model
 
 
 def build_loader(

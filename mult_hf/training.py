@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers.models.swin.modeling_swin import SwinEmbeddings
 
 from .cards import plain
 from .data.stream import TrainingStream
@@ -57,6 +58,33 @@ def parameter_groups(
         }
         for (decayed, in_encoder), parameters in groups.items()
     ]
+
+
+def start_position_embeddings(model: MulTForMultiTaskDensePrediction) -> None:
+    """Let a new Swin's position embeddings, where it has them, start from waves along both axes in place of zeros.
+
+    From zeros, a small network trained with L1 on few images never learns which walls face left: as long as no feature tells
+    left from right, the head's best weights for the normals' x are zero, and as long as these are zero, nothing asks features
+    for it. Waves (Vaswani et al., arXiv 1706.03762, section 3.5, along each axis) hand the column to every block from the first
+    step. They are learnt from there on.
+    """
+    for embeddings in (module for module in model.modules() if isinstance(module, SwinEmbeddings)):
+        if embeddings.position_embeddings is not None:
+            with torch.no_grad():
+                embeddings.position_embeddings.copy_(waves(*embeddings.patch_grid, embeddings.config.embed_dim))
+
+
+def waves(height: int, width: int, channels: int) -> Tensor:
+    """Sines and cosines of row and column, shape (1, height * width, channels), within [-1, 1].
+
+    The longest wave is twice the image, so that its cosine falls steadily from one side to the other; each next one is shorter by
+    the square root of 2. A quarter of the channels each is sine and cosine of rows and columns; up to three left over are 0.
+    """
+    rates = torch.pi * 2 ** (torch.arange(channels // 4) / 2)
+    rows, columns = (((torch.arange(side) + 0.5) / side)[:, None] * rates for side in (height, width))
+    rows, columns = rows[:, None].expand(height, width, -1), columns[None].expand(height, width, -1)
+    found = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=-1)
+    return nn.functional.pad(found, (0, channels - found.shape[-1])).flatten(0, 1)[None]
 
 
 class WeightAverage:
