@@ -130,7 +130,8 @@ class TrainingArguments:
     mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(None, "by default as `accelerate config` says")
     torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
     float32_matmul: Literal["highest", "high", "medium"] = flag(
-        "highest", "precision inside float32 matrix products; medium lets processors with bfloat16 units take these, as high does TF32 on GPUs"
+        "highest",
+        "precision inside float32 matrix products; medium lets processors with bfloat16 units take these, as high does TF32 on GPUs",
     )
     cpu_threads: int | None = flag(None, "threads a process without accelerator; all cores, shared, by default")
     # Results

@@ -368,8 +368,16 @@ def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs:
     return multi_task_gain(values, baseline, counted) if counted else math.nan
 
 
-def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
-    """Evenly spread photos with the prediction and, below it, the truth of every task, in the truth's colours.
+class ExamplePictures(NamedTuple):
+    """A photo with a picture a task of the prediction and of the truth, in the truth's colours."""
+
+    photo: Image.Image
+    predictions: dict[str, Image.Image]
+    truths: dict[str, Image.Image]
+
+
+def example_pictures(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> list[ExamplePictures]:
+    """Pictures of evenly spread rows.
 
     Args:
         model: a [`MulTForMultiTaskDensePrediction`] in evaluation mode.
@@ -378,15 +386,22 @@ def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskColla
         count: photos, at most.
     """
     specs = collator.processor.task_specs
-    pictures = []
+    examples = []
     for number in torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist():
         row = dataset[number]
         pixel_values, (targets,) = collator.with_stored_targets([row])
         (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
         limits = {task: color_limits(target) for task, target in targets.items()}
-        pictures.append([row["image"], *(colorize(predictions[task].cpu(), specs[task], limits[task]) for task in specs)])
-        pictures.append([None, *(colorize(targets[task], specs[task], limits[task]) for task in specs)])
-    return panel(pictures, ["photo", *specs])
+        pictures = ({task: colorize(maps[task].cpu(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets))
+        examples.append(ExamplePictures(row["image"], *pictures))
+    return examples
+
+
+def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
+    """The same as one picture: a row of photo and predictions, and below it a row of the truth."""
+    examples = example_pictures(model, dataset, collator, count)
+    rows = [row for each in examples for row in ([each.photo, *each.predictions.values()], [None, *each.truths.values()])]
+    return panel(rows, ["photo", *collator.processor.task_specs])
 
 
 class Difference(NamedTuple):

@@ -24,6 +24,8 @@ from mult_hf.training import (
     fit_deepspeed,
     load_trained,
     parameter_groups,
+    start_position_embeddings,
+    waves,
     whole_model,
 )
 
@@ -54,6 +56,45 @@ def test_the_encoder_may_learn_at_a_rate_of_its_own(tiny_model):
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == pytest.approx(1e-4 if ".backbone." in name else 1e-3), name
+
+
+# Where position embeddings start.
+
+
+def test_waves_tell_every_place_from_every_other():
+    found = waves(4, 6, channels=10)
+    assert found.shape == (1, 24, 10)
+    distances = torch.cdist(found[0], found[0]) + torch.eye(24)
+    assert distances.min() > 0.1
+
+
+def test_a_linear_map_of_the_waves_tells_left_from_right_and_top_from_bottom():
+    found = waves(8, 8, channels=8).view(8, 8, 8)
+    rows_cosine, columns_cosine = found[:, 0, 2], found[0, :, 6]  # sines and cosines of rows come first, two channels each
+    for cosine in (rows_cosine, columns_cosine):
+        assert (cosine.diff() < 0).all()
+        torch.testing.assert_close(cosine, -cosine.flip(0))
+
+
+def test_channels_that_are_left_over_are_zero():
+    assert (waves(2, 2, channels=7)[..., 4:] == 0).all()
+
+
+def test_a_new_swin_starts_from_waves_where_it_has_position_embeddings(tiny_config):
+    config = tiny_config(tasks=["depth"])
+    config.backbone_config.use_absolute_embeddings, config.backbone_config.image_size = True, 32
+    model = MulTForMultiTaskDensePrediction(config)
+    embeddings = model.mult.backbone.swin.embeddings.position_embeddings
+    assert (embeddings == 0).all()  # where transformers starts them
+    start_position_embeddings(model)
+    torch.testing.assert_close(embeddings, waves(8, 8, channels=8))
+
+
+def test_a_model_without_position_embeddings_is_left_as_it_is(tiny_model):
+    model = tiny_model(tasks=["depth"])
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    start_position_embeddings(model)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
 def test_frozen_parameters_are_left_out(tiny_model):

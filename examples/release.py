@@ -1,0 +1,212 @@
+"""Make a trained model ready to give away: half-precision weights, measured on images that nothing was chosen on, pictures, a card.
+
+    python examples/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir outputs/release/rooms-tiny
+    python examples/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir mult_hf/checkpoints/rooms-tiny --packaged
+
+The second made the checkpoint that comes with the package. What is measured and pictured are the weights as they are written, loaded
+as a user loads them. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
+a section on the held-out split, `results.json`, `panel.png` of the training, and `example-TASK.png` with photo, prediction and truth.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf.arguments import check_bounds, flag, parse_arguments
+from mult_hf.cards import eval_results, plain, public_name, shareable, update_card
+from mult_hf.checkpoints import replace_files
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.evaluation import Evaluation, evaluate, example_pictures, gain_over, measured_specs, results_table, trivial_predictor
+from mult_hf.prediction import TestTimeAugmentation, predict
+from mult_hf.tasks import resolve_tasks
+from mult_hf.visualization import panel
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = "model.safetensors"
+FOLLOWING_SECTION = "## Outputs"
+"""Heading of the card before which the held-out results stand."""
+
+
+@dataclass
+class ReleaseArguments:
+    """What is released, and what it is measured on; each field is a flag, and a key of the file that `--config` names."""
+
+    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py")
+    dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
+    split: str = flag("test", "split to measure on, which nothing was chosen on")
+    trivial_split: str = flag("train", "split that the trivial predictor is learnt from")
+    dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "of the weights in the file; they are loaded as float32")
+    packaged: bool = flag(False, "as the checkpoint that comes with the package: without copied code, and loaded without a name")
+    limits: list[str] = flag([], "sentences that the card's section on limits begins with")
+    pictures: int = flag(6, "photos in the picture of each task")
+    batch_size: int = flag(8, "photos at once")
+    cpu_threads: int | None = flag(None, "threads on a machine without accelerator; all cores by default")
+    output_dir: Path = flag(Path("outputs/release/mult-rooms"), "where everything is written; its name is the model's")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {1: ("pictures", "batch_size", "cpu_threads")})
+        if not (self.model / "README.md").is_file():
+            raise ValueError(f"--model is {self.model}, which has no README.md; give the output directory of examples/train.py")
+        if self.output_dir.resolve() == self.model.resolve():
+            raise ValueError(f"--output_dir is {self.output_dir}, the same as --model, whose full weights would be lost; give another")
+
+
+def write_model(arguments: ReleaseArguments, directory: Path) -> None:
+    """Model and processor with weights of the wanted type.
+
+    Raises:
+        ValueError: if a weight is too large for the type.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    MulTForMultiTaskDensePrediction.from_pretrained(arguments.model, dtype=torch.float32).save_pretrained(directory, max_shard_size="1TB")
+    MulTImageProcessor.from_pretrained(arguments.model).save_pretrained(directory)
+    # config.json goes on to say float32, which is what transformers makes of the file's smaller numbers.
+    save_file(to_dtype(load_file(directory / WEIGHTS), getattr(torch, arguments.dtype)), directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it, who may use the same installation
+    if arguments.packaged:
+        leave_out_code(directory)
+
+
+def to_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights rounded to a type.
+
+    Raises:
+        ValueError: if one is too large for it.
+    """
+    rounded = {name: weight.to(dtype) for name, weight in weights.items()}
+    lost = [name for name, weight in rounded.items() if not weight.isfinite().all()]
+    if lost:
+        largest = max(weights[name].abs().max().item() for name in lost)
+        raise ValueError(f"{lost} reach {largest:g}, beyond {torch.finfo(dtype).max:g}, the largest {dtype}; give --dtype float32")
+    return rounded
+
+
+def leave_out_code(directory: Path) -> None:
+    """Delete the copied modules, and what names them."""
+    for module in directory.glob("*.py"):
+        module.unlink()
+    for path in directory.glob("*.json"):
+        content = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("auto_map", "custom_pipelines")}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerator) -> tuple[dict[str, Evaluation], list[Image.Image]]:
+    """Measure what a user gets beside what it was made from.
+
+    Returns:
+        evaluations of the released weights, of those before rounding, of the released ones averaged over the mirrored image, and of
+        the trivial predictor; and a picture a task.
+    """
+    models = {
+        name: MulTForMultiTaskDensePrediction.from_pretrained(path).to(accelerator.device).eval()
+        for name, path in (("MulT", directory), ("before rounding", arguments.model))
+    }
+    specs = measured_specs(models["MulT"].config.task_specs, resolve_tasks(load_task_entries(arguments.dataset)))
+    collator = MultiTaskCollator(MulTImageProcessor.from_pretrained(directory, tasks=[spec.to_dict() for spec in specs.values()]))
+    held_out = load_rows(arguments.dataset, split=arguments.split)
+    predictors = {name: partial(predict, model, tasks=list(specs)) for name, model in models.items()}
+    predictors["MulT, with the mirrored image"] = partial(predictors["MulT"], augmentation=TestTimeAugmentation(flip=True))
+    predictors["trivial"] = trivial_predictor(load_rows(arguments.dataset, split=arguments.trivial_split), collator)
+    evaluations = evaluate(predictors, held_out, collator, accelerator, batch_size=arguments.batch_size, per_image=False)
+    examples = example_pictures(models["MulT"], held_out, collator, arguments.pictures)
+    pictures = [
+        panel([[each.photo, each.predictions[task], each.truths[task]] for each in examples], ["photo", task, "truth"]) for task in specs
+    ]
+    return evaluations, pictures
+
+
+def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[str, Any], table: str, specs: Mapping[str, TaskSpec]) -> None:
+    """The training's card with what was measured here, and how."""
+    card = ModelCard.load(arguments.model / "README.md")
+    old, new = public_name(str(arguments.model)), arguments.output_dir.resolve().name
+    card.data.model_name = new
+    loaded = "" if arguments.packaged else f', model="{new}"'
+    card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f', model="{old}"', loaded, 1)
+    pictures = "\n".join(f"![{task}: photo, prediction, truth](example-{task}.png)" for task in specs)
+    section = f"""## On images that nothing was chosen on
+
+The weights in this directory ({numbers["dtype"]}, computed with as float32) on the split `{numbers["split"]}` of `{numbers["dataset"]}`
+({numbers["evaluated_samples"]} images), once as they are and once averaged with the prediction for the mirrored image. Rounding the
+weights changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured by `{numbers["command"]}`.
+
+{table}
+
+{pictures}
+
+"""
+    if FOLLOWING_SECTION not in card.text:
+        raise ValueError(
+            f"{arguments.model}/README.md has no heading {FOLLOWING_SECTION!r}; train with the model_card.md of this repository"
+        )
+    card.text = card.text.replace(FOLLOWING_SECTION, section + FOLLOWING_SECTION, 1)
+    if arguments.limits:
+        card.text = card.text.replace("## Limits\n", "## Limits\n\n" + " ".join(arguments.limits) + "\n", 1)
+    card.save(directory / "README.md")
+    results = eval_results(numbers["model"], specs, numbers["dataset"], arguments.split)
+    results += eval_results(numbers["mirrored"], specs, numbers["dataset"], arguments.split, {"flip": True})
+    update_card(directory / "README.md", results)
+
+
+def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation], words: Sequence[str]) -> dict[str, Any]:
+    """Everything measured, for `results.json`."""
+    ours, before, mirrored, trivial = (each.compute() for each in evaluations.values())
+    specs = next(iter(evaluations.values())).metrics.specs
+    headlines = [f"{task}/{spec.metrics[0]}" for task, spec in specs.items()]
+    return {
+        "dataset": public_name(arguments.dataset),
+        "split": arguments.split,
+        "evaluated_samples": len(next(iter(evaluations.values())).names),
+        "dtype": arguments.dtype,
+        "model": ours,
+        "before_rounding": before,
+        "mirrored": mirrored,
+        "trivial": trivial,
+        "gain_over_trivial": gain_over(ours, trivial, specs),
+        "largest_change_by_rounding": max(100 * abs(ours[name] / before[name] - 1) for name in headlines if before.get(name)),
+        "arguments": {key: shareable(str(value), ROOT) for key, value in asdict(arguments).items()},
+        "command": shareable(" ".join(["python examples/release.py", *words]), ROOT),
+    }
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Write, measure what was written, and publish it under its name."""
+    words = sys.argv[1:] if words is None else [*words]
+    arguments = parse_arguments(ReleaseArguments, words, __doc__.split("\n")[0])
+    accelerator = Accelerator()
+    if accelerator.device.type == "cpu" and arguments.cpu_threads:
+        torch.set_num_threads(arguments.cpu_threads)
+    unfinished = arguments.output_dir / ".partial"
+    write_model(arguments, unfinished)
+    evaluations, pictures = measure(arguments, unfinished, accelerator)
+    numbers = describe(arguments, evaluations, words)
+    shown = {name: each for name, each in evaluations.items() if name != "before rounding"}
+    table, specs = results_table(shown), evaluations["MulT"].metrics.specs
+    print(table)
+    (unfinished / "results.json").write_text(json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
+    for task, picture in zip(specs, pictures):
+        picture.save(unfinished / f"example-{task}.png", optimize=True)
+    if (arguments.model / "panel.png").is_file():
+        shutil.copy2(arguments.model / "panel.png", unfinished)
+    write_card(arguments, unfinished, numbers, table, specs)
+    replace_files(unfinished, arguments.output_dir)
+    size = (arguments.output_dir / WEIGHTS).stat().st_size
+    print(f"{size / 1e6:.1f} MB of weights, {numbers['gain_over_trivial']:+.1f} % over trivial; written to {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
