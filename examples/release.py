@@ -27,12 +27,12 @@ from torch import Tensor
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.arguments import check_bounds, flag, parse_arguments
 from mult_hf.cards import eval_results, plain, public_name, shareable, update_card
-from mult_hf.checkpoints import replace_files
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation import Evaluation, evaluate, example_pictures, gain_over, measured_specs, results_table, trivial_predictor
 from mult_hf.prediction import TestTimeAugmentation, predict
 from mult_hf.tasks import resolve_tasks
+from mult_hf.training_checkpoints import replace_files
 from mult_hf.visualization import panel
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -38,7 +38,6 @@ from transformers import get_scheduler
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.arguments import check_bounds, flag, json_object, parse_arguments, refuse_beside
 from mult_hf.cards import eval_results, plain, public_name, shareable, write_card
-from mult_hf.checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries, missing_columns
@@ -61,6 +60,7 @@ from mult_hf.training import (
     use_fsdp_on_cpu,
     whole_model,
 )
+from mult_hf.training_checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
 from mult_hf.weighting import WEIGHTINGS, TaskWeighting, make_weighting
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,7 +36,7 @@ RING_2 = {
         "arguments",
         "attention_maps",
         "cards",
-        "checkpoints",
+        "training_checkpoints",
         "evaluation",
         "photos",
         "prediction",

@@ -21,7 +21,7 @@ from examples.evaluate import read_single_task_results
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
 from mult_hf.arguments import parse_arguments
 from mult_hf.cards import public_name
-from mult_hf.checkpoints import list_checkpoints
+from mult_hf.training_checkpoints import list_checkpoints
 from mult_hf.weighting import WEIGHTINGS
 
 AS_BY_DEFAULT = ["--embed_dim", 24, "--depths", 2, 2, 2, 2, "--window_size", 8]  # sizes that a model or an encoder brings along

@@ -14,8 +14,8 @@ from training_runs import ROOT, TINY, environment, log, same, train, weights
 
 from examples import train as script
 from mult_hf import MulTForMultiTaskDensePrediction
-from mult_hf.checkpoints import list_checkpoints
 from mult_hf.training import JsonLinesLog
+from mult_hf.training_checkpoints import list_checkpoints
 
 # Everything that draws random numbers or keeps a state from step to step.
 RANDOM = "--drop_path_rate 0.3 --ema_decay 0.9 --gradient_accumulation_steps 2 --num_workers 2 --max_steps 6 --save_steps 2".split()

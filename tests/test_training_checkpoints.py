@@ -7,8 +7,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mult_hf import checkpoints
-from mult_hf.checkpoints import (
+from mult_hf import training_checkpoints
+from mult_hf.training_checkpoints import (
     checkpoint_step,
     clear_for_new_run,
     find_checkpoint,
@@ -67,7 +67,7 @@ def test_whenever_a_save_is_killed_the_latest_checkpoint_is_whole(tmp_path, acce
         owner = {
             "mkdir": (Path, "mkdir"),
             "save_state": (accelerator, "save_state"),
-            "fsync": (checkpoints.os, "fsync"),
+            "fsync": (training_checkpoints.os, "fsync"),
             "rename": (Path, "rename"),
             "rmtree": (shutil, "rmtree"),
         }[moment]
