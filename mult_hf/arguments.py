@@ -102,7 +102,7 @@ def _read(config: Path) -> Any:
 def as_words(key: str, value: Any) -> list[str]:
     """What an entry of a configuration file is on the command line, so that both are checked in one way.
 
-    Example:
+    Examples:
         >>> as_words("tasks", ["depth", "normals"]), as_words("weighting_options", {"period": 24})
         (['--tasks', 'depth', 'normals'], ['--weighting_options', '{"period": 24}'])
     """

@@ -127,7 +127,7 @@ class MulTConfig(PreTrainedConfig):
         huggingface_hub.errors.StrictDataclassError: on a wrong type or an impossible combination; the message says what is
             allowed.
 
-    Example:
+    Examples:
         >>> from mult_hf import MulTConfig
         >>> config = MulTConfig.from_preset("swin-tiny", tasks=["depth", "normals"])
         >>> config.reference_task

@@ -9,9 +9,10 @@ class MulTImageProcessor(MulTProcessingMixin, TorchvisionBackend):
     """Photos and stored label maps to model inputs and targets, and predictions back to classes, metres and unit vectors.
 
     Args:
-        size: of `pixel_values`, `{"height": 224, "width": 224}` by default; `{"shortest_edge": ...}` keeps the aspect ratio.
-        tasks: names, [`TaskSpec`] objects or plain entries; the six tasks of the paper by default. A data set that stores its
-            labels differently gives entries with its own `encoding`.
+        size (dict[str, int]): of `pixel_values`, `{"height": 224, "width": 224}` by default; `{"shortest_edge": ...}` keeps the
+            aspect ratio.
+        tasks (list): names, [`TaskSpec`] objects or plain entries; the six tasks of the paper by default. A data set that stores
+            its labels differently gives entries with its own `encoding`.
         kwargs: as for every image processor of transformers (`do_resize`, `image_mean`, ...).
     """
 

@@ -195,7 +195,7 @@ _FINISH: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
 class MulTProcessingMixin:
     """What the torchvision and the PIL processor share: reading photos, decoding labels, post-processing.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from mult_hf import MulTImageProcessor
         >>> processor = MulTImageProcessor(size={"height": 64, "width": 96}, tasks=["depth"])

@@ -302,7 +302,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
     Raises:
         ValueError: if a task's entry names an unknown loss or activation, or sizes do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
         >>> model = MulTForMultiTaskDensePrediction(MulTConfig(tasks=["depth", "normals"])).eval()

@@ -23,17 +23,18 @@ _SINGLE = (str, Path, Image.Image, np.ndarray, Tensor, Mapping)
 class MultiTaskVisionPipeline(Pipeline):
     """Several dense maps of each photo from one model.
 
-    Example:
+    Examples:
         >>> from transformers import pipeline
         >>> import mult_hf  # registers the pipeline
         >>> predict = pipeline("multitask-vision", model="outputs/mult-rooms")  # doctest: +SKIP
         >>> predict("photo.jpg")["depth"]["prediction"].shape  # metres  # doctest: +SKIP
         torch.Size([480, 640])
 
-    Arguments of the call, or of `pipeline(...)`:
-        tasks: names of the tasks to compute; all by default. The others cost nothing.
-        target_size: (height, width) of the maps; each photo's own size by default.
-        timeout: seconds to wait for a URL.
+    Keywords of the call, or of `pipeline(...)`:
+
+    - `tasks`: names of the tasks to compute; all by default. The others cost nothing.
+    - `target_size`: (height, width) of the maps; each photo's own size by default.
+    - `timeout`: seconds to wait for a URL.
     """
 
     _load_processor = False

@@ -23,7 +23,7 @@ class TrainerMetrics:
     Args:
         processor: the MulT image processor; its task entries name the metrics, and it brings predictions to their units.
 
-    Example:
+    Examples:
         >>> from mult_hf import MulTImageProcessor
         >>> from mult_hf.trainer_metrics import TrainerMetrics
         >>> metrics = TrainerMetrics(MulTImageProcessor(tasks=["depth"]))

@@ -189,7 +189,7 @@ class RandomAugmentation:
     Raises:
         ValueError: if a range is impossible.
 
-    Example:
+    Examples:
         >>> from mult_hf.tasks import registered_tasks
         >>> augmentation = RandomAugmentation(tasks=registered_tasks(), size=(96, 96))
         >>> sample = {"pixel_values": torch.rand(3, 128, 128), "labels": {"depth": torch.rand(1, 128, 128)}}

@@ -52,7 +52,7 @@ def mix_datasets(
         ValueError: if there are no sets, a weight is impossible or missing, columns contradict each other, a set does not
             know its features, or has a format or transform, which mixing would lose.
 
-    Example:
+    Examples:
         >>> rooms = Dataset.from_dict({"image": ["a", "b"], "depth": [1.0, 2.0]})
         >>> doom = Dataset.from_dict({"image": ["c"], "segmentation": [3]})
         >>> mix_datasets({"rooms": rooms, "doom": doom}, {"rooms": 2, "doom": 1}).column_names

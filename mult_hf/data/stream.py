@@ -32,7 +32,7 @@ class TrainingStream(Dataset):
     Raises:
         ValueError: if there are no rows.
 
-    Example:
+    Examples:
         >>> stream = TrainingStream([{"image": "a"}, {"image": "b"}, {"image": "c"}], seed=0)
         >>> sorted(stream.row_at(position) for position in range(3, 6))  # the second epoch
         [0, 1, 2]

@@ -26,7 +26,7 @@ class GradientWeighting(TaskWeighting):
     transformers' Swin but not for most of timm's pyramids.)
 
     Args:
-        name, specs: see [`TaskWeighting`].
+        name: see [`TaskWeighting`], also for `specs`.
         model: see [`TaskWeighting`]; its encoder is the module called `backbone`.
         weighting: name of a class of `torchjd.aggregation` that makes weights from a Gramian.
         options: of this class.

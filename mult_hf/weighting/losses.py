@@ -77,7 +77,7 @@ class UncertaintyWeighting(_ObservingWeighting):
     learns s_t with the network's optimizer; here Adam of its own does, at a constant rate. The returned total is without s_t / 2.
 
     Args:
-        name, specs, model: see [`TaskWeighting`].
+        name: see [`TaskWeighting`], also for `specs` and `model`.
         learning_rate: of the log-variances.
     """
 
@@ -110,7 +110,7 @@ class DynamicWeightAveraging(_ObservingWeighting):
     task was known does not count. The paper's period is an epoch.
 
     Args:
-        name, specs, model: see [`TaskWeighting`].
+        name: see [`TaskWeighting`], also for `specs` and `model`.
         period: optimizer steps over which losses are averaged; batches should show most of what the data hold by then.
         temperature: the larger, the more equal; 2 in the paper.
 
@@ -165,7 +165,7 @@ class GradNormWeighting(_ObservingWeighting):
     learnt instead of w_t: a step changes a weight by a share of itself, and none can become negative.
 
     Args:
-        name, specs, model: see [`TaskWeighting`].
+        name: see [`TaskWeighting`], also for `specs` and `model`.
         alpha: how strongly slow tasks are pushed; 0 makes all gradients equal. 1.5 for NYUv2 in the paper, 0.12 for its toy.
         learning_rate: of log w_t, by Adam.
     """

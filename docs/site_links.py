@@ -1,0 +1,76 @@
+"""A hook of MkDocs that makes the links of the repository work in the site as they stand.
+
+Pages are read in two places. In the repository `../examples/train.py` is a file beside docs/; a site has no such place. So every file or
+folder outside docs/ that a page links to becomes a page of the site itself, README.md the first of them, and the links are
+turned to these pages. What a link names and the repository lacks stays as it is, and `mkdocs build --strict` refuses it.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+# Files outside docs/ that are pages with a place in the navigation, and their addresses.
+PAGES = {"index.md": ROOT / "README.md", "changelog.md": ROOT / "CHANGELOG.md"}
+
+LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages whose text lies outside docs/, then one for everything else out there that a page links to."""
+    for address, path in PAGES.items():
+        files.append(File.generated(config, address, content=path.read_text()))
+    linked = {path for file in files.documentation_pages() for path in linked_paths(file)}
+    for path in sorted(linked):
+        if address_of(path) not in files.src_uris:
+            files.append(File.generated(config, address_of(path), content=shown(path), inclusion=InclusionLevel.NOT_IN_NAV))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn the links of a page from places in the repository to places in the site."""
+
+    def turned(match: re.Match[str]) -> str:
+        path = resolved(page.file, match[0])
+        return os.path.relpath(address_of(path), Path(page.file.src_uri).parent) if path.exists() else match[0]
+
+    return LINK.sub(turned, markdown)
+
+
+def linked_paths(file: File) -> Iterator[Path]:
+    """Whatever of the repository a page links to."""
+    for target in LINK.findall(file.content_string):
+        if resolved(file, target).exists():
+            yield resolved(file, target)
+
+
+def resolved(file: File, target: str) -> Path:
+    """Where in the repository a link of a page leads."""
+    origin = PAGES.get(file.src_uri, DOCS / file.src_uri)
+    return (origin.parent / target).resolve()
+
+
+def address_of(path: Path) -> str:
+    """Where in the site a file of the repository is, or would be."""
+    for address, origin in PAGES.items():
+        if path == origin:
+            return address
+    if path.is_relative_to(DOCS) and path.suffix != ".py":  # the site's own machinery is source, not site
+        return str(path.relative_to(DOCS))
+    return f"source/{path.relative_to(ROOT)}.md"
+
+
+def shown(path: Path) -> str:
+    """A page that shows a text file, or the names in a folder."""
+    if path.is_dir():
+        text, language = "\n".join(sorted(child.name + "/" * child.is_dir() for child in path.iterdir())), "text"
+    else:
+        text, language = path.read_text(), path.suffix.removeprefix(".") or "text"
+    return f"# {path.relative_to(ROOT)}\n\n~~~~~~~~{language}\n{text}\n~~~~~~~~\n"

@@ -1,0 +1,97 @@
+"""Proves that the documentation is whole: every page is in the navigation, and what it lists is what the code has."""
+
+import re
+from pathlib import Path
+
+import pytest
+from mkdocs.config import load_config
+
+import mult_hf
+from mult_hf import MULT_TASKS, registered_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+TASKS = [registered_tasks()[name] for name in MULT_TASKS]
+
+
+def entries(nav):
+    """The pages of a navigation, from top to bottom."""
+    for entry in nav:
+        for target in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from [target] if isinstance(target, str) else entries(target)
+
+
+def test_every_page_is_in_the_navigation_once():
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    written = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    elsewhere = {"index.md", "changelog.md"}  # README.md and CHANGELOG.md, see docs/site_links.py
+    assert len(written) > 20, "premise: the pages are found"
+    assert sorted(entries(config.nav)) == sorted(written | elsewhere)
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = set(re.findall(r"^::: (\S+)", "\n".join(path.read_text() for path in DOCS.glob("api/*.md")), re.MULTILINE))
+    assert {f"mult_hf.{name}" for name in mult_hf.__all__} <= shown
+
+
+def test_every_extra_is_explained():
+    section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = re.findall(r"^([a-z0-9]+) = ", section, re.MULTILINE)
+    assert "train" in extras, "premise: they are found"
+    explained = re.findall(r"^\| `([a-z0-9]+)` \|", (DOCS / "install.md").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(extras)
+
+
+# --- the tables of docs/tasks.md; a failing test prints the table that belongs there ---
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def numbers(values):
+    """Numbers as people write them: 1/512, not 0.001953125."""
+    values = values if isinstance(values, tuple) else (values,)
+    return ", ".join(f"{'-' * (value < 0)}1/{abs(1 / value):.6g}" if 0 < abs(value) < 0.5 else f"{value:.4g}" for value in values)
+
+
+def code(words):
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def meaning(spec):
+    values = "0 to " + str(spec.channels - 1) if spec.is_classification else " to ".join(f"{end:g}" for end in spec.value_range)
+    unknown = "255" if spec.is_classification else "NaN"
+    return [f"`{spec.name}`", spec.kind, str(spec.channels), spec.unit, values, unknown, spec.description]
+
+
+def training(spec):
+    return [f"`{spec.name}`", f"`{spec.activation}`", f"`{spec.loss}`", f"{spec.weight:g}", code(spec.metrics)]
+
+
+def storage(spec):
+    stored = spec.encoding
+    unknown = ", ".join([*(f"{value:g}" for value in stored.unknown), *([f"above {stored.maximum:g}"] if stored.maximum else [])])
+    return [f"`{spec.name}`", f"`{stored.dtype}`", numbers(stored.scale), numbers(stored.offset), unknown or "none"]
+
+
+def views(spec):
+    return [f"`{spec.name}`", numbers(spec.flip_signs[:3]), f"{spec.zoom_exponent:g}", spec.resample, f"`{spec.colormap}`"]
+
+
+TABLES = {
+    "meaning": (["task", "kind", "channels", "unit", "values", "unknown", ""], meaning),
+    "training": (["task", "activation", "loss", "weight", "metrics, the headline first"], training),
+    "storage": (["task", "stored as", "scale", "offset", "not known"], storage),
+    "views": (["task", "mirrored: times", "magnified by z: times z to the", "resized", "colours"], views),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_of_tasks_say_what_the_entries_say(name):
+    header, row = TABLES[name]
+    expected = table(header, [row(spec) for spec in TASKS])
+    found = re.search(rf"<!-- table: {name} -->\n\n(.*?)\n\n", (DOCS / "tasks.md").read_text(), re.DOTALL)
+    assert found, f"docs/tasks.md has no table after <!-- table: {name} -->"
+    assert found[1] == expected, f"docs/tasks.md should have\n\n{expected}\n"
