@@ -392,9 +392,10 @@ def build(demo: Demo) -> gr.Blocks:
                         *FIELDS_OF_VIEW, demo.arguments.field_of_view, step=1, label="Horizontal field of view, degrees", min_width=240
                     )
         flat = [part for tile in tiles for part in tile]
-        # Only the page itself calls these functions: no public API.
+        # Only the page itself calls these functions: no public API. Progress, and an error until it is closed, cover what they are
+        # shown on: not the photo, which one will want to replace.
         button.click(
-            demo.predict, [photo, tasks, fov], [shown, *flat, readings, view, download], api_visibility="private", show_progress_on=photo
+            demo.predict, [photo, tasks, fov], [shown, *flat, readings, view, download], api_visibility="private", show_progress_on=readings
         )
         fov.release(demo.view, [shown, fov], view, api_visibility="private")
     return page

@@ -257,10 +257,10 @@ def test_losses_are_percent_of_the_reference_above_0_where_the_file_is_worse():
     assert table.splitlines()[2:] == [
         "| task | metric | PyTorch | int8 loses |",
         "|---|---|---|---|",
-        "| depth | RMSE (m) ↓ | 0.500 | +10.00 % |",
+        "| depth | RMSE (m) ↓ | 0.5000 | +10.00 % |",
         "| segmentation | mIoU (%) ↑ | 50.00 | -20.00 % |",
         "| edges2d | MAE ([0, 1]) ↓ | nan | - |",
-        "| normals | mean angle (deg) ↓ | 0.00 | - |",
+        "| normals | mean angle (degrees) ↓ | 0.00 | - |",
     ]
 
 
