@@ -38,7 +38,9 @@ function read(column, row) {
   let position = row * width + column;
   for (const [task, count] of channels) {
     const values = Array.from({ length: count }, (_, channel) => numbers[position + channel * height * width]);
-    document.querySelector(`.map-caption [data-task="${task}"]`).textContent = describe(values, props.class_names[task]);
+    for (const place of document.querySelectorAll(`.map-caption [data-task="${task}"]`)) {
+      place.textContent = describe(values, props.class_names[task]);
+    }
     position += count * height * width;
   }
   element.textContent = `Pixel ${column} from the left, ${row} from the top`;

@@ -439,7 +439,7 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         options: of Gradio's `launch`, for tests.
 
     Raises:
-        SystemExit: if the model cannot be loaded, with the reason.
+        SystemExit: if the model cannot be loaded or the port not be opened, with the reason.
     """
     try:
         predictor = pipeline("multitask-vision", model=arguments.model, trust_remote_code=False)
@@ -449,19 +449,24 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         ) from None
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     page = build(Demo(predictor, arguments, folder))
-    page.launch(
-        server_name=arguments.host,
-        server_port=arguments.port or None,
-        max_file_size=arguments.max_bytes,
-        share=False,
-        show_error=True,  # what was not foreseen is told, too
-        state_session_capacity=32,  # visitors whose maps are kept in memory
-        ssr_mode=False,
-        footer_links=[],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts from elsewhere
-        css=STYLE,
-        **options,
-    )
+    try:
+        page.launch(
+            server_name=arguments.host,
+            server_port=arguments.port or None,
+            max_file_size=arguments.max_bytes,
+            share=False,
+            show_error=True,  # what was not foreseen is told, too
+            state_session_capacity=32,  # visitors whose maps are kept in memory
+            ssr_mode=False,
+            footer_links=[],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts from elsewhere
+            css=STYLE,
+            **options,
+        )
+    except OSError as error:
+        raise SystemExit(
+            f"--host {arguments.host} --port {arguments.port} cannot be listened at; take another --port, or 0 for a free one: {error}"
+        ) from None
     return page
 
 

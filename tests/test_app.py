@@ -5,6 +5,7 @@ download reads back, and that whatever is wrong with an upload is told to the pe
 import gzip
 import json
 import shutil
+import socket
 import struct
 import zipfile
 import zlib
@@ -272,6 +273,15 @@ def test_the_demo_listens_to_this_machine_alone_unless_told_otherwise():
 def test_a_model_that_is_not_there_ends_the_program_with_a_sentence(tmp_path):
     with pytest.raises(SystemExit, match=r"nowhere, which cannot be loaded; give a directory or Hub id"):
         app.launch(app.DemoArguments(model=str(tmp_path / "nowhere")), tmp_path)
+
+
+def test_a_port_in_use_ends_the_program_with_a_sentence(demo, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(app, "pipeline", lambda *args, **kwargs: demo.predictor)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=rf"--port {port} cannot be listened at; take another --port, or 0"):
+            app.launch(app.DemoArguments(port=port), tmp_path, prevent_thread_lock=True, quiet=True)
 
 
 # In a browser
