@@ -8,6 +8,7 @@ Everything about tasks comes from the model's own entries, so a model with a sev
 """
 
 import base64
+import gzip
 import io
 import json
 import os
@@ -54,17 +55,18 @@ HOUR = 3600  # seconds
 DEPTH = "depth-estimation"
 NORMALS = "normal-estimation"
 
-UNKNOWN = "not known"
-CLICK = "Click into a map to read all of them at that pixel."
+HINT = "Point at a map: every map's caption tells its value there."
+READER = Path(__file__).with_suffix(".js")
 EXAMPLES = [str(ROOT / "docs/images" / name) for name in ("room.jpg", "coffee.jpg")]
 STYLE = """
 .map img {cursor: crosshair}
 .chips {display: flex; flex-wrap: wrap; gap: 2px 10px; font-size: 12px; min-height: 18px; padding: 0 4px}
 .chips i {display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 4px; vertical-align: -1px}
 .chips img {flex: 1; height: 11px; min-width: 40px; border-radius: 2px; align-self: center; object-fit: fill}
-.values table {width: 100%; font-size: 13px; margin: 4px 0} .values td {padding: 1px 6px 1px 0}
-.values table, .values tr, .values td {border: 0 !important}
-.values td {font-variant-numeric: tabular-nums} .values td:last-child {opacity: 0.6}
+.tile {gap: 6px !important} .tile .html-container {padding: 0 4px !important}
+.map-caption {padding: 0 4px} .map-caption span {display: block}
+.map-caption span {color: var(--neutral-500); font-variant-numeric: tabular-nums}
+.map-caption output {display: inline; font-weight: bold; color: var(--body-text-color)}
 """
 
 
@@ -136,38 +138,30 @@ def refusal(sentence: str) -> gr.Error:
 # What is read off the maps
 
 
-def describe(values: np.ndarray, spec: TaskSpec) -> str:
-    """What a map says at one pixel: the class's name, or numbers in the task's unit.
-
-    Args:
-        values: (channels,) numbers, or one class id, (1,).
-        spec: the task.
-    """
-    if spec.is_classification:
-        number = int(values[0])
-        if not 0 <= number < spec.channels:
-            return UNKNOWN
-        return spec.class_names[number] if spec.class_names else f"class {number}"
-    return ", ".join(f"{value:.3g}" for value in values) if np.isfinite(values).all() else UNKNOWN
+def class_names(spec: TaskSpec) -> list[str]:
+    """What the page calls each class of a task; nothing for a task of numbers."""
+    return [spec.class_names[number] if spec.class_names else f"class {number}" for number in range(spec.channels * spec.is_classification)]
 
 
-def values_table(maps: Mapping[str, np.ndarray], specs: Mapping[str, TaskSpec], column: int, row: int) -> str:
-    """Every map's value at a pixel with its unit, as HTML.
+def numbers_file(maps: Mapping[str, np.ndarray]) -> bytes:
+    """What the page reads values off: the numbers of all maps, one after the other, as little-endian float32 in gzip.
+
+    The last 11 of a number's 24 binary digits are rounded away, since the page shows three decimal ones: that leaves about a fifth of
+    the bytes.
 
     Args:
         maps: (height, width) or (channels, height, width) a task.
-        specs: the tasks' entries.
-        column: of the pixel, from the left, from 0 on.
-        row: of the pixel, from the top, from 0 on.
     """
-    rows = ((task, describe(np.atleast_1d(values[..., row, column]), specs[task]), specs[task].unit) for task, values in maps.items())
-    lines = "".join(f"<tr><td>{escape(task)}</td><td><b>{escape(text)}</b></td><td>{escape(unit)}</td></tr>" for task, text, unit in rows)
-    return f"Pixel {column} from the left, {row} from the top:<table>{lines}</table>{CLICK}"
+    numbers = np.concatenate([values.ravel() for values in maps.values()]).astype("<f4")
+    return gzip.compress(((numbers.view("<u4") + (1 << 10)) & ~np.uint32(0x7FF)).tobytes(), compresslevel=1)
 
 
 def caption(spec: TaskSpec) -> str:
-    """A task's name and unit, as HTML."""
-    return f"<b>{escape(spec.name)}</b> {escape(spec.unit)}"
+    """A task's name and unit, and the place where the page writes a value, as HTML."""
+    return (
+        f"<div class='map-caption'><b>{escape(spec.name)}</b> "
+        f"<span><output data-task='{escape(spec.name)}'></output> {escape(spec.unit)}</span></div>"
+    )
 
 
 def legend_html(values: np.ndarray, spec: TaskSpec) -> str:
@@ -189,7 +183,7 @@ def _colors_meaning(values: np.ndarray, spec: TaskSpec) -> str:
 def _chip(class_id: int, spec: TaskSpec) -> str:
     """A class's colour and name."""
     color = colorize(np.array([[class_id]]), spec).getpixel((0, 0))
-    return f"<span><i style='background: rgb{color}'></i>{escape(describe(np.array([class_id]), spec))}</span>"
+    return f"<span><i style='background: rgb{color}'></i>{escape(class_names(spec)[class_id])}</span>"
 
 
 def enlargement(height: int, width: int) -> int:
@@ -301,7 +295,7 @@ def with_meaning(specs: Mapping[str, TaskSpec], meaning: str) -> str | None:
 
 
 class Shown(NamedTuple):
-    """What a visitor has before the eyes, kept to answer clicks and the slider.
+    """What a visitor has before the eyes, kept to answer the slider.
 
     Args:
         photo: (height, width, 3) uint8.
@@ -345,16 +339,16 @@ class Demo:
             picture = ImageOps.scale(results[task]["image"], zoom, Image.Resampling.NEAREST) if ticked else None
             tiles.append(gr.update(value=picture, visible=ticked))
             tiles.append(gr.update(value=legend_html(shown.maps[task], spec) if ticked else "", visible=ticked))
-        values = values_table(shown.maps, self.specs, photo.width // 2, photo.height // 2)
         archive = self.archive(photo, {task: result["prediction"] for task, result in results.items()})
-        return [shown, *tiles, values, self.view(shown, field_of_view), gr.update(value=archive, interactive=True)]
+        return [shown, *tiles, self.readings(shown), self.view(shown, field_of_view), gr.update(value=archive, interactive=True)]
 
-    def read(self, shown: Shown | None, click: gr.SelectData) -> str:
-        """Values of all maps at the pixel that was clicked."""
-        if shown is None:
-            return CLICK
-        zoom = enlargement(*shown.photo.shape[:2])
-        return values_table(shown.maps, self.specs, *(position // zoom for position in click.index))
+    def readings(self, shown: Shown) -> dict[str, Any]:
+        """What `app.js` reads values off: the file of [`numbers_file`], the maps' size, names and channels in the file's order."""
+        height, width = shown.photo.shape[:2]
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / "values.bin"
+        path.write_bytes(numbers_file(shown.maps))
+        channels = [(task, values.size // (height * width)) for task, values in shown.maps.items()]
+        return {"file": gr.FileData(path=str(path)).model_dump(), "height": height, "width": width, "channels": channels}
 
     def view(self, shown: Shown | None, field_of_view: float) -> str | None:
         """File of the view in 3D, if depth was predicted and is known anywhere."""
@@ -387,21 +381,23 @@ def build(demo: Demo) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 photo, tasks, button = controls(demo)
-                values = gr.HTML(CLICK, elem_classes="values", container=True)
+                names = {task: class_names(spec) for task, spec in demo.specs.items() if spec.is_classification}
+                readings = gr.HTML(html_template=HINT, js_on_load=READER.read_text(), class_names=names, unknown="not known")
                 download = gr.DownloadButton("Download the raw maps (ZIP)", interactive=False)
             with gr.Column(scale=3, min_width=600):
                 tiles = maps_grid(demo.specs)
                 with gr.Row(visible=with_meaning(demo.specs, DEPTH) is not None):
-                    view = gr.Model3D(label="Point cloud: drag to turn, wheel to zoom", height=300, scale=2)
-                    fov = gr.Slider(*FIELDS_OF_VIEW, demo.arguments.field_of_view, step=1, label="Horizontal field of view, degrees")
+                    view = gr.Model3D(label="Point cloud: drag to turn, wheel to zoom", height=300, scale=2, min_width=320)
+                    fov = gr.Slider(
+                        *FIELDS_OF_VIEW, demo.arguments.field_of_view, step=1, label="Horizontal field of view, degrees", min_width=240
+                    )
         flat = [part for tile in tiles for part in tile]
-        # Only the page itself calls these functions: no public API.
+        # Only the page itself calls these functions: no public API. Progress, and an error until it is closed, cover what they are
+        # shown on: not the photo, which one will want to replace.
         button.click(
-            demo.predict, [photo, tasks, fov], [shown, *flat, values, view, download], api_visibility="private", show_progress_on=photo
+            demo.predict, [photo, tasks, fov], [shown, *flat, readings, view, download], api_visibility="private", show_progress_on=readings
         )
         fov.release(demo.view, [shown, fov], view, api_visibility="private")
-        for picture, _ in tiles:
-            picture.select(demo.read, shown, values, api_visibility="private", show_progress="hidden")
     return page
 
 
@@ -421,7 +417,7 @@ def maps_grid(specs: Mapping[str, TaskSpec]) -> list[tuple[gr.Image, gr.HTML]]:
     for first in range(0, len(entries), COLUMNS):
         with gr.Row():
             for spec in entries[first : first + COLUMNS]:
-                with gr.Column(min_width=180):
+                with gr.Column(min_width=180, elem_classes="tile"):
                     picture = gr.Image(
                         show_label=False,
                         height=260,
@@ -443,7 +439,7 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         options: of Gradio's `launch`, for tests.
 
     Raises:
-        SystemExit: if the model cannot be loaded, with the reason.
+        SystemExit: if the model cannot be loaded or the port not be opened, with the reason.
     """
     try:
         predictor = pipeline("multitask-vision", model=arguments.model, trust_remote_code=False)
@@ -453,19 +449,24 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         ) from None
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     page = build(Demo(predictor, arguments, folder))
-    page.launch(
-        server_name=arguments.host,
-        server_port=arguments.port or None,
-        max_file_size=arguments.max_bytes,
-        share=False,
-        show_error=True,  # what was not foreseen is told, too
-        state_session_capacity=32,  # visitors whose maps are kept in memory
-        ssr_mode=False,
-        footer_links=[],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts from elsewhere
-        css=STYLE,
-        **options,
-    )
+    try:
+        page.launch(
+            server_name=arguments.host,
+            server_port=arguments.port or None,
+            max_file_size=arguments.max_bytes,
+            share=False,
+            show_error=True,  # what was not foreseen is told, too
+            state_session_capacity=32,  # visitors whose maps are kept in memory
+            ssr_mode=False,
+            footer_links=[],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts from elsewhere
+            css=STYLE,
+            **options,
+        )
+    except OSError as error:
+        raise SystemExit(
+            f"--host {arguments.host} --port {arguments.port} cannot be listened at; take another --port, or 0 for a free one: {error}"
+        ) from None
     return page
 
 

@@ -18,10 +18,11 @@ from multiprocessing import get_context
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from train import TrainingArguments, build_model, select_tasks
+from train import TrainingArguments, build_model
 from transformers import HfArgumentParser
 
 from mult_hf import TaskSpec
+from mult_hf.data.schema import load_task_specs
 from mult_hf.training import peak_memory
 from mult_hf.weighting import WEIGHTINGS, make_weighting
 
@@ -54,7 +55,7 @@ def measure(method: str, arguments: BenchmarkArguments) -> tuple[float, float]:
     torch.set_num_threads(arguments.cpu_threads)
     accelerator = Accelerator(cpu=arguments.device == "cpu")
     training = TrainingArguments(embed_dim=arguments.embed_dim)
-    specs = select_tasks(training)
+    specs = load_task_specs(training.dataset, training.tasks)
     model = build_model(training, specs, arguments.image_size).to(accelerator.device).train()
     weighting = make_weighting(method, specs, model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate)

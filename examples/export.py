@@ -1,8 +1,8 @@
 """Export a model for one image size: ONNX, ONNX in 8 bits, torch.export; check each file, and measure what it costs in accuracy.
 
-    python examples/export.py --model outputs/mult-rooms
-    python examples/export.py --model me/mult --tasks depth normals --image_size 480 640 --results finished
-    python examples/export.py --model outputs/mult-rooms --formats onnx int8 pt2 --split test
+    mult-hf export --model outputs/mult-rooms
+    mult-hf export --model me/mult --tasks depth normals --image_size 480 640 --results finished
+    mult-hf export --model outputs/mult-rooms --formats onnx int8 pt2 --split test
 
 Every file takes `pixel_values` (batch, 3, height, width) float32, any batch of one height and width, and returns one map a task
 under the task's name. Size, normalisation and the tasks' entries are stored inside, so that it runs without this package
@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,8 +36,8 @@ from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpe
 from mult_hf.arguments import flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
-from mult_hf.evaluation import evaluate, measured_specs, results_table
-from mult_hf.metrics import multi_task_gain
+from mult_hf.evaluation import Evaluation, evaluate, gain_over, measured_specs, results_table
+from mult_hf.metrics import metrics_of
 from mult_hf.prediction import Predictor
 from mult_hf.tasks import resolve_tasks
 
@@ -317,13 +317,29 @@ def accuracy_table(contestants: dict[str, Contestant], exportable: Exportable, f
         dataset = dataset.select(range(min(len(dataset), arguments.max_samples)))
     predictors = {name: each.predictor for name, each in contestants.items()}
     evaluations = evaluate(predictors, dataset, MultiTaskCollator(processor), Accelerator(cpu=True), per_image=False)
-    reference, *files = ((name, each.compute()) for name, each in evaluations.items())
-    lines = [f"{len(dataset)} images of {arguments.split}:", "", results_table(evaluations)]
-    name, before = reference
-    compared = {task: spec for task, spec in specs.items() if math.isfinite(value := before[f"{task}/{spec.metrics[0]}"]) and value != 0}
-    for file, after in files:
-        gains = [f"{task} {round(multi_task_gain(after, before, {task: spec}), 2) + 0.0:+.2f} %" for task, spec in compared.items()]
-        lines += ["", f"{file} against {name}, by each task's first metric (+ is better): {', '.join(gains)}."]
+    came = f"{len(dataset)} images of the split {arguments.split}, each predicted once, as it is (no flip):"
+    return f"{came}\n\n{results_table(evaluations)}\n\n{losses_table(evaluations, specs)}"
+
+
+def losses_table(evaluations: Mapping[str, Evaluation], specs: Mapping[str, TaskSpec]) -> str:
+    """Markdown table of what each file loses against PyTorch in each task's first metric, in percent of PyTorch's value.
+
+    Args:
+        evaluations: by name; PyTorch's is the first.
+        specs: the tasks that were measured.
+    """
+    (name, before), *files = ((name, each.compute()) for name, each in evaluations.items())
+    lines = [
+        f"Loss against {name} in percent of its value, by each task's first metric; above 0 is worse, - is not known:",
+        "",
+        f"| task | metric | {name} | {' | '.join(f'{file} loses' for file, _ in files)} |",
+        "|---|---|---" + "|---" * len(files) + "|",
+    ]
+    for task, spec in specs.items():
+        key, metric = next(iter(metrics_of(spec).items()))
+        losses = [-gain_over(after, before, {task: spec}) for _, after in files]
+        cells = ["-" if math.isnan(loss) else f"{round(loss, 2) + 0.0:+.2f} %" for loss in losses]  # + 0.0: no "-0.00"
+        lines.append(f"| {task} | {metric.title(spec)} | {metric.format(before[f'{task}/{key}'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

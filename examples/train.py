@@ -31,32 +31,32 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 from huggingface_hub import HfApi
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import get_scheduler
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.arguments import check_bounds, flag, json_object, parse_arguments, refuse_beside
 from mult_hf.cards import eval_results, plain, public_name, shareable, write_card
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_rows, load_task_entries, missing_columns
-from mult_hf.data.stream import StreamBatches, TrainingStream
+from mult_hf.data.schema import load_rows, load_task_specs, missing_columns
+from mult_hf.data.stream import StreamBatches, TrainingStream, stream_loader
 from mult_hf.evaluation import Evaluation, evaluate, example_panel, gain_over, predict, results_table, trivial_predictor
 from mult_hf.image_processing_pil_mult import MulTBatchFeature
-from mult_hf.tasks import resolve_tasks
 from mult_hf.training import (
     JsonLinesLog,
     Progress,
     WeightAverage,
     describe_rows,
     fit_deepspeed,
+    learning_rate_schedule,
     load_trained,
     mean_over_processes,
+    new_swin,
     parameter_groups,
     peak_memory,
     refuse_shards,
     start_position_embeddings,
+    upload,
     use_fsdp_on_cpu,
     whole_model,
 )
@@ -181,27 +181,6 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     return accelerator
 
 
-def select_tasks(arguments: TrainingArguments) -> dict[str, TaskSpec]:
-    """The tasks of the data set, or those of them that were asked for.
-
-    Raises:
-        ValueError: if the data set lacks one of these.
-    """
-    specs = resolve_tasks(load_task_entries(arguments.dataset))
-    unknown = sorted(set(arguments.tasks or []) - set(specs))
-    if unknown:
-        raise ValueError(f"--tasks has {unknown}, but {arguments.dataset} has {list(specs)}")
-    return {task: spec for task, spec in specs.items() if arguments.tasks is None or task in arguments.tasks}
-
-
-def build_augmentation(arguments: TrainingArguments, specs: Mapping[str, TaskSpec]) -> RandomAugmentation:
-    """Mirrored, magnified and recoloured views; every strength is a flag."""
-    jitter = arguments.color_jitter
-    return RandomAugmentation(
-        tasks=specs, zoom=(1.0, arguments.max_zoom), degrees=0.0, brightness=jitter, contrast=jitter, saturation=jitter, hue=0.0
-    )
-
-
 def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], image_size: int) -> MulTForMultiTaskDensePrediction:
     """The named model, or a new one on a pretrained encoder if one is named, or else on a new small Swin."""
     if arguments.model is not None:
@@ -215,39 +194,12 @@ def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], ima
     }
     if arguments.backbone is not None:
         return MulTForMultiTaskDensePrediction.from_backbone(arguments.backbone, **decoder)
-    stages = range(len(arguments.depths))
-    swin = {
-        "model_type": "swin",
-        "embed_dim": arguments.embed_dim,
-        "depths": arguments.depths,
-        "num_heads": [max(1, arguments.embed_dim // 24) * 2**stage for stage in stages],
-        "window_size": arguments.window_size,
-        "drop_path_rate": arguments.drop_path_rate,
-        # Few images teach a network little about where floors and ceilings are wont to be; this tells it directly.
-        "use_absolute_embeddings": arguments.position_embeddings,
-        "image_size": image_size,
-        "out_features": [f"stage{stage + 1}" for stage in stages],
-    }
+    swin = new_swin(
+        arguments.embed_dim, arguments.depths, arguments.window_size, image_size, arguments.position_embeddings, arguments.drop_path_rate
+    )
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, **decoder))
     start_position_embeddings(model)
     return model
-
-
-def build_loader(
-    arguments: TrainingArguments, stream: TrainingStream, collator: MultiTaskCollator, accelerator: Accelerator, step: int
-) -> tuple[StreamBatches, DataLoader]:
-    """This process's batches from a step on; the order of samples is the stream's, whatever the number of workers."""
-    start = step * arguments.gradient_accumulation_steps
-    batches = StreamBatches(arguments.batch_size, accelerator.process_index, accelerator.num_processes, start)
-    # A generator of its own: starting workers draws a number, which must not come out of what dropout draws from.
-    return batches, DataLoader(
-        stream,
-        batch_sampler=batches,
-        num_workers=arguments.num_workers,
-        collate_fn=collator,
-        generator=torch.Generator(),
-        pin_memory=accelerator.device.type == "cuda",
-    )
 
 
 class Run:
@@ -266,7 +218,9 @@ class Run:
         self.specs = processor.task_specs
         self.stream = TrainingStream(training, arguments.seed)
         self.plain = MultiTaskCollator(processor)
-        self.collator = MultiTaskCollator(processor, augment=build_augmentation(arguments, self.specs))
+        jitter = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
+        views = RandomAugmentation(tasks=self.specs, zoom=(1.0, arguments.max_zoom), degrees=0.0, hue=0.0, **jitter)
+        self.collator = MultiTaskCollator(processor, augment=views)
         self.trivial = trivial_predictor(training, self.plain)
         self.baseline: Evaluation | None = None
         self.checkpoints = arguments.output_dir / "checkpoints"
@@ -274,11 +228,8 @@ class Run:
         self.weighting: TaskWeighting = make_weighting(
             arguments.weighting, self.specs, model, **json_object("weighting_options", arguments.weighting_options)
         )
-        if arguments.torch_compile and (self.weighting.reads_features or self.weighting.writes_gradients):
-            raise ValueError(
-                f"--weighting {arguments.weighting} takes gradients of a graph several times, which a compiled one gives once; "
-                f"drop --torch_compile {arguments.torch_compile}, or take fixed, uncertainty or dwa"
-            )
+        if arguments.torch_compile:
+            self.weighting.refuse_compiled()
         groups = parameter_groups(
             model,
             learning_rate=arguments.learning_rate,
@@ -286,13 +237,8 @@ class Run:
             encoder_factor=arguments.encoder_learning_rate_factor,
         )
         optimizer = torch.optim.AdamW(groups)
-        power = {"power": arguments.schedule_power, "lr_end": 0.0} if arguments.schedule == "polynomial" else None
-        self.schedule = get_scheduler(
-            arguments.schedule,
-            optimizer,
-            num_warmup_steps=min(arguments.warmup_steps, arguments.max_steps // 2),
-            num_training_steps=arguments.max_steps,
-            scheduler_specific_kwargs=power,
+        self.schedule = learning_rate_schedule(
+            optimizer, arguments.schedule, steps=arguments.max_steps, warmup_steps=arguments.warmup_steps, power=arguments.schedule_power
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.module = accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -317,15 +263,13 @@ class Run:
     def train(self) -> None:
         """Optimizer steps up to the last, with entries in the log, evaluations and checkpoints on the way."""
         arguments, progress = self.arguments, self.progress
-        sampler, loader = build_loader(arguments, self.stream, self.collator, self.accelerator, progress.step)
-        numbered = enumerate(loader, start=sampler.start)
-        bar = tqdm(
-            desc="training",
-            initial=progress.step,
-            total=arguments.max_steps,
-            disable=not self.accelerator.is_main_process,
-            mininterval=5,
-        )
+        start = progress.step * arguments.gradient_accumulation_steps
+        sampler = StreamBatches(arguments.batch_size, self.accelerator.process_index, self.accelerator.num_processes, start)
+        pinned = self.accelerator.device.type == "cuda"
+        loader = stream_loader(self.stream, sampler, self.collator, num_workers=arguments.num_workers, pin_memory=pinned)
+        numbered = enumerate(loader, start)
+        silent = not self.accelerator.is_main_process
+        bar = tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5)
         self.model.train()
         while progress.step < arguments.max_steps:
             started = time.perf_counter()
@@ -373,9 +317,7 @@ class Run:
         """Check the losses of a batch and add them to what the next entry of the log tells."""
         losses = dict(zip(task_losses, torch.stack([*task_losses.values()]).tolist()))
         self.check_finite(losses, positions)
-        progress = self.progress
-        progress.losses = {task: progress.losses.get(task, 0.0) + loss for task, loss in losses.items()}
-        progress.batches += 1
+        self.progress.note_losses(losses)
 
     def check_finite(self, values: Mapping[str, float], positions: Sequence[int]) -> None:
         """Stop before a step that would ruin the weights."""
@@ -391,7 +333,7 @@ class Run:
     def write_log(self, norm: float, seconds: float) -> dict[str, str]:
         """One entry for log file and trackers, the means since the last one; returns what the progress bar shows."""
         progress = self.progress
-        losses = {task: total / progress.batches for task, total in mean_over_processes(progress.losses).items()}
+        losses = progress.take_mean_losses()
         seen = progress.step * self.arguments.gradient_accumulation_steps * self.arguments.batch_size * self.accelerator.num_processes
         entry = {
             "step": progress.step,
@@ -403,7 +345,6 @@ class Run:
             **{f"weight/{task}": weight for task, weight in self.weighting.weights.items()},
         }
         self.record(entry)
-        progress.losses, progress.batches = {}, 0
         return {task: f"{loss:.3g}" for task, loss in losses.items()}
 
     def record(self, entry: dict[str, Any]) -> None:
@@ -419,15 +360,8 @@ class Run:
         """
         with self.final_weights() as model:
             predictors = {"MulT": partial(predict, model), **({} if self.baseline else {"trivial": self.trivial})}
-            found = evaluate(
-                predictors,
-                self.validation,
-                self.plain,
-                self.accelerator,
-                batch_size=self.arguments.batch_size,
-                num_workers=self.arguments.num_workers,
-                per_image=False,
-            )
+            loading = {"batch_size": self.arguments.batch_size, "num_workers": self.arguments.num_workers}
+            found = evaluate(predictors, self.validation, self.plain, self.accelerator, per_image=False, **loading)
             self.baseline = found.get("trivial", self.baseline)
             values = found["MulT"].compute()
             gain = gain_over(values, self.baseline.compute(), self.specs)
@@ -470,10 +404,7 @@ class Run:
                 example_panel(model, self.validation, self.plain, arguments.panel_rows).save(arguments.output_dir / "panel.png")
                 save_card(arguments, model, numbers, table)
         if arguments.push_to_hub is not None and accelerator.is_main_process:
-            address = HfApi().upload_folder(
-                repo_id=arguments.push_to_hub, folder_path=arguments.output_dir, ignore_patterns=["checkpoints/*", "best/*", ".partial/*"]
-            )
-            print(f"uploaded to {address}")
+            print(f"uploaded to {upload(arguments.output_dir, arguments.push_to_hub)}")
 
     def facts(self) -> dict[str, Any]:
         """What `metrics.json` and the model card tell of the run beside its results."""
@@ -531,7 +462,7 @@ def main(words: Sequence[str] | None = None) -> None:
     accelerator.wait_for_everyone()
     set_seed(arguments.seed)
 
-    specs = select_tasks(arguments)
+    specs = load_task_specs(arguments.dataset, arguments.tasks)
     training = load_rows(arguments.dataset, split=arguments.train_split)
     validation = load_rows(arguments.dataset, split=arguments.validation_split)
     if missing := missing_columns(training.column_names, specs):

@@ -15,11 +15,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 
 SCRIPTS = {
-    "predict": "maps of photos, videos and data sets",
-    "train": 'train on a data set of the schema (needs "mult-hf[train]")',
-    "evaluate": 'measure a model on a data set (needs "mult-hf[train]")',
+    "predict": ("predict", "maps of photos, videos and data sets"),
+    "train": ("train", 'train on a data set of the schema (needs "mult-hf[train]")'),
+    "evaluate": ("evaluate", 'measure a model on a data set (needs "mult-hf[train]")'),
+    "export": ("export", 'write and check ONNX (float32, int8) and torch.export files (needs "mult-hf[export]")'),
+    "demo": ("app", 'serve a page in the browser: photo in, maps out (needs "mult-hf[demo]")'),
 }
-"""Commands that run `examples/COMMAND.py`, and what they do."""
+"""Commands that run a script of `examples/`, its name, and what they do."""
 
 MODULES = {
     "check": ("mult_hf.data.check", 'does a data set hold what its card says? (needs "mult-hf[data]")'),
@@ -45,10 +47,10 @@ def script_path(name: str) -> Path:
 def main(words: Sequence[str] | None = None) -> None:
     """Run a command; `words` are those of the command line by default."""
     words = sys.argv[1:] if words is None else [*words]
-    described = {**SCRIPTS, **{name: text for name, (_, text) in MODULES.items()}}
+    described = {name: text for name, (_, text) in (SCRIPTS | MODULES).items()}
     parser = argparse.ArgumentParser(
         prog="mult-hf",
-        description="Several dense maps of one image from one network: predict, train, evaluate, and make data.",
+        description="Several dense maps of one image from one network: predict, train, evaluate, export, show, and make data.",
         epilog="commands:\n" + "\n".join(f"  {name:14}{text}" for name, text in described.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -59,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"there is no command {' '.join(words[:2])!r}; choose from: {', '.join(described)}")
     sys.argv = [f"mult-hf {name}", *words[len(name.split()) :]]
     if name in SCRIPTS:
-        runpy.run_path(str(script_path(name)), run_name="__main__")
+        runpy.run_path(str(script_path(SCRIPTS[name][0])), run_name="__main__")
     else:
         runpy.run_module(MODULES[name][0], run_name="__main__", alter_sys=True)
 

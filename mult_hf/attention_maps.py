@@ -85,7 +85,10 @@ def attention_of_pixel(
     """
     if not outputs.attentions or not outputs.hidden_states:
         _check_shared(model)
-        raise ValueError("the outputs hold no attention maps; call the model with output_attentions=True, output_hidden_states=True")
+        raise ValueError(
+            f"the outputs hold {list(outputs)}, not both attentions and hidden_states; "
+            "call the model with output_attentions=True, output_hidden_states=True"
+        )
     number, shift = _find_block(model, stage, block)
     attention, encoder_map = outputs.attentions[number], outputs.hidden_states[-stage]
     size = tuple(next(iter(outputs.predictions.values())).shape[-2:])

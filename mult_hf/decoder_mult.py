@@ -125,6 +125,14 @@ def per_task(tasks: Iterable[str], make: Callable[[str], nn.Module]) -> nn.Modul
     return modules
 
 
+def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy the weights that both modules have in one shape (a reference decoder also has queries and keys)."""
+    state = source.state_dict()
+    for name, value in target.state_dict().items():
+        if name in state and state[name].shape == value.shape:
+            value.copy_(state[name])
+
+
 def eager_attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTHead, RelativePositionBias, SharedWindowAttention, per_task
+from .decoder_mult import MulTHead, RelativePositionBias, SharedWindowAttention, copy_fitting_weights, per_task
 from .decoders import DECODERS
 from .losses import loss_function, multi_task_loss
 from .tasks import TaskSpec, resolve_tasks
@@ -439,7 +439,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             new = tree.get_submodule(path)[spec.name]
             new.apply(self._init_weights)
             if copy_from is not None:
-                _copy_fitting_weights(modules[copy_from], new)
+                copy_fitting_weights(modules[copy_from], new)
             modules[spec.name] = new.to(self.device, self.dtype).train(self.training)
         self.config.tasks = [*self.config.tasks, spec.to_dict()]
         if freeze_others:
@@ -484,14 +484,6 @@ def _drop_unread_norms(backbone: nn.Module, config: MulTConfig) -> None:
     for name, kinds in list(zip(reversed(backbone.out_features), stages))[1:]:  # the coarsest map is where all streams start
         if name in norms and not any(kind.reads_encoder_map for kind in kinds):
             norms[name] = nn.Identity()
-
-
-def _copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy the weights that both modules have in one shape (a reference decoder also has queries and keys)."""
-    state = source.state_dict()
-    for name, value in target.state_dict().items():
-        if name in state and state[name].shape == value.shape:
-            value.copy_(state[name])
 
 
 __all__ = [

@@ -157,7 +157,7 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError('reading videos needs PyAV; install it with: pip install "mult-hf[video]"') from error
+        raise ImportError(f'reading videos needs PyAV ({error}); install it with: pip install "mult-hf[video]"') from error
     return av
 
 

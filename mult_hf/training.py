@@ -16,9 +16,13 @@ import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import gather_object
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import get_scheduler
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
 from .cards import plain
@@ -85,6 +89,21 @@ def waves(height: int, width: int, channels: int) -> Tensor:
     rows, columns = rows[:, None].expand(height, width, -1), columns[None].expand(height, width, -1)
     found = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=-1)
     return nn.functional.pad(found, (0, channels - found.shape[-1])).flatten(0, 1)[None]
+
+
+def learning_rate_schedule(optimizer: Optimizer, kind: str, *, steps: int, warmup_steps: int, power: float) -> LRScheduler:
+    """The course of the learning rate; it grows in the warm-up, and is the optimizer's own after it.
+
+    Args:
+        optimizer: whose learning rates are scaled.
+        kind: name of one of transformers' schedules.
+        steps: of the whole run.
+        warmup_steps: of these, at most half of all.
+        power: exponent of the polynomial schedule, which ends at 0; others have none.
+    """
+    extra = {"power": power, "lr_end": 0.0} if kind == "polynomial" else None
+    warmup = min(warmup_steps, steps // 2)
+    return get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=steps, scheduler_specific_kwargs=extra)
 
 
 class WeightAverage:
@@ -162,6 +181,17 @@ class Progress:
     best_step: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     batches: int = 0
+
+    def note_losses(self, losses: Mapping[str, float]) -> None:
+        """Add the task losses of a batch."""
+        self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
+        self.batches += 1
+
+    def take_mean_losses(self) -> dict[str, float]:
+        """Means over processes and batches since this was asked last; then the count starts anew."""
+        means = {task: total / self.batches for task, total in mean_over_processes(self.losses).items()}
+        self.losses, self.batches = {}, 0
+        return means
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
@@ -277,6 +307,33 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskD
     return whole.to(accelerator.device)
 
 
+def new_swin(
+    embed_dim: int, depths: Sequence[int], window_size: int, image_size: int, position_embeddings: bool, drop_path_rate: float
+) -> dict[str, Any]:
+    """The entry of a new Swin for [`MulTConfig`], with a head for every 24 channels of its first stage.
+
+    Args:
+        embed_dim: channels of the first stage.
+        depths: blocks of each stage.
+        window_size: side of a window, in patches of 4 pixels.
+        image_size: side in pixels of the images that position embeddings are made for.
+        position_embeddings: few images teach a network little about where floors and ceilings are wont to be; these tell it directly.
+        drop_path_rate: stochastic depth.
+    """
+    stages = range(len(depths))
+    return {
+        "model_type": "swin",
+        "embed_dim": embed_dim,
+        "depths": [*depths],
+        "num_heads": [max(1, embed_dim // 24) * 2**stage for stage in stages],
+        "window_size": window_size,
+        "drop_path_rate": drop_path_rate,
+        "use_absolute_embeddings": position_embeddings,
+        "image_size": image_size,
+        "out_features": [f"stage{stage + 1}" for stage in stages],
+    }
+
+
 def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
     """A trained model with the tasks of the data: those that it lacks are added, those that it has beyond them removed.
 
@@ -310,6 +367,11 @@ def refuse_shards(accelerator: Accelerator, module: nn.Module, *, average: bool)
         raise ValueError("an average of the weights needs them whole in every process, but FSDP shards them; set --ema_decay 0, or use DDP")
 
 
+def upload(directory: Path, repo_id: str) -> str:
+    """Upload the result of a run, without what it keeps for itself, to a repository of the Hub; returns its address."""
+    return HfApi().upload_folder(repo_id=repo_id, folder_path=directory, ignore_patterns=["checkpoints/*", "best/*", ".partial/*"])
+
+
 def peak_memory(device: torch.device) -> float:
     """Largest memory so far in MiB: allocated on an accelerator, or resident in this process."""
     if device.type == "cuda":
@@ -324,11 +386,16 @@ __all__ = [
     "WeightAverage",
     "describe_rows",
     "fit_deepspeed",
+    "learning_rate_schedule",
     "load_trained",
     "mean_over_processes",
+    "new_swin",
     "parameter_groups",
     "peak_memory",
     "refuse_shards",
+    "start_position_embeddings",
+    "upload",
     "use_fsdp_on_cpu",
+    "waves",
     "whole_model",
 ]

@@ -23,10 +23,13 @@ def ran(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("command", ["predict", "train", "evaluate"])
-def test_a_script_gets_the_words_behind_its_name(ran, command):
+@pytest.mark.parametrize(
+    ("command", "script"),
+    [("predict", "predict"), ("train", "train"), ("evaluate", "evaluate"), ("export", "export"), ("demo", "app")],
+)
+def test_a_script_gets_the_words_behind_its_name(ran, command, script):
     command_line.main([command, "--model", "me/mult", "--help"])
-    assert ran == [(str(ROOT / "examples" / f"{command}.py"), "__main__", ["--model", "me/mult", "--help"])]
+    assert ran == [(str(ROOT / "examples" / f"{script}.py"), "__main__", ["--model", "me/mult", "--help"])]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ def test_help_lists_every_command(ran, capsys):
         command_line.main(["--help"])
     assert exit_.value.code == 0
     printed = capsys.readouterr().out
-    for name in ("predict", "train", "evaluate", "check", "render rooms", "render doom"):
+    for name in ("predict", "train", "evaluate", "export", "demo", "check", "render rooms", "render doom"):
         assert f"\n  {name} " in printed
     assert not ran
 
@@ -106,10 +109,11 @@ def test_the_wheel_holds_what_the_commands_run_and_what_the_scripts_look_for(tmp
         names = set(archive.namelist())
         (points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert "mult-hf = mult_hf.__main__:main" in points
-    for name in command_line.SCRIPTS:
+    for name, _ in command_line.SCRIPTS.values():
         assert f"mult_hf/examples/{name}.py" in names
         source = (ROOT / "examples" / f"{name}.py").read_text()
         assert ("ROOT" in source) == ("ROOT = Path(__file__).resolve().parents[1]" in source), "they look from the folder above theirs"
-    assert {"mult_hf/model_card.md", "mult_hf/examples/data/rooms-sample/README.md"} <= names
+    assert {"mult_hf/model_card.md", "mult_hf/examples/data/rooms-sample/README.md", "mult_hf/examples/app.js"} <= names
+    assert {"mult_hf/docs/images/room.jpg", "mult_hf/docs/images/coffee.jpg"} <= names, "the photos that the demo offers"
     assert any(name.startswith("mult_hf/examples/data/rooms-sample/train-") for name in names)
     assert not any(name.startswith(("tests/", "examples/", "docs/")) for name in names)

@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,6 +21,7 @@ from PIL import Image as PILImage
 from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
@@ -241,10 +244,24 @@ def test_the_printed_tables_compare_every_file_with_the_model(exported):
     assert float(megabytes) == pytest.approx((directory / file).stat().st_size / 1e6, abs=0.06)
     assert 0 < float(difference) < 1e-4 < float(rows["int8"][2])
     assert float(seconds) > 0
-    assert "5 images of test" in printed
+    assert "5 images of the split test, each predicted once, as it is (no flip):" in printed
     assert "| task | metric | PyTorch | onnx | int8 | pt2 |" in printed
-    assert "onnx against PyTorch, by each task's first metric (+ is better): segmentation +0.00 %." in printed
-    assert "int8 against PyTorch, by each task's first metric (+ is better): segmentation " in printed
+
+
+def test_losses_are_percent_of_the_reference_above_0_where_the_file_is_worse():
+    """Depth's error grows by a tenth, mIoU by a fifth; of edges nothing is known, and nothing is relative to normals without an error."""
+    before = {"depth/rmse": 0.5, "segmentation/mean_iou": 0.5, "edges2d/mae": math.nan, "normals/mean_angle": 0.0}
+    after = {"depth/rmse": 0.55, "segmentation/mean_iou": 0.6, "edges2d/mae": math.nan, "normals/mean_angle": 1.0}
+    evaluations = {name: SimpleNamespace(compute=lambda values=values: values) for name, values in (("PyTorch", before), ("int8", after))}
+    table = script.losses_table(evaluations, resolve_tasks([name.split("/")[0] for name in before]))
+    assert table.splitlines()[2:] == [
+        "| task | metric | PyTorch | int8 loses |",
+        "|---|---|---|---|",
+        "| depth | RMSE (m) ↓ | 0.5000 | +10.00 % |",
+        "| segmentation | mIoU (%) ↑ | 50.00 | -20.00 % |",
+        "| edges2d | MAE ([0, 1]) ↓ | nan | - |",
+        "| normals | mean angle (degrees) ↓ | 0.00 | - |",
+    ]
 
 
 # --- refusals ---

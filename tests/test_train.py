@@ -367,7 +367,7 @@ def test_shipped_configurations_are_read(file):
             ["--torch_compile", "aot_eager", "--weighting", "gradnorm"],
             "gradients of a graph several times, which a compiled one gives once",
         ),
-        (["--tasks", "depth", "smell"], r"--tasks has \['smell'\], but"),
+        (["--tasks", "depth", "smell"], r"there are no tasks \['smell'\] in .*; it has \['depth', 'principal_curvature'\]"),
     ],
 )
 def test_impossible_flags_are_refused(tmp_path, data, flags, message):

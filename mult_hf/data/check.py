@@ -23,7 +23,7 @@ try:
     from datasets import Image as ImageFeature
     from datasets import IterableDataset, load_dataset
 except ImportError as error:
-    raise ImportError('the checker needs the datasets library; install it with: pip install "mult-hf[data]"') from error
+    raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
 from ..tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from ..visualization import colorize, panel

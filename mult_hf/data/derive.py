@@ -15,7 +15,7 @@ try:
     from skimage.feature import hessian_matrix_det
     from skimage.filters import sobel
 except ImportError as error:
-    raise ImportError('mult_hf.data.derive needs scikit-image; install it with: pip install "mult-hf[data]"') from error
+    raise ImportError(f'mult_hf.data.derive needs scikit-image ({error}); install it with: pip install "mult-hf[data]"') from error
 
 EDGES_GAIN = 4.0
 """Makes a [0, 1] map of [`edges2d`]: magnitudes from 0.25 on are 1, where readers of Taskonomy commonly clamp."""

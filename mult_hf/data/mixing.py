@@ -14,7 +14,7 @@ from mult_hf.tasks import TaskSpec
 try:
     from datasets import Dataset, Features, IterableDataset, Value, interleave_datasets
 except ImportError as error:
-    raise ImportError('mult_hf.data.mixing needs datasets; install it with: pip install "mult-hf[train]"') from error
+    raise ImportError(f'mult_hf.data.mixing needs datasets ({error}); install it with: pip install "mult-hf[train]"') from error
 
 SOURCE_COLUMN = "source"
 """Column of a mixed set that names the set a sample is from, whose encodings its maps must be decoded with."""

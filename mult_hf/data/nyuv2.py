@@ -239,7 +239,7 @@ def _open_labeled(path: Path) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError('the labelled .mat of NYUv2 needs h5py; install it with: pip install "mult-hf[nyuv2]"') from error
+        raise ImportError(f'the labelled .mat of NYUv2 needs h5py ({error}); install it with: pip install "mult-hf[nyuv2]"') from error
     if not path.is_file():
         raise ValueError(f"{path} is not there; download {NYULabeledReader.file_name} (2.8 GB) from the page of NYU Depth v2")
     try:

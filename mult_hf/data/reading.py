@@ -29,7 +29,7 @@ try:
     from datasets import Image as ImageFeature
     from datasets.arrow_writer import ParquetWriter
 except ImportError as error:
-    raise ImportError('the readers need the datasets library; install it with: pip install "mult-hf[data]"') from error
+    raise ImportError(f'the readers need the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
 from ..tasks import TaskSpec, resolve_tasks
 from .derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, normals_from_depth, reshading

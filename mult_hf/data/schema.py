@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, hf_hub_download
 
+from ..tasks import TaskSpec, resolve_tasks
+
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
@@ -38,7 +40,9 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
     try:
         from datasets import config, load_dataset
     except ImportError as error:
-        raise ImportError('reading data sets needs the datasets library; install it with: pip install "mult-hf[train]"') from error
+        raise ImportError(
+            f'reading data sets needs the datasets library ({error}); install it with: pip install "mult-hf[train]"'
+        ) from error
 
     directory = Path(name_or_path)
     if not directory.is_dir():
@@ -91,6 +95,23 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
     return entries
+
+
+def load_task_specs(name_or_path: str | Path, names: Sequence[str] | None = None) -> dict[str, TaskSpec]:
+    """The tasks of a data set, or those of them that are asked for.
+
+    Args:
+        name_or_path: local directory or Hub id.
+        names: of the tasks; all of them by default.
+
+    Raises:
+        ValueError: if the data set lacks one of these, and as [`load_task_entries`].
+    """
+    specs = resolve_tasks(load_task_entries(name_or_path))
+    unknown = sorted(set(names or []) - set(specs))
+    if unknown:
+        raise ValueError(f"there are no tasks {unknown} in {name_or_path}; it has {list(specs)}")
+    return {task: spec for task, spec in specs.items() if names is None or task in names}
 
 
 def missing_columns(columns: Sequence[str], tasks: Iterable[str]) -> list[str]:

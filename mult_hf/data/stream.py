@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .collator import AUGMENTATION_SEED
+from .collator import AUGMENTATION_SEED, MultiTaskCollator
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -91,4 +91,21 @@ class StreamBatches(Sampler[list[int]]):
         return map(self.positions, itertools.count(self.start))
 
 
-__all__ = ["StreamBatches", "TrainingStream", "mix_seeds"]
+def stream_loader(
+    stream: TrainingStream, batches: StreamBatches, collator: MultiTaskCollator, *, num_workers: int = 0, pin_memory: bool = False
+) -> DataLoader:
+    """One process's batches in their order, whatever the number of workers.
+
+    Args:
+        stream: the samples.
+        batches: positions of each batch's samples.
+        collator: makes a batch of them.
+        num_workers: processes that prepare batches; 0 for none beside this one.
+        pin_memory: whether batches lie where a GPU can fetch them by itself.
+    """
+    # A generator of its own: starting workers draws a number, which must not come out of what dropout draws from.
+    own = torch.Generator()
+    return DataLoader(stream, batch_sampler=batches, num_workers=num_workers, collate_fn=collator, generator=own, pin_memory=pin_memory)
+
+
+__all__ = ["StreamBatches", "TrainingStream", "mix_seeds", "stream_loader"]

@@ -120,7 +120,7 @@ def _reach(truth: np.ndarray, max_dist: float) -> "csr_array":
     try:
         from scipy.sparse import csr_array
     except ImportError as error:
-        raise ImportError('boundary metrics need scipy; install it with: pip install "mult-hf[data]"') from error
+        raise ImportError(f'boundary metrics need scipy ({error}); install it with: pip install "mult-hf[data]"') from error
     height, width = truth.shape
     radius = max_dist * np.hypot(height, width)
     steps = np.arange(-int(radius), int(radius) + 1)

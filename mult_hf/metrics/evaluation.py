@@ -17,7 +17,7 @@ try:
     from datasets import Features, Value
     from evaluate.loading import _create_importable_file, init_dynamic_modules
 except ImportError as error:
-    raise ImportError('mult_hf.metrics.evaluation needs evaluate; install it with: pip install "mult-hf[train]"') from error
+    raise ImportError(f'mult_hf.metrics.evaluation needs evaluate ({error}); install it with: pip install "mult-hf[train]"') from error
 
 import safetensors.torch
 import torch

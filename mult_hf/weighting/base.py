@@ -38,6 +38,18 @@ class TaskWeighting:
         self.name = name
         self.fixed = {task: float(spec.weight) for task, spec in specs.items()}
 
+    def refuse_compiled(self) -> None:
+        """Refuse a model that `torch.compile` made, where gradients are taken of its graph several times: such a one gives them once.
+
+        Raises:
+            ValueError: if this weighting does so.
+        """
+        if self.reads_features or self.writes_gradients:
+            raise ValueError(
+                f"task weighting {self.name!r} takes gradients of a graph several times, which a compiled one gives once; "
+                "do not compile, or take fixed, uncertainty or dwa"
+            )
+
     def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
         """Back-propagate one (micro-)batch; the weights move at the last one of an optimizer step.
 

@@ -12,7 +12,7 @@ try:
     import vizdoom
     from omg.mapedit import MapEditor
 except ImportError as error:
-    raise ImportError('mult_hf.data.doom needs vizdoom and omgifol; install them with: pip install "mult-hf[doom]"') from error
+    raise ImportError(f'mult_hf.data.doom needs vizdoom and omgifol ({error}); install them with: pip install "mult-hf[doom]"') from error
 
 LEVELS: tuple[str, ...] = (
     *(f"E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)),

@@ -17,7 +17,9 @@ try:
     import mitsuba as mi
     import mitsuba_oidn
 except ImportError as error:
-    raise ImportError('rendering rooms needs Mitsuba and its denoiser; install them with: pip install "mult-hf[rooms]"') from error
+    raise ImportError(
+        f'rendering rooms needs Mitsuba and its denoiser ({error}); install them with: pip install "mult-hf[rooms]"'
+    ) from error
 
 PATH_DEPTH = 5
 """Longest light path in segments; more changes little in closed pale rooms and costs time."""

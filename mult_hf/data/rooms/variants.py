@@ -119,7 +119,7 @@ def activate(variant: str, library: str | None, threads: int | None = None) -> N
         import drjit
         import mitsuba
     except ImportError as error:
-        raise ImportError('rendering rooms needs Mitsuba; install it with: pip install "mult-hf[rooms]"') from error
+        raise ImportError(f'rendering rooms needs Mitsuba ({error}); install it with: pip install "mult-hf[rooms]"') from error
     mitsuba.set_variant(variant)
     if threads is not None:
         drjit.set_thread_count(threads)

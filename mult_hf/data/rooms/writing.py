@@ -26,7 +26,7 @@ try:
     from datasets import Features, Image, List, Value
     from tqdm import tqdm
 except ImportError as error:
-    raise ImportError('writing rooms needs datasets and tqdm; install them with: pip install "mult-hf[rooms]"') from error
+    raise ImportError(f'writing rooms needs datasets and tqdm ({error}); install them with: pip install "mult-hf[rooms]"') from error
 
 SETTINGS_KEY = b"mult_hf_rooms"
 """Where a shard's own metadata keep the settings that made it."""

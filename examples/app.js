@@ -1,0 +1,53 @@
+// Reads the maps at the pixel under the mouse, in the browser: the server sends all numbers once, and hears of no movement.
+// `app.py` makes this the `js_on_load` of the line below the button, so that Gradio runs it once with `element`, `props` and `watch`
+// (https://www.gradio.app/guides/custom-HTML-components). Texts go in as text, never as HTML: names come from whoever made the model.
+
+let numbers = null; // of the maps on the page, one after the other, each (channels, height, width)
+
+watch("value", async () => {
+  const value = props.value;
+  numbers = null;
+  try {
+    const { body, ok, statusText } = await fetch(value.file.url);
+    if (!ok) throw new Error(statusText);
+    const buffer = await new Response(body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+    if (value.file.url !== props.value.file.url) return; // other maps have come meanwhile
+    numbers = new Float32Array(buffer);
+    read(value.width >> 1, value.height >> 1);
+  } catch (error) {
+    element.textContent = `The values of the maps could not be fetched (${error.message}). Press Predict again.`;
+  }
+});
+
+for (const kind of ["pointermove", "pointerdown"]) { // the second is for fingers, which do not hover
+  document.addEventListener(kind, (event) => {
+    const picture = event.target.closest?.(".map img");
+    if (numbers === null || !picture?.naturalWidth) return;
+    const { width, height } = props.value;
+    const box = picture.getBoundingClientRect(); // the picture stands in its middle, shrunk to fit but never enlarged
+    const pixel = Math.min(box.width / picture.naturalWidth, box.height / picture.naturalHeight, 1) * (picture.naturalWidth / width);
+    const column = Math.floor((event.clientX - box.left - (box.width - width * pixel) / 2) / pixel);
+    const row = Math.floor((event.clientY - box.top - (box.height - height * pixel) / 2) / pixel);
+    if (0 <= column && column < width && 0 <= row && row < height) read(column, row);
+  });
+}
+
+// Write what every map says at a pixel into its caption.
+function read(column, row) {
+  const { width, height, channels } = props.value;
+  let position = row * width + column;
+  for (const [task, count] of channels) {
+    const values = Array.from({ length: count }, (_, channel) => numbers[position + channel * height * width]);
+    for (const place of document.querySelectorAll(`.map-caption [data-task="${task}"]`)) {
+      place.textContent = describe(values, props.class_names[task]);
+    }
+    position += count * height * width;
+  }
+  element.textContent = `Pixel ${column} from the left, ${row} from the top`;
+}
+
+// A class's name, or numbers with three digits.
+function describe(values, classNames) {
+  if (classNames) return classNames[values[0]] ?? props.unknown;
+  return values.every(Number.isFinite) ? values.map((value) => Number(value.toPrecision(3))).join(", ") : props.unknown;
+}
