@@ -125,17 +125,6 @@ def per_task(tasks: Iterable[str], make: Callable[[str], nn.Module]) -> nn.Modul
     return modules
 
 
-def attention_map(module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0) -> Tensor:
-    """How much each token of a window looks at each other: softmax(q k^T * scaling + attention_mask), arguments as below.
-
-    Returns:
-        `Tensor`: (windows, heads, tokens, tokens).
-    """
-    scores = query @ key.transpose(-1, -2) * scaling + attention_mask
-    attention = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return F.dropout(attention, dropout, module.training)
-
-
 def eager_attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -153,7 +142,9 @@ def eager_attention_forward(
     Returns:
         the mixed values (windows, tokens, heads, any) and the attention map (windows, heads, tokens, tokens).
     """
-    attention = attention_map(module, query, key, attention_mask, scaling, dropout)
+    scores = query @ key.transpose(-1, -2) * scaling + attention_mask
+    attention = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    attention = F.dropout(attention, dropout, module.training)
     return (attention @ value).transpose(1, 2), attention
 
 
@@ -225,10 +216,11 @@ class SharedWindowAttention(nn.Module):
             source = encoder_map if self.kind.source == "encoder" else streams[owner]
             query, key = self.split_heads(projections.q_proj(source)), self.split_heads(projections.k_proj(source))
             values = {task: self.split_heads(self.tasks[task].v_proj(self.value_input(streams[task], encoder_map))) for task in readers}
+            together = torch.cat(list(values.values()), dim=-1)  # (windows, heads, tokens, tasks * head_dim)
             scores = self.added_scores(projections.position_bias(), shift_mask, query.shape[0])
-            attended, attention = self.attend(query, key, values, scores, return_maps)
-            for task in readers:
-                mixed[task] = self.tasks[task].o_proj(attended[task].flatten(2))  # heads side by side: (windows, tokens, channels)
+            together, attention = self.attend(query, key, together, scores, return_maps)
+            for task, part in zip(readers, together.chunk(len(readers), dim=-1)):
+                mixed[task] = self.tasks[task].o_proj(part.flatten(2))  # heads side by side: (windows, tokens, channels)
             if return_maps:
                 maps[owner] = attention
         return mixed, maps
@@ -253,22 +245,12 @@ class SharedWindowAttention(nn.Module):
         scores = position_bias + shift_mask  # (windows of one image, heads, tokens, tokens)
         return scores.repeat(windows // scores.shape[0], 1, 1, 1)
 
-    def attend(
-        self, query: Tensor, key: Tensor, values: Mapping[str, Tensor], scores: Tensor, return_map: bool
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Mix all values by one map: each (windows, heads, tokens, head_dim) in, (windows, tokens, heads, head_dim) out.
-
-        One task's values alone go to the configured attention function. Where a map is wanted, or serves several tasks, it is
-        written out, since fused functions keep none; this is also faster than one fused call on the values of all tasks side by side.
-        """
+    def attend(self, query: Tensor, key: Tensor, values: Tensor, scores: Tensor, return_maps: bool) -> tuple[Tensor, Tensor | None]:
+        """Run the configured attention function; the written-out one where maps are wanted, since fused ones keep none."""
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        scores = scores.to(query.dtype)
-        if len(values) == 1 and not return_map:
-            ((task, value),) = values.items()
-            function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-            return {task: function(self, query, key, value, scores, scaling=self.scaling, dropout=dropout)[0]}, None
-        attention = attention_map(self, query, key, scores, self.scaling, dropout)
-        return {task: (attention @ value).transpose(1, 2) for task, value in values.items()}, attention
+        function = eager_attention_forward if return_maps else function
+        return function(self, query, key, values, scores.to(query.dtype), scaling=self.scaling, dropout=dropout)
 
 
 class BlockLayers(nn.Module):

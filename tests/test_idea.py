@@ -23,7 +23,7 @@ def test_the_page_has_a_line_for_every_step_from_queries_to_the_next_stage():
     assert {name.split(".")[0] for name, _ in EQUATIONS} == {
         "SharedWindowAttention",
         "RelativePositionBias",
-        "attention_map",
+        "eager_attention_forward",
         "BlockLayers",
         "Upsampling",
     }
