@@ -22,6 +22,7 @@ from datasets import Dataset
 from transformers import HfArgumentParser
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf.arguments import program_name
 from mult_hf.cards import eval_results, plain, public_name, shareable, update_card
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
@@ -331,7 +332,7 @@ def report(
 
 def main() -> None:
     """Load, measure, write."""
-    (arguments,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses()
+    (arguments,) = HfArgumentParser(EvaluationArguments, prog=program_name()).parse_args_into_dataclasses()
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .arguments import COMMAND
+
 PACKAGE = Path(__file__).resolve().parent
 
 SCRIPTS = {
@@ -60,10 +62,14 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.parse_args(words[:1])  # --help, or nothing at all
         parser.error(f"there is no command {' '.join(words[:2])!r}; choose from: {', '.join(described)}")
     sys.argv = [f"mult-hf {name}", *words[len(name.split()) :]]
-    if name in SCRIPTS:
-        runpy.run_path(str(script_path(SCRIPTS[name][0])), run_name="__main__")
-    else:
-        runpy.run_module(MODULES[name][0], run_name="__main__", alter_sys=True)
+    token = COMMAND.set(sys.argv[0])  # runpy puts a file's path there, which usage lines must not show
+    try:
+        if name in SCRIPTS:
+            runpy.run_path(str(script_path(SCRIPTS[name][0])), run_name="__main__")
+        else:
+            runpy.run_module(MODULES[name][0], run_name="__main__", alter_sys=True)
+    finally:
+        COMMAND.reset(token)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,14 @@ import yaml
 from transformers import HfArgumentParser
 
 Arguments = TypeVar("Arguments")
+
+COMMAND: ContextVar[str | None] = ContextVar("COMMAND", default=None)
+"""The `mult-hf COMMAND` that is running a script or a module, whose own name the user has never typed."""
+
+
+def program_name(otherwise: str | None = None) -> str | None:
+    """What a usage line calls the program: the command that runs it, or else this name; None leaves the choice to argparse."""
+    return COMMAND.get() or otherwise
 
 
 def flag(default: Any, help_text: str) -> Any:
@@ -78,7 +87,7 @@ def parse_arguments(kind: type[Arguments], words: Sequence[str], description: st
     Raises:
         ValueError: if the file is not there, is no YAML, or has a key that is no flag.
     """
-    parser = HfArgumentParser(kind, description=description)
+    parser = HfArgumentParser(kind, prog=program_name(), description=description)
     config: Path | None = getattr(parser.parse_args([*words]), "config", None)
     if config is None:
         return parser.parse_args_into_dataclasses([*words])[0]

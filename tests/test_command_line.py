@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mult_hf import __main__ as command_line
+from mult_hf.arguments import program_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,6 +80,15 @@ def test_the_exit_status_is_that_of_what_runs(tmp_path):
     finished = subprocess.run([sys.executable, "-m", "mult_hf", "check", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert finished.returncode == 1
     assert "has no README.md" in finished.stderr
+
+
+@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "check", "render rooms", "render doom"])
+def test_usage_lines_show_the_command_that_was_typed(capsys, command):
+    """Really run, up to their help."""
+    with pytest.raises(SystemExit):
+        command_line.main([*command.split(), "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: mult-hf {command} [-h]")
+    assert program_name("check.py") == "check.py", "and only while it runs"
 
 
 def test_an_installed_script_goes_before_one_of_a_folder_beside_the_package(monkeypatch, tmp_path):

@@ -25,6 +25,7 @@ try:
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
+from ..arguments import program_name
 from ..tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from ..visualization import colorize, panel
 from .schema import load_task_entries
@@ -291,7 +292,9 @@ UNIT_CHECKS: dict[str, Callable[[np.ndarray, TaskSpec], Iterator[str]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 1 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m mult_hf.data.check", description="Does a data set hold what its card says?")
+    parser = argparse.ArgumentParser(
+        prog=program_name("python -m mult_hf.data.check"), description="Does a data set hold what its card says?"
+    )
     parser.add_argument("data", metavar="DIR_OR_ID", help="directory or Hub id")
     parser.add_argument("--split", help="all by default")
     parser.add_argument("--samples", type=int, default=64, help="rows read of each split (%(default)s)")

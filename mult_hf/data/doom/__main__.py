@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ...arguments import program_name
 from .levels import select_levels
 from .writing import Rendering, write_dataset
 
@@ -21,7 +22,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[Path, Rendering
     Raises:
         SystemExit: with a message, on arguments that cannot be rendered.
     """
-    parser = argparse.ArgumentParser(prog="python -m mult_hf.data.doom", description="Render views of Freedoom levels with six dense maps.")
+    parser = argparse.ArgumentParser(
+        prog=program_name("python -m mult_hf.data.doom"), description="Render views of Freedoom levels with six dense maps."
+    )
     parser.add_argument("folder", type=Path, metavar="OUT", help="where to write; an interrupted rendering goes on")
     parser.add_argument("--levels", nargs="+", default=["all"], help="levels (E1M1 .. E4M9, MAP01 .. MAP32), splits, or all; default all")
     parser.add_argument("--views", type=int, default=1000, help="number of views over all levels; default 1000")

@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ...arguments import program_name
 from . import variants
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All flags with their defaults."""
     parser = argparse.ArgumentParser(
-        prog="python -m mult_hf.data.rooms",
+        prog=program_name("python -m mult_hf.data.rooms"),
         description="Render procedural rooms with six dense maps into a directory that datasets.load_dataset reads.",
         epilog="An interrupted run goes on when the same command is given again; finished files are kept.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -1,0 +1,499 @@
+"""What six tasks cost beside six networks of one task: time, memory, parameters, arithmetic, and how near the machine's limit that runs.
+
+    python examples/benchmark.py                                                    # the small default network of train.py at 128 pixels
+    python examples/benchmark.py --preset swin-tiny --image_size 224 --batch_sizes 1 8 --modes inference
+    python examples/benchmark.py --preset swin-large --image_size 224 --device cuda --dtype bfloat16 --torch_compile inductor
+
+Prints a Markdown table for each mode and batch size, and writes all figures to `--output`. Weights, images and labels are random:
+nothing here depends on their values. docs/benchmark.md tells what each column is and how it is measured.
+"""
+
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from benchmark_weighting import random_target
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from train import TrainingArguments, build_model
+
+import mult_hf
+from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction
+from mult_hf.arguments import check_bounds, flag, parse_arguments
+from mult_hf.decoder_mult import SharedWindowAttention
+from mult_hf.tasks import resolve_tasks
+
+MIB = 2**20
+WARM_UP = 2  # runs of everything before the first that counts
+
+CASE_NAMES = ("mult", "networks", "subsets", "no_sharing", "swin_unet", "mtan", "attention")  # methods of Comparison
+
+# Of the products whose rate is the machine's limit: large enough to reach it, small enough to be quick.
+MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
+
+# What torch.profiler calls the operations that multiply matrices on a CPU, fused attention and those of torch.compile among them.
+PRODUCTS = {
+    *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkl::_mkl_linear", "mkldnn::_linear_pointwise"),
+    *("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+}
+
+
+@dataclass
+class BenchmarkArguments:
+    """What is measured; each field is a flag."""
+
+    preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag("small", "small is the default of train.py")
+    image_size: int = flag(128, "side of the images in pixels")
+    batch_sizes: list[int] = flag([8], "images at a time; a table for each")
+    tasks: list[str] = flag([*MULT_TASKS], "names of registered tasks")
+    modes: list[str] = flag(["inference", "training"], "inference, and a training step: forward, backward and AdamW")
+    cases: list[str] = flag([*CASE_NAMES], "what is compared, in the order of the table")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "of the weights in inference; of autocast in training")
+    float32_matmul: Literal["highest", "high", "medium"] = flag("highest", "see torch.set_float32_matmul_precision")
+    attention: Literal["sdpa", "eager"] = flag("sdpa", "attention implementation")
+    torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
+    device: Literal["cpu", "cuda"] = flag("cpu", "where everything runs")
+    cpu_threads: int = flag(1, "threads of torch on a CPU")
+    repeats: int = flag(10, "runs of which the median is taken")
+    seed: int = flag(0, "of weights, images and labels")
+    output: Path | None = flag(None, "JSON file for all figures")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {1: ("cpu_threads", "repeats"), 32: ("image_size",)})
+        if min(self.batch_sizes, default=0) < 1:
+            raise ValueError(f"--batch_sizes is {self.batch_sizes}; give at least one number, each at least 1")
+        for name, allowed in (("modes", MODES), ("cases", CASE_NAMES)):
+            given = getattr(self, name)
+            if not given or set(given) - set(allowed):
+                raise ValueError(f"--{name} is {given}; choose at least one of {', '.join(allowed)}")
+        resolve_tasks(self.tasks)  # refuses what it does not know
+
+
+def build(arguments: BenchmarkArguments, tasks: Sequence[str], **decoder: Any) -> MulTForMultiTaskDensePrediction:
+    """A network with random weights on the chosen device; `decoder` holds flags of train.py: `decoder`, `block_attention`."""
+    if arguments.preset == "small":
+        network = build_model(TrainingArguments(**decoder), resolve_tasks(tasks), arguments.image_size)
+    else:
+        options = {"decoder_type": decoder.pop("decoder", "mult"), **decoder}
+        network = MulTForMultiTaskDensePrediction(MulTConfig.from_preset(arguments.preset, tasks=list(tasks), **options))
+    network.set_attn_implementation(arguments.attention)
+    return network.to(arguments.device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (batch, 3, size, size), and labels by task at their size."""
+
+    images: Tensor
+    labels: dict[str, Tensor]
+
+    @classmethod
+    def random(cls, arguments: BenchmarkArguments, batch_size: int) -> "Batch":
+        """Everything known everywhere."""
+        size, device = arguments.image_size, arguments.device
+        labels = {task: random_target(spec, batch_size, size).to(device) for task, spec in resolve_tasks(arguments.tasks).items()}
+        return cls(torch.randn(batch_size, 3, size, size).to(device), labels)
+
+
+class Step:
+    """What is timed: a call is one run. Here, a forward pass of a network for some of its tasks; `modules` are what runs."""
+
+    def __init__(self, network: MulTForMultiTaskDensePrediction, tasks: Sequence[str], batch: Batch, dtype: torch.dtype) -> None:
+        self.network, self.tasks, self.images = network.to(dtype).eval(), tasks, batch.images.to(dtype)
+        self.modules: list[nn.Module] = [network]
+
+    def __call__(self) -> None:
+        """Run it."""
+        with torch.no_grad():
+            self.network(self.images, tasks=self.tasks)
+
+    def kept(self) -> list[Tensor]:
+        """What stays in memory between two runs."""
+        return [tensor for module in self.modules for tensor in (*module.parameters(), *module.buffers())]
+
+
+class TrainingStep(Step):
+    """Forward, backward and an AdamW step of a network for some of its tasks; weights are float32, autocast does the rest."""
+
+    def __init__(self, network: MulTForMultiTaskDensePrediction, tasks: Sequence[str], batch: Batch, dtype: torch.dtype) -> None:
+        super().__init__(network, tasks, batch, torch.float32)
+        self.labels, self.dtype = {task: batch.labels[task] for task in tasks}, dtype
+        self.optimizer = torch.optim.AdamW(network.train().parameters())
+
+    def __call__(self) -> None:
+        """Run it."""
+        with torch.autocast(self.images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss = self.network(self.images, labels=self.labels, tasks=self.tasks).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def kept(self) -> list[Tensor]:
+        """Also AdamW's two moments; gradients come and go with a step."""
+        return [*super().kept(), *(value for state in self.optimizer.state.values() for value in state.values())]
+
+
+class SharedAttention(Step):
+    """The attention of all shared blocks alone, on the streams that a network makes of a batch: a call for each group of tasks.
+
+    One group of all tasks is what MulT does; a group a task makes the same map again for each of them. The results are equal.
+    """
+
+    def __init__(self, network: MulTForMultiTaskDensePrediction, groups: Sequence[Sequence[str]], batch: Batch, dtype: torch.dtype) -> None:
+        super().__init__(network, [task for group in groups for task in group], batch, dtype)
+        self.groups, self.inputs = groups, []
+        self.modules = [m for m in network.modules() if isinstance(m, SharedWindowAttention) and m.kind.is_shared]
+        hooks = [m.register_forward_pre_hook(lambda module, inputs: self.inputs.append((module, inputs))) for m in self.modules]
+        super().__call__()
+        for hook in hooks:
+            hook.remove()
+
+    def __call__(self) -> None:
+        """Run it."""
+        with torch.no_grad():
+            for attention, (streams, encoder_map, shift_mask) in self.inputs:
+                for group in self.groups:
+                    attention({task: streams[task] for task in group}, encoder_map, shift_mask)
+
+
+MODES: dict[str, type[Step]] = {"inference": Step, "training": TrainingStep}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the cases of one table have in common."""
+
+    arguments: BenchmarkArguments
+    mode: str
+    batch: Batch
+    network: MulTForMultiTaskDensePrediction
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the products."""
+        return getattr(torch, self.arguments.dtype)
+
+    def step(self, network: MulTForMultiTaskDensePrediction, tasks: Sequence[str]) -> Step:
+        """One run of a network in the table's mode."""
+        return MODES[self.mode](network, tasks, self.batch, self.dtype)
+
+    def variant(self, **decoder: Any) -> list[Step]:
+        """A network of all tasks with another decoder."""
+        tasks = self.arguments.tasks
+        return [self.step(build(self.arguments, tasks, **decoder), tasks)]
+
+    def mult(self) -> dict[str, list[Step]]:
+        """One network of all tasks: what it is all about."""
+        return {f"MulT, {len(self.arguments.tasks)} tasks": [self.step(self.network, self.arguments.tasks)]}
+
+    def networks(self) -> dict[str, list[Step]]:
+        """A network of the same architecture for each task, run one after the other."""
+        tasks = self.arguments.tasks
+        return {f"{len(tasks)} networks of one task": [self.step(build(self.arguments, [task]), [task]) for task in tasks]}
+
+    def subsets(self) -> dict[str, list[Step]]:
+        """The first tasks of the network alone: does the cost follow their number?"""
+        tasks, numbers = self.arguments.tasks, {len(self.arguments.tasks) // 2, 1} - {0, len(self.arguments.tasks)}
+        return {f"MulT, {n} of its {len(tasks)} tasks": [self.step(self.network, tasks[:n])] for n in sorted(numbers, reverse=True)}
+
+    def no_sharing(self) -> dict[str, list[Step]]:
+        """Every task makes every map of its own stream."""
+        kinds = [kind.replace("encoder", "self") for kind in self.network.config.block_attention]
+        return {f"no sharing ({', '.join(kinds)})": self.variant(block_attention=kinds)}
+
+    def swin_unet(self) -> dict[str, list[Step]]:
+        """Swin-Unet decoders, see docs/baselines.md."""
+        return {"swin_unet decoders": self.variant(decoder="swin_unet")}
+
+    def mtan(self) -> dict[str, list[Step]]:
+        """The MTAN decoder, see docs/baselines.md."""
+        return {"mtan decoder": self.variant(decoder="mtan")}
+
+    def attention(self) -> dict[str, list[Step]]:
+        """The idea alone: maps computed once, or again for each task; without gradients, so not in training."""
+        tasks = self.arguments.tasks
+        groups = {"shared attention alone, a map for all": [tasks], "the same, the map again for each task": [[task] for task in tasks]}
+        if self.mode == "training":
+            return {}
+        return {name: [SharedAttention(self.network, each, self.batch, self.dtype)] for name, each in groups.items()}
+
+
+def run(steps: Sequence[Step]) -> None:
+    """One after the other."""
+    for step in steps:
+        step()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that a product's time depends on of a tensor."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """Of a tensor; lists become tuples, so that they can be counted; everything else stays."""
+        if isinstance(value, Tensor):
+            return cls(tuple(value.shape), value.stride(), value.dtype)
+        return tuple(map(cls.of, value)) if isinstance(value, (list, tuple)) else value
+
+    def random(self, device: str) -> Tensor:
+        """A tensor of this layout."""
+        elements = 1 + sum((side - 1) * step for side, step in zip(self.shape, self.stride))
+        return torch.randn(elements, dtype=self.dtype, device=device).as_strided(self.shape, self.stride)
+
+
+class RecordProducts(TorchDispatchMode):
+    """Counts, by operation and layouts, the calls of every operation that FlopCounterMode knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[tuple[Any, Any]] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the call and do it."""
+        if operation.overloadpacket in flop_registry:
+            self.calls[operation, Layout.of(args)] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@contextmanager
+def written_out(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Attention as two products and a softmax, since FlopCounterMode does not know the CPU's fused kernel."""
+    configs = [module.config for root in modules for module in root.modules() if hasattr(module, "config")]
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for config, implementation in zip(configs, before):
+            config._attn_implementation = implementation
+
+
+def count_products(steps: Sequence[Step]) -> tuple[int, Counter[tuple[Any, Any]]]:
+    """Floating point operations in matrix products (a multiply-add is two), and the calls that they are made in."""
+    modules = [module for step in steps for module in step.modules]
+    with written_out(modules), RecordProducts() as recorded, FlopCounterMode(display=False) as counted:
+        run(steps)
+    return counted.get_total_flops(), recorded.calls
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds that something takes: of this process's CPU where it has one thread, which other programs disturb least; else of the wall."""
+
+    device: str
+    threads: int
+
+    @property
+    def kind(self) -> str:
+        """Which seconds these are."""
+        return "CPU" if self.device == "cpu" and self.threads == 1 else "wall"
+
+    def now(self) -> float:
+        """Once everything that was asked of the device is done."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if self.kind == "CPU" else time.perf_counter()
+
+    def seconds(self, action: Callable[[], Any]) -> float:
+        """Of one run."""
+        start = self.now()
+        action()
+        return self.now() - start
+
+
+def seconds_alone(calls: Mapping[tuple[Any, Any], int], clock: Clock) -> float:
+    """What the products of a case take when nothing else is done: each of them by itself, times the number of its calls."""
+    total = 0.0
+    for (operation, layouts), number in calls.items():
+        inputs = tree_map(lambda value: value.random(clock.device) if isinstance(value, Layout) else value, layouts)
+
+        def product(operation: Any = operation, inputs: Any = inputs) -> None:
+            operation(*inputs)
+
+        with torch.no_grad():
+            product()
+            total += number * statistics.median(clock.seconds(product) for _ in range(3))
+    return total
+
+
+def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
+    """The share of one run's time that products take (NaN on a GPU), and the MiB that it needs at most beside what stays in memory."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(steps)
+        return math.nan, (torch.cuda.max_memory_allocated() - before) / MIB
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run(steps)
+    with tempfile.TemporaryDirectory() as directory:  # the trace is the profiler's one public form that has all of this
+        path = Path(directory) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = sorted(json.loads(path.read_text())["traceEvents"], key=lambda event: event["ts"])
+    return products_share(events), peak_bytes(events) / MIB
+
+
+def products_share(events: Sequence[Mapping[str, Any]]) -> float:
+    """Of the time from the first operation's start to the last one's end."""
+    operations = [event for event in events if event.get("cat") == "cpu_op"]
+    time_of_all = max(event["ts"] + event["dur"] for event in operations) - operations[0]["ts"]
+    return sum(event["dur"] for event in operations if event["name"] in PRODUCTS) / time_of_all
+
+
+def peak_bytes(events: Sequence[Mapping[str, Any]]) -> int:
+    """The most that tensors had been given and had not given back."""
+    changes = [event["args"]["Bytes"] for event in events if event["name"] == "[memory]"]
+    return max(itertools.accumulate(changes), default=0)
+
+
+def tensor_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of tensors, each counted once."""
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+@dataclass
+class Cost:
+    """One row of a table."""
+
+    parameters: int  # of all networks of the case
+    flops: int  # floating point operations in matrix products of one run
+    products_alone: float  # seconds of these products by themselves
+    products_share: float  # of a run's time
+    kept_mib: float  # weights, and AdamW's moments in training
+    peak_mib: float  # the most that is in memory at once, with these
+    seconds: list[float]  # of each timed run
+
+    @property
+    def median(self) -> float:
+        """Seconds of a run."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles, as a share of the median."""
+        if len(self.seconds) == 1:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / 2 / self.median
+
+
+def measure(cases: Mapping[str, Sequence[Step]], arguments: BenchmarkArguments) -> tuple[dict[str, Cost], float]:
+    """The costs of all cases, and the machine's limit in operations a second; all are timed in turns, so that drift hits all alike."""
+    clock = Clock(arguments.device, arguments.cpu_threads)
+    costs = {}
+    for name, steps in cases.items():
+        flops, calls = count_products(steps)
+        for module in (module for step in steps for module in step.modules if arguments.torch_compile):
+            module.compile(backend=arguments.torch_compile)
+        for _ in range(WARM_UP):
+            run(steps)
+        share, peak = profiled(steps, arguments.device)
+        kept = tensor_bytes([tensor for step in steps for tensor in step.kept()]) / MIB
+        parameters = sum(p.numel() for step in steps for module in step.modules for p in module.parameters())
+        costs[name] = Cost(parameters, flops, seconds_alone(calls, clock), share, kept, kept + peak, [])
+    side = MATMUL_SIDES[arguments.device]
+    square = Layout((side, side), (side, 1), getattr(torch, arguments.dtype)).random(arguments.device)
+    torch.mm(square, square)
+    limits = []
+    for _ in range(arguments.repeats):
+        limits.append(2 * side**3 / clock.seconds(lambda: torch.mm(square, square)))
+        for name, steps in cases.items():
+            costs[name].seconds.append(clock.seconds(lambda steps=steps: run(steps)))
+    return costs, statistics.median(limits)
+
+
+def table(costs: Mapping[str, Cost], limit: float, clock: Clock) -> str:
+    """Markdown: a row a case; rates are also shares of the limit, and of what the products reach by themselves."""
+    lines = [
+        f"| case | ms ({clock.kind}) | ± % | parameters (M) | memory (MiB) | GFLOP | GFLOP/s | % of the limit | % of its products alone "
+        "| % of time in products |",
+        "|---" * 10 + "|",
+    ]
+    lines += [
+        f"| {name} | {1e3 * cost.median:.1f} | {100 * cost.spread:.1f} | {cost.parameters / 1e6:.2f} | {cost.peak_mib:.0f} "
+        f"| {cost.flops / 1e9:.2f} | {cost.flops / cost.median / 1e9:.1f} | {100 * cost.flops / cost.median / limit:.0f} "
+        f"| {100 * cost.products_alone / cost.median:.0f} | {100 * cost.products_share:.0f} |"
+        for name, cost in costs.items()
+    ]
+    return "\n".join(lines)
+
+
+def ratios(one: Cost, other: Cost) -> dict[str, float]:
+    """What one case takes of another's time, arithmetic, memory and parameters."""
+    names = {"time": "median", "arithmetic": "flops", "memory": "peak_mib", "parameters": "parameters"}
+    return {word: getattr(one, name) / getattr(other, name) for word, name in names.items()}
+
+
+def compare(arguments: BenchmarkArguments, mode: str, batch_size: int) -> dict[str, Any]:
+    """Measure the cases of one table, print it, and return its figures."""
+    torch.manual_seed(arguments.seed)
+    batch = Batch.random(arguments, batch_size)
+    comparison = Comparison(arguments, mode, batch, build(arguments, arguments.tasks))
+    groups = {name: getattr(comparison, name)() for name in arguments.cases}
+    costs, limit = measure({name: steps for group in groups.values() for name, steps in group.items()}, arguments)
+    clock = Clock(arguments.device, arguments.cpu_threads)
+    print(f"\n{mode}, batch of {batch_size}; limit: {limit / 1e9:.0f} GFLOP/s\n\n{table(costs, limit, clock)}", flush=True)
+    found = {"mode": mode, "batch_size": batch_size, "clock": clock.kind, "limit_flops_per_second": limit}
+    found["costs"] = {name: {**asdict(cost), "median_seconds": cost.median, "spread": cost.spread} for name, cost in costs.items()}
+    if {"mult", "networks"} <= groups.keys():
+        (one,), (other,) = groups["mult"], groups["networks"]
+        found["mult_of_networks"] = ratios(costs[one], costs[other])
+        shares = ", ".join(f"{share:.2f} of the {word}" for word, share in found["mult_of_networks"].items())
+        print(f"\n{one} against {other}: {shares}.", flush=True)
+    return found
+
+
+def machine(arguments: BenchmarkArguments) -> dict[str, Any]:
+    """What the figures depend on beside the flags."""
+    device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.cpu_threads} thread(s)"
+    return {
+        "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",
+        "device": device,
+        "versions": {"python": platform.python_version(), **{each.__name__: each.__version__ for each in (torch, transformers, mult_hf)}},
+    }
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print, write; `words` are those of the command line by default."""
+    arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if words is None else words, __doc__.split("\n")[0])
+    torch.set_num_threads(arguments.cpu_threads)
+    torch.set_float32_matmul_precision(arguments.float32_matmul)
+    facts = machine(arguments)
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(
+        f"{arguments.preset} at {arguments.image_size} x {arguments.image_size} pixels, {arguments.dtype}, {arguments.attention}, "
+        f"median of {arguments.repeats}; {facts['processor']}, {facts['device']}; {versions}"
+    )
+    tables = []
+    for mode in arguments.modes:
+        for batch_size in arguments.batch_sizes:
+            tables.append(compare(arguments, mode, batch_size))
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(arguments).items()}
+        arguments.output.write_text(json.dumps({"arguments": settings, **facts, "tables": tables}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
