@@ -2,7 +2,8 @@
 
 Pages are read in two places. In the repository `../examples/train.py` is a file beside docs/; a site has no such place. So every file or
 folder outside docs/ that a page links to becomes a page of the site itself, README.md the first of them, and the links are
-turned to these pages. What a link names and the repository lacks stays as it is, and `mkdocs build --strict` refuses it.
+turned to these pages; pictures stay pictures. What a link names and the repository lacks stays as it is, and `mkdocs build --strict`
+refuses it.
 """
 
 import os
@@ -18,19 +19,25 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 # Files outside docs/ that are pages with a place in the navigation, and their addresses.
-PAGES = {"index.md": ROOT / "README.md", "changelog.md": ROOT / "CHANGELOG.md"}
+PAGES = {
+    "index.md": ROOT / "README.md",
+    "rooms-tiny.md": ROOT / "mult_hf/checkpoints/rooms-tiny/README.md",
+    "changelog.md": ROOT / "CHANGELOG.md",
+}
+PICTURES = {".png", ".jpg", ".svg"}
 
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages whose text lies outside docs/, then one for everything else out there that a page links to."""
+    """Add the pages whose text lies outside docs/, then a page or a picture for everything else out there that a page links to."""
     for address, path in PAGES.items():
         files.append(File.generated(config, address, content=path.read_text()))
     linked = {path for file in files.documentation_pages() for path in linked_paths(file)}
     for path in sorted(linked):
         if address_of(path) not in files.src_uris:
-            files.append(File.generated(config, address_of(path), content=shown(path), inclusion=InclusionLevel.NOT_IN_NAV))
+            content = path.read_bytes() if path.suffix in PICTURES else shown(path)
+            files.append(File.generated(config, address_of(path), content=content, inclusion=InclusionLevel.NOT_IN_NAV))
     return files
 
 
@@ -64,7 +71,7 @@ def address_of(path: Path) -> str:
             return address
     if path.is_relative_to(DOCS) and path.suffix != ".py":  # the site's own machinery is source, not site
         return str(path.relative_to(DOCS))
-    return f"source/{path.relative_to(ROOT)}.md"
+    return f"source/{path.relative_to(ROOT)}" + ".md" * (path.suffix not in PICTURES)
 
 
 def shown(path: Path) -> str:

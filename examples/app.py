@@ -1,6 +1,6 @@
 """A demo in the browser: a photo in; every map of a model with its legend, values under the mouse, a view in 3D and raw maps out.
 
-    python examples/app.py --model outputs/mult-rooms
+    python examples/app.py
     python examples/app.py --model me/mult --host 0.0.0.0 --max_side 512      # for others on the network, see docs/demo.md
 
 Everything about tasks comes from the model's own entries, so a model with a seventh task shows seven maps. Needs
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers import pipeline
 
-from mult_hf import MultiTaskVisionPipeline, TaskSpec
+from mult_hf import DEFAULT_CHECKPOINT, MultiTaskVisionPipeline, TaskSpec
 from mult_hf.arguments import flag, parse_arguments
 from mult_hf.image_processing_pil_mult import read_photo
 from mult_hf.results import Results
@@ -57,7 +57,7 @@ NORMALS = "normal-estimation"
 
 HINT = "Point at a map: every map's caption tells its value there."
 READER = Path(__file__).with_suffix(".js")
-EXAMPLES = [str(ROOT / "docs/images" / name) for name in ("room.jpg", "coffee.jpg")]
+EXAMPLES = [str(ROOT / "docs/images" / name) for name in ("living-room.jpg", "coffee.jpg")]
 STYLE = """
 .map img {cursor: crosshair}
 .chips {display: flex; flex-wrap: wrap; gap: 2px 10px; font-size: 12px; min-height: 18px; padding: 0 4px}
@@ -74,7 +74,7 @@ STYLE = """
 class DemoArguments:
     """What is shown, to whom, and its limits; each field is a flag, and a key of the file that `--config` names."""
 
-    model: str = flag("outputs/mult-rooms", "directory or Hub id of the model")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
     config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
     host: str = flag("127.0.0.1", "address to listen at; 0.0.0.0 lets everybody in the network in, without a password")
     port: int = flag(7860, "port to listen at; 0 takes a free one")

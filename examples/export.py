@@ -1,6 +1,6 @@
 """Export a model for one image size: ONNX, ONNX in 8 bits, torch.export; check each file, and measure what it costs in accuracy.
 
-    mult-hf export --model outputs/mult-rooms
+    mult-hf export
     mult-hf export --model me/mult --tasks depth normals --image_size 480 640 --results finished
     mult-hf export --model outputs/mult-rooms --formats onnx int8 pt2 --split test
 
@@ -32,7 +32,7 @@ except ImportError as error:
 
 from accelerate import Accelerator
 
-from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.arguments import flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
@@ -51,7 +51,7 @@ TOLERANCE = 1e-4
 class ExportArguments:
     """What is exported and how; each field is a flag."""
 
-    model: str = flag("outputs/mult-rooms", "directory or Hub id of the model")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
     tasks: list[str] | None = flag(None, "names of tasks to export; all of the model by default")
     image_size: list[int] | None = flag(None, "side, or height and width, of the images in pixels; the model's processor's by default")
     results: Literal["predictions", "finished"] = flag(

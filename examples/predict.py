@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.arguments import flag, parse_arguments
 from mult_hf.data.schema import load_rows
 from mult_hf.photos import Broken, FileSource, Finished, PhotoStream, RowSource, Source, by_size, find_files
@@ -41,7 +41,7 @@ OWN_SIZE = "own"
 class PredictionArguments:
     """What is predicted and how; each field is a flag, and a key of the file that `--config` names."""
 
-    model: str = flag("outputs/mult-rooms", "directory or Hub id of the model")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
     config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
     # What
     inputs: list[str] | None = flag(None, "photos, videos, folders (with all that is below them), and quoted patterns with * and **")

@@ -5,7 +5,8 @@
 
 The second made the checkpoint that comes with the package. What is measured and pictured are the weights as they are written, loaded
 as a user loads them. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
-a section on the held-out split, `results.json`, `panel.png` of the training, and `example-TASK.png` with photo, prediction and truth.
+a section on the held-out split, `results.json`, `panel.png` and `training.json` of the training, and `example-TASK.png` with photo,
+prediction and truth.
 """
 
 import json
@@ -37,6 +38,9 @@ from mult_hf.visualization import panel
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "model.safetensors"
+COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
+"""Files of a training that go along, and their new names."""
+
 FOLLOWING_SECTION = "## Outputs"
 """Heading of the card before which the held-out results stand."""
 
@@ -52,6 +56,8 @@ class ReleaseArguments:
     trivial_split: str = flag("train", "split that the trivial predictor is learnt from")
     dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "of the weights in the file; they are loaded as float32")
     packaged: bool = flag(False, "as the checkpoint that comes with the package: without copied code, and loaded without a name")
+    license: str | None = flag(None, "of the weights, as cards on the Hub name it, such as mit")
+    data_command: str | None = flag(None, "command that makes the data, for the card")
     limits: list[str] = flag([], "sentences that the card's section on limits begins with")
     pictures: int = flag(6, "photos in the picture of each task")
     batch_size: int = flag(8, "photos at once")
@@ -135,6 +141,7 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     card = ModelCard.load(arguments.model / "README.md")
     old, new = public_name(str(arguments.model)), arguments.output_dir.resolve().name
     card.data.model_name = new
+    card.data.license = arguments.license or card.data.license
     loaded = "" if arguments.packaged else f', model="{new}"'
     card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f', model="{old}"', loaded, 1)
     pictures = "\n".join(f"![{task}: photo, prediction, truth](example-{task}.png)" for task in specs)
@@ -154,6 +161,8 @@ weights changed the headline metrics by at most {numbers["largest_change_by_roun
             f"{arguments.model}/README.md has no heading {FOLLOWING_SECTION!r}; train with the model_card.md of this repository"
         )
     card.text = card.text.replace(FOLLOWING_SECTION, section + FOLLOWING_SECTION, 1)
+    if arguments.data_command is not None:
+        card.text = card.text.replace("## Training\n\n", f"## Training\n\n- data made by `{arguments.data_command}`\n", 1)
     if arguments.limits:
         card.text = card.text.replace("## Limits\n", "## Limits\n\n" + " ".join(arguments.limits) + "\n", 1)
     card.save(directory / "README.md")
@@ -200,8 +209,8 @@ def main(words: Sequence[str] | None = None) -> None:
     (unfinished / "results.json").write_text(json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
     for task, picture in zip(specs, pictures):
         picture.save(unfinished / f"example-{task}.png", optimize=True)
-    if (arguments.model / "panel.png").is_file():
-        shutil.copy2(arguments.model / "panel.png", unfinished)
+    for name, copy in COPIED.items():
+        shutil.copy2(arguments.model / name, unfinished / copy)
     write_card(arguments, unfinished, numbers, table, specs)
     replace_files(unfinished, arguments.output_dir)
     size = (arguments.output_dir / WEIGHTS).stat().st_size

@@ -4,6 +4,8 @@ Importing the package registers its classes with transformers' `AutoConfig`, `Au
 `pipeline("multitask-vision")`, and nothing else.
 """
 
+from pathlib import Path
+
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -15,6 +17,9 @@ from .pipeline_mult import MultiTaskVisionPipeline
 from .tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
 
 __version__ = "0.1.0"
+
+DEFAULT_CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoints" / "rooms-tiny")
+"""Directory of the small model that comes with the package, trained on rendered rooms; its README.md says on what and how well."""
 
 
 def _register() -> None:
@@ -29,12 +34,19 @@ def _register() -> None:
     MulTImageProcessor.register_for_auto_class()
     MulTImageProcessorPil.register_for_auto_class()
     if "multitask-vision" not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline("multitask-vision", pipeline_class=MultiTaskVisionPipeline, pt_model=(AutoModel,), type="image")
+        PIPELINE_REGISTRY.register_pipeline(
+            "multitask-vision",
+            pipeline_class=MultiTaskVisionPipeline,
+            pt_model=(AutoModel,),
+            default={"model": (DEFAULT_CHECKPOINT, "main")},  # the revision is for Hub ids, and not looked at for a directory
+            type="image",
+        )
 
 
 _register()
 
 __all__ = [
+    "DEFAULT_CHECKPOINT",
     "IGNORE_INDEX",
     "MULT_TASKS",
     "LabelEncoding",

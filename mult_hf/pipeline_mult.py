@@ -26,7 +26,7 @@ class MultiTaskVisionPipeline(Pipeline):
     Examples:
         >>> from transformers import pipeline
         >>> import mult_hf  # registers the pipeline
-        >>> predict = pipeline("multitask-vision", model="outputs/mult-rooms")  # doctest: +SKIP
+        >>> predict = pipeline("multitask-vision")  # doctest: +SKIP
         >>> predict("photo.jpg")["depth"]["prediction"].shape  # metres  # doctest: +SKIP
         torch.Size([480, 640])
 

@@ -124,6 +124,6 @@ def test_the_wheel_holds_what_the_commands_run_and_what_the_scripts_look_for(tmp
         source = (ROOT / "examples" / f"{name}.py").read_text()
         assert ("ROOT" in source) == ("ROOT = Path(__file__).resolve().parents[1]" in source), "they look from the folder above theirs"
     assert {"mult_hf/model_card.md", "mult_hf/examples/data/rooms-sample/README.md", "mult_hf/examples/app.js"} <= names
-    assert {"mult_hf/docs/images/room.jpg", "mult_hf/docs/images/coffee.jpg"} <= names, "the photos that the demo offers"
+    assert {"mult_hf/docs/images/living-room.jpg", "mult_hf/docs/images/coffee.jpg"} <= names, "the photos that the demo offers"
     assert any(name.startswith("mult_hf/examples/data/rooms-sample/train-") for name in names)
     assert not any(name.startswith(("tests/", "examples/", "docs/")) for name in names)

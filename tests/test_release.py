@@ -27,7 +27,8 @@ def release(run, data, directory, *flags):
 
 @pytest.fixture(scope="module")
 def released(run, data, tmp_path_factory):
-    return release(run, data, tmp_path_factory.mktemp("given") / "released-model", "--limits", "Random maps.", "Nothing is to be seen.")
+    told = ["--limits", "Random maps.", "Nothing is seen.", "--data_command", "make maps", "--license", "mit"]
+    return release(run, data, tmp_path_factory.mktemp("given") / "released-model", *told)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,13 @@ def test_everyone_may_read_the_weights(released):
 
 def test_the_card_tells_what_was_measured_on_what_by_which_command(released):
     card = ModelCard.load(released / "README.md")
-    assert card.data.model_name == "released-model"
+    assert (card.data.model_name, card.data.license) == ("released-model", "mit")
     splits = {(result.metric_name, json.dumps(result.metric_args)) for result in card.data.eval_results}
     assert ("depth/rmse", json.dumps({"flip": True})) in splits
     assert "split `validation` of `maps`" in card.text
     assert "python examples/release.py --model" in card.text
-    assert "## Limits\n\nRandom maps. Nothing is to be seen.\n" in card.text
+    assert "## Limits\n\nRandom maps. Nothing is seen.\n" in card.text
+    assert "- data made by `make maps`" in card.text
 
 
 def test_the_cards_own_name_is_changed_and_nothing_else_that_contains_it(run, released):

@@ -152,7 +152,8 @@ def test_best_holds_the_model_of_the_best_evaluation(tmp_path, data):
     best = max(gains, key=gains.get)
     assert numbers["best_step"] == best
     assert best < 5, "premise: at this rate the last is not the best"
-    train(tmp_path / "again", "--dataset", data, "--max_steps", 5, "--learning_rate", 0.1, "--warmup_steps", 0, "--save_steps", best)
+    saves = ["--save_steps", best, "--keep_checkpoints", 5]  # the first of them is of that step
+    train(tmp_path / "again", "--dataset", data, "--max_steps", 5, "--learning_rate", 0.1, "--warmup_steps", 0, *saves)
     (checkpoint, *_) = list_checkpoints(tmp_path / "again" / "checkpoints")
     assert same_values(load_file(checkpoint / "model.safetensors"), tmp_path / "best")
 
