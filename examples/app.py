@@ -28,6 +28,7 @@ from transformers import pipeline
 
 from mult_hf import DEFAULT_CHECKPOINT, MultiTaskVisionPipeline, TaskSpec
 from mult_hf.arguments import flag, parse_arguments
+from mult_hf.cards import public_name
 from mult_hf.image_processing_pil_mult import read_photo
 from mult_hf.results import Results
 from mult_hf.visualization import color_limits, colorize
@@ -377,7 +378,8 @@ def build(demo: Demo) -> gr.Blocks:
     """The page: what goes in and what is read on the left, what comes out on the right."""
     with gr.Blocks(title="MulT", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)) as page:
         shown = gr.State(time_to_live=HOUR)
-        gr.Markdown(f"### MulT: one photo, one network, {len(demo.specs)} maps\nModel: `{demo.arguments.model}`")
+        # A directory by its own name: visitors need not know where things lie on this machine.
+        gr.Markdown(f"### MulT: one photo, one network, {len(demo.specs)} maps\nModel: `{public_name(demo.arguments.model)}`")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 photo, tasks, button = controls(demo)
