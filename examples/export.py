@@ -352,7 +352,8 @@ def main(words: list[str] | None = None) -> None:
     size = (facts["height"], facts["width"])
     program = trace(load_model(arguments, "eager"), size)  # written out: of torch's fused attention ONNX makes twice the nodes
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    stem = arguments.output_dir / f"{Path(arguments.model).resolve().name}-{size[0]}x{size[1]}"
+    name = "-".join([Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"])
+    stem = arguments.output_dir / name
     contestants = {"PyTorch": Contestant(exportable)}
     for name in (name for name in FORMATS if name in arguments.formats):
         contestants[name] = write(name, exportable, program, facts, stem, arguments.cpu_threads)

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.arguments import flag, parse_arguments
+from mult_hf.cards import public_name
 from mult_hf.data.schema import load_rows
 from mult_hf.photos import Broken, FileSource, Finished, PhotoStream, RowSource, Source, by_size, find_files
 from mult_hf.prediction import Predictor, TestTimeAugmentation, predict
@@ -186,7 +187,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if accelerator.is_main_process:
         size = [processor.size["height"], processor.size["width"]] if processor.do_resize else OWN_SIZE
         settings = {"weights": digest(model), "names_below": origin, "image_size": size, "tile": arguments.tile, "flip": arguments.flip}
-        results.claim(arguments.model, settings, overwrite=arguments.overwrite)
+        results.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)
     accelerator.wait_for_everyone()
 
     share = accelerator.process_index, accelerator.num_processes

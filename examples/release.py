@@ -10,6 +10,8 @@ prediction and truth.
 """
 
 import json
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,6 +45,9 @@ COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 
 FOLLOWING_SECTION = "## Outputs"
 """Heading of the card before which the held-out results stand."""
+
+
+IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline, and brings this model"
 
 
 @dataclass
@@ -143,6 +148,8 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     card.data.model_name = new
     card.data.license = arguments.license or card.data.license
     loaded = "" if arguments.packaged else f', model="{new}"'
+    if arguments.packaged:  # there is no code beside it, and no need for any
+        card.text = re.sub(r"(?m)^import mult_hf  # .*$", IMPORT_OF_PACKAGED, card.text, count=1)
     card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f', model="{old}"', loaded, 1)
     pictures = "\n".join(f"![{task}: photo, prediction, truth](example-{task}.png)" for task in specs)
     section = f"""## On images that nothing was chosen on
@@ -188,7 +195,7 @@ def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation],
         "gain_over_trivial": gain_over(ours, trivial, specs),
         "largest_change_by_rounding": max(100 * abs(ours[name] / before[name] - 1) for name in headlines if before.get(name)),
         "arguments": {key: shareable(str(value), ROOT) for key, value in asdict(arguments).items()},
-        "command": shareable(" ".join(["python examples/release.py", *words]), ROOT),
+        "command": shareable(f"python examples/release.py {shlex.join(words)}", ROOT),
     }
 
 

@@ -300,6 +300,7 @@ def test_a_shipped_configuration_has_flags_of_train_and_is_what_its_name_says(na
 def test_no_shipped_configuration_is_left_untested():
     assert {path.stem for path in (ROOT / "examples/configs").glob("*.yaml")} == {
         "paper-mult", "single-task", "no-sharing", "swin-unet", "mtan",
+        "rooms-tiny",  # in test_shipped_checkpoint.py
     }  # fmt: skip
 
 

@@ -59,6 +59,7 @@ def test_the_card_tells_what_was_measured_on_what_by_which_command(released):
     assert ("depth/rmse", json.dumps({"flip": True})) in splits
     assert "split `validation` of `maps`" in card.text
     assert "python examples/release.py --model" in card.text
+    assert "--data_command 'make maps'" in card.text, "quoted, so that it can be typed"
     assert "## Limits\n\nRandom maps. Nothing is seen.\n" in card.text
     assert "- data made by `make maps`" in card.text
 
@@ -88,6 +89,7 @@ def test_a_packaged_model_has_no_copy_of_the_code_and_loads_all_the_same(package
     assert not list(packaged.glob("*.py"))
     assert not any(word in path.read_text() for path in packaged.glob("*.json") for word in ("auto_map", "custom_pipelines"))
     assert 'pipeline("multitask-vision")\n' in (packaged / "README.md").read_text()
+    assert "trust_remote_code" not in (packaged / "README.md").read_text(), "there is no code beside it"
     ours, theirs = (MulTForMultiTaskDensePrediction.from_pretrained(path).state_dict() for path in (packaged, released))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
