@@ -113,7 +113,7 @@ def run_onnx(path, pixel_values):
 def test_the_onnx_file_predicts_what_the_model_does_at_any_batch(exported, batch):
     """With every kind of block, position embeddings of another size, and half of the windows padded."""
     model, directory, _ = exported
-    maps = run_onnx(directory / "net-40x36.onnx", pixels(batch))
+    maps = run_onnx(directory / "net-segmentation-depth-40x36.onnx", pixels(batch))
     expected = model(pixels(batch)).predictions
     assert list(maps) == ["segmentation", "depth"]
     for task, values in maps.items():
@@ -124,7 +124,7 @@ def test_the_onnx_file_predicts_what_the_model_does_at_any_batch(exported, batch
 def test_the_saved_program_of_torch_export_gives_the_same_numbers(exported):
     model, directory, _ = exported
     facts = {"mult_hf": ""}
-    program = torch.export.load(directory / "net-40x36.pt2", extra_files=facts)
+    program = torch.export.load(directory / "net-segmentation-depth-40x36.pt2", extra_files=facts)
     expected = model(pixels(5)).predictions
     for task, values in program.module()(pixels(5)).items():
         torch.testing.assert_close(values, expected[task])
@@ -134,12 +134,15 @@ def test_the_saved_program_of_torch_export_gives_the_same_numbers(exported):
 @torch.no_grad()
 def test_int8_replaces_matrix_products_with_weights_and_stays_close(exported):
     model, directory, _ = exported
-    count = {name: [node.op_type for node in onnx.load(directory / name).graph.node] for name in ("net-40x36.onnx", "net-40x36.int8.onnx")}
+    count = {
+        name: [node.op_type for node in onnx.load(directory / name).graph.node]
+        for name in ("net-segmentation-depth-40x36.onnx", "net-segmentation-depth-40x36.int8.onnx")
+    }
     products = [ops.count("MatMul") for ops in count.values()]
-    assert count["net-40x36.int8.onnx"].count("MatMulInteger") == products[0] - products[1]
+    assert count["net-segmentation-depth-40x36.int8.onnx"].count("MatMulInteger") == products[0] - products[1]
     maps = 2 + 3 + 3  # two encoder blocks; a "self" block of three streams (a "reference" block needs normals); three shared ones
     assert products[1] == 2 * maps, "queries times keys, and maps times values, have no weights"
-    depth = run_onnx(directory / "net-40x36.int8.onnx", pixels(3))["depth"]
+    depth = run_onnx(directory / "net-segmentation-depth-40x36.int8.onnx", pixels(3))["depth"]
     error = np.abs(depth - model(pixels(3)).predictions["depth"].numpy())
     assert 1e-4 < error.mean() < 0.2, "metres of ten"
 
@@ -185,7 +188,7 @@ def test_the_compiled_model_gives_the_same_numbers_from_one_graph():
 # --- what the files hold ---
 
 
-@pytest.mark.parametrize("name", ["net-40x36.onnx", "net-40x36.int8.onnx"])
+@pytest.mark.parametrize("name", ["net-segmentation-depth-40x36.onnx", "net-segmentation-depth-40x36.int8.onnx"])
 def test_the_file_says_how_to_use_it(exported, name):
     _, directory, _ = exported
     session = onnxruntime.InferenceSession(directory / name)
@@ -210,7 +213,7 @@ def test_numpy_and_onnx_runtime_are_enough_to_use_it(exported, tmp_path):
 import sys
 sys.modules.update(dict.fromkeys(("torch", "transformers", "mult_hf")))
 import json, numpy as np, onnxruntime
-session = onnxruntime.InferenceSession({str(directory / "net-40x36.onnx")!r})
+session = onnxruntime.InferenceSession({str(directory / "net-segmentation-depth-40x36.onnx")!r})
 facts = json.loads(session.get_modelmeta().custom_metadata_map["mult_hf"])
 photo = np.load("photo.npy") * facts["rescale_factor"]
 pixels = ((photo - facts["image_mean"]) / facts["image_std"]).transpose(2, 0, 1)[None].astype(np.float32)
@@ -222,14 +225,17 @@ np.save("depth.npy", session.run(["depth"], {{"pixel_values": pixels}})[0])
 
 
 def test_files_hold_no_paths_of_this_machine(exported):
-    for name in ("net-40x36.onnx", "net-40x36.pt2"):
+    for name in ("net-segmentation-depth-40x36.onnx", "net-segmentation-depth-40x36.pt2"):
         assert str(ROOT).encode() not in (exported[1] / name).read_bytes(), name
 
 
 def test_files_hold_no_decoder_that_is_not_needed(exported):
     """Of normals, the reference task, the "reference" block needs the whole decoder, but nobody needs the head."""
-    graph = onnx.load(exported[1] / "net-40x36.onnx").graph
-    held = {"onnx": {weight.name for weight in graph.initializer}, "pt2": torch.export.load(exported[1] / "net-40x36.pt2").state_dict}
+    graph = onnx.load(exported[1] / "net-segmentation-depth-40x36.onnx").graph
+    held = {
+        "onnx": {weight.name for weight in graph.initializer},
+        "pt2": torch.export.load(exported[1] / "net-segmentation-depth-40x36.pt2").state_dict,
+    }
     for file, names in held.items():
         assert [name for name in names if ".tasks.normals." in name], f"{file}: premise, weights are called as in the model"
         assert not [name for name in names if ".tasks.edges2d." in name], file
