@@ -46,8 +46,8 @@ COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 FOLLOWING_SECTION = "## Outputs"
 """Heading of the card before which the held-out results stand."""
 
-
 IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline, and brings this model"
+"""Line of a packaged model's card, which has no code beside it that trust_remote_code could run."""
 
 
 @dataclass
@@ -148,7 +148,7 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     card.data.model_name = new
     card.data.license = arguments.license or card.data.license
     loaded = "" if arguments.packaged else f', model="{new}"'
-    if arguments.packaged:  # there is no code beside it, and no need for any
+    if arguments.packaged:
         card.text = re.sub(r"(?m)^import mult_hf  # .*$", IMPORT_OF_PACKAGED, card.text, count=1)
     card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f', model="{old}"', loaded, 1)
     pictures = "\n".join(f"![{task}: photo, prediction, truth](example-{task}.png)" for task in specs)
