@@ -39,10 +39,10 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from mult_hf import TaskSpec, metrics
-from mult_hf.arguments import as_words
-from mult_hf.cards import plain
-from mult_hf.evaluation import gain_over
-from mult_hf.tasks import resolve_tasks
+from mult_hf.cli.arguments import as_words
+from mult_hf.evaluation.cards import to_jsonable
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.model.tasks import resolve_tasks
 
 TRAIN = Path(__file__).resolve().parent / "train.py"
 LAUNCHERS = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.launch"]}
@@ -206,19 +206,19 @@ def finished_metrics(run: Run) -> dict[str, Any] | None:
 
 def command(run: Run, launcher: str) -> list[str]:
     """The command line of a run, which starts it or goes on with it."""
-    words = [*LAUNCHERS[launcher], str(TRAIN), "--output_dir", str(run.directory)]
+    argv = [*LAUNCHERS[launcher], str(TRAIN), "--output_dir", str(run.directory)]
     for flag, value in run.flags.items():
-        words += as_words(flag, value)
-    return [*words, "--resume", "latest"]
+        argv += as_words(flag, value)
+    return [*argv, "--resume", "latest"]
 
 
-def execute(run: Run, words: list[str]) -> str | None:
+def execute(run: Run, argv: list[str]) -> str | None:
     """Train in a process of its own; returns None, or what went wrong."""
     run.directory.mkdir(parents=True, exist_ok=True)
     write_whole(run.directory / "ablation.json", json.dumps(run.flags, indent=2) + "\n")
     log_path = run.directory / "log.txt"
     with log_path.open("a") as log:
-        status = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT).returncode
+        status = subprocess.run(argv, stdout=log, stderr=subprocess.STDOUT).returncode
     if status == 0 and finished_metrics(run) is not None:
         return None
     last = log_path.read_text().strip().splitlines()[-1:] or ["nothing printed"]
@@ -375,16 +375,16 @@ def write_comparison(runs: list[Run], reference: list[str], output_dir: Path) ->
         }
         for name, result in results.items()
     }
-    write_whole(output_dir / "results.json", json.dumps(plain({"reference": reference, "runs": contents}), indent=2) + "\n")
+    write_whole(output_dir / "results.json", json.dumps(to_jsonable({"reference": reference, "runs": contents}), indent=2) + "\n")
     text = table(results, specs, reference)
     write_whole(output_dir / "table.md", text)
     plot(results, specs, output_dir / "plot.png")
     return text
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run what is not finished, compare what is; the exit status is 1 if a run failed."""
-    (arguments,) = HfArgumentParser(AblationArguments).parse_args_into_dataclasses(words)
+    (arguments,) = HfArgumentParser(AblationArguments).parse_args_into_dataclasses(argv)
     runs, reference = read_plan(arguments.config, arguments.output_dir)
     check(runs, known_flags())
     waiting = [run for run in runs if finished_metrics(run) is None]

@@ -27,11 +27,11 @@ from PIL import Image, ImageOps
 from transformers import pipeline
 
 from mult_hf import DEFAULT_CHECKPOINT, MultiTaskVisionPipeline, TaskSpec
-from mult_hf.arguments import flag, parse_arguments
-from mult_hf.cards import public_name
-from mult_hf.image_processing_pil_mult import read_photo
-from mult_hf.results import Results
-from mult_hf.visualization import color_limits, colorize
+from mult_hf.cli.arguments import flag, parse_arguments
+from mult_hf.evaluation.cards import public_name
+from mult_hf.inference.output import Results
+from mult_hf.model.images import read_image
+from mult_hf.model.visualization import color_limits, colorize
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,12 +120,12 @@ def open_photo(path: str | None, limits: DemoArguments) -> Image.Image:
             pixels = picture.width * picture.height  # from the header: nothing was unpacked yet
             if pixels > limits.max_pixels:
                 raise refusal(f"The photo has {picture.width:,} x {picture.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
-            photo = read_photo(picture, "The photo")
+            photo = read_image(picture, "The photo")
     except Image.DecompressionBombError:
         raise refusal(f"The photo says that it has a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
     except Image.UnidentifiedImageError:
         raise refusal(f"The file is empty or no photo that can be read; allowed are {', '.join(FORMATS)}.") from None
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow and `read_photo` raise on broken data
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow and `read_image` raise on broken data
         raise refusal(f"The photo cannot be read: {error}.") from None
     photo.thumbnail((limits.max_side, limits.max_side))
     return photo
@@ -472,9 +472,9 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
     return page
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Serve until interrupted; `words` are those of the command line by default."""
-    arguments = parse_arguments(DemoArguments, sys.argv[1:] if words is None else words, __doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until interrupted; `argv` are those of the command line by default."""
+    arguments = parse_arguments(DemoArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     with tempfile.TemporaryDirectory(prefix="mult-demo-") as folder:
         launch(arguments, Path(folder))
 

@@ -36,9 +36,9 @@ from train import TrainingArguments, build_model
 
 import mult_hf
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction
-from mult_hf.arguments import check_bounds, flag, parse_arguments
-from mult_hf.decoder_mult import SharedWindowAttention
-from mult_hf.tasks import resolve_tasks
+from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
+from mult_hf.model.decoder_mult import SharedWindowAttention
+from mult_hf.model.tasks import resolve_tasks
 
 MIB = 2**20
 WARM_UP = 2  # runs of everything before the first that counts
@@ -474,9 +474,9 @@ def machine(arguments: BenchmarkArguments) -> dict[str, Any]:
     }
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Measure, print, write; `words` are those of the command line by default."""
-    arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if words is None else words, __doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, write; `argv` are those of the command line by default."""
+    arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     torch.set_num_threads(arguments.cpu_threads)
     torch.set_float32_matmul_precision(arguments.float32_matmul)
     facts = machine(arguments)

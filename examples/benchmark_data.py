@@ -24,7 +24,7 @@ from mult_hf import MulTImageProcessor, TaskSpec
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
-from mult_hf.tasks import resolve_tasks
+from mult_hf.model.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 

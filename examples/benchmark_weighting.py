@@ -23,8 +23,8 @@ from transformers import HfArgumentParser
 
 from mult_hf import TaskSpec
 from mult_hf.data.schema import load_task_specs
-from mult_hf.training import peak_memory
-from mult_hf.weighting import WEIGHTINGS, make_weighting
+from mult_hf.training.distributed import peak_memory
+from mult_hf.training.weighting import WEIGHTINGS, make_weighting
 
 
 @dataclass

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.tasks import TaskSpec, registered_tasks
+from mult_hf.model.tasks import TaskSpec, registered_tasks
 
 # The authors' suffixes of the two streams, and which of them makes the shared attention.
 STREAMS = {"se": "segmentation", "de": "depth"}

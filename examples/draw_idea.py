@@ -15,9 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from mult_hf import MULT_TASKS
-from mult_hf.arguments import flag, parse_arguments
-from mult_hf.tasks import PREFERRED_REFERENCE_TASK
-from mult_hf.visualization import class_palette
+from mult_hf.cli.arguments import flag, parse_arguments
+from mult_hf.model.tasks import PREFERRED_REFERENCE_TASK
+from mult_hf.model.visualization import class_palette
 
 COLUMN, BOX_WIDTH, BOX_HEIGHT = 124, 104, 34
 LEFT = 330  # where the tasks' columns begin
@@ -143,9 +143,9 @@ def draw(tasks: Sequence[str], reference_task: str) -> str:
     )
 
 
-def main(words: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Draw and write."""
-    arguments = parse_arguments(DrawingArguments, words, __doc__)
+    arguments = parse_arguments(DrawingArguments, argv, __doc__)
     arguments.output.write_text(draw(arguments.tasks, arguments.reference_task), encoding="utf-8")
     print(f"written to {arguments.output}")
 

@@ -17,13 +17,15 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.arguments import flag, parse_arguments
+from mult_hf.cli.arguments import flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
-from mult_hf.evaluation import finish, measured_specs, predict
+from mult_hf.evaluation.compatibility import measured_specs
+from mult_hf.evaluation.loop import finish
+from mult_hf.inference.predictor import predict
 from mult_hf.metrics.correlation import ErrorCorrelation, correlation_table
-from mult_hf.tasks import resolve_tasks
-from mult_hf.visualization import matrix_picture
+from mult_hf.model.tasks import resolve_tasks
+from mult_hf.model.visualization import matrix_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,16 +57,16 @@ def correlate(path: str, dataset: Dataset, entries: list[dict], batch_size: int)
     correlation = ErrorCorrelation(specs)
     for start in tqdm(range(0, len(dataset), batch_size), desc="predicting", mininterval=5):
         rows = [dataset[number] for number in range(start, min(start + batch_size, len(dataset)))]
-        pixel_values, targets = collator.with_stored_targets(rows)
+        pixel_values, targets = collator.collate_for_evaluation(rows)
         predictions = predict(model, pixel_values.to(device), tasks=list(specs))
         for maps, true in zip(finish(predictions, targets, collator.processor), targets):
             correlation.update(maps, true)
     return correlation
 
 
-def main(words: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Load, measure, write."""
-    arguments = parse_arguments(CorrelationArguments, words, __doc__)
+    arguments = parse_arguments(CorrelationArguments, argv, __doc__)
     dataset = load_rows(arguments.dataset, split=arguments.split)
     if arguments.max_samples is not None and arguments.max_samples < len(dataset):
         dataset = dataset.select(torch.linspace(0, len(dataset) - 1, arguments.max_samples).round().int().tolist())

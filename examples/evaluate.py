@@ -1,6 +1,6 @@
-"""Measure a model on a data set, beside a trivial predictor, another model or single-task results.
+"""Measure a model on a data set, beside a constant baseline, another model or single-task results.
 
-    python examples/evaluate.py --model outputs/mult-rooms --split test --trivial_split train
+    python examples/evaluate.py --model outputs/mult-rooms --split test --baseline_split train
     accelerate launch examples/evaluate.py --model me/mult --dataset me/rooms --split test --flip --compare outputs/other --worst 4
 
 Works over any number of processes and gives the same numbers. Predictions are measured at the size of the stored labels (see
@@ -22,31 +22,23 @@ from datasets import Dataset
 from transformers import HfArgumentParser
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
-from mult_hf.arguments import program_name
-from mult_hf.cards import eval_results, plain, public_name, shareable, update_card
+from mult_hf.cli.arguments import program_name
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
-from mult_hf.evaluation import (
-    Difference,
-    Evaluation,
-    Predictor,
-    TestTimeAugmentation,
-    bootstrap_differences,
-    evaluate,
-    finish,
-    higher_is_better,
-    measured_specs,
-    predict,
-    results_table,
-    trivial_predictor,
-)
+from mult_hf.evaluation.baseline import constant_baseline
+from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
+from mult_hf.evaluation.comparison import Difference, bootstrap_differences
+from mult_hf.evaluation.compatibility import measured_specs
+from mult_hf.evaluation.loop import Evaluation, evaluate, finish, higher_is_better
+from mult_hf.evaluation.report import results_table
+from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.metrics import multi_task_gain
-from mult_hf.tasks import resolve_tasks
-from mult_hf.visualization import color_limits, colorize, panel
+from mult_hf.model.tasks import resolve_tasks
+from mult_hf.model.visualization import color_limits, colorize, panel
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIDENCE = 0.95
-TRIVIAL = "trivial"  # column of the baseline
+BASELINE = "constant baseline"  # column of the baseline
 
 
 def full_name(path: str) -> str:
@@ -71,7 +63,7 @@ class EvaluationArguments:
     max_samples: int | None = field(default=None, metadata={"help": "measure on this many evenly spread rows; on all by default"})
     flip: bool = field(default=False, metadata={"help": "average with the predictions of the mirrored photo"})
     scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "average over the photo at these factors of its size"})
-    trivial_split: str | None = field(default=None, metadata={"help": "split that a trivial predictor is learnt from; none by default"})
+    baseline_split: str | None = field(default=None, metadata={"help": "split that a constant baseline is learnt from; none by default"})
     compare: str | None = field(default=None, metadata={"help": "directory or Hub id of a second model, with differences"})
     resamples: int = field(default=1000, metadata={"help": "draws of images for the intervals of differences"})
     seed: int = field(default=0, metadata={"help": "of these draws"})
@@ -110,7 +102,7 @@ class EvaluationArguments:
 
 
 @dataclass
-class Contestant:
+class Candidate:
     """A loaded model, ready to be measured on the data."""
 
     name: str
@@ -140,7 +132,7 @@ def evenly_spread(dataset: Dataset, count: int | None) -> Dataset:
     return dataset.select(torch.linspace(0, len(dataset) - 1, count).round().int().tolist())
 
 
-def load_contestants(arguments: EvaluationArguments, data_specs: dict[str, TaskSpec], device: torch.device) -> list[Contestant]:
+def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSpec], device: torch.device) -> list[Candidate]:
     """The model, and the one it is compared with.
 
     Raises:
@@ -148,7 +140,7 @@ def load_contestants(arguments: EvaluationArguments, data_specs: dict[str, TaskS
     """
     paths = [arguments.model] if arguments.compare is None else [arguments.model, arguments.compare]
     names = [public_name(path) for path in paths]
-    names = names if len({*names, TRIVIAL}) == len(names) + 1 else [full_name(path) for path in paths]
+    names = names if len({*names, BASELINE}) == len(names) + 1 else [full_name(path) for path in paths]
     models = [MulTForMultiTaskDensePrediction.from_pretrained(path).to(device).eval() for path in paths]
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
     if missing:
@@ -158,7 +150,7 @@ def load_contestants(arguments: EvaluationArguments, data_specs: dict[str, TaskS
 
 def build_contestant(
     model: MulTForMultiTaskDensePrediction, path: str, name: str, data_specs: dict[str, TaskSpec], arguments: EvaluationArguments
-) -> Contestant:
+) -> Candidate:
     """A model with its own processor, whose size and normalisation it was trained with, set to read this data set's labels."""
     wanted = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     try:
@@ -169,12 +161,12 @@ def build_contestant(
     resized = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
     processor = MulTImageProcessor.from_pretrained(path, tasks=[spec.to_dict() for spec in specs.values()], **resized)
     predictor = partial(predict, model, augmentation=arguments.augmentation, tasks=list(specs))
-    return Contestant(name, model, MultiTaskCollator(processor), predictor)
+    return Candidate(name, model, MultiTaskCollator(processor), predictor)
 
 
-def what_is_left_out(contestant: Contestant, data_specs: Mapping[str, TaskSpec], evaluation: Evaluation) -> list[str]:
+def what_is_left_out(candidate: Candidate, data_specs: Mapping[str, TaskSpec], evaluation: Evaluation) -> list[str]:
     """Sentences about tasks without numbers, and why."""
-    tasks, specs = contestant.model.task_names, contestant.specs
+    tasks, specs = candidate.model.task_names, candidate.specs
     values = evaluation.compute()
     unknown = [task for task in specs if all(math.isnan(value) for name, value in values.items() if name.split("/")[0] == task)]
     reasons = {
@@ -183,22 +175,22 @@ def what_is_left_out(contestant: Contestant, data_specs: Mapping[str, TaskSpec],
         "not asked for": [task for task in tasks if task in data_specs and task not in specs],
         "without a single known pixel in this split": unknown,
     }
-    return [f"{contestant.name}, {reason}: {', '.join(names)}." for reason, names in reasons.items() if names]
+    return [f"{candidate.name}, {reason}: {', '.join(names)}." for reason, names in reasons.items() if names]
 
 
 def measure(
-    contestants: list[Contestant], dataset: Dataset, training: Dataset | None, arguments: EvaluationArguments, accelerator: Accelerator
+    candidates: list[Candidate], dataset: Dataset, training: Dataset | None, arguments: EvaluationArguments, accelerator: Accelerator
 ) -> dict[str, Evaluation]:
-    """Each model in a pass of its own, since each has a processor of its own; the trivial predictor goes with the first."""
+    """Each model in a pass of its own, since each has a processor of its own; the constant baseline goes with the first."""
     evaluations = {}
-    for contestant in contestants:
-        predictors = {contestant.name: contestant.predictor}
-        if training is not None and contestant is contestants[0]:
-            predictors[TRIVIAL] = trivial_predictor(training, contestant.collator)
+    for candidate in candidates:
+        predictors = {candidate.name: candidate.predictor}
+        if training is not None and candidate is candidates[0]:
+            predictors[BASELINE] = constant_baseline(training, candidate.collator)
         evaluations |= evaluate(
             predictors,
             dataset,
-            contestant.collator,
+            candidate.collator,
             accelerator,
             batch_size=arguments.batch_size,
             num_workers=arguments.num_workers,
@@ -282,15 +274,15 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
 
 
 @torch.no_grad()
-def save_worst(contestant: Contestant, evaluation: Evaluation, dataset: Dataset, arguments: EvaluationArguments) -> dict[str, Any]:
+def save_worst(candidate: Candidate, evaluation: Evaluation, dataset: Dataset, arguments: EvaluationArguments) -> dict[str, Any]:
     """A panel a task with the photo, prediction and truth of its worst images; returns their names and values."""
     listed = {}
     for metric, ranked in evaluation.worst(arguments.worst).items():
         task = metric.split("/")[0]
-        spec, rows, captions = contestant.specs[task], [], []
+        spec, rows, captions = candidate.specs[task], [], []
         for number, value in ranked:
-            pixel_values, targets = contestant.collator.with_stored_targets([dataset[number]])
-            (maps,) = finish(contestant.predictor(pixel_values.to(contestant.model.device)), targets, contestant.collator.processor)
+            pixel_values, targets = candidate.collator.collate_for_evaluation([dataset[number]])
+            (maps,) = finish(candidate.predictor(pixel_values.to(candidate.model.device)), targets, candidate.collator.processor)
             limits = color_limits(targets[0][task])
             rows.append([dataset[number]["image"], *(colorize(of[task].cpu(), spec, limits) for of in (maps, targets[0]))])
             captions.append(f"{evaluation.names[number]}: {metric.split('/')[1]} {value:.4f}")
@@ -301,7 +293,7 @@ def save_worst(contestant: Contestant, evaluation: Evaluation, dataset: Dataset,
 
 
 def report(
-    contestants: list[Contestant],
+    candidates: list[Candidate],
     evaluations: dict[str, Evaluation],
     data_specs: dict[str, TaskSpec],
     arguments: EvaluationArguments,
@@ -309,15 +301,15 @@ def report(
     single: dict[str, float] | None,
 ) -> tuple[str, dict[str, Any]]:
     """Everything that the numbers say: markdown for people, and values for programs."""
-    first = contestants[0]
+    first = candidates[0]
     ours = evaluations[first.name]
     values = {name: evaluation.compute() for name, evaluation in evaluations.items()}
     texts = [results_table(evaluations)]
-    texts += [sentence for each in contestants for sentence in what_is_left_out(each, data_specs, evaluations[each.name])]
+    texts += [sentence for each in candidates for sentence in what_is_left_out(each, data_specs, evaluations[each.name])]
     numbers = {**described, "model": values[first.name], "per_class": per_class_rows(ours)}
-    numbers |= {"trivial": values[TRIVIAL]} if TRIVIAL in values else {}
+    numbers |= {"constant_baseline": values[BASELINE]} if BASELINE in values else {}
     if arguments.compare is not None:
-        names = [each.name for each in contestants]
+        names = [each.name for each in candidates]
         differences = bootstrap_differences(
             ours, evaluations[names[1]], resamples=arguments.resamples, confidence=CONFIDENCE, seed=arguments.seed
         )
@@ -338,24 +330,24 @@ def main() -> None:
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     data_specs = resolve_tasks(load_task_entries(arguments.dataset))
     dataset = evenly_spread(load_split(arguments, arguments.split, accelerator), arguments.max_samples)
-    training = None if arguments.trivial_split is None else load_split(arguments, arguments.trivial_split, accelerator)
+    training = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
     name = public_name(arguments.dataset)
     described = {"dataset": name, "split": arguments.split, "evaluated_samples": len(dataset)}
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)
-    contestants = load_contestants(arguments, data_specs, accelerator.device)
-    evaluations = measure(contestants, dataset, training, arguments, accelerator)
+    candidates = load_candidates(arguments, data_specs, accelerator.device)
+    evaluations = measure(candidates, dataset, training, arguments, accelerator)
     if accelerator.is_main_process:
-        text, numbers = report(contestants, evaluations, data_specs, arguments, described, single)
+        text, numbers = report(candidates, evaluations, data_specs, arguments, described, single)
         print(text)
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         if arguments.worst:
-            numbers["worst"] = save_worst(contestants[0], evaluations[contestants[0].name], dataset, arguments)
+            numbers["worst"] = save_worst(candidates[0], evaluations[candidates[0].name], dataset, arguments)
         numbers["arguments"] = {key: shareable(value, ROOT) for key, value in asdict(arguments).items()}
         (arguments.output_dir / "tables.md").write_text(text + "\n")
-        (arguments.output_dir / "results.json").write_text(json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
+        (arguments.output_dir / "results.json").write_text(json.dumps(to_jsonable(numbers), indent=2, allow_nan=False) + "\n")
         if arguments.update_card:
-            results = eval_results(numbers["model"], contestants[0].specs, name, arguments.split, arguments.settings)
+            results = eval_results(numbers["model"], candidates[0].specs, name, arguments.split, arguments.settings)
             update_card(Path(arguments.model) / "README.md", results)
         print(f"written to {arguments.output_dir}")
     accelerator.end_training()

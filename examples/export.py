@@ -33,13 +33,16 @@ except ImportError as error:
 from accelerate import Accelerator
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
-from mult_hf.arguments import flag, parse_arguments
+from mult_hf.cli.arguments import flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
-from mult_hf.evaluation import Evaluation, evaluate, gain_over, measured_specs, results_table
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.compatibility import measured_specs
+from mult_hf.evaluation.loop import Evaluation, evaluate
+from mult_hf.evaluation.report import results_table
+from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import metrics_of
-from mult_hf.prediction import Predictor
-from mult_hf.tasks import resolve_tasks
+from mult_hf.model.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = "mult_hf"  # key of the JSON object inside each file
@@ -236,7 +239,7 @@ FORMATS: dict[str, Format] = {
 
 
 @dataclass
-class Contestant:
+class Candidate:
     """PyTorch itself, or a file."""
 
     predictor: Predictor
@@ -260,7 +263,7 @@ def largest_difference(predictor: Predictor, reference: Predictor, size: tuple[i
 
 def write(
     name: str, exportable: Exportable, program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path, threads: int | None
-) -> Contestant:
+) -> Candidate:
     """Write a file and check it; one that predicts something else than the model is deleted.
 
     Raises:
@@ -274,7 +277,7 @@ def write(
         for file in files_of(path):
             file.unlink()
         raise RuntimeError(f"{path} was {difference:.2g} away from PyTorch, more than {kind.tolerance:g}, and was deleted")
-    return Contestant(predictor, path, difference)
+    return Candidate(predictor, path, difference)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -293,17 +296,17 @@ def seconds_an_image(predictor: Predictor, size: tuple[int, int], runs: int = 10
     return statistics.median(seconds[2:])
 
 
-def files_table(contestants: dict[str, Contestant], size: tuple[int, int]) -> str:
+def files_table(candidates: dict[str, Candidate], size: tuple[int, int]) -> str:
     """Markdown table of sizes, differences and times."""
     lines = ["| | file | MB | largest difference | s an image |", "|---|---|---|---|---|"]
-    for name, each in contestants.items():
+    for name, each in candidates.items():
         file = "- | -" if each.path is None else f"{each.path.name} | {sum(file.stat().st_size for file in files_of(each.path)) / 1e6:.1f}"
         lines.append(f"| {name} | {file} | {each.difference:.1e} | {seconds_an_image(each.predictor, size):.4f} |")
     return "\n".join(lines)
 
 
-def accuracy_table(contestants: dict[str, Contestant], exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> str:
-    """Markdown table of each contestant's metrics on the split, and how much the files lose, task by task.
+def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> str:
+    """Markdown table of each candidate's metrics on the split, and how much the files lose, task by task.
 
     Raises:
         ValueError: if model and data share none of the tasks, or mean different things by one.
@@ -315,7 +318,7 @@ def accuracy_table(contestants: dict[str, Contestant], exportable: Exportable, f
     dataset = load_rows(arguments.dataset, split=arguments.split)
     if arguments.max_samples is not None:
         dataset = dataset.select(range(min(len(dataset), arguments.max_samples)))
-    predictors = {name: each.predictor for name, each in contestants.items()}
+    predictors = {name: each.predictor for name, each in candidates.items()}
     evaluations = evaluate(predictors, dataset, MultiTaskCollator(processor), Accelerator(cpu=True), per_image=False)
     came = f"{len(dataset)} images of the split {arguments.split}, each predicted once, as it is (no flip):"
     return f"{came}\n\n{results_table(evaluations)}\n\n{losses_table(evaluations, specs)}"
@@ -343,9 +346,9 @@ def losses_table(evaluations: Mapping[str, Evaluation], specs: Mapping[str, Task
     return "\n".join(lines)
 
 
-def main(words: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Load, trace once, write and check each file, measure."""
-    arguments = parse_arguments(ExportArguments, sys.argv[1:] if words is None else words, __doc__.splitlines()[0])
+    arguments = parse_arguments(ExportArguments, sys.argv[1:] if argv is None else argv, __doc__.splitlines()[0])
     torch.set_num_threads(arguments.cpu_threads or os.cpu_count() or 1)
     exportable = load_model(arguments)
     facts = describe(exportable, MulTImageProcessor.from_pretrained(arguments.model), arguments)
@@ -354,12 +357,12 @@ def main(words: list[str] | None = None) -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     name = "-".join([Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"])
     stem = arguments.output_dir / name
-    contestants = {"PyTorch": Contestant(exportable)}
+    candidates = {"PyTorch": Candidate(exportable)}
     for name in (name for name in FORMATS if name in arguments.formats):
-        contestants[name] = write(name, exportable, program, facts, stem, arguments.cpu_threads)
-    print(files_table(contestants, size))
+        candidates[name] = write(name, exportable, program, facts, stem, arguments.cpu_threads)
+    print(files_table(candidates, size))
     if arguments.split is not None:
-        print("\n" + accuracy_table(contestants, exportable, facts, arguments))
+        print("\n" + accuracy_table(candidates, exportable, facts, arguments))
 
 
 if __name__ == "__main__":

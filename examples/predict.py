@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.arguments import flag, parse_arguments
-from mult_hf.cards import public_name
+from mult_hf.cli.arguments import flag, parse_arguments
 from mult_hf.data.schema import load_rows
-from mult_hf.photos import Broken, FileSource, Finished, PhotoStream, RowSource, Source, by_size, find_files
-from mult_hf.prediction import Predictor, TestTimeAugmentation, predict
-from mult_hf.results import Results, digest
-from mult_hf.tiling import tiled
+from mult_hf.evaluation.cards import public_name
+from mult_hf.inference.output import Results, digest
+from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
+from mult_hf.inference.sources import FailedInput, FileSource, ImageStream, RowSource, SkippedInput, Source, by_size, find_files
+from mult_hf.inference.tiling import tiled
 
 OWN_SIZE = "own"
 """Value of --image_size for photos as they are."""
@@ -63,7 +63,7 @@ class PredictionArguments:
     # Results
     output_dir: Path = flag(Path("outputs/predictions"), "where everything is written")
     panels: bool = flag(True, "a picture of each photo beside its maps")
-    keep_photos: bool = flag(False, "write the photos, too, so that the directory is a data set to train on")
+    keep_images: bool = flag(False, "write the photos, too, so that the directory is a data set to train on")
     overwrite: bool = flag(False, "remove the results of an earlier run with other settings first")
 
     def __post_init__(self) -> None:
@@ -98,11 +98,13 @@ class Prepared(NamedTuple):
     pixel_values: Tensor
 
 
-def prepare(processor: MulTImageProcessor, name: str, picture: Image.Image) -> Prepared | Broken:
+def prepare(processor: MulTImageProcessor, name: str, picture: Image.Image) -> Prepared | FailedInput:
     """A photo for the model."""
     pixel_values = processor(picture, return_tensors="pt")["pixel_values"][0]
     if min(pixel_values.shape[-2:]) < 32:  # only where it keeps its own size
-        return Broken(name, f"{picture.width} x {picture.height} pixels are too small for the model, which needs 32; give --image_size")
+        return FailedInput(
+            name, f"{picture.width} x {picture.height} pixels are too small for the model, which needs 32; give --image_size"
+        )
     return Prepared(name, picture, pixel_values)
 
 
@@ -141,12 +143,12 @@ def make_predictor(arguments: PredictionArguments, model: MulTForMultiTaskDenseP
     return on_device if arguments.tile is None else tiled(on_device, model.config.task_specs, arguments.tile, arguments.batch_size)
 
 
-def only_prepared(outcomes: Iterable[Prepared | Broken | Finished], broken: list[Broken], bar: tqdm) -> Iterator[Prepared]:
+def only_prepared(outcomes: Iterable[Prepared | FailedInput | SkippedInput], broken: list[FailedInput], bar: tqdm) -> Iterator[Prepared]:
     """What is left to do; broken photos are noted, and what was done before does not count for the time left."""
     for outcome in outcomes:
         if isinstance(outcome, Prepared):
             yield outcome
-        elif isinstance(outcome, Broken):
+        elif isinstance(outcome, FailedInput):
             broken.append(outcome)
             bar.update()
         else:
@@ -162,9 +164,9 @@ def predict_batch(predictor: Predictor, processor: MulTImageProcessor, results: 
         results.write(photo.name, photo.picture, {task: each["prediction"] for task, each in maps.items()})
 
 
-def predict_share(stream: PhotoStream, to_files: Callable[[list[Prepared]], None], arguments: PredictionArguments) -> list[Broken]:
+def predict_share(stream: ImageStream, to_files: Callable[[list[Prepared]], None], arguments: PredictionArguments) -> list[FailedInput]:
     """Predict this process's photos, batch by batch; returns those that could not be read."""
-    broken: list[Broken] = []
+    broken: list[FailedInput] = []
     loader = DataLoader(stream, batch_size=None, num_workers=arguments.num_workers)
     total = len(stream.source) // stream.processes  # of videos only an estimate
     with tqdm(total=total, desc="predicting", unit="photo", disable=stream.process > 0) as bar:
@@ -174,16 +176,16 @@ def predict_share(stream: PhotoStream, to_files: Callable[[list[Prepared]], None
     return broken
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Find, predict, write; `words` are those of the command line by default. Returns 1 if a photo could not be read."""
-    arguments = parse_arguments(PredictionArguments, sys.argv[1:] if words is None else words, __doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Find, predict, write; `argv` are those of the command line by default. Returns 1 if a photo could not be read."""
+    arguments = parse_arguments(PredictionArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     model, processor = load_model(arguments)
     source, origin = open_source(arguments, accelerator)
     specs = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
-    results = Results(arguments.output_dir, specs, arguments.panels, arguments.keep_photos)
+    results = Results(arguments.output_dir, specs, arguments.panels, arguments.keep_images)
     if accelerator.is_main_process:
         size = [processor.size["height"], processor.size["width"]] if processor.do_resize else OWN_SIZE
         settings = {"weights": digest(model), "names_below": origin, "image_size": size, "tile": arguments.tile, "flip": arguments.flip}
@@ -191,10 +193,10 @@ def main(words: Sequence[str] | None = None) -> int:
     accelerator.wait_for_everyone()
 
     share = accelerator.process_index, accelerator.num_processes
-    stream = PhotoStream(source, partial(prepare, processor), results.is_finished, *share)
+    stream = ImageStream(source, partial(prepare, processor), results.is_finished, *share)
     predictor = make_predictor(arguments, model.to(accelerator.device))
     broken = gather_object(predict_share(stream, partial(predict_batch, predictor, processor, results), arguments))
-    if accelerator.is_main_process and arguments.keep_photos:
+    if accelerator.is_main_process and arguments.keep_images:
         results.write_metadata()
     for name, reason in sorted(broken):
         accelerator.print(f"not predicted: {name}: {reason}")

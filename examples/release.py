@@ -28,15 +28,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
-from mult_hf.arguments import check_bounds, flag, parse_arguments
-from mult_hf.cards import eval_results, plain, public_name, shareable, update_card
+from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
-from mult_hf.evaluation import Evaluation, evaluate, example_pictures, gain_over, measured_specs, results_table, trivial_predictor
-from mult_hf.prediction import TestTimeAugmentation, predict
-from mult_hf.tasks import resolve_tasks
-from mult_hf.training_checkpoints import replace_files
-from mult_hf.visualization import panel
+from mult_hf.evaluation.baseline import constant_baseline
+from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.compatibility import measured_specs
+from mult_hf.evaluation.loop import Evaluation, evaluate
+from mult_hf.evaluation.report import example_pictures, results_table
+from mult_hf.inference.predictor import TestTimeAugmentation, predict
+from mult_hf.model.tasks import resolve_tasks
+from mult_hf.model.visualization import panel
+from mult_hf.training.checkpoints import replace_files
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "model.safetensors"
@@ -58,7 +62,7 @@ class ReleaseArguments:
     model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py")
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("test", "split to measure on, which nothing was chosen on")
-    trivial_split: str = flag("train", "split that the trivial predictor is learnt from")
+    baseline_split: str = flag("train", "split that the constant baseline is learnt from")
     dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "of the weights in the file; they are loaded as float32")
     packaged: bool = flag(False, "as the checkpoint that comes with the package: without copied code, and loaded without a name")
     license: str | None = flag(None, "of the weights, as cards on the Hub name it, such as mit")
@@ -121,7 +125,7 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
 
     Returns:
         evaluations of the released weights, of those before rounding, of the released ones averaged over the mirrored image, and of
-        the trivial predictor; and a picture a task.
+        the constant baseline; and a picture a task.
     """
     models = {
         name: MulTForMultiTaskDensePrediction.from_pretrained(path).to(accelerator.device).eval()
@@ -132,7 +136,7 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
     held_out = load_rows(arguments.dataset, split=arguments.split)
     predictors = {name: partial(predict, model, tasks=list(specs)) for name, model in models.items()}
     predictors["MulT, with the mirrored image"] = partial(predictors["MulT"], augmentation=TestTimeAugmentation(flip=True))
-    predictors["trivial"] = trivial_predictor(load_rows(arguments.dataset, split=arguments.trivial_split), collator)
+    predictors["constant baseline"] = constant_baseline(load_rows(arguments.dataset, split=arguments.baseline_split), collator)
     evaluations = evaluate(predictors, held_out, collator, accelerator, batch_size=arguments.batch_size, per_image=False)
     examples = example_pictures(models["MulT"], held_out, collator, arguments.pictures)
     pictures = [
@@ -178,9 +182,9 @@ weights changed the headline metrics by at most {numbers["largest_change_by_roun
     update_card(directory / "README.md", results)
 
 
-def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation], words: Sequence[str]) -> dict[str, Any]:
+def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation], argv: Sequence[str]) -> dict[str, Any]:
     """Everything measured, for `results.json`."""
-    ours, before, mirrored, trivial = (each.compute() for each in evaluations.values())
+    ours, before, mirrored, baseline = (each.compute() for each in evaluations.values())
     specs = next(iter(evaluations.values())).metrics.specs
     headlines = [f"{task}/{spec.metrics[0]}" for task, spec in specs.items()]
     return {
@@ -191,29 +195,29 @@ def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation],
         "model": ours,
         "before_rounding": before,
         "mirrored": mirrored,
-        "trivial": trivial,
-        "gain_over_trivial": gain_over(ours, trivial, specs),
+        "constant_baseline": baseline,
+        "gain_over_baseline": gain_over(ours, baseline, specs),
         "largest_change_by_rounding": max(100 * abs(ours[name] / before[name] - 1) for name in headlines if before.get(name)),
         "arguments": {key: shareable(str(value), ROOT) for key, value in asdict(arguments).items()},
-        "command": shareable(f"python examples/release.py {shlex.join(words)}", ROOT),
+        "command": shareable(f"python examples/release.py {shlex.join(argv)}", ROOT),
     }
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write, measure what was written, and publish it under its name."""
-    words = sys.argv[1:] if words is None else [*words]
-    arguments = parse_arguments(ReleaseArguments, words, __doc__.split("\n")[0])
+    argv = sys.argv[1:] if argv is None else [*argv]
+    arguments = parse_arguments(ReleaseArguments, argv, __doc__.split("\n")[0])
     accelerator = Accelerator()
     if accelerator.device.type == "cpu" and arguments.cpu_threads:
         torch.set_num_threads(arguments.cpu_threads)
     unfinished = arguments.output_dir / ".partial"
     write_model(arguments, unfinished)
     evaluations, pictures = measure(arguments, unfinished, accelerator)
-    numbers = describe(arguments, evaluations, words)
+    numbers = describe(arguments, evaluations, argv)
     shown = {name: each for name, each in evaluations.items() if name != "before rounding"}
     table, specs = results_table(shown), evaluations["MulT"].metrics.specs
     print(table)
-    (unfinished / "results.json").write_text(json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
+    (unfinished / "results.json").write_text(json.dumps(to_jsonable(numbers), indent=2, allow_nan=False) + "\n")
     for task, picture in zip(specs, pictures):
         picture.save(unfinished / f"example-{task}.png", optimize=True)
     for name, copy in COPIED.items():
@@ -221,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> None:
     write_card(arguments, unfinished, numbers, table, specs)
     replace_files(unfinished, arguments.output_dir)
     size = (arguments.output_dir / WEIGHTS).stat().st_size
-    print(f"{size / 1e6:.1f} MB of weights, {numbers['gain_over_trivial']:+.1f} % over trivial; written to {arguments.output_dir}")
+    print(f"{size / 1e6:.1f} MB of weights, {numbers['gain_over_baseline']:+.1f} % over constant maps; written to {arguments.output_dir}")
 
 
 if __name__ == "__main__":

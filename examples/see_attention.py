@@ -17,9 +17,9 @@ import torch
 from PIL import Image, ImageOps
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.arguments import flag, parse_arguments
-from mult_hf.attention_maps import PixelAttention, attention_of_pixel, shared_blocks
-from mult_hf.visualization import attention_picture, mark_pixel, panel
+from mult_hf.cli.arguments import flag, parse_arguments
+from mult_hf.inference.attention_maps import PixelAttention, attention_of_pixel, shared_blocks
+from mult_hf.model.visualization import attention_picture, mark_pixel, panel
 
 
 @dataclass
@@ -71,9 +71,9 @@ def row_of_pictures(
     return pictures
 
 
-def main(words: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Load, look, draw."""
-    arguments = parse_arguments(AttentionArguments, words, __doc__)
+    arguments = parse_arguments(AttentionArguments, argv, __doc__)
     photo = ImageOps.exif_transpose(Image.open(arguments.image)).convert("RGB")
     pixel = tuple(arguments.pixel or (photo.height // 2, photo.width // 2))
     if not (0 <= pixel[0] < photo.height and 0 <= pixel[1] < photo.width):

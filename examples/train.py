@@ -1,4 +1,4 @@
-"""Train MulT on a multi-task data set, evaluate it beside the trivial predictor, and save what a user needs.
+"""Train MulT on a multi-task data set, evaluate it beside the constant baseline, and save what a user needs.
 
     accelerate launch examples/train.py                                   # small model, the shipped Rooms sample
     accelerate launch examples/train.py --config examples/configs/no-sharing.yaml --resume latest
@@ -34,34 +34,26 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
-from mult_hf.arguments import check_bounds, flag, json_object, parse_arguments, refuse_beside
-from mult_hf.cards import eval_results, plain, public_name, shareable, write_card
+from mult_hf.cli.arguments import check_bounds, check_mutually_exclusive, flag, json_object, parse_arguments
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_specs, missing_columns
-from mult_hf.data.stream import StreamBatches, TrainingStream, stream_loader
-from mult_hf.evaluation import Evaluation, evaluate, example_panel, gain_over, predict, results_table, trivial_predictor
-from mult_hf.image_processing_pil_mult import MulTBatchFeature
-from mult_hf.training import (
-    JsonLinesLog,
-    Progress,
-    WeightAverage,
-    describe_rows,
-    fit_deepspeed,
-    learning_rate_schedule,
-    load_trained,
-    mean_over_processes,
-    new_swin,
-    parameter_groups,
-    peak_memory,
-    refuse_shards,
-    start_position_embeddings,
-    upload,
-    use_fsdp_on_cpu,
-    whole_model,
-)
-from mult_hf.training_checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
-from mult_hf.weighting import WEIGHTINGS, TaskWeighting, make_weighting
+from mult_hf.evaluation.baseline import constant_baseline
+from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, write_card
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.loop import Evaluation, evaluate
+from mult_hf.evaluation.report import example_panel, results_table
+from mult_hf.inference.predictor import predict
+from mult_hf.model.image_processing_pil_mult import MulTBatchFeature
+from mult_hf.training.averaging import WeightAverage
+from mult_hf.training.checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
+from mult_hf.training.distributed import check_whole_parameters, configure_deepspeed, peak_memory, use_fsdp_on_cpu, whole_model
+from mult_hf.training.optimization import learning_rate_schedule, parameter_groups
+from mult_hf.training.progress import JsonLinesLog, Progress, describe_rows, mean_over_processes
+from mult_hf.training.publishing import upload
+from mult_hf.training.starting import init_sincos_position_embeddings, load_trained, new_swin
+from mult_hf.training.stream import StreamBatches, TrainingStream, stream_loader
+from mult_hf.training.weighting import WEIGHTINGS, TaskWeighting, make_weighting
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,7 +70,7 @@ AT_LEAST = {
 }
 # What a named model or encoder brings along, so that these flags would do nothing beside it.
 NEW_SWIN = ("embed_dim", "depths", "window_size", "position_embeddings")
-WITHOUT_EFFECT_BESIDE = {
+MUTUALLY_EXCLUSIVE = {
     "model": ("backbone", *NEW_SWIN, "decoder", "block_attention", "reference_task", "drop_path_rate"),
     "backbone": NEW_SWIN,
 }
@@ -152,8 +144,8 @@ class TrainingArguments:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
         if not self.ema_decay < 1:
             raise ValueError(f"--ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
-        for owner, names in WITHOUT_EFFECT_BESIDE.items():
-            refuse_beside(self, owner, names)
+        for owner, names in MUTUALLY_EXCLUSIVE.items():
+            check_mutually_exclusive(self, owner, names)
 
 
 # What may differ between an interrupted run and the one that goes on: where it runs and what it writes, not what it learns.
@@ -174,7 +166,7 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
         project_dir=arguments.output_dir,
     )
     use_fsdp_on_cpu(accelerator)
-    fit_deepspeed(accelerator, arguments.batch_size, arguments.gradient_accumulation_steps, arguments.max_grad_norm)
+    configure_deepspeed(accelerator, arguments.batch_size, arguments.gradient_accumulation_steps, arguments.max_grad_norm)
     torch.set_float32_matmul_precision(arguments.float32_matmul)
     if accelerator.device.type == "cpu":  # where `accelerate launch` allows a process one thread, however many cores there are
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
@@ -198,7 +190,7 @@ def build_model(arguments: TrainingArguments, specs: Mapping[str, TaskSpec], ima
         arguments.embed_dim, arguments.depths, arguments.window_size, image_size, arguments.position_embeddings, arguments.drop_path_rate
     )
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, **decoder))
-    start_position_embeddings(model)
+    init_sincos_position_embeddings(model)
     return model
 
 
@@ -221,7 +213,7 @@ class Run:
         jitter = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
         views = RandomAugmentation(tasks=self.specs, zoom=(1.0, arguments.max_zoom), degrees=0.0, hue=0.0, **jitter)
         self.collator = MultiTaskCollator(processor, augment=views)
-        self.trivial = trivial_predictor(training, self.plain)
+        self.constant_baseline = constant_baseline(training, self.plain)
         self.baseline: Evaluation | None = None
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
@@ -242,7 +234,7 @@ class Run:
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.module = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        refuse_shards(accelerator, self.module, average=arguments.ema_decay > 0)
+        check_whole_parameters(accelerator, self.module, average=arguments.ema_decay > 0)
         self.average = WeightAverage(self.module, arguments.ema_decay) if arguments.ema_decay else None
         self.progress = Progress({k: shareable(str(v), ROOT) for k, v in asdict(arguments).items() if k not in FREE_TO_CHANGE})
         self.progress.arguments |= {"num_processes": str(accelerator.num_processes), "mixed_precision": accelerator.mixed_precision}
@@ -258,7 +250,7 @@ class Run:
             self.accelerator.print(f"going on from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
         if self.accelerator.is_main_process:
             finished = self.progress.step == self.arguments.max_steps  # then the last evaluation is all that comes again
-            self.log_file.drop_after(self.progress.step, again="gain_over_trivial" if finished else None)
+            self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
 
     def train(self) -> None:
         """Optimizer steps up to the last, with entries in the log, evaluations and checkpoints on the way."""
@@ -340,7 +332,7 @@ class Run:
             "epoch": round(seen / len(self.stream.rows), 4),
             "learning_rate": self.schedule.get_last_lr()[-1],
             "gradient_norm": norm,
-            "seconds_a_step": round(seconds, 4),
+            "seconds_per_step": round(seconds, 4),
             **{f"loss/{task}": loss for task, loss in losses.items()},
             **{f"weight/{task}": weight for task, weight in self.weighting.weights.items()},
         }
@@ -354,22 +346,22 @@ class Run:
         self.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=entry["step"])
 
     def evaluate(self) -> dict[str, Evaluation]:
-        """Measure the model, and the trivial predictor once, on the validation split; keep the model in `best/` if it is the best.
+        """Measure the model, and the constant baseline once, on the validation split; keep the model in `best/` if it is the best.
 
-        Best is the highest multi-task gain over the trivial predictor, so that every task counts alike.
+        Best is the highest multi-task gain over the constant baseline, so that every task counts alike.
         """
         with self.final_weights() as model:
-            predictors = {"MulT": partial(predict, model), **({} if self.baseline else {"trivial": self.trivial})}
+            predictors = {"MulT": partial(predict, model), **({} if self.baseline else {"constant baseline": self.constant_baseline})}
             loading = {"batch_size": self.arguments.batch_size, "num_workers": self.arguments.num_workers}
             found = evaluate(predictors, self.validation, self.plain, self.accelerator, per_image=False, **loading)
-            self.baseline = found.get("trivial", self.baseline)
+            self.baseline = found.get("constant baseline", self.baseline)
             values = found["MulT"].compute()
             gain = gain_over(values, self.baseline.compute(), self.specs)
-            self.record({"step": self.progress.step, "gain_over_trivial": gain, **{f"eval/{name}": v for name, v in values.items()}})
+            self.record({"step": self.progress.step, "gain_over_baseline": gain, **{f"eval/{name}": v for name, v in values.items()}})
             if gain > self.progress.best_gain:
                 self.progress.best_gain, self.progress.best_step = gain, self.progress.step
                 self.save_model(model, self.arguments.output_dir / "best")
-        return {"MulT": found["MulT"], "trivial": self.baseline}
+        return {"MulT": found["MulT"], "constant baseline": self.baseline}
 
     @contextmanager
     def final_weights(self) -> Iterator[MulTForMultiTaskDensePrediction]:
@@ -395,12 +387,12 @@ class Run:
         evaluations = self.evaluate()
         table = results_table(evaluations)
         accelerator.print(table)
-        numbers = {name: evaluation.compute() for name, evaluation in zip(("model", "trivial"), evaluations.values())}
-        numbers |= {"gain_over_trivial": gain_over(numbers["model"], numbers["trivial"], self.specs), **self.facts()}
+        numbers = {name: evaluation.compute() for name, evaluation in zip(("model", "constant_baseline"), evaluations.values())}
+        numbers |= {"gain_over_baseline": gain_over(numbers["model"], numbers["constant_baseline"], self.specs), **self.facts()}
         with self.final_weights() as model:
             self.save_model(model, arguments.output_dir)
             if accelerator.is_main_process:
-                (arguments.output_dir / "metrics.json").write_text(json.dumps(plain(numbers), indent=2) + "\n")
+                (arguments.output_dir / "metrics.json").write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
                 example_panel(model, self.validation, self.plain, arguments.panel_rows).save(arguments.output_dir / "panel.png")
                 save_card(arguments, model, numbers, table)
         if arguments.push_to_hub is not None and accelerator.is_main_process:
@@ -423,7 +415,7 @@ class Run:
             "processes": self.accelerator.num_processes,
             "device": f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
             "best_step": self.progress.best_step,
-            "best_gain_over_trivial": self.progress.best_gain,
+            "best_gain_over_baseline": self.progress.best_gain,
             "arguments": {key: shareable(str(value), ROOT) for key, value in asdict(self.arguments).items()},
         }
 
@@ -450,9 +442,9 @@ def save_card(arguments: TrainingArguments, model: MulTForMultiTaskDensePredicti
     )
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Load, train, evaluate, save; `words` are those of the command line by default."""
-    arguments = parse_arguments(TrainingArguments, sys.argv[1:] if words is None else words, __doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, train, evaluate, save; `argv` are those of the command line by default."""
+    arguments = parse_arguments(TrainingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     accelerator = make_accelerator(arguments)
     checkpoints = arguments.output_dir / "checkpoints"
     if arguments.resume is None and accelerator.is_main_process:

@@ -13,7 +13,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
-from mult_hf.trainer_metrics import TrainerMetrics
+from mult_hf.training.trainer_metrics import TrainerMetrics
 
 ROOMS = str(Path(__file__).resolve().parent / "data/rooms-sample")
 SMALL_SWIN = {

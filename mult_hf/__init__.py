@@ -9,12 +9,18 @@ from pathlib import Path
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_mult import MulTConfig
-from .image_processing_mult import MulTImageProcessor
-from .image_processing_pil_mult import MulTImageProcessorPil
-from .modeling_mult import MulTDensePredictionOutput, MulTForMultiTaskDensePrediction, MulTModel, MulTModelOutput, MulTPreTrainedModel
-from .pipeline_mult import MultiTaskVisionPipeline
-from .tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
+from mult_hf.model.configuration_mult import MulTConfig
+from mult_hf.model.image_processing_mult import MulTImageProcessor
+from mult_hf.model.image_processing_pil_mult import MulTImageProcessorPil
+from mult_hf.model.modeling_mult import (
+    MulTDensePredictionOutput,
+    MulTForMultiTaskDensePrediction,
+    MulTModel,
+    MulTModelOutput,
+    MulTPreTrainedModel,
+)
+from mult_hf.model.pipeline_mult import MultiTaskVisionPipeline
+from mult_hf.model.tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
 
 __version__ = "0.1.0"
 

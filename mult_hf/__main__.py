@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import COMMAND
+from mult_hf.cli.arguments import COMMAND
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -27,8 +27,8 @@ SCRIPTS = {
 
 MODULES = {
     "check": ("mult_hf.data.check", 'does a data set hold what its card says? (needs "mult-hf[data]")'),
-    "render rooms": ("mult_hf.data.rooms", 'render indoor scenes with exact maps (needs "mult-hf[rooms]")'),
-    "render doom": ("mult_hf.data.doom", 'render views of Freedoom levels with exact maps (needs "mult-hf[doom]")'),
+    "render rooms": ("mult_hf.data.synthetic.rooms", 'render indoor scenes with exact maps (needs "mult-hf[rooms]")'),
+    "render doom": ("mult_hf.data.synthetic.doom", 'render views of Freedoom levels with exact maps (needs "mult-hf[doom]")'),
 }
 """Commands that run a module, the module, and what they do."""
 
@@ -46,9 +46,9 @@ def script_path(name: str) -> Path:
     raise ValueError(f"{name}.py is at none of {[str(path) for path in places]}; install mult-hf again")
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run a command; `words` are those of the command line by default."""
-    words = sys.argv[1:] if words is None else [*words]
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; `argv` are those of the command line by default."""
+    argv = sys.argv[1:] if argv is None else [*argv]
     described = {name: text for name, (_, text) in (SCRIPTS | MODULES).items()}
     parser = argparse.ArgumentParser(
         prog="mult-hf",
@@ -57,11 +57,11 @@ def main(words: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", help="see below; COMMAND --help lists its flags")
-    name = next((name for name in described if name.split() == words[: len(name.split())]), None)
+    name = next((name for name in described if name.split() == argv[: len(name.split())]), None)
     if name is None:
-        parser.parse_args(words[:1])  # --help, or nothing at all
-        parser.error(f"there is no command {' '.join(words[:2])!r}; choose from: {', '.join(described)}")
-    sys.argv = [f"mult-hf {name}", *words[len(name.split()) :]]
+        parser.parse_args(argv[:1])  # --help, or nothing at all
+        parser.error(f"there is no command {' '.join(argv[:2])!r}; choose from: {', '.join(described)}")
+    sys.argv = [f"mult-hf {name}", *argv[len(name.split()) :]]
     token = COMMAND.set(sys.argv[0])  # runpy puts a file's path there, which usage lines must not show
     try:
         if name in SCRIPTS:

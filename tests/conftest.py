@@ -8,23 +8,15 @@ import pytest
 import torch
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
+from support.models import TINY_SWIN
 
 torch.set_num_threads(1)  # models of a few thousand weights only lose by waiting for a second thread
-
-TINY_SWIN = {
-    "model_type": "swin",
-    "embed_dim": 8,
-    "depths": [2, 2, 2, 2],
-    "num_heads": [1, 2, 4, 8],
-    "window_size": 4,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"],
-}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of two tasks, one of which no file of the package knows."""
-    from training_runs import CURVATURE, DEPTH, curvature_picture, depth_picture, write_data
+    from support.training_runs import CURVATURE, DEPTH, curvature_picture, depth_picture, write_data
 
     directory = tmp_path_factory.mktemp("data") / "maps"
     return write_data(directory, {"depth": depth_picture, "principal_curvature": curvature_picture}, [DEPTH, CURVATURE])

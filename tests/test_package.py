@@ -14,88 +14,100 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mult_hf"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Files that `save_pretrained` copies beside a checkpoint, and what each may import of the others.
-RING_1 = {
-    "tasks": set(),
-    "configuration_mult": {"tasks"},
-    "decoder_mult": {"configuration_mult", "tasks"},
-    "decoder_unet": {"configuration_mult", "decoder_mult"},
-    "decoder_mtan": {"configuration_mult", "decoder_mult"},
-    "decoders": {"decoder_mult", "decoder_unet", "decoder_mtan"},
-    "losses": {"tasks"},
-    "modeling_mult": {"configuration_mult", "decoder_mult", "decoders", "losses", "tasks", "pipeline_mult"},
-    "image_processing_pil_mult": {"tasks", "image_processing_mult"},
-    "image_processing_mult": {"image_processing_pil_mult"},
-    "visualization": {"tasks"},
-    "pipeline_mult": {"image_processing_pil_mult", "image_processing_mult", "visualization"},
+# Which folders each folder may import; `model` travels with checkpoints, `cli` is what people start.
+ALLOWED = {
+    "model": set(),
+    "metrics": {"model"},
+    "data": {"model"},
+    "inference": {"model", "data", "metrics"},
+    "evaluation": {"model", "data", "metrics", "inference"},
+    "training": {"model", "data", "metrics", "inference", "evaluation"},
+    "cli": {"model", "data", "metrics", "inference", "evaluation", "training"},
 }
-# Modules that come with the package only.
-RING_2 = {
-    *(
-        "__main__",
-        "arguments",
-        "attention_maps",
-        "cards",
-        "training_checkpoints",
-        "evaluation",
-        "photos",
-        "prediction",
-        "results",
-        "tiling",
-        "trainer_metrics",
-    ),
-    "training",
-}
-RING_1_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
+MODEL = sorted((PACKAGE / "model").glob("*.py"))
+# What a machine has that loads a checkpoint with `trust_remote_code=True`.
+MODEL_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
 
 
-def imports(path):
-    """(names of our own modules, names of other top-level packages) that a file imports."""
+def imported_modules(path):
+    """(own modules as full dotted names, names of other top-level packages) that a file imports, inside functions too."""
+    package = path.relative_to(ROOT).parent.parts
     own, others = set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            own.add(node.module)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
-            others |= {name.split(".")[0] for name in names}
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *filter(None, [node.module])])
+            modules = [f"{module}.{alias.name}" for alias in node.names] if module in (PACKAGE.name, ".".join(base)) else [module]
+        else:
+            continue
+        own |= {module for module in modules if module.split(".")[0] == PACKAGE.name}
+        others |= {module.split(".")[0] for module in modules if module.split(".")[0] != PACKAGE.name}
     return own, others
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "weighting").glob("*.py")), ids=lambda p: p.stem)
-def test_task_weighting_knows_only_tasks_and_imports_torchjd_late(path):
-    own, others = imports(path)
-    assert own <= {"tasks", "base", "losses", "gradients"}
-    assert others - set(sys.stdlib_module_names) - {"torchjd"} <= {"torch", "accelerate"}
+def folder_of(module):
+    """The folder of a module such as `mult_hf.data.schema`; None for names of the package file itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else None
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent != PACKAGE], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_between_folders_run_one_way(path):
+    folder = path.relative_to(PACKAGE).parts[0]
+    reached = {folder_of(module) for module in imported_modules(path)[0]} - {folder, None}
+    assert reached <= ALLOWED[folder], f"{path.relative_to(ROOT)} imports {sorted(reached - ALLOWED[folder])}"
+
+
+def test_every_folder_has_its_place_in_the_order():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ALLOWED)
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+@pytest.mark.parametrize("path", MODEL, ids=lambda p: p.stem)
+def test_files_that_travel_with_a_checkpoint_are_flat_and_import_only_what_every_machine_has(path):
+    """`save_pretrained` copies what is imported as `from .x import y`, and loses every other form without a word."""
+    own, others = imported_modules(path)
+    assert not [p for p in (PACKAGE / "model").iterdir() if p.is_dir() and p.name != "__pycache__"], "premise: no folders within"
+    assert {module.split(".")[1] for module in own} <= {"model"}
+    assert others - set(sys.stdlib_module_names) <= MODEL_PACKAGES
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"line {node.lineno}: import from the same folder"
+            assert node.module, f"line {node.lineno}: `from . import` is not copied"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "training" / "weighting").glob("*.py")), ids=lambda p: p.stem)
+def test_torchjd_is_imported_only_when_it_is_used(path):
     at_the_top = {alias.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import) for alias in node.names}
     at_the_top |= {node.module for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)}
     assert "torchjd" not in at_the_top
 
 
-@pytest.mark.parametrize("module", RING_1)
-def test_files_that_travel_with_a_checkpoint_import_only_what_they_may(module):
-    own, others = imports(PACKAGE / f"{module}.py")
-    assert own <= RING_1[module]
-    assert others - set(sys.stdlib_module_names) <= RING_1_PACKAGES
+def is_type_checking(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def test_every_module_beside_the_package_file_is_in_a_ring():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {*RING_1, *RING_2, "__init__"}
-
-
-@pytest.mark.parametrize("path", sorted((PACKAGE / "metrics").glob("*.py")), ids=lambda path: path.stem)
-def test_metrics_know_tasks_and_nothing_else_of_the_package(path):
-    beside = {other.stem for other in path.parent.glob("*.py")}
-    assert imports(path)[0] <= {"tasks", *beside}
-
-
-def test_the_import_graph_has_no_cycle():
-    """Premise: the imports for type checking alone, which never run, are the only edges back."""
-    type_only = {"modeling_mult": {"pipeline_mult"}, "image_processing_pil_mult": {"image_processing_mult"}}
-    edges = {module: allowed - type_only.get(module, set()) for module, allowed in RING_1.items()}
+def test_no_modules_import_one_another_in_a_circle():
+    """Imports for type checking never run, and those inside functions run late: neither is counted."""
+    edges = {}
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        tree = ast.parse(path.read_text())
+        tree.body = [node for node in tree.body if not is_type_checking(node)]
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        edges[name] = set()
+        for node in (node for node in tree.body if isinstance(node, ast.ImportFrom)):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            edges[name] |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    edges = {name: {module for module in needs if module in edges and module != name} for name, needs in edges.items()}
+    assert sum(map(len, edges.values())) > 100, "premise: imports are found"
     done: set[str] = set()
     while len(done) < len(edges):
-        ready = {module for module, needs in edges.items() if module not in done and needs <= done}
-        assert ready, f"cycle among {set(edges) - done}"
+        ready = {name for name, needs in edges.items() if name not in done and needs <= done}
+        assert ready, f"circle among {sorted(set(edges) - done)}"
         done |= ready
 
 
@@ -108,7 +120,7 @@ def string_constants(tree):
 
 
 # Data sets have tables of their own that say which columns they store how; these alone may name tasks.
-DATA_SETS = {"cocodoom.py", "nyuv2.py", "replica.py", "taskonomy.py", "reading.py", "check.py", "doom", "rooms"}
+DATA_SETS = {"benchmarks", "synthetic", "check.py"}
 
 
 def is_a_data_set(path):

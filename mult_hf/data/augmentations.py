@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as image_functional
 
-from mult_hf.tasks import IGNORE_INDEX, TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 BEYOND_IMAGE = (0.485, 0.456, 0.406)
 """Colour beyond the image: the mean of ImageNet, which is 0 after the usual normalisation."""
@@ -190,7 +190,7 @@ class RandomAugmentation:
         ValueError: if a range is impossible.
 
     Examples:
-        >>> from mult_hf.tasks import registered_tasks
+        >>> from mult_hf.model.tasks import registered_tasks
         >>> augmentation = RandomAugmentation(tasks=registered_tasks(), size=(96, 96))
         >>> sample = {"pixel_values": torch.rand(3, 128, 128), "labels": {"depth": torch.rand(1, 128, 128)}}
         >>> augmentation(sample, torch.Generator().manual_seed(0))["labels"]["depth"].shape

@@ -25,9 +25,10 @@ try:
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
-from ..arguments import program_name
-from ..tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
-from ..visualization import colorize, panel
+from mult_hf.cli.arguments import program_name
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
+from mult_hf.model.visualization import colorize, panel
+
 from .schema import load_task_entries
 
 SHEET_ROWS = 8

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin, read_photo
-from ..tasks import TaskSpec
+from mult_hf.model.image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.images import read_image
+from mult_hf.model.tasks import TaskSpec
 
 Augmentation = Callable[..., dict[str, Any]]
 """Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. Where
@@ -61,7 +62,7 @@ class MultiTaskCollator:
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
         return _stacked([self._augmented(sample, seed) for sample, seed in zip(self._samples(rows, do_normalize=False), seeds)])
 
-    def with_stored_targets(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    def collate_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """For measuring: photos as the model sees them, and targets that no resizing has touched.
 
         Args:
@@ -134,5 +135,5 @@ def _check_images(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _photo_size(image: Any) -> tuple[int, int]:
-    photo = read_photo(image)
+    photo = read_image(image)
     return (photo.height, photo.width) if isinstance(photo, Image.Image) else tuple(photo.shape[-2:])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from mult_hf.tasks import TaskSpec
+from mult_hf.model.tasks import TaskSpec
 
 try:
     from datasets import Dataset, Features, IterableDataset, Value, interleave_datasets

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, hf_hub_download
 
-from ..tasks import TaskSpec, resolve_tasks
+from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -2,10 +2,10 @@
 
 Every metric is made of sums over images and one division at the end. Sums may be added over images, batches and processes in any
 split, and give the same number, in constant memory. Unknown pixels (NaN, or class 255) never count. A metric without a single
-known pixel is NaN. docs/metrics.md has the formulas; `mult_hf.metrics.evaluation` makes modules of the `evaluate` library of them.
+known pixel is NaN. docs/metrics.md has the formulas; `mult_hf.metrics.modules` makes modules of the `evaluate` library of them.
 """
 
-from .collecting import MultiTaskMetrics, constant_predictions, multi_task_gain
+from .accumulator import MultiTaskMetrics, constant_predictions, multi_task_gain
 from .table import METRICS, STATISTICS, Metric, metrics_of
 
 __all__ = ["METRICS", "STATISTICS", "Metric", "MultiTaskMetrics", "constant_predictions", "metrics_of", "multi_task_gain"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tasks import TaskSpec
+from mult_hf.model.tasks import TaskSpec
 
 if TYPE_CHECKING:  # scipy is asked for only where boundaries are measured
     from scipy.sparse import csr_array

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..tasks import IGNORE_INDEX, TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
+
 from .statistics import SHORTEST, angle_between
 from .table import metrics_of
 

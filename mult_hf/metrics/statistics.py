@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..tasks import IGNORE_INDEX, TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 Statistics = Callable[[Tensor, Tensor, TaskSpec], Tensor]
 

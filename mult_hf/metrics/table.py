@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tasks import TaskSpec
+from mult_hf.model.tasks import TaskSpec
+
 from .boundaries import average_precision, boundary_counts, ods_f, ois_f
 from .statistics import DEGREES_PER_BIN, Statistics, angles, confusion, errors, median_scaled, ratios
 
@@ -57,7 +58,7 @@ class Metric:
         value: sums -> the metric; NaN where nothing was known.
         higher_is_better: direction.
         constant: (targets of many images stacked, spec) -> the map that predicts all of them best by this metric or nearly so.
-            It is the trivial predictor that a model has to beat.
+            It is the constant baseline that a model has to beat.
         label: name in tables.
         unit: how it is shown in tables.
     """

@@ -1,3 +1,3 @@
 """Metrics of boundaries for `evaluate.load`; the class is the installed package's."""
 
-from mult_hf.metrics.evaluation import MultBoundaries as MultBoundaries
+from mult_hf.metrics.modules import MultBoundaries as MultBoundaries

@@ -1,3 +1,3 @@
 """Metrics of heat maps, edges, shading for `evaluate.load`; the class is the installed package's."""
 
-from mult_hf.metrics.evaluation import MultMaps as MultMaps
+from mult_hf.metrics.modules import MultMaps as MultMaps

@@ -1,0 +1,1 @@
+"""The command `mult-hf`: one function per command."""

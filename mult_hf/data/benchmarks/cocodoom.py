@@ -1,0 +1,215 @@
+"""CocoDoom (Mahendran et al., arXiv 1610.02431): recordings of Doom at 320 x 200 with depth and object maps.
+
+Files and splits: https://github.com/vlfeat/researchdoom, the recording engine: https://github.com/vlfeat/researchdoom-chocolate.
+
+    {root}/run{R}/map{MM}/{rgb,depth,objects}/{tic:06d}.png
+    {root}/{run,map}-{train,val,test}.json  and  {root}/{run,map}-full-{train,val,test}.json      (MS COCO)
+
+The smaller archive has the pictures and the JSON only: its segmentation is drawn from the polygons, and what lies behind them is
+unknown. `python -m mult_hf.data.benchmarks.cocodoom ROOT --split val --by map` reads a split to its end and reports.
+"""
+
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .reading import (
+    NORMALS_8BIT,
+    RESHADING_16BIT,
+    BenchmarkReader,
+    Camera,
+    ReadError,
+    load_splits,
+    read_picture,
+    run_command,
+)
+
+METRES_PER_MAP_UNIT = 1 / 32
+"""Doom has no metres. With 32 map units a metre the player, 56 units high, measures 1.75 m."""
+
+_FIRST_SURFACE = 2**23
+SURFACES = ("sky", "floor or ceiling", "wall")
+"""What the ids 2^23, 2^23 + 1 and 2^23 + 2 of object maps mean (`rdmObjectId` in the engine's research.h)."""
+
+THINGS: tuple[str, ...] = tuple(load_splits("cocodoom")["things"])
+"""The engine's 137 types of things; `category_id` of the annotations counts them from 0."""
+
+CLASS_NAMES = SURFACES + THINGS
+
+TASKS: list[dict[str, Any]] = [
+    {"name": "segmentation", "class_names": list(CLASS_NAMES), "encoding": {"dtype": "uint8", "offset": -1.0, "unknown": [0]}},
+    {
+        # 1/64 map unit; the sky is drawn at the greatest depth there is, and 0 is where nothing was drawn.
+        "name": "depth",
+        "value_range": [0.0, 32.0],
+        "encoding": {"dtype": "uint16", "scale": METRES_PER_MAP_UNIT / 64, "unknown": [65535, 0]},
+    },
+    {"name": "normals", "encoding": NORMALS_8BIT},
+    {"name": "keypoints2d"},
+    {"name": "edges2d"},
+    {"name": "reshading", "encoding": RESHADING_16BIT},
+]
+"""Task entries of CocoDoom. Normals and reshading are derived from depth, keypoints and edges from the picture."""
+
+_FILE_NAME = re.compile(r"run(\d+)/map(\d+)/rgb/(\d+)\.png")
+
+
+class Frame(NamedTuple):
+    """A sample: run, map and tic, and the COCO id that its annotations name."""
+
+    run: int
+    map: int
+    tic: int
+    image_id: int
+
+    def __str__(self) -> str:
+        return f"run{self.run}/map{self.map:02d}/{self.tic:06d}"
+
+
+_FILES = {"image": ("rgb", "uint8"), "depth": ("depth", "uint16")}
+"""Columns that are files of their own: folder and type of the stored values."""
+
+
+class CocoDoomReader(BenchmarkReader):
+    """CocoDoom as samples of the schema.
+
+    The COCO file of the split is read once (annotations, no pictures); pictures are read one frame at a time.
+
+    Args:
+        root: directory with `run1`, `run2`, `run3` and the JSON files.
+        split: `"train"`, `"validation"` (or `"val"`) or `"test"`.
+        tasks: see [`BenchmarkReader`].
+        on_error: see [`BenchmarkReader`].
+        by: `"run"` (runs 1, 2, 3 are train, validation, test) or `"map"` ((map - 1) mod 4 = 0 and 1, 2, 3).
+        subset: `"standard"` (every 5th frame of training, every 20th else) or `"full"`.
+    """
+
+    name: ClassVar[str] = "CocoDoom"
+    entries: ClassVar[list[dict[str, Any]]] = TASKS
+    # Field of view 90 degrees, corrected by 1.0007, optical centre at pixel W / 2 + 1 of MATLAB's count: rdmGetWarp.m.
+    camera: ClassVar[Camera | None] = Camera(focal=160 / 1.0007, principal_point=(160.5, 100.5))
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        tasks: Sequence[str] | None = None,
+        on_error: str = "raise",
+        by: str = "run",
+        subset: str = "standard",
+    ) -> None:
+        if by not in ("run", "map"):
+            raise ValueError(f"by is {by!r}; CocoDoom is split by 'run' or by 'map'")
+        if subset not in ("standard", "full"):
+            raise ValueError(f"subset is {subset!r}; allowed: standard, full")
+        self.by, self.subset = by, subset
+        self._frames: dict[tuple[int, int], list[Frame]] = defaultdict(list)
+        self._annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        super().__init__(root, split, tasks, on_error)
+
+    @property
+    def annotation_path(self) -> Path:
+        """The COCO file of the split."""
+        full = "full-" if self.subset == "full" else ""
+        return self.root / f"{self.by}-{full}{'val' if self.split == 'validation' else self.split}.json"
+
+    def find_shards(self) -> list[tuple[int, int]]:
+        """Pairs of run and map that the split's COCO file has frames of.
+
+        Raises:
+            ValueError: if the file is not there, is broken, or has frames of another split.
+        """
+        path = self.annotation_path
+        if not path.is_file():
+            raise ValueError(f"{path} is not there; it comes with both archives of CocoDoom and lists the frames of the split")
+        try:
+            record = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is broken ({error}; {path.stat().st_size} bytes); download it again") from None
+        official = load_splits("cocodoom")[self.by][self.split]
+        for entry in record["images"]:
+            frame = _frame_of(path, entry)
+            if frame.run not in official["runs"] or frame.map not in official["maps"]:
+                raise ValueError(f"{path} lists {frame}, which is not of {self.split} when split by {self.by}")
+            self._frames[frame.run, frame.map].append(frame)
+        for annotation in record["annotations"]:
+            self._annotations[annotation["image_id"]].append(annotation)
+        if not self._frames:
+            raise ValueError(f"{path} lists no images")
+        return sorted(self._frames)
+
+    def samples(self, shard: tuple[int, int]) -> Iterator[Frame]:
+        """Frames of a map of a run, in order of time."""
+        yield from sorted(self._frames[shard])
+
+    def stored(self, column: str) -> bool:
+        """Whether the archive has the column; segmentation is in both, as object maps or as polygons."""
+        folder = {"image": "rgb", "segmentation": "rgb", "depth": "depth"}.get(column)
+        return folder is not None and any((self._folder(*shard) / folder).is_dir() for shard in self.shards)
+
+    def read(self, sample: Frame, column: str) -> Image.Image:
+        """The picture of a frame; see [`BenchmarkReader.read`]."""
+        folder, file_name = self._folder(sample.run, sample.map), f"{sample.tic:06d}.png"
+        if column in _FILES:
+            name, dtype = _FILES[column]
+            picture = read_picture(folder / name / file_name, dtype)
+            return picture.convert("RGB") if picture.mode == "P" else picture  # the photos have palettes
+        if (folder / "objects").is_dir():
+            return self._from_objects(sample, folder / "objects" / file_name)
+        return self._from_polygons(sample, folder / "rgb" / file_name)
+
+    def _folder(self, run: int, level: int) -> Path:
+        return self.root / f"run{run}" / f"map{level:02d}"
+
+    def _from_objects(self, sample: Frame, path: Path) -> Image.Image:
+        """Classes from an object map, whose 24-bit ids are red + 256 green + 65536 blue (rdmGetFrame.m)."""
+        picture = np.asarray(read_picture(path, "uint8"))
+        if picture.ndim != 3:
+            raise ReadError("wrong content", path, f"has shape {picture.shape}, expected (height, width, 3): ids have 24 bits")
+        ids, where = np.unique(picture[..., :3].astype(np.int64) @ np.array([1, 2**8, 2**16]), return_inverse=True)
+        stored_of = {_FIRST_SURFACE + number: number + 1 for number in range(len(SURFACES))}
+        for annotation in self._annotations[sample.image_id]:
+            # An annotation's id is image_id * 10^6 + the thing's own id, of which the map holds the lower 23 bits.
+            stored_of[(annotation["id"] - sample.image_id * 10**6) % _FIRST_SURFACE] = self._stored_class(annotation)
+        return Image.fromarray(np.array([stored_of.get(int(i), 0) for i in ids], np.uint8)[where].reshape(picture.shape[:2]))
+
+    def _from_polygons(self, sample: Frame, rgb_path: Path) -> Image.Image:
+        """Classes of things drawn from the COCO polygons, whose integer coordinates are corners of pixels."""
+        classes = Image.new("L", read_picture(rgb_path, "uint8").size, 0)
+        draw = ImageDraw.Draw(classes)
+        for annotation in self._annotations[sample.image_id]:
+            for polygon in annotation["segmentation"]:
+                corners = np.asarray(polygon, np.float64).reshape(-1, 2) - 0.5
+                if len(corners) > 1:
+                    draw.polygon([tuple(corner) for corner in corners.tolist()], fill=self._stored_class(annotation))
+        return classes
+
+    def _stored_class(self, annotation: dict[str, Any]) -> int:
+        category = annotation["category_id"]
+        if not 0 <= category < len(THINGS):
+            message = f"annotation {annotation['id']} has category {category}, expected 0 to {len(THINGS) - 1}"
+            raise ReadError("wrong content", self.annotation_path, message)
+        return len(SURFACES) + category + 1
+
+
+def _frame_of(path: Path, entry: dict[str, Any]) -> Frame:
+    match = _FILE_NAME.search(entry["file_name"])
+    if match is None:
+        raise ValueError(f"{path} lists the image {entry['file_name']!r}, expected run1/map01/rgb/000001.png")
+    return Frame(int(match[1]), int(match[2]), int(match[3]), entry["id"])
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "by": {"default": "run", "choices": ("run", "map"), "help": "split by player or by level"},
+    "subset": {"default": "standard", "choices": ("standard", "full")},
+}
+
+if __name__ == "__main__":
+    sys.exit(run_command(CocoDoomReader, OPTIONS, None))

@@ -1,0 +1,282 @@
+"""NYU Depth v2 (Silberman et al., ECCV 2012): 795 training and 654 test images of 480 x 640, Kinect depth, 40 classes.
+
+Three protocols are in use, and their figures do not compare:
+
+- **NYUD_MT** (480 x 640, 40 classes, boundaries): the one of PAD-Net, MTI-Net, ATRC, InvPT and TaskPrompter. Read here.
+- **The labelled .mat** of the data set's own page (894 raw classes, mapped to 40). Read here.
+- **288 x 384, 13 classes, -1 unknown** (MTAN, https://github.com/lorenmt/mtan). Not read: its maps were resized before they
+  were published.
+
+Files of NYUD_MT as in https://github.com/facebookresearch/astmt (`fblib/dataloaders/nyud.py`) and its successors: `images/*.jpg`,
+`segmentation/*.png` (0 none, 1 to 40), `depth/*.npy` (metres, 0 unknown), `normals/*.npy` (zero vector unknown), `edge/*.npy`,
+`gt_sets/train.txt` and `gt_sets/val.txt`. The .mat: https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html.
+
+`python -m mult_hf.data.benchmarks.nyuv2 ROOT_OR_MAT --split test` reads a split to its end and reports.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from .reading import (
+    NORMALS_8BIT,
+    RESHADING_16BIT,
+    BenchmarkReader,
+    Camera,
+    ReadError,
+    as_picture,
+    load_splits,
+    read_array,
+    read_picture,
+    run_command,
+)
+
+CLASS_NAMES = (
+    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "blinds",
+    "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling", "books", "refrigerator",
+    "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand", "toilet", "sink", "lamp",
+    "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
+)  # fmt: skip
+"""The 40 classes of Gupta et al. (CVPR 2013), in order of the ids from 1 on."""
+
+TASKS: list[dict[str, Any]] = [
+    {"name": "segmentation", "class_names": list(CLASS_NAMES), "encoding": {"dtype": "uint8", "offset": -1.0, "unknown": [0]}},
+    {"name": "depth", "encoding": {"dtype": "float32", "unknown": [0.0]}},
+    {"name": "normals", "encoding": NORMALS_8BIT},
+    {
+        "name": "boundaries",
+        "kind": "regression",
+        "channels": 1,
+        "activation": "sigmoid",
+        "loss": "balanced_binary_cross_entropy",
+        "unit": "[0, 1]",
+        "value_range": [0.0, 1.0],
+        "encoding": {"dtype": "float32"},
+        "colormap": "gray",
+        "description": "Borders between labelled regions; scored as odsF with maxDist 0.011 in the literature.",
+    },
+    {"name": "keypoints2d"},
+    {"name": "edges2d"},
+    {"name": "reshading", "encoding": RESHADING_16BIT},
+]
+"""Task entries of NYUv2 in both layouts. Keypoints, edges and reshading are derived; so are normals of the .mat."""
+
+# Intrinsics of the colour camera in the data set's toolbox (camera_params.m): fx 518.858, fy 519.470, and the centre
+# (325.582, 253.736) in MATLAB's coordinates, where the first pixel's centre is 1; here it is 0.5.
+_CAMERA = Camera(focal=(518.858 + 519.470) / 2, principal_point=(325.082, 253.236))
+
+_PIECE = 100
+"""Samples of a piece that a loader worker takes or a parquet file holds."""
+
+
+class NYUDMTReader(BenchmarkReader):
+    """NYUv2 in the NYUD_MT layout as samples of the schema.
+
+    Args:
+        root: directory with `images`, `segmentation`, `depth`, `normals`, `edge` and `gt_sets`.
+        split: `"train"` (795), or `"validation"`, `"val"` or `"test"`, which all are the 654 test images of `gt_sets/val.txt`.
+        tasks: see [`BenchmarkReader`].
+        on_error: see [`BenchmarkReader`].
+        normals_signs: factors that bring the stored normals to x right, y up, z towards the viewer. The default takes them
+            as x right, y down, z towards the viewer, the colouring that
+            https://github.com/alexsax/2D-3D-Semantics/issues/13 calls NYU's; the layout itself does not say. Look at the
+            checker's sheet: floors must point up.
+    """
+
+    name: ClassVar[str] = "NYUv2 (NYUD_MT)"
+    entries: ClassVar[list[dict[str, Any]]] = TASKS
+    camera: ClassVar[Camera | None] = _CAMERA
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        tasks: Sequence[str] | None = None,
+        on_error: str = "raise",
+        normals_signs: Sequence[float] = (1.0, -1.0, 1.0),
+    ) -> None:
+        self.normals_signs = tuple(normals_signs)
+        super().__init__(root, split, tasks, on_error)
+
+    def find_shards(self) -> list[tuple[str, ...]]:
+        """Names of the split's images, in pieces.
+
+        Raises:
+            ValueError: if the list of the split is not there or empty.
+        """
+        path = self.root / "gt_sets" / ("train.txt" if self.split == "train" else "val.txt")
+        if not path.is_file():
+            raise ValueError(f"{path} is not there; {self.root} is not in the NYUD_MT layout, which lists its splits in gt_sets")
+        names = path.read_text().split()
+        if not names:
+            raise ValueError(f"{path} is empty, expected one image name a line")
+        return [tuple(names[start : start + _PIECE]) for start in range(0, len(names), _PIECE)]
+
+    def samples(self, shard: tuple[str, ...]) -> Iterator[str]:
+        """Names of a piece."""
+        yield from shard
+
+    def stored(self, column: str) -> bool:
+        """Whether the column's folder is there."""
+        return column in _NYUD_MT and (self.root / _NYUD_MT[column]).is_dir()
+
+    def read(self, sample: str, column: str) -> Image.Image:
+        """The picture of a sample; see [`BenchmarkReader.read`]."""
+        path = self.root / _NYUD_MT[column] / sample
+        if column == "image":
+            picture = read_picture(path.with_suffix(".jpg"), "uint8")
+            return picture if picture.mode == "RGB" else picture.convert("RGB")
+        if self.specs[column].is_classification:
+            return read_picture(path.with_suffix(".png"), "uint8")
+        path = path.with_suffix(".npy")
+        if self.specs[column].channels == 3:  # vectors are kept as 8-bit pictures
+            return as_picture(self.specs[column].encode(_unit_normals(path, self.normals_signs)))
+        return as_picture(read_array(path, axes=2).astype(np.float32))
+
+
+_NYUD_MT = {"image": "images", "segmentation": "segmentation", "depth": "depth", "normals": "normals", "boundaries": "edge"}
+
+
+def _unit_normals(path: Path, signs: Sequence[float]) -> np.ndarray:
+    """Normals (3, height, width) in the package's axes, NaN where the file has no vector."""
+    vectors = read_array(path, axes=3).astype(np.float32)
+    vectors = np.moveaxis(vectors, -1, 0) if vectors.shape[-1] == 3 else vectors
+    if len(vectors) != 3:
+        raise ReadError("wrong content", path, f"has shape {vectors.shape}, expected (height, width, 3)")
+    length = np.linalg.norm(vectors, axis=0)
+    known = length > 0.01
+    if known.any() and np.abs(length[known] - 1).max() > 0.1:
+        raise ReadError("wrong content", path, f"holds vectors of length {length[known].max():.3g}, expected 1, or 0 where unknown")
+    return np.where(known, vectors / np.where(known, length, 1) * np.reshape(signs, (3, 1, 1)), np.nan)
+
+
+class NYULabeledReader(BenchmarkReader):
+    """NYUv2's labelled .mat (HDF5) as samples of the schema.
+
+    Depth is the field `depths`, which the authors filled in where the Kinect saw nothing, so that derived normals and
+    reshading are smooth there. Raw classes become 40 as in classMapping40.mat.
+
+    Args:
+        root: the file, or its directory.
+        split: `"train"` (795), or `"validation"`, `"val"` or `"test"`, which all are the 654 test images.
+        tasks: see [`BenchmarkReader`].
+        on_error: see [`BenchmarkReader`].
+    """
+
+    name: ClassVar[str] = "NYUv2 (labelled .mat)"
+    entries: ClassVar[list[dict[str, Any]]] = [entry for entry in TASKS if entry["name"] != "boundaries"]
+    camera: ClassVar[Camera | None] = _CAMERA
+    file_name: ClassVar[str] = "nyu_depth_v2_labeled.mat"
+
+    def __init__(self, root: str | Path, split: str = "train", tasks: Sequence[str] | None = None, on_error: str = "raise") -> None:
+        self._file = None
+        record = load_splits("nyuv2")
+        self._test = set(record["test"])
+        self._class_of = np.full(record["raw_classes"] + 1, len(CLASS_NAMES), np.uint8)
+        self._class_of[0] = 0
+        for class_id, raw_ids in record["raw_ids_of_class"].items():
+            self._class_of[raw_ids] = int(class_id)
+        super().__init__(root, split, tasks, on_error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, which cannot go to a worker process."""
+        return {**self.__dict__, "_file": None}
+
+    @property
+    def path(self) -> Path:
+        """Of the .mat file."""
+        return self.root / self.file_name if self.root.is_dir() else self.root
+
+    @property
+    def file(self) -> Any:
+        """The open HDF5 file, its arrays transposed: (images, 3, width, height), (images, width, height).
+
+        Raises:
+            ValueError: if the file is missing, not HDF5, or lacks a field.
+        """
+        if self._file is None:
+            self._file = _open_labeled(self.path)
+        return self._file
+
+    def find_shards(self) -> list[tuple[int, ...]]:
+        """Numbers of the split's images, from 1 as in the official list, in pieces."""
+        images = len(self.file["images"])
+        numbers = [n for n in range(1, images + 1) if (n in self._test) != (self.split == "train")]
+        if not numbers:
+            raise ValueError(f"{self.path} holds {images} images, none of the split {self.split!r}; the full file has 1449")
+        return [tuple(numbers[start : start + _PIECE]) for start in range(0, len(numbers), _PIECE)]
+
+    def samples(self, shard: tuple[int, ...]) -> Iterator[int]:
+        """Numbers of a piece."""
+        yield from shard
+
+    def stored(self, column: str) -> bool:
+        """Whether the .mat has the column."""
+        return column in _LABELED
+
+    def read(self, sample: int, column: str) -> Image.Image:
+        """The picture of a sample; see [`BenchmarkReader.read`]."""
+        field = _LABELED[column]
+        try:
+            values = self.file[field][sample - 1].T  # MATLAB's order of axes is the reverse
+        except OSError as error:
+            raise ReadError("broken file", self.path, f"{field} of image {sample} cannot be read ({error}); download it again") from None
+        if field == "labels":
+            if values.max() >= len(self._class_of):
+                raise ReadError("wrong content", self.path, f"image {sample} has raw class {values.max()}, expected at most 894")
+            values = self._class_of[values]
+        return Image.fromarray(np.ascontiguousarray(values))
+
+
+_LABELED = {"image": "images", "segmentation": "labels", "depth": "depths"}
+
+
+def _open_labeled(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f'the labelled .mat of NYUv2 needs h5py ({error}); install it with: pip install "mult-hf[nyuv2]"') from error
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; download {NYULabeledReader.file_name} (2.8 GB) from the page of NYU Depth v2")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is not a whole HDF5 file ({error}; {path.stat().st_size} bytes); download it again") from None
+    lacking = [field for field in _LABELED.values() if field not in file]
+    if lacking:
+        raise ValueError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(file)}. Is it {NYULabeledReader.file_name}?")
+    return file
+
+
+def open_nyuv2(
+    root: str | Path,
+    split: str = "train",
+    tasks: Sequence[str] | None = None,
+    on_error: str = "raise",
+    normals_signs: Sequence[float] = (1.0, -1.0, 1.0),
+) -> BenchmarkReader:
+    """NYUv2 as samples of the schema, from whichever of the two layouts lies at `root`.
+
+    Args:
+        root: the labelled .mat, a directory with it, or a directory in the NYUD_MT layout.
+        split: see [`NYUDMTReader`].
+        tasks: see [`BenchmarkReader`].
+        on_error: see [`BenchmarkReader`].
+        normals_signs: see [`NYUDMTReader`]; normals of the .mat are derived and need none.
+    """
+    path = Path(root).expanduser()
+    if path.is_file() or (path / NYULabeledReader.file_name).is_file():
+        return NYULabeledReader(path, split, tasks, on_error)
+    return NYUDMTReader(path, split, tasks, on_error, normals_signs)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "normals_signs": {"nargs": 3, "type": float, "default": [1.0, -1.0, 1.0], "help": "factors to x right, y up, z towards the viewer"},
+}
+
+if __name__ == "__main__":
+    sys.exit(run_command(open_nyuv2, OPTIONS, None))

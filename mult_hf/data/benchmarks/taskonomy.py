@@ -1,0 +1,221 @@
+"""Taskonomy (Zamir et al., CVPR 2018) from a downloaded directory.
+
+Folders and encodings: https://github.com/StanfordVL/taskonomy/tree/master/data, bit depths also
+https://github.com/EPFL-VILAB/omnidata/tree/main/omnidata_tools/dataset. Two trees are understood, and two of the Omnidata tools:
+
+    {root}/{folder}/{building}/point_{P}_view_{V}_domain_{domain}.png
+    {root}/{building}_{folder}/{folder}/point_{P}_view_{V}_domain_{domain}.png
+    {root}/{building}/{folder}/...    and    {root}/{folder}/taskonomy/{building}/...
+
+`python -m mult_hf.data.benchmarks.taskonomy ROOT --split train --subset tiny` reads a split to its end and reports.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN
+
+from .reading import BenchmarkReader, as_picture, load_splits, logger, read_picture, run_command
+
+SUBSETS = ("tiny", "medium", "full", "fullplus")
+
+FOLDERS = {
+    "image": "rgb",
+    "segmentation": "segment_semantic",
+    "depth": "depth_zbuffer",
+    "depth_euclidean": "depth_euclidean",
+    "normals": "normal",
+    "keypoints2d": "keypoints2d",
+    "edges2d": "edge_texture",
+    "edge_occlusion": "edge_occlusion",
+    "reshading": "reshading",
+    "principal_curvature": "principal_curvature",
+}
+"""Column -> folder of the download."""
+
+_DOMAINS = {"segment_semantic": ("segmentsemantic", "segment_semantic")}  # other folders: their own name
+_LAYOUTS = ("{folder}/{building}", "{building}_{folder}/{folder}", "{building}/{folder}", "{folder}/{component}/{building}")
+_RGB_NAME = re.compile(r"point_(\d+)_view_(\d+)_domain_rgb\.png")
+
+_MISSING_DEPTH = 65535
+_NO_NORMAL = 127
+
+# The heat maps are stored as response * 65535 (create_edge_2d_images.py and create_keypoints_2d_images.py of the Omnidata
+# annotator). They get the gains of `mult_hf.data.derive`, and are clamped at 1, so that they mean the same in all data sets;
+# for edges that is the usual clamp at 0.25 (`clamp_to` in the Omnidata task_configs.py).
+_GAINS = {"edges2d": EDGES_GAIN, "keypoints2d": KEYPOINTS_GAIN}
+
+_DEPTH = {"dtype": "uint16", "scale": 1 / 512, "unknown": [_MISSING_DEPTH, 0], "maximum": 8192}  # beyond 16 m it is noise
+
+TASKS: list[dict[str, Any]] = [
+    {"name": "segmentation"},
+    {"name": "depth", "value_range": [0.0, 16.0], "encoding": _DEPTH},
+    {
+        "name": "depth_euclidean",
+        "kind": "regression",
+        "channels": 1,
+        "activation": "sigmoid",
+        "loss": "rotate_l1",
+        "metrics": ["rmse", "abs_rel", "delta1"],
+        "unit": "m",
+        "value_range": [0.0, 16.0],
+        "encoding": _DEPTH,
+        "zoom_exponent": -1.0,
+        "colormap": "turbo",
+        "description": "Distance from the camera's centre in metres.",
+    },
+    {
+        # x right, y down, z into the scene, 127-centred. Where the mesh has a hole the file is grey (127 or 128).
+        "name": "normals",
+        "encoding": {
+            "dtype": "uint8",
+            "scale": [1 / 127.5, -1 / 127.5, -1 / 127.5],
+            "offset": [-127 / 127.5, 127 / 127.5, 127 / 127.5],
+            "unknown": [_NO_NORMAL, 128],
+        },
+    },
+    {"name": "keypoints2d", "encoding": {"dtype": "uint16", "scale": KEYPOINTS_GAIN / 65535}},
+    {"name": "edges2d", "encoding": {"dtype": "uint16", "scale": EDGES_GAIN / 65535}},
+    {
+        "name": "edge_occlusion",
+        "kind": "regression",
+        "channels": 1,
+        "unit": "[0, 1]",
+        "value_range": [0.0, 1.0],
+        "encoding": {"dtype": "uint16", "scale": 1 / 65535},
+        "resample": "bilinear",
+        "colormap": "gray",
+        "description": "Magnitude of depth edges.",
+    },
+    {"name": "reshading"},
+    {
+        "name": "principal_curvature",
+        "kind": "regression",
+        "channels": 2,
+        "unit": "128 grey levels",
+        "value_range": [-1.0, 1.0],
+        "encoding": {"dtype": "uint8", "scale": 1 / 128, "offset": -127 / 128, "channels": [0, 1]},
+        "colormap": "vectors",
+        "description": "The two principal curvatures, as stored around 127.",
+    },
+]
+"""Task entries of Taskonomy, the `mult_tasks` record."""
+
+
+class View(NamedTuple):
+    """A sample: the building and `point_{P}_view_{V}`."""
+
+    building: str
+    stem: str
+
+    def __str__(self) -> str:
+        return f"{self.building}/{self.stem}"
+
+
+_UNKNOWN_WITHOUT_DEPTH = ("normals",)
+"""Columns whose files say nothing of missing pixels: these are the depth's."""
+
+
+class TaskonomyReader(BenchmarkReader):
+    """Taskonomy as samples of the schema.
+
+    Args:
+        root: directory of the download, in one of the trees above. Buildings that are not there are left out with a warning.
+        split: by the official lists, see `mult_hf/data/benchmarks/splits/taskonomy.json`.
+        tasks: see [`BenchmarkReader`]; `depth` is the z-buffer.
+        on_error: see [`BenchmarkReader`].
+        subset: `"tiny"` (25, 5, 5 buildings), `"medium"`, `"full"` or `"fullplus"`.
+        without: buildings to leave out; users often drop wiconisco from tiny's validation for its bad viewpoints.
+    """
+
+    name: ClassVar[str] = "Taskonomy"
+    entries: ClassVar[list[dict[str, Any]]] = TASKS
+    component: ClassVar[str] = "taskonomy"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        tasks: Sequence[str] | None = None,
+        on_error: str = "raise",
+        subset: str = "tiny",
+        without: Sequence[str] = (),
+    ) -> None:
+        self.subset, self.without = subset, tuple(without)
+        super().__init__(root, split, tasks, on_error)
+
+    def find_shards(self) -> list[str]:
+        """Buildings of the split whose `rgb` folder is there.
+
+        Raises:
+            ValueError: on an unknown subset, or if no building of the split is there.
+        """
+        subsets = {name: lists for name, lists in load_splits(self.component).items() if name != "source"}
+        if self.subset not in subsets:
+            raise ValueError(f"subset {self.subset!r} is not known; {self.name} has {', '.join(subsets)}")
+        wanted = [building for building in subsets[self.subset][self.split] if building not in self.without]
+        found = [building for building in wanted if self._folder(building, "image") is not None]
+        if not found:
+            raise ValueError(
+                f"none of the {len(wanted)} buildings of {self.subset}/{self.split} ({', '.join(wanted[:3])}, ...) has an rgb folder "
+                f"below {self.root}; expected e.g. {self.root / 'rgb' / wanted[0] if wanted else self.root}"
+            )
+        if len(found) < len(wanted):
+            lacking = [building for building in wanted if building not in found]
+            logger.warning("%s: %d of %d are not below %s: %s", self.name, len(lacking), len(wanted), self.root, ", ".join(lacking))
+        return found
+
+    def samples(self, shard: str) -> Iterator[View]:
+        """Views of a building in order of point and view."""
+        names = (_RGB_NAME.fullmatch(path.name) for path in self._folder(shard, "image").iterdir())
+        for point, view in sorted((int(match[1]), int(match[2])) for match in names if match):
+            yield View(shard, f"point_{point}_view_{view}")
+
+    def stored(self, column: str) -> bool:
+        """Whether any building of the split has the column's folder."""
+        return column in FOLDERS and any(self._folder(building, column) is not None for building in self.shards)
+
+    def read(self, sample: View, column: str) -> Image.Image:
+        """The picture of a view; see [`BenchmarkReader.read`]."""
+        picture = read_picture(self.path(sample, column), "uint8" if column == "image" else self.specs[column].encoding.dtype)
+        if column == "image":
+            return picture if picture.mode == "RGB" else picture.convert("RGB")
+        if column in _GAINS:
+            return as_picture(np.minimum(np.asarray(picture), int(65535 / _GAINS[column])).astype(np.uint16))
+        return self._without_holes(sample, picture) if column in _UNKNOWN_WITHOUT_DEPTH else picture
+
+    def path(self, sample: View, column: str) -> Path:
+        """Where a view's picture lies, or would lie by the first layout."""
+        folder = FOLDERS[column]
+        directory = self._folder(sample.building, column) or self.root / folder / sample.building
+        paths = [directory / f"{sample.stem}_domain_{domain}.png" for domain in _DOMAINS.get(folder, (folder,))]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def _without_holes(self, sample: View, normals: Image.Image) -> Image.Image:
+        """Normals are not known where the depth is missing; what the files hold there is not always grey."""
+        column = next((name for name in ("depth", "depth_euclidean") if self.path(sample, name).is_file()), None)
+        if column is None:
+            return normals
+        holes = np.asarray(read_picture(self.path(sample, column), "uint16")) == _MISSING_DEPTH
+        if not holes.any():
+            return normals
+        return Image.fromarray(np.where(holes[..., None], np.uint8(_NO_NORMAL), np.asarray(normals)))
+
+    def _folder(self, building: str, column: str) -> Path | None:
+        folders = (self.root / layout.format(folder=FOLDERS[column], building=building, component=self.component) for layout in _LAYOUTS)
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "subset": {"default": "tiny", "choices": SUBSETS},
+    "without": {"nargs": "+", "default": [], "help": "buildings to leave out"},
+}
+
+if __name__ == "__main__":
+    sys.exit(run_command(TaskonomyReader, OPTIONS, None))

@@ -1,0 +1,1 @@
+"""Renderers of two synthetic domains with exact maps: Rooms and Doom."""

@@ -1,0 +1,97 @@
+"""One row of the data set: the view's maps, stored as the task entries say."""
+
+import io
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, reshading
+from mult_hf.model.tasks import resolve_tasks
+
+from .geometry import CLASS_NAMES
+from .views import View
+
+JPEG_QUALITY = 92
+
+DEPTH_SCALE = 1 / 512
+"""Metres a step of the 16-bit depth maps."""
+
+FARTHEST = 65534 * DEPTH_SCALE
+"""Metres; what is farther does not fit 16 bits and is unknown."""
+
+BRIGHTEST_SHADE = 254 / 255
+"""Stored 255 means unknown in the reshading, so full light is stored one step darker."""
+
+TASK_ENTRIES: tuple[dict[str, Any], ...] = (
+    {
+        "name": "segmentation",
+        "class_names": list(CLASS_NAMES),
+        "encoding": {"dtype": "uint8", "offset": -1.0, "unknown": [0]},
+    },
+    {
+        "name": "depth",
+        "value_range": [0.0, 64.0],
+        "encoding": {"dtype": "uint16", "scale": DEPTH_SCALE, "unknown": [0, 65535]},
+    },
+    {
+        "name": "normals",
+        "encoding": {"dtype": "uint8", "scale": 1 / 127.5, "offset": -1.0, "unknown": [128]},
+    },
+    {"name": "keypoints2d", "encoding": {"dtype": "uint8", "scale": 1 / 255}},
+    {"name": "edges2d", "encoding": {"dtype": "uint8", "scale": 1 / 255}},
+    {"name": "reshading", "encoding": {"dtype": "uint8", "scale": 1 / 255, "unknown": [255]}},
+)
+"""What the card's `mult_tasks` says: where this domain's tasks differ from the registered ones."""
+
+TASKS = resolve_tasks(TASK_ENTRIES)
+
+FEATURES = datasets.Features(
+    {
+        "level": datasets.Value("string"),
+        "view": datasets.Value("int32"),
+        "field_of_view": datasets.Value("float32"),
+        "image": datasets.Image(),
+        **{name: datasets.Image() for name in TASKS},
+    }
+)
+
+
+def encode_sample(level: str, number: int, view: View) -> dict[str, Any]:
+    """Turn a view into a row of the data set.
+
+    Edges and keypoints are derived from the image as a user sees it, after JPEG compression.
+
+    Args:
+        level: name of the level.
+        number: of the view within its level, from 0.
+        view: the view.
+
+    Returns:
+        `dict`: a value for each of `FEATURES`.
+    """
+    jpeg = _file_bytes(view.image, "JPEG", quality=JPEG_QUALITY)
+    decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
+    targets = {
+        "segmentation": view.classes,
+        "depth": np.where(view.depth <= FARTHEST, view.depth, np.nan)[None],
+        "normals": view.normals,
+        "keypoints2d": heat_map(keypoints2d(decoded), KEYPOINTS_GAIN)[None],
+        "edges2d": heat_map(edges2d(decoded), EDGES_GAIN)[None],
+        "reshading": np.minimum(reshading(view.depth, view.normals, view.camera.focal), BRIGHTEST_SHADE)[None],
+    }
+    maps = {name: {"bytes": _file_bytes(_as_picture(spec.encode(targets[name])), "PNG")} for name, spec in TASKS.items()}
+    return {"level": level, "view": number, "field_of_view": view.camera.field_of_view, "image": {"bytes": jpeg}, **maps}
+
+
+def _as_picture(stored: np.ndarray) -> np.ndarray:
+    """(channels, height, width) as image files hold it: (height, width) or (height, width, channels)."""
+    return stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1)
+
+
+def _file_bytes(picture: np.ndarray, file_format: str, **options: int) -> bytes:
+    """An image file in memory; 16-bit pictures become 16-bit PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, file_format, **options)
+    return buffer.getvalue()

@@ -1,0 +1,228 @@
+"""A Rooms data set on disk: shards that are whole or absent, a card, and going on after an interruption."""
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from mult_hf.data.schema import card_configs
+
+from .samples import TASK_ENTRIES, render_room
+from .settings import RoomsSettings
+from .variants import activate
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features, Image, List, Value
+    from tqdm import tqdm
+except ImportError as error:
+    raise ImportError(f'writing rooms needs datasets and tqdm ({error}); install them with: pip install "mult-hf[rooms]"') from error
+
+SETTINGS_KEY = b"mult_hf_rooms"
+"""Where a shard's own metadata keep the settings that made it."""
+
+Renderer = Callable[[Iterable[int]], Iterator[list[dict[str, Any]]]]
+"""Turns seeds of rooms into their rows, in order."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a split.
+
+    Args:
+        file_name: as `datasets` names shards.
+        seeds: of its rooms.
+    """
+
+    file_name: str
+    seeds: range
+
+
+def columns() -> Features:
+    """The data set's columns: whose view it is, its intrinsics in pixels and degrees, the image, one map a task."""
+    maps = {entry["name"]: Image() for entry in TASK_ENTRIES}
+    return Features(
+        {
+            "room": Value("int32"),
+            "view": Value("int32"),
+            "room_kind": Value("string"),
+            "field_of_view": Value("float32"),
+            "focal_length": Value("float32"),
+            "principal_point": List(Value("float32"), length=2),
+            "image": Image(),
+            **maps,
+        }
+    )
+
+
+def plan_shards(settings: RoomsSettings) -> list[Shard]:
+    """All files of a data set; the small splits come first, so that a partial set can already be evaluated on."""
+    shards = []
+    for split in sorted(settings.split_seeds, key=lambda split: len(settings.split_seeds[split])):
+        seeds, step = settings.split_seeds[split], settings.rooms_per_shard
+        count = -(-len(seeds) // step)
+        for index in range(count):
+            shards.append(Shard(f"{split}-{index:05d}-of-{count:05d}.parquet", seeds[index * step : (index + 1) * step]))
+    return shards
+
+
+def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str | None = None, num_proc: int = 1) -> None:
+    """Render what is missing of a data set; what is there already is kept as it is.
+
+    Args:
+        output_dir: made if it does not exist; `datasets.load_dataset(output_dir)` reads the result.
+        settings: what to render.
+        library: LLVM library, as `variants.choose_variant` found it.
+        num_proc: processes that render; with 1, this one does.
+
+    Raises:
+        ValueError: if the directory holds files of other settings, or `num_proc` is below 1.
+    """
+    if num_proc < 1:
+        raise ValueError(f"num_proc is {num_proc}; it must be at least 1")
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    check_existing_shards(output_dir, settings)
+    for leftover in output_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
+        leftover.unlink()
+    write_card(output_dir, settings)
+    shards = plan_shards(settings)
+    missing = [shard for shard in shards if not (output_dir / shard.file_name).exists()]
+    rooms_done = settings.rooms - sum(len(shard.seeds) for shard in missing)
+    with (
+        _renderer(settings, library, num_proc) as render,
+        tqdm(total=settings.rooms * settings.views, initial=rooms_done * settings.views, unit="view") as progress,
+    ):
+        rendered = render([seed for shard in missing for seed in shard.seeds])
+        for shard in missing:
+            rows: list[dict[str, Any]] = []
+            for room_rows in islice(rendered, len(shard.seeds)):
+                rows += room_rows
+                progress.update(settings.views)
+            write_shard(output_dir / shard.file_name, rows, settings)
+    write_card(output_dir, settings)  # once more, now that it can tell these files from those of an unfinished rendering
+
+
+def write_shard(path: Path, rows: list[dict[str, Any]], settings: RoomsSettings) -> None:
+    """Write one file under another name first, so that a file with the right name is always a whole one."""
+    table = pa.Table.from_pylist(rows, schema=columns().arrow_schema)
+    table = table.replace_schema_metadata({**table.schema.metadata, SETTINGS_KEY: json.dumps(asdict(settings)).encode()})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # The cells are compressed pictures: a dictionary or the lowest and highest "value" of a column would only repeat whole files.
+        pq.write_table(table, temporary, row_group_size=100, use_dictionary=False, write_statistics=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_existing_shards(output_dir: Path, settings: RoomsSettings) -> None:
+    """Refuse to mix data of different settings.
+
+    Raises:
+        ValueError: naming the file and what differs.
+    """
+    wanted = asdict(settings)
+    for path in sorted(output_dir.glob("*.parquet")):
+        stored = (pq.read_schema(path).metadata or {}).get(SETTINGS_KEY)
+        if stored is None:
+            raise ValueError(f"{path} was not written by this command; choose an empty directory")
+        found = json.loads(stored)
+        differing = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
+        if differing:
+            raise ValueError(f"{path} was made with {', '.join(differing)}; repeat that command to go on, or choose an empty directory")
+
+
+def command(settings: RoomsSettings, output_name: str) -> str:
+    """The line that makes a data set of these settings."""
+    flags = {"spp" if name == "samples_per_pixel" else name: value for name, value in asdict(settings).items()}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["python", "-m", "mult_hf.data.synthetic.rooms", output_name, *words])
+
+
+def write_card(output_dir: Path, settings: RoomsSettings) -> None:
+    """Write README.md: the columns and encodings for people, and for programs the key `mult_tasks` in its YAML header."""
+    header = DatasetCardData(
+        pretty_name="Rooms",
+        license="mit",
+        task_categories=["image-segmentation", "depth-estimation"],
+        tags=["synthetic", "indoor", "multi-task"],
+        configs=card_configs(output_dir, [{"split": split, "path": f"{split}-*.parquet"} for split in settings.split_seeds]),
+        mult_tasks=list(TASK_ENTRIES),
+    )
+    splits = "\n".join(
+        f"| {split} | {len(seeds)} | {len(seeds) * settings.views} | {seeds[0]} to {seeds[-1]} |"
+        for split, seeds in settings.split_seeds.items()
+    )
+    text = CARD.format(
+        size=settings.size, samples=settings.samples_per_pixel, variant=settings.variant, splits=splits,
+        command=command(settings, output_dir.resolve().name), classes=", ".join(TASK_ENTRIES[0]["class_names"]),
+    )  # fmt: skip
+    DatasetCard(f"---\n{header.to_yaml()}\n---\n{text}").save(output_dir / "README.md")
+
+
+CARD = """\
+# Rooms
+
+Procedural indoor scenes (living rooms, bedrooms, dining rooms, studies, kitchens) with six dense maps, {size} x {size} pixels,
+rendered with Mitsuba 3 ({samples} samples a pixel, denoised, variant `{variant}`). Made by
+
+    {command}
+
+| split | rooms | views | seeds of the rooms |
+|---|---|---|---|
+{splits}
+
+No room is in two splits. The same command makes the same bytes again where the same versions of numpy, Mitsuba, its denoiser
+and Pillow are installed; an interrupted run goes on when it is started again.
+
+| column | stored | meaning |
+|---|---|---|
+| `room`, `view` | int32 | seed of the room, number of the view |
+| `room_kind` | string | what the room is furnished as |
+| `field_of_view` | float32 | horizontal, degrees; the vertical one is the same |
+| `focal_length` | float32 | pixels |
+| `principal_point` | two float32 | x, y in pixels from the top left corner; a pixel's centre is half a pixel from its corner |
+| `image` | JPEG | red, green, blue |
+| `segmentation` | 8-bit PNG | 0 not known (things without a class), then from 1: {classes} |
+| `depth` | 16-bit PNG | metres along the optical axis = value / 512 |
+| `normals` | 8-bit PNG | unit vector = value / 127.5 - 1; x right, y up, z towards the viewer |
+| `keypoints2d` | 8-bit PNG | strength of corner-like points of the stored JPEG times 20, clipped to [0, 1], = value / 255 |
+| `edges2d` | 8-bit PNG | magnitude of texture edges of the stored JPEG times 4, clipped to [0, 1], = value / 255 |
+| `reshading` | 8-bit PNG | shading of the bare geometry by a light at the camera, in [0, 1], = value / 255 |
+
+The last three follow Taskonomy's definitions, see `mult_hf.data.derive`.
+
+Limits: the rooms are box-shaped with closed doors, nobody is in them, materials are matt or softly glossy, no glass and no mirrors;
+window panes show a picture, and their depth is that of the pane.
+"""
+
+
+@contextmanager
+def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> Iterator[Renderer]:
+    """What renders rooms: this process, or several that share the cores."""
+    render = partial(render_room, settings)
+    if num_proc == 1:
+        activate(settings.variant, library)
+        yield partial(map, render)
+        return
+    threads = max(1, (os.cpu_count() or 1) // num_proc)
+    # Forked processes would share the state of Mitsuba's threads.
+    start = {"mp_context": get_context("spawn"), "initializer": activate, "initargs": (settings.variant, library, threads)}
+    with ProcessPoolExecutor(num_proc, **start) as pool:
+        try:
+            yield partial(pool.map, render)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

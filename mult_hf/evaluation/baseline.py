@@ -1,0 +1,58 @@
+"""The predictor that a model has to beat: one constant map per task."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.inference.predictor import Predictor
+from mult_hf.metrics import constant_predictions
+from mult_hf.model.images import resize_label
+from mult_hf.model.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+from .loop import _check_data
+
+_MOST_PIXELS = 2**24  # of all images that the constant baseline is learnt from: 1,024 at 128 x 128, 64 at 512 x 512
+
+
+def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, most: int = 500) -> Predictor:
+    """The predictor that a model has to beat: one constant map a task, the best by the task's headline metric.
+
+    Args:
+        dataset: training images, of which at most `most`, evenly spread, are read; fewer where they are large, to bound memory.
+        collator: without augmentation. The maps are learnt at the size its processor gives to photos.
+        most: images to learn from.
+
+    Returns:
+        a [`Predictor`] that does not look at its photos.
+
+    Raises:
+        ValueError: if the data set is empty.
+    """
+    _check_data(dataset, batch_size=1)
+    specs = collator.processor.task_specs
+    first = collator([dataset[0]])
+    size = tuple(first["pixel_values"].shape[-2:])
+    most = min(most, len(dataset), max(1, _MOST_PIXELS // math.prod(size)))
+    numbers = torch.linspace(0, len(dataset) - 1, most).round().int().tolist()
+    targets = [first["labels"], *(collator([dataset[number]])["labels"] for number in numbers[1:])]
+    stacks = {}
+    for task, spec in specs.items():
+        stacks[task] = torch.stack([resize_label(target[task][0], size, spec.resample) for target in targets])
+    constants = {task: _as_prediction(constant, specs[task]) for task, constant in constant_predictions(stacks, specs).items()}
+    return lambda pixel_values: {
+        task: constant.to(pixel_values.device).expand(len(pixel_values), -1, -1, -1) for task, constant in constants.items()
+    }
+
+
+def _as_prediction(constant: Tensor, spec: TaskSpec) -> Tensor:
+    """(channels, height, width) as a model would predict it: class ids as logits."""
+    return F.one_hot(constant, spec.channels).movedim(-1, 0).float() if spec.is_classification else constant
+
+
+__all__ = ["constant_baseline"]

@@ -1,0 +1,122 @@
+"""Results for others to read: in model cards, as the Hub's `eval_results`, and as plain JSON without paths of this machine."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from mult_hf.model.tasks import TaskSpec
+
+
+def to_jsonable(value: Any) -> Any:
+    """Values as JSON has them: numbers that are not known, or not finite, are None."""
+    if isinstance(value, Mapping):
+        return {key: to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shareable(value: Any, root: Path) -> Any:
+    """Paths of this machine are of no use to others: what lies in the directory `root` is named from there, the rest from home."""
+    return str(value).replace(f"{root}/", "").replace(str(Path.home()), "~") if isinstance(value, (str, Path)) else value
+
+
+def public_name(name_or_path: str) -> str:
+    """A model or data set as others know it: a local directory by its own name, a Hub id as it is."""
+    path = Path(name_or_path)
+    return path.resolve().name if path.is_dir() else name_or_path
+
+
+def eval_results(
+    values: Mapping[str, float],
+    specs: Mapping[str, TaskSpec],
+    dataset: str,
+    split: str,
+    settings: Mapping[str, Any] | None = None,
+) -> list[EvalResult]:
+    """Metrics as a model card holds them.
+
+    Args:
+        values: by `"task/metric"`, as from `MultiTaskMetrics.compute`; those that are not known (NaN) are left out.
+        specs: the tasks' entries.
+        dataset: name or Hub id of the data.
+        split: of the data.
+        settings: how the model was run where it differs from plain use (test-time augmentation), in plain values.
+
+    Returns:
+        one entry a metric, rounded to five digits after the point.
+    """
+    return [
+        EvalResult(
+            task_type=specs[name.split("/")[0]].transformers_task or "image-to-image",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=name.split("/")[1],
+            metric_name=name,
+            metric_value=round(value, 5),
+            metric_args=dict(settings) if settings else None,
+        )
+        for name, value in values.items()
+        if not math.isnan(value)
+    ]
+
+
+# What the Hub calls a model with such an output.
+_HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "image-segmentation"}
+
+
+def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], results: Sequence[EvalResult], **text: Any) -> None:
+    """Fill a template with what a model is, and write it as the model's card.
+
+    Args:
+        path: the model's README.md; the directory's name is the model's.
+        template: with `{{ card_data }}` for the metadata, and names in double braces; `model_card.md` of this repository.
+        specs: the model's task entries.
+        results: as from [`eval_results`].
+        text: what else the template names.
+    """
+    known = [_HUB_TASKS[spec.transformers_task] for spec in specs.values() if spec.transformers_task in _HUB_TASKS]
+    name, shown = path.resolve().parent.name, next(iter(specs.values()))
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=known[0] if known else "image-to-image",
+        model_name=name,
+        eval_results=[*results] or None,
+        tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs],
+        metrics=sorted({result.metric_type for result in results}),
+    )
+    rows = [f"| {s.name} | {s.description} | {'class id' if s.is_classification else s.unit} | {s.channels} |" for s in specs.values()]
+    card = ModelCard.from_template(
+        data,
+        template_path=str(template),
+        model_name=name,
+        model_path=name,
+        task_list=", ".join(specs),
+        example_line=f'maps["{shown.name}"]["prediction"]  # {shown.description} maps["{shown.name}"]["image"] is its picture.',
+        outputs_table="\n".join(["| task | meaning | unit | channels |", "|---|---|---|---|", *rows]),
+        **text,
+    )
+    card.save(path)
+
+
+def update_card(path: Path, results: Sequence[EvalResult]) -> None:
+    """Write results into the metadata of a model card; an earlier value of the same measurement is replaced, all else stays.
+
+    Args:
+        path: the model's README.md.
+        results: as from [`eval_results`].
+
+    Raises:
+        ValueError: if there is no card.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; examples/train.py writes a card beside a model, or start from model_card.md")
+    card = ModelCard.load(path)
+    kept = [old for old in card.data.eval_results or [] if not any(old.is_equal_except_value(new) for new in results)]
+    card.data.eval_results = [*kept, *results]
+    card.data.model_name = card.data.model_name or path.resolve().parent.name
+    card.save(path)

@@ -1,0 +1,63 @@
+"""Do a model and a data set mean the same by a task?"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mult_hf.model.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    pass
+
+# Fields that say what a task's values mean; numbers of a model and data that differ in one of them are not comparable.
+_MEANING = ("kind", "channels", "unit", "class_names", "horizontal_flip_signs", "rotated_channels", "zoom_exponent")
+
+
+def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
+    """The tasks that a model and a data set share, as a collator needs them to measure one on the other.
+
+    How stored maps are read and what is measured is the data's to say (`encoding`, `resample`, `metrics`); how predictions are
+    finished is the model's (`activation`, `value_range`).
+
+    Args:
+        model_specs: the model's entries by name.
+        data_specs: the data set's.
+
+    Returns:
+        entries by name in the model's order, for the image processor of a [`MultiTaskCollator`].
+
+    Raises:
+        ValueError: if they share no task, or a shared name means two things: other classes, another unit, other axes.
+    """
+    shared = [task for task in model_specs if task in data_specs]
+    if not shared:
+        raise ValueError(f"the model's tasks are {list(model_specs)}, the data have {list(data_specs)}; they share none")
+    for task in shared:
+        check_compatible(model_specs[task], data_specs[task])
+    return {
+        task: replace(model_specs[task], **{field: getattr(data_specs[task], field) for field in ("encoding", "resample", "metrics")})
+        for task in shared
+    }
+
+
+def check_compatible(model: TaskSpec, data: TaskSpec) -> None:
+    """Refuse a task by which a model and a data set mean two things.
+
+    Raises:
+        ValueError: if they have other classes, another unit, or other axes.
+    """
+    for field in _MEANING:
+        ours, theirs = getattr(model, field), getattr(data, field)
+        if ours == theirs:
+            continue
+        where = ""
+        if isinstance(ours, tuple) and len(ours) == len(theirs):
+            number = next(i for i in range(len(ours)) if ours[i] != theirs[i])
+            where = f" (first at {number}: {ours[number]!r} and {theirs[number]!r})"
+        raise ValueError(
+            f"{model.name}: {field} is {ours!r} for the model and {theirs!r} for the data{where}; numbers would be meaningless. "
+            "Correct the entry in the data set's card, map the labels, or leave the task out"
+        )
+
+
+__all__ = ["measured_specs", "check_compatible"]

@@ -1,0 +1,251 @@
+"""Predictions as files that read back with `TaskSpec.decode`, in a directory that says how each map is stored.
+
+    README.md            card: the tasks with the encodings of these files under `mult_tasks`, and how they were made
+    maps/TASK/NAME.png   or .npz, see [`stored_form`]
+    panels/NAME.jpg      photo and maps side by side
+    images/NAME.png      the photos, if they are kept: then the directory is a data set of the schema (docs/data.md)
+    metadata.jsonl       of this data set
+
+Every file is written beside its place and then moved there, so that an interruption leaves no half file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import DatasetCard, DatasetCardData
+from PIL import Image
+from torch import Tensor, nn
+
+from mult_hf.data.schema import CARD_KEY, load_task_entries
+from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
+from mult_hf.model.visualization import colorize, panel
+
+SETTINGS_KEY = "mult_prediction"
+"""Key of the card's header that holds what the results depend on."""
+
+PANEL_CELL = 240
+"""Width of a picture in a panel, in pixels."""
+
+# Integers of what a PNG holds by number of channels; the highest means "not known".
+_PNG_TYPES = {1: "uint16", 3: "uint8"}
+
+
+def stored_form(spec: TaskSpec) -> TaskSpec:
+    """A task's entry with the encoding that its predictions are stored in, whatever the labels of its training data had.
+
+    Class ids are an 8-bit PNG with 255 for unknown. Numbers of a known range are a PNG, 16-bit for one channel and 8-bit for three,
+    since no PNG that Pillow writes has three channels of 16 bits; one step is the range over 65,534 or 254. Everything else is a
+    float32 array of shape (channels, height, width), compressed in an NPZ file under the key `map`.
+    """
+    if spec.is_classification:
+        return replace(spec, encoding=LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,)))
+    dtype = _PNG_TYPES.get(spec.channels)
+    if dtype is None or spec.value_range is None:
+        return replace(spec, encoding=LabelEncoding())
+    (low, high), highest = spec.value_range, int(np.iinfo(dtype).max)
+    return replace(spec, encoding=LabelEncoding(dtype=dtype, scale=(high - low) / (highest - 1), offset=low, unknown=(highest,)))
+
+
+def precision(stored: TaskSpec) -> float:
+    """How far a number that was stored and read again may be off, in the task's unit; 0 for class ids and floats."""
+    return 0.0 if stored.is_classification or _is_float(stored) else float(stored.encoding.scale) / 2
+
+
+def _is_float(stored: TaskSpec) -> bool:
+    return np.dtype(stored.encoding.dtype).kind == "f"
+
+
+def _suffix(stored: TaskSpec) -> str:
+    return ".npz" if _is_float(stored) else ".png"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that shall appear at its place when it is complete, replacing what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    yield unfinished
+    os.replace(unfinished, path)
+
+
+def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
+    """Store a prediction.
+
+    Args:
+        path: of the file.
+        prediction: as from `post_process`: (height, width) class ids or numbers, or (channels, height, width), on any device.
+        stored: from [`stored_form`].
+    """
+    values = prediction.cpu().numpy()
+    values = values if stored.is_classification or values.ndim == 3 else values[None]
+    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+        if _is_float(stored):
+            np.savez_compressed(file, map=values)  # as it is, NaN too
+        else:
+            encoded = stored.encode(values)  # (channels, height, width)
+            picture = encoded[0] if len(encoded) == 1 else np.moveaxis(encoded, 0, -1)
+            Image.fromarray(np.ascontiguousarray(picture)).save(file, "PNG")
+
+
+def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
+    """Read a map that [`write_map`] stored: (height, width) int64 class ids, or (channels, height, width) float32.
+
+    Args:
+        path: of the file.
+        stored: the task's entry in the card, see [`load_stored_forms`].
+    """
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return stored.decode(arrays["map"])
+    with Image.open(path) as picture:
+        return stored.decode(np.asarray(picture))
+
+
+def load_stored_forms(directory: Path) -> dict[str, TaskSpec]:
+    """The entries of the tasks in a directory of results, with the encodings of its files."""
+    return resolve_tasks(load_task_entries(directory))
+
+
+def digest(model: nn.Module) -> str:
+    """16 hexadecimal digits that change with any weight."""
+    hashed = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        hashed.update(name.encode())
+        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return hashed.hexdigest()[:16]
+
+
+@dataclass
+class Results:
+    """The files of one output directory.
+
+    Args:
+        directory: where they are written.
+        specs: the entries of the predicted tasks.
+        panels: whether a panel is made of each photo.
+        photos: whether the photos are kept.
+    """
+
+    directory: Path
+    specs: Mapping[str, TaskSpec]
+    panels: bool = True
+    photos: bool = False
+
+    def __post_init__(self) -> None:
+        self.stored = {task: stored_form(spec) for task, spec in self.specs.items()}
+
+    def map_path(self, task: str, name: str) -> Path:
+        """Of a photo's map."""
+        return self.directory / "maps" / task / f"{name}{_suffix(self.stored[task])}"
+
+    def panel_path(self, name: str) -> Path:
+        """Of a photo's panel."""
+        return self.directory / "panels" / f"{name}.jpg"
+
+    def image_path(self, name: str) -> Path:
+        """Of the photo itself, if it is kept."""
+        return self.directory / "images" / f"{name}.png"
+
+    def is_finished(self, name: str) -> bool:
+        """Whether every file of a photo is there."""
+        paths = [self.map_path(task, name) for task in self.specs]
+        paths += [self.panel_path(name)] * self.panels + [self.image_path(name)] * self.photos
+        return all(path.is_file() for path in paths)
+
+    def write(self, name: str, picture: Image.Image, maps: Mapping[str, Tensor]) -> None:
+        """Write every file of a photo.
+
+        Args:
+            name: of the photo.
+            picture: the photo, RGB.
+            maps: a map a task, as from `post_process`, of the photo's size.
+        """
+        for task, prediction in maps.items():
+            write_map(self.map_path(task, name), prediction, self.stored[task])
+        if self.photos:
+            with whole_file(self.image_path(name)) as unfinished:
+                picture.save(unfinished, "PNG")
+        if self.panels:
+            cell = max(1, min(PANEL_CELL, 4 * PANEL_CELL * picture.width // picture.height))  # a JPEG is not endlessly high
+            step = max(1, picture.width // (2 * cell))  # no need to colour more pixels than are shown
+            pictures = [colorize(prediction[..., ::step, ::step], self.specs[task]) for task, prediction in maps.items()]
+            with whole_file(self.panel_path(name)) as unfinished:
+                panel([[picture, *pictures]], ["photo", *maps], cell=cell).save(unfinished, "JPEG", quality=90)
+
+    def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Make the directory this run's, or go on with an earlier run of the same settings.
+
+        Args:
+            model: its name, for people.
+            settings: plain values that the results depend on.
+            overwrite: remove an earlier run's results first.
+
+        Raises:
+            ValueError: if the directory holds something else, or, without `overwrite`, results of other settings.
+        """
+        card_path = self.directory / "README.md"
+        wanted = {**settings, "tasks": [spec.to_dict() for spec in self.stored.values()]}
+        if card_path.is_file() and SETTINGS_KEY in (header := DatasetCard.load(card_path).data.to_dict()):
+            earlier = {**header[SETTINGS_KEY], "tasks": header[CARD_KEY]}
+            if not overwrite:
+                _refuse_others(self.directory, earlier, wanted)
+                return
+            for name in ("maps", "panels", "images"):
+                shutil.rmtree(self.directory / name, ignore_errors=True)
+            (self.directory / "metadata.jsonl").unlink(missing_ok=True)
+        elif self.directory.exists() and any(path.suffix != ".part" for path in self.directory.iterdir()):
+            raise ValueError(f"{self.directory} holds files that are no results of a prediction; give a new or empty --output_dir")
+        self._write_card(card_path, model, settings)
+
+    def _write_card(self, card_path: Path, model: str, settings: Mapping[str, Any]) -> None:
+        data = DatasetCardData(**{CARD_KEY: [spec.to_dict() for spec in self.stored.values()], SETTINGS_KEY: dict(settings)})
+        lines = ["| task | unit | files | stored as | value | precision |", "|---|---|---|---|---|---|"]
+        for task, spec in self.stored.items():
+            form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit
+            value = f"stored * {form.scale:.9g} + {form.offset:g}"
+            lines.append(f"| {task} | {unit} | `maps/{task}/NAME{_suffix(spec)}` | {form.dtype} | {value} | {precision(spec):.2g} |")
+        text = "Made by `mult-hf predict`. A stored value that is listed as `unknown` in the header above is not known."
+        parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, "\n".join(lines)]
+        with whole_file(card_path) as unfinished:
+            unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+    def write_metadata(self) -> None:
+        """List the kept photos with their maps, and tell `datasets.load_dataset` of the list; tasks in NPZ files are no column of it."""
+        folder, path = self.directory / "images", self.directory / "metadata.jsonl"
+        names = sorted(photo.relative_to(folder).as_posix()[: -len(".png")] for photo in folder.rglob("*.png"))
+        tasks = [task for task, spec in self.stored.items() if not _is_float(spec)]
+        with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+            for name in filter(self.is_finished, names):
+                paths = {"image": self.image_path(name), **{task: self.map_path(task, name) for task in tasks}}
+                files = {f"{column}_file_name": each.relative_to(self.directory).as_posix() for column, each in paths.items()}
+                file.write(json.dumps({"id": name, **files}) + "\n")
+        card = DatasetCard.load(self.directory / "README.md")
+        contents = hashlib.sha256(path.read_bytes() + json.dumps(card.data.to_dict()[SETTINGS_KEY]).encode()).hexdigest()[:16]
+        data_files = [{"split": "train", "path": ["metadata.jsonl", "images/**", "maps/**"]}]
+        # `datasets` (5.2) knows its cached copy of a local directory by the directory's last name and this configuration alone.
+        card.data.configs = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
+        with whole_file(self.directory / "README.md") as unfinished:
+            unfinished.write_text(str(card), encoding="utf-8")
+
+
+def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    # Through JSON, as the card's header went through YAML.
+    other = [key for key, value in wanted.items() if json.dumps(earlier.get(key)) != json.dumps(value)]
+    if other:
+        differing = "; ".join(f"{key}: {earlier.get(key)!r} there, {wanted[key]!r} now" for key in other if key != "tasks")
+        raise ValueError(
+            f"{directory} holds results that differ in {other}{f' ({differing})' if differing else ''}; give another --output_dir, "
+            "or replace them with --overwrite"
+        )
+
+
+__all__ = ["Results", "digest", "load_stored_forms", "precision", "read_map", "stored_form", "whole_file", "write_map"]

@@ -1,0 +1,308 @@
+"""What is to be predicted: photos and videos from files, folders and patterns, or the rows of a data set, one at a time.
+
+Every photo has a name that is unique among all that one run can see and does not depend on what else lies beside it, so that
+results are found again: its path below the inputs' common folder, with its suffix (`a/x.jpg` and `a/x.png` are two photos); the path
+and the number of the frame in a video (`clip.mp4/000012`); the number and the `id` of a row.
+"""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mult_hf.model.images import read_image
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from datasets import Dataset
+
+# fmt: off
+PHOTO_SUFFIXES = frozenset((
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+))
+VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
+# fmt: on
+
+
+class Photo(NamedTuple):
+    """A photo that was not read yet.
+
+    Args:
+        name: of its results, in the form of a relative path.
+        read: gives the upright RGB picture, or raises.
+    """
+
+    name: str
+    read: Callable[[], Image.Image]
+
+
+class FailedInput(NamedTuple):
+    """What could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+class SkippedInput(NamedTuple):
+    """A photo whose results are there already."""
+
+    name: str
+
+
+class Source(Protocol):
+    """Photos in a fixed order, with an estimate of how many there are."""
+
+    def __iter__(self) -> Iterator[Photo | FailedInput]: ...
+
+    def __len__(self) -> int: ...
+
+
+# --- files --------------------------------------------------------------------------------------------------------------------
+
+
+class FoundFiles(NamedTuple):
+    """Files to predict.
+
+    Args:
+        root: folder that all inputs have in common.
+        paths: of photos and videos, sorted, each once.
+        ignored: how many other files there were in folders, by suffix.
+    """
+
+    root: Path
+    paths: list[Path]
+    ignored: Counter[str]
+
+
+def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
+    """Look for photos and videos.
+
+    Args:
+        inputs: files, folders, which are searched with all that is below them, and patterns with `*`, `?`, `[]` and `**`. A
+            file that is named itself is taken whatever its suffix. Hidden files are left out.
+        leave_out: a folder that is not searched, since results are written there.
+
+    Returns:
+        [`FoundFiles`].
+
+    Raises:
+        ValueError: if an input does not exist, or if there is no photo at all.
+    """
+    roots, paths, ignored = [], {}, Counter()
+    for text in inputs:
+        root, named = _matches(text)
+        roots.append(root)
+        for path in named:
+            inside = _walk(path, Path(os.path.abspath(leave_out))) if path.is_dir() else [path]
+            for file in inside:
+                if path.is_dir() and file.suffix.lower() not in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
+                    ignored[file.suffix.lower()] += 1
+                else:
+                    paths[file] = None
+    if not paths:
+        raise ValueError(f"there is no photo or video in {list(inputs)}; ignored by suffix: {dict(ignored)}")
+    return FoundFiles(Path(os.path.commonpath(roots)), sorted(paths), ignored)
+
+
+def _matches(text: str) -> tuple[Path, list[Path]]:
+    """(folder that names are relative to, files and folders) of one input."""
+    path = Path(os.path.abspath(Path(text).expanduser()))
+    if path.exists():  # whatever characters it has
+        return (path if path.is_dir() else path.parent), [path]
+    matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(text) else []
+    if not matches:
+        raise ValueError(f"{text} does not exist; give photos, videos, folders, or patterns such as 'photos/**/*.jpg'")
+    fixed = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+    return fixed, matches
+
+
+def _walk(folder: Path, leave_out: Path) -> Iterator[Path]:
+    for directory, below, files in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".") and Path(directory, name) != leave_out]
+        yield from (Path(directory, name) for name in files if not name.startswith("."))
+
+
+class FileSource:
+    """The photos and frames of files.
+
+    Args:
+        found: the files.
+        frame_step: of a video, every frame whose number is a multiple of this.
+    """
+
+    def __init__(self, found: FoundFiles, frame_step: int = 1) -> None:
+        self.found, self.frame_step = found, frame_step
+
+    def __iter__(self) -> Iterator[Photo | FailedInput]:
+        for path in self.found.paths:
+            name = path.relative_to(self.found.root).as_posix()
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                yield from video_frames(path, name, self.frame_step)
+            else:
+                yield Photo(name, partial(read_image, path))
+
+    def __len__(self) -> int:
+        videos = [path for path in self.found.paths if path.suffix.lower() in VIDEO_SUFFIXES]
+        return len(self.found.paths) - len(videos) + sum(_count_frames(path) // self.frame_step for path in videos)
+
+
+def _pyav() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(f'reading videos needs PyAV ({error}); install it with: pip install "mult-hf[video]"') from error
+    return av
+
+
+def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[Photo | FailedInput]:
+    """Frames of a video in order of time; what follows a broken place is one [`FailedInput`].
+
+    Args:
+        path: of the video.
+        name: of the video's results; the frame's number follows it.
+        frame_step: every frame whose number is a multiple of this.
+    """
+    av = _pyav()
+    try:
+        with av.open(str(path)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number % frame_step == 0:
+                    yield Photo(f"{name}/{number:06d}", partial(_upright, frame))
+    except (av.FFmpegError, IndexError) as error:  # IndexError: there is no video in the file
+        yield FailedInput(name, f"{path} cannot be read as a video: {error}")
+
+
+def _upright(frame: "VideoFrame") -> Image.Image:
+    """A frame as players show it: phones store how they were held beside the pixels."""
+    return frame.to_image().rotate(frame.rotation, expand=True)
+
+
+def _count_frames(path: Path) -> int:
+    """How many frames a video has, for the time left only: as its header says, or by duration and rate, or 0."""
+    av = _pyav()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            seconds = (container.duration or 0) / av.time_base
+            return stream.frames or int(seconds * (stream.average_rate or 0))
+    except (av.FFmpegError, IndexError):
+        return 0  # `video_frames` says what is wrong with it
+
+
+# --- data sets ----------------------------------------------------------------------------------------------------------------
+
+
+class RowSource:
+    """The photos of a data set.
+
+    Args:
+        dataset: with a column `image`, and maybe an `id`.
+
+    Raises:
+        ValueError: if there is no column `image`.
+    """
+
+    def __init__(self, dataset: "Dataset") -> None:
+        from datasets import Image as ImageFeature
+
+        if "image" not in dataset.column_names:
+            raise ValueError(f"the data set has columns {dataset.column_names}; the photos must be in one called 'image'")
+        self.dataset = dataset.select_columns([name for name in ("image", "id") if name in dataset.column_names])
+        self.images = self.dataset.select_columns("image").cast_column("image", ImageFeature())
+        self.names = self.dataset.remove_columns("image")
+
+    def __iter__(self) -> Iterator[Photo | FailedInput]:
+        for number in range(len(self.dataset)):
+            identity = self.names[number].get("id") if self.names.column_names else None
+            suffix = "" if identity is None else "-" + re.sub(r"[^\w.-]+", "_", str(identity))
+            yield Photo(f"{number:06d}{suffix}", partial(self._read, number))
+
+    def _read(self, number: int) -> Image.Image:
+        return read_image(self.images[number]["image"], name=f"row {number}")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+# --- sharing ------------------------------------------------------------------------------------------------------------------
+
+
+class ImageStream(IterableDataset):
+    """The share of one process, read and prepared, for a `DataLoader` with `batch_size=None` and any number of workers.
+
+    Args:
+        source: all photos, the same in every process.
+        prepare: (name, picture) -> what the consumer wants.
+        is_finished: whether the results of a name are there; such photos are not read.
+        process: number of this process.
+        processes: how many there are.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        prepare: Callable[[str, Image.Image], Any],
+        is_finished: Callable[[str], bool],
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.source, self.prepare, self.is_finished = source, prepare, is_finished
+        self.process, self.processes = process, processes
+
+    def __iter__(self) -> Iterator[Any]:
+        """Prepared photos, [`SkippedInput`] and [`FailedInput`] ones."""
+        worker = get_worker_info()
+        workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        share, shares = self.process * workers + number, self.processes * workers
+        for position, photo in enumerate(self.source):
+            if position % shares == share:
+                yield self._outcome(photo)
+
+    def _outcome(self, photo: Photo | FailedInput) -> Any:
+        if isinstance(photo, FailedInput):
+            return photo
+        if self.is_finished(photo.name):
+            return SkippedInput(photo.name)
+        try:
+            picture = photo.read()
+        except Exception as error:  # whatever a decoder raises on foreign bytes is told in the list of broken photos
+            return FailedInput(photo.name, str(error) or type(error).__name__)
+        return self.prepare(photo.name, picture)
+
+
+def by_size(items: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
+    """Batches of items with `pixel_values` of one shape; at most two batches' worth of items wait at a time.
+
+    Args:
+        items: with an attribute `pixel_values`, (3, height, width).
+        batch_size: of a full batch. Smaller ones come where too many sizes wait, and at the end.
+    """
+    waiting: dict[tuple[int, ...], list[Any]] = {}
+    for item in items:
+        waiting.setdefault(tuple(item.pixel_values.shape), []).append(item)
+        fullest = max(waiting, key=lambda shape: len(waiting[shape]))
+        if len(waiting[fullest]) == batch_size or sum(map(len, waiting.values())) == 2 * batch_size:
+            yield waiting.pop(fullest)
+    yield from waiting.values()
+
+
+__all__ = [
+    "FailedInput",
+    "FileSource",
+    "SkippedInput",
+    "FoundFiles",
+    "Photo",
+    "ImageStream",
+    "RowSource",
+    "Source",
+    "by_size",
+    "find_files",
+    "video_frames",
+]

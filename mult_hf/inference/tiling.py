@@ -1,0 +1,89 @@
+"""Predictions of photos of any size by overlapping tiles whose seams are blended."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from mult_hf.model.tasks import TaskSpec
+
+from .predictor import Predictor, from_average, to_average
+
+OVERLAP = 0.25
+"""Share of a tile's side that neighbouring tiles have in common, at least."""
+
+MIN_TILE = 32
+"""Least side of a tile in pixels: the encoder's coarsest step."""
+
+
+def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, batch_size: int = 1) -> Predictor:
+    """A predictor that sees photos tile by tile.
+
+    Where tiles overlap, the mean of their predictions is taken in each task's own space, as over views (class probabilities,
+    vectors that get unit length again). A tile's weight falls linearly from its middle to its edges, so that what two tiles
+    disagree about is spread over the whole overlap. Where they agree, the mean is what they say, to the last bit.
+
+    Args:
+        predictor: what is asked for each tile; it may be on another device than the photos.
+        specs: the entries of the tasks that it predicts.
+        tile: side of a tile in pixels. A photo that is smaller is one tile, as it is.
+        batch_size: tiles a photo that the predictor gets at once.
+
+    Returns:
+        a [`Predictor`] of photos of any size, on their device; log-probabilities in place of logits.
+
+    Raises:
+        ValueError: if the tile is too small for a model.
+    """
+    if tile < MIN_TILE:
+        raise ValueError(f"tiles have a side of {tile} pixels; it must be at least {MIN_TILE}, the encoder's coarsest step")
+
+    def predict(pixel_values: Tensor) -> dict[str, Tensor]:
+        means: dict[str, Tensor] = {}
+        for task, addend, window, share in _weighted(predictor, pixel_values, tile, batch_size):
+            if task not in means:
+                means[task] = addend.new_zeros(*addend.shape[:2], *pixel_values.shape[-2:])
+            means[task][window].lerp_(to_average(addend.float(), specs[task]), share)
+        return {task: from_average(mean, specs[task]) for task, mean in means.items()}
+
+    return predict
+
+
+def _weighted(predictor: Predictor, pixel_values: Tensor, tile: int, batch_size: int) -> Iterator[tuple[str, Tensor, tuple, Tensor]]:
+    """Task, prediction, place and share of each tile: its weight over the weights of all tiles so far, pixel by pixel.
+
+    Blending tile after tile by this share gives their weighted mean, without a division at the end that would round.
+    """
+    height, width = pixel_values.shape[-2:]
+    total = pixel_values.new_zeros(height, width, dtype=torch.float32)
+    weight = _hat(min(tile, height), pixel_values)[:, None] * _hat(min(tile, width), pixel_values)
+    windows = [
+        (..., slice(top, top + tile), slice(left, left + tile)) for top in tile_starts(height, tile) for left in tile_starts(width, tile)
+    ]
+    for start in range(0, len(windows), batch_size):
+        some = windows[start : start + batch_size]
+        predictions = predictor(torch.cat([pixel_values[window] for window in some]))  # (tiles * photos, 3, tile, tile)
+        parts = {task: prediction.to(total.device).chunk(len(some)) for task, prediction in predictions.items()}
+        for number, window in enumerate(some):
+            total[window] += weight
+            for task, addends in parts.items():
+                yield task, addends[number], window, weight / total[window]
+
+
+def tile_starts(length: int, tile: int) -> list[int]:
+    """First pixels of tiles along one side, evenly spread so that they cover it and overlap by [`OVERLAP`] at least."""
+    if length <= tile:
+        return [0]
+    overlap = math.ceil(OVERLAP * tile)
+    count = math.ceil((length - overlap) / (tile - overlap))
+    return torch.linspace(0, length - tile, count, dtype=torch.float64).round().int().tolist()
+
+
+def _hat(side: int, like: Tensor) -> Tensor:
+    """Weights 1, 2, ... up to the middle and down to 1 again: in an overlap those of two tiles have a constant sum."""
+    rising = torch.arange(1, side + 1, device=like.device, dtype=torch.float32)
+    return torch.minimum(rising, rising.flip(0))
+
+
+__all__ = ["OVERLAP", "tile_starts", "tiled"]

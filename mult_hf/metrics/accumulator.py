@@ -1,0 +1,163 @@
+"""Collects the sums of several tasks over images and processes, and makes numbers of them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
+
+from .table import STATISTICS, class_accuracy, class_iou, metrics_of
+
+
+class MultiTaskMetrics:
+    """Collects statistics of several tasks over any number of images, in constant memory.
+
+    Args:
+        specs: the tasks' entries by name.
+
+    Attributes:
+        metrics: the [`Metric`]s of each task by name.
+        sums: what was added up so far, float64 tensors on the CPU by `"task/statistics"`; [`merge`] takes those of another process.
+
+    Raises:
+        ValueError: if an entry names an unknown metric.
+    """
+
+    def __init__(self, specs: Mapping[str, TaskSpec]) -> None:
+        self.specs = dict(specs)
+        self.metrics = {task: metrics_of(spec) for task, spec in specs.items()}
+        self.sums: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """Add one image.
+
+        Sums are computed where the prediction lies, and only they are brought to the CPU. (Boundaries are matched on the CPU.)
+
+        Args:
+            predictions: per task as `post_process` returns them, (height, width) or (channels, height, width).
+            targets: per task, of the same size, with NaN or 255 unknown; tasks without one are left out.
+
+        Raises:
+            ValueError: if shapes differ or a class is none of the task's; the message names the task.
+        """
+        for task in predictions.keys() & targets.keys():
+            spec = self.specs[task]
+            prediction, target = _same_place(predictions[task], targets[task])
+            prediction, target = _as_map(prediction, spec), _as_map(target, spec)
+            if prediction.shape != target.shape:
+                raise ValueError(
+                    f"{task}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal"
+                )
+            if spec.is_classification:
+                _check_classes(prediction, target, spec)
+            for statistics in {metric.statistics for metric in self.metrics[task].values()}:
+                self.merge({f"{task}/{statistics}": STATISTICS[statistics](prediction, target, spec).cpu()})
+
+    def merge(self, sums: Mapping[str, Tensor]) -> None:
+        """Add the sums that another process collected."""
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+
+    def compute(self) -> dict[str, float]:
+        """All metrics so far by `"task/metric"`, in the order of the entries; NaN where nothing was known."""
+        values = {}
+        for task, metrics in self.metrics.items():
+            for name, metric in metrics.items():
+                sums = self.sums.get(f"{task}/{metric.statistics}")
+                values[f"{task}/{name}"] = float("nan") if sums is None else metric.value(sums)
+        return values
+
+    def per_class(self, task: str) -> list[dict[str, Any]]:
+        """The classes of a segmentation so far, in order of their ids.
+
+        Returns:
+            per class `{"class": name, "iou": share, "accuracy": share, "pixels": true ones}`; the id stands for a missing name.
+            The IoU of a class that occurs in neither prediction nor truth is NaN, and so is the accuracy of one that is never true.
+
+        Raises:
+            ValueError: if the task counts no classes.
+        """
+        if not any(metric.statistics == "confusion" for metric in self.metrics[task].values()):
+            raise ValueError(f"{task}: its metrics {list(self.metrics[task])} count no classes; add 'mean_iou' to its entry")
+        spec = self.specs[task]
+        confusion = self.sums.get(f"{task}/confusion", torch.zeros(spec.channels, spec.channels, dtype=torch.float64))
+        names = spec.class_names or [str(class_id) for class_id in range(spec.channels)]
+        columns = class_iou(confusion).tolist(), class_accuracy(confusion).tolist(), confusion.sum(1).long().tolist()
+        return [{"class": name, "iou": iou, "accuracy": accuracy, "pixels": pixels} for name, iou, accuracy, pixels in zip(names, *columns)]
+
+    def is_better(self, name: str, value: float, than: float) -> bool:
+        """Whether one value of `"task/metric"` beats another."""
+        task, metric = name.split("/")
+        return value > than if self.metrics[task][metric].higher_is_better else value < than
+
+
+def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps on the prediction's device, or on the CPU where that device (Apple's) has no float64."""
+    device = torch.device("cpu") if prediction.device.type == "mps" else prediction.device
+    return prediction.to(device), target.to(device)
+
+
+def _as_map(values: Tensor, spec: TaskSpec) -> Tensor:
+    """Class ids as they are, (height, width); other maps with an axis of channels."""
+    return values if spec.is_classification or values.ndim == 3 else values[None]
+
+
+def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
+    """A class beyond the list would be counted as another one."""
+    known = target != IGNORE_INDEX
+    ids = torch.cat([prediction[known], target[known]])
+    if len(ids) and not 0 <= ids.min() <= ids.max() < spec.channels:
+        raise ValueError(f"{spec.name}: classes reach from {ids.min()} to {ids.max()}; allowed are 0 to {spec.channels - 1}")
+
+
+def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
+    """The constant baseline: per task one map that does not depend on the image, the best by the task's headline metric.
+
+    Args:
+        targets: per task those of training images, stacked: (images, height, width) class ids or (images, channels, height,
+            width).
+        specs: the tasks' entries.
+
+    Returns:
+        per task the most frequent class, or the mean, median or mean direction of each pixel.
+    """
+    return {task: next(iter(metrics_of(specs[task]).values())).constant(stack, specs[task]) for task, stack in targets.items()}
+
+
+def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
+    """How much better the tasks are together than a reference, usually one model per task: Delta_m in percent.
+
+    The mean over tasks of the relative difference of the headline metric, counted as positive where it is for the better
+    (Maninis et al., arXiv 1904.08918; Vandenhende et al., arXiv 2004.13379):
+    100 / T * sum of s * (value - reference) / reference, with s = 1 where higher is better and -1 where lower is.
+
+    Args:
+        values: by `"task/metric"`, as [`MultiTaskMetrics.compute`] returns them. Only headline metrics of `specs` are read.
+        reference: the same of the reference, or of each task's own model.
+        specs: the tasks that count, by name.
+
+    Raises:
+        ValueError: if there is no task, or a headline metric is missing, NaN, infinite, or 0 in the reference.
+    """
+    if not specs:
+        raise ValueError("the gain is a mean over tasks, got none; pass their entries")
+    gains = []
+    for task, spec in specs.items():
+        name, metric = next(iter(metrics_of(spec).items()))
+        value, before = (_headline(numbers, f"{task}/{name}", side) for numbers, side in ((values, "values"), (reference, "reference")))
+        if before == 0:
+            raise ValueError(f"{task}/{name} is 0 in the reference, so no difference is relative to it; leave {task!r} out of the tasks")
+        gains.append((value - before) / before * (1 if metric.higher_is_better else -1))
+    return 100 * sum(gains) / len(gains)
+
+
+def _headline(numbers: Mapping[str, float], name: str, side: str) -> float:
+    value = numbers.get(name)
+    if value is None or not math.isfinite(value):
+        came = f"NaN or infinite ({value})" if name in numbers else f"missing among {sorted(numbers)}"
+        raise ValueError(f"{name} is {came} in the {side}; measure it, or leave the task out of the tasks")
+    return value

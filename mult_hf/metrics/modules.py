@@ -1,0 +1,169 @@
+"""The metrics as modules of the `evaluate` library, by family: `import mult_hf.metrics.modules`, then `evaluate.load("mult_depth")`.
+
+`evaluate.load` takes a path to a script or a name. Names it looks up on the Hub, and where it finds none there, among the scripts in
+its own cache, where it keeps what it downloaded before. Importing this file puts the five scripts of `evaluate_modules/` there by the
+function that `evaluate` itself stores a download with. A script is one import of this file, so a cached one never grows old. By path:
+`evaluate.load(script("mult_depth"))`.
+
+`evaluate` writes what it is fed to an Arrow file. Here that is one row a process with the sums, not the maps.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    import evaluate
+    from datasets import Features, Value
+    from evaluate.loading import _create_importable_file, init_dynamic_modules
+except ImportError as error:
+    raise ImportError(f'mult_hf.metrics.modules needs evaluate ({error}); install it with: pip install "mult-hf[train]"') from error
+
+import safetensors.torch
+import torch
+
+from mult_hf.model.tasks import TaskSpec
+
+from .accumulator import MultiTaskMetrics
+from .table import BOUNDARY_METRICS, DEPTH_METRICS, MAP_METRICS, NORMALS_METRICS, SEGMENTATION_METRICS
+
+_SCRIPTS = Path(__file__).parent / "evaluate_modules"
+
+_INPUTS = """
+Args:
+    predictions: maps of several images (tensors or arrays; sizes may differ): (height, width), or (channels, height, width).
+    references: maps of the same sizes; NaN, or class 255, where not known.
+Returns:
+    a number by each name of `metrics`.
+"""
+
+
+class _SumsMetric(evaluate.Metric):
+    """Adds up the sums of its images; only they go to the file that processes share.
+
+    Args:
+        spec: the entry of the task that is measured; its `metrics` are what `compute` returns.
+        kwargs: those of `evaluate.Metric`, as `evaluate.load` passes them.
+    """
+
+    def __init__(self, spec: TaskSpec, **kwargs: Any) -> None:
+        self.spec = spec
+        self.collected = MultiTaskMetrics({spec.name: spec})
+        self.images = 0
+        super().__init__(**kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=f"{type(self).__doc__} Metrics: {', '.join(self.spec.metrics)}. Stored are sums and the number of images.",
+            citation="",
+            inputs_description=_INPUTS,
+            features=Features({"predictions": Value("binary"), "references": Value("int64")}),
+            reference_urls=["https://arxiv.org/abs/2205.08303"],
+        )
+
+    def __len__(self) -> int:
+        """Number of images that were added since the last `compute`."""
+        return self.images
+
+    def add(self, *, prediction: Any = None, reference: Any = None, predictions: Any = None, references: Any = None) -> None:
+        """Add one image: a prediction and a reference of the same size; `evaluate.combine` passes them by the plural names."""
+        pair = (predictions if prediction is None else prediction, references if reference is None else reference)
+        maps = ({self.spec.name: torch.as_tensor(values)} for values in pair)
+        self.collected.update(*maps)
+        self.images += 1
+
+    def add_batch(self, *, predictions: Iterable[Any] = (), references: Iterable[Any] = ()) -> None:
+        """Add several images.
+
+        Raises:
+            ValueError: if there are more predictions than references, or the other way round.
+        """
+        for prediction, reference in zip(predictions, references, strict=True):
+            self.add(prediction=prediction, reference=reference)
+
+    def compute(self, *, predictions: Iterable[Any] | None = None, references: Iterable[Any] | None = None) -> dict[str, Any] | None:
+        """Metrics of all images that were added, and of these ones; then start anew.
+
+        Over several processes each calls this once; the numbers come in process 0, None in the others.
+        """
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        super().add_batch(predictions=[safetensors.torch.save(self.collected.sums)], references=[self.images])
+        self.collected, self.images = MultiTaskMetrics(self.collected.specs), 0
+        return super().compute()
+
+    def _compute(self, predictions: Iterable[bytes], references: Iterable[int]) -> dict[str, Any]:
+        collected = MultiTaskMetrics({self.spec.name: self.spec})
+        for sums in predictions:
+            collected.merge(safetensors.torch.load(sums))
+        return self._numbers(collected)
+
+    def _numbers(self, collected: MultiTaskMetrics) -> dict[str, Any]:
+        return {name.split("/")[1]: value for name, value in collected.compute().items()}
+
+
+class MultSegmentation(_SumsMetric):
+    """Semantic segmentation: IoU and accuracies, over all classes and `per_class`."""
+
+    def __init__(
+        self, num_classes: int, class_names: Sequence[str] = (), metrics: Sequence[str] = tuple(SEGMENTATION_METRICS), **kwargs: Any
+    ) -> None:
+        entry = {"kind": "classification", "channels": num_classes, "class_names": tuple(class_names)}
+        super().__init__(TaskSpec(name="classes", metrics=tuple(metrics), **entry), **kwargs)
+
+    def _numbers(self, collected: MultiTaskMetrics) -> dict[str, Any]:
+        return {**super()._numbers(collected), "per_class": collected.per_class(self.spec.name)}
+
+
+class _RegressionMetric(_SumsMetric):
+    def __init__(self, channels: int, metrics: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(TaskSpec(name="map", kind="regression", channels=channels, metrics=tuple(metrics)), **kwargs)
+
+
+class MultDepth(_RegressionMetric):
+    """Depth: absolute, relative and logarithmic errors."""
+
+    def __init__(self, metrics: Sequence[str] = tuple(DEPTH_METRICS), **kwargs: Any) -> None:
+        super().__init__(1, metrics, **kwargs)
+
+
+class MultNormals(_RegressionMetric):
+    """Surface normals: angles in degrees."""
+
+    def __init__(self, metrics: Sequence[str] = tuple(NORMALS_METRICS), **kwargs: Any) -> None:
+        super().__init__(3, metrics, **kwargs)
+
+
+class MultMaps(_RegressionMetric):
+    """Heat maps, edges, shading and other numbers: absolute and squared errors."""
+
+    def __init__(self, metrics: Sequence[str] = tuple(MAP_METRICS), **kwargs: Any) -> None:
+        super().__init__(1, metrics, **kwargs)
+
+
+class MultBoundaries(_RegressionMetric):
+    """Boundaries by the BSDS protocol: F at the best threshold of the data set and of each image, and average precision."""
+
+    def __init__(self, metrics: Sequence[str] = tuple(BOUNDARY_METRICS), **kwargs: Any) -> None:
+        super().__init__(1, metrics, **kwargs)
+
+
+def script(name: str) -> str:
+    """Path of a module's script for `evaluate.load`.
+
+    Raises:
+        ValueError: if there is no such module.
+    """
+    path = _SCRIPTS / f"{name}.py"
+    if not path.exists():
+        raise ValueError(f"there is no evaluate module {name!r}; allowed: {', '.join(sorted(p.stem for p in _SCRIPTS.glob('*.py')))}")
+    return str(path)
+
+
+def _make_loadable_by_name() -> None:
+    """Store the scripts as `evaluate` stores what it downloads from `evaluate-metric`, the namespace of names without a slash."""
+    for path in _SCRIPTS.glob("*.py"):
+        _create_importable_file(str(path), [], [], init_dynamic_modules(), "metrics", f"evaluate-metric/{path.stem}", download_mode=None)
+
+
+_make_loadable_by_name()

@@ -1,0 +1,123 @@
+"""The `multitask-vision` pipeline: a photo in, one map and one picture a task out."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.modeling_utils import PreTrainedModel
+from transformers.pipelines.base import Pipeline
+
+from .image_processing_mult import MulTImageProcessor
+from .images import read_image
+from .visualization import colorize
+
+_SINGLE = (str, Path, Image.Image, np.ndarray, Tensor, Mapping)
+
+
+class MultiTaskVisionPipeline(Pipeline):
+    """Several dense maps of each photo from one model.
+
+    Examples:
+        >>> from transformers import pipeline
+        >>> import mult_hf  # registers the pipeline
+        >>> predict = pipeline("multitask-vision")  # doctest: +SKIP
+        >>> predict("photo.jpg")["depth"]["prediction"].shape  # metres  # doctest: +SKIP
+        torch.Size([480, 640])
+
+    Keywords of the call, or of `pipeline(...)`:
+
+    - `tasks`: names of the tasks to compute; all by default. The others cost nothing.
+    - `target_size`: (height, width) of the maps; each photo's own size by default.
+    - `timeout`: seconds to wait for a URL.
+    """
+
+    _load_processor = False
+    _load_image_processor = None  # see __init__: a model that is passed as an object brings its own
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, model: PreTrainedModel, image_processor: BaseImageProcessor | None = None, **kwargs: Any) -> None:
+        if image_processor is None and model.name_or_path:
+            image_processor = MulTImageProcessor.from_pretrained(model.name_or_path)
+        elif image_processor is None:  # a model made in this process: nothing was saved beside it
+            image_processor = MulTImageProcessor(tasks=model.config.tasks)
+        super().__init__(model, image_processor=image_processor, **kwargs)
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Predict.
+
+        Args:
+            inputs: a path, URL, PIL picture, array (height, width, 3) or tensor (3, height, width), see `read_image`; a list,
+                generator or data set of them, or of dictionaries with an `image`.
+            kwargs: `tasks`, `target_size`, `timeout`, `batch_size`, `num_workers`.
+
+        Returns:
+            Per photo `{task: {"prediction": Tensor, "image": PIL picture}}`: the prediction in the task's unit as
+            `post_process` gives it, the picture in its colour map. A list for a list, an iterator for a generator or a data set.
+
+        Raises:
+            ValueError: on an unknown task, or a photo that cannot be read.
+        """
+        # transformers' pipelines know lists, generators and torch data sets; everything else of several photos becomes one of these.
+        if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
+            inputs = list(inputs)
+        elif not isinstance(inputs, _SINGLE) and isinstance(inputs, Iterable) and not isinstance(inputs, (list, Dataset, GeneratorType)):
+            inputs = (photo for photo in inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        tasks: Iterable[str] | None = None,
+        target_size: tuple[int, int] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if target_size is not None:
+            _check_size(target_size)
+        preprocess = {key: value for key, value in {"target_size": target_size, "timeout": timeout}.items() if value is not None}
+        return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
+
+    def preprocess(self, input_: Any, target_size: tuple[int, int] | None = None, timeout: float | None = None) -> dict[str, Any]:
+        """One photo to `pixel_values` (1, 3, height, width), and the size that its maps shall have."""
+        image = input_["image"] if isinstance(input_, Mapping) else input_
+        image = read_image(image, timeout=timeout)
+        pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"].to(self.dtype)
+        return {"pixel_values": pixel_values, "target_size": [tuple(target_size or _size(image))]}
+
+    def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:
+        # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
+        outputs = self.model(input_tensors["pixel_values"], tasks=tasks)
+        return {**outputs.predictions, "target_size": input_tensors["target_size"]}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """One photo's predictions to its size and units, with a picture of each."""
+        size = model_outputs.pop("target_size")
+        while isinstance(size[0], (list, tuple)):  # batching wraps the size once more
+            size = size[0]
+        specs = self.model.config.task_specs
+        # The model's tasks, since one may have been added after the processor was saved; and as plain entries, since model and
+        # processor of a checkpoint with remote code have two different classes called TaskSpec.
+        (result,) = self.image_processor.post_process(model_outputs, [size], tasks=self.model.config.tasks)
+        for task, maps in result.items():
+            maps["image"] = colorize(maps["prediction"], specs[task])
+        return result
+
+
+def _check_size(size: Any) -> None:
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+        raise ValueError(f"target_size is {size!r}; expected (height, width) in pixels, both above 0")
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """Height and width of what `read_image` returns: a PIL picture, or an array or tensor with channels first."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else tuple(image.shape[1:])
+
+
+__all__ = ["MultiTaskVisionPipeline"]

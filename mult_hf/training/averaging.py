@@ -1,0 +1,66 @@
+"""Exponential moving average of a model's weights."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class WeightAverage:
+    """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can take their place.
+
+    The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that a short run does not average in its random start
+    (as in TensorFlow's `ExponentialMovingAverage` with `num_updates`).
+
+    Args:
+        model: with whole parameters; sharded ones (FSDP, DeepSpeed) are not supported.
+        decay: weight of the past, at least 0 and below 1.
+
+    Raises:
+        ValueError: on another decay.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of the weights' average is {decay}; it must be at least 0 and below 1")
+        self.model = model
+        self.decay = decay
+        self.average = AveragedModel(nn.ParameterList(model.parameters()), multi_avg_fn=self._blend)
+
+    def _blend(self, averages: list[Tensor], values: list[Tensor], steps: Tensor) -> None:
+        decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(decay)(averages, values, steps)
+
+    def update(self) -> None:
+        """Take in the model's parameters, after an optimizer step."""
+        self.average.update_parameters(nn.ParameterList(self.model.parameters()))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averages stand in the model for the time of the block; then its own parameters come back, bit for bit."""
+        own = [parameter.detach().clone() for parameter in self.model.parameters()]
+        _copy(self.average.module.parameters(), self.model.parameters())
+        try:
+            yield
+        finally:
+            _copy(own, self.model.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return self.average.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.average.load_state_dict(state)
+
+
+@torch.no_grad()
+def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
+    for source, target in zip(sources, targets):
+        target.copy_(source)
+
+
+__all__ = ["WeightAverage"]

@@ -1,0 +1,116 @@
+"""Where a run stands: its counters, its means since the last log entry, and a log that survives interruption."""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from mult_hf.evaluation.cards import to_jsonable
+
+from .stream import TrainingStream
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of its checkpoints.
+
+    Args:
+        arguments: of the run, so that another run's checkpoint is not taken for its own.
+        step: optimizer steps taken.
+        seconds: that training took so far, interruptions not counted.
+        best_gain: highest multi-task gain over the constant baseline so far, in percent.
+        best_step: when that was.
+        losses: sums of the task losses since the last entry of the log.
+        batches: how many batches those are of.
+    """
+
+    arguments: dict[str, str]
+    step: int = 0
+    seconds: float = 0.0
+    best_gain: float = -math.inf
+    best_step: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    batches: int = 0
+
+    def note_losses(self, losses: Mapping[str, float]) -> None:
+        """Add the task losses of a batch."""
+        self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
+        self.batches += 1
+
+    def take_mean_losses(self) -> dict[str, float]:
+        """Means over processes and batches since this was asked last; then the count starts anew."""
+        means = {task: total / self.batches for task, total in mean_over_processes(self.losses).items()}
+        self.losses, self.batches = {}, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint.
+
+        Raises:
+            ValueError: if that is of a run with other arguments.
+        """
+        saved = state["arguments"]
+        other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
+        if other:
+            message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
+            raise ValueError(f"the checkpoint is of another run: {message}; give the same flags, or start from its weights with --model")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """Means of numbers that every process has; each process gets them, the same to the last bit."""
+    everywhere = gather_object([values])
+    return {name: statistics.fmean(of[name] for of in everywhere) for name in values}
+
+
+def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
+    """Names of samples for an error: row numbers, and what the data set calls them (its short columns)."""
+    described = []
+    for row in map(stream.row_at, positions):
+        named = {key: value for key, value in stream.rows[row].items() if isinstance(value, (str, int)) and len(str(value)) <= 80}
+        described.append(f"row {row}" + (f" ({', '.join(f'{key} {value}' for key, value in named.items())})" if named else ""))
+    return described
+
+
+class JsonLinesLog:
+    """A file with one JSON object a line, each with the `step` that it tells of.
+
+    Args:
+        path: of the file; made with the first entry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write an entry through to the file; numbers that are not finite as null."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All whole entries; a line that an interruption cut short is left out."""
+        return [json.loads(line) for line in self.path.read_text().splitlines(True) if line.endswith("\n")] if self.path.exists() else []
+
+    def drop_after(self, step: int, again: str | None = None) -> None:
+        """Forget what a resumed run will tell again: later steps, and of the step itself the entries that have the key `again`."""
+        earlier = [entry for entry in self.entries() if entry["step"] < step or (entry["step"] == step and again not in entry)]
+        kept = "".join(json.dumps(entry) + "\n" for entry in earlier)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rewritten = self.path.with_suffix(".partial")
+        rewritten.write_text(kept)
+        os.replace(rewritten, self.path)
+
+
+__all__ = ["JsonLinesLog", "Progress", "describe_rows", "mean_over_processes"]

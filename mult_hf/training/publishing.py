@@ -1,0 +1,13 @@
+"""Upload the result of a run to the Hub."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+
+def upload(directory: Path, repo_id: str) -> str:
+    """Upload the result of a run, without what it keeps for itself, to a repository of the Hub; returns its address."""
+    return HfApi().upload_folder(repo_id=repo_id, folder_path=directory, ignore_patterns=["checkpoints/*", "best/*", ".partial/*"])
+
+
+__all__ = ["upload"]

@@ -1,0 +1,111 @@
+"""The order in which training sees its samples: a pure function of the seed, so that an interrupted run can go on anywhere.
+
+Sample number 0, 1, 2, ... of a run is called its position. Which row stands there, and how that row is augmented, follows from
+the seed and the position alone: not from the number of worker processes, nor from what was drawn before. So a run that starts
+at batch 1,000 sees what an uninterrupted run sees from there on, without reading the first 999.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mult_hf.data.collator import AUGMENTATION_SEED, MultiTaskCollator
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One seed from several numbers of at least 0; another order or value gives an unrelated one (numpy's `SeedSequence`)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))  # torch takes 63 bits
+
+
+class TrainingStream(Dataset):
+    """The endless sequence of a run's samples, by position: every row once an epoch, in a new order each time.
+
+    Args:
+        rows: a map-style data set, such as a `datasets.Dataset`.
+        seed: of order and augmentation.
+
+    Raises:
+        ValueError: if there are no rows.
+
+    Examples:
+        >>> stream = TrainingStream([{"image": "a"}, {"image": "b"}, {"image": "c"}], seed=0)
+        >>> sorted(stream.row_at(position) for position in range(3, 6))  # the second epoch
+        [0, 1, 2]
+    """
+
+    def __init__(self, rows: Sequence[dict[str, Any]], seed: int) -> None:
+        if len(rows) == 0:
+            raise ValueError("the training data have no rows; choose another split or data set")
+        self.rows = rows
+        self.seed = seed
+        self._order = lru_cache(maxsize=2)(self._new_order)
+
+    def _new_order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch))
+        return torch.randperm(len(self.rows), generator=generator).tolist()
+
+    def row_at(self, position: int) -> int:
+        """Number of the row that stands at a position."""
+        epoch, place = divmod(position, len(self.rows))
+        return self._order(epoch)[place]
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """The row at a position, with the seed of its augmentation for [`MultiTaskCollator`]."""
+        return {**self.rows[self.row_at(position)], AUGMENTATION_SEED: mix_seeds(self.seed, position, 1)}
+
+    def __getstate__(self) -> dict[str, Any]:  # a cache cannot be handed to worker processes
+        return {"rows": self.rows, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+
+class StreamBatches(Sampler[list[int]]):
+    """Positions of one process's batches, without end.
+
+    Batch by batch the processes take turns: of `processes * batch_size` positions the first process has the first `batch_size`.
+
+    Args:
+        batch_size: samples a batch and process.
+        process: number of this process.
+        processes: how many there are.
+        start: first batch; where a run goes on.
+    """
+
+    def __init__(self, batch_size: int, process: int = 0, processes: int = 1, start: int = 0) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.batch_size, self.process, self.processes, self.start = batch_size, process, processes, start
+
+    def positions(self, batch: int) -> list[int]:
+        """Positions of the samples of a batch, counted from the start of the run."""
+        first = (batch * self.processes + self.process) * self.batch_size
+        return list(range(first, first + self.batch_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self.positions, itertools.count(self.start))
+
+
+def stream_loader(
+    stream: TrainingStream, batches: StreamBatches, collator: MultiTaskCollator, *, num_workers: int = 0, pin_memory: bool = False
+) -> DataLoader:
+    """One process's batches in their order, whatever the number of workers.
+
+    Args:
+        stream: the samples.
+        batches: positions of each batch's samples.
+        collator: makes a batch of them.
+        num_workers: processes that prepare batches; 0 for none beside this one.
+        pin_memory: whether batches lie where a GPU can fetch them by itself.
+    """
+    # A generator of its own: starting workers draws a number, which must not come out of what dropout draws from.
+    own = torch.Generator()
+    return DataLoader(stream, batch_sampler=batches, num_workers=num_workers, collate_fn=collator, generator=own, pin_memory=pin_memory)
+
+
+__all__ = ["StreamBatches", "TrainingStream", "mix_seeds", "stream_loader"]

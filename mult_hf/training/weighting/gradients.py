@@ -1,0 +1,145 @@
+"""Task weightings that combine the gradients of single tasks, by torchjd."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from mult_hf.model.tasks import TaskSpec
+
+from .base import TaskWeighting, refuse_engines
+
+
+class GradientWeighting(TaskWeighting):
+    """A combination of the tasks' gradients that torchjd (https://torchjd.org) computes, for the encoder's parameters.
+
+    Row t of the Jacobian J (tasks, parameters of the encoder) is the gradient of L_t. It is summed over micro-batches and
+    averaged over processes; then a torchjd weighting turns its Gramian J J^T into factors a_t, and the encoder's gradient is
+    a^T J. Tasks whose row is 0 take no part. The methods do not depend on the scale of J; torchjd's solvers do, and take
+    a small one for 0, so that they see the Gramian divided by its mean diagonal.
+
+    All parameters behind the encoder get the sum of the tasks' gradients, as `torchjd.autojac.mtl_backward` does it: those that
+    one task owns, and the reference task's queries, keys and position biases, which the losses of all tasks reach.
+    (`mtl_backward` itself is not used: it is right only if no feature map is computed from another one, which holds for
+    transformers' Swin but not for most of timm's pyramids.)
+
+    Args:
+        name: see [`TaskWeighting`], also for `specs`.
+        model: see [`TaskWeighting`]; its encoder is the module called `backbone`.
+        weighting: name of a class of `torchjd.aggregation` that makes weights from a Gramian.
+        options: of this class.
+
+    Raises:
+        ImportError: if torchjd or what the method needs is not installed.
+        ValueError: if the model has no encoder.
+    """
+
+    writes_gradients = True
+
+    def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *, weighting: str, **options: Any) -> None:
+        super().__init__(name, specs, model)
+        try:
+            from torchjd import aggregation
+
+            self._weighting = getattr(aggregation, weighting)(**options)
+        except ImportError as error:
+            raise ImportError(
+                f"task weighting {name!r} needs torchjd and its solvers: pip install 'mult-hf[weighting]' ({error})"
+            ) from error
+        named = list(model.named_parameters())
+        self._encoder = [parameter for path, parameter in named if _is_of_encoder(path)]
+        self._others = [parameter for path, parameter in named if not _is_of_encoder(path)]
+        if not self._encoder:
+            raise ValueError(f"{type(model).__name__} has no module called backbone, whose gradients {name!r} could combine")
+        self._jacobian: Tensor | None = None  # (tasks, parameters of the encoder) since the last optimizer step
+        self._factors = dict.fromkeys(self.fixed, 1.0)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """f_t a_t of the last step: what each task weighed in the encoder's gradient; elsewhere it weighs f_t."""
+        return {task: weight * self._factors[task] for task, weight in self.fixed.items()}
+
+    def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+        """See [`TaskWeighting.backward`]; the returned total has the fixed weights, since a_t belong to gradients.
+
+        The graph of the losses is kept in part until they are deleted.
+
+        Raises:
+            ValueError: on losses of unknown tasks or none, FSDP, DeepSpeed, loss scaling, or a frozen encoder.
+        """
+        self._check(losses)
+        refuse_engines(self.name, accelerator)
+        total = torch.stack([self.fixed[task] * loss for task, loss in losses.items()]).sum()
+        self._differentiate({task: self.fixed[task] * loss / accelerator.gradient_accumulation_steps for task, loss in losses.items()})
+        if accelerator.sync_gradients:
+            self._write(accelerator)
+        return total.detach()
+
+    def _trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters of the encoder and the others, without frozen ones."""
+        encoder = [parameter for parameter in self._encoder if parameter.requires_grad]
+        if not encoder:
+            raise ValueError(f"the encoder is frozen, so that {self.name!r} has no gradients to combine; use task weighting 'fixed'")
+        return encoder, [parameter for parameter in self._others if parameter.requires_grad]
+
+    def _differentiate(self, losses: Mapping[str, Tensor]) -> None:
+        """Add the gradients of each loss: a row of the Jacobian for the encoder, `.grad` for the rest."""
+        encoder, others = self._trained()
+        if self._jacobian is None:
+            size = sum(parameter.numel() for parameter in encoder)
+            self._jacobian = torch.zeros(len(self.fixed), size, device=encoder[0].device)
+        last = list(losses)[-1]
+        rows = {task: row for row, task in enumerate(self.fixed)}
+        for task, loss in losses.items():
+            # All losses share the encoder, and the reference task's projections.
+            gradients = torch.autograd.grad(loss, encoder + others, retain_graph=task != last, allow_unused=True)
+            self._jacobian[rows[task]] += _flat(gradients[: len(encoder)], encoder)
+            for parameter, gradient in zip(others, gradients[len(encoder) :]):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def _write(self, accelerator: Accelerator) -> None:
+        """Combine the rows of the Jacobian into the encoder's gradients."""
+        encoder, others = self._trained()
+        jacobian, self._jacobian = self._jacobian, None
+        if accelerator.num_processes > 1:
+            jacobian = accelerator.reduce(jacobian, "mean")
+            _set_gradients(others, accelerator.reduce(_flat([parameter.grad for parameter in others], others), "mean"))
+        factors = self._combine((jacobian @ jacobian.T).cpu()).to(jacobian.device)
+        factors = broadcast(factors)  # some methods draw numbers, and each process would draw its own
+        _set_gradients(encoder, factors @ jacobian)
+        self._factors = dict(zip(self.fixed, factors.tolist()))
+
+    def _combine(self, gramian: Tensor) -> Tensor:
+        """Factors (tasks,) from the Gramian (tasks, tasks) of the tasks that have a gradient; 0 for the others."""
+        known = gramian.diagonal() != 0
+        factors = torch.zeros(len(gramian))
+        if known.any():
+            gramian = gramian[known][:, known]
+            factors[known] = self._weighting(gramian / gramian.diagonal().mean())
+        return factors
+
+    def _state(self) -> dict[str, Any]:
+        return {"factors": self._factors}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self._factors = state["factors"]
+
+
+def _is_of_encoder(path: str) -> bool:
+    return "backbone" in path.split(".")
+
+
+def _flat(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
+    """One float32 vector; zeros where a parameter has no gradient."""
+    pairs = zip(gradients, parameters)
+    return torch.cat([(torch.zeros_like(p) if gradient is None else gradient).flatten().float() for gradient, p in pairs])
+
+
+def _set_gradients(parameters: Sequence[nn.Parameter], vector: Tensor) -> None:
+    """The inverse of `_flat`."""
+    for parameter, part in zip(parameters, vector.split([parameter.numel() for parameter in parameters])):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)

@@ -1,0 +1,253 @@
+"""Task weightings that learn from losses: uncertainty, dynamic weight averaging, GradNorm.
+
+f_t is a task's fixed weight ([`TaskSpec.weight`]) and L_t its loss times f_t. A loss of exactly 0 says that no pixel of the task
+was known in the batch: it moves nothing. Losses are averaged over the micro-batches and processes that know the task, so that
+every process computes the same weights.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from mult_hf.model.tasks import TaskSpec
+
+from .base import TaskWeighting, refuse_engines
+
+
+class _ObservingWeighting(TaskWeighting, ABC):
+    """A weighting that learns from the losses: sums them on the device, and looks at them once an optimizer step."""
+
+    def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module) -> None:
+        super().__init__(name, specs, model)
+        self._sums: Tensor | None = None  # (statistics, tasks) since the last optimizer step
+
+    def _observe(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> None:
+        statistics = self._statistics(losses, features, accelerator)
+        self._sums = statistics if self._sums is None else self._sums + statistics
+
+    def _statistics(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+        """(statistics, tasks) sums of a micro-batch: L_t, and 1 where it is known."""
+        nothing = torch.zeros((), device=accelerator.device)
+        values = torch.stack([self.fixed[task] * losses[task].detach().float() if task in losses else nothing for task in self.fixed])
+        return torch.stack([values, (values != 0).float()])
+
+    def _update(self, accelerator: Accelerator) -> None:
+        sums, self._sums = accelerator.reduce(self._sums, "sum").double().cpu(), None
+        rows = dict(zip(self.fixed, sums.T.tolist()))
+        self._learn({task: statistics for task, statistics in rows.items() if statistics[1]})
+
+    @abstractmethod
+    def _learn(self, sums: Mapping[str, list[float]]) -> None:
+        """Move the weights by the sums of `_statistics` over micro-batches and processes, for the tasks that any of them knows."""
+
+
+class _LogFactors:
+    """Numbers v_t, 0 at first, that Adam moves; each task's own, so that those without a gradient stay."""
+
+    def __init__(self, tasks: Sequence[str], learning_rate: float) -> None:
+        self.values = {task: torch.zeros((), dtype=torch.float64, requires_grad=True) for task in tasks}
+        self.optimizer = torch.optim.Adam(self.values.values(), lr=learning_rate)
+
+    def step(self, gradients: Mapping[str, float]) -> None:
+        for task, value in self.values.items():
+            value.grad = torch.tensor(gradients[task], dtype=torch.float64) if task in gradients else None
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": {task: value.item() for task, value in self.values.items()}, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for task, value in self.values.items():
+            value.data.fill_(state["values"][task])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class UncertaintyWeighting(_ObservingWeighting):
+    """Kendall et al. (https://arxiv.org/abs/1705.07115, section 3.2): a learnt log-variance s_t for each task.
+
+    total = sum_t exp(-s_t) L_t + s_t / 2,      d total / d s_t = 1/2 - exp(-s_t) L_t
+
+    For a constant loss the best s_t is log(2 L_t), where every task contributes 1/2. The paper halves the first term for
+    regression, which moves s_t by log 2 and nothing else; without it, s_t = 0 starts every task at its fixed weight. The paper
+    learns s_t with the network's optimizer; here Adam of its own does, at a constant rate. The returned total is without s_t / 2.
+
+    Args:
+        name: see [`TaskWeighting`], also for `specs` and `model`.
+        learning_rate: of the log-variances.
+    """
+
+    def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *, learning_rate: float = 0.01) -> None:
+        super().__init__(name, specs, model)
+        self._log_variances = _LogFactors(list(specs), learning_rate)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """f_t exp(-s_t)."""
+        return {task: weight * math.exp(-self._log_variances.values[task].item()) for task, weight in self.fixed.items()}
+
+    def _learn(self, sums: Mapping[str, list[float]]) -> None:
+        variances = self._log_variances.values
+        self._log_variances.step({task: 0.5 - math.exp(-variances[task].item()) * loss / count for task, (loss, count) in sums.items()})
+
+    def _state(self) -> dict[str, Any]:
+        return {"log_variances": self._log_variances.state_dict()}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self._log_variances.load_state_dict(state["log_variances"])
+
+
+class DynamicWeightAveraging(_ObservingWeighting):
+    """Dynamic weight average of MTAN (https://arxiv.org/abs/1803.10704): tasks whose loss falls slowly weigh more.
+
+    factor_t = K softmax_t(r_t / temperature),      r_t = mean L_t of the last period / mean L_t of the period before
+
+    for K tasks. Like the paper's in its first two epochs, r_t is 1 until a task has two periods; one in which no pixel of the
+    task was known does not count. The paper's period is an epoch.
+
+    Args:
+        name: see [`TaskWeighting`], also for `specs` and `model`.
+        period: optimizer steps over which losses are averaged; batches should show most of what the data hold by then.
+        temperature: the larger, the more equal; 2 in the paper.
+
+    Raises:
+        ValueError: if one of them is not positive.
+    """
+
+    def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *, period: int = 100, temperature: float = 2.0) -> None:
+        super().__init__(name, specs, model)
+        if period < 1 or not temperature > 0:
+            raise ValueError(f"dwa has period {period} and temperature {temperature}; give at least 1 step and a temperature above 0")
+        self.period = period
+        self.temperature = temperature
+        self._steps = 0  # of the current period
+        self._losses: dict[str, list[float]] = {task: [] for task in specs}  # one a step of the current period
+        self._averages: dict[str, list[float]] = {task: [] for task in specs}  # of the last two periods, older first
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """f_t times the factor."""
+        ratios = [averages[1] / averages[0] if len(averages) == 2 else 1.0 for averages in self._averages.values()]
+        shares = torch.softmax(torch.tensor(ratios, dtype=torch.float64) / self.temperature, dim=0)
+        factors = (len(self.fixed) * shares).tolist()
+        return {task: weight * factor for (task, weight), factor in zip(self.fixed.items(), factors)}
+
+    def _learn(self, sums: Mapping[str, list[float]]) -> None:
+        for task, (loss, count) in sums.items():
+            self._losses[task].append(loss / count)
+        self._steps += 1
+        if self._steps < self.period:
+            return
+        for task, losses in self._losses.items():
+            if losses:
+                self._averages[task] = [*self._averages[task], sum(losses) / len(losses)][-2:]
+        self._steps, self._losses = 0, {task: [] for task in self.fixed}
+
+    def _state(self) -> dict[str, Any]:
+        return {"steps": self._steps, "losses": self._losses, "averages": self._averages}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self._steps, self._losses, self._averages = state["steps"], state["losses"], state["averages"]
+
+
+class GradNormWeighting(_ObservingWeighting):
+    """GradNorm (https://arxiv.org/abs/1711.02257, algorithm 1): factors w_t such that all tasks train at similar rates.
+
+    G_t = w_t ||dL_t / d features||,   r_t = (L_t / L_t at first) / mean of these over the tasks,
+    minimise over w: sum_t |G_t - mean(G) r_t^alpha|, the second term held constant; then rescale so that sum_t w_t stays.
+
+    Two differences. The paper takes gradients with respect to the weights of the last shared layer; here all tasks read all
+    the encoder's feature maps, so these stand in for it, at the price of one more pass through the decoders. And log w_t is
+    learnt instead of w_t: a step changes a weight by a share of itself, and none can become negative.
+
+    Args:
+        name: see [`TaskWeighting`], also for `specs` and `model`.
+        alpha: how strongly slow tasks are pushed; 0 makes all gradients equal. 1.5 for NYUv2 in the paper, 0.12 for its toy.
+        learning_rate: of log w_t, by Adam.
+    """
+
+    reads_features = True
+
+    def __init__(
+        self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *, alpha: float = 1.5, learning_rate: float = 0.025
+    ) -> None:
+        super().__init__(name, specs, model)
+        self.alpha = alpha
+        self._log_factors = _LogFactors(list(specs), learning_rate)
+        self._first_losses: dict[str, float] = {}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """f_t w_t."""
+        return {task: weight * math.exp(self._log_factors.values[task].item()) for task, weight in self.fixed.items()}
+
+    def _statistics(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+        """As above, and the squared norm of L_t's gradient."""
+        refuse_engines(self.name, accelerator)
+        edges = _edges(features)
+        statistics = super()._statistics(losses, features, accelerator)
+        squares = torch.zeros_like(statistics[0])
+        for row, task in enumerate(self.fixed):
+            if task in losses:
+                squares[row] = self.fixed[task] ** 2 * _squared_gradient(task, losses[task], edges)
+        return torch.cat([statistics, squares[None]])
+
+    def _learn(self, sums: Mapping[str, list[float]]) -> None:
+        factors = {task: math.exp(value.item()) for task, value in self._log_factors.values.items()}
+        rates, norms = {}, {}
+        for task, (loss, count, square) in sums.items():
+            rates[task] = loss / count / self._first_losses.setdefault(task, loss / count)
+            norms[task] = factors[task] * math.sqrt(square) / count  # of the mean of all losses that know the task
+        if len(norms) < 2:
+            return  # a task has only itself to be compared with
+        mean_rate, mean_norm = sum(rates.values()) / len(rates), sum(norms.values()) / len(norms)
+        excess = {task: norm - mean_norm * (rates[task] / mean_rate) ** self.alpha for task, norm in norms.items()}
+        # d |G - target| / d log w = sign(G - target) G
+        self._log_factors.step({task: math.copysign(norms[task], excess[task]) if excess[task] else 0.0 for task in norms})
+        self._rescale(norms, sum(factors[task] for task in norms))
+
+    @torch.no_grad()
+    def _rescale(self, tasks: Mapping[str, float], total: float) -> None:
+        """Let the factors of these tasks add up to `total` again."""
+        values = self._log_factors.values
+        shift = math.log(total / sum(math.exp(values[task].item()) for task in tasks))
+        for task in tasks:
+            values[task] += shift
+
+    def _state(self) -> dict[str, Any]:
+        return {"log_factors": self._log_factors.state_dict(), "first_losses": self._first_losses}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self._log_factors.load_state_dict(state["log_factors"])
+        self._first_losses = state["first_losses"]
+
+
+def _edges(features: Sequence[Tensor]) -> list[GradientEdge]:
+    """Where the features lie in the graph.
+
+    In mixed precision Accelerate returns float32 copies of what a model returns; the losses come from the originals, one node
+    before these.
+    """
+    edges = [get_gradient_edge(maps) for maps in features if maps.requires_grad]
+    if not edges:
+        raise ValueError(
+            f"gradnorm got {len(features)} feature maps, none of which needs a gradient; call the model with output_hidden_states=True, "
+            "and do not freeze the encoder"
+        )
+    return [GradientEdge(*edge.node.next_functions[0]) if edge.node.name().startswith("ToCopy") else edge for edge in edges]
+
+
+def _squared_gradient(task: str, loss: Tensor, edges: Sequence[GradientEdge]) -> Tensor:
+    gradients = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
+    squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+    if not squares:
+        raise ValueError(
+            f"the loss of {task!r} does not depend on the feature maps that came; pass outputs.hidden_states of the same forward pass "
+            "(DistributedDataParallel with find_unused_parameters=True replaces them: switch that off)"
+        )
+    return torch.stack(squares).sum()

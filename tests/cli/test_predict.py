@@ -1,0 +1,298 @@
+"""Proves that the prediction script writes what the model predicts, once, whatever breaks or is interrupted, in any number of processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from examples import predict as script
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf.inference.output import load_stored_forms, precision, read_map
+from mult_hf.inference.predictor import TestTimeAugmentation, predict
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 40
+TASKS = ["segmentation", "depth", "normals", {"name": "curvature", "kind": "regression", "channels": 2}]  # the last is of no module
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    model = tiny_model(tasks=TASKS)
+    model.save_pretrained(tmp_path / "model")
+    MulTImageProcessor(size={"height": SIZE, "width": SIZE}, tasks=model.config.tasks).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def save_photos(directory, *names, size=(60, 50)):
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), np.uint8)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(directory / name)
+    return directory
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return save_photos(tmp_path / "photos", "a/x.png", "b/x.png", "b/x.jpg")
+
+
+@pytest.fixture
+def run(model, tmp_path, capsys):
+    """Run the script in this process; returns its exit status and what it printed."""
+
+    def start(*flags, output="out"):
+        words = ["--model", model, "--output_dir", tmp_path / output, "--cpu_threads", 1, *flags]
+        status = script.main([*map(str, words)])
+        return status, capsys.readouterr().out
+
+    return start
+
+
+def contents(directory):
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def assert_predicted(directory, name, path, model_directory, augmentation=None, **size):
+    """The stored maps of a photo are what processor, model and `post_process` make of it, within their precision."""
+    model = MulTForMultiTaskDensePrediction.from_pretrained(model_directory).eval()
+    processor = MulTImageProcessor.from_pretrained(model_directory, **size)
+    picture = Image.open(path)
+    outputs = predict(model, processor(picture, return_tensors="pt")["pixel_values"], augmentation)
+    (maps,) = processor.post_process(outputs, [(picture.height, picture.width)])
+    for task, entry in load_stored_forms(directory).items():
+        (stored,) = (directory / "maps" / task).glob(f"{name}.*")
+        read = read_map(stored, entry)
+        expected = maps[task]["prediction"].numpy().reshape(read.shape)
+        np.testing.assert_allclose(read, expected, atol=precision(entry) + 1e-5, rtol=1e-4)
+
+
+# --- what is written
+
+
+def test_every_photo_gets_the_models_maps_at_its_own_size(run, photos, model, tmp_path):
+    """Of six tasks' kinds and one that no module knows; files of equal stems do not meet."""
+    status, _ = run("--inputs", photos, "--batch_size", 2)
+    assert status == 0
+    for name in ("a/x.png", "b/x.png", "b/x.jpg"):
+        assert_predicted(tmp_path / "out", name, photos / name, model)
+        with Image.open(tmp_path / "out/panels" / f"{name}.jpg") as panel:
+            assert panel.width > 5 * 200, "the photo and four maps"
+    assert len(contents(tmp_path / "out")) == 1 + 3 * 5
+
+
+def test_the_mirrored_photo_is_averaged_in(run, photos, model, tmp_path):
+    run("--inputs", photos / "a", "--flip")
+    assert_predicted(tmp_path / "out", "x.png", photos / "a/x.png", model, TestTimeAugmentation(flip=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["48"], {"size": {"height": 48, "width": 48}}),
+        (["48", "72"], {"size": {"height": 48, "width": 72}}),
+        (["own"], {"do_resize": False}),
+    ],
+)
+def test_photos_are_seen_at_the_size_asked_for(run, photos, model, tmp_path, words, size):
+    run("--inputs", photos / "a", "--image_size", *words)
+    assert_predicted(tmp_path / "out", "x.png", photos / "a/x.png", model, **size)
+
+
+def test_photos_of_several_sizes_are_seen_as_they_are(run, model, tmp_path):
+    folder = save_photos(tmp_path / "photos", "1.png", "3.png", size=(60, 50))
+    save_photos(folder, "2.png", "4.png", size=(44, 70))
+    run("--inputs", folder, "--image_size", "own", "--batch_size", 2)
+    for number in range(1, 5):
+        assert_predicted(tmp_path / "out", f"{number}.png", folder / f"{number}.png", model, do_resize=False)
+
+
+def test_a_photo_smaller_than_a_tile_is_predicted_as_it_is_and_a_larger_one_in_tiles(run, model, tmp_path):
+    folder = save_photos(tmp_path / "photos", "small.png", size=(60, 50))
+    save_photos(folder, "large.png", size=(200, 90))
+    status, _ = run("--inputs", folder, "--tile", 64)
+    assert status == 0
+    assert_predicted(tmp_path / "out", "small.png", folder / "small.png", model, do_resize=False)
+    depth = read_map(tmp_path / "out/maps/depth/large.png.png", load_stored_forms(tmp_path / "out")["depth"])
+    assert depth.shape == (1, 90, 200)
+    with pytest.raises(AssertionError):
+        assert_predicted(tmp_path / "out", "large.png", folder / "large.png", model, do_resize=False)
+
+
+def test_only_the_tasks_asked_for_are_there(run, photos, tmp_path):
+    run("--inputs", photos, "--tasks", "depth", "--no_panels")
+    assert {name.split("/")[1] for name in contents(tmp_path / "out") if "/" in name} == {"depth"}
+
+
+def test_rows_of_a_data_set_are_predicted_and_their_results_are_a_data_set_again(run, photos, tmp_path):
+    """What a first run keeps with its photos is what a second one takes."""
+    run("--inputs", photos, "--keep_images")
+    status, _ = run("--dataset", tmp_path / "out", "--split", "train", output="again")
+    assert status == 0
+    names = [name for name in contents(tmp_path / "again") if name.startswith("maps/depth")]
+    assert sorted(names) == [f"maps/depth/00000{n}-{text}.png" for n, text in enumerate(("a_x.png", "b_x.jpg", "b_x.png"))]
+    first = contents(tmp_path / "out")["maps/depth/a/x.png.png"]
+    assert contents(tmp_path / "again")["maps/depth/000000-a_x.png.png"] == first
+
+
+def test_frames_of_a_video_are_predicted(run, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height = 64, 48
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    status, _ = run("--inputs", tmp_path / "clip.mp4", "--frame_step", 2, "--tasks", "depth", "--no_panels")
+    assert status == 0
+    assert set(contents(tmp_path / "out")) == {"README.md", "maps/depth/clip.mp4/000000.png", "maps/depth/clip.mp4/000002.png"}
+
+
+# --- what breaks
+
+
+def test_broken_photos_are_listed_at_the_end_and_the_rest_is_done(run, photos, tmp_path):
+    whole = (photos / "b/x.png").read_bytes()
+    (photos / "b/cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "words.jpg").write_text("no picture")
+    (photos / "empty.png").write_bytes(b"")
+    status, printed = run("--inputs", photos)
+    assert status == 1
+    lines = printed.splitlines()
+    assert [line.split(":")[1].strip() for line in lines[:-1]] == ["b/cut.png", "empty.png", "words.jpg"]
+    assert all(line.startswith("not predicted: ") for line in lines[:-1])
+    assert lines[-1].endswith("3 could not be read")
+    assert len([name for name in contents(tmp_path / "out") if name.startswith("maps/depth/")]) == 3
+
+
+def test_a_photo_that_is_too_small_for_the_model_is_listed(run, tmp_path):
+    folder = save_photos(tmp_path / "photos", "tiny.png", size=(31, 60))
+    status, printed = run("--inputs", folder, "--image_size", "own")
+    assert status == 1
+    assert "31 x 60 pixels are too small for the model, which needs 32; give --image_size" in printed
+    assert run("--inputs", folder, output="resized")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--inputs is None, --dataset is None; give one of the two"),
+        (["--inputs", "x", "--dataset", "y"], "give one of the two"),
+        (["--inputs", "x", "--image_size", "31"], r"--image_size is \['31'\]; give a side"),
+        (["--inputs", "x", "--image_size", "big"], r"--image_size is \['big'\]; give a side"),
+        (["--inputs", "x", "--frame_step", "0"], "--frame_step is 0; it must be at least 1"),
+        (["--inputs", "x", "--tasks", "dept"], r"--tasks has \['dept'\]; .* has \['segmentation', 'depth'"),
+        (["--inputs", "no/such/file"], "no/such/file does not exist"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(run, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run(*flags)
+    assert not (tmp_path / "out").exists()
+
+
+# --- again
+
+
+def test_what_is_finished_is_not_done_again_and_what_is_new_or_missing_is(run, photos, tmp_path):
+    run("--inputs", photos)
+    before = contents(tmp_path / "out")
+    times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before}
+    (tmp_path / "out/maps/depth/b/x.png.png").unlink()
+    save_photos(photos, "a/y.png")
+    status, _ = run("--inputs", photos)
+    assert status == 0
+    after = contents(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+    assert {name.split("/", 2)[-1] for name in after.keys() - before.keys()} >= {"a/y.png.png"}
+    kept = [name for name in before if "b/x.png" not in name]
+    assert len(kept) == 11
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in kept} == {name: times[name] for name in kept}
+
+
+def test_other_weights_are_refused_until_overwriting_is_asked_for(run, photos, model, tmp_path):
+    run("--inputs", photos)
+    before = contents(tmp_path / "out")
+    trained = MulTForMultiTaskDensePrediction.from_pretrained(model)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.1)
+    trained.save_pretrained(model)
+    with pytest.raises(ValueError, match=r"differ in \['weights'\].*--overwrite"):
+        run("--inputs", photos)
+    assert contents(tmp_path / "out") == before
+    run("--inputs", photos, "--overwrite")
+    after = contents(tmp_path / "out")
+    assert after.keys() == before.keys()
+    assert after["maps/normals/a/x.png.png"] != before["maps/normals/a/x.png.png"]
+
+
+@pytest.mark.parametrize("flags", [["--flip"], ["--tile", "64"], ["--image_size", "own"], ["--tasks", "depth"]])
+def test_results_made_in_another_way_are_not_mixed_in(run, photos, flags):
+    run("--inputs", photos, "--no_panels")
+    with pytest.raises(ValueError, match=r"holds results that differ in .*--overwrite"):
+        run("--inputs", photos, "--no_panels", *flags)
+
+
+def test_photos_of_another_folder_do_not_pass_for_those_that_are_done(run, photos):
+    run("--inputs", photos / "a")
+    with pytest.raises(ValueError, match=r"differ in \['names_below'\]"):
+        run("--inputs", photos / "b")
+
+
+def test_results_below_the_photos_are_not_taken_for_photos(run, photos):
+    for _ in range(2):
+        assert run("--inputs", photos, output="photos/out")[0] == 0
+    assert len([name for name in contents(photos / "out") if name.startswith("panels/")]) == 3
+
+
+def start_process(*words, processes=None):
+    launcher = [] if processes is None else ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--cpu"]
+    command = [sys.executable, *launcher, str(ROOT / "examples/predict.py"), *map(str, words)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_files(run, model, tmp_path):
+    """Kill -9 while photos are being written; batches of one, since rounding may depend on what else is in a batch."""
+    folder = save_photos(tmp_path / "photos", *(f"{number:03d}.png" for number in range(200)))
+    flags = ["--inputs", folder, "--batch_size", 1]
+    process = start_process("--model", model, "--output_dir", tmp_path / "killed", "--cpu_threads", 1, *flags)
+    while len(list((tmp_path / "killed").glob("panels/*.jpg"))) < 20:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = list((tmp_path / "killed").glob("panels/*.jpg"))
+    assert 20 <= len(done) < 200, "the premise: it was killed on its way"
+    times = {path: path.stat().st_mtime_ns for path in done}
+    assert run(*flags, output="killed")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == times
+    run(*flags, output="whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_write_each_file_once_and_list_every_broken_photo(run, model, tmp_path):
+    folder = save_photos(tmp_path / "photos", *(f"{number:03d}.png" for number in range(11)))
+    for name in ("004", "007"):
+        (folder / f"{name}.png").write_text("no picture")
+    flags = ["--inputs", folder, "--batch_size", 1, "--keep_images"]
+    process = start_process("--model", model, "--output_dir", tmp_path / "two", "--cpu_threads", 1, *flags, processes=2)
+    printed = process.communicate()[0]
+    assert process.returncode == 1
+    assert printed.count("not predicted: 004.png") == printed.count("not predicted: 007.png") == printed.count("written to") == 1
+    run(*flags, output="one")
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_task_that_is_registered_nowhere_is_stored_by_its_entry(model):
+    """The premise of the tests above."""
+    assert TaskSpec.from_dict(TASKS[-1]) in MulTForMultiTaskDensePrediction.from_pretrained(model).config.task_specs.values()

@@ -1,0 +1,495 @@
+"""Proves that each reader turns a download in its exact layout into maps of the right unit, and names every file it cannot trust."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow.parquet import ParquetFile
+
+from mult_hf.data.benchmarks import cocodoom, nyuv2, reading, replica, taskonomy
+from mult_hf.data.benchmarks.cocodoom import CocoDoomReader
+from mult_hf.data.benchmarks.nyuv2 import NYUDMTReader, NYULabeledReader, open_nyuv2
+from mult_hf.data.benchmarks.reading import ReadError, convert, load_splits
+from mult_hf.data.benchmarks.replica import ReplicaReader
+from mult_hf.data.benchmarks.taskonomy import TaskonomyReader
+from mult_hf.data.schema import load_task_entries
+from mult_hf.model.tasks import IGNORE_INDEX, resolve_tasks
+
+HEIGHT, WIDTH = 48, 64
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        Image.fromarray(array).save(path)
+    return path
+
+
+def filled(value, dtype, channels: int = 0) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, channels) if channels else (HEIGHT, WIDTH), value, dtype)
+
+
+def photo(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def decoded(reader, sample: dict) -> dict[str, np.ndarray]:
+    """Targets of a sample, decoded by nothing but the entries that the reader hands out."""
+    specs = resolve_tasks(reader.task_entries())
+    return {task: spec.decode(np.asarray(sample[task])) for task, spec in specs.items() if sample[task] is not None}
+
+
+# --- Taskonomy -----------------------------------------------------------------------------------------------------------------
+
+
+def taskonomy_maps() -> dict[str, tuple[str, np.ndarray]]:
+    """Folder -> (domain in the file name, map). Known values by hand: 1024 is 2 m, 65535 a hole, 9000 too far to trust."""
+    depth = filled(1024, np.uint16)
+    depth[0, 0], depth[0, 1] = 65535, 9000
+    normal = filled(127, np.uint8, 3)
+    normal[..., 2] = 0  # z into the scene is stored at 255: 0 faces the camera
+    classes = filled(1, np.uint8)
+    classes[0, 0], classes[0, 1] = 0, 17
+    return {
+        "rgb": ("rgb", photo()),
+        "depth_zbuffer": ("depth_zbuffer", depth),
+        "depth_euclidean": ("depth_euclidean", filled(1536, np.uint16)),
+        "normal": ("normal", normal),
+        "keypoints2d": ("keypoints2d", filled(655, np.uint16)),
+        "edge_texture": ("edge_texture", np.where(np.arange(WIDTH) < 9, 65535, 8192).astype(np.uint16) * np.ones((HEIGHT, 1), np.uint16)),
+        "edge_occlusion": ("edge_occlusion", filled(32768, np.uint16)),
+        "reshading": ("reshading", filled(51, np.uint8, 3)),
+        "principal_curvature": ("principal_curvature", filled(127, np.uint8, 3)),
+        "segment_semantic": ("segmentsemantic", classes),
+    }
+
+
+def write_taskonomy(root: Path, buildings=("ihlen",), layout="{folder}/{building}", views=(0,)) -> Path:
+    for building in buildings:
+        for folder, (domain, array) in taskonomy_maps().items():
+            for view in views:
+                name = f"point_12_view_{view}_domain_{domain}.png"
+                save(root / layout.format(folder=folder, building=building) / name, array)
+    return root
+
+
+LAYOUTS = ["{folder}/{building}", "{building}_{folder}/{folder}", "{building}/{folder}", "{folder}/taskonomy/{building}"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_taskonomy_decodes_to_the_unit_in_every_tree(tmp_path, layout):
+    reader = TaskonomyReader(write_taskonomy(tmp_path, layout=layout), split="test")
+    (sample,) = reader
+    maps = decoded(reader, sample)
+
+    assert sample["id"] == "ihlen/point_12_view_0"
+    assert np.array_equal(np.asarray(sample["image"]), photo())
+    assert maps["depth"][0, 5, 5] == 2.0
+    assert np.isnan(maps["depth"][0, 0, :2]).all(), "a hole, and a depth beyond 16 m"
+    assert maps["depth_euclidean"][0, 5, 5] == 3.0
+    np.testing.assert_allclose(maps["normals"][:, 5, 5], [0, 0, 127 / 127.5], atol=1e-6)
+    assert np.isnan(maps["normals"][:, 0, 0]).all(), "no normal where the depth has a hole"
+    assert np.isfinite(maps["normals"][:, 0, 1]).all(), "far depth is noise, but the normal is there"
+    np.testing.assert_allclose(maps["reshading"][0, 5, 5], 0.2, atol=1e-6)
+    np.testing.assert_allclose(maps["edge_occlusion"][0, 5, 5], 0.5, atol=1e-5)
+    np.testing.assert_allclose(maps["principal_curvature"][:, 5, 5], [0, 0], atol=1e-6)
+    assert maps["segmentation"][5, 5] == 0
+    assert maps["segmentation"][0, 0] == IGNORE_INDEX, "0 is uncertain"
+    assert resolve_tasks(reader.task_entries())["segmentation"].class_names[maps["segmentation"][0, 1]] == "vase"
+
+
+def test_all_distances_of_taskonomy_are_divided_by_the_zoom(tmp_path):
+    specs = resolve_tasks(TaskonomyReader(write_taskonomy(tmp_path), split="test").task_entries())
+    assert {task: spec.zoom_exponent for task, spec in specs.items() if spec.unit == "m"} == {"depth": -1, "depth_euclidean": -1}
+
+
+def test_taskonomy_heat_maps_have_the_gains_of_the_derivations_and_are_clamped_at_one(tmp_path):
+    reader = TaskonomyReader(write_taskonomy(tmp_path), split="test", tasks=["edges2d", "keypoints2d"])
+    maps = decoded(reader, next(iter(reader)))
+    np.testing.assert_allclose(maps["edges2d"][0, 5, 0], 1.0, atol=1e-4)  # stored 1.0, clamped at 0.25
+    np.testing.assert_allclose(maps["edges2d"][0, 5, 20], 4 * 8192 / 65535, atol=1e-6)
+    np.testing.assert_allclose(maps["keypoints2d"][0, 5, 5], 20 * 655 / 65535, atol=1e-6)
+
+
+def test_tasks_select_columns_and_lists_select_buildings(tmp_path):
+    root = write_taskonomy(tmp_path, buildings=["ihlen", "mcdade", "hanson"], views=[10, 2])
+    reader = TaskonomyReader(root, split="test", tasks=["depth"])
+    samples = list(reader)
+    stems = ["point_12_view_2", "point_12_view_10"]
+    assert [sample["id"] for sample in samples] == [f"{building}/{stem}" for building in ("ihlen", "mcdade") for stem in stems]
+    assert set(samples[0]) == {"id", "image", "depth"}
+    assert TaskonomyReader(root, split="test", without=["ihlen"]).shards == ["mcdade"]
+
+
+def test_edges_that_were_not_downloaded_follow_from_the_image_but_normals_do_not(tmp_path):
+    for folder in ("rgb", "depth_zbuffer"):
+        domain, array = taskonomy_maps()[folder]
+        save(tmp_path / folder / "ihlen" / f"point_1_view_0_domain_{domain}.png", array)
+    reader = TaskonomyReader(tmp_path, split="test")
+    assert reader.tasks == ["depth", "keypoints2d", "edges2d"]
+    edges = decoded(reader, next(iter(reader)))["edges2d"]
+    assert edges.shape == (1, HEIGHT, WIDTH)
+    assert 0 <= edges.min() < edges.max() <= 1.001
+    with pytest.raises(ValueError, match="has no normals, and it does not follow"):
+        TaskonomyReader(tmp_path, split="test", tasks=["normals"])
+
+
+# --- What must not be read silently --------------------------------------------------------------------------------------------
+
+
+def break_truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def break_bit_depth(path: Path) -> None:
+    Image.fromarray((np.asarray(Image.open(path)) // 256).astype(np.uint8)).save(path)
+
+
+BREAKS = {"broken file": break_truncated, "wrong bit depth": break_bit_depth, "missing file": Path.unlink}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_bad_map_is_named_or_counted(tmp_path, kind, caplog):
+    root = write_taskonomy(tmp_path, views=[0, 1])
+    bad = root / "edge_occlusion" / "ihlen" / "point_12_view_1_domain_edge_occlusion.png"
+    BREAKS[kind](bad)
+    tasks = ["depth", "edge_occlusion"]
+
+    with pytest.raises(ReadError) as raised:
+        list(TaskonomyReader(root, split="test", tasks=tasks))
+    assert raised.value.kind == kind
+    assert str(bad) in str(raised.value)
+    assert "uint16" in str(raised.value) or "download it again" in str(raised.value)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value), "it comes through from a loader's worker"
+
+    reader = TaskonomyReader(root, split="test", tasks=tasks, on_error="skip")
+    samples = list(reader)
+    assert [sample["edge_occlusion"] is None for sample in samples] == [False, True]
+    assert all(sample["depth"] is not None for sample in samples)
+    assert reader.report.problems == {kind: 1}
+    assert str(bad) in caplog.text, "the report at the end names it"
+
+
+def test_a_sample_without_its_image_is_left_out_and_counted(tmp_path):
+    root = write_taskonomy(tmp_path, views=[0, 1])
+    break_truncated(root / "rgb" / "ihlen" / "point_12_view_0_domain_rgb.png")
+    reader = TaskonomyReader(root, split="test", on_error="skip")
+    assert [sample["id"] for sample in reader] == ["ihlen/point_12_view_1"]
+    assert (reader.report.samples, reader.report.problems) == (1, {"broken file": 1})
+
+
+def test_wrong_arguments_are_refused_with_the_allowed_ones(tmp_path):
+    write_taskonomy(tmp_path)
+    with pytest.raises(ValueError, match="'trian' is not known; allowed: train"):
+        TaskonomyReader(tmp_path, split="trian")
+    with pytest.raises(ValueError, match="'huge' is not known; Taskonomy has tiny"):
+        TaskonomyReader(tmp_path, subset="huge")
+    with pytest.raises(ValueError, match="allowed: raise, skip"):
+        TaskonomyReader(tmp_path, split="test", on_error="ignore")
+    with pytest.raises(ValueError, match=r"none of the 25 buildings of tiny/train \(hanson"):
+        TaskonomyReader(tmp_path, split="train")
+    with pytest.raises(ValueError, match="does not exist; download Taskonomy"):
+        TaskonomyReader(tmp_path / "nowhere")
+
+
+# --- datasets, conversion and the command line -----------------------------------------------------------------------------------
+
+
+def test_iterable_dataset_has_a_shard_a_building_and_reads_lazily(tmp_path):
+    root = write_taskonomy(tmp_path, buildings=["ihlen", "mcdade"])
+    break_truncated(root / "rgb" / "mcdade" / "point_12_view_0_domain_rgb.png")
+    dataset = TaskonomyReader(root, split="test", tasks=["depth"]).to_iterable_dataset()
+    assert dataset.num_shards == 2
+    assert np.asarray(next(iter(dataset))["depth"]).dtype == np.uint16, "the broken second building was not opened"
+    with pytest.raises(ReadError, match="mcdade"):
+        list(dataset)
+
+
+def test_conversion_gives_the_same_targets_back_through_load_dataset(tmp_path):
+    from datasets import load_dataset
+
+    root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade", "wiconisco"])
+    (root / "reshading" / "mcdade" / "point_12_view_0_domain_reshading.png").unlink()
+    reader = TaskonomyReader(root, split="test", on_error="skip")
+    convert(reader, tmp_path / "out")
+    assert reader.report.problems == {"missing file": 1}
+    convert(TaskonomyReader(root, split="val", on_error="skip"), tmp_path / "out")
+
+    before = decoded(reader, next(iter(reader)))
+    own_bytes = (root / "depth_zbuffer" / "ihlen" / "point_12_view_0_domain_depth_zbuffer.png").read_bytes()
+    shutil.rmtree(root)  # what is written must not lean on the download
+
+    assert load_task_entries(tmp_path / "out") == reader.task_entries()
+    loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in loaded.items()} == {"validation": 1, "test": 2}
+    assert loaded["test"][1]["reshading"] is None
+    after = decoded(reader, loaded["test"][0])
+    assert set(before) == set(after) == set(reader.tasks)
+    for task in before:
+        np.testing.assert_array_equal(before[task], after[task], err_msg=task)
+    assert loaded["test"].with_format("arrow")[0]["depth"][0]["bytes"].as_py() == own_bytes, "pictures are copied, not coded again"
+
+
+def test_conversion_streams_and_refuses_to_mix_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "ROWS_IN_MEMORY", 2)
+    root = write_taskonomy(tmp_path / "in", views=range(7))
+    convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    (path,) = (tmp_path / "out" / "data").glob("*.parquet")
+    assert ParquetFile(path).num_row_groups >= 3, "rows were written while the rest was still to be read"
+    with pytest.raises(ValueError, match="lists other task entries"):
+        convert(TaskonomyReader(root, split="test", tasks=["normals"]), tmp_path / "out")
+    write_taskonomy(root, buildings=["mcdade"])
+    with pytest.raises(ValueError, match="is of another conversion than test-00000-of-00002"):
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+
+
+def test_an_interrupted_conversion_goes_on_and_never_leaves_half_a_file(tmp_path):
+    root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "muleshoe"])
+    bad = root / "rgb" / "muleshoe" / "point_12_view_0_domain_rgb.png"
+    whole = bad.read_bytes()
+    break_truncated(bad)
+    with pytest.raises(ReadError):
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    (first,) = (tmp_path / "out" / "data").glob("*.parquet")
+    written = first.stat().st_mtime_ns
+
+    bad.write_bytes(whole)
+    convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    assert sorted(path.suffix for path in (tmp_path / "out" / "data").iterdir()) == [".parquet", ".parquet"]
+    assert first.stat().st_mtime_ns == written
+
+
+def test_command_reports_and_fails_when_something_is_wrong(tmp_path, capsys):
+    root = write_taskonomy(tmp_path)
+    arguments = [str(root), "--split", "test", "--tasks", "depth", "reshading"]
+    assert reading.run_command(TaskonomyReader, taskonomy.OPTIONS, arguments) == 0
+    assert "Taskonomy test, depth, reshading: 1 samples, no problems" in capsys.readouterr().out
+    break_bit_depth(root / "depth_zbuffer" / "ihlen" / "point_12_view_0_domain_depth_zbuffer.png")
+    assert reading.run_command(TaskonomyReader, taskonomy.OPTIONS, [*arguments, "--on_error", "skip"]) == 1
+    assert "1 x wrong bit depth" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        reading.run_command(TaskonomyReader, taskonomy.OPTIONS, arguments)
+    assert "expected uint16" in capsys.readouterr().err
+
+
+def test_push_uploads_what_conversion_writes(tmp_path, monkeypatch):
+    calls = {}
+
+    class Hub:
+        def create_repo(self, repo_id, **keywords):
+            calls["repo"] = (repo_id, keywords)
+
+        def upload_folder(self, folder_path, **keywords):
+            calls["files"] = sorted(path.name for path in Path(folder_path).rglob("*") if path.is_file())
+
+    monkeypatch.setattr(reading, "HfApi", Hub)
+    reading.push(TaskonomyReader(write_taskonomy(tmp_path), split="test", tasks=["depth"]), "someone/rooms")
+    assert calls["repo"] == ("someone/rooms", {"repo_type": "dataset", "private": True, "exist_ok": True})
+    assert calls["files"] == ["README.md", "test-00000-of-00001.parquet"]
+
+
+# --- Replica -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_replica_is_taskonomys_layout_with_its_own_scenes_and_classes(tmp_path):
+    write_taskonomy(tmp_path, buildings=["room_1", "room_0"])
+    reader = ReplicaReader(tmp_path, split="test")
+    (sample,) = reader
+    assert sample["id"] == "room_1/point_12_view_0"
+    maps, specs = decoded(reader, sample), resolve_tasks(reader.task_entries())
+    assert maps["depth"][0, 5, 5] == 2.0
+    assert specs["segmentation"].class_names[maps["segmentation"][5, 5]] == "backpack"
+    assert len(replica.CLASS_NAMES) == 101
+    lists = load_splits("replica")["fullplus"]
+    assert {split: len(scenes) for split, scenes in lists.items()} == {"train": 10, "validation": 4, "test": 4}
+    assert set(lists["test"]) == {"room_1", "office_2", "frl_apartment_4", "frl_apartment_5"}
+
+
+# --- Official lists ------------------------------------------------------------------------------------------------------------------
+
+
+def test_official_lists_have_the_published_sizes_and_do_not_overlap():
+    lists = load_splits("taskonomy")
+    assert {split: len(names) for split, names in lists["tiny"].items()} == {"train": 25, "validation": 5, "test": 5}
+    assert set(lists["tiny"]["test"]) == {"ihlen", "muleshoe", "uvalda", "noxapater", "mcdade"}
+    assert set(lists["tiny"]["validation"]) == {"wiconisco", "corozal", "collierville", "markleeville", "darden"}
+    for smaller, larger in zip(taskonomy.SUBSETS, taskonomy.SUBSETS[1:]):
+        assert all(set(lists[smaller][split]) <= set(lists[larger][split]) for split in lists[smaller])
+    everything = [building for names in lists["fullplus"].values() for building in names]
+    assert len(everything) == len(set(everything)) == 537
+
+    nyu = load_splits("nyuv2")
+    assert len(nyu["test"]) == len(set(nyu["test"])) == 654 == nyu["images"] - 795
+    raw = [raw_id for raw_ids in nyu["raw_ids_of_class"].values() for raw_id in raw_ids]
+    assert len(raw) == len(set(raw))
+    by_name = dict(zip(nyuv2.CLASS_NAMES, nyu["raw_ids_of_class"].values()))
+    assert [by_name[name] for name in ("wall", "floor", "ceiling", "chair", "person")] == [[21], [11], [4], [5], [331]]
+
+
+# --- NYUv2 ---------------------------------------------------------------------------------------------------------------------------
+
+
+def write_nyud_mt(root: Path) -> Path:
+    classes = filled(1, np.uint8)
+    classes[0, 0], classes[0, 1] = 0, 40
+    depth = filled(2.5, np.float32)
+    depth[0, 0] = 0
+    normals = filled(0, np.float32, 3)
+    normals[...] = [0.0, -1.0, 0.0]  # y down in the files: this is a floor
+    normals[0, 0] = 0
+    for name in ("img_5001", "img_5003"):
+        save(root / "images" / f"{name}.jpg", photo())
+        save(root / "segmentation" / f"{name}.png", classes)
+        save(root / "depth" / f"{name}.npy", depth)
+        save(root / "normals" / f"{name}.npy", normals)
+        save(root / "edge" / f"{name}.npy", filled(1, np.float32))
+    (root / "gt_sets").mkdir()
+    (root / "gt_sets" / "train.txt").write_text("img_5003\n")
+    (root / "gt_sets" / "val.txt").write_text("img_5001\n")
+    return root
+
+
+def test_nyud_mt_decodes_metres_forty_classes_and_unit_normals(tmp_path):
+    reader = open_nyuv2(write_nyud_mt(tmp_path), split="test")
+    assert isinstance(reader, NYUDMTReader)
+    (sample,) = reader
+    maps, specs = decoded(reader, sample), resolve_tasks(reader.task_entries())
+    assert sample["id"] == "img_5001"
+    assert maps["depth"][0, 5, 5] == 2.5
+    assert np.isnan(maps["depth"][0, 0, 0])
+    assert maps["segmentation"][0, 0] == IGNORE_INDEX
+    assert specs["segmentation"].class_names[maps["segmentation"][5, 5]] == "wall"
+    assert specs["segmentation"].class_names[maps["segmentation"][0, 1]] == "otherprop"
+    np.testing.assert_allclose(maps["normals"][:, 5, 5], [0, 1, 0], atol=1e-6)
+    assert np.isnan(maps["normals"][:, 0, 0]).all()
+    assert maps["boundaries"][0, 5, 5] == 1
+    assert np.isnan(maps["reshading"][0, 0, 0]), "no shading where the geometry is unknown"
+    assert set(maps) == set(reader.tasks), "keypoints, edges and reshading are derived"
+    flipped = NYUDMTReader(tmp_path, split="test", tasks=["normals"], normals_signs=(1, 1, 1))
+    np.testing.assert_allclose(decoded(flipped, next(iter(flipped)))["normals"][:, 5, 5], [0, -1, 0], atol=1e-6)
+
+
+def test_normals_that_are_not_unit_are_refused(tmp_path):
+    root = write_nyud_mt(tmp_path)
+    bad = save(root / "normals" / "img_5003.npy", filled(127, np.float32, 3))
+    with pytest.raises(ReadError, match="vectors of length 220, expected 1") as raised:
+        list(NYUDMTReader(root, tasks=["normals"]))
+    assert str(bad) in str(raised.value)
+
+
+@pytest.fixture
+def labeled_mat(tmp_path):
+    """Three images; MATLAB writes (images, channels, width, height) as HDF5 sees it. Number 1 and 2 are of the test list."""
+    h5py = pytest.importorskip("h5py")
+    labels = np.full((3, WIDTH, HEIGHT), 21, np.uint16)
+    labels[:, 0, 0], labels[:, 1, 0] = 0, 894
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = np.stack([photo(seed).transpose(2, 1, 0) for seed in range(3)])
+        file["depths"] = np.full((3, WIDTH, HEIGHT), 3.0, np.float32)
+        file["labels"] = labels
+    return tmp_path
+
+
+def test_labelled_mat_is_turned_the_right_way_and_mapped_to_forty_classes(labeled_mat):
+    reader = open_nyuv2(labeled_mat, split="train")
+    assert isinstance(reader, NYULabeledReader)
+    (sample,) = reader
+    maps, specs = decoded(reader, sample), resolve_tasks(reader.task_entries())
+    assert sample["id"] == "3", "1 and 2 are test images"
+    assert np.array_equal(np.asarray(sample["image"]), photo(2))
+    assert maps["depth"].shape == (1, HEIGHT, WIDTH)
+    assert maps["depth"][0, 5, 5] == 3.0
+    names = specs["segmentation"].class_names
+    assert (names[maps["segmentation"][5, 5]], names[maps["segmentation"][0, 1]]) == ("wall", "otherprop")
+    assert maps["segmentation"][0, 0] == IGNORE_INDEX
+    np.testing.assert_allclose(maps["normals"][:, 20, 20], [0, 0, 1], atol=0.02, err_msg="a wall straight ahead faces the camera")
+    assert [s["id"] for s in open_nyuv2(labeled_mat / "nyu_depth_v2_labeled.mat", split="test", tasks=["depth"])] == ["1", "2"]
+    assert next(iter(pickle.loads(pickle.dumps(reader))))["id"] == "3", "an open reader goes to a loader's worker"
+
+
+def test_half_a_mat_and_a_foreign_directory_are_refused(labeled_mat):
+    path = labeled_mat / "nyu_depth_v2_labeled.mat"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a whole HDF5 file"):
+        open_nyuv2(path)
+    path.unlink()
+    with pytest.raises(ValueError, match="not in the NYUD_MT layout"):
+        open_nyuv2(labeled_mat)
+
+
+# --- CocoDoom ------------------------------------------------------------------------------------------------------------------------
+
+IMAGE_ID = 10**9 + 10**7 + 37  # run 1, map 1, tic 37: 10e8 * run + 10e6 * level + tic
+TROOP_ID = 2**23 + 7  # a thing's id; the object map keeps its lower 23 bits
+
+
+def colors_of(ids: np.ndarray) -> np.ndarray:
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
+def write_cocodoom(root: Path, folders=("rgb", "depth", "objects")) -> Path:
+    ids = filled(2**23, np.int64)  # sky
+    ids[:, 10:], ids[:, 20:], ids[10:14, 40:44] = 2**23 + 1, 2**23 + 2, TROOP_ID % 2**23
+    depth = filled(64 * 32 * 4, np.uint16)
+    depth[:, :10] = 65535
+    maps = {"rgb": None, "depth": depth, "objects": colors_of(ids)}
+    level = root / "run1" / "map01"
+    for folder in folders:
+        if folder == "rgb":
+            (level / "rgb").mkdir(parents=True)
+            Image.fromarray(photo()).quantize(16).save(level / "rgb" / "000037.png")
+        else:
+            save(level / folder / "000037.png", maps[folder])
+    annotation = {
+        "id": IMAGE_ID * 10**6 + TROOP_ID,
+        "image_id": IMAGE_ID,
+        "category_id": cocodoom.THINGS.index("troop"),
+        "segmentation": [[40, 10, 44, 10, 44, 14, 40, 14]],
+    }
+    record = {"images": [{"id": IMAGE_ID, "file_name": "run1/map01/rgb/000037.png"}], "annotations": [annotation]}
+    (root / "run-train.json").write_text(json.dumps(record))
+    return root
+
+
+def test_cocodoom_reads_depth_in_64ths_and_classes_from_24_bit_ids(tmp_path):
+    reader = CocoDoomReader(write_cocodoom(tmp_path))
+    (sample,) = reader
+    maps, names = decoded(reader, sample), cocodoom.CLASS_NAMES
+    assert sample["id"] == "run1/map01/000037"
+    assert sample["image"].mode == "RGB"
+    assert maps["depth"][0, 5, 30] == 4.0, "64 * 32 * 4 is 128 map units, 32 a metre"
+    assert np.isnan(maps["depth"][0, 5, 5]), "the sky has no depth"
+    assert [names[maps["segmentation"][5, x]] for x in (5, 15, 30)] == ["sky", "floor or ceiling", "wall"]
+    assert names[maps["segmentation"][11, 41]] == "troop"
+    assert len(names) == 3 + 137
+    np.testing.assert_allclose(maps["normals"][:, 30, 40], [0, 0, 1], atol=0.01)
+    assert set(maps) == {"segmentation", "depth", "normals", "keypoints2d", "edges2d", "reshading"}
+
+
+def test_small_cocodoom_archive_has_things_from_polygons_and_no_geometry(tmp_path):
+    reader = CocoDoomReader(write_cocodoom(tmp_path, folders=["rgb"]))
+    assert reader.tasks == ["segmentation", "keypoints2d", "edges2d"]
+    classes = decoded(reader, next(iter(reader)))["segmentation"]
+    assert cocodoom.CLASS_NAMES[classes[11, 41]] == "troop"
+    assert (classes != IGNORE_INDEX).sum() in range(16, 26), "4 x 4 pixels, borders included or not"
+    assert classes[0, 0] == IGNORE_INDEX, "what is not a thing is unknown"
+
+
+def test_cocodoom_splits_by_run_or_by_map_and_refuses_the_wrong_file(tmp_path):
+    root = write_cocodoom(tmp_path)
+    (root / "map-train.json").write_text((root / "run-train.json").read_text())
+    assert CocoDoomReader(root, by="map").shards == [(1, 1)]
+    (root / "run-val.json").write_text((root / "run-train.json").read_text())
+    with pytest.raises(ValueError, match="run1/map01/000037, which is not of validation"):
+        CocoDoomReader(root, split="val")
+    with pytest.raises(ValueError, match=r"run-full-train\.json is not there"):
+        CocoDoomReader(root, subset="full")
+    lists = load_splits("cocodoom")["map"]
+    assert [len(lists[split]["maps"]) for split in ("train", "validation", "test")] == [16, 8, 8]
+    assert lists["test"]["maps"][:2] == [4, 8]

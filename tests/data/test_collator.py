@@ -1,0 +1,184 @@
+"""Proves that rows of a data set become batches in which everything missing is unknown and everything present is right."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageColumn
+from PIL import Image
+
+from mult_hf import MULT_TASKS, MulTImageProcessor, MulTImageProcessorPil
+from mult_hf.data.augmentations import RandomAugmentation
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.mixing import merge_tasks, mix_datasets
+from mult_hf.data.schema import load_task_entries
+from mult_hf.model.tasks import resolve_tasks
+
+SIZE = {"height": 32, "width": 48}
+
+
+def photo():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8))
+
+
+def depth_map(metres):
+    return Image.fromarray(np.full((32, 48), metres * 512, np.uint16))
+
+
+@pytest.fixture
+def processor():
+    return MulTImageProcessor(size=SIZE)
+
+
+def test_a_missing_column_and_a_null_cell_are_the_same_unknown_map(processor):
+    batch = MultiTaskCollator(processor)([{"image": photo(), "depth": depth_map(2)}, {"image": photo(), "depth": None}])
+    assert list(batch["labels"]) == list(MULT_TASKS), "every task is in every batch"
+    assert (batch["labels"]["depth"][0] == 2).all()
+    for task in ("normals", "edges2d"):
+        assert batch["labels"][task].isnan().all()
+    assert batch["labels"]["depth"][1].isnan().all()
+    assert (batch["labels"]["segmentation"] == 255).all()
+    assert batch["labels"]["segmentation"].dtype == torch.int64
+
+
+def test_other_columns_are_left_alone(processor):
+    batch = MultiTaskCollator(processor)([{"image": photo(), "room": 3, "note": "x"}])
+    assert set(batch) == {"pixel_values", "labels"}
+
+
+def test_augmentation_that_changes_nothing_gives_the_plain_batch(processor):
+    rows = [{"image": photo(), "depth": depth_map(2)}]
+    still = RandomAugmentation(
+        tasks=processor.task_specs, flip=0.0, zoom=(1.0, 1.0), degrees=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
+    plain, augmented = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=still)(rows)
+    torch.testing.assert_close(augmented["pixel_values"], plain["pixel_values"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(augmented["labels"]["depth"], plain["labels"]["depth"])
+
+
+def test_image_and_targets_are_mirrored_together(processor):
+    left_half = np.zeros((32, 48), np.uint16)
+    left_half[:, :24] = 512
+    always = RandomAugmentation(
+        tasks=processor.task_specs, flip=1.0, zoom=(1.0, 1.0), degrees=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
+    rows = [{"image": photo(), "depth": Image.fromarray(left_half)}]
+    plain, mirrored = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=always)(rows)
+    torch.testing.assert_close(mirrored["pixel_values"], plain["pixel_values"].flip(-1), rtol=0, atol=1e-5)
+    assert mirrored["labels"]["depth"][0, 0, :, 24:].eq(1).all()
+    assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is not known"
+
+
+def test_each_row_of_a_mixture_is_decoded_as_its_own_set_stores_it():
+    """One set stores millimetres, the other 512 steps a metre, and only one has classes."""
+    millimetres = resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}])
+    rooms = resolve_tasks(["depth", "segmentation"])
+    features = Features({"image": ImageColumn(), "depth": ImageColumn()})
+    one = Dataset.from_dict({"image": [photo()], "depth": [Image.fromarray(np.full((32, 48), 3000, np.uint16))]}, features=features)
+    classes = Image.fromarray(np.full((32, 48), 4, np.uint8))
+    other = Dataset.from_dict(
+        {"image": [photo()], "depth": [depth_map(2)], "segmentation": [classes]},
+        features=Features({**features, "segmentation": ImageColumn()}),
+    )
+    mixture = mix_datasets({"one": one, "other": other}, stopping_strategy="all_exhausted_without_replacement")
+    tasks_by_source = {"one": millimetres, "other": rooms}
+    processor = MulTImageProcessor(size=SIZE, tasks=list(merge_tasks(tasks_by_source).values()))
+    rows = sorted(mixture, key=lambda row: row["source"])
+    labels = MultiTaskCollator(processor, tasks_by_source=tasks_by_source)(rows)["labels"]
+    torch.testing.assert_close(labels["depth"][0], torch.full((1, 32, 48), 3.0))
+    torch.testing.assert_close(labels["depth"][1], torch.full((1, 32, 48), 2.0))
+    assert (labels["segmentation"][0] == 255).all()
+    assert (labels["segmentation"][1] == 3).all()
+    with pytest.raises(ValueError, match="data set 'third'"):
+        MultiTaskCollator(processor, tasks_by_source=tasks_by_source)([{**rows[0], "source": "third"}])
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_pil_processor_gives_the_same_batch(processor, augmented):
+    flip = RandomAugmentation(tasks=processor.task_specs, flip=1.0, zoom=(1, 1), degrees=0, brightness=0, contrast=0, saturation=0, hue=0)
+    rows = [{"image": photo(), "depth": depth_map(2)}, {"image": photo()}]
+    batches = [MultiTaskCollator(p, augment=flip if augmented else None)(rows) for p in (processor, MulTImageProcessorPil(size=SIZE))]
+    torch.testing.assert_close(batches[0]["pixel_values"], batches[1]["pixel_values"])
+    torch.testing.assert_close(batches[0]["labels"]["depth"], batches[1]["labels"]["depth"], equal_nan=True)
+
+
+def test_a_seeded_row_gets_the_same_view_wherever_it_stands(processor):
+    collator = MultiTaskCollator(processor, augment=RandomAugmentation(tasks=processor.task_specs))
+    row, other = {"image": photo(), "augmentation_seed": 5}, {"image": photo(), "augmentation_seed": 6}
+    first, last = collator([row, other])["pixel_values"][0], collator([other, row])["pixel_values"][1]
+    torch.testing.assert_close(first, last, rtol=0, atol=0)
+    assert not torch.equal(first, collator([other])["pixel_values"][0])
+
+
+def test_photos_of_several_sizes_need_an_augmentation_that_gives_them_one():
+    processor = MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"])
+    rows = [{"image": photo()}, {"image": photo().resize((64, 32))}]
+    with pytest.raises(ValueError, match=r"shapes \[\(3, 32, 48\), \(3, 32, 64\)\]; give .* one size"):
+        MultiTaskCollator(processor)(rows)
+    window = RandomAugmentation(tasks=processor.task_specs, size=(24, 24))
+    assert MultiTaskCollator(processor, augment=window)(rows)["pixel_values"].shape == (2, 3, 24, 24)
+
+
+def test_a_row_without_an_image_is_refused_by_number(processor):
+    with pytest.raises(ValueError, match=r"rows \[1\] of the batch have no image.*depth"):
+        MultiTaskCollator(processor)([{"image": photo()}, {"image": None, "depth": depth_map(1)}])
+
+
+def test_the_entries_of_a_data_set_come_from_its_card(tmp_path):
+    (tmp_path / "README.md").write_text("---\nmult_tasks:\n- name: depth\n  encoding: {dtype: uint16, scale: 0.001}\n---\nText.\n")
+    assert load_task_entries(tmp_path) == [{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}]
+
+
+def test_a_directory_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no/such/place is no directory here"):
+        load_task_entries("no/such/place")
+
+
+@pytest.mark.parametrize(
+    ("card", "message"), [(None, "has no README.md"), ("no header", "no list 'mult_tasks'"), ("---\nmult_tasks: 3\n---\n", "no list")]
+)
+def test_a_data_set_without_entries_is_refused(tmp_path, card, message):
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    with pytest.raises(ValueError, match=message):
+        load_task_entries(tmp_path)
+
+
+def test_stored_targets_keep_the_size_and_values_of_their_files():
+    """The model sees 32 x 48 pixels; the depth map has 8 x 12, with one pixel that any resizing would change."""
+    stored = np.full((8, 12), 512, np.uint16)
+    stored[3, 4] = 2048
+    collator = MultiTaskCollator(MulTImageProcessor(size=SIZE, tasks=["depth", "segmentation"]))
+    rows = [{"image": photo().resize((96, 64)), "depth": Image.fromarray(stored)}, {"image": photo(), "depth": None}]
+    pixel_values, targets = collator.collate_for_evaluation(rows)
+    torch.testing.assert_close(pixel_values, collator(rows)["pixel_values"])
+    expected = torch.ones(1, 8, 12)
+    expected[0, 3, 4] = 4.0
+    assert torch.equal(targets[0]["depth"], expected)
+    assert targets[0]["segmentation"].shape == (64, 96), "a map that is not there is unknown at the photo's size"
+    assert (targets[0]["segmentation"] == 255).all()
+    assert targets[1]["depth"].shape == (1, 32, 48)
+    assert targets[1]["depth"].isnan().all()
+
+
+def test_stored_targets_of_a_mixture_are_decoded_as_each_set_stores_them():
+    millimetres = resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}])
+    collator = MultiTaskCollator(
+        MulTImageProcessor(size=SIZE, tasks=["depth"]), tasks_by_source={"one": millimetres, "other": resolve_tasks(["depth"])}
+    )
+    rows = [{"image": photo(), "depth": depth_map(2), "source": source} for source in ("one", "other")]
+    targets = collator.collate_for_evaluation(rows)[1]
+    assert [target["depth"].unique().item() for target in targets] == [pytest.approx(1.024), 2.0]
+
+
+def test_photos_that_the_model_would_see_at_several_sizes_do_not_fit_one_batch():
+    collator = MultiTaskCollator(MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"]))
+    rows = [{"image": photo()}, {"image": photo().transpose(Image.Transpose.ROTATE_90)}]
+    with pytest.raises(ValueError, match=r"become \[\(32, 48\), \(48, 32\)\] pixels; take batches of one"):
+        collator.collate_for_evaluation(rows)
+    assert len(collator.collate_for_evaluation(rows[:1])[0]) == 1
+
+
+def test_stored_targets_need_an_image_too(processor):
+    with pytest.raises(ValueError, match=r"rows \[0\] of the batch have no image"):
+        MultiTaskCollator(processor).collate_for_evaluation([{"depth": depth_map(1)}])

@@ -1,0 +1,100 @@
+"""Proves that results reach a model card as the Hub reads them, and that what others wrote there stays."""
+
+import math
+
+import pytest
+from huggingface_hub import EvalResult, ModelCard
+
+from mult_hf import registered_tasks
+from mult_hf.evaluation.cards import eval_results, update_card
+
+VALUES = {"segmentation/mean_iou": 0.123456789, "depth/rmse": 0.5, "edges2d/mae": math.nan}
+CARD = """---
+license: mit
+model-index:
+- name: my-model
+  results:
+  - task: {type: image-classification}
+    dataset: {name: Beans, type: beans}
+    metrics:
+    - {type: accuracy, value: 0.9}
+  - task: {type: depth-estimation}
+    dataset: {name: rooms, type: rooms, split: test}
+    metrics:
+    - {type: rmse, name: depth/rmse, value: 0.7}
+    - {type: mae, name: depth/mae, value: 0.6}
+---
+# My model
+
+What I wrote.
+"""
+
+
+@pytest.fixture
+def card(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(CARD)
+    return path
+
+
+def values_of(path):
+    """By data set, split, metric and settings what a card says."""
+    data = ModelCard.load(path).data
+    return {
+        (result.dataset_name, result.dataset_split, result.metric_name or result.metric_type, str(result.metric_args)): result.metric_value
+        for result in data.eval_results
+    }
+
+
+def test_a_metric_is_one_result_and_what_is_not_known_is_none():
+    results = eval_results(VALUES, registered_tasks(), "rooms", "test")
+    assert [(each.task_type, each.metric_type, each.metric_name, each.metric_value) for each in results] == [
+        ("semantic-segmentation", "mean_iou", "segmentation/mean_iou", 0.12346),
+        ("depth-estimation", "rmse", "depth/rmse", 0.5),
+    ]
+    assert {(each.dataset_type, each.dataset_name, each.dataset_split, each.metric_args) for each in results} == {
+        ("rooms", "rooms", "test", None)
+    }
+
+
+def test_an_earlier_value_of_the_same_measurement_is_replaced_and_all_else_stays(card):
+    update_card(card, eval_results(VALUES, registered_tasks(), "rooms", "test"))
+    assert values_of(card) == {
+        ("Beans", None, "accuracy", "None"): 0.9,
+        ("rooms", "test", "depth/mae", "None"): 0.6,
+        ("rooms", "test", "depth/rmse", "None"): 0.5,
+        ("rooms", "test", "segmentation/mean_iou", "None"): 0.12346,
+    }
+    loaded = ModelCard.load(card)
+    assert (loaded.data.license, loaded.data.model_name) == ("mit", "my-model")
+    assert loaded.text.strip() == "# My model\n\nWhat I wrote."
+
+
+def test_other_splits_and_settings_are_other_measurements(card):
+    for split, settings in (("validation", None), ("test", {"flip": True, "scales": [1.0]})):
+        update_card(card, eval_results({"depth/rmse": 0.4}, registered_tasks(), "rooms", split, settings))
+    values = values_of(card)
+    assert values["rooms", "test", "depth/rmse", "None"] == 0.7
+    assert values["rooms", "validation", "depth/rmse", "None"] == 0.4
+    assert values["rooms", "test", "depth/rmse", "{'flip': True, 'scales': [1.0]}"] == 0.4
+
+
+def test_writing_twice_changes_nothing(card):
+    results = eval_results(VALUES, registered_tasks(), "rooms", "test", {"flip": True, "scales": [0.75, 1.0]})
+    update_card(card, results)
+    once = card.read_text()
+    update_card(card, results)
+    assert card.read_text() == once
+
+
+def test_a_card_without_results_gets_its_directory_as_name_of_the_model(tmp_path):
+    path = tmp_path / "mult-rooms" / "README.md"
+    path.parent.mkdir()
+    path.write_text("---\nlicense: mit\n---\nText.\n")
+    update_card(path, [EvalResult("depth-estimation", "rooms", "rooms", "rmse", 0.5)])
+    assert ModelCard.load(path).data.model_name == "mult-rooms"
+
+
+def test_a_directory_without_card_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"README\.md does not exist; examples/train\.py writes a card"):
+        update_card(tmp_path / "README.md", [])

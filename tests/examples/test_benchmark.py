@@ -1,0 +1,247 @@
+"""Proves that the benchmark counts what it says (operations, parameters, bytes), compares like with like, and refuses what it cannot do."""
+
+import importlib
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = ["depth", "normals", "edges2d"]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The script as a module, with products that are quick to make for its limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "examples"))
+        module = importlib.import_module("benchmark")
+        patch.setattr(module, "MATMUL_SIDES", {"cpu": 64})
+        yield module
+
+
+@pytest.fixture(scope="module")
+def arguments(benchmark):
+    return benchmark.BenchmarkArguments(image_size=32, batch_sizes=[1], tasks=TASKS, repeats=1)
+
+
+@pytest.fixture
+def comparison(benchmark, arguments):
+    """The cases of a mode."""
+
+    def make(mode):
+        batch = benchmark.Batch.random(arguments, batch_size=1)
+        return benchmark.Comparison(arguments, mode, batch, benchmark.build(arguments, TASKS))
+
+    return make
+
+
+class Run:
+    """Something to measure that is no network."""
+
+    def __init__(self, action, *modules):
+        self.action, self.modules = action, list(modules)
+
+    def __call__(self):
+        """Do it."""
+        return self.action()
+
+    def kept(self):
+        """The modules' weights."""
+        return [p for module in self.modules for p in module.parameters()]
+
+
+def only(cases):
+    """Steps of the one case that there is."""
+    (steps,) = cases.values()
+    return steps
+
+
+def test_a_linear_layer_costs_two_operations_a_weight_and_row(benchmark):
+    layer, rows = nn.Linear(3, 5), torch.ones(7, 3)
+    assert benchmark.count_products([Run(lambda: layer(rows), layer)])[0] == 2 * 7 * 3 * 5
+    # Backward there is the gradient of the weights alone, since the rows want none.
+    flops, calls = benchmark.count_products([Run(lambda: layer(rows).sum().backward(), layer)] * 2)
+    assert flops == 2 * 2 * (2 * 7 * 3 * 5)
+    assert sorted((str(operation), number) for (operation, _), number in calls.items()) == [
+        ("aten.addmm.default", 2),
+        ("aten.mm.default", 2),
+    ]
+
+
+def test_a_shared_map_is_counted_once_and_one_a_task_once_a_task(benchmark, comparison):
+    """One window of 8 x 8 tokens at each of four stages, 24 to 192 channels, whose values read stream and encoder map."""
+    once, again = comparison("inference").attention().values()
+    tokens, stages = 64, [192, 96, 48, 24]
+    assert [attention.tasks["normals"].q_proj.in_features for attention in once[0].modules] == stages, "premise"
+    assert all(attention.kind == ("encoder", True) for attention in once[0].modules), "premise"
+    a_map = sum(2 * (2 * tokens * c * c) + 2 * tokens * tokens * c for c in stages)
+    a_task = sum(2 * tokens * 2 * c * c + 2 * tokens * tokens * c + 2 * tokens * c * c for c in stages)
+    assert benchmark.count_products(once)[0] == a_map + len(TASKS) * a_task
+    assert benchmark.count_products(again)[0] == len(TASKS) * (a_map + a_task)
+
+
+def test_the_map_made_again_for_each_task_gives_the_same_results(comparison):
+    once, _ = comparison("inference").attention().values()
+    attention, (streams, encoder_map, shift_mask) = once[0].inputs[0]
+    together, _ = attention(streams, encoder_map, shift_mask)
+    for task in TASKS:
+        torch.testing.assert_close(attention({task: streams[task]}, encoder_map, shift_mask)[0][task], together[task])
+
+
+def test_single_networks_cost_more_than_mult_by_the_encoders_and_maps_that_it_has_once(benchmark, comparison):
+    cases = comparison("inference")
+    mult, singles = only(cases.mult()), only(cases.networks())
+    assert [(step.tasks, step.network.task_names) for step in singles] == [([task], [task]) for task in TASKS]
+
+    def parameters(module):
+        return sum(p.numel() for p in module.parameters())
+
+    whole, encoder = parameters(mult[0].network), parameters(mult[0].network.mult.backbone)
+    maps = [
+        parameters(part)
+        for attention in comparison("inference").attention()["shared attention alone, a map for all"][0].modules
+        for part in (attention.tasks["normals"].q_proj, attention.tasks["normals"].k_proj, attention.tasks["normals"].position_bias)
+    ]
+    assert sum(parameters(step.network) for step in singles) - whole == (len(TASKS) - 1) * (encoder + sum(maps))
+    assert benchmark.count_products(singles)[0] > benchmark.count_products(mult)[0]
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_fewer_tasks_of_a_network_cost_less(benchmark, comparison, mode):
+    cases = comparison(mode)
+    counts = [benchmark.count_products(steps)[0] for steps in (only(cases.mult()), only(cases.subsets()), only(cases.no_sharing()))]
+    assert counts[1] < counts[0] < counts[2], "one of three tasks, all three, and all three with a map each"
+
+
+def test_fused_attention_is_counted_as_if_it_were_written_out(benchmark, comparison):
+    """Premise: torch's counter does not see the CPU's fused kernel."""
+    (step,) = only(comparison("inference").mult())
+    assert step.network.config._attn_implementation == "sdpa"
+    with benchmark.FlopCounterMode(display=False) as counter:
+        step()
+    seen = benchmark.count_products([step])[0]
+    assert counter.get_total_flops() < seen
+    assert step.network.config._attn_implementation == step.network.config.backbone_config._attn_implementation == "sdpa", "set back"
+    step.network.set_attn_implementation("eager")
+    assert benchmark.count_products([step])[0] == seen
+
+
+def test_a_training_step_counts_three_times_the_weights_in_memory(benchmark, comparison):
+    (step,) = only(comparison("training").mult())
+    step()
+    parameters, buffers = list(step.network.parameters()), list(step.network.buffers())
+    counters = 4 * len(parameters)  # how many steps a weight has seen, one float32 each
+    assert benchmark.tensor_bytes(step.kept() * 2) == 3 * benchmark.tensor_bytes(parameters) + benchmark.tensor_bytes(buffers) + counters
+
+
+def test_peak_memory_is_the_most_that_tensors_held_at_once(benchmark):
+    def action():
+        four = torch.empty(1024, 1024)  # MiB
+        eight = [four, torch.empty(1024, 1024)]
+        del four, eight
+        return torch.empty(512, 1024)
+
+    share, peak = benchmark.profiled([Run(action)], "cpu")
+    assert peak == 8
+    assert share == 0, "nothing was multiplied"
+
+
+def test_the_share_of_products_is_that_of_their_time(benchmark):
+    square = torch.ones(256, 256)
+    share, _ = benchmark.profiled([Run(lambda: square @ square), Run(lambda: square.exp())], "cpu")
+    assert 0 < share < 1
+
+
+def test_a_case_is_timed_in_turns_with_the_others(benchmark, arguments):
+    order = []
+    cases = {name: [Run(lambda name=name: order.append(name))] for name in ("one", "other")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "profiled", lambda steps, device: (0.5, 1.0))
+        costs, limit = benchmark.measure(cases, benchmark.BenchmarkArguments(**{**vars(arguments), "repeats": 3}))
+    assert order[-6:] == ["one", "other"] * 3
+    assert [len(cost.seconds) for cost in costs.values()] == [3, 3]
+    assert limit > 0
+
+
+def test_products_alone_are_timed_once_a_kind_and_added_up_by_their_number(benchmark):
+    class OneSecond(benchmark.Clock):
+        def seconds(self, action):
+            """Whatever it takes."""
+            action()
+            return 1.0
+
+    layer, square = nn.Linear(4, 4), torch.ones(4, 4)
+    _, calls = benchmark.count_products(
+        [Run(lambda: layer(layer(square))), Run(lambda: torch.bmm(torch.ones(2, 3, 3), torch.ones(2, 3, 3)))]
+    )
+    assert benchmark.seconds_alone(calls, OneSecond("cpu", 1)) == 3
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(4, 6).t(), torch.ones(1, 3).expand(5, 3), torch.ones(2, 2, dtype=torch.bfloat16)])
+def test_a_product_is_repeated_with_tensors_that_lie_in_memory_as_they_did(benchmark, tensor):
+    made = benchmark.Layout.of(tensor).random("cpu")
+    assert (made.shape, made.stride(), made.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def test_median_and_spread_are_those_of_the_seconds(benchmark):
+    cost = benchmark.Cost(1, 1, 1.0, 1.0, 1.0, 1.0, seconds=[4.0, 1.0, 2.0, 3.0, 100.0])
+    assert cost.median == 3
+    assert cost.spread == pytest.approx((4 - 2) / 2 / 3), "half of what lies between the quartiles 2 and 4"
+
+
+@pytest.mark.slow
+def test_the_command_prints_and_writes_a_table_for_each_mode_and_batch_size(benchmark, tmp_path, capsys):
+    words = ["--image_size", "32", "--batch_sizes", "1", "2", "--tasks", "depth", "normals", "--repeats", "2"]
+    benchmark.main([*words, "--cases", "mult", "networks", "--output", str(tmp_path / "costs.json")])
+    printed = capsys.readouterr().out
+    assert "small at 32 x 32 pixels, float32, sdpa, median of 2" in printed
+    assert re.findall(r"^(\w+), batch of (\d)", printed, re.MULTILINE) == [(m, b) for m in ("inference", "training") for b in "12"]
+    written = json.loads((tmp_path / "costs.json").read_text())
+    assert set(written) == {"arguments", "processor", "device", "versions", "tables"}
+    for table in written["tables"]:
+        assert list(table["costs"]) == ["MulT, 2 tasks", "2 networks of one task"]
+        mult, networks = table["costs"].values()
+        assert re.search(rf"^\| MulT, 2 tasks \| .* \| {mult['parameters'] / 1e6:.2f} \| {mult['peak_mib']:.0f} \|", printed, re.MULTILINE)
+        assert mult["median_seconds"] == statistics.median(mult["seconds"])
+        assert table["mult_of_networks"]["arithmetic"] == mult["flops"] / networks["flops"] < 1
+    assert printed.count("MulT, 2 tasks against 2 networks of one task: ") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [["--dtype", "bfloat16"], ["--float32_matmul", "medium", "--attention", "eager", "--torch_compile", "eager", "--modes", "inference"]],
+)
+def test_precision_attention_and_compiler_are_chosen_by_flags(benchmark, capsys, words):
+    benchmark.main([*words, "--image_size", "32", "--batch_sizes", "1", "--tasks", "depth", "--repeats", "1", "--cases", "mult"])
+    torch.set_float32_matmul_precision("highest")
+    torch._dynamo.reset()
+    assert re.search(r"^\| MulT, 1 tasks \| [\d.]+ ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_preset_is_built_with_the_decoder_that_was_asked_for(benchmark):
+    network = benchmark.build(benchmark.BenchmarkArguments(preset="swin-tiny"), ["depth"], decoder="mtan")
+    assert network.config.decoder_type == "mtan"
+    assert network.config.backbone_config.depths == [2, 2, 6, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cases": ["mult", "unet"]}, r"--cases is \['mult', 'unet'\]; choose at least one of mult, networks"),
+        ({"modes": []}, r"--modes is \[\]; choose at least one of inference, training"),
+        ({"batch_sizes": [4, 0]}, r"--batch_sizes is \[4, 0\]; give at least one number, each at least 1"),
+        ({"batch_sizes": []}, r"--batch_sizes is \[\]"),
+        ({"image_size": 31}, "--image_size is 31; it must be at least 32"),
+        ({"repeats": 0}, "--repeats is 0; it must be at least 1"),
+        ({"tasks": ["depht"]}, "depht"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(benchmark, options, message):
+    with pytest.raises(ValueError, match=message):
+        benchmark.BenchmarkArguments(**options)

@@ -1,0 +1,54 @@
+"""Proves that the benchmark of data preparation runs as its docstring says, on pictures that keep their meaning at every size."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mult_hf.model.tasks import resolve_tasks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("benchmark_data", ROOT / "examples/benchmark_data.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark_data"] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["benchmark_data"]
+
+
+def test_the_command_prints_a_row_for_each_size_and_step_and_says_on_how_many_threads():
+    command = [sys.executable, str(ROOT / "examples/benchmark_data.py"), "--sizes", "32", "48", "--batch_size", "2", "--batches", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "3 batches of 2 samples, 1 process, 1 torch thread(s)" in printed
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if re.match(r"\| \d", line)]
+    steps = ["MulT's processor, 6 maps", "the same and a random view, 6 maps", "DPT's processor, 1 map(s)"]
+    assert [row[:2] for row in rows] == [[size, step] for size in ("32", "48") for step in steps]
+    assert all(float(figure) > 0 for row in rows for figure in row[2:])
+
+
+def test_a_batch_is_prepared_once_before_and_once_for_each_measurement(benchmark):
+    seen = []
+    cpu, wall = benchmark.measure(seen.append, [{"image": None}], batches=4)
+    assert seen == [[{"image": None}]] * 5
+    assert min(cpu, wall) >= 0
+
+
+def test_resizing_for_the_benchmark_makes_up_no_value_of_a_map(benchmark):
+    stored = np.random.default_rng(0).choice([3, 700, 65535], (16, 16)).astype(np.uint16)
+    row = {"image": Image.new("RGB", (16, 16)), "depth": Image.fromarray(stored), "normals": None, "room": 3}
+    larger = benchmark.resized(row, 40, resolve_tasks(["depth", "normals"]))
+    assert larger.keys() == {"image", "depth"}, "a null cell stays away"
+    assert larger["image"].size == larger["depth"].size == (40, 40)
+    assert set(np.unique(np.asarray(larger["depth"]))) == {3, 700, 65535}

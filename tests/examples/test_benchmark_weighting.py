@@ -1,0 +1,27 @@
+"""Proves that the benchmark of task weightings measures every method it is asked for and prints a table of them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_a_row_a_method():
+    command = [sys.executable, str(ROOT / "examples/benchmark_weighting.py"), "--methods", "fixed", "upgrad"]
+    command += ["--steps", "2", "--warmup_steps", "1", "--batch_size", "1", "--image_size", "32", "--embed_dim", "8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "1 images of 32 x 32 pixels, median of 2 steps" in printed
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) x \| (\d+) \| ([+-]\d+) \|$", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == ["fixed", "upgrad"]
+    fixed, upgrad = ([float(value) for value in row[1:]] for row in rows)
+    assert fixed[1] == 1
+    assert fixed[3] == 0
+    assert min(fixed[0], upgrad[0]) > 0
+    assert min(fixed[2], upgrad[2]) > 100, "MiB of a process that has loaded torch"

@@ -1,0 +1,109 @@
+"""Proves that a released model is the trained one, rounded, measured as it is given away, and told of in its card."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from examples import release as script
+from mult_hf import MulTForMultiTaskDensePrediction
+from support.training_runs import train, weights
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A trained directory called "a", a name that also occurs inside words of its card."""
+    return train(tmp_path_factory.mktemp("runs") / "a", "--dataset", data, "--tasks", "depth")
+
+
+def release(run, data, directory, *flags):
+    words = ["--model", run, "--dataset", data, "--split", "validation", "--output_dir", directory, "--pictures", "1", *flags]
+    script.main([str(word) for word in words])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def released(run, data, tmp_path_factory):
+    described = ["--limits", "Random maps.", "Nothing is seen.", "--data_command", "make maps", "--license", "mit"]
+    return release(run, data, tmp_path_factory.mktemp("given") / "released-model", *described)
+
+
+@pytest.fixture(scope="module")
+def packaged(run, data, tmp_path_factory):
+    return release(run, data, tmp_path_factory.mktemp("packaged") / "released-model", "--packaged")
+
+
+def test_weights_are_stored_in_half_the_bytes_and_differ_by_rounding_alone(run, released):
+    stored, before = load_file(released / "model.safetensors"), weights(run)
+    assert {weight.dtype for weight in stored.values()} == {torch.float16}
+    assert stored.keys() == before.keys()
+    assert all(torch.equal(stored[name], before[name].half()) for name in before)
+
+
+def test_they_are_loaded_as_float32_by_default(released):
+    assert MulTForMultiTaskDensePrediction.from_pretrained(released).dtype == torch.float32
+    assert pipeline("multitask-vision", model=str(released)).model.dtype == torch.float32
+
+
+def test_everyone_may_read_the_weights(released):
+    assert (released / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_card_tells_what_was_measured_on_what_by_which_command(released):
+    card = ModelCard.load(released / "README.md")
+    assert (card.data.model_name, card.data.license) == ("released-model", "mit")
+    splits = {(result.metric_name, json.dumps(result.metric_args)) for result in card.data.eval_results}
+    assert ("depth/rmse", json.dumps({"flip": True})) in splits
+    assert "split `validation` of `maps`" in card.text
+    assert "python examples/release.py --model" in card.text
+    assert "--data_command 'make maps'" in card.text, "quoted, so that it can be typed"
+    assert "## Limits\n\nRandom maps. Nothing is seen.\n" in card.text
+    assert "- data made by `make maps`" in card.text
+
+
+def test_the_cards_own_name_is_changed_and_nothing_else_that_contains_it(run, released):
+    old, new = ((directory / "README.md").read_text() for directory in (run, released))
+    assert "# a\n" in old
+    assert "# released-model\n" in new
+    assert 'model="released-model"' in new
+    assert "Bhattacharjee et al." in new
+
+
+def test_numbers_are_those_of_the_weights_as_they_are_written(released):
+    results = json.loads((released / "results.json").read_text())
+    assert results["evaluated_samples"] == 4
+    assert results["model"].keys() == results["mirrored"].keys() == results["constant_baseline"].keys() == results["before_rounding"].keys()
+    assert 0 < abs(results["model"]["depth/rmse"] - results["before_rounding"]["depth/rmse"]) < 1e-2
+
+
+def test_there_is_a_picture_a_task_and_nothing_unfinished(released):
+    assert (released / "example-depth.png").stat().st_size > 0
+    assert not (released / ".partial").exists()
+
+
+def test_a_packaged_model_has_no_copy_of_the_code_and_loads_all_the_same(packaged, released):
+    assert list(released.glob("*.py"))
+    assert not list(packaged.glob("*.py"))
+    assert not any(word in path.read_text() for path in packaged.glob("*.json") for word in ("auto_map", "custom_pipelines"))
+    assert 'pipeline("multitask-vision")\n' in (packaged / "README.md").read_text()
+    assert "trust_remote_code" not in (packaged / "README.md").read_text(), "there is no code beside it"
+    ours, theirs = (MulTForMultiTaskDensePrediction.from_pretrained(path).state_dict() for path in (packaged, released))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_weights_beyond_the_type_are_refused():
+    with pytest.raises(ValueError, match=r"\['large'\] reach 70000, beyond 65504.*--dtype float32"):
+        script.to_dtype({"large": torch.tensor([7e4]), "small": torch.ones(1)}, torch.float16)
+
+
+def test_the_run_itself_is_never_overwritten(run, data):
+    with pytest.raises(ValueError, match="full weights would be lost"):
+        release(run, data, run)
+
+
+def test_a_directory_without_a_card_is_refused(tmp_path, data):
+    with pytest.raises(ValueError, match="which has no README"):
+        release(tmp_path, data, tmp_path / "out")

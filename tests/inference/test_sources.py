@@ -1,0 +1,281 @@
+"""Proves that every photo is found once, under a name of its own that does not change, and that what is broken stops nothing."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mult_hf.inference.sources import (
+    FailedInput,
+    FileSource,
+    ImageStream,
+    Photo,
+    RowSource,
+    SkippedInput,
+    _upright,
+    by_size,
+    find_files,
+    video_frames,
+)
+
+av = pytest.importorskip("av")
+
+
+def save_photo(path, color=(10, 20, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), color).save(path)
+    return path
+
+
+def save_video(path, frames=5):
+    """Frame n is a grey of 40 n, modulo 256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height = 64, 48
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 * number % 256, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def found_names(tmp_path, *inputs):
+    return [photo.name for photo in FileSource(find_files([str(path) for path in inputs], tmp_path / "results"))]
+
+
+# --- files
+
+
+def test_equal_file_names_in_two_folders_and_equal_stems_in_one_get_names_of_their_own(tmp_path):
+    for name in ("a/x.jpg", "b/x.jpg", "b/x.png", "b/c/x.jpg"):
+        save_photo(tmp_path / "photos" / name)
+    assert found_names(tmp_path, tmp_path / "photos") == ["a/x.jpg", "b/c/x.jpg", "b/x.jpg", "b/x.png"]
+    assert found_names(tmp_path, tmp_path / "photos/a", tmp_path / "photos/b/c") == ["a/x.jpg", "b/c/x.jpg"]
+    assert found_names(tmp_path, tmp_path / "photos/a") == ["x.jpg"]
+
+
+def test_names_of_a_pattern_start_at_its_fixed_part_whatever_it_matches_today(tmp_path):
+    save_photo(tmp_path / "photos/a/x.jpg")
+    assert found_names(tmp_path, tmp_path / "photos/*/*.jpg") == ["a/x.jpg"]
+    save_photo(tmp_path / "photos/b/x.jpg")
+    assert found_names(tmp_path, tmp_path / "photos/*/*.jpg") == ["a/x.jpg", "b/x.jpg"]
+    assert found_names(tmp_path, tmp_path / "photos/**/x.*") == ["a/x.jpg", "b/x.jpg"]
+
+
+def test_a_photo_that_several_inputs_name_comes_once(tmp_path):
+    path = save_photo(tmp_path / "a/x.jpg")
+    assert found_names(tmp_path, path, path, tmp_path / "a", tmp_path / "a/*.jpg") == ["x.jpg"]
+
+
+def test_a_file_name_with_the_characters_of_a_pattern_is_a_file(tmp_path):
+    assert found_names(tmp_path, save_photo(tmp_path / "a/[1].jpg")) == ["[1].jpg"]
+
+
+def test_hidden_files_and_earlier_results_are_not_found_and_other_files_are_counted(tmp_path):
+    for name in ("x.JPG", "._x.jpg", ".thumbnails/x.jpg", "results/panels/x.jpg"):
+        save_photo(tmp_path / "photos" / name)
+    for name in ("notes.txt", "more.txt", "LICENSE"):
+        (tmp_path / "photos" / name).write_text("words")
+    found = find_files([str(tmp_path / "photos")], leave_out=tmp_path / "photos/results")
+    assert [path.name for path in found.paths] == ["x.JPG"]
+    assert found.ignored == {".txt": 2, "": 1}
+
+
+def test_a_file_that_is_named_itself_is_taken_whatever_its_suffix(tmp_path):
+    path = save_photo(tmp_path / "x.png").rename(tmp_path / "x.scan")
+    (photo,) = FileSource(find_files([str(path)], tmp_path / "results"))
+    assert photo.read().getpixel((0, 0)) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("missing", ["nothing.jpg", "nothing/*.jpg"])
+def test_an_input_that_does_not_exist_is_refused(tmp_path, missing):
+    with pytest.raises(ValueError, match=r"nothing.* does not exist; give photos, videos, folders, or patterns"):
+        find_files([str(tmp_path / missing)], tmp_path / "results")
+
+
+def test_a_folder_without_photos_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("words")
+    with pytest.raises(ValueError, match=r"there is no photo or video in .*'\.txt': 1"):
+        find_files([str(tmp_path)], tmp_path / "results")
+
+
+# --- videos
+
+
+def test_frames_of_a_video_are_named_by_their_number_and_counted_for_the_time_left(tmp_path):
+    save_photo(tmp_path / "a.jpg")
+    save_video(tmp_path / "clip.mp4", frames=5)
+    source = FileSource(find_files([str(tmp_path)], tmp_path / "results"), frame_step=2)
+    photos = list(source)
+    assert [photo.name for photo in photos] == ["a.jpg", "clip.mp4/000000", "clip.mp4/000002", "clip.mp4/000004"]
+    assert len(source) == 1 + 5 // 2
+    picture = photos[2].read()
+    assert picture.size == (64, 48)
+    assert np.abs(np.asarray(picture).astype(int) - 80).max() <= 4, "frame 2, as far as the codec keeps it"
+
+
+@pytest.mark.parametrize("angle", [0, 90, -90, 180])
+def test_frames_are_turned_as_players_show_them(angle):
+    """The top left pixel of a frame that is to be turned left by 90 degrees is its bottom left one afterwards."""
+    pixels = np.zeros((2, 4, 3), np.uint8)
+    pixels[0, 0] = 255
+
+    class Frame:
+        rotation = angle
+
+        def to_image(self):
+            return Image.fromarray(pixels)
+
+    expected = np.rot90(pixels, angle // 90)  # numpy turns left, too
+    assert np.array_equal(np.asarray(_upright(Frame())), expected)
+
+
+def test_what_is_no_video_is_broken_and_counts_nothing(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"words")
+    (broken,) = video_frames(path, "clip.mp4")
+    assert broken.name == "clip.mp4"
+    assert "cannot be read as a video" in broken.reason
+    assert len(FileSource(find_files([str(path)], tmp_path / "results"))) == 0
+
+
+def test_frames_before_a_broken_place_are_read_and_the_break_is_told(tmp_path, monkeypatch):
+    path = save_video(tmp_path / "clip.mp4")
+
+    class Breaking:
+        """A container whose third frame cannot be decoded."""
+
+        def __init__(self, container):
+            self.container = container
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.container.close()
+
+        def decode(self, video):
+            frames = self.container.decode(video=video)
+            yield next(frames)
+            yield next(frames)
+            raise av.InvalidDataError(1, "Invalid data found")
+
+    monkeypatch.setattr(av, "open", lambda name, original=av.open: Breaking(original(name)))
+    *photos, broken = video_frames(path, "clip.mp4")
+    assert [photo.name for photo in photos] == ["clip.mp4/000000", "clip.mp4/000001"]
+    assert isinstance(broken, FailedInput)
+    assert "Invalid data found" in broken.reason
+
+
+# --- data sets
+
+
+def make_dataset(cells, **columns):
+    return Dataset.from_dict({"image": cells, **columns}).cast_column("image", ImageFeature())
+
+
+def test_rows_are_named_by_number_and_id(tmp_path):
+    path = str(save_photo(tmp_path / "x.png"))
+    assert [photo.name for photo in RowSource(make_dataset([path, path], id=["room 1/view", "room 1/view"]))] == [
+        "000000-room_1_view",
+        "000001-room_1_view",
+    ]
+    assert [photo.name for photo in RowSource(make_dataset([path]))] == ["000000"]
+
+
+def test_labels_of_a_data_set_are_not_even_decoded(tmp_path):
+    good, broken = str(save_photo(tmp_path / "x.png")), tmp_path / "broken.png"
+    broken.write_bytes(b"words")
+    features = Features({"image": ImageFeature(), "depth": ImageFeature(), "id": Value("int64")})
+    rows = Dataset.from_dict({"image": [good], "depth": [str(broken)], "id": [7]}, features=features)
+    (photo,) = RowSource(rows)
+    assert photo.name == "000000-7"
+    assert photo.read().size == (8, 6)
+
+
+def test_a_data_set_without_photos_is_refused():
+    with pytest.raises(ValueError, match=r"columns \['picture'\]; the photos must be in one called 'image'"):
+        RowSource(Dataset.from_dict({"picture": [1]}))
+
+
+# --- sharing
+
+
+class Numbers:
+    """As many photos as asked for, some of which are broken."""
+
+    def __init__(self, count, broken=()):
+        self.count, self.broken = count, broken
+
+    def read(self, number):
+        """A picture one pixel wider than its number."""
+        if number in self.broken:
+            raise OSError(f"photo {number} is truncated")
+        return Image.new("RGB", (number + 1, 1))
+
+    def __iter__(self):
+        return (Photo(str(number), partial(self.read, number)) for number in range(self.count))
+
+    def __len__(self):
+        return self.count
+
+
+def name_and_width(name, picture):
+    return f"{name} is {picture.width} wide"
+
+
+def is_seven(name):
+    return name == "7"
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_and_their_workers_share_photos_so_that_each_comes_once(processes, workers):
+    outcomes = []
+    for process in range(processes):
+        stream = ImageStream(Numbers(10, broken={4}), name_and_width, is_seven, process, processes)
+        outcomes += list(DataLoader(stream, batch_size=None, num_workers=workers))
+    expected = [f"{number} is {number + 1} wide" for number in range(10) if number not in (4, 7)]
+    assert sorted(outcomes, key=str) == sorted([*expected, FailedInput("4", "photo 4 is truncated"), SkippedInput("7")], key=str)
+
+
+def test_finished_photos_are_not_read():
+    stream = ImageStream(Numbers(8, broken={7}), name_and_width, is_seven)
+    assert list(stream)[-1] == SkippedInput("7")
+
+
+class Sized:
+    """Pixel values of a width."""
+
+    def __init__(self, width):
+        self.pixel_values = torch.zeros(3, 1, width)
+
+
+def test_batches_have_one_size_each_and_nothing_is_lost():
+    widths = [1, 2, 1, 1, 2, 3, 4, 5, 1, 6, 1]
+    batches = [[item.pixel_values.shape[-1] for item in batch] for batch in by_size(map(Sized, widths), 3)]
+    assert all(len(set(batch)) == 1 and len(batch) <= 3 for batch in batches)
+    assert sorted(width for batch in batches for width in batch) == sorted(widths)
+    assert batches[0] == [1, 1, 1], "a full batch goes at once"
+
+
+def test_however_many_sizes_there_are_few_photos_wait():
+    taken = 0
+
+    def items():
+        nonlocal taken
+        for width in range(1, 50):
+            taken += 1
+            yield Sized(width)
+
+    given = 0
+    for batch in by_size(items(), 4):
+        given += len(batch)
+        assert taken - given < 2 * 4
+    assert given == 49

@@ -1,0 +1,145 @@
+"""Proves that a photo cut into tiles is predicted as if it were whole where tiles agree, and blended evenly where they do not."""
+
+import math
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mult_hf import TaskSpec
+from mult_hf.inference.predictor import predict, to_average
+from mult_hf.inference.tiling import tile_starts, tiled
+
+SPECS = {
+    "classes": TaskSpec(name="classes", kind="classification", channels=2),
+    "distance": TaskSpec(name="distance", kind="regression", channels=1),
+    "direction": TaskSpec(name="direction", kind="regression", channels=3, activation="unit_vector"),
+}
+
+
+def pointwise(pixel_values):
+    """A predictor that looks at one pixel at a time."""
+    return {
+        "classes": pixel_values[:, :2],
+        "distance": pixel_values.exp().sum(dim=1, keepdim=True),
+        "direction": F.normalize(pixel_values, dim=1),
+    }
+
+
+def by_brightness(dark, bright):
+    """A predictor of `dark` everywhere in tiles whose first pixel is black, else of `bright`."""
+
+    def predictor(pixel_values):
+        is_bright = (pixel_values[:, :1, :1, :1] > 0).expand(-1, 1, *pixel_values.shape[-2:])
+        return {task: torch.where(is_bright, *(torch.tensor(each[task]).view(1, -1, 1, 1) for each in (bright, dark))) for task in dark}
+
+    return predictor
+
+
+def two_tiles(overlap):
+    """A photo that tiles of 32 pixels see as one dark tile and one bright one with this many columns in common."""
+    photo = torch.zeros(1, 3, 32, 64 - overlap)
+    photo[..., 32 - overlap :] = 1.0
+    return photo
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 32), (100, 75), (64, 200), (20, 150), (10, 10), (47, 31)])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_tiles_of_a_predictor_that_looks_at_one_pixel_are_the_whole_photo(size, batch_size):
+    """Numbers to the last bit; probabilities and unit vectors to the rounding of their logarithm and length."""
+    photos = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    whole, tiles = pointwise(photos), tiled(pointwise, SPECS, 32, batch_size)(photos)
+    assert torch.equal(tiles["distance"], whole["distance"])
+    torch.testing.assert_close(tiles["classes"], whole["classes"].log_softmax(dim=1))
+    torch.testing.assert_close(tiles["direction"], whole["direction"])
+
+
+def test_the_weights_of_the_tiles_at_a_pixel_have_the_sum_one():
+    """A constant comes out as it is: 0.1 is no binary fraction, so any sum beside one would show."""
+    constant = torch.tensor(0.1)
+    tiles = tiled(lambda photos: {"distance": constant.expand(len(photos), 1, *photos.shape[-2:])}, SPECS, 40)
+    assert torch.equal(tiles(torch.zeros(1, 3, 123, 77))["distance"], constant.expand(1, 1, 123, 77))
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 56, 57, 100, 999])
+def test_tiles_cover_the_side_and_overlap_by_a_quarter_at_least(length):
+    starts = tile_starts(length, 32)
+    assert starts[0] == 0
+    assert starts[-1] + 32 == max(length, 32)
+    assert all(8 <= first + 32 - second < 32 for first, second in pairwise(starts))
+
+
+def test_the_weight_moves_evenly_from_one_tile_to_the_next():
+    """In an overlap of 8 columns the tiles weigh 8, 7, ... 1 and 1, 2, ... 8: the second one has 1/9, 2/9, ... 8/9."""
+    assert tile_starts(56, 32) == [0, 24], "the premise: two tiles with 8 columns in common"
+    blended = tiled(by_brightness({"distance": [0.0]}, {"distance": [1.0]}), SPECS, 32)(two_tiles(overlap=8))["distance"]
+    expected = torch.cat([torch.zeros(24), torch.arange(1, 9) / 9, torch.ones(24)])
+    torch.testing.assert_close(blended, expected.expand(1, 1, 32, 56))
+
+
+def test_tiles_are_blended_in_each_tasks_own_space():
+    """In the middle of 9 columns both tiles weigh 5. Probabilities .6 and .1 give .35, not what the mean of their logits gives
+    (.29); vectors (0, 1, 0) and (0, 0, 1) give a vector of length 1 between them.
+    """
+    dark = {"classes": [math.log(0.6), math.log(0.4)], "direction": [0.0, 1.0, 0.0]}
+    bright = {"classes": [math.log(0.1), math.log(0.9)], "direction": [0.0, 0.0, 1.0]}
+    blended = tiled(by_brightness(dark, bright), SPECS, 32)(two_tiles(overlap=9))
+    torch.testing.assert_close(blended["classes"][0, :, 0, 27].exp(), torch.tensor([0.35, 0.65]))
+    torch.testing.assert_close(blended["direction"][0, :, 0, 27], torch.tensor([0.0, 0.5**0.5, 0.5**0.5]))
+
+
+def test_the_predictor_gets_at_most_a_batch_of_tiles_of_one_size():
+    seen = []
+
+    def predictor(tiles):
+        seen.append(tuple(tiles.shape))
+        return {"distance": tiles[:, :1]}
+
+    tiled(predictor, SPECS, 32, batch_size=4)(torch.zeros(1, 3, 56, 80))
+    assert seen == [(4, 3, 32, 32), (2, 3, 32, 32)]
+    seen.clear()
+    tiled(predictor, SPECS, 64)(torch.zeros(1, 3, 40, 90))
+    assert seen == [(1, 3, 40, 64)] * 2, "a side that is shorter than a tile is not cut"
+
+
+def test_a_tile_that_no_model_takes_is_refused():
+    with pytest.raises(ValueError, match="tiles have a side of 31 pixels; it must be at least 32"):
+        tiled(pointwise, SPECS, 31)
+
+
+@pytest.mark.slow
+def test_no_seam_shows_in_a_photo_of_2000_by_3000_pixels(tiny_model):
+    """The largest step between neighbours at a tile's edge is none that the picture does not have elsewhere, for every task.
+
+    `pytest -s tests/inference/test_tiling.py -k seam` prints these steps and the mean difference from the whole photo's prediction.
+    """
+    model = tiny_model()
+    coarse = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    photo = F.interpolate(coarse, size=(2000, 3000), mode="bicubic") * 4 - 2
+    with torch.no_grad():
+        whole = predict(model, photo)
+        tiles = tiled(partial(predict, model), model.config.task_specs, 512, batch_size=4)(photo)
+    print()
+    for task, spec in model.config.task_specs.items():
+        ours, theirs = (to_average(each[task], spec)[0] for each in (tiles, whole))  # (channels, height, width)
+        at_edges, elsewhere = largest_steps(ours, 512)
+        difference = (ours - theirs).abs().mean()
+        print(f"{task}: {at_edges:.2e} at edges of tiles, {elsewhere:.2e} elsewhere; {difference:.2e} from the whole photo's")
+        assert 0 < at_edges <= elsewhere
+        assert difference < theirs.std(), "it is a prediction of the same photo"
+
+
+def largest_steps(values, tile):
+    """(where a tile begins or ends, elsewhere): the largest difference between neighbours in (channels, height, width) values."""
+    at_edges, elsewhere = [], []
+    for axis in (1, 2):
+        length = values.shape[axis]
+        starts = tile_starts(length, tile)
+        edges = {*starts[1:], *(start + tile for start in starts[:-1])}
+        steps = values.diff(dim=axis).abs().amax(dim=(0, 3 - axis))  # one a position along the axis
+        is_edge = torch.tensor([position + 1 in edges for position in range(length - 1)])
+        at_edges.append(steps[is_edge].max())
+        elsewhere.append(steps[~is_edge].max())
+    return max(at_edges), max(elsewhere)

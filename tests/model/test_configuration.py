@@ -1,0 +1,317 @@
+"""Proves that a configuration has the paper's defaults, refuses what cannot work, warns of misspelt names and survives JSON."""
+
+import json
+import logging
+from copy import deepcopy
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError, StrictDataclassFieldValidationError
+from transformers import AutoConfig, ConvNextConfig, SwinConfig, SwinForImageClassification
+
+from mult_hf import MULT_TASKS, MulTConfig, TaskSpec, registered_tasks
+from mult_hf.model import configuration_mult
+from mult_hf.model.configuration_mult import ATTENTION_SOURCES, PRESETS, BlockAttention
+
+REFUSED = (ValueError, StrictDataclassError)  # strict configurations wrap the errors of their validators
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+EDGE_OCCLUSION = TaskSpec(name="edge_occlusion", kind="regression", channels=1, value_range=(0.0, 1.0), weight=0.25)
+
+
+# Defaults.
+
+
+def test_the_default_is_the_papers_six_tasks_and_sharing_on_a_swin_t():
+    config = MulTConfig()
+    assert list(config.task_specs) == list(MULT_TASKS)
+    assert config.reference_task == "normals"
+    assert config.block_attention == ["self", "encoder"]
+    assert config.backbone_config.model_type == "swin"
+    assert config.backbone_config.embed_dim == 96
+    assert tuple(config.backbone_config.depths) == (2, 2, 6, 2)
+    assert config.backbone_config.out_features == STAGES
+    assert config.decoder_window_size == 7
+
+
+def test_tasks_are_stored_as_full_plain_entries_however_they_come():
+    expected = [registered_tasks()["depth"].to_dict(), EDGE_OCCLUSION.to_dict()]
+    assert MulTConfig(tasks=["depth", EDGE_OCCLUSION]).tasks == expected
+    assert MulTConfig(tasks=[{"name": "depth"}, EDGE_OCCLUSION.to_dict()]).tasks == expected
+    assert MulTConfig(tasks={"depth": registered_tasks()["depth"], "edge_occlusion": EDGE_OCCLUSION}).tasks == expected
+
+
+def test_the_reference_task_is_normals_or_else_the_first():
+    assert MulTConfig(tasks=["depth", "normals"]).reference_task == "normals"
+    assert MulTConfig(tasks=["edges2d", "depth"]).reference_task == "edges2d"
+    assert MulTConfig(tasks=["depth", "normals"], reference_task="depth").reference_task == "depth"
+
+
+def test_the_window_is_the_backbones_unless_it_has_none(tiny_config):
+    assert tiny_config().decoder_window_size == 4
+    assert tiny_config(decoder_window_size=2).decoder_window_size == 2
+    assert not hasattr(ConvNextConfig(), "window_size")
+    assert MulTConfig(backbone_config={"model_type": "convnext"}).decoder_window_size == 7
+
+
+def test_a_backbone_is_given_as_a_dict_or_as_a_configuration():
+    swin = SwinConfig(embed_dim=8, num_heads=[1, 2, 4, 8], window_size=4, out_features=STAGES)
+    from_object, from_dict = MulTConfig(backbone_config=swin), MulTConfig(backbone_config=swin.to_dict())
+    assert type(from_dict.backbone_config) is SwinConfig
+    assert from_dict.backbone_config.embed_dim == 8
+    assert from_dict.to_dict() == from_object.to_dict()
+
+
+def test_changing_one_configuration_leaves_the_next_one_alone():
+    first = MulTConfig()
+    first.tasks.clear()
+    first.block_attention.append("self")
+    assert len(MulTConfig().tasks) == 6
+    assert MulTConfig().block_attention == ["self", "encoder"]
+
+
+def test_a_configuration_does_not_keep_hold_of_the_callers_lists():
+    per_stage = [["self", "encoder"] for _ in range(4)]
+    config = MulTConfig(block_attention=per_stage)
+    per_stage[0][0] = "reference"
+    assert config.block_attention[0] == ["self", "encoder"]
+
+
+# Presets.
+
+
+# Swin Transformer (arXiv 2103.14030): section 3.3 gives C and the layer numbers, heads have 32 channels each, table 1 the millions of
+# parameters of the classifiers with 1,000 classes (L: with ImageNet-22K pre-training).
+SWIN_PAPER = {
+    "swin-tiny": (96, (2, 2, 6, 2), 29),
+    "swin-small": (96, (2, 2, 18, 2), 50),
+    "swin-base": (128, (2, 2, 18, 2), 88),
+    "swin-large": (192, (2, 2, 18, 2), 197),
+}
+
+
+@pytest.mark.parametrize("preset", SWIN_PAPER)
+def test_a_preset_has_the_sizes_of_the_swin_paper(preset):
+    channels, depths, millions = SWIN_PAPER[preset]
+    backbone = MulTConfig.from_preset(preset).backbone_config
+    assert (backbone.embed_dim, tuple(backbone.depths), backbone.window_size, backbone.patch_size) == (channels, depths, 7, 4)
+    assert [channels * 2**stage / heads for stage, heads in enumerate(backbone.num_heads)] == [32] * 4
+    assert backbone.out_features == STAGES
+    with torch.device("meta"):
+        classifier = SwinForImageClassification(SwinConfig(**{**backbone.to_dict(), "num_labels": 1000}))
+    assert sum(parameter.numel() for parameter in classifier.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+
+
+def test_every_preset_is_one_of_the_papers_and_none_is_missing():
+    assert set(PRESETS) == set(SWIN_PAPER)
+
+
+def test_a_preset_takes_the_other_arguments_too():
+    config = MulTConfig.from_preset("swin-base", tasks=["depth"], block_attention=["self", "self"], mlp_ratio=2.0)
+    assert (list(config.task_specs), config.block_attention, config.mlp_ratio) == (["depth"], ["self", "self"], 2.0)
+
+
+def test_using_a_preset_does_not_change_it(monkeypatch):
+    monkeypatch.setattr(configuration_mult, "PRESETS", deepcopy(PRESETS))  # should it change, then not for the other tests
+    MulTConfig.from_preset("swin-tiny").backbone_config.depths.append(2)
+    assert tuple(MulTConfig.from_preset("swin-tiny").backbone_config.depths) == (2, 2, 6, 2)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match=r"'swin-huge' is unknown; choose one of swin-tiny, swin-small, swin-base, swin-large"):
+        MulTConfig.from_preset("swin-huge")
+
+
+# Where blocks take their attention from.
+
+
+@pytest.mark.parametrize("source", ATTENTION_SOURCES)
+def test_a_block_kind_names_its_source_and_may_carry_skip(source):
+    assert BlockAttention.parse(source) == BlockAttention(source, skip=False)
+    assert BlockAttention.parse(f"{source}+skip") == BlockAttention(source, skip=True)
+
+
+def test_only_blocks_on_their_own_stream_do_not_share():
+    shared = {kind: BlockAttention.parse(kind).is_shared for kind in ("self", "self+skip", "encoder", "reference", "reference+skip")}
+    assert shared == {"self": False, "self+skip": False, "encoder": True, "reference": True, "reference+skip": True}
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "Self", "selfish", "encoder+", "+skip", "skip", "encoder+skip+skip", "encoder + skip", "encoder+self"]
+)
+def test_any_other_block_kind_is_refused(kind):
+    with pytest.raises(ValueError, match=r"is not one of self, encoder, reference, each also with '\+skip'"):
+        BlockAttention.parse(kind)
+    with pytest.raises(REFUSED, match="is not one of self, encoder, reference"):
+        MulTConfig(block_attention=["self", kind])
+
+
+def test_one_list_of_kinds_holds_for_every_stage():
+    config = MulTConfig(block_attention=["encoder+skip", "reference"])
+    stage = [BlockAttention("encoder", True), BlockAttention("reference", False)]
+    assert config.block_attention_of_stages(4) == [stage] * 4
+    assert config.block_attention_of_stages(3) == [stage] * 3
+
+
+def test_each_stage_may_have_its_own_kinds_and_number_of_blocks():
+    config = MulTConfig(block_attention=[["self", "self"], ["self", "encoder"], ["encoder", "reference"] * 2, ["self+skip", "encoder"]])
+    stages = config.block_attention_of_stages(4)
+    assert [[block.source for block in stage] for stage in stages] == [
+        ["self", "self"],
+        ["self", "encoder"],
+        ["encoder", "reference", "encoder", "reference"],
+        ["self", "encoder"],
+    ]
+    assert [block.skip for block in stages[3]] == [True, False]
+
+
+@pytest.mark.parametrize("given", [2, 5])
+def test_another_number_of_lists_than_stages_is_refused(given):
+    config = MulTConfig(block_attention=[["self", "encoder"]] * given)
+    with pytest.raises(ValueError, match=rf"{given} lists for 4 decoder stages; give one list, or one a stage"):
+        config.block_attention_of_stages(4)
+
+
+# Refusals: what came, what is allowed.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tasks": []}, r"tasks is empty; give at least one"),
+        ({"tasks": ["dept"]}, r"task 'dept' is not registered; registered: segmentation, depth"),
+        ({"tasks": ["depth", "depth"]}, r"task 'depth' comes twice"),
+        ({"tasks": [{"name": "depth", "wieght": 1}]}, r"unknown fields \['wieght'\]"),
+        ({"tasks": ["normals"], "reference_task": "depth"}, r"reference_task 'depth' is not one of the tasks \['normals'\]"),
+        ({"block_attention": []}, r"blocks \[\]; their number must be even and at least 2"),
+        ({"block_attention": ["self"]}, r"blocks \['self'\]; their number must be even"),
+        ({"block_attention": ["self", "encoder", "self"]}, r"their number must be even"),
+        ({"block_attention": [["self", "encoder"], ["self"]]}, r"blocks \['self'\]; their number must be even"),
+        ({"block_attention": [["self", "encoder"], []]}, r"blocks \[\]; their number must be even"),
+        ({"block_attention": ["self", ["self", "encoder"]]}, r"mixes kinds and lists"),
+        ({"decoder_window_size": 0}, r"decoder_window_size is 0; it must be at least 1"),
+    ],
+    ids=str,
+)
+def test_an_impossible_configuration_is_refused(arguments, message):
+    with pytest.raises(REFUSED, match=message):
+        MulTConfig(**arguments)
+
+
+def test_block_kinds_that_are_not_words_are_refused_by_name():
+    with pytest.raises(REFUSED, match="block_attention"):
+        MulTConfig(block_attention=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("qkv_bias", "yes"),
+        ("qkv_bias", 1),
+        ("mlp_ratio", "4"),
+        ("decoder_window_size", 4.5),
+        ("decoder_window_size", True),
+        ("reference_task", 3),
+        ("tasks", "depth"),
+        ("block_attention", "self"),
+        ("decoder_num_attention_heads", [1.5, 2.0]),
+        ("layer_norm_eps", "1e-5"),
+        ("hidden_act", None),
+    ],
+)
+def test_a_value_of_another_type_is_refused(argument, value):
+    with pytest.raises(StrictDataclassFieldValidationError, match=argument):
+        MulTConfig(**{argument: value})
+
+
+def test_a_configuration_that_was_broken_later_is_not_saved(tmp_path):
+    config = MulTConfig()
+    config.reference_task = "depht"
+    with pytest.raises(REFUSED, match="'depht' is not one of the tasks"):
+        config.save_pretrained(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+# Misspelt names.
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [("block_attentions", "block_attention"), ("mlp_ration", "mlp_ratio"), ("task", "tasks"), ("reference_tasks", "reference_task")],
+)
+def test_a_misspelt_argument_warns_and_names_the_one_that_was_meant(misspelt, meant, caplog):
+    with caplog.at_level(logging.WARNING):
+        MulTConfig(**{misspelt: ["self", "self"]})
+    assert f"does not know {misspelt!r}; it is stored but has no effect. Did you mean {meant!r}?" in caplog.text
+
+
+def test_a_name_like_no_other_warns_without_a_guess(caplog):
+    with caplog.at_level(logging.WARNING):
+        MulTConfig(zzzz=1)
+    assert "does not know 'zzzz'" in caplog.text
+    assert "Did you mean" not in caplog.text
+
+
+def test_known_arguments_and_those_of_transformers_do_not_warn(caplog, tmp_path):
+    with caplog.at_level(logging.WARNING):
+        config = MulTConfig(tasks=["depth"], mlp_ratio=2.0, output_hidden_states=True, architectures=["X"], dtype="float32")
+        config.save_pretrained(tmp_path)
+        MulTConfig.from_pretrained(tmp_path)
+        AutoConfig.from_pretrained(tmp_path)
+    assert caplog.text == ""
+
+
+# Files.
+
+
+def test_a_configuration_survives_its_file(tmp_path, tiny_config):
+    config = tiny_config(
+        tasks=["depth", {"name": "segmentation", "class_names": ["floor", "rest"]}, EDGE_OCCLUSION],
+        block_attention=[["self", "encoder"], ["self+skip", "encoder"], ["encoder", "reference"], ["self", "self"]],
+        reference_task="edge_occlusion",
+        decoder_num_attention_heads=[8, 4, 2, 1],
+        decoder_window_size=2,
+        drop_path_rate=0.1,
+        qkv_bias=False,
+    )
+    config.save_pretrained(tmp_path)
+    for loaded in (MulTConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is MulTConfig
+        assert {**loaded.to_dict(), "_name_or_path": ""} == config.to_dict()
+        assert loaded.task_specs == config.task_specs
+        assert loaded.block_attention_of_stages(4) == config.block_attention_of_stages(4)
+
+
+def test_the_dict_of_a_configuration_makes_it_again():
+    config = MulTConfig(tasks=["depth", EDGE_OCCLUSION], block_attention=["encoder", "reference"])
+    entries = json.loads(json.dumps(config.to_dict()))
+    assert MulTConfig.from_dict(entries).to_dict() == config.to_dict()
+
+
+def test_config_json_carries_full_entries_even_of_the_default_tasks(tmp_path):
+    MulTConfig().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["tasks"] == [registered_tasks()[task].to_dict() for task in MULT_TASKS]
+    assert stored["reference_task"] == "normals"
+    assert stored["model_type"] == "mult"
+
+
+def test_config_json_names_the_pipelines_code_and_loading_it_here_does_not_ask_for_it(tmp_path):
+    MulTConfig().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["custom_pipelines"]["multitask-vision"]["impl"] == "pipeline_mult.MultiTaskVisionPipeline"
+    assert not hasattr(MulTConfig.from_pretrained(tmp_path), "custom_pipelines")
+
+
+def test_a_task_that_was_never_registered_loads_from_config_json(tmp_path):
+    MulTConfig(tasks=["normals", EDGE_OCCLUSION]).save_pretrained(tmp_path)
+    assert "edge_occlusion" not in registered_tasks()
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert loaded.task_specs["edge_occlusion"] == EDGE_OCCLUSION
+    assert "edge_occlusion" not in registered_tasks()
+
+
+def test_a_saved_task_keeps_its_values_where_the_registered_one_has_others(tmp_path):
+    MulTConfig(tasks=[{"name": "depth", "value_range": [0, 80], "weight": 3.0}]).save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path).task_specs["depth"]
+    assert registered_tasks()["depth"].value_range == (0, 10)
+    assert (loaded.value_range, loaded.weight) == ((0, 80), 3.0)

@@ -1,0 +1,83 @@
+"""Runs of examples/train.py for tests: on a small model and a small data set, in this process or in others."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+
+from examples import train as script
+from mult_hf.training.progress import JsonLinesLog
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "--embed_dim 8 --depths 1 1 1 1 --window_size 4 --batch_size 2 --panel_rows 1 --cpu_threads 1 --max_steps 2 --logging_steps 1".split()
+)
+
+
+def train(output_dir, *flags):
+    """Run the script in this process; flags that come twice count as they stand last."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    threads = torch.get_num_threads()
+    try:
+        script.main([*TINY, "--output_dir", str(output_dir), *map(str, flags)])
+    finally:
+        torch.set_num_threads(threads)
+    return output_dir
+
+
+def weights(directory):
+    return load_file(directory / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def log(directory, key):
+    """The values that the log tells under a key, by step."""
+    return {entry["step"]: entry[key] for entry in JsonLinesLog(directory / "log.jsonl").entries() if key in entry}
+
+
+def write_data(directory, columns, entries, count=4, size=64):
+    """A data set of random maps in the package's schema: parquet files and a card that says how they are stored."""
+    rng = np.random.default_rng(0)
+    features = Features({"image": Image(), **{name: Image() for name in columns}, "note": Value("string")})
+    for split in ("train", "validation"):
+        notes = [f"{split} picture {number}" for number in range(count)]
+        rows = {"image": [PILImage.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)) for _ in notes], "note": notes}
+        for name, make in columns.items():
+            rows[name] = [make(rng, size) for _ in range(count)]
+        directory.mkdir(exist_ok=True)
+        Dataset.from_dict(rows, features=features).to_parquet(str(directory / f"{split}-00000-of-00001.parquet"))
+    (directory / "README.md").write_text(f"---\nmult_tasks: {json.dumps(entries)}\n---\nRandom maps.\n")
+    return directory
+
+
+def depth_picture(rng, size):
+    return PILImage.fromarray(rng.integers(500, 2500, (size, size)).astype(np.uint16))
+
+
+def curvature_picture(rng, size):
+    return PILImage.fromarray(rng.integers(100, 155, (size, size, 3), np.uint8))
+
+
+DEPTH = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 1 / 512, "unknown": [0, 65535]}}
+CURVATURE = {
+    "name": "principal_curvature",
+    "kind": "regression",
+    "channels": 2,
+    "unit": "1/m",
+    "colormap": "vectors",
+    "encoding": {"dtype": "uint8", "scale": 1 / 127.0, "offset": -1.0, "channels": [0, 1]},
+}
+
+
+def environment(**values):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **values}

@@ -1,0 +1,166 @@
+"""Proves that a checkpoint is whole or is not there, whenever a save is interrupted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from mult_hf.training import checkpoints as training_checkpoints
+from mult_hf.training.checkpoints import (
+    checkpoint_step,
+    clear_for_new_run,
+    find_checkpoint,
+    list_checkpoints,
+    replace_files,
+    save_checkpoint,
+)
+
+
+@pytest.fixture
+def accelerator():
+    accelerator = Accelerator(cpu=True)
+    accelerator.free_memory()
+    accelerator._custom_objects.clear()
+    accelerator.prepare(torch.nn.Linear(2, 2))
+    return accelerator
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_the_newest_checkpoints_stay(tmp_path, accelerator):
+    for step in (5, 10, 15):
+        assert save_checkpoint(accelerator, tmp_path, step, keep=2) == tmp_path / f"checkpoint-{step:08d}"
+    assert names(tmp_path) == ["checkpoint-00000010", "checkpoint-00000015"]
+    assert find_checkpoint(tmp_path, "latest").name == "checkpoint-00000015"
+    assert (tmp_path / "checkpoint-00000015" / "model.safetensors").stat().st_size > 0
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it, no clean-up runs."""
+
+
+INTERRUPTIONS = ["mkdir", "save_state", "fsync", "rename", "rmtree"]
+
+
+@pytest.mark.parametrize("moment", INTERRUPTIONS)
+@pytest.mark.parametrize("occurrence", range(3))
+def test_whenever_a_save_is_killed_the_latest_checkpoint_is_whole(tmp_path, accelerator, monkeypatch, moment, occurrence):
+    """The first save is whole, the second is killed at one of its steps; then a third one goes through."""
+    save_checkpoint(accelerator, tmp_path, 1, keep=1)
+    whole = names(tmp_path / "checkpoint-00000001")
+    calls = {"count": 0}
+
+    def killed_at(function):
+        def wrapper(*args, **kwargs):
+            calls["count"] += 1
+            if calls["count"] == occurrence + 1:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        owner = {
+            "mkdir": (Path, "mkdir"),
+            "save_state": (accelerator, "save_state"),
+            "fsync": (training_checkpoints.os, "fsync"),
+            "rename": (Path, "rename"),
+            "rmtree": (shutil, "rmtree"),
+        }[moment]
+        patch.setattr(*owner, killed_at(getattr(*owner)))
+        try:
+            save_checkpoint(accelerator, tmp_path, 2, keep=1)
+        except Killed:
+            pass
+        else:
+            assert calls["count"] <= occurrence, "premise: a save without interruption has no such moment"
+    latest = find_checkpoint(tmp_path, "latest")
+    assert names(latest) == whole
+    save_checkpoint(accelerator, tmp_path, 3, keep=1)
+    assert names(tmp_path) == ["checkpoint-00000003"], "the next save clears away what the killed one left"
+
+
+def test_half_a_save_is_never_taken(tmp_path, accelerator, monkeypatch):
+    def half(directory):
+        Path(directory, "model.safetensors").write_bytes(b"half")
+        raise Killed
+
+    monkeypatch.setattr(accelerator, "save_state", half)
+    with pytest.raises(Killed):
+        save_checkpoint(accelerator, tmp_path, 4, keep=1)
+    assert names(tmp_path) == ["checkpoint-00000004.partial"]
+    assert list_checkpoints(tmp_path) == []
+    assert find_checkpoint(tmp_path, "latest") is None
+
+
+def test_a_step_that_is_saved_again_takes_the_place_of_the_first(tmp_path, accelerator):
+    first = save_checkpoint(accelerator, tmp_path, 7, keep=1)
+    (first / "old").touch()
+    assert not (save_checkpoint(accelerator, tmp_path, 7, keep=1) / "old").exists()
+
+
+def test_checkpoints_are_ordered_by_step_not_by_letter(tmp_path):
+    for name in ("checkpoint-90", "checkpoint-100", "checkpoint-9", "checkpoint-best", "other"):
+        (tmp_path / name).mkdir()
+    assert [checkpoint_step(path) for path in list_checkpoints(tmp_path)] == [9, 90, 100]
+
+
+def test_a_checkpoint_may_be_chosen_by_its_path(tmp_path):
+    (tmp_path / "checkpoint-00000003").mkdir()
+    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000003")).name == "checkpoint-00000003"
+    with pytest.raises(ValueError, match=r"checkpoint-00000004 does not exist; whole checkpoints are \[.*checkpoint-00000003'\]"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000004"))
+    with pytest.raises(ValueError, match="not named like a checkpoint"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000003.partial"))
+
+
+def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path):
+    clear_for_new_run(tmp_path, overwrite=False)
+    (tmp_path / "checkpoint-00000003").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"earlier run, the last of step 3; go on with --resume latest"):
+        clear_for_new_run(tmp_path, overwrite=False)
+    clear_for_new_run(tmp_path, overwrite=True)
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_and_leaves_the_one_before(tmp_path, accelerator, monkeypatch):
+    """Torch's file writer has its own words for a full disk, which do not say so."""
+    save_checkpoint(accelerator, tmp_path, 1, keep=1)
+
+    def full(directory):
+        raise RuntimeError("unexpected pos 1 vs 2")
+
+    monkeypatch.setattr(accelerator, "save_state", full)
+    with pytest.raises(
+        OSError, match=r"checkpoint-00000002 could not be written, \d+ MiB are free there; earlier .*: unexpected pos 1 vs 2"
+    ):
+        save_checkpoint(accelerator, tmp_path, 2, keep=1)
+    assert find_checkpoint(tmp_path, "latest").name == "checkpoint-00000001"
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_keeps_its_own(tmp_path, accelerator):
+    """Newer ones of before are there still; they do not push out what is saved now."""
+    for step in (1, 2, 3):
+        save_checkpoint(accelerator, tmp_path, step, keep=3)
+    save_checkpoint(accelerator, tmp_path, 2, keep=1)
+    assert "checkpoint-00000002" in names(tmp_path)
+
+
+def test_replaced_files_leave_others_alone(tmp_path):
+    (tmp_path / "target").mkdir()
+    for name in ("kept", "replaced"):
+        (tmp_path / "target" / name).write_text("old")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "replaced").write_text("new")
+    replace_files(tmp_path / "new", tmp_path / "target")
+    assert {path.name: path.read_text() for path in (tmp_path / "target").iterdir()} == {"kept": "old", "replaced": "new"}
+    assert not (tmp_path / "new").exists()
+
+
+def test_keeping_no_checkpoint_is_refused(tmp_path, accelerator):
+    with pytest.raises(ValueError, match="keep at least 1"):
+        save_checkpoint(accelerator, tmp_path, 1, keep=0)

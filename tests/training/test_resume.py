@@ -1,0 +1,194 @@
+"""Proves that an interrupted run ends as if it had not been, and that two processes train as one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from examples import train as script
+from mult_hf import MulTForMultiTaskDensePrediction
+from mult_hf.training.checkpoints import list_checkpoints
+from mult_hf.training.progress import JsonLinesLog
+from support.training_runs import ROOT, TINY, environment, log, same, train, weights
+
+# Everything that draws random numbers or keeps a state from step to step.
+RANDOM = "--drop_path_rate 0.3 --ema_decay 0.9 --gradient_accumulation_steps 2 --num_workers 2 --max_steps 6 --save_steps 2".split()
+
+
+class Interruption(BaseException):
+    """Stops a run where no error handling of the script would."""
+
+
+def interrupted(monkeypatch, after_steps, output_dir, *flags):
+    take_step = script.Run.take_step
+
+    def stop(self, *arguments):
+        if self.progress.step == after_steps:
+            raise Interruption
+        return take_step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Run, "take_step", stop)
+        with pytest.raises(Interruption):
+            train(output_dir, *flags)
+
+
+def comparable_log(directory):
+    return [{k: v for k, v in entry.items() if k != "seconds_per_step"} for entry in JsonLinesLog(directory / "log.jsonl").entries()]
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "uncertainty", "dwa", "gradnorm", "pcgrad"])
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, data, monkeypatch, weighting):
+    """With shuffling, augmentation, worker processes, stochastic depth, accumulation, and averaged weights."""
+    flags = ["--dataset", data, *RANDOM, "--weighting", weighting, "--eval_steps", 3]
+    train(tmp_path / "through", *flags)
+    interrupted(monkeypatch, 3, tmp_path / "resumed", *flags)  # a step after the checkpoint: that step is done again
+    train(tmp_path / "resumed", *flags, "--resume", "latest")
+    for part in ("", "best"):
+        assert same(weights(tmp_path / "through" / part), weights(tmp_path / "resumed" / part)), part
+    assert comparable_log(tmp_path / "through") == comparable_log(tmp_path / "resumed")
+
+
+def test_these_runs_do_differ_by_what_is_random(tmp_path, data):
+    """Premise of the tests above: another seed, or no averaging, gives other weights."""
+    flags = ["--dataset", data, *RANDOM]
+    runs = [train(tmp_path / name, *flags, *more) for name, more in {"a": [], "seed": ["--seed", 1], "last": ["--ema_decay", 0]}.items()]
+    assert not same(weights(runs[0]), weights(runs[1]))
+    assert not same(weights(runs[0]), weights(runs[2]))
+
+
+def test_evaluations_on_the_way_do_not_change_the_weights(tmp_path, data):
+    """Nothing that they draw is taken from what stochastic depth draws from."""
+    runs = [train(tmp_path / name, "--dataset", data, *RANDOM, *more) for name, more in {"none": [], "some": ["--eval_steps", 1]}.items()]
+    assert same(*map(weights, runs))
+
+
+def test_the_number_of_workers_does_not_change_the_weights(tmp_path, data):
+    runs = [train(tmp_path / str(workers), "--dataset", data, *RANDOM, "--num_workers", workers) for workers in (0, 2)]
+    assert same(*map(weights, runs))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_run_still_ends_with_the_same_weights(tmp_path, data):
+    """Signal 9, several times; a checkpoint is written at every step, so that many kills fall into a save."""
+    flags = ["--dataset", str(data), *RANDOM, "--max_steps", "40", "--save_steps", "1", "--eval_steps", "9"]
+    train(tmp_path / "through", *flags)
+    command = [
+        sys.executable,
+        str(ROOT / "examples/train.py"),
+        *TINY,
+        "--output_dir",
+        str(tmp_path / "killed"),
+        *flags,
+        "--resume",
+        "latest",
+    ]
+    moments = random.Random(os.environ.get("MULT_HF_KILL_SEED", "0"))
+    kills = 0
+    while True:
+        process = subprocess.Popen(command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if kills < 4:
+            wait_for_progress(process, tmp_path / "killed")
+            time.sleep(moments.uniform(0.0, 0.5))
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+            print(f"killed with {sorted(path.name for path in (tmp_path / 'killed' / 'checkpoints').iterdir())}")
+        else:
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors.decode()
+            break
+    for part in ("", "best"):
+        assert same(weights(tmp_path / "through" / part), weights(tmp_path / "killed" / part)), part
+    assert comparable_log(tmp_path / "through") == comparable_log(tmp_path / "killed")
+
+
+def wait_for_progress(process, directory):
+    """Until the run has written a checkpoint newer than all before."""
+    newest = max([path.name for path in list_checkpoints(directory / "checkpoints")], default="")
+    for _ in range(3000):
+        if process.poll() is not None:
+            raise AssertionError(process.stderr.read().decode())
+        if max([path.name for path in list_checkpoints(directory / "checkpoints")], default="") > newest:
+            return
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint within a minute")
+
+
+def test_a_finished_run_is_resumed_to_the_same_result(tmp_path, data):
+    train(tmp_path, "--dataset", data)
+    before = weights(tmp_path)
+    logged = comparable_log(tmp_path)
+    train(tmp_path, "--dataset", data, "--resume", "latest")
+    assert same(before, weights(tmp_path))
+    assert logged == comparable_log(tmp_path)
+
+
+def test_another_run_is_not_taken_up(tmp_path, data):
+    train(tmp_path, "--dataset", data)
+    with pytest.raises(ValueError, match=r"--learning_rate was 0\.002 and is 0\.1"):
+        train(tmp_path, "--dataset", data, "--resume", "latest", "--learning_rate", 0.1)
+    train(tmp_path, "--dataset", data, "--resume", "latest", "--logging_steps", 5)  # what it writes may change
+
+
+def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, data):
+    train(tmp_path, "--dataset", data)
+    with pytest.raises(ValueError, match="checkpoints of an earlier run, the last of step 2"):
+        train(tmp_path, "--dataset", data)
+    train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path, data):
+    train(tmp_path, "--dataset", data, "--max_steps", 5, "--save_steps", 1, "--keep_checkpoints", 3)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path / "checkpoints")] == ["3", "4", "5"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(tmp_path, data):
+    with pytest.raises(
+        FloatingPointError, match=r"step 2: .*(depth|principal_curvature) is (nan|inf).*row \d \(note train picture \d\)"
+    ) as error:
+        train(tmp_path, "--dataset", data, "--learning_rate", 1e30, "--warmup_steps", 0, "--save_steps", 1, "--max_steps", 3)
+    assert "last good checkpoint: " in str(error.value)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["checkpoint-00000001"]
+
+
+# Several processes.
+
+
+# The checkpoint falls between two entries of the log, so that it holds sums of losses of both processes.
+THREE_STEPS = "--max_steps 3 --save_steps 2 --logging_steps 3".split()
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, data):
+    """Three steps of four images in one process, to compare with two processes of two."""
+    return train(tmp_path_factory.mktemp("one"), "--dataset", data, "--batch_size", 4, *THREE_STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", ["ddp_cpu", "fsdp2_cpu"])
+def test_two_processes_train_as_one_with_their_batches_together(tmp_path, data, one_process, configuration):
+    """The same losses, weights and metrics up to rounding; also after an interruption."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]
+    flags = [*TINY, "--dataset", str(data), "--output_dir", str(tmp_path), "--batch_size", "2", *THREE_STEPS]
+    command = [*launch, "--main_process_port", "0", str(ROOT / "examples/train.py"), *flags]
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    assert_close_to(one_process, tmp_path)
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    newest.rename(newest.with_suffix(".partial"))  # as if the run had been killed in its last save
+    subprocess.run([*command, "--resume", "latest"], env=environment(), check=True, capture_output=True)
+    assert_close_to(one_process, tmp_path)
+    assert MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).task_names == ["depth", "principal_curvature"]
+
+
+def assert_close_to(one_process, two_processes):
+    for name, value in weights(one_process).items():
+        torch.testing.assert_close(weights(two_processes)[name], value, atol=1e-3, rtol=1e-2)
+    expected, found = (json.loads((directory / "metrics.json").read_text())["model"] for directory in (one_process, two_processes))
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert log(two_processes, "loss/depth") == pytest.approx(log(one_process, "loss/depth"), rel=1e-3)
