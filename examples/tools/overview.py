@@ -1,6 +1,8 @@
 """Draw one image, its six maps and a legend as a 4 x 2 sheet: the picture at the top of the README.
 
 python examples/tools/overview.py --image docs/images/living-room.jpg --output docs/images/overview.jpg
+
+The model that comes with the package predicts the maps; `--model` takes another.
 """
 
 import argparse
