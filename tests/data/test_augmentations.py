@@ -339,7 +339,7 @@ def furnished():
     """A room of the Rooms data set, a camera in it, and a function that renders one sample with all six maps."""
     pytest.importorskip("mitsuba")
     pytest.importorskip("mitsuba_oidn")
-    from mult_hf.data.synthetic.rooms import camera, layouts, rendering, samples, variants
+    from mult_hf.data.synthetic.rooms import layouts, rendering, samples, variants, viewpoints
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the slow variant
@@ -349,7 +349,7 @@ def furnished():
         scene = rendering.RoomScene(room)
         geometry, radiance = scene.geometry(camera, size), scene.colour(camera, size, samples=16, seed=0)
         rgb = np.round(255 * (radiance / (1 + radiance)) ** 0.45).astype(np.uint8)  # the photograph's exposure would differ by view
-        labels = samples.derive_maps(rgb, geometry, camera.focal_length(size))
+        labels = samples.view_targets(rgb, geometry, camera.focal_length(size))
         return {
             "pixel_values": torch.from_numpy(rgb).permute(2, 0, 1) / 255,
             "labels": {
@@ -362,10 +362,10 @@ def furnished():
     room = layouts.build_room(4)
     return SimpleNamespace(
         room=room,
-        camera=camera.propose(room, np.random.default_rng(0)),
+        camera=viewpoints.propose(room, np.random.default_rng(0)),
         tasks=resolve_tasks(samples.TASK_ENTRIES),
         view=view,
-        original=view(room, camera.propose(room, np.random.default_rng(0)), 64),
+        original=view(room, viewpoints.propose(room, np.random.default_rng(0)), 64),
     )
 
 
@@ -384,7 +384,7 @@ def mean_difference(a, b):
 
 @pytest.mark.slow
 def test_a_flipped_room_is_the_rendering_of_the_mirrored_room(furnished):
-    from mult_hf.data.synthetic.rooms.geometry import scaling
+    from mult_hf.data.synthetic.rooms.meshes import scaling
 
     mirror = np.array([-1.0, 1, 1])
     meshes = [part.mesh.transformed(scaling(*mirror)) for part in furnished.room.parts]
