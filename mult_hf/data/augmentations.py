@@ -1,174 +1,20 @@
-"""Random views of a sample: the image and all its label maps change together.
-
-A sample is a dict as the readers make it, before normalisation and batching:
-
-- `pixel_values`: (3, height, width) float in [0, 1];
-- `labels`: one map a task, (channels, height, width) float with NaN where unknown, or (height, width) int64 class ids with 255
-  where unknown;
-- `focal` (optional): focal length in pixels;
-- `principal_point` (optional): (x, y) in pixels, the top left corner of the image being (0, 0) and the centre of its first
-  pixel (0.5, 0.5); the image's centre when left out.
-
-Other keys pass through. Every function returns a new sample and leaves the given one as it is. How the values of a task
-change is declared in its [`TaskSpec`]: `horizontal_flip_signs`, `rotated_channels`, `zoom_exponent`, `resample`.
-
-The geometry is the camera's. A flip mirrors the scene. A rotation about the principal point rolls the camera. A zoom multiplies
-the focal length; that depth is divided by it at the same time means that the scene is made smaller as a whole, which leaves
-the directions of surfaces alone, so that image, depth, normals and intrinsics still belong together. Maps that are made of the
-image or of light (edges, keypoints, reshading) move with the pixels and keep their values.
-"""
+"""Random views of a sample: a change of viewpoint for the image and its labels, then of the image's colours."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-from torchvision.transforms.v2 import functional as image_functional
 
-from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
+from mult_hf.model.tasks import TaskSpec
 
-BEYOND_IMAGE = (0.485, 0.456, 0.406)
-"""Colour beyond the image: the mean of ImageNet, which is 0 after the usual normalisation."""
-
-Sample = dict[str, Any]
-
-
-def horizontal_flip(sample: Sample, tasks: Mapping[str, TaskSpec]) -> Sample:
-    """Mirror a sample left to right; doing it twice gives the sample back.
-
-    Args:
-        sample: as described at the top of this module.
-        tasks: specs by name, at least of the tasks in `sample["labels"]`.
-
-    Returns:
-        `dict`: the mirrored sample; each channel is multiplied by the task's flip sign.
-
-    Raises:
-        ValueError: if the sample's maps do not fit its image or the tasks.
-    """
-    _check_sample(sample, tasks)
-    labels = {}
-    for name, values in sample["labels"].items():
-        mirrored = values.flip(-1)
-        signs = tasks[name].horizontal_flip_signs
-        labels[name] = mirrored * _per_channel(signs, mirrored) if signs else mirrored
-    flipped = {**sample, "pixel_values": sample["pixel_values"].flip(-1), "labels": labels}
-    if sample.get("principal_point") is not None:
-        x, y = sample["principal_point"]
-        flipped["principal_point"] = (sample["pixel_values"].shape[-1] - x, y)
-    return flipped
-
-
-def rotate_zoom_crop(
-    sample: Sample,
-    tasks: Mapping[str, TaskSpec],
-    size: tuple[int, int],
-    *,
-    degrees: float = 0.0,
-    zoom: float = 1.0,
-    corner: tuple[float, float] = (0.0, 0.0),
-) -> Sample:
-    """Turn a sample about its principal point, magnify it, and cut out a window, with one resampling for all three.
-
-    Known and unknown pixels are never mixed: a pixel is known where the nearest pixel of the original is, and then its value
-    is that pixel's (`resample="nearest"`) or the mean of the known ones of the four around it (`"bilinear"`). Beyond the
-    image nothing is known and the colour is `BEYOND_IMAGE`.
-
-    Args:
-        sample: as described at the top of this module.
-        tasks: specs by name, at least of the tasks in `sample["labels"]`.
-        size: (height, width) of the window in pixels.
-        degrees: angle by which the picture turns, counter-clockwise.
-        zoom: magnification, above 0; 2 shows everything twice as large. Depth is divided by it, the focal length multiplied.
-        corner: (left, top) of the window in the magnified image, in pixels; may lie outside of it.
-
-    Returns:
-        `dict`: the new sample; one with a focal length has a `principal_point`, too.
-
-    Raises:
-        ValueError: if the sample's maps do not fit its image or the tasks, or size or zoom is not positive.
-    """
-    _check_sample(sample, tasks)
-    if zoom <= 0 or min(size) < 1:
-        raise ValueError(f"zoom {zoom} and window size {tuple(size)} must be positive")
-    height, width = sample["pixel_values"].shape[-2:]
-    given = sample.get("principal_point")
-    centre = given if given is not None else (width / 2, height / 2)
-    lookup = _Lookup.of_window((height, width), size, degrees, zoom, corner, centre)
-    labels = {}
-    for name, values in sample["labels"].items():
-        labels[name] = _turn_and_zoom_values(_resample_map(values, tasks[name], lookup), tasks[name], degrees, zoom)
-    changed = {**sample, "pixel_values": _resample_image(sample["pixel_values"], lookup, zoom), "labels": labels}
-    if sample.get("focal") is not None:
-        changed["focal"] = sample["focal"] * zoom
-    if given is not None or "focal" in changed:  # what was the centre need not be the centre of the window
-        changed["principal_point"] = (centre[0] * zoom - corner[0], centre[1] * zoom - corner[1])
-    return changed
-
-
-def colour_jitter(
-    pixel_values: Tensor, *, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
-) -> Tensor:
-    """Change the colours of an image, in the order of the arguments, as `torchvision.transforms.v2.ColorJitter` does.
-
-    Args:
-        pixel_values: (3, height, width) float in [0, 1].
-        brightness: factor; 1 changes nothing, 0 makes black.
-        contrast: factor of the distance to the mean grey; 1 changes nothing.
-        saturation: factor of the distance to the pixel's own grey; 1 changes nothing, 0 makes grey.
-        hue: share of the colour circle to turn by, in [-0.5, 0.5]; 0 changes nothing.
-
-    Returns:
-        `Tensor`: (3, height, width) in [0, 1].
-    """
-    jittered = image_functional.adjust_brightness(pixel_values, brightness)
-    jittered = image_functional.adjust_contrast(jittered, contrast)
-    jittered = image_functional.adjust_saturation(jittered, saturation)
-    return image_functional.adjust_hue(jittered, hue) if hue else jittered  # by far the slowest of the four
-
-
-def gaussian_blur(pixel_values: Tensor, sigma: float) -> Tensor:
-    """Blur an image.
-
-    Args:
-        pixel_values: (3, height, width) float.
-        sigma: in pixels; 0 changes nothing.
-
-    Returns:
-        `Tensor`: (3, height, width).
-    """
-    if sigma == 0:
-        return pixel_values
-    # Reflecting at the border needs a kernel that reaches less far than the image.
-    reach = min(math.ceil(3 * sigma), min(pixel_values.shape[-2:]) - 1)
-    return image_functional.gaussian_blur(pixel_values, [2 * reach + 1, 2 * reach + 1], [sigma, sigma])
-
-
-def gaussian_noise(pixel_values: Tensor, std: float, generator: torch.Generator | None = None) -> Tensor:
-    """Add independent normal noise to every value and clip to [0, 1].
-
-    torchvision's own function takes no generator and could not be repeated.
-
-    Args:
-        pixel_values: (3, height, width) float in [0, 1].
-        std: standard deviation in the same unit; 0 changes nothing.
-        generator: source of randomness; torch's global one when left out.
-
-    Returns:
-        `Tensor`: (3, height, width) in [0, 1].
-    """
-    if std == 0:
-        return pixel_values
-    noise = torch.randn(pixel_values.shape, generator=generator, dtype=pixel_values.dtype)
-    return (pixel_values + std * noise).clamp(0, 1)
+from .geometric import Sample, horizontal_flip, rotate_zoom_crop
+from .photometric import colour_jitter, gaussian_blur, gaussian_noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomAugmentation:
-    """Draws a view of each sample: flip, rotation, zoom and crop, then colours, blur and noise of the image.
+    """A random view of each sample: flip, rotation, zoom and crop, then colours, blur and noise of the image.
 
     The defaults make plausible photographs of the same scene. For a test on a new domain, raise `blur` and `noise`.
 
@@ -219,10 +65,10 @@ class RandomAugmentation:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and {highest}")
 
     def __call__(self, sample: Sample, generator: torch.Generator | None = None) -> Sample:
-        """Draw one view.
+        """Draw a view.
 
         Args:
-            sample: as described at the top of this module.
+            sample: as described in `mult_hf.data.geometric`.
             generator: source of randomness; the same state gives the same view. Torch's global one when left out, which a
                 `DataLoader` seeds for each worker.
 
@@ -257,120 +103,3 @@ class RandomAugmentation:
         # Whole pixels, so that without zoom and rotation values are copied, not blurred.
         corner = (round(left * (factor * width - size[1])), round(top * (factor * height - size[0])))
         return rotate_zoom_crop(sample, self.tasks, size, degrees=degrees, zoom=factor, corner=corner)
-
-
-@dataclass(frozen=True)
-class _Lookup:
-    """Where in the original image each pixel of a window comes from; made once for all maps.
-
-    Args:
-        grid: (1, height, width, 2) positions as `grid_sample` counts them, -1 and 1 being the borders of the original.
-        source: (height * width,) number of the nearest pixel of the original, int64, counted row by row.
-        inside: (height, width) bool, whether the position lies in the original.
-        all_inside: whether every position does, as of most windows; then there is nothing to mask.
-    """
-
-    grid: Tensor
-    source: Tensor
-    inside: Tensor
-    all_inside: bool
-
-    @classmethod
-    def of_window(
-        cls,
-        original: tuple[int, int],
-        window: tuple[int, int],
-        degrees: float,
-        zoom: float,
-        corner: tuple[float, float],
-        centre: tuple[float, float],
-    ) -> "_Lookup":
-        """Invert "turn about the centre, magnify, cut" for the centre of each pixel of the window."""
-        right = ((torch.arange(window[1], dtype=torch.float64) + 0.5 + corner[0]) / zoom - centre[0])[None, :]
-        down = ((torch.arange(window[0], dtype=torch.float64) + 0.5 + corner[1]) / zoom - centre[1])[:, None]
-        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        x = centre[0] + cosine * right - sine * down  # (height, width); y points down, hence the signs
-        y = centre[1] + sine * right + cosine * down
-        height, width = original
-        rows, columns = y.floor().long().clamp(0, height - 1), x.floor().long().clamp(0, width - 1)
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        return cls(
-            grid=torch.stack([2 * x / width - 1, 2 * y / height - 1], dim=-1)[None].float(),
-            source=(rows * width + columns).flatten(),
-            inside=inside,
-            all_inside=bool(inside.all()),
-        )
-
-    def nearest(self, values: Tensor, beyond: float) -> Tensor:
-        """Copy the nearest pixels: (..., original height, width) -> (..., height, width)."""
-        copied = values.flatten(-2).index_select(-1, self.source)  # faster than indexing with rows and columns
-        return self.masked(copied.unflatten(-1, self.inside.shape), beyond)
-
-    def bilinear(self, values: Tensor) -> Tensor:
-        """Mean of the four pixels around: (channels, original height, width) -> (channels, height, width)."""
-        return functional.grid_sample(values[None], self.grid.to(values.dtype), padding_mode="border", align_corners=False)[0]
-
-    def masked(self, values: Tensor, beyond: float | Tensor) -> Tensor:
-        """The values (..., height, width) of the window, `beyond` where it reaches out of the original."""
-        return values if self.all_inside else torch.where(self.inside, values, beyond)
-
-
-def _resample_image(pixel_values: Tensor, lookup: _Lookup, zoom: float) -> Tensor:
-    """The image through a lookup, smoothed before where pixels get fewer, against aliasing."""
-    if zoom < 1:
-        pixel_values = gaussian_blur(pixel_values, math.sqrt(zoom**-2 - 1) / 2)
-    return lookup.masked(lookup.bilinear(pixel_values), _per_channel(BEYOND_IMAGE, pixel_values))
-
-
-def _resample_map(values: Tensor, spec: TaskSpec, lookup: _Lookup) -> Tensor:
-    """A label map through a lookup; known and unknown pixels stay apart."""
-    if spec.is_classification:
-        return lookup.nearest(values, IGNORE_INDEX)
-    if spec.resample == "nearest":
-        return lookup.nearest(values, math.nan)
-    known = values.isfinite().all(dim=0, keepdim=True)  # (1, height, width)
-    if known.all():
-        return lookup.masked(_as_declared(lookup.bilinear(values), spec), math.nan)
-    sums = lookup.bilinear(torch.cat([torch.where(known, values, 0), known.to(values.dtype)]))
-    means = _as_declared(sums[:-1] / sums[-1:], spec)  # over the known ones of the four pixels
-    return torch.where(lookup.nearest(known, 0).bool(), means, math.nan)
-
-
-def _as_declared(means: Tensor, spec: TaskSpec) -> Tensor:
-    """Means of vectors are shorter than these; a task of unit vectors wants them of length 1."""
-    return functional.normalize(means, dim=0) if spec.activation == "unit_vector" else means
-
-
-def _turn_and_zoom_values(values: Tensor, spec: TaskSpec, degrees: float, zoom: float) -> Tensor:
-    """What rotation and zoom do to the values of a task, as it declares."""
-    if spec.zoom_exponent:
-        values = values * zoom**spec.zoom_exponent
-    if spec.rotated_channels and degrees:
-        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        right, up = (values[channel] for channel in spec.rotated_channels)
-        turned = list(values)
-        turned[spec.rotated_channels[0]] = cosine * right - sine * up
-        turned[spec.rotated_channels[1]] = sine * right + cosine * up
-        values = torch.stack(turned)
-    return values
-
-
-def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-    """One number a channel, shaped to broadcast over (channels, height, width)."""
-    return torch.tensor(numbers, dtype=like.dtype).view(-1, 1, 1)
-
-
-def _check_sample(sample: Sample, tasks: Mapping[str, TaskSpec]) -> None:
-    """Refuse a sample whose maps do not lie on top of its image."""
-    image = sample["pixel_values"]
-    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
-        raise ValueError(f"pixel_values are {image.dtype} of shape {tuple(image.shape)}; expected float (3, height, width) in [0, 1]")
-    for name, values in sample["labels"].items():
-        if name not in tasks:
-            raise ValueError(f"the sample has a map of task {name!r}, whose spec was not given; given: {', '.join(tasks)}")
-        expected = image.shape[-2:] if tasks[name].is_classification else (tasks[name].channels, *image.shape[-2:])
-        if values.shape != torch.Size(expected):
-            raise ValueError(f"the map of {name!r} has shape {tuple(values.shape)}; its image and task ask for {tuple(expected)}")
-        if values.is_floating_point() == tasks[name].is_classification:
-            wanted = "class ids as int64" if tasks[name].is_classification else "float"
-            raise ValueError(f"the map of {name!r} is {values.dtype}; a {tasks[name].kind} needs {wanted}")

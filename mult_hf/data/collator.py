@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mult_hf.model.image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
-from mult_hf.model.images import read_image
 from mult_hf.model.tasks import TaskSpec
+
+from .alignment import check_aligned, upright_size
 
 Augmentation = Callable[..., dict[str, Any]]
 """Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. Where
@@ -21,7 +21,7 @@ AUGMENTATION_SEED = "augmentation_seed"
 
 
 class MultiTaskCollator:
-    """Turns rows with `image` and one column a task into `pixel_values` and nested `labels`.
+    """Turns rows with `image` and one column per task into `pixel_values` and nested `labels`.
 
     A missing column and a null cell are the same: all of that map is unknown. Every task of the processor is in every batch,
     so that each decoder takes part in each step, which distributed training needs.
@@ -54,41 +54,49 @@ class MultiTaskCollator:
             [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) and `labels` by task.
 
         Raises:
-            ValueError: if a row has no image, a map does not fit its task, or the prepared images differ in size.
+            ValueError: if a row has no image, a map does not fit its task or lie on its image (see `mult_hf.data.alignment`), or the
+                prepared images differ in size.
         """
-        _check_images(rows)
+        self._check_rows(rows)
         if self.augment is None:
             return _stacked(list(self._samples(rows)))
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
         return _stacked([self._augmented(sample, seed) for sample, seed in zip(self._samples(rows, do_normalize=False), seeds)])
 
     def collate_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """For measuring: photos as the model sees them, and targets that no resizing has touched.
+        """For evaluation: images as the model sees them, and targets that no resizing has touched.
 
         Args:
             rows: as for a batch; `augment` does not act.
 
         Returns:
             `pixel_values` (batch, 3, height, width), and a row's targets by task, decoded at the size of the stored map: (height,
-            width) class ids with 255 unknown, or (channels, height, width) with NaN unknown. A missing map is unknown at the photo's
+            width) class ids with 255 unknown, or (channels, height, width) with NaN unknown. A missing map is unknown at the image's
             size.
 
         Raises:
-            ValueError: if a row has no image, a map does not fit its task, or the model would see photos of several sizes.
+            ValueError: as for a batch, or if the model would see images of several sizes.
         """
-        _check_images(rows)
+        self._check_rows(rows)
         images = self.processor([row["image"] for row in rows])["pixel_values"]
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) > 1:
-            raise ValueError(f"photos of one batch become {sorted(sizes)} pixels; take batches of one, or a processor of one size")
+            raise ValueError(f"the images of a batch become {sorted(sizes)} pixels; take batches of one, or a processor of one size")
         return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row) for row in rows]
+
+    def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
+        if without_image:
+            raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
+        for number, row in enumerate(rows):
+            check_aligned({task: row.get(task) for task in self.processor.task_specs}, row["image"], f"row {number} of the batch")
 
     def _stored_targets(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
         specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(row)
         targets = {}
         for task, spec in specs.items():
             stored = row.get(task)
-            targets[task] = spec.unknown_target(*_photo_size(row["image"])) if stored is None else spec.decode(np.asarray(stored))
+            targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else spec.decode(np.asarray(stored))
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
     def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
@@ -126,14 +134,3 @@ def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:
         raise ValueError(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation one size")
     labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in samples[0]["labels"]}
     return MulTBatchFeature(data={"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": labels})
-
-
-def _check_images(rows: Sequence[Mapping[str, Any]]) -> None:
-    without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
-    if without_image:
-        raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
-
-
-def _photo_size(image: Any) -> tuple[int, int]:
-    photo = read_image(image)
-    return (photo.height, photo.width) if isinstance(photo, Image.Image) else tuple(photo.shape[-2:])

@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mult_hf.data.augmentations import (
-    BEYOND_IMAGE,
-    RandomAugmentation,
-    colour_jitter,
-    gaussian_blur,
-    gaussian_noise,
-    horizontal_flip,
-    rotate_zoom_crop,
-)
+from mult_hf.data.augmentations import RandomAugmentation
+from mult_hf.data.geometric import BEYOND_IMAGE, horizontal_flip, rotate_zoom_crop
+from mult_hf.data.photometric import colour_jitter, gaussian_blur, gaussian_noise
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, registered_tasks, resolve_tasks
 
 TASKS = resolve_tasks(["segmentation", "depth", "normals", "reshading"])
@@ -25,6 +19,9 @@ SIZE, FOCAL = (96, 128), 90.0
 # The room as seen from the camera: each row is a wall's inward normal and its distance from the camera.
 WALLS = np.array([(1, 0, 0, 2), (-1, 0, 0, 1.5), (0, 1, 0, 1.2), (0, -1, 0, 1.1), (0, 0, 1, 4), (0, 0, -1, 1.0)])
 YAW, PITCH = math.radians(25), math.radians(-12)
+# `grid_sample` places a pixel in float32, in units of half the image: 128 pixels * 2^-24 * a few roundings is about 3e-5 pixels, and
+# values in [0, 1] change by at most 1 per pixel.
+GRID_ROUNDING = 1e-4
 BALL, RADIUS = np.array([0.4, -0.3, -2.5]), 0.6
 
 
@@ -167,8 +164,8 @@ def test_a_whole_pixel_crop_copies_values():
     original, _ = with_holes(render())
     window = rotate_zoom_crop(original, TASKS, (40, 50), corner=(17, 23))
     for name, values in original["labels"].items():
-        torch.testing.assert_close(window["labels"][name], values[..., 23:63, 17:67], rtol=0, atol=1e-5, equal_nan=True)
-    torch.testing.assert_close(window["pixel_values"], original["pixel_values"][:, 23:63, 17:67], rtol=0, atol=1e-4)
+        torch.testing.assert_close(window["labels"][name], values[..., 23:63, 17:67], rtol=0, atol=GRID_ROUNDING, equal_nan=True)
+    torch.testing.assert_close(window["pixel_values"], original["pixel_values"][:, 23:63, 17:67], rtol=0, atol=GRID_ROUNDING)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
@@ -233,7 +230,7 @@ def test_without_a_generator_the_global_seed_decides():
 def test_a_random_view_with_everything_switched_off_is_the_sample():
     still = RandomAugmentation(tasks=TASKS, flip=0, zoom=(1, 1), degrees=0, brightness=0, contrast=0, saturation=0, hue=0)
     sample = render()
-    assert_identical(still(sample), sample, tolerance=1e-4)
+    assert_identical(still(sample), sample, tolerance=GRID_ROUNDING)
 
 
 def test_random_views_keep_known_normals_true_to_the_depth():
@@ -284,6 +281,18 @@ def test_blur_keeps_the_mean_and_lowers_detail():
     assert blurred.std() < 0.3 * image.std()
     assert gaussian_blur(image, 0) is image
     assert gaussian_blur(torch.rand(3, 5, 5), 4.0).shape == (3, 5, 5)  # the kernel would be larger than the image
+
+
+def test_reducing_an_image_blurs_it_as_much_as_the_pixels_grow():
+    """A white line, reduced to half: sigma is sqrt(2^2 - 1) / 2 pixels, and a new pixel is the mean of the two below it."""
+    image = torch.zeros(3, 32, 32)
+    image[..., 16] = 1
+    line = rotate_zoom_crop({"pixel_values": image, "labels": {}}, TASKS, (16, 16), zoom=0.5)["pixel_values"][0, 8]
+    weights = [math.exp(-(distance**2) / (2 * 0.75)) for distance in range(-3, 4)]  # the kernel reaches three sigma
+    below, at, beside, two_beside = (weights[index] / sum(weights) for index in (2, 3, 4, 5))
+    expected = {7: (below + weights[1] / sum(weights)) / 2, 8: (at + beside) / 2, 9: (two_beside + weights[6] / sum(weights)) / 2}
+    for column, value in expected.items():
+        assert line[column] == pytest.approx(value, abs=GRID_ROUNDING), column
 
 
 def test_noise_has_the_given_spread_and_follows_the_generator():
@@ -339,7 +348,7 @@ def furnished():
     """A room of the Rooms data set, a camera in it, and a function that renders one sample with all six maps."""
     pytest.importorskip("mitsuba")
     pytest.importorskip("mitsuba_oidn")
-    from mult_hf.data.synthetic.rooms import camera, layouts, rendering, samples, variants
+    from mult_hf.data.synthetic.rooms import layouts, rendering, samples, variants, viewpoints
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the slow variant
@@ -349,7 +358,7 @@ def furnished():
         scene = rendering.RoomScene(room)
         geometry, radiance = scene.geometry(camera, size), scene.colour(camera, size, samples=16, seed=0)
         rgb = np.round(255 * (radiance / (1 + radiance)) ** 0.45).astype(np.uint8)  # the photograph's exposure would differ by view
-        labels = samples.derive_maps(rgb, geometry, camera.focal_length(size))
+        labels = samples.view_targets(rgb, geometry, camera.focal_length(size))
         return {
             "pixel_values": torch.from_numpy(rgb).permute(2, 0, 1) / 255,
             "labels": {
@@ -362,18 +371,28 @@ def furnished():
     room = layouts.build_room(4)
     return SimpleNamespace(
         room=room,
-        camera=camera.propose(room, np.random.default_rng(0)),
+        camera=viewpoints.propose(room, np.random.default_rng(0)),
         tasks=resolve_tasks(samples.TASK_ENTRIES),
         view=view,
-        original=view(room, camera.propose(room, np.random.default_rng(0)), 64),
+        original=view(room, viewpoints.propose(room, np.random.default_rng(0)), 64),
     )
 
 
+# Mitsuba traces in float32, where a coordinate of up to 10 m is rounded by 1e-6 m, several times on the way. How much that changes
+# depends on the CPU and on Mitsuba's variant. The depth of a surface seen at a grazing angle of 1 degree changes by 60 times as
+# much; the normal on a rounded edge of a few millimetres' radius turns by 1e-6 / 1e-3 or more. Rays that pass an outline within the
+# rounding meet something else altogether.
+RAY_ROUNDING = 1e-3
+SHARE_AT_OUTLINES = 0.005
+
+
 def assert_same_geometry(found, expected):
-    """Where pixel centres coincide, the rays and what they meet are the same, to the last class and a tenth of a millimetre."""
-    assert torch.equal(found["labels"]["segmentation"], expected["labels"]["segmentation"])
+    """Where pixel centres coincide, so do the rays and what they meet: all but for rounding, and for pixels at outlines."""
+    a, b = found["labels"], expected["labels"]
+    differs = a["segmentation"] != b["segmentation"]
     for name in ("depth", "normals", "reshading"):
-        torch.testing.assert_close(found["labels"][name], expected["labels"][name], rtol=0, atol=1e-4)
+        differs = differs | ~torch.isclose(a[name], b[name], rtol=0, atol=RAY_ROUNDING, equal_nan=True).all(dim=0)
+    assert differs.float().mean() <= SHARE_AT_OUTLINES, f"{int(differs.sum())} of {differs.numel()} pixels show something else"
     assert found["focal"] == pytest.approx(expected["focal"])
     assert found["principal_point"] == pytest.approx(expected["principal_point"])
 
@@ -384,7 +403,7 @@ def mean_difference(a, b):
 
 @pytest.mark.slow
 def test_a_flipped_room_is_the_rendering_of_the_mirrored_room(furnished):
-    from mult_hf.data.synthetic.rooms.geometry import scaling
+    from mult_hf.data.synthetic.rooms.meshes import scaling
 
     mirror = np.array([-1.0, 1, 1])
     meshes = [part.mesh.transformed(scaling(*mirror)) for part in furnished.room.parts]
@@ -395,6 +414,9 @@ def test_a_flipped_room_is_the_rendering_of_the_mirrored_room(furnished):
     flipped, expected = horizontal_flip(furnished.original, furnished.tasks), furnished.view(room, camera, 64)
     assert len(flipped["labels"]["segmentation"].unique()) >= 5, "there is something to see"
     assert_same_geometry(flipped, expected)
+    unmirrored = {**flipped["labels"], "normals": furnished.original["labels"]["normals"].flip(-1)}
+    with pytest.raises(AssertionError, match="show something else"):  # the premise
+        assert_same_geometry({**flipped, "labels": unmirrored}, expected)
     assert mean_difference(flipped["pixel_values"], expected["pixel_values"]) < 0.02
     for name in IMAGE_MAPS:
         unflipped = mean_difference(furnished.original["labels"][name], expected["labels"][name])

@@ -11,7 +11,7 @@ from datasets import Image as ImageFeature
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 
-from mult_hf.data.benchmarks.reading import as_picture
+from mult_hf.data.benchmarks.files import as_picture
 from mult_hf.data.check import check, main
 
 SIZE = (24, 32)

@@ -15,6 +15,9 @@ from mult_hf.data.schema import load_task_entries
 from mult_hf.model.tasks import resolve_tasks
 
 SIZE = {"height": 32, "width": 48}
+# A view is sampled at positions in float32, which are off by about 1e-5 pixels; noise changes by 1 per pixel, or 5 after division by
+# the standard deviation.
+GRID_ROUNDING = 1e-4
 
 
 def photo():
@@ -52,7 +55,7 @@ def test_augmentation_that_changes_nothing_gives_the_plain_batch(processor):
         tasks=processor.task_specs, flip=0.0, zoom=(1.0, 1.0), degrees=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
     )
     plain, augmented = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=still)(rows)
-    torch.testing.assert_close(augmented["pixel_values"], plain["pixel_values"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(augmented["pixel_values"], plain["pixel_values"], rtol=0, atol=GRID_ROUNDING)
     torch.testing.assert_close(augmented["labels"]["depth"], plain["labels"]["depth"])
 
 
@@ -64,7 +67,7 @@ def test_image_and_targets_are_mirrored_together(processor):
     )
     rows = [{"image": photo(), "depth": Image.fromarray(left_half)}]
     plain, mirrored = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=always)(rows)
-    torch.testing.assert_close(mirrored["pixel_values"], plain["pixel_values"].flip(-1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(mirrored["pixel_values"], plain["pixel_values"].flip(-1), rtol=0, atol=GRID_ROUNDING)
     assert mirrored["labels"]["depth"][0, 0, :, 24:].eq(1).all()
     assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is not known"
 
@@ -106,8 +109,8 @@ def test_a_seeded_row_gets_the_same_view_wherever_it_stands(processor):
     collator = MultiTaskCollator(processor, augment=RandomAugmentation(tasks=processor.task_specs))
     row, other = {"image": photo(), "augmentation_seed": 5}, {"image": photo(), "augmentation_seed": 6}
     first, last = collator([row, other])["pixel_values"][0], collator([other, row])["pixel_values"][1]
-    torch.testing.assert_close(first, last, rtol=0, atol=0)
-    assert not torch.equal(first, collator([other])["pixel_values"][0])
+    torch.testing.assert_close(first, last, rtol=0, atol=GRID_ROUNDING)  # bits may depend on the rest of the batch
+    assert not torch.allclose(first, collator([other])["pixel_values"][0], atol=0.1)
 
 
 def test_photos_of_several_sizes_need_an_augmentation_that_gives_them_one():

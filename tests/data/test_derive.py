@@ -125,6 +125,37 @@ def test_reshading_follows_the_inverse_square_and_the_cosine():
     assert shade.dtype == np.float32
 
 
+# A pixel's ray goes 1 metre forward, `right` to the right and `down` downwards; at 2 m depth its squared length is 4 (1 + right^2 +
+# down^2). The cosine is between the normal and the way back along the ray, (-right, down, 1).
+TILTED = {
+    "tilted left, right of the centre": ((-0.6, 0, 0.8), (1, 0), 1.4 / np.sqrt(2)),
+    "tilted right, right of the centre": ((0.6, 0, 0.8), (1, 0), 0.2 / np.sqrt(2)),
+    "tilted up, below the centre": ((0, 0.6, 0.8), (0, 1), 1.4 / np.sqrt(2)),
+    "tilted down, below the centre": ((0, -0.6, 0.8), (0, 1), 0.2 / np.sqrt(2)),
+    "tilted left and up, right of and below the centre": ((-2 / 3, 1 / 3, 2 / 3), (1, 1), 5 / 3 / np.sqrt(3)),
+    "tilted right and down, right of and below the centre": ((1 / 3, -1 / 3, np.sqrt(7) / 3), (1, 1), (np.sqrt(7) - 2) / 3 / np.sqrt(3)),
+}
+
+
+@pytest.mark.parametrize(("normal", "slopes", "cosine"), TILTED.values(), ids=TILTED)
+def test_reshading_of_a_tilted_surface_is_that_of_its_angle_to_the_ray(normal, slopes, cosine):
+    right, down = slopes
+    normals = np.broadcast_to(np.array(normal)[:, None, None], (3, 2, 2))
+    shade = reshading(np.full((2, 2), 2.0), normals, focal=1.0, principal_point=(0.5, 0.5))  # one pixel is one unit of slope
+    assert shade[down, right] == pytest.approx(1.6 * cosine * 8 / (8 + 4 * (1 + right**2 + down**2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("normal", [(0.5, 0, 1), (-0.5, 0, 1), (0, 0.5, 1), (0, -0.5, 1), (-0.3, 0.4, 1)])
+def test_reshading_of_a_plane_falls_with_the_distance_from_its_foot(normal):
+    """For a plane at distance d from the camera the cosine of a point at distance r is d / r."""
+    normal = unit(*normal)
+    depth = plane(normal, 2.0)
+    assert (depth > 0).all()
+    shade = reshading(depth, np.broadcast_to(normal[:, None, None], (3, *SIZE)), FOCAL)
+    distance = depth * np.linalg.norm(rays(), axis=0)
+    np.testing.assert_allclose(shade, np.minimum(1.6 * 2 / distance * 8 / (8 + distance**2), 1), rtol=1e-5)
+
+
 def test_reshading_saturates_near_the_light_and_is_black_where_a_surface_turns_away():
     normals = np.zeros((3, *SIZE))
     normals[2] = 1
@@ -149,6 +180,19 @@ def test_the_edge_of_a_step_has_the_slope_of_the_smoothed_step():
     assert magnitude[:, :200].max() < 1e-6
     assert magnitude[:, 300:].max() < 1e-6
     np.testing.assert_allclose(magnitude[0], magnitude[256], atol=1e-5)  # the border looks like the middle
+
+
+def test_the_smoothing_before_the_edge_filter_does_not_see_beyond_the_border():
+    """A dark strip of 2 pixels at the left border: means over the pixels that exist, whose weights are those of the Gaussian."""
+    image = np.full((512, 512, 3), 200, np.uint8)
+    image[:, :2] = 50
+    columns = np.arange(40)
+    weights = np.exp(-((columns[:, None] - columns) ** 2) / (2 * EDGES_SIGMA**2))  # (at, from)
+    weights[np.abs(columns[:, None] - columns) > 4 * EDGES_SIGMA] = 0  # scipy's Gaussian ends there
+    smooth = weights @ np.where(columns < 2, 50, 200) / 255 / weights.sum(axis=1)
+    expected = (smooth[2:20] - smooth[:18]) / np.sqrt(2)
+    np.testing.assert_allclose(edges2d(image)[256, 1:19], expected, atol=1e-5)
+    assert expected[0] > 0.03
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 256), (1024, 1024), (128, 192)])

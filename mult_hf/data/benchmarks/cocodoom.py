@@ -20,16 +20,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .reading import (
-    NORMALS_8BIT,
-    RESHADING_16BIT,
-    BenchmarkReader,
-    Camera,
-    ReadError,
-    load_splits,
-    read_picture,
-    run_command,
-)
+from .errors import ReadError
+from .files import load_splits, read_picture
+from .reader import NORMALS_8BIT, RESHADING_16BIT, BenchmarkReader, Intrinsics
+from .reading import run_command
 
 METRES_PER_MAP_UNIT = 1 / 32
 """Doom has no metres. With 32 map units a metre the player, 56 units high, measures 1.75 m."""
@@ -61,8 +55,8 @@ TASKS: list[dict[str, Any]] = [
 _FILE_NAME = re.compile(r"run(\d+)/map(\d+)/rgb/(\d+)\.png")
 
 
-class Frame(NamedTuple):
-    """A sample: run, map and tic, and the COCO id that its annotations name."""
+class FrameKey(NamedTuple):
+    """Key of a sample: run, map and tic, and the COCO id that its annotations name."""
 
     run: int
     map: int
@@ -94,7 +88,7 @@ class CocoDoomReader(BenchmarkReader):
     name: ClassVar[str] = "CocoDoom"
     entries: ClassVar[list[dict[str, Any]]] = TASKS
     # Field of view 90 degrees, corrected by 1.0007, optical centre at pixel W / 2 + 1 of MATLAB's count: rdmGetWarp.m.
-    camera: ClassVar[Camera | None] = Camera(focal=160 / 1.0007, principal_point=(160.5, 100.5))
+    camera: ClassVar[Intrinsics | None] = Intrinsics(focal=160 / 1.0007, principal_point=(160.5, 100.5))
 
     def __init__(
         self,
@@ -110,7 +104,7 @@ class CocoDoomReader(BenchmarkReader):
         if subset not in ("standard", "full"):
             raise ValueError(f"subset is {subset!r}; allowed: standard, full")
         self.by, self.subset = by, subset
-        self._frames: dict[tuple[int, int], list[Frame]] = defaultdict(list)
+        self._frames: dict[tuple[int, int], list[FrameKey]] = defaultdict(list)
         self._annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
         super().__init__(root, split, tasks, on_error)
 
@@ -145,7 +139,7 @@ class CocoDoomReader(BenchmarkReader):
             raise ValueError(f"{path} lists no images")
         return sorted(self._frames)
 
-    def samples(self, shard: tuple[int, int]) -> Iterator[Frame]:
+    def samples(self, shard: tuple[int, int]) -> Iterator[FrameKey]:
         """Frames of a map of a run, in order of time."""
         yield from sorted(self._frames[shard])
 
@@ -154,7 +148,7 @@ class CocoDoomReader(BenchmarkReader):
         folder = {"image": "rgb", "segmentation": "rgb", "depth": "depth"}.get(column)
         return folder is not None and any((self._folder(*shard) / folder).is_dir() for shard in self.shards)
 
-    def read(self, sample: Frame, column: str) -> Image.Image:
+    def read(self, sample: FrameKey, column: str) -> Image.Image:
         """The picture of a frame; see [`BenchmarkReader.read`]."""
         folder, file_name = self._folder(sample.run, sample.map), f"{sample.tic:06d}.png"
         if column in _FILES:
@@ -168,7 +162,7 @@ class CocoDoomReader(BenchmarkReader):
     def _folder(self, run: int, level: int) -> Path:
         return self.root / f"run{run}" / f"map{level:02d}"
 
-    def _from_objects(self, sample: Frame, path: Path) -> Image.Image:
+    def _from_objects(self, sample: FrameKey, path: Path) -> Image.Image:
         """Classes from an object map, whose 24-bit ids are red + 256 green + 65536 blue (rdmGetFrame.m)."""
         picture = np.asarray(read_picture(path, "uint8"))
         if picture.ndim != 3:
@@ -180,7 +174,7 @@ class CocoDoomReader(BenchmarkReader):
             stored_of[(annotation["id"] - sample.image_id * 10**6) % _FIRST_SURFACE] = self._stored_class(annotation)
         return Image.fromarray(np.array([stored_of.get(int(i), 0) for i in ids], np.uint8)[where].reshape(picture.shape[:2]))
 
-    def _from_polygons(self, sample: Frame, rgb_path: Path) -> Image.Image:
+    def _from_polygons(self, sample: FrameKey, rgb_path: Path) -> Image.Image:
         """Classes of things drawn from the COCO polygons, whose integer coordinates are corners of pixels."""
         classes = Image.new("L", read_picture(rgb_path, "uint8").size, 0)
         draw = ImageDraw.Draw(classes)
@@ -199,11 +193,11 @@ class CocoDoomReader(BenchmarkReader):
         return len(SURFACES) + category + 1
 
 
-def _frame_of(path: Path, entry: dict[str, Any]) -> Frame:
+def _frame_of(path: Path, entry: dict[str, Any]) -> FrameKey:
     match = _FILE_NAME.search(entry["file_name"])
     if match is None:
         raise ValueError(f"{path} lists the image {entry['file_name']!r}, expected run1/map01/rgb/000001.png")
-    return Frame(int(match[1]), int(match[2]), int(match[3]), entry["id"])
+    return FrameKey(int(match[1]), int(match[2]), int(match[3]), entry["id"])
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -22,18 +22,10 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from .reading import (
-    NORMALS_8BIT,
-    RESHADING_16BIT,
-    BenchmarkReader,
-    Camera,
-    ReadError,
-    as_picture,
-    load_splits,
-    read_array,
-    read_picture,
-    run_command,
-)
+from .errors import ReadError
+from .files import as_picture, load_splits, read_array, read_picture
+from .reader import NORMALS_8BIT, RESHADING_16BIT, BenchmarkReader, Intrinsics
+from .reading import run_command
 
 CLASS_NAMES = (
     "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "blinds",
@@ -67,7 +59,7 @@ TASKS: list[dict[str, Any]] = [
 
 # Intrinsics of the colour camera in the data set's toolbox (camera_params.m): fx 518.858, fy 519.470, and the centre
 # (325.582, 253.736) in MATLAB's coordinates, where the first pixel's centre is 1; here it is 0.5.
-_CAMERA = Camera(focal=(518.858 + 519.470) / 2, principal_point=(325.082, 253.236))
+_CAMERA = Intrinsics(focal=(518.858 + 519.470) / 2, principal_point=(325.082, 253.236))
 
 _PIECE = 100
 """Samples of a piece that a loader worker takes or a parquet file holds."""
@@ -89,7 +81,7 @@ class NYUDMTReader(BenchmarkReader):
 
     name: ClassVar[str] = "NYUv2 (NYUD_MT)"
     entries: ClassVar[list[dict[str, Any]]] = TASKS
-    camera: ClassVar[Camera | None] = _CAMERA
+    camera: ClassVar[Intrinsics | None] = _CAMERA
 
     def __init__(
         self,
@@ -169,7 +161,7 @@ class NYULabeledReader(BenchmarkReader):
 
     name: ClassVar[str] = "NYUv2 (labelled .mat)"
     entries: ClassVar[list[dict[str, Any]]] = [entry for entry in TASKS if entry["name"] != "boundaries"]
-    camera: ClassVar[Camera | None] = _CAMERA
+    camera: ClassVar[Intrinsics | None] = _CAMERA
     file_name: ClassVar[str] = "nyu_depth_v2_labeled.mat"
 
     def __init__(self, root: str | Path, split: str = "train", tasks: Sequence[str] | None = None, on_error: str = "raise") -> None:

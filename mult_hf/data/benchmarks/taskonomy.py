@@ -21,7 +21,9 @@ from PIL import Image
 
 from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN
 
-from .reading import BenchmarkReader, as_picture, load_splits, logger, read_picture, run_command
+from .files import as_picture, load_splits, read_picture
+from .reader import BenchmarkReader, logger
+from .reading import run_command
 
 SUBSETS = ("tiny", "medium", "full", "fullplus")
 
@@ -108,8 +110,8 @@ TASKS: list[dict[str, Any]] = [
 """Task entries of Taskonomy, the `mult_tasks` record."""
 
 
-class View(NamedTuple):
-    """A sample: the building and `point_{P}_view_{V}`."""
+class ViewKey(NamedTuple):
+    """Key of a sample: the building and `point_{P}_view_{V}`."""
 
     building: str
     stem: str
@@ -171,17 +173,17 @@ class TaskonomyReader(BenchmarkReader):
             logger.warning("%s: %d of %d are not below %s: %s", self.name, len(lacking), len(wanted), self.root, ", ".join(lacking))
         return found
 
-    def samples(self, shard: str) -> Iterator[View]:
+    def samples(self, shard: str) -> Iterator[ViewKey]:
         """Views of a building in order of point and view."""
         names = (_RGB_NAME.fullmatch(path.name) for path in self._folder(shard, "image").iterdir())
         for point, view in sorted((int(match[1]), int(match[2])) for match in names if match):
-            yield View(shard, f"point_{point}_view_{view}")
+            yield ViewKey(shard, f"point_{point}_view_{view}")
 
     def stored(self, column: str) -> bool:
         """Whether any building of the split has the column's folder."""
         return column in FOLDERS and any(self._folder(building, column) is not None for building in self.shards)
 
-    def read(self, sample: View, column: str) -> Image.Image:
+    def read(self, sample: ViewKey, column: str) -> Image.Image:
         """The picture of a view; see [`BenchmarkReader.read`]."""
         picture = read_picture(self.path(sample, column), "uint8" if column == "image" else self.specs[column].encoding.dtype)
         if column == "image":
@@ -190,14 +192,14 @@ class TaskonomyReader(BenchmarkReader):
             return as_picture(np.minimum(np.asarray(picture), int(65535 / _GAINS[column])).astype(np.uint16))
         return self._without_holes(sample, picture) if column in _UNKNOWN_WITHOUT_DEPTH else picture
 
-    def path(self, sample: View, column: str) -> Path:
+    def path(self, sample: ViewKey, column: str) -> Path:
         """Where a view's picture lies, or would lie by the first layout."""
         folder = FOLDERS[column]
         directory = self._folder(sample.building, column) or self.root / folder / sample.building
         paths = [directory / f"{sample.stem}_domain_{domain}.png" for domain in _DOMAINS.get(folder, (folder,))]
         return next((path for path in paths if path.is_file()), paths[0])
 
-    def _without_holes(self, sample: View, normals: Image.Image) -> Image.Image:
+    def _without_holes(self, sample: ViewKey, normals: Image.Image) -> Image.Image:
         """Normals are not known where the depth is missing; what the files hold there is not always grey."""
         column = next((name for name in ("depth", "depth_euclidean") if self.path(sample, name).is_file()), None)
         if column is None:

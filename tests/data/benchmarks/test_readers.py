@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 from PIL import Image
 from pyarrow.parquet import ParquetFile
 
-from mult_hf.data.benchmarks import cocodoom, nyuv2, reading, replica, taskonomy
+from mult_hf.data.benchmarks import cocodoom, conversion, nyuv2, reading, replica, taskonomy
 from mult_hf.data.benchmarks.cocodoom import CocoDoomReader
+from mult_hf.data.benchmarks.conversion import convert
+from mult_hf.data.benchmarks.errors import ReadError
+from mult_hf.data.benchmarks.files import load_splits
 from mult_hf.data.benchmarks.nyuv2 import NYUDMTReader, NYULabeledReader, open_nyuv2
-from mult_hf.data.benchmarks.reading import ReadError, convert, load_splits
 from mult_hf.data.benchmarks.replica import ReplicaReader
 from mult_hf.data.benchmarks.taskonomy import TaskonomyReader
 from mult_hf.data.schema import load_task_entries
@@ -151,21 +154,26 @@ def break_bit_depth(path: Path) -> None:
     Image.fromarray((np.asarray(Image.open(path)) // 256).astype(np.uint8)).save(path)
 
 
-BREAKS = {"broken file": break_truncated, "wrong bit depth": break_bit_depth, "missing file": Path.unlink}
+BREAKS = {
+    "broken file": (break_truncated, r"cannot be read to its end \(.+; \d+ bytes\); download it again"),
+    "wrong bit depth": (break_bit_depth, r"is uint8 \(mode L\), expected uint16; a tool that opened 16 bits as 8 spoils the values"),
+    "missing file": (Path.unlink, "is not there, expected a uint16 picture"),
+}
+"""Kind of problem: what causes it, and how the error describes it."""
 
 
 @pytest.mark.parametrize("kind", BREAKS)
 def test_a_bad_map_is_named_or_counted(tmp_path, kind, caplog):
     root = write_taskonomy(tmp_path, views=[0, 1])
     bad = root / "edge_occlusion" / "ihlen" / "point_12_view_1_domain_edge_occlusion.png"
-    BREAKS[kind](bad)
+    break_file, message = BREAKS[kind]
+    break_file(bad)
     tasks = ["depth", "edge_occlusion"]
 
     with pytest.raises(ReadError) as raised:
         list(TaskonomyReader(root, split="test", tasks=tasks))
     assert raised.value.kind == kind
-    assert str(bad) in str(raised.value)
-    assert "uint16" in str(raised.value) or "download it again" in str(raised.value)
+    assert re.fullmatch(rf'{re.escape(str(bad))}: {message}; on_error="skip" reads on and counts such files', str(raised.value))
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value), "it comes through from a loader's worker"
 
     reader = TaskonomyReader(root, split="test", tasks=tasks, on_error="skip")
@@ -173,7 +181,7 @@ def test_a_bad_map_is_named_or_counted(tmp_path, kind, caplog):
     assert [sample["edge_occlusion"] is None for sample in samples] == [False, True]
     assert all(sample["depth"] is not None for sample in samples)
     assert reader.report.problems == {kind: 1}
-    assert str(bad) in caplog.text, "the report at the end names it"
+    assert re.search(f"1 x {kind}\n  {re.escape(str(bad))}: {message}", caplog.text), "the report at the end counts and names it"
 
 
 def test_a_sample_without_its_image_is_left_out_and_counted(tmp_path):
@@ -237,7 +245,7 @@ def test_conversion_gives_the_same_targets_back_through_load_dataset(tmp_path):
 
 
 def test_conversion_streams_and_refuses_to_mix_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "ROWS_IN_MEMORY", 2)
+    monkeypatch.setattr(conversion, "ROWS_IN_MEMORY", 2)
     root = write_taskonomy(tmp_path / "in", views=range(7))
     convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
     (path,) = (tmp_path / "out" / "data").glob("*.parquet")
@@ -288,8 +296,8 @@ def test_push_uploads_what_conversion_writes(tmp_path, monkeypatch):
         def upload_folder(self, folder_path, **keywords):
             calls["files"] = sorted(path.name for path in Path(folder_path).rglob("*") if path.is_file())
 
-    monkeypatch.setattr(reading, "HfApi", Hub)
-    reading.push(TaskonomyReader(write_taskonomy(tmp_path), split="test", tasks=["depth"]), "someone/rooms")
+    monkeypatch.setattr(conversion, "HfApi", Hub)
+    conversion.push(TaskonomyReader(write_taskonomy(tmp_path), split="test", tasks=["depth"]), "someone/rooms")
     assert calls["repo"] == ("someone/rooms", {"repo_type": "dataset", "private": True, "exist_ok": True})
     assert calls["files"] == ["README.md", "test-00000-of-00001.parquet"]
 

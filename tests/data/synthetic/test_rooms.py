@@ -4,7 +4,6 @@
 
 import colorsys
 import io
-import json
 import shlex
 import subprocess
 import sys
@@ -22,15 +21,15 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
 from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, normals_from_depth
-from mult_hf.data.synthetic.rooms import camera as cameras
-from mult_hf.data.synthetic.rooms import geometry, layouts, samples, textures, variants, writing
+from mult_hf.data.synthetic import rows as stored
+from mult_hf.data.synthetic.rooms import layouts, meshes, samples, textures, variants, viewpoints, writing
 from mult_hf.data.synthetic.rooms.__main__ import main, make_parser
 from mult_hf.data.synthetic.rooms.builder import CLASS_NAMES, Part, Room, RoomBuilder
-from mult_hf.data.synthetic.rooms.camera import Camera
 from mult_hf.data.synthetic.rooms.floorplan import FloorPlan, Rectangle
 from mult_hf.data.synthetic.rooms.materials import grey
 from mult_hf.data.synthetic.rooms.rendering import RoomScene
 from mult_hf.data.synthetic.rooms.settings import RoomsSettings
+from mult_hf.data.synthetic.rooms.viewpoints import RoomCamera
 from mult_hf.model.tasks import resolve_tasks
 
 SEED = 11
@@ -70,10 +69,30 @@ def picture(cell):
 # --- one room ---
 
 
-def test_a_room_rendered_twice_is_the_same_bit_for_bit_however_many_views_follow(rows):
+MAPS = tuple(entry["name"] for entry in samples.TASK_ENTRIES)
+
+
+def assert_same_rendering(row, other):
+    """The same view: equal but for a step of rounding, and for the few pixels whose rays pass an outline within rounding.
+
+    A CPU, the number of threads, or Mitsuba's variant may change the last bits of float32.
+    """
+    for name in ("room", "view", "room_kind"):
+        assert row[name] == other[name]
+    for name in ("field_of_view", "focal_length", "principal_point"):
+        assert row[name] == pytest.approx(other[name])
+    for name in MAPS:
+        steps = 0 if name == "segmentation" else 1
+        same = np.abs(picture(row[name]).astype(int) - picture(other[name])) <= steps
+        assert same.mean() > 0.995, name
+    assert np.abs(picture(row["image"]).astype(int) - picture(other["image"])).mean() < 1, "of 255"
+
+
+def test_a_room_rendered_twice_is_the_same_however_many_views_follow(rows):
     again = samples.render_room(settings(views=1), SEED)
-    assert again[0] == rows[0]
-    assert rows[0]["image"] != rows[1]["image"], "two views of a room should differ"
+    assert_same_rendering(again[0], rows[0])
+    with pytest.raises(AssertionError):  # the premise: two views of a room differ
+        assert_same_rendering({**rows[1], **{name: rows[0][name] for name in rows[0] if name not in MAPS}}, rows[0])
 
 
 def test_the_maps_of_a_view_are_complete_and_in_their_ranges(targets):
@@ -119,21 +138,21 @@ def scene_of(*parts):
 
 
 def test_a_wall_two_metres_away_has_depth_two_and_a_normal_towards_the_viewer(backend):
-    wall = Part("wall", geometry.quad([-9, 2, -9], [18, 0, 0], [0, 0, 18]), grey(0.5))
-    seen = scene_of(wall).geometry(Camera(np.zeros(3), np.array([0.0, 1, 0]), 90.0), 16)
+    wall = Part("wall", meshes.quad([-9, 2, -9], [18, 0, 0], [0, 0, 18]), grey(0.5))
+    seen = scene_of(wall).geometry(RoomCamera(np.zeros(3), np.array([0.0, 1, 0]), 90.0), 16)
     np.testing.assert_allclose(seen.depth, 2, rtol=1e-5)  # along the axis, so the corners are no farther
-    np.testing.assert_allclose(seen.normals, np.broadcast_to(np.array([0, 0, 1.0])[:, None, None], (3, 16, 16)), atol=1e-6)
+    np.testing.assert_allclose(seen.normals, np.broadcast_to(np.array([0, 0, 1.0])[:, None, None], (3, 16, 16)), atol=1e-5)
     assert (seen.classes == CLASS_NAMES.index("wall")).all()
 
 
 def test_floor_faces_up_a_wall_on_the_right_faces_left_and_nothing_is_nan(backend):
-    floor = Part("floor", geometry.quad([-9, -9, -1], [18, 0, 0], [0, 18, 0]), grey(0.5))
-    right = Part("door", geometry.quad([1, -9, -1], [0, 18, 0], [0, 0, 18]), grey(0.6))
-    seen = scene_of(floor, right).geometry(Camera(np.zeros(3), np.array([0.0, 1, 0]), 90.0), 32)
+    floor = Part("floor", meshes.quad([-9, -9, -1], [18, 0, 0], [0, 18, 0]), grey(0.5))
+    right = Part("door", meshes.quad([1, -9, -1], [0, 18, 0], [0, 0, 18]), grey(0.6))
+    seen = scene_of(floor, right).geometry(RoomCamera(np.zeros(3), np.array([0.0, 1, 0]), 90.0), 32)
     # Pixel centres half a pixel from their corners: the ray of row 31 falls 15.5 / 16 a metre, so it meets the floor at 16 / 15.5.
     assert seen.depth[31, 3] == pytest.approx(16 / 15.5, rel=1e-5)
-    np.testing.assert_allclose(seen.normals[:, 31, 3], [0, 1, 0], atol=1e-6)
-    np.testing.assert_allclose(seen.normals[:, 3, 31], [-1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(seen.normals[:, 31, 3], [0, 1, 0], atol=1e-5)
+    np.testing.assert_allclose(seen.normals[:, 3, 31], [-1, 0, 0], atol=1e-5)
     assert CLASS_NAMES[seen.classes[31, 3]] == "floor"
     assert CLASS_NAMES[seen.classes[3, 31]] == "door"
     assert np.isnan(seen.depth[3, 3])
@@ -146,10 +165,10 @@ def signed_volume(mesh):
 
 
 @pytest.mark.parametrize(("mesh", "volume", "tolerance"), [
-    (geometry.box([1, 2, 3]), 48, 1e-9),
-    (geometry.box([1, 2, 3], edge_radius=0.01), 48, 0.01),
-    (geometry.cylinder([1, 2, 3], [1, 2, 5], 0.5), np.pi / 2, 0.02),
-    (geometry.ellipsoid([1, 2, 3]), 8 * np.pi, 0.05),
+    (meshes.box([1, 2, 3]), 48, 1e-9),
+    (meshes.box([1, 2, 3], edge_radius=0.01), 48, 0.01),
+    (meshes.cylinder([1, 2, 3], [1, 2, 5], 0.5), np.pi / 2, 0.02),
+    (meshes.ellipsoid([1, 2, 3]), 8 * np.pi, 0.05),
 ])  # fmt: skip
 def test_closed_shapes_have_their_volume_and_normals_that_point_outwards(mesh, volume, tolerance):
     assert signed_volume(mesh) == pytest.approx(volume, rel=tolerance)
@@ -160,7 +179,7 @@ def test_closed_shapes_have_their_volume_and_normals_that_point_outwards(mesh, v
 
 
 def test_merged_meshes_keep_their_triangles():
-    merged = geometry.merge([geometry.box([1, 1, 1]), geometry.box([1, 1, 1]).transformed(geometry.translation(5, 0))])
+    merged = meshes.merge([meshes.box([1, 1, 1]), meshes.box([1, 1, 1]).transformed(meshes.translation(5, 0))])
     assert signed_volume(merged) == pytest.approx(16)
 
 
@@ -208,7 +227,7 @@ def test_rectangles_that_touch_do_not_overlap_but_are_closer_than_a_gap():
 
 def test_cameras_stand_on_free_floor_at_varied_heights_and_fields_of_view():
     room, rng = layouts.build_room(SEED), np.random.default_rng(0)
-    views = [cameras.propose(room, rng) for _ in range(30)]
+    views = [viewpoints.propose(room, rng) for _ in range(30)]
     for view in views:
         assert room.plan.is_free(Rectangle.around(*view.position[:2], 0.2, 0.2), gap=0)
         np.testing.assert_allclose(view.axes @ view.axes.T, np.eye(3), atol=1e-12)
@@ -221,10 +240,10 @@ def test_a_view_of_many_things_is_more_interesting_than_a_bare_wall_and_a_leak_n
     depth = np.full((8, 8), 3.0)
     wall = np.full((8, 8), CLASS_NAMES.index("wall"))
     mixed = np.arange(64).reshape(8, 8) % 12 + 1
-    assert cameras.interest(mixed, depth) > cameras.interest(wall, depth)
-    assert cameras.interest(mixed, depth) > cameras.interest(mixed, depth / 10)
+    assert viewpoints.interest(mixed, depth) > viewpoints.interest(wall, depth)
+    assert viewpoints.interest(mixed, depth) > viewpoints.interest(mixed, depth / 10)
     depth[0, 0] = np.nan
-    assert cameras.interest(mixed, depth) == -np.inf
+    assert viewpoints.interest(mixed, depth) == -np.inf
 
 
 @pytest.mark.parametrize("make", [textures.wood, textures.tiles, textures.wallpaper, textures.brick, textures.art, textures.outdoors])
@@ -291,9 +310,9 @@ def test_an_unknown_variant_is_refused_with_the_choices():
 
 def fake_room(settings, seed):
     """Rows of the right columns without rendering."""
-    cell = samples._cell(samples._png(np.full((1, 32, 32), seed % 256, np.uint8)))
+    cell = stored.map_cell(np.full((1, 32, 32), seed % 256, np.uint8))
     known = {"room": seed, "room_kind": "study", "field_of_view": 60.0, "focal_length": 27.7, "principal_point": [16.0, 16.0]}
-    maps = {name: cell for name, column in writing.columns().items() if isinstance(column, datasets.Image)}
+    maps = {name: cell for name, column in samples.FEATURES.items() if isinstance(column, datasets.Image)}
     return [{**known, **maps, "view": view} for view in range(settings.views)]
 
 
@@ -334,17 +353,10 @@ def test_an_interrupted_run_goes_on_and_neither_redoes_nor_halves_a_shard(tmp_pa
 
 
 def test_what_a_killed_run_left_half_written_goes_away(tmp_path, fake_rendering):
-    (tmp_path / ".train-00000-of-00002.parquet.4711.tmp").write_bytes(b"PAR1 and no more")
+    (tmp_path / ".train-00000-of-00002.parquet.unfinished").write_bytes(b"PAR1 and no more")
     writing.write_dataset(tmp_path, settings())
     assert not list(tmp_path.glob(".*"))
     assert len(read_all(tmp_path)) == 5
-
-
-def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing.os, "replace", lambda *arguments: (_ for _ in ()).throw(OSError("disk is full")))
-    with pytest.raises(OSError, match="disk is full"):
-        writing.write_shard(tmp_path / "train-00000-of-00001.parquet", fake_room(settings(), 1), settings())
-    assert list(tmp_path.iterdir()) == []
 
 
 def read_all(directory):
@@ -355,7 +367,7 @@ def test_load_dataset_reads_the_directory_with_its_splits_columns_and_encodings(
     writing.write_dataset(tmp_path / "set", settings(views=2))
     loaded = datasets.load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 6, "validation": 2, "test": 2}
-    assert loaded["train"].features == writing.columns()
+    assert loaded["train"].features == samples.FEATURES
     entries = DatasetCard.load(tmp_path / "set" / "README.md").data.mult_tasks
     assert resolve_tasks(entries) == resolve_tasks(samples.TASK_ENTRIES)
 
@@ -389,11 +401,6 @@ def test_files_of_other_settings_and_of_other_programs_are_refused(tmp_path, fak
         writing.write_dataset(foreign, settings())
 
 
-def test_a_shard_carries_its_settings(tmp_path):
-    writing.write_shard(tmp_path / "x.parquet", fake_room(settings(), 1), settings())
-    assert json.loads(pq.read_schema(tmp_path / "x.parquet").metadata[writing.SETTINGS_KEY])["seed"] == SEED
-
-
 @pytest.mark.parametrize(("flags", "message"), [
     (["--size", "8"], "size is 8; pictures have at least 32"),
     (["--rooms", "3", "--test_rooms", "4"], "more than the 3 rooms in all"),
@@ -411,7 +418,10 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path, backend):
     plan = settings(rooms=2, size=32, variant=backend[0])
     writing.write_dataset(tmp_path / "one", plan, backend[1])
     writing.write_dataset(tmp_path / "two", plan, backend[1], num_proc=2)
-    assert {row["room"]: row for row in read_all(tmp_path / "one")} == {row["room"]: row for row in read_all(tmp_path / "two")}
+    one, two = ({row["room"]: row for row in read_all(tmp_path / name)} for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for room, row in one.items():
+        assert_same_rendering(row, two[room])
 
 
 @pytest.mark.slow

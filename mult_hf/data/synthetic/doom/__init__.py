@@ -1,12 +1,12 @@
 """Doom: views of Freedoom's levels with all six maps, through ViZDoom (`python -m mult_hf.data.synthetic.doom --help`).
 
-From a level to a row, one module a step; each imports only from those before it:
+From a level to a row, one module per step; each imports only from those before it:
 
-- `geometry`: ray casting through lines and sectors, numpy only;
+- `raycasting`: ray casting through lines and sectors, numpy only;
 - `levels`: names, splits, and the geometry read from Freedoom's files;
 - `engine`: ViZDoom as a camera in a frozen level;
 - `views`: where to look from, and image and maps put together;
 - `samples`: one row; `writing`: the data set on disk.
 
-The domain stands in for CocoDoom, on which the paper tests how its model carries over to new pictures (section 5).
+The domain stands in for CocoDoom, on which the paper tests how its model carries over to new images (section 5).
 """

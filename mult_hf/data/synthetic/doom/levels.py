@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .geometry import CLASS_IDS, NO_SECTOR, LevelGeometry
+from .raycasting import CLASS_IDS, NO_SECTOR, LevelGeometry
 
 try:
     import omg

@@ -1,22 +1,18 @@
 """One row of the data set: the view's maps, stored as the task entries say."""
 
-import io
 from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
 
-from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, reshading
+from mult_hf.data.synthetic.rows import derived_targets, image_cell, map_cells
 from mult_hf.model.tasks import resolve_tasks
 
-from .geometry import CLASS_NAMES
+from .raycasting import CLASS_NAMES
 from .views import View
 
-JPEG_QUALITY = 92
-
 DEPTH_SCALE = 1 / 512
-"""Metres a step of the 16-bit depth maps."""
+"""Metres per step of the 16-bit depth maps."""
 
 FARTHEST = 65534 * DEPTH_SCALE
 """Metres; what is farther does not fit 16 bits and is unknown."""
@@ -71,27 +67,14 @@ def encode_sample(level: str, number: int, view: View) -> dict[str, Any]:
     Returns:
         `dict`: a value for each of `FEATURES`.
     """
-    jpeg = _file_bytes(view.image, "JPEG", quality=JPEG_QUALITY)
-    decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
+    image, decoded = image_cell(view.image)
+    derived = derived_targets(decoded, view.depth, view.normals, view.camera.focal)
     targets = {
+        **derived,
         "segmentation": view.classes,
         "depth": np.where(view.depth <= FARTHEST, view.depth, np.nan)[None],
         "normals": view.normals,
-        "keypoints2d": heat_map(keypoints2d(decoded), KEYPOINTS_GAIN)[None],
-        "edges2d": heat_map(edges2d(decoded), EDGES_GAIN)[None],
-        "reshading": np.minimum(reshading(view.depth, view.normals, view.camera.focal), BRIGHTEST_SHADE)[None],
+        "reshading": np.minimum(derived["reshading"], BRIGHTEST_SHADE),
     }
-    maps = {name: {"bytes": _file_bytes(_as_picture(spec.encode(targets[name])), "PNG")} for name, spec in TASKS.items()}
-    return {"level": level, "view": number, "field_of_view": view.camera.field_of_view, "image": {"bytes": jpeg}, **maps}
-
-
-def _as_picture(stored: np.ndarray) -> np.ndarray:
-    """(channels, height, width) as image files hold it: (height, width) or (height, width, channels)."""
-    return stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1)
-
-
-def _file_bytes(picture: np.ndarray, file_format: str, **options: int) -> bytes:
-    """An image file in memory; 16-bit pictures become 16-bit PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, file_format, **options)
-    return buffer.getvalue()
+    own = {"level": level, "view": number, "field_of_view": view.camera.field_of_view}
+    return {**own, "image": image, **map_cells(targets, TASKS)}

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mult_hf.data.synthetic.camera import GeometryMaps
+
 from .engine import RESOLUTIONS, Frame, FrozenGame, Sprite
-from .geometry import CLASS_IDS, CLASS_NAMES, UNKNOWN_CLASS, Camera, GeometryMaps, LevelGeometry, cast_rays
 from .levels import LEVELS, read_level
+from .raycasting import CLASS_IDS, CLASS_NAMES, UNKNOWN_CLASS, LevelCamera, LevelGeometry, cast_rays
 
 METRES_PER_MAP_UNIT = 1 / 32
 """The player's eyes, 41 units up and drawn 1.2 times as high, are then at 1.54 m."""
@@ -56,7 +58,7 @@ class View:
         image: (size, size, 3) uint8 RGB, brightened.
         depth: (size, size) metres along the optical axis; unknown in the sky.
         normals: (3, size, size) unit vectors: x right, y up, z towards the viewer; unknown in the sky.
-        classes: (size, size) uint8 ids of `geometry.CLASS_NAMES`.
+        classes: (size, size) uint8 ids of `raycasting.CLASS_NAMES`.
         camera: the pinhole camera of the square image.
     """
 
@@ -64,7 +66,7 @@ class View:
     depth: np.ndarray
     normals: np.ndarray
     classes: np.ndarray
-    camera: Camera
+    camera: LevelCamera
 
 
 def check_size(size: int) -> None:
@@ -150,12 +152,12 @@ def compose_view(frame: Frame, geometry: LevelGeometry, size: int) -> View:
     return View(brighten(image), depth * METRES_PER_MAP_UNIT, normals, classes, camera)
 
 
-def square_camera(frame: Frame, size: int) -> Camera:
+def square_camera(frame: Frame, size: int) -> LevelCamera:
     """The camera of the square of `SUPERSAMPLING * size` engine pixels in the middle of a frame."""
     side_share = SUPERSAMPLING * size / frame.image.shape[1]
     half = np.arctan(np.tan(np.deg2rad(frame.field_of_view) / 2) * side_share)
     x, y, _ = frame.position
-    return Camera(float(x), float(y), frame.eye, frame.heading, float(np.rad2deg(2 * half)), size, size)
+    return LevelCamera(float(x), float(y), frame.eye, frame.heading, float(np.rad2deg(2 * half)), size, size)
 
 
 def agrees_with_depth_buffer(maps: GeometryMaps, depth_steps: np.ndarray, field_of_view: float) -> np.ndarray:

@@ -1,30 +1,27 @@
-"""The data set on disk: a parquet file a level, a card, and Freedoom's licence.
+"""The data set on disk: a parquet file per level, a card, and Freedoom's licence.
 
-A file appears under its name only when it is complete, and its rows depend on nothing but the arguments and its level. So an
-interrupted rendering goes on with the first level that has no file, and the result is the same as without the interruption.
+The rows of a file depend on nothing but the settings and its level. So an interrupted rendering goes on with the first level that
+has no file, and the result is the same as without the interruption.
 """
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import yaml
-from datasets import Dataset
 from tqdm import tqdm
 
+from mult_hf.data.files import remove_unfinished, whole_file
 from mult_hf.data.schema import card_configs
+from mult_hf.data.synthetic.shards import check_existing_shards, count_rows, write_shard
 
-from .geometry import VERTICAL_STRETCH
 from .levels import SPLITS, freedoom_version, select_levels, split_of, vizdoom
+from .raycasting import VERTICAL_STRETCH
 from .samples import FEATURES, TASK_ENTRIES, encode_sample
 from .views import BRIGHT_MEAN, HIGHEST_GAIN, HIGHEST_UNKNOWN_SHARE, LOWEST_EXPONENT, METRES_PER_MAP_UNIT, check_size, render_views
 
-ARGUMENTS_FILE = "rendering.json"
 LICENSE_FILE = "LICENSE-Freedoom.txt"
 
 
@@ -50,7 +47,7 @@ class Rendering:
     def __post_init__(self) -> None:
         check_size(self.size)
         if self.views < len(self.levels):
-            raise ValueError(f"{self.views} views cannot be spread over {len(self.levels)} levels; give at least one view a level")
+            raise ValueError(f"{self.views} views cannot be spread over {len(self.levels)} levels; give at least one view per level")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed} is negative; give a whole number from 0 on")
 
@@ -69,19 +66,21 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
     """Render what is still missing, then write the card.
 
     Args:
-        folder: made if it does not exist; may hold an interrupted rendering of the same arguments.
+        folder: made if it does not exist; may hold an interrupted rendering with the same settings.
         rendering: what to render.
 
     Returns:
         `dict[str, int]`: rows by level. A level that has too few good places gives fewer than were asked for.
 
     Raises:
-        ValueError: if the folder is a file, or holds a rendering with other arguments.
+        ValueError: if the folder is a file, or holds a rendering with other settings.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder to write to")
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    _claim(folder, rendering)
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    check_existing_shards(data, asdict(rendering))
+    remove_unfinished(data)
     wanted = rendering.views_by_level()
     with tqdm(total=rendering.views, unit="view", smoothing=0.05) as progress:
         for level, count in wanted.items():
@@ -91,10 +90,10 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
                 progress.unpause()  # what was there already says nothing about the time left
                 continue
             progress.set_postfix_str(level)
-            _write_shard(path, level, count, rendering, progress.update)
-    rows = {level: pyarrow.parquet.read_metadata(shard_path(folder, level)).num_rows for level in wanted}
-    _replace(folder / LICENSE_FILE, license_text().encode())
-    _replace(folder / "README.md", card(folder, rendering, rows).encode())
+            write_shard(path, _rows(level, count, rendering, progress.update), FEATURES, asdict(rendering))
+    rows = {level: count_rows(shard_path(folder, level)) for level in wanted}
+    _write_text(folder / LICENSE_FILE, license_text())
+    _write_text(folder / "README.md", card(folder, rendering, rows))
     return rows
 
 
@@ -152,32 +151,15 @@ def _shortest_names(levels: tuple[str, ...]) -> str:
     return next((name for name in ("all", *SPLITS) if select_levels([name]) == levels), " ".join(levels))
 
 
-def _write_shard(path: Path, level: str, count: int, rendering: Rendering, advance: Callable[[int], Any]) -> None:
-    """Render a level and put the file in place in one step."""
+def _rows(level: str, count: int, rendering: Rendering, advance: Callable[[int], Any]) -> list[dict[str, Any]]:
+    """Render a level, reporting each finished view to `advance`."""
     rows = []
     for number, view in enumerate(render_views(level, count, rendering.size, rendering.seed)):
         rows.append(encode_sample(level, number, view))
         advance(1)
-    unfinished = path.with_suffix(".unfinished")
-    # Not through to_parquet, whose own progress bar would cut through this one; the table carries the features all the same.
-    pyarrow.parquet.write_table(Dataset.from_list(rows, features=FEATURES).data.table, unfinished)
-    os.replace(unfinished, path)
+    return rows
 
 
-def _claim(folder: Path, rendering: Rendering) -> None:
-    """Note the arguments in a new folder; refuse a folder that was begun with others."""
-    arguments = json.loads(json.dumps(asdict(rendering)))
-    path = folder / ARGUMENTS_FILE
-    if not path.exists():
-        _replace(path, json.dumps(arguments, indent=2).encode())
-        return
-    begun = json.loads(path.read_text())
-    different = [f"{name} {begun.get(name)} (now {value})" for name, value in arguments.items() if begun.get(name) != value]
-    if different:
-        raise ValueError(f"{folder} was begun with {'; '.join(different)}; give the same arguments to go on, or another folder")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+def _write_text(path: Path, text: str) -> None:
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -2,9 +2,9 @@
 
 From a seed to a row, one module a step; what a module imports stands above it:
 
-- `geometry` (meshes), `textures` (pictures on them), `materials` (colour and gloss): numpy only;
+- `meshes`, `textures` (images on them), `materials` (colour and gloss): numpy only;
 - `floorplan` (what stands where), `builder` (collects the parts of one room);
-- `shell` (walls, windows, doors, lights), `seating`, `storage`, `decor` (furniture), `layouts` (kinds of rooms);
-- `camera` (where to look from);
+- `shell` (walls, windows, doors, lights), `seating`, `cabinets`, `decor` (furniture), `layouts` (kinds of rooms);
+- `viewpoints` (where to look from);
 - `variants`, `rendering` (the only ones that need Mitsuba), `samples` (one row), `writing` (the data set on disk).
 """

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import geometry
+from . import meshes
 from .floorplan import FloorPlan
-from .geometry import Mesh, Vector
 from .materials import Material, Palette
+from .meshes import Mesh, Vector
 
 CLASS_NAMES = (
     "unlabelled", "wall", "floor", "ceiling", "window", "door", "bed", "sofa", "chair", "table", "cabinet", "book", "picture",
@@ -73,7 +73,7 @@ class RoomBuilder:
         """True with that probability."""
         return bool(self.rng.random() < probability)
 
-    def bench(self, class_name: str, frame: np.ndarray = geometry.IDENTITY) -> "Bench":
+    def bench(self, class_name: str, frame: np.ndarray = meshes.IDENTITY) -> "Bench":
         """A place to add parts of one class, given in the axes of a frame (4, 4)."""
         if class_name not in CLASS_NAMES:
             raise ValueError(f"class {class_name!r} is not one of {', '.join(CLASS_NAMES)}")
@@ -89,7 +89,7 @@ class RoomBuilder:
 
     def finish(self, kind: str) -> Room:
         """The room as built so far; equal surfaces of a class become one mesh."""
-        solid = [Part(name, geometry.merge(meshes), material) for (name, material), meshes in self._groups.items()]
+        solid = [Part(name, meshes.merge(group), material) for (name, material), group in self._groups.items()]
         return Room(kind, self.plan, self.height, solid + self._lights)
 
 
@@ -107,20 +107,20 @@ class Bench:
 
     def box(self, centre: Vector, half_size: Vector, material: Material) -> None:
         """A sharp box."""
-        self.add(geometry.box(half_size).transformed(geometry.translation(*centre)), material)
+        self.add(meshes.box(half_size).transformed(meshes.translation(*centre)), material)
 
     def cushion(self, centre: Vector, half_size: Vector, material: Material, radius: float, tilt: float = 0.0, turn: float = 0.0) -> None:
         """A box with round edges, tilted about x, then turned about z, in degrees."""
-        pose = geometry.translation(*centre) @ geometry.rotation("z", turn) @ geometry.rotation("x", tilt)
-        self.add(geometry.box(half_size, radius).transformed(pose), material)
+        pose = meshes.translation(*centre) @ meshes.rotation("z", turn) @ meshes.rotation("x", tilt)
+        self.add(meshes.box(half_size, radius).transformed(pose), material)
 
     def rod(self, start: Vector, end: Vector, radius: float, material: Material) -> None:
         """A closed cylinder between two points."""
-        self.add(geometry.cylinder(start, end, radius), material)
+        self.add(meshes.cylinder(start, end, radius), material)
 
     def ball(self, centre: Vector, radii: Vector, material: Material) -> None:
         """An ellipsoid."""
-        self.add(geometry.ellipsoid(radii).transformed(geometry.translation(*centre)), material)
+        self.add(meshes.ellipsoid(radii).transformed(meshes.translation(*centre)), material)
 
     def light(self, mesh: Mesh, emission: Sequence[float] | np.ndarray, material: Material | None = None) -> None:
         """A shining mesh; `emission` is linear radiance, (3,) or a texture (height, width, 3) over its uv."""

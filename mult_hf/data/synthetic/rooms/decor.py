@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from . import geometry, textures
+from . import meshes, textures
 from .builder import RoomBuilder
 from .floorplan import Rectangle
-from .geometry import rotation, scaling, translation
 from .materials import Material, grey, plain, room_colour
+from .meshes import rotation, scaling, translation
 
 LEAVES = 46
 
@@ -14,7 +14,7 @@ LEAVES = 46
 def lamp_shade(builder: RoomBuilder, frame: np.ndarray, bottom: float, radius: float, height: float) -> None:
     """A conical shade, lit more often than not."""
     bench = builder.bench("lamp", frame)
-    mesh = geometry.surface_of_revolution([1.1 * radius, 0.8 * radius], [bottom, bottom + height], 28)
+    mesh = meshes.surface_of_revolution([1.1 * radius, 0.8 * radius], [bottom, bottom + height], 28)
     if builder.chance(0.65):
         bench.light(mesh, [3.0, 2.2, 1.3], builder.palette.white)
     else:
@@ -54,7 +54,7 @@ def plant(builder: RoomBuilder) -> None:
     has_stem = builder.chance(0.5)
     if has_stem:
         bench.rod((0, 0, pot - 0.02), (0, 0, 0.62 * height), 0.02, plain(0.3, 0.2, 0.1))
-    leaf = geometry.disk(1.0, 10)
+    leaf = meshes.disk(1.0, 10)
     for index in range(LEAVES):
         start = height * (rng.uniform(0.45, 0.72) if has_stem else 0.25)
         length = height * rng.uniform(0.16, 0.42)
@@ -100,7 +100,7 @@ def rug(builder: RoomBuilder) -> None:
     material = builder.palette.new_rug()
     bench.box((0, 0, 0), (half_width, half_depth, 0.005), Material(material.albedo.mean((0, 1))))
     corner, first, second = [-half_width, -half_depth, 0.006], [2 * half_width, 0, 0], [0, 2 * half_depth, 0]
-    bench.add(geometry.quad(corner, first, second, unit_uv=(1, 1)), material)
+    bench.add(meshes.quad(corner, first, second, unit_uv=(1, 1)), material)
 
 
 def pictures(builder: RoomBuilder) -> None:
@@ -118,7 +118,7 @@ def pictures(builder: RoomBuilder) -> None:
         frame = (palette.wood, palette.white, palette.dark)[rng.integers(3)]
         bench.box((0, 0.015, height), (half_width + 0.025, 0.014, half_height + 0.025), frame)
         corner, across, down = (-half_width, 0.031, height + half_height), (2 * half_width, 0, 0), (0, 0, -2 * half_height)
-        bench.add(geometry.quad(corner, across, down, unit_uv=(1, 1)), Material(textures.art(rng)))
+        bench.add(meshes.quad(corner, across, down, unit_uv=(1, 1)), Material(textures.art(rng)))
 
 
 def stool(builder: RoomBuilder) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .geometry import rotation, translation
+from .meshes import rotation, translation
 
 
 @dataclass(frozen=True)

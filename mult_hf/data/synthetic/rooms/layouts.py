@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import decor, seating, storage
+from . import cabinets, decor, seating
 from .builder import Room, RoomBuilder
 from .floorplan import Rectangle
-from .geometry import rotation, translation
+from .meshes import rotation, translation
 from .shell import build_shell
 
 SHORTEST_SIDE, LONGEST_SIDE = 3.4, 6.4
@@ -48,7 +48,7 @@ def _living_room(builder: RoomBuilder) -> None:
         seating.sofa(builder, armchair, 0.48, cloth, palette.second_fabric)
     stand = builder.plan.place_at_wall(rng, 1.5, 0.45, tall=0.45)
     if stand is not None:
-        storage.television_stand(builder, stand)
+        cabinets.television_stand(builder, stand)
     x, y = builder.plan.width / 2, builder.plan.depth / 2
     if builder.plan.take(Rectangle.around(x, y, 1.1, 0.7)):
         height = rng.uniform(0.36, 0.45)
@@ -68,14 +68,14 @@ def _bedroom(builder: RoomBuilder) -> None:
     seating.bed(builder, frame, width)
     for side in (-1, 1):
         if has_sides and builder.chance(0.8):
-            storage.nightstand(builder, frame @ translation(side * (width / 2 + 0.27), 0))
-    _place(builder, storage.wardrobe, rng.uniform(0.9, 1.6), 0.6, tall=0.6)
+            cabinets.nightstand(builder, frame @ translation(side * (width / 2 + 0.27), 0))
+    _place(builder, cabinets.wardrobe, rng.uniform(0.9, 1.6), 0.6, tall=0.6)
 
 
 def _dining_room(builder: RoomBuilder) -> None:
     """A table with chairs in the middle."""
     _dining_table(builder, builder.rng.uniform(1.2, 1.9), builder.rng.uniform(0.8, 1.0))
-    _place(builder, storage.cupboard, builder.rng.uniform(0.9, 1.6), 0.5)
+    _place(builder, cabinets.cupboard, builder.rng.uniform(0.9, 1.6), 0.5)
 
 
 def _study(builder: RoomBuilder) -> None:
@@ -91,7 +91,7 @@ def _study(builder: RoomBuilder) -> None:
         seating.chair(builder, frame @ place, builder.palette.second_fabric, builder.palette.second_wood)
         if builder.chance(0.7):
             decor.table_lamp(builder, top @ translation(-width / 2 + 0.18, 0.2))
-    _place(builder, storage.bookshelf, rng.uniform(0.7, 1.2), 0.32, tall=0.32)
+    _place(builder, cabinets.bookshelf, rng.uniform(0.7, 1.2), 0.32, tall=0.32)
 
 
 def _kitchen(builder: RoomBuilder) -> None:
@@ -100,11 +100,11 @@ def _kitchen(builder: RoomBuilder) -> None:
     for width in (rng.uniform(2.2, 2.8), 1.7, 1.2):
         frame = builder.plan.place_at_wall(rng, width, 1.1, tall=0.6)
         if frame is not None:
-            storage.kitchen_run(builder, frame, width)
+            cabinets.kitchen_run(builder, frame, width)
             break
     frame = builder.plan.place_at_wall(rng, 0.66, 0.9, tall=0.6)
     if frame is not None:
-        storage.refrigerator(builder, frame)
+        cabinets.refrigerator(builder, frame)
     _dining_table(builder, rng.uniform(0.9, 1.3), rng.uniform(0.7, 0.9))
 
 
@@ -118,11 +118,11 @@ LAYOUTS: dict[str, Callable[[RoomBuilder], None]] = {
 """What furnishes each kind of room."""
 
 _FURTHER_STORAGE = {
-    "kitchen": (storage.cupboard,),
-    "dining_room": (storage.bookshelf, storage.cupboard),
-    "bedroom": (storage.bookshelf, storage.cupboard),
-    "living_room": (storage.bookshelf, storage.cupboard, storage.bookshelf),
-    "study": (storage.bookshelf, storage.cupboard, storage.wardrobe),
+    "kitchen": (cabinets.cupboard,),
+    "dining_room": (cabinets.bookshelf, cabinets.cupboard),
+    "bedroom": (cabinets.bookshelf, cabinets.cupboard),
+    "living_room": (cabinets.bookshelf, cabinets.cupboard, cabinets.bookshelf),
+    "study": (cabinets.bookshelf, cabinets.cupboard, cabinets.wardrobe),
 }
 
 
@@ -153,8 +153,8 @@ def _add_common_things(builder: RoomBuilder, kind: str) -> None:
     rng, palette = builder.rng, builder.palette
     for furniture in _FURTHER_STORAGE[kind]:
         if builder.chance(0.75):
-            tall = 0.0 if furniture is storage.cupboard else 0.6
-            depth = {storage.bookshelf: 0.32, storage.cupboard: 0.5, storage.wardrobe: 0.6}[furniture]
+            tall = 0.0 if furniture is cabinets.cupboard else 0.6
+            depth = {cabinets.bookshelf: 0.32, cabinets.cupboard: 0.5, cabinets.wardrobe: 0.6}[furniture]
             _place(builder, furniture, rng.uniform(0.7, 1.4), depth, tall)
     for _ in range(rng.integers(0, 3)):
         decor.plant(builder)

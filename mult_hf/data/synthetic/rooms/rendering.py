@@ -1,16 +1,16 @@
-"""Rooms to pictures with Mitsuba 3: geometry by one exact ray a pixel, colour by path tracing and a denoiser.
+"""Rooms to images with Mitsuba 3: geometry by one exact ray per pixel, colour by path tracing and a denoiser.
 
 Call [`variants.activate`] first. Sources: Mitsuba 3 (Jakob et al. 2022, https://mitsuba.readthedocs.io), Open Image Denoise
 (https://www.openimagedenoise.org).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from mult_hf.data.synthetic.camera import GeometryMaps
+
 from .builder import CLASS_NAMES, Part, Room
-from .camera import Camera
 from .materials import Material
+from .viewpoints import RoomCamera
 
 try:
     import drjit
@@ -29,21 +29,6 @@ GUIDE_SAMPLES = 8
 
 SHOULDER = 3.0
 """Luminance, in units of the exposure, that the tone curve brings to white."""
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """What a camera sees, without colour.
-
-    Args:
-        depth: (height, width) metres along the optical axis; NaN where a ray met nothing.
-        normals: (3, height, width) unit vectors in camera axes (x right, y up, z towards the viewer) on the visible side.
-        classes: (height, width) ids of `CLASS_NAMES`.
-    """
-
-    depth: np.ndarray
-    normals: np.ndarray
-    classes: np.ndarray
 
 
 class RoomScene:
@@ -65,8 +50,8 @@ class RoomScene:
         self._guide_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
         self._colour_pass = mi.load_dict({"type": "path", "max_depth": PATH_DEPTH})
 
-    def geometry(self, camera: Camera, size: int) -> Geometry:
-        """Depth, normals and classes at the centres of size x size pixels."""
+    def geometry(self, camera: RoomCamera, size: int) -> GeometryMaps:
+        """Depth in metres, normals and ids of `CLASS_NAMES` at the centres of size x size pixels."""
         # The middle of the pixel, once: jittered samples would average classes and mix near with far.
         sensor = _sensor(camera, size, {"type": "stratified", "sample_count": 1, "jitter": False})
         buffers = np.array(mi.render(self._scene, sensor=sensor, integrator=self._geometry_pass, spp=1))  # (height, width, 8)
@@ -77,9 +62,9 @@ class RoomScene:
         normals = np.where(seen_from_behind, -normals, normals) @ axes.T
         depth = np.where(hit, -(rays @ axes[2]), np.nan)
         shapes = np.where(hit, np.rint(buffers[..., 7]), 0).astype(int)
-        return Geometry(depth.astype(np.float32), np.moveaxis(normals, -1, 0).astype(np.float32), self._class_of_shape[shapes])
+        return GeometryMaps(depth.astype(np.float32), np.moveaxis(normals, -1, 0).astype(np.float32), self._class_of_shape[shapes])
 
-    def colour(self, camera: Camera, size: int, samples: int, seed: int) -> np.ndarray:
+    def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
         """Denoised linear radiance, (size, size, 3) float32, from `samples` paths a pixel."""
         sensor = _sensor(camera, size, {"type": "independent", "sample_count": samples})
         noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))[..., :3]
@@ -89,7 +74,7 @@ class RoomScene:
 
 
 def develop(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Make a photograph of radiance: automatic exposure and white balance, both a little off, a soft shoulder, sRGB.
+    """Turn radiance into a photograph: automatic exposure and white balance, both a little off, a soft shoulder, sRGB.
 
     The tone curve is Reinhard's extended one (SIGGRAPH 2002, equation 4).
 
@@ -108,7 +93,7 @@ def develop(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.round(255 * display).astype(np.uint8)
 
 
-def _sensor(camera: Camera, size: int, sampler: dict) -> "mi.Sensor":
+def _sensor(camera: RoomCamera, size: int, sampler: dict) -> "mi.Sensor":
     look_at = mi.ScalarTransform4f().look_at(origin=camera.position.tolist(), target=camera.target.tolist(), up=[0, 0, 1])
     film = {"type": "hdrfilm", "width": size, "height": size, "rfilter": {"type": "box"}, "component_format": "float32"}
     lens = {"fov": float(camera.field_of_view), "fov_axis": "x", "near_clip": 0.01, "far_clip": 100.0}

@@ -1,19 +1,19 @@
 """One view of a room as one row of the data set: rendered, derived, encoded."""
 
-import io
 from typing import Any
 
+import datasets
 import numpy as np
-from PIL import Image
 
-from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, reshading
+from mult_hf.data.synthetic.camera import GeometryMaps
+from mult_hf.data.synthetic.rows import derived_targets, image_cell, map_cells
 from mult_hf.model.tasks import resolve_tasks
 
 from .builder import CLASS_NAMES, Room
-from .camera import Camera, rank_cameras
 from .layouts import build_room
-from .rendering import Geometry, RoomScene, develop
+from .rendering import RoomScene, develop
 from .settings import RoomsSettings
+from .viewpoints import RoomCamera, rank_cameras
 
 TASK_ENTRIES: tuple[dict[str, Any], ...] = (
     {"name": "segmentation", "class_names": list(CLASS_NAMES[1:]), "encoding": {"dtype": "uint8", "offset": -1.0, "unknown": [0]}},
@@ -25,7 +25,22 @@ TASK_ENTRIES: tuple[dict[str, Any], ...] = (
 )
 """How this data set stores each task; written to its card under `mult_tasks`."""
 
-JPEG_QUALITY = 92
+TASKS = resolve_tasks(TASK_ENTRIES)
+
+FEATURES = datasets.Features(
+    {
+        "room": datasets.Value("int32"),
+        "view": datasets.Value("int32"),
+        "room_kind": datasets.Value("string"),
+        "field_of_view": datasets.Value("float32"),
+        "focal_length": datasets.Value("float32"),
+        "principal_point": datasets.List(datasets.Value("float32"), length=2),
+        "image": datasets.Image(),
+        **{name: datasets.Image() for name in TASKS},
+    }
+)
+"""Columns: which view it is, its intrinsics in pixels and degrees, the image, one map per task."""
+
 PREVIEW_SIZE = 48
 
 
@@ -37,7 +52,7 @@ def render_room(settings: RoomsSettings, seed: int) -> list[dict[str, Any]]:
         seed: of the room.
 
     Returns:
-        `list[dict]`: one row a view, in the columns of `writing.columns`.
+        `list[dict]`: one row per view, with the columns of `FEATURES`.
 
     Raises:
         RuntimeError: if no camera sees a closed room, which the shell makes impossible.
@@ -52,11 +67,8 @@ def render_view(scene: RoomScene, room: Room, settings: RoomsSettings, seed: int
     rng = np.random.default_rng([seed, view])
     camera, geometry = _choose_camera(scene, room, settings.size, rng)
     radiance = scene.colour(camera, settings.size, settings.samples_per_pixel, seed=int(rng.integers(2**31)))
-    photograph = _jpeg(develop(radiance, rng))
-    # Edges and keypoints are those of the picture that the network gets, with its compression.
-    rgb = np.asarray(Image.open(io.BytesIO(photograph)))
+    photograph, rgb = image_cell(develop(radiance, rng))
     focal = camera.focal_length(settings.size)
-    maps = derive_maps(rgb, geometry, focal)
     return {
         "room": seed,
         "view": view,
@@ -64,16 +76,16 @@ def render_view(scene: RoomScene, room: Room, settings: RoomsSettings, seed: int
         "field_of_view": camera.field_of_view,
         "focal_length": focal,
         "principal_point": [settings.size / 2, settings.size / 2],
-        "image": _cell(photograph),
-        **{name: _cell(_png(spec.encode(maps[name]))) for name, spec in resolve_tasks(TASK_ENTRIES).items()},
+        "image": photograph,
+        **map_cells(view_targets(rgb, geometry, focal), TASKS),
     }
 
 
-def derive_maps(rgb: np.ndarray, geometry: Geometry, focal: float) -> dict[str, np.ndarray]:
+def view_targets(rgb: np.ndarray, geometry: GeometryMaps, focal: float) -> dict[str, np.ndarray]:
     """The six targets of a view.
 
     Args:
-        rgb: (height, width, 3) uint8, the picture as it is stored.
+        rgb: (height, width, 3) uint8, the image as it is stored.
         geometry: of the same view.
         focal: focal length in pixels.
 
@@ -85,16 +97,14 @@ def derive_maps(rgb: np.ndarray, geometry: Geometry, focal: float) -> dict[str, 
         "segmentation": geometry.classes.astype(np.uint8) - np.uint8(1),
         "depth": geometry.depth[None],
         "normals": geometry.normals,
-        "keypoints2d": heat_map(keypoints2d(rgb), KEYPOINTS_GAIN)[None],
-        "edges2d": heat_map(edges2d(rgb), EDGES_GAIN)[None],
-        "reshading": reshading(geometry.depth, geometry.normals, focal)[None],
+        **derived_targets(rgb, geometry.depth, geometry.normals, focal),
     }
 
 
-def _choose_camera(scene: RoomScene, room: Room, size: int, rng: np.random.Generator) -> tuple[Camera, Geometry]:
+def _choose_camera(scene: RoomScene, room: Room, size: int, rng: np.random.Generator) -> tuple[RoomCamera, GeometryMaps]:
     """The most interesting camera whose every pixel meets a surface, and what it sees."""
 
-    def preview(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    def preview(camera: RoomCamera) -> tuple[np.ndarray, np.ndarray]:
         geometry = scene.geometry(camera, PREVIEW_SIZE)
         return geometry.classes, geometry.depth
 
@@ -103,21 +113,3 @@ def _choose_camera(scene: RoomScene, room: Room, size: int, rng: np.random.Gener
         if np.isfinite(geometry.depth).all():
             return camera, geometry
     raise RuntimeError(f"no camera sees a closed {room.kind}; please report the room's seed and the size {size}")
-
-
-def _jpeg(rgb: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return buffer.getvalue()
-
-
-def _png(stored: np.ndarray) -> bytes:
-    """(channels, height, width) of 1 or 3 channels, 8 or 16 bit."""
-    buffer = io.BytesIO()
-    Image.fromarray(stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1)).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _cell(encoded: bytes) -> dict[str, Any]:
-    """What the `datasets` library stores for an image."""
-    return {"bytes": encoded, "path": None}

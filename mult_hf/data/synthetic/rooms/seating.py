@@ -3,8 +3,8 @@
 import numpy as np
 
 from .builder import RoomBuilder
-from .geometry import rotation, translation
 from .materials import Material
+from .meshes import rotation, translation
 
 
 def chair(builder: RoomBuilder, frame: np.ndarray, seat: Material, legs: Material) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import geometry, textures
+from . import meshes, textures
 from .builder import RoomBuilder
-from .geometry import IDENTITY
 from .materials import DISPLAY_GAMMA, Material, grey
+from .meshes import IDENTITY
 
 REVEAL = 0.13
 """Depth in metres of a window's opening, from the wall's face to the pane."""
@@ -43,9 +43,9 @@ def build_shell(builder: RoomBuilder) -> None:
     """Put floor, ceiling, four walls with one or two windowed ones and one door, and the main lamp into a room."""
     rng, palette = builder.rng, builder.palette
     width, depth, height = builder.plan.width, builder.plan.depth, builder.height
-    builder.add("floor", geometry.quad([0, 0, 0], [width, 0, 0], [0, depth, 0]), palette.new_floor())
+    builder.add("floor", meshes.quad([0, 0, 0], [width, 0, 0], [0, depth, 0]), palette.new_floor())
     ceiling = Material(textures.plaster(rng, [0.88] * 3), repeat=2.0)
-    builder.add("ceiling", geometry.quad([0, 0, height], [0, depth, 0], [width, 0, 0]), ceiling)
+    builder.add("ceiling", meshes.quad([0, 0, height], [0, depth, 0], [width, 0, 0]), ceiling)
     order = [int(wall) for wall in rng.permutation(4)]
     windowed, door_wall = order[: rng.integers(1, 3)], order[2]
     materials, view = palette.new_walls(), textures.outdoors(rng) ** DISPLAY_GAMMA * rng.uniform(1.5, 6)
@@ -76,9 +76,9 @@ def _build_wall(builder: RoomBuilder, wall: int, openings: list[Opening], materi
     length, height, bench = builder.plan.wall_length(wall), builder.height, builder.bench("wall", builder.plan.wall_frame(wall))
 
     def patch(left: float, right: float, bottom: float, top: float) -> None:
-        mesh = geometry.quad([left, 0, bottom], [0, 0, top - bottom], [right - left, 0, 0])
+        mesh = meshes.quad([left, 0, bottom], [0, 0, top - bottom], [right - left, 0, 0])
         # The texture goes on from patch to patch, upright.
-        bench.add(geometry.Mesh(mesh.vertices, mesh.faces, mesh.normals, mesh.vertices[:, [0, 2]]), material)
+        bench.add(meshes.Mesh(mesh.vertices, mesh.faces, mesh.normals, mesh.vertices[:, [0, 2]]), material)
 
     starts = [0.0] + [opening.right for opening in openings]
     ends = [opening.left for opening in openings] + [length]
@@ -97,7 +97,7 @@ def _build_window(builder: RoomBuilder, wall: int, opening: Opening, view: np.nd
     half_height, centre = (opening.top - opening.bottom) / 2, (opening.top + opening.bottom) / 2
     builder.plan.block_wall(wall, middle, 2 * half_width + 0.2)
     window, lining = builder.bench("window", frame), builder.bench("wall", frame)
-    pane = geometry.quad([opening.left, -REVEAL, opening.top], [2 * half_width, 0, 0], [0, 0, -2 * half_height], unit_uv=(1, 1))
+    pane = meshes.quad([opening.left, -REVEAL, opening.top], [2 * half_width, 0, 0], [0, 0, -2 * half_height], unit_uv=(1, 1))
     start = rng.integers(view.shape[1] // 2)
     window.light(pane, view[:, start : start + view.shape[1] // 2])
     # From behind the pane to just before the wall's face, so that no ray slips between them.
@@ -124,9 +124,9 @@ def _hang_curtains(builder: RoomBuilder, wall: int, opening: Opening) -> None:
     left, right = max(opening.left - 0.35, 0.03), min(opening.right + 0.35, length - 0.03)
     bench.rod((left, 0.11, rod_height), (right, 0.11, rod_height), 0.014, builder.palette.dark)
     width, waves = rng.uniform(0.3, 0.5), rng.uniform(4, 7)
-    sheet = geometry.wavy_sheet(width, rod_height - 0.04, waves, 0.025)
+    sheet = meshes.wavy_sheet(width, rod_height - 0.04, waves, 0.025)
     for x in (left, right - width):
-        bench.add(sheet.transformed(geometry.translation(x, 0.11, 0.03)), cloth)
+        bench.add(sheet.transformed(meshes.translation(x, 0.11, 0.03)), cloth)
     builder.plan.block_wall(wall, opening.centre, right - left)
 
 
@@ -156,12 +156,12 @@ def build_ceiling_lamp(builder: RoomBuilder) -> None:
     bench = builder.bench("lamp", IDENTITY)
     if builder.chance(0.45):
         radius = rng.uniform(0.18, 0.4)
-        face = geometry.disk(radius).transformed(geometry.translation(x, y, height - 0.07) @ geometry.rotation("x", 180))
+        face = meshes.disk(radius).transformed(meshes.translation(x, y, height - 0.07) @ meshes.rotation("x", 180))
         bench.light(face, 1.26 * warm_white / radius**2, builder.palette.white)
         bench.rod((x, y, height), (x, y, height - 0.069), 1.04 * radius, builder.palette.white)
         return
     radius = rng.uniform(0.1, 0.2)
     drop = rng.uniform(0.35, 0.6)
-    globe = geometry.ellipsoid([radius] * 3).transformed(geometry.translation(x, y, height - drop))
+    globe = meshes.ellipsoid([radius] * 3).transformed(meshes.translation(x, y, height - drop))
     bench.light(globe, 0.34 * warm_white / radius**2)
     bench.rod((x, y, height - drop + 0.9 * radius), (x, y, height), 0.008, grey(0.1))

@@ -1,6 +1,5 @@
-"""A Rooms data set on disk: shards that are whole or absent, a card, and going on after an interruption."""
+"""The Rooms data set on disk: its shards, its card, and going on after an interruption."""
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
@@ -15,22 +14,18 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from mult_hf.data.files import remove_unfinished, whole_file
 from mult_hf.data.schema import card_configs
+from mult_hf.data.synthetic.shards import check_existing_shards, write_shard
 
-from .samples import TASK_ENTRIES, render_room
+from .samples import FEATURES, TASK_ENTRIES, render_room
 from .settings import RoomsSettings
 from .variants import activate
 
 try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets import Features, Image, List, Value
     from tqdm import tqdm
 except ImportError as error:
-    raise ImportError(f'writing rooms needs datasets and tqdm ({error}); install them with: pip install "mult-hf[rooms]"') from error
-
-SETTINGS_KEY = b"mult_hf_rooms"
-"""Where a shard's own metadata keep the settings that made it."""
+    raise ImportError(f'writing rooms needs tqdm ({error}); install them with: pip install "mult-hf[rooms]"') from error
 
 Renderer = Callable[[Iterable[int]], Iterator[list[dict[str, Any]]]]
 """Turns seeds of rooms into their rows, in order."""
@@ -49,23 +44,6 @@ class Shard:
     seeds: range
 
 
-def columns() -> Features:
-    """The data set's columns: whose view it is, its intrinsics in pixels and degrees, the image, one map a task."""
-    maps = {entry["name"]: Image() for entry in TASK_ENTRIES}
-    return Features(
-        {
-            "room": Value("int32"),
-            "view": Value("int32"),
-            "room_kind": Value("string"),
-            "field_of_view": Value("float32"),
-            "focal_length": Value("float32"),
-            "principal_point": List(Value("float32"), length=2),
-            "image": Image(),
-            **maps,
-        }
-    )
-
-
 def plan_shards(settings: RoomsSettings) -> list[Shard]:
     """All files of a data set; the small splits come first, so that a partial set can already be evaluated on."""
     shards = []
@@ -78,7 +56,7 @@ def plan_shards(settings: RoomsSettings) -> list[Shard]:
 
 
 def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str | None = None, num_proc: int = 1) -> None:
-    """Render what is missing of a data set; what is there already is kept as it is.
+    """Render the missing files of a data set; existing ones stay as they are.
 
     Args:
         output_dir: made if it does not exist; `datasets.load_dataset(output_dir)` reads the result.
@@ -93,9 +71,8 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
         raise ValueError(f"num_proc is {num_proc}; it must be at least 1")
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    check_existing_shards(output_dir, settings)
-    for leftover in output_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
-        leftover.unlink()
+    check_existing_shards(output_dir, asdict(settings))
+    remove_unfinished(output_dir)
     write_card(output_dir, settings)
     shards = plan_shards(settings)
     missing = [shard for shard in shards if not (output_dir / shard.file_name).exists()]
@@ -110,38 +87,8 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
             for room_rows in islice(rendered, len(shard.seeds)):
                 rows += room_rows
                 progress.update(settings.views)
-            write_shard(output_dir / shard.file_name, rows, settings)
+            write_shard(output_dir / shard.file_name, rows, FEATURES, asdict(settings))
     write_card(output_dir, settings)  # once more, now that it can tell these files from those of an unfinished rendering
-
-
-def write_shard(path: Path, rows: list[dict[str, Any]], settings: RoomsSettings) -> None:
-    """Write one file under another name first, so that a file with the right name is always a whole one."""
-    table = pa.Table.from_pylist(rows, schema=columns().arrow_schema)
-    table = table.replace_schema_metadata({**table.schema.metadata, SETTINGS_KEY: json.dumps(asdict(settings)).encode()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # The cells are compressed pictures: a dictionary or the lowest and highest "value" of a column would only repeat whole files.
-        pq.write_table(table, temporary, row_group_size=100, use_dictionary=False, write_statistics=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_existing_shards(output_dir: Path, settings: RoomsSettings) -> None:
-    """Refuse to mix data of different settings.
-
-    Raises:
-        ValueError: naming the file and what differs.
-    """
-    wanted = asdict(settings)
-    for path in sorted(output_dir.glob("*.parquet")):
-        stored = (pq.read_schema(path).metadata or {}).get(SETTINGS_KEY)
-        if stored is None:
-            raise ValueError(f"{path} was not written by this command; choose an empty directory")
-        found = json.loads(stored)
-        differing = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
-        if differing:
-            raise ValueError(f"{path} was made with {', '.join(differing)}; repeat that command to go on, or choose an empty directory")
 
 
 def command(settings: RoomsSettings, output_name: str) -> str:
@@ -169,14 +116,15 @@ def write_card(output_dir: Path, settings: RoomsSettings) -> None:
         size=settings.size, samples=settings.samples_per_pixel, variant=settings.variant, splits=splits,
         command=command(settings, output_dir.resolve().name), classes=", ".join(TASK_ENTRIES[0]["class_names"]),
     )  # fmt: skip
-    DatasetCard(f"---\n{header.to_yaml()}\n---\n{text}").save(output_dir / "README.md")
+    with whole_file(output_dir / "README.md") as unfinished:
+        DatasetCard(f"---\n{header.to_yaml()}\n---\n{text}").save(unfinished)
 
 
 CARD = """\
 # Rooms
 
 Procedural indoor scenes (living rooms, bedrooms, dining rooms, studies, kitchens) with six dense maps, {size} x {size} pixels,
-rendered with Mitsuba 3 ({samples} samples a pixel, denoised, variant `{variant}`). Made by
+rendered with Mitsuba 3 ({samples} samples per pixel, denoised, variant `{variant}`). Made by
 
     {command}
 
@@ -205,7 +153,7 @@ and Pillow are installed; an interrupted run goes on when it is started again.
 The last three follow Taskonomy's definitions, see `mult_hf.data.derive`.
 
 Limits: the rooms are box-shaped with closed doors, nobody is in them, materials are matt or softly glossy, no glass and no mirrors;
-window panes show a picture, and their depth is that of the pane.
+window panes show an image, and their depth is that of the pane.
 """
 
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from . import decor
 from .builder import RoomBuilder
-from .geometry import translation
 from .materials import Material, grey
+from .meshes import translation
 
 WORKTOP = 0.9
 """Height in metres of a kitchen worktop's upper face."""

@@ -1,4 +1,4 @@
-"""Exact depth, normals and classes of a Doom level: one vertical plane of rays an image column, walked from line to line.
+"""Exact depth, normals and classes of a Doom level: one vertical plane of rays per image column, walked from line to line.
 
 A Doom level is flat: sectors are polygons with a floor and a ceiling height, and lines separate them. A ray's path over the
 map is the same for all pixels of a column, so a column needs the lines that it crosses, in order of distance, and at each
@@ -12,6 +12,8 @@ with square pixels. The maps describe that stretched level, so pinhole formulas 
 from dataclasses import dataclass
 
 import numpy as np
+
+from mult_hf.data.synthetic.camera import GeometryMaps, focal_length
 
 VERTICAL_STRETCH = 1.2
 """Drawn height over drawn width of a square of the level."""
@@ -57,7 +59,7 @@ class LevelGeometry:
 
 
 @dataclass(frozen=True)
-class Camera:
+class LevelCamera:
     """A camera that looks horizontally.
 
     Args:
@@ -81,7 +83,7 @@ class Camera:
     @property
     def focal(self) -> float:
         """Focal length in pixels; pixels are square in the stretched level (see the module's text)."""
-        return self.width / 2 / np.tan(np.deg2rad(self.field_of_view) / 2)
+        return focal_length(self.field_of_view, self.width)
 
     @property
     def forward(self) -> np.ndarray:
@@ -102,22 +104,7 @@ class Camera:
         return (self.height / 2 - 0.5 - np.arange(self.height)) / (self.focal * VERTICAL_STRETCH)
 
 
-@dataclass(frozen=True)
-class GeometryMaps:
-    """What the rays hit.
-
-    Args:
-        depth: (height, width) map units along the optical axis, NaN for sky and where nothing was hit.
-        normals: (3, height, width) unit vectors: x right, y up, z towards the viewer; NaN like the depth.
-        classes: (height, width) uint8 ids of `CLASS_NAMES`, `UNKNOWN_CLASS` where nothing was hit.
-    """
-
-    depth: np.ndarray
-    normals: np.ndarray
-    classes: np.ndarray
-
-
-def cast_rays(level: LevelGeometry, camera: Camera) -> GeometryMaps:
+def cast_rays(level: LevelGeometry, camera: LevelCamera) -> GeometryMaps:
     """Look into a level.
 
     Args:
@@ -125,7 +112,8 @@ def cast_rays(level: LevelGeometry, camera: Camera) -> GeometryMaps:
         camera: where and how to look.
 
     Returns:
-        `GeometryMaps`: depth, normals and classes for every pixel centre.
+        `GeometryMaps`: for every pixel centre depth in map units and normals, both NaN for sky and where nothing was hit, and ids
+            of `CLASS_NAMES`, `UNKNOWN_CLASS` where nothing was hit.
 
     Raises:
         ValueError: if the image has no pixels or the field of view is impossible.
@@ -165,7 +153,7 @@ class _Canvas:
         self.open &= ~where
 
 
-def _crossings(level: LevelGeometry, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+def _crossings(level: LevelGeometry, camera: LevelCamera) -> tuple[np.ndarray, np.ndarray]:
     """Lines that each column's plane of rays crosses, nearest first.
 
     Returns:
@@ -189,7 +177,7 @@ def _crossings(level: LevelGeometry, camera: Camera) -> tuple[np.ndarray, np.nda
     return lines.T, np.take_along_axis(depth, lines, axis=1).T
 
 
-def _paint_crossing(canvas: _Canvas, level: LevelGeometry, camera: Camera, crossed: np.ndarray, reach: np.ndarray) -> None:
+def _paint_crossing(canvas: _Canvas, level: LevelGeometry, camera: LevelCamera, crossed: np.ndarray, reach: np.ndarray) -> None:
     """Paint what the rays hit on their way to their next line and at it.
 
     Args:
@@ -216,7 +204,7 @@ def _paint_crossing(canvas: _Canvas, level: LevelGeometry, camera: Camera, cross
 _UP = np.array([0.0, 1.0, 0.0])[:, None, None]
 
 
-def _sides(level: LevelGeometry, camera: Camera, crossed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sides(level: LevelGeometry, camera: LevelCamera, crossed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sectors before and behind a line, (width,) each, and the line's normal towards the camera, (3, 1, width)."""
     along = level.ends[crossed] - level.starts[crossed]
     offset = (camera.x, camera.y) - level.starts[crossed]

@@ -1,9 +1,11 @@
-"""Where a picture of a room is taken from."""
+"""Where an image of a room is taken from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from mult_hf.data.synthetic.camera import focal_length
 
 from .builder import CLASS_NAMES, Room
 from .floorplan import Rectangle
@@ -16,12 +18,12 @@ CLEARANCE = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class Camera:
-    """A pinhole camera without roll, for square pictures.
+class RoomCamera:
+    """A pinhole camera without roll, for square images.
 
     Args:
         position: (3,) metres, room axes.
-        target: (3,) metres, what is in the middle of the picture.
+        target: (3,) metres, what is in the middle of the image.
         field_of_view: horizontal, degrees.
     """
 
@@ -39,11 +41,11 @@ class Camera:
         return np.stack([right, np.cross(backward, right), backward])
 
     def focal_length(self, size: int) -> float:
-        """Focal length in pixels of a picture that is `size` pixels wide."""
-        return float(size / 2 / np.tan(np.deg2rad(self.field_of_view) / 2))
+        """Focal length in pixels of an image that is `size` pixels wide."""
+        return focal_length(self.field_of_view, size)
 
 
-def propose(room: Room, rng: np.random.Generator, tries: int = 400) -> Camera:
+def propose(room: Room, rng: np.random.Generator, tries: int = 400) -> RoomCamera:
     """A camera that stands on free floor and looks at furniture or at the middle of the room.
 
     Args:
@@ -52,7 +54,7 @@ def propose(room: Room, rng: np.random.Generator, tries: int = 400) -> Camera:
         tries: attempts before a corner of the room is taken.
 
     Returns:
-        [`Camera`]: 0.8 to 1.9 m high, with a field of view of 50 to 85 degrees.
+        [`RoomCamera`]: 0.8 to 1.9 m high, with a field of view of 50 to 85 degrees.
     """
     plan = room.plan
     for _ in range(tries):
@@ -63,8 +65,8 @@ def propose(room: Room, rng: np.random.Generator, tries: int = 400) -> Camera:
         middle = plan.taken[rng.integers(len(plan.taken))].centre if aim_at_furniture else (plan.width / 2, plan.depth / 2)
         target = np.array([*(middle + rng.uniform(-0.4, 0.4, 2)), rng.uniform(0.5, 1.35)])
         if np.hypot(target[0] - x, target[1] - y) >= 1.6:
-            return Camera(np.array([x, y, rng.uniform(0.8, 1.9)]), target, rng.uniform(50, 85))
-    return Camera(np.array([CLEARANCE, CLEARANCE, 1.6]), np.array([plan.width, plan.depth, 0.8]), 70.0)
+            return RoomCamera(np.array([x, y, rng.uniform(0.8, 1.9)]), target, rng.uniform(50, 85))
+    return RoomCamera(np.array([CLEARANCE, CLEARANCE, 1.6]), np.array([plan.width, plan.depth, 0.8]), 70.0)
 
 
 def interest(classes: np.ndarray, depth: np.ndarray) -> float:
@@ -85,7 +87,7 @@ def interest(classes: np.ndarray, depth: np.ndarray) -> float:
     return seen - monotony - 20 * float((depth < 0.5).mean()) - (8 if np.percentile(depth, 60) < 1.4 else 0)
 
 
-def rank_cameras(room: Room, rng: np.random.Generator, preview: Callable[[Camera], tuple[np.ndarray, np.ndarray]]) -> list[Camera]:
+def rank_cameras(room: Room, rng: np.random.Generator, preview: Callable[[RoomCamera], tuple[np.ndarray, np.ndarray]]) -> list[RoomCamera]:
     """Proposals for one view, the most interesting first.
 
     Args:
@@ -94,7 +96,7 @@ def rank_cameras(room: Room, rng: np.random.Generator, preview: Callable[[Camera
         preview: small class map and depth map that a camera sees.
 
     Returns:
-        `list[Camera]`: of length `CANDIDATES`.
+        `list[RoomCamera]`: of length `CANDIDATES`.
     """
     cameras = [propose(room, rng) for _ in range(CANDIDATES)]
     return sorted(cameras, key=lambda camera: interest(*preview(camera)), reverse=True)

@@ -1,0 +1,104 @@
+"""Do a stored map and its image show the same pixels?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from mult_hf.model.images import read_image
+
+UPRIGHT = 1
+"""EXIF orientation of a file whose first row is the top of the scene."""
+
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange height and width."""
+
+
+def orientation(image: Any) -> int:
+    """EXIF orientation of an image or map, 1 to 8; arrays, tensors and files without a tag are upright.
+
+    Args:
+        image: PIL image, path of a file, array or tensor.
+    """
+    if isinstance(image, (str, Path)) and Path(image).is_file():
+        with Image.open(image) as opened:
+            return orientation(opened)
+    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) if isinstance(image, Image.Image) else UPRIGHT
+
+
+def upright_size(image: Any) -> tuple[int, int]:
+    """(height, width) of an image once its EXIF orientation is applied, as the processors and `datasets` do."""
+    if not isinstance(image, Image.Image):
+        image = read_image(image)
+    if not isinstance(image, Image.Image):
+        return tuple(image.shape[-2:])
+    return (image.width, image.height) if orientation(image) in SIDEWAYS else (image.height, image.width)
+
+
+def map_size(stored: Any) -> tuple[int, int]:
+    """(height, width) of a stored map: a PIL image, or an array with channels first or last."""
+    if isinstance(stored, Image.Image):
+        return stored.height, stored.width
+    shape = np.shape(stored)
+    return tuple(shape[:2] if len(shape) == 2 or shape[-1] <= 4 < shape[0] else shape[-2:])
+
+
+def same_aspect(map_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
+    """Whether a map of one (height, width) is an image of the other, resized, with each side rounded to whole pixels.
+
+    The sides differ from those of the exactly scaled image by less than a pixel each. So an image that is not square never has the
+    aspect ratio of its own transposition.
+
+    Examples:
+        >>> same_aspect((121, 160), (480, 640)), same_aspect((480, 640), (640, 480)), same_aspect((101, 100), (100, 101))
+        (True, False, False)
+    """
+    (height, width), (image_height, image_width) = map_size, image_size
+    return abs(height * image_width - width * image_height) < image_height + image_width
+
+
+def misalignment(stored: Any, image: Any) -> str | None:
+    """Why a stored map cannot lie on its image, or `None` if it may.
+
+    A map of another size is fine as long as it has the aspect ratio of the upright image. Where an image has an EXIF orientation, it
+    is turned upright before use and its map is not: the map must then be seen to be upright already.
+
+    Args:
+        stored: PIL image or array.
+        image: PIL image, path, array or tensor.
+    """
+    (height, width), (image_height, image_width) = map_size(stored), upright_size(image)
+    sizes = f"the map has {height} x {width} pixels, its image {image_height} x {image_width}"
+    turned = orientation(image)
+    if not same_aspect((height, width), (image_height, image_width)):
+        if not same_aspect((width, height), (image_height, image_width)):
+            return f"{sizes}: another aspect ratio; crop or pad the map as the image was"
+        cause = f"the image's EXIF orientation is {turned}, and the map shows the file's own pixels" if turned in SIDEWAYS else "transposed"
+        return f"{sizes}: turned by 90 degrees ({cause}); turn the map to the upright image"
+    if orientation(stored) != UPRIGHT:
+        return f"the map has EXIF orientation {orientation(stored)}, which is not applied to maps; store it upright and without the tag"
+    if turned != UPRIGHT and not (turned in SIDEWAYS and not same_aspect((width, height), (image_height, image_width))):
+        return (
+            f"the image has EXIF orientation {turned} and is turned upright, and a map of {height} x {width} pixels does not show "
+            f"whether it is too; store image and map upright and without the tag"
+        )
+    return None
+
+
+def check_aligned(maps: Mapping[str, Any], image: Any, where: str = "the sample") -> None:
+    """Refuse maps that do not lie on their image.
+
+    Args:
+        maps: stored maps by task, `None` where there is none.
+        image: PIL image, path, array or tensor.
+        where: names the sample in the message.
+
+    Raises:
+        ValueError: naming the task, both sizes and what to do.
+    """
+    for task, stored in maps.items():
+        reason = None if stored is None else misalignment(stored, image)
+        if reason:
+            raise ValueError(f"{task} of {where}: {reason}")

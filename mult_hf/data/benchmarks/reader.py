@@ -1,0 +1,197 @@
+"""The base class of the readers: a download as samples of the schema, with the maps that follow from what it stores.
+
+A reader yields samples of the schema (docs/data.md) one at a time and never holds more than one: `image`, one column per task
+with the map as it is stored, and `id`. The task entries of the reader say how the maps decode.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+try:
+    from datasets import Features, IterableDataset, Value
+    from datasets import Image as ImageFeature
+except ImportError as error:
+    raise ImportError(f'the readers need the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
+
+from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, normals_from_depth, reshading
+from mult_hf.model.tasks import TaskSpec, resolve_tasks
+
+from .errors import ReadError, ReadReport
+from .files import as_picture
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+"""Names of splits that users and data sets write, and what they are called here."""
+
+ON_ERROR = ("raise", "skip")
+
+NORMALS_8BIT: dict[str, Any] = {"dtype": "uint8", "scale": 1 / 127, "offset": -1.0, "unknown": [127]}
+"""Encoding of normals that a reader writes itself, in the package's own axes: (127, 127, 127) is no vector, so not known."""
+
+RESHADING_16BIT: dict[str, Any] = {"dtype": "uint16", "scale": 1 / 65534, "unknown": [65535]}
+"""Encoding of derived reshading, which is not known where the geometry is not."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole camera of a data set that has only one: focal length and principal point in pixels from the top left corner."""
+
+    focal: float
+    principal_point: tuple[float, float] | None = None
+
+
+# Task -> (maps it follows from, function of these and the camera's intrinsics). `image` is (height, width, 3) uint8, `depth` (height,
+# width) metres, `normals` (3, height, width); a result has the shape of the task's target.
+DERIVATIONS: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
+    "edges2d": (("image",), lambda image, camera: heat_map(edges2d(image), EDGES_GAIN)[None]),
+    "keypoints2d": (("image",), lambda image, camera: heat_map(keypoints2d(image), KEYPOINTS_GAIN)[None]),
+    "normals": (("depth",), lambda depth, camera: normals_from_depth(depth[0], camera.focal, camera.principal_point)),
+    "reshading": (
+        ("depth", "normals"),
+        lambda depth, normals, camera: reshading(depth[0], normals, camera.focal, camera.principal_point)[None],
+    ),
+}
+"""Tasks that follow from others, for sets that lack them; definitions and sources are in [`mult_hf.data.derive`]."""
+
+
+class BenchmarkReader(ABC):
+    """A downloaded data set as samples of the schema, read lazily.
+
+    Args:
+        root: where the download lies.
+        split: `"train"`, `"validation"` (or `"val"`) or `"test"`, by the official lists.
+        tasks: columns to read, in this order. `None`: all that are stored or follow from what is stored.
+        on_error: `"raise"` stops at the first missing, broken or wrong file and names it; `"skip"` leaves such a cell empty (a
+            sample without its image is left out), counts it, and reports at the end in the log and in `report`.
+
+    Attributes:
+        report: [`ReadReport`] of the last pass in this process.
+
+    Raises:
+        ValueError: on an unknown split, task or `on_error`, or if nothing of the split is there.
+    """
+
+    name: ClassVar[str]
+    entries: ClassVar[list[dict[str, Any]]]
+    camera: ClassVar[Intrinsics | None] = None
+
+    def __init__(self, root: str | Path, split: str = "train", tasks: Sequence[str] | None = None, on_error: str = "raise") -> None:
+        self.root = Path(root).expanduser()
+        if not self.root.exists():
+            raise ValueError(f"{self.root} does not exist; download {self.name} and give its directory")
+        if split not in SPLIT_NAMES:
+            raise ValueError(f"split {split!r} is not known; allowed: {', '.join(SPLIT_NAMES)}")
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}")
+        self.split, self.on_error, self.report = SPLIT_NAMES[split], on_error, ReadReport()
+        self.specs: dict[str, TaskSpec] = resolve_tasks(self.entries)
+        self.shards: list[Hashable] = self.find_shards()
+        self.tasks = self._selected(tasks)
+
+    @abstractmethod
+    def find_shards(self) -> list[Hashable]:
+        """Pieces of the split that loader workers share out and conversion writes one file of each, such as buildings."""
+
+    @abstractmethod
+    def samples(self, shard: Hashable) -> Iterator[Hashable]:
+        """Keys of a piece's samples; a key's text is the sample's `id`."""
+
+    @abstractmethod
+    def stored(self, column: str) -> bool:
+        """Whether the download has this column (`"image"` or a task) for any sample of the split."""
+
+    @abstractmethod
+    def read(self, sample: Hashable, column: str) -> Image.Image | None:
+        """The stored picture of a column, `None` if the set says that the sample has none.
+
+        Raises:
+            ReadError: if the file is missing, broken or wrong.
+        """
+
+    def task_entries(self) -> list[dict[str, Any]]:
+        """The `mult_tasks` record of what this reader yields: entries for [`TaskSpec.from_dict`]."""
+        by_name = {entry["name"]: entry for entry in self.entries}
+        return [by_name[task] for task in self.tasks]
+
+    def features(self) -> Features:
+        """Columns of the data set: `id`, `image` and the tasks."""
+        return Features({"id": Value("string"), "image": ImageFeature(), **{task: ImageFeature() for task in self.tasks}})
+
+    def to_iterable_dataset(self) -> IterableDataset:
+        """A `datasets.IterableDataset` whose shards are the pieces of the split, so that loader workers share them."""
+        return IterableDataset.from_generator(_generate, gen_kwargs={"reader": self, "shards": self.shards}, features=self.features())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.generate(self.shards)
+
+    def generate(self, shards: Sequence[Hashable]) -> Iterator[dict[str, Any]]:
+        """Samples of some pieces: `id`, `image` and per task a PIL picture of the stored map or `None`.
+
+        Raises:
+            ReadError: at a missing, broken or wrong file unless `on_error` is `"skip"`.
+        """
+        self.report = ReadReport()
+        for shard in shards:
+            for sample in self.samples(shard):
+                cells = {column: self._cell_or_none(sample, column) for column in ("image",)}
+                if cells["image"] is None:
+                    continue
+                cells |= {task: self._cell_or_none(sample, task) for task in self.tasks}
+                self.report.samples += 1
+                yield {"id": str(sample), **cells}
+        if self.report.problems:
+            logger.warning("%s %s: %s", self.name, self.split, self.report)
+
+    def cell(self, sample: Hashable, column: str) -> Image.Image | None:
+        """The stored map of a column, read or derived."""
+        if self.stored(column):
+            return self.read(sample, column)
+        inputs, function = DERIVATIONS[column]
+        maps = [self._decoded(sample, name) for name in inputs]
+        return None if any(item is None for item in maps) else as_picture(self.specs[column].encode(function(*maps, self.camera)))
+
+    def _decoded(self, sample: Hashable, column: str) -> np.ndarray | None:
+        picture = self.cell(sample, column)
+        if picture is None or column == "image":
+            return None if picture is None else np.asarray(picture)
+        return self.specs[column].decode(np.asarray(picture))
+
+    def _cell_or_none(self, sample: Hashable, column: str) -> Image.Image | None:
+        try:
+            return self.cell(sample, column)
+        except ReadError as error:
+            if self.on_error == "raise":
+                raise
+            self.report.add(error)
+            return None
+
+    def _derivable(self, column: str) -> bool:
+        if self.stored(column):
+            return True
+        inputs, _ = DERIVATIONS.get(column, ((), None))
+        needs_camera = any(name != "image" for name in inputs)
+        return bool(inputs) and (self.camera is not None or not needs_camera) and all(map(self._derivable, inputs))
+
+    def _selected(self, tasks: Sequence[str] | None) -> list[str]:
+        there = [task for task in self.specs if self._derivable(task)]
+        lacking = [task for task in tasks or () if task not in there]
+        if lacking:
+            raise ValueError(
+                f"{self.root} has no {', '.join(lacking)}, and it does not follow from what is there; "
+                f"stored: {', '.join(filter(self.stored, there)) or 'nothing'}; derived: "
+                f"{', '.join(task for task in there if not self.stored(task)) or 'nothing'}"
+            )
+        return there if tasks is None else list(tasks)
+
+
+def _generate(reader: BenchmarkReader, shards: list[Hashable]) -> Iterator[dict[str, Any]]:
+    """A plain function for `datasets`, which splits the list `shards` among workers."""
+    yield from reader.generate(shards)

@@ -1,0 +1,87 @@
+"""A map that does not lie on its image is refused, with both sizes and the cause; another size of the same aspect ratio is not."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mult_hf import MulTImageProcessor
+from mult_hf.data.alignment import check_aligned, map_size, misalignment, orientation, same_aspect, upright_size
+from mult_hf.data.collator import MultiTaskCollator
+
+SIDES = np.random.default_rng(0).integers(8, 2000, (500, 2)).tolist()
+
+
+def image_of(height, width, exif_orientation=None):
+    """An image file as a camera writes it, opened."""
+    exif = Image.Exif()
+    if exif_orientation:
+        exif[0x0112] = exif_orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "JPEG", exif=exif)
+    return Image.open(buffer)
+
+
+def depth_of(height, width):
+    return Image.fromarray(np.full((height, width), 512, np.uint16))
+
+
+def test_every_size_that_resizing_gives_has_the_same_aspect_ratio():
+    for height, width in SIDES:
+        for scale in (0.1, 0.3, 0.77, 1.0, 2.2):
+            assert same_aspect((max(1, round(height * scale)), max(1, round(width * scale))), (height, width)), (height, width, scale)
+
+
+def test_a_transposed_map_has_another_aspect_ratio_unless_it_is_square():
+    for height, width in [*SIDES, [480, 640], [100, 101], [64, 64], [1999, 2000]]:
+        assert same_aspect((width, height), (height, width)) == (height == width), (height, width)
+
+
+@pytest.mark.parametrize("height_width", [(24, 32), (48, 64), (12, 16), (240, 320)])
+def test_maps_of_the_same_aspect_ratio_are_accepted_at_any_size(height_width):
+    assert misalignment(depth_of(*height_width), image_of(48, 64)) is None
+
+
+REFUSED = {
+    "transposed": (depth_of(64, 48), image_of(48, 64), r"64 x 48 pixels, its image 48 x 64: turned by 90 degrees \(transposed\)"),
+    "cropped": (depth_of(48, 48), image_of(48, 64), r"48 x 48 pixels, its image 48 x 64: another aspect ratio"),
+    "array, transposed": (np.ones((64, 48), np.uint16), np.zeros((48, 64, 3), np.uint8), "turned by 90 degrees"),
+    "channels first, cropped": (np.ones((3, 48, 40), np.uint8), torch.zeros(3, 48, 64, dtype=torch.uint8), "48 x 40 pixels"),
+    "image turned by its EXIF tag": (depth_of(48, 64), image_of(48, 64, 6), r"its image 64 x 48: turned .*orientation is 6, and the map"),
+    "square image turned by its EXIF tag": (depth_of(48, 48), image_of(48, 48, 8), "EXIF orientation 8 .* does not show whether"),
+    "image upside down by its EXIF tag": (depth_of(48, 64), image_of(48, 64, 3), "EXIF orientation 3 .* does not show whether"),
+    "mirrored image by its EXIF tag": (depth_of(48, 64), image_of(48, 64, 2), "EXIF orientation 2 .* does not show whether"),
+    "map with an EXIF tag": (image_of(64, 48, 6), image_of(64, 48), "the map has EXIF orientation 6, which is not applied"),
+}
+
+
+@pytest.mark.parametrize(("stored", "image", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_map_that_does_not_lie_on_its_image_is_refused_with_the_cause(stored, image, message):
+    with pytest.raises(ValueError, match=f"normals of row 3: .*{message}"):
+        check_aligned({"depth": None, "normals": stored}, image, "row 3")
+
+
+def test_a_map_of_the_upright_image_is_accepted():
+    assert misalignment(depth_of(64, 48), image_of(48, 64, 6)) is None
+    assert upright_size(image_of(48, 64, 6)) == (64, 48)
+
+
+def test_sizes_are_read_from_files_arrays_and_tensors(tmp_path):
+    image_of(48, 64, 6).save(tmp_path / "photo.jpg", exif=image_of(48, 64, 6).getexif())
+    assert orientation(tmp_path / "photo.jpg") == 6
+    assert upright_size(str(tmp_path / "photo.jpg")) == (64, 48)
+    assert upright_size(torch.zeros(3, 48, 64, dtype=torch.uint8)) == (48, 64)
+    assert map_size(np.zeros((48, 64, 3))) == map_size(np.zeros((3, 48, 64))) == map_size(np.zeros((48, 64))) == (48, 64)
+
+
+@pytest.mark.parametrize("collate", ["__call__", "collate_for_evaluation"])
+@pytest.mark.parametrize("name", ["transposed", "image turned by its EXIF tag", "square image turned by its EXIF tag"])
+def test_the_collator_refuses_such_a_row_by_number(collate, name):
+    collator = MultiTaskCollator(MulTImageProcessor(size={"height": 32, "width": 32}, tasks=["depth", "segmentation"]))
+    stored, image, message = REFUSED[name]
+    sound = {"image": image_of(48, 64), "depth": depth_of(24, 32)}
+    getattr(collator, collate)([sound])
+    with pytest.raises(ValueError, match=f"depth of row 1 of the batch: .*{message}"):
+        getattr(collator, collate)([sound, {"image": image, "depth": stored}])
