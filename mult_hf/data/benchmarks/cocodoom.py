@@ -6,12 +6,11 @@ Files and splits: https://github.com/vlfeat/researchdoom, the recording engine: 
     {root}/{run,map}-{train,val,test}.json  and  {root}/{run,map}-full-{train,val,test}.json      (MS COCO)
 
 The smaller archive has the pictures and the JSON only: its segmentation is drawn from the polygons, and what lies behind them is
-unknown. `python -m mult_hf.data.benchmarks.cocodoom ROOT --split val --by map` reads a split to its end and reports.
+unknown. `mult-hf convert cocodoom ROOT --split val --by map` reads a split to its end and reports.
 """
 
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,6 @@ from .reading import (
     ReadError,
     load_splits,
     read_picture,
-    run_command,
 )
 
 METRES_PER_MAP_UNIT = 1 / 32
@@ -204,12 +202,3 @@ def _frame_of(path: Path, entry: dict[str, Any]) -> Frame:
     if match is None:
         raise ValueError(f"{path} lists the image {entry['file_name']!r}, expected run1/map01/rgb/000001.png")
     return Frame(int(match[1]), int(match[2]), int(match[3]), entry["id"])
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "by": {"default": "run", "choices": ("run", "map"), "help": "split by player or by level"},
-    "subset": {"default": "standard", "choices": ("standard", "full")},
-}
-
-if __name__ == "__main__":
-    sys.exit(run_command(CocoDoomReader, OPTIONS, None))
