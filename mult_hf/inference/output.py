@@ -193,7 +193,9 @@ class PredictionDirectory:
         paths += [self.panel_path(name)] * self.panels + [self.image_path(name)] * self.keep_images
         longest = max((len(os.fsencode(path.name)) for path in paths), default=0)
         if longest > MAX_FILE_NAME:
-            raise ValueError(f"the files of its predictions would have names of {longest} bytes; at most {MAX_FILE_NAME} are allowed, rename it")
+            raise ValueError(
+                f"the files of its predictions would have names of {longest} bytes; at most {MAX_FILE_NAME} are allowed, so rename it"
+            )
         return all(path.is_file() and path.stat().st_size > 0 for path in paths)
 
     def write(self, name: str, image: Image.Image, maps: Mapping[str, Tensor]) -> None:
