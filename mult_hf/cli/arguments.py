@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
+
+from .errors import OneLineParser
 
 Arguments = TypeVar("Arguments")
 
@@ -32,7 +34,7 @@ def positional(help_text: str, **keywords: Any) -> Any:
     return field(metadata={"help": help_text, "positional": True, **keywords})
 
 
-class CommandParser(HfArgumentParser):
+class CommandParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` with positional arguments, and errors of one line."""
 
     def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
@@ -41,10 +43,6 @@ class CommandParser(HfArgumentParser):
             return super().add_argument(*names, **keywords)
         keywords.pop("required", None)
         return super().add_argument(names[0].removeprefix("--"), **keywords)
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2 and one line in place of the whole usage."""
-        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help lists the flags\n")
 
 
 def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:

@@ -7,7 +7,6 @@ Without `--output_dir` and `--push_to_hub` every file of the split is read and n
 was missing or broken.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from mult_hf.data.benchmarks.replica import ReplicaReader
 from mult_hf.data.benchmarks.taskonomy import SUBSETS, TaskonomyReader
 
 from .arguments import flag, parse_arguments, positional
+from .errors import OneLineParser
 
 
 @dataclass
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ValueError: at the first broken file unless `--on_error` is `skip`, and on what the reader does not take.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="mult-hf convert", description=__doc__.split("\n")[0])
+    parser = OneLineParser(prog="mult-hf convert", description=__doc__.split("\n")[0])
     parser.add_argument("benchmark", choices=BENCHMARKS, help="mult-hf convert BENCHMARK --help lists its flags")
     name = parser.parse_args(argv[:1]).benchmark
     open_reader, kind = BENCHMARKS[name]

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .errors import CommandError
+from .errors import CommandError, OneLineParser
 
 MAX_MESSAGE = 500
 """Longest error message in characters; `--debug` shows all of it."""
@@ -79,11 +79,11 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
         return name, argv[len(name.split()) :]
     parser = _parser()
     parser.parse_args(argv[:1])  # --help, --version, or nothing at all
-    return parser.exit(2, f"mult-hf: error: there is no command {' '.join(argv[:2])!r}; choose from: {', '.join(COMMANDS)}\n")
+    return parser.error(f"there is no command {' '.join(argv[:2])!r}; choose from: {', '.join(COMMANDS)}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="mult-hf",
         description="Several dense maps of one image from one network: predict, train, evaluate, export, show, and make data.",
         epilog="commands:\n" + "\n".join(f"  {name:14}{command.summary}" for name, command in COMMANDS.items()),

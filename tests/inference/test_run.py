@@ -22,6 +22,7 @@ class Images:
         self.names, self.broken = names, broken
 
     def read(self, name):
+        """A grey of ten times the image's position."""
         if name in self.broken:
             raise OSError(f"{name} is truncated")
         return Image.new("RGB", (40, 36), (10 * self.names.index(name),) * 3)
