@@ -24,7 +24,7 @@ from torch import Tensor
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
-from mult_hf.inference.output import PredictionDirectory, digest
+from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
@@ -118,6 +118,21 @@ def make_predictor(arguments: PredictionArguments, model: MulTForMultiTaskDenseP
     return on_device if arguments.tile is None else tiled(on_device, model.config.task_specs, arguments.tile, arguments.batch_size)
 
 
+def prediction_settings(
+    arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction, processor: MulTImageProcessor, origin: str
+) -> dict[str, Any]:
+    """Plain values that the predictions depend on; a directory holds predictions of one set of them."""
+    return {
+        "weights": digest(model),
+        "configuration": digest_of_values(model.config.to_dict()),
+        "preprocessing": digest_of_values(processor.to_dict()),
+        "names_below": origin,
+        "image_size": [processor.size["height"], processor.size["width"]] if processor.do_resize else OWN_SIZE,
+        "tile": arguments.tile,
+        "flip": arguments.flip,
+    }
+
+
 def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
     """One line per failed input, and one of totals."""
     failed = sorted(each for outcome in outcomes for each in outcome.failed)
@@ -152,8 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images)
     predictor = make_predictor(arguments, model.to(accelerator.device))
     if accelerator.is_main_process:
-        size = [processor.size["height"], processor.size["width"]] if processor.do_resize else OWN_SIZE
-        settings = {"weights": digest(model), "names_below": origin, "image_size": size, "tile": arguments.tile, "flip": arguments.flip}
+        settings = prediction_settings(arguments, model, processor, origin)
         directory.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)
     accelerator.wait_for_everyone()
 

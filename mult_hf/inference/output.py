@@ -152,6 +152,19 @@ def digest(model: nn.Module) -> str:
     return hashed.hexdigest()[:16]
 
 
+_NOT_MEANT = ("_name_or_path", "transformers_version", "dtype")
+"""Entries of a configuration that do not change predictions."""
+
+
+def digest_of_values(values: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that depend on every value of a configuration but its path, dtype and version of transformers."""
+    return hashlib.sha256(json.dumps(_meant(values), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _meant(value: Any) -> Any:
+    return {key: _meant(item) for key, item in value.items() if key not in _NOT_MEANT} if isinstance(value, Mapping) else value
+
+
 @dataclass
 class PredictionDirectory:
     """The files of one output directory.
@@ -294,6 +307,7 @@ def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[
 __all__ = [
     "PredictionDirectory",
     "digest",
+    "digest_of_values",
     "load_stored_forms",
     "precision",
     "read_map",

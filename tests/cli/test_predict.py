@@ -1,5 +1,6 @@
 """Proves that the prediction script writes what the model predicts, once, whatever breaks or is interrupted, in any number of processes."""
 
+import json
 import os
 import shutil
 import signal
@@ -279,6 +280,19 @@ def test_other_weights_are_refused_until_overwriting_is_asked_for(run, images, m
     after = contents(tmp_path / "out")
     assert after.keys() == before.keys()
     assert after["maps/normals/a/x.png.png"] != before["maps/normals/a/x.png.png"]
+
+
+def test_predictions_of_another_preprocessing_or_configuration_are_not_mixed_in(run, images, model, tmp_path):
+    """A copy of the model elsewhere is the same model."""
+    run("--inputs", images, "--no_panels")
+    shutil.copytree(model, tmp_path / "copy")
+    assert run("--inputs", images, "--no_panels", "--model", tmp_path / "copy")[0] == 0
+    for file, key, value in (("preprocessor_config.json", "image_mean", [0.0, 0.0, 0.0]), ("config.json", "layer_norm_eps", 0.001)):
+        changed = json.loads((model / file).read_text())
+        (tmp_path / "copy" / file).write_text(json.dumps({**changed, key: value}))
+        with pytest.raises(ValueError, match=r"differ in \['(preprocessing|configuration)'\].*--overwrite"):
+            run("--inputs", images, "--no_panels", "--model", tmp_path / "copy")
+        (tmp_path / "copy" / file).write_text(json.dumps(changed))
 
 
 @pytest.mark.parametrize("flags", [["--flip"], ["--tile", "64"], ["--image_size", "own"], ["--tasks", "depth"]])
