@@ -1,9 +1,9 @@
-"""Command lines from dataclasses, with a configuration file before the flags; what the scripts in `examples/` share."""
+"""Command lines from dataclasses: each field is a flag, and a key of the configuration file that `--config` names."""
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,30 +11,46 @@ from typing import Any, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from .errors import OneLineParser
+
 Arguments = TypeVar("Arguments")
 
-COMMAND: ContextVar[str | None] = ContextVar("COMMAND", default=None)
-"""The `mult-hf COMMAND` that is running a script or a module, whose own name the user has never typed."""
 
+def flag(default: Any, help_text: str, **keywords: Any) -> Any:
+    """A dataclass field that becomes a flag.
 
-def program_name(otherwise: str | None = None) -> str | None:
-    """What a usage line calls the program: the command that runs it, or else this name; None leaves the choice to argparse."""
-    return COMMAND.get() or otherwise
-
-
-def flag(default: Any, help_text: str) -> Any:
-    """A dataclass field that becomes a flag of this default and help; lists are copied."""
+    Args:
+        default: its value if it is not given; lists are copied.
+        help_text: for `--help`.
+        keywords: of `argparse.ArgumentParser.add_argument`, such as `choices`, `nargs` and `metavar`.
+    """
     if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": help_text})
-    return field(default=default, metadata={"help": help_text})
+        return field(default_factory=default.copy, metadata={"help": help_text, **keywords})
+    return field(default=default, metadata={"help": help_text, **keywords})
+
+
+def positional(help_text: str, **keywords: Any) -> Any:
+    """A dataclass field that becomes a required argument without a flag; `keywords` as for [`flag`]."""
+    return field(metadata={"help": help_text, "positional": True, **keywords})
+
+
+class CommandParser(OneLineParser, HfArgumentParser):
+    """`HfArgumentParser` with positional arguments, and errors of one line."""
+
+    def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
+        """Add a flag, or a positional argument of the flag's name."""
+        if not positional:
+            return super().add_argument(*names, **keywords)
+        keywords.pop("required", None)
+        return super().add_argument(names[0].removeprefix("--"), **keywords)
 
 
 def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:
-    """Refuse numbers that are too small, or none.
+    """Refuse numbers that are too small, and NaN.
 
     Args:
-        arguments: a dataclass of flags; those that are None are not looked at.
-        at_least: for each smallest value the flags that have it.
+        arguments: a dataclass of flags; values of None are skipped.
+        at_least: smallest allowed value -> names of the flags that it holds for.
 
     Raises:
         ValueError: with the flag, its value, and what is allowed.
@@ -47,12 +63,12 @@ def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> Non
 
 
 def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -> None:
-    """Refuse flags that have no effect beside another one.
+    """Refuse flags that have no effect when another one is given.
 
     Args:
         arguments: a dataclass of flags.
         owner: name of a flag that is None by default.
-        names: of flags that do nothing where that one is given.
+        names: names of the flags that have no effect with it.
 
     Raises:
         ValueError: if both are given.
@@ -64,7 +80,7 @@ def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
-    """What a flag holds that takes a JSON object.
+    """The value of a flag that takes a JSON object.
 
     Raises:
         ValueError: if it holds something else.
@@ -76,28 +92,33 @@ def json_object(name: str, text: str) -> dict[str, Any]:
     raise ValueError(f"--{name} is {text!r}; give a JSON object such as " """'{"period": 24}'""")
 
 
-def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str) -> Arguments:
+def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str, prog: str | None = None) -> Arguments:
     """Read a command line, after the file that `--config` names, if the dataclass has such a field.
 
     Args:
         kind: dataclass whose fields are the flags.
-        argv: of the command line, without the program's name.
+        argv: the command line without the program's name.
         description: for `--help`.
+        prog: name of the program in messages, such as `"mult-hf predict"`; the running file's name by default.
 
     Raises:
-        ValueError: if the file is not there, is no YAML, or has a key that is no flag.
+        ValueError: if the configuration file does not exist, is no YAML, or has a key that is no flag; and what `kind` raises.
+        SystemExit: with status 2 after one line, if the command line has flags or values that `kind` does not take.
     """
-    parser = HfArgumentParser(kind, prog=program_name(), description=description)
+    parser = CommandParser(kind, prog=prog, description=description)
     config: Path | None = getattr(parser.parse_args([*argv]), "config", None)
-    if config is None:
-        return parser.parse_args_into_dataclasses([*argv])[0]
+    in_file = [] if config is None else _config_argv(config, kind)
+    return parser.parse_args_into_dataclasses([*in_file, *argv], look_for_args_file=False)[0]
+
+
+def _config_argv(config: Path, kind: type) -> list[str]:
+    """The entries of a configuration file as a command line."""
     values = _read(config)
-    allowed = [f.name for f in fields(kind) if f.name != "config"]
+    allowed = [each.name for each in fields(kind) if each.name != "config" and not each.metadata.get("positional")]
     if not isinstance(values, dict) or set(values) - set(allowed):
         given = sorted(map(str, set(values) - set(allowed))) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{config} has {given}; expected flags by name: {', '.join(allowed)}")
-    in_file = [word for key, value in values.items() if value is not None for word in as_words(key, value)]
-    return parser.parse_args_into_dataclasses([*in_file, *argv])[0]
+    return [word for key, value in values.items() if value is not None for word in as_words(key, value)]
 
 
 def _read(config: Path) -> Any:
@@ -109,7 +130,7 @@ def _read(config: Path) -> Any:
 
 
 def as_words(key: str, value: Any) -> list[str]:
-    """What an entry of a configuration file is on the command line, so that both are checked in one way.
+    """An entry of a configuration file as words of a command line, so that both are checked in the same way.
 
     Examples:
         >>> as_words("tasks", ["depth", "normals"]), as_words("weighting_options", {"period": 24})
@@ -124,4 +145,13 @@ def _as_word(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-__all__ = ["as_words", "check_bounds", "flag", "json_object", "parse_arguments", "check_mutually_exclusive"]
+__all__ = [
+    "CommandParser",
+    "as_words",
+    "check_bounds",
+    "check_mutually_exclusive",
+    "flag",
+    "json_object",
+    "parse_arguments",
+    "positional",
+]

@@ -1,16 +1,14 @@
 """Does a data set hold what its card says?
 
-    python -m mult_hf.data.check DIR_OR_ID [--split S] [--samples N] [--sheet OUT.png]
+    mult-hf check DIR_OR_ID [--split S] [--samples N] [--sheet OUT.png]
 
 Reads the first samples of each split through `datasets`, decodes every map with the card's `mult_tasks` record, prints what is
 there and what looks wrong, and writes a contact sheet to look at. The exit status is 1 when something is wrong.
 """
 
-import argparse
 import io
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +23,6 @@ try:
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
-from mult_hf.cli.arguments import program_name
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
@@ -289,31 +286,3 @@ UNIT_CHECKS: dict[str, Callable[[np.ndarray, TaskSpec], Iterator[str]]] = {
     "[0, 1]": _within_range,
 }
 """What can be wrong with maps of a unit; a task without an entry here is only checked against its encoding."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns 1 when something is wrong."""
-    parser = argparse.ArgumentParser(
-        prog=program_name("python -m mult_hf.data.check"), description="Does a data set hold what its card says?"
-    )
-    parser.add_argument("data", metavar="DIR_OR_ID", help="directory or Hub id")
-    parser.add_argument("--split", help="all by default")
-    parser.add_argument("--samples", type=int, default=64, help="rows read of each split (%(default)s)")
-    parser.add_argument("--sheet", metavar="OUT.png", type=Path, help="write a contact sheet there")
-    arguments = parser.parse_args(argv)
-    if arguments.samples < 1:
-        parser.error(f"--samples is {arguments.samples}; read at least 1")
-    try:
-        findings = check(arguments.data, arguments.split, arguments.samples)
-    except (ValueError, OSError) as error:  # the Hub's errors (no such repository, no network) are OSErrors
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(findings)
-    if arguments.sheet and findings.sheet is not None:
-        findings.sheet.save(arguments.sheet)
-        print(f"contact sheet of {min(SHEET_ROWS, findings.tasks['image'].rows)} samples: {arguments.sheet}")
-    return int(not findings.is_right)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

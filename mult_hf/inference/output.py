@@ -2,11 +2,11 @@
 
     README.md            card: the tasks with the encodings of these files under `mult_tasks`, and how they were made
     maps/TASK/NAME.png   or .npz, see [`stored_form`]
-    panels/NAME.jpg      photo and maps side by side
-    images/NAME.png      the photos, if they are kept: then the directory is a data set of the schema (docs/data.md)
+    panels/NAME.jpg      image and maps side by side
+    images/NAME.png      the images, if they are kept: then the directory is a data set of the schema (docs/data.md)
     metadata.jsonl       of this data set
 
-Every file is written beside its place and then moved there, so that an interruption leaves no half file.
+Every file is written beside its place, synced to disk and then moved there, so that an interruption leaves no half file.
 """
 
 import hashlib
@@ -30,12 +30,18 @@ from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_t
 from mult_hf.model.visualization import colorize, panel
 
 SETTINGS_KEY = "mult_prediction"
-"""Key of the card's header that holds what the results depend on."""
+"""Key of the card's header that holds the settings that the predictions depend on."""
 
 PANEL_CELL = 240
-"""Width of a picture in a panel, in pixels."""
+"""Width of an image in a panel, in pixels."""
 
-# Integers of what a PNG holds by number of channels; the highest means "not known".
+MAX_PANEL_ASPECT = 4
+"""An image that is more times as high as wide is shown compressed in its panel."""
+
+MAX_FILE_NAME = 255
+"""Longest file name in bytes on Linux, macOS and Windows."""
+
+# Integer type of a PNG by number of channels; the highest value means "unknown".
 _PNG_TYPES = {1: "uint16", 3: "uint8"}
 
 
@@ -56,7 +62,7 @@ def stored_form(spec: TaskSpec) -> TaskSpec:
 
 
 def precision(stored: TaskSpec) -> float:
-    """How far a number that was stored and read again may be off, in the task's unit; 0 for class ids and floats."""
+    """Largest difference between a number and what is read back, in the task's unit; 0 for class ids and floats."""
     return 0.0 if stored.is_classification or _is_float(stored) else float(stored.encoding.scale) / 2
 
 
@@ -70,11 +76,33 @@ def _suffix(stored: TaskSpec) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file that shall appear at its place when it is complete, replacing what is there."""
+    """Path to write to, of a file that appears at `path` when it is complete and on disk, in place of what was there.
+
+    Raises:
+        IsADirectoryError: if there is a folder of this name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    yield unfinished
-    os.replace(unfinished, path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, where a file is to be written; move it away")
+    unfinished = path.with_name(f"{hashlib.sha256(path.name.encode(errors='surrogateescape')).hexdigest()[:16]}.part")
+    try:
+        yield unfinished
+        _sync(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk: else a power cut could leave an empty file of the final name."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
@@ -111,12 +139,12 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
 
 
 def load_stored_forms(directory: Path) -> dict[str, TaskSpec]:
-    """The entries of the tasks in a directory of results, with the encodings of its files."""
+    """The entries of the tasks in a directory of predictions, with the encodings of its files."""
     return resolve_tasks(load_task_entries(directory))
 
 
 def digest(model: nn.Module) -> str:
-    """16 hexadecimal digits that change with any weight."""
+    """16 hexadecimal digits that depend on every weight."""
     hashed = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         hashed.update(name.encode())
@@ -124,73 +152,101 @@ def digest(model: nn.Module) -> str:
     return hashed.hexdigest()[:16]
 
 
+_NOT_MEANT = ("_name_or_path", "transformers_version", "dtype")
+"""Entries of a configuration that do not change predictions."""
+
+
+def digest_of_values(values: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that depend on every value of a configuration but its path, dtype and version of transformers."""
+    return hashlib.sha256(json.dumps(_meant(values), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _meant(value: Any) -> Any:
+    return {key: _meant(item) for key, item in value.items() if key not in _NOT_MEANT} if isinstance(value, Mapping) else value
+
+
 @dataclass
-class Results:
+class PredictionDirectory:
     """The files of one output directory.
 
     Args:
         directory: where they are written.
         specs: the entries of the predicted tasks.
-        panels: whether a panel is made of each photo.
-        photos: whether the photos are kept.
+        panels: whether each image gets a panel.
+        keep_images: whether the images are written, too.
     """
 
     directory: Path
     specs: Mapping[str, TaskSpec]
     panels: bool = True
-    photos: bool = False
+    keep_images: bool = False
 
     def __post_init__(self) -> None:
         self.stored = {task: stored_form(spec) for task, spec in self.specs.items()}
 
     def map_path(self, task: str, name: str) -> Path:
-        """Of a photo's map."""
+        """Path of an image's map."""
         return self.directory / "maps" / task / f"{name}{_suffix(self.stored[task])}"
 
     def panel_path(self, name: str) -> Path:
-        """Of a photo's panel."""
+        """Path of an image's panel."""
         return self.directory / "panels" / f"{name}.jpg"
 
     def image_path(self, name: str) -> Path:
-        """Of the photo itself, if it is kept."""
+        """Path of the image itself, if it is kept."""
         return self.directory / "images" / f"{name}.png"
 
     def is_finished(self, name: str) -> bool:
-        """Whether every file of a photo is there."""
-        paths = [self.map_path(task, name) for task in self.specs]
-        paths += [self.panel_path(name)] * self.panels + [self.image_path(name)] * self.photos
-        return all(path.is_file() for path in paths)
+        """Whether every file of an image exists and is not empty.
 
-    def write(self, name: str, picture: Image.Image, maps: Mapping[str, Tensor]) -> None:
-        """Write every file of a photo.
+        Raises:
+            ValueError: if the files' names would be too long.
+        """
+        paths = [self.map_path(task, name) for task in self.specs]
+        paths += [self.panel_path(name)] * self.panels + [self.image_path(name)] * self.keep_images
+        longest = max((len(os.fsencode(path.name)) for path in paths), default=0)
+        if longest > MAX_FILE_NAME:
+            raise ValueError(
+                f"the files of its predictions would have names of {longest} bytes; at most {MAX_FILE_NAME} are allowed, so rename it"
+            )
+        return all(path.is_file() and path.stat().st_size > 0 for path in paths)
+
+    def write(self, name: str, image: Image.Image, maps: Mapping[str, Tensor]) -> None:
+        """Write every file of an image.
 
         Args:
-            name: of the photo.
-            picture: the photo, RGB.
-            maps: a map a task, as from `post_process`, of the photo's size.
+            name: of the image.
+            image: RGB.
+            maps: one map per task, as from `post_process`, of the image's size.
         """
         for task, prediction in maps.items():
             write_map(self.map_path(task, name), prediction, self.stored[task])
-        if self.photos:
+        if self.keep_images:
             with whole_file(self.image_path(name)) as unfinished:
-                picture.save(unfinished, "PNG")
+                image.save(unfinished, "PNG")
         if self.panels:
-            cell = max(1, min(PANEL_CELL, 4 * PANEL_CELL * picture.width // picture.height))  # a JPEG is not endlessly high
-            step = max(1, picture.width // (2 * cell))  # no need to colour more pixels than are shown
-            pictures = [colorize(prediction[..., ::step, ::step], self.specs[task]) for task, prediction in maps.items()]
             with whole_file(self.panel_path(name)) as unfinished:
-                panel([[picture, *pictures]], ["photo", *maps], cell=cell).save(unfinished, "JPEG", quality=90)
+                self._panel(image, maps).save(unfinished, "JPEG", quality=90)
+
+    def _panel(self, image: Image.Image, maps: Mapping[str, Tensor]) -> Image.Image:
+        """The image and its maps in a row, each at most [`PANEL_CELL`] wide and [`MAX_PANEL_ASPECT`] times as high."""
+        height = min(round(PANEL_CELL * image.height / image.width), MAX_PANEL_ASPECT * PANEL_CELL)
+        shown = image.resize((PANEL_CELL, max(1, height)), Image.Resampling.BILINEAR)
+        # Colours of every n-th pixel: nobody sees more of them.
+        rows, columns = (max(1, side // (2 * cell)) for side, cell in zip((image.height, image.width), (shown.height, shown.width)))
+        pictures = [colorize(prediction[..., ::rows, ::columns], self.specs[task]) for task, prediction in maps.items()]
+        return panel([[shown, *pictures]], ["image", *maps], cell=PANEL_CELL)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Make the directory this run's, or go on with an earlier run of the same settings.
+        """Make the directory this run's, or continue an earlier run of the same settings.
 
         Args:
-            model: its name, for people.
-            settings: plain values that the results depend on.
-            overwrite: remove an earlier run's results first.
+            model: name of the model, for the card.
+            settings: plain values that the predictions depend on.
+            overwrite: remove an earlier run's predictions first.
 
         Raises:
-            ValueError: if the directory holds something else, or, without `overwrite`, results of other settings.
+            ValueError: if the directory holds something else, or, without `overwrite`, predictions of other settings.
         """
         card_path = self.directory / "README.md"
         wanted = {**settings, "tasks": [spec.to_dict() for spec in self.stored.values()]}
@@ -203,7 +259,7 @@ class Results:
                 shutil.rmtree(self.directory / name, ignore_errors=True)
             (self.directory / "metadata.jsonl").unlink(missing_ok=True)
         elif self.directory.exists() and any(path.suffix != ".part" for path in self.directory.iterdir()):
-            raise ValueError(f"{self.directory} holds files that are no results of a prediction; give a new or empty --output_dir")
+            raise ValueError(f"{self.directory} holds files that are not predictions; give a new or empty --output_dir")
         self._write_card(card_path, model, settings)
 
     def _write_card(self, card_path: Path, model: str, settings: Mapping[str, Any]) -> None:
@@ -213,15 +269,15 @@ class Results:
             form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit
             value = f"stored * {form.scale:.9g} + {form.offset:g}"
             lines.append(f"| {task} | {unit} | `maps/{task}/NAME{_suffix(spec)}` | {form.dtype} | {value} | {precision(spec):.2g} |")
-        text = "Made by `mult-hf predict`. A stored value that is listed as `unknown` in the header above is not known."
+        text = "Made by `mult-hf predict`. A stored value that is listed as `unknown` in the header above means that the value is unknown."
         parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, "\n".join(lines)]
         with whole_file(card_path) as unfinished:
             unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
     def write_metadata(self) -> None:
-        """List the kept photos with their maps, and tell `datasets.load_dataset` of the list; tasks in NPZ files are no column of it."""
+        """List the kept images with their maps for `datasets.load_dataset`; tasks that are stored in NPZ files are left out."""
         folder, path = self.directory / "images", self.directory / "metadata.jsonl"
-        names = sorted(photo.relative_to(folder).as_posix()[: -len(".png")] for photo in folder.rglob("*.png"))
+        names = sorted(image.relative_to(folder).as_posix()[: -len(".png")] for image in folder.rglob("*.png"))
         tasks = [task for task, spec in self.stored.items() if not _is_float(spec)]
         with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
             for name in filter(self.is_finished, names):
@@ -231,7 +287,7 @@ class Results:
         card = DatasetCard.load(self.directory / "README.md")
         contents = hashlib.sha256(path.read_bytes() + json.dumps(card.data.to_dict()[SETTINGS_KEY]).encode()).hexdigest()[:16]
         data_files = [{"split": "train", "path": ["metadata.jsonl", "images/**", "maps/**"]}]
-        # `datasets` (5.2) knows its cached copy of a local directory by the directory's last name and this configuration alone.
+        # `datasets` (5.2) identifies its cached copy of a local directory by the directory's last name and this configuration alone.
         card.data.configs = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
         with whole_file(self.directory / "README.md") as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
@@ -243,9 +299,19 @@ def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[
     if other:
         differing = "; ".join(f"{key}: {earlier.get(key)!r} there, {wanted[key]!r} now" for key in other if key != "tasks")
         raise ValueError(
-            f"{directory} holds results that differ in {other}{f' ({differing})' if differing else ''}; give another --output_dir, "
+            f"{directory} holds predictions that differ in {other}{f' ({differing})' if differing else ''}; give another --output_dir, "
             "or replace them with --overwrite"
         )
 
 
-__all__ = ["Results", "digest", "load_stored_forms", "precision", "read_map", "stored_form", "whole_file", "write_map"]
+__all__ = [
+    "PredictionDirectory",
+    "digest",
+    "digest_of_values",
+    "load_stored_forms",
+    "precision",
+    "read_map",
+    "stored_form",
+    "whole_file",
+    "write_map",
+]

@@ -1,4 +1,4 @@
-"""Predictions of a model: as they are, or averaged over mirrored and rescaled views (test-time augmentation)."""
+"""Predictions of a model, optionally averaged over mirrored and rescaled views (test-time augmentation)."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -19,11 +19,11 @@ Predictor = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """Views of a photo whose predictions are averaged.
+    """Views of an image whose predictions are averaged.
 
     Args:
-        flip: whether every view is seen mirrored, too.
-        scales: factors that the photo's sides are multiplied by, one view each.
+        flip: whether every view is predicted mirrored, too.
+        scales: factors that the image's sides are multiplied by, one view each.
 
     Raises:
         ValueError: if there is no scale, or one that is not a finite number above 0.
@@ -50,18 +50,18 @@ def predict(
 ) -> dict[str, Tensor]:
     """Predictions of a model, averaged over views if an augmentation is given.
 
-    Class probabilities, vectors and values are averaged, not logits; mean vectors get unit length again. What a mirrored view
-    predicts is mirrored back with the task's own flip signs, and what a rescaled view predicts is divided by
+    Class probabilities, vectors and values are averaged, not logits; mean vectors get unit length again. Predictions of
+    a mirrored view are mirrored back with the task's own flip signs, and those of a rescaled view are divided by
     `scale ** zoom_exponent`, the inverse of what magnifying a training image does to its target.
 
     Args:
         model: a [`MulTForMultiTaskDensePrediction`] in evaluation mode, also as Accelerate wrapped it.
-        pixel_values: normalised photos, (batch, 3, height, width).
-        augmentation: the views; the photo as it is by default.
+        pixel_values: normalised images, (batch, 3, height, width).
+        augmentation: the views; the image as it is by default.
         tasks: names of the tasks to compute; all by default.
 
     Returns:
-        per task (batch, channels, height, width) at the photos' size, as from the model; log-probabilities in place of logits
+        per task (batch, channels, height, width) at the images' size, as from the model; log-probabilities in place of logits
         if views were averaged.
 
     Raises:
@@ -92,7 +92,7 @@ def _view(pixel_values: Tensor, scale: float, mirrored: bool) -> Tensor:
 
 
 def _undo_view(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], mirrored: bool) -> Tensor:
-    """A view's (batch, channels, height, width) prediction as one of the photo itself, at its size."""
+    """A view's (batch, channels, height, width) prediction as one of the image itself, at its size."""
     seen = prediction.shape[-2:]
     if mirrored:
         prediction = prediction.flip(-1) * prediction.new_tensor(spec.flip_signs).view(-1, 1, 1)
@@ -107,7 +107,7 @@ def to_average(prediction: Tensor, spec: TaskSpec) -> Tensor:
     return prediction.softmax(dim=1) if spec.is_classification else prediction
 
 
-# What an average must satisfy again, by the activation of the task's head.
+# How a mean is brought back into the range of the task's head, by activation.
 _RENEWED: dict[str, Callable[[Tensor], Tensor]] = {"unit_vector": lambda vectors: F.normalize(vectors, dim=1)}
 
 

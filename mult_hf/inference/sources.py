@@ -1,8 +1,10 @@
-"""What is to be predicted: photos and videos from files, folders and patterns, or the rows of a data set, one at a time.
+"""Inputs of a prediction: images and videos from files, folders and patterns, or the rows of a data set, one at a time.
 
-Every photo has a name that is unique among all that one run can see and does not depend on what else lies beside it, so that
-results are found again: its path below the inputs' common folder, with its suffix (`a/x.jpg` and `a/x.png` are two photos); the path
-and the number of the frame in a video (`clip.mp4/000012`); the number and the `id` of a row.
+Every image has a name that is unique within a run and does not depend on which other files exist, so that its predictions are found
+again: its path below the inputs' common folder, with its suffix (`a/x.jpg` and `a/x.png` are two images); the path and the number of the
+frame in a video (`clip.mp4/000012`); the number and the `id` of a row.
+
+Anything can be wrong with a file. What cannot be read is a [`FailedInput`] with its reason; the others are not affected.
 """
 
 import glob
@@ -24,19 +26,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # fmt: off
-PHOTO_SUFFIXES = frozenset((
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+IMAGE_SUFFIXES = frozenset((
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 ))
+HEIF_SUFFIXES = frozenset((".heic", ".heif"))
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
 # fmt: on
 
 
-class Photo(NamedTuple):
-    """A photo that was not read yet.
+class InputImage(NamedTuple):
+    """An image that was not read yet.
 
     Args:
-        name: of its results, in the form of a relative path.
-        read: gives the upright RGB picture, or raises.
+        name: of its predictions, in the form of a relative path.
+        read: returns the upright RGB image, or raises.
     """
 
     name: str
@@ -44,22 +47,27 @@ class Photo(NamedTuple):
 
 
 class FailedInput(NamedTuple):
-    """What could not be read, and why."""
+    """An input without predictions, and the reason."""
 
     name: str
     reason: str
 
+    @classmethod
+    def from_error(cls, name: str, error: BaseException) -> "FailedInput":
+        """The reason is the error's message, or its class if it has none."""
+        return cls(name, str(error) or type(error).__name__)
+
 
 class SkippedInput(NamedTuple):
-    """A photo whose results are there already."""
+    """An image whose predictions exist already."""
 
     name: str
 
 
 class Source(Protocol):
-    """Photos in a fixed order, with an estimate of how many there are."""
+    """Images in a fixed order, with an estimate of their number."""
 
-    def __iter__(self) -> Iterator[Photo | FailedInput]: ...
+    def __iter__(self) -> Iterator[InputImage | FailedInput]: ...
 
     def __len__(self) -> int: ...
 
@@ -72,8 +80,8 @@ class FoundFiles(NamedTuple):
 
     Args:
         root: folder that all inputs have in common.
-        paths: of photos and videos, sorted, each once.
-        ignored: how many other files there were in folders, by suffix.
+        paths: of images and videos, sorted, without duplicates.
+        ignored: number of other files in folders, by suffix.
     """
 
     root: Path
@@ -82,18 +90,18 @@ class FoundFiles(NamedTuple):
 
 
 def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
-    """Look for photos and videos.
+    """Find images and videos.
 
     Args:
-        inputs: files, folders, which are searched with all that is below them, and patterns with `*`, `?`, `[]` and `**`. A
-            file that is named itself is taken whatever its suffix. Hidden files are left out.
-        leave_out: a folder that is not searched, since results are written there.
+        inputs: files, folders, which are searched recursively, and patterns with `*`, `?`, `[]` and `**`. A file that is named
+            itself is taken whatever its suffix. Hidden files are left out.
+        leave_out: a folder that is not searched, since predictions are written there.
 
     Returns:
         [`FoundFiles`].
 
     Raises:
-        ValueError: if an input does not exist, or if there is no photo at all.
+        ValueError: if an input does not exist, or if there is no image at all.
     """
     roots, paths, ignored = [], {}, Counter()
     for text in inputs:
@@ -102,23 +110,23 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
         for path in named:
             inside = _walk(path, Path(os.path.abspath(leave_out))) if path.is_dir() else [path]
             for file in inside:
-                if path.is_dir() and file.suffix.lower() not in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
+                if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
                     ignored[file.suffix.lower()] += 1
                 else:
                     paths[file] = None
     if not paths:
-        raise ValueError(f"there is no photo or video in {list(inputs)}; ignored by suffix: {dict(ignored)}")
+        raise ValueError(f"there is no image or video in {list(inputs)}; ignored by suffix: {dict(ignored)}")
     return FoundFiles(Path(os.path.commonpath(roots)), sorted(paths), ignored)
 
 
 def _matches(text: str) -> tuple[Path, list[Path]]:
     """(folder that names are relative to, files and folders) of one input."""
     path = Path(os.path.abspath(Path(text).expanduser()))
-    if path.exists():  # whatever characters it has
+    if os.path.exists(path):  # first, since file names may hold the characters of a pattern
         return (path if path.is_dir() else path.parent), [path]
     matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(text) else []
     if not matches:
-        raise ValueError(f"{text} does not exist; give photos, videos, folders, or patterns such as 'photos/**/*.jpg'")
+        raise ValueError(f"{text} does not exist; give images, videos, folders, or patterns such as 'images/**/*.jpg'")
     fixed = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
     return fixed, matches
 
@@ -130,7 +138,7 @@ def _walk(folder: Path, leave_out: Path) -> Iterator[Path]:
 
 
 class FileSource:
-    """The photos and frames of files.
+    """The images and frames of files.
 
     Args:
         found: the files.
@@ -140,17 +148,32 @@ class FileSource:
     def __init__(self, found: FoundFiles, frame_step: int = 1) -> None:
         self.found, self.frame_step = found, frame_step
 
-    def __iter__(self) -> Iterator[Photo | FailedInput]:
+    def __iter__(self) -> Iterator[InputImage | FailedInput]:
         for path in self.found.paths:
             name = path.relative_to(self.found.root).as_posix()
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 yield from video_frames(path, name, self.frame_step)
             else:
-                yield Photo(name, partial(read_image, path))
+                yield InputImage(name, partial(_read_file, path))
 
     def __len__(self) -> int:
         videos = [path for path in self.found.paths if path.suffix.lower() in VIDEO_SUFFIXES]
         return len(self.found.paths) - len(videos) + sum(_count_frames(path) // self.frame_step for path in videos)
+
+
+def _read_file(path: Path) -> Image.Image:
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        _register_heif()
+    return read_image(path)
+
+
+def _register_heif() -> None:
+    """Let Pillow open HEIC files, if the plug-in for them is installed."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImportError("reading HEIC needs pillow-heif; install it with: pip install pillow-heif") from error
+    pillow_heif.register_heif_opener()
 
 
 def _pyav() -> Any:
@@ -161,49 +184,56 @@ def _pyav() -> Any:
     return av
 
 
-def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[Photo | FailedInput]:
-    """Frames of a video in order of time; what follows a broken place is one [`FailedInput`].
+def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[InputImage | FailedInput]:
+    """Frames of a video in order of time; what follows a broken place, or the whole video without PyAV, is one [`FailedInput`].
 
     Args:
         path: of the video.
-        name: of the video's results; the frame's number follows it.
+        name: of the video's predictions; the frame's number follows it.
         frame_step: every frame whose number is a multiple of this.
     """
-    av = _pyav()
+    try:
+        av = _pyav()
+    except ImportError as error:
+        yield FailedInput.from_error(name, error)
+        return
     try:
         with av.open(str(path)) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 if number % frame_step == 0:
-                    yield Photo(f"{name}/{number:06d}", partial(_upright, frame))
-    except (av.FFmpegError, IndexError) as error:  # IndexError: there is no video in the file
+                    yield InputImage(f"{name}/{number:06d}", partial(_upright, frame))
+    except (av.FFmpegError, IndexError) as error:  # IndexError: the file has no video stream
         yield FailedInput(name, f"{path} cannot be read as a video: {error}")
 
 
 def _upright(frame: "VideoFrame") -> Image.Image:
-    """A frame as players show it: phones store how they were held beside the pixels."""
+    """A frame as players show it: phones store their orientation beside the pixels."""
     return frame.to_image().rotate(frame.rotation, expand=True)
 
 
 def _count_frames(path: Path) -> int:
-    """How many frames a video has, for the time left only: as its header says, or by duration and rate, or 0."""
-    av = _pyav()
+    """Number of frames of a video, for the progress bar only: from its header, or duration and rate, or 0."""
+    try:
+        av = _pyav()
+    except ImportError:
+        return 0  # `video_frames` reports it
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             seconds = (container.duration or 0) / av.time_base
             return stream.frames or int(seconds * (stream.average_rate or 0))
     except (av.FFmpegError, IndexError):
-        return 0  # `video_frames` says what is wrong with it
+        return 0  # `video_frames` reports it
 
 
 # --- data sets ----------------------------------------------------------------------------------------------------------------
 
 
 class RowSource:
-    """The photos of a data set.
+    """The images of a data set.
 
     Args:
-        dataset: with a column `image`, and maybe an `id`.
+        dataset: with a column `image`, and optionally an `id`.
 
     Raises:
         ValueError: if there is no column `image`.
@@ -213,16 +243,16 @@ class RowSource:
         from datasets import Image as ImageFeature
 
         if "image" not in dataset.column_names:
-            raise ValueError(f"the data set has columns {dataset.column_names}; the photos must be in one called 'image'")
+            raise ValueError(f"the data set has columns {dataset.column_names}; the images must be in one called 'image'")
         self.dataset = dataset.select_columns([name for name in ("image", "id") if name in dataset.column_names])
         self.images = self.dataset.select_columns("image").cast_column("image", ImageFeature())
         self.names = self.dataset.remove_columns("image")
 
-    def __iter__(self) -> Iterator[Photo | FailedInput]:
+    def __iter__(self) -> Iterator[InputImage | FailedInput]:
         for number in range(len(self.dataset)):
             identity = self.names[number].get("id") if self.names.column_names else None
             suffix = "" if identity is None else "-" + re.sub(r"[^\w.-]+", "_", str(identity))
-            yield Photo(f"{number:06d}{suffix}", partial(self._read, number))
+            yield InputImage(f"{number:06d}{suffix}", partial(self._read, number))
 
     def _read(self, number: int) -> Image.Image:
         return read_image(self.images[number]["image"], name=f"row {number}")
@@ -238,11 +268,11 @@ class ImageStream(IterableDataset):
     """The share of one process, read and prepared, for a `DataLoader` with `batch_size=None` and any number of workers.
 
     Args:
-        source: all photos, the same in every process.
-        prepare: (name, picture) -> what the consumer wants.
-        is_finished: whether the results of a name are there; such photos are not read.
+        source: all images, the same in every process.
+        prepare: (name, image) -> what the consumer wants.
+        is_finished: whether the predictions of a name exist; such images are not read.
         process: number of this process.
-        processes: how many there are.
+        processes: number of processes.
     """
 
     def __init__(
@@ -257,24 +287,23 @@ class ImageStream(IterableDataset):
         self.process, self.processes = process, processes
 
     def __iter__(self) -> Iterator[Any]:
-        """Prepared photos, [`SkippedInput`] and [`FailedInput`] ones."""
+        """Prepared images, [`SkippedInput`] and [`FailedInput`]."""
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
         share, shares = self.process * workers + number, self.processes * workers
-        for position, photo in enumerate(self.source):
+        for position, image in enumerate(self.source):
             if position % shares == share:
-                yield self._outcome(photo)
+                yield self._outcome(image)
 
-    def _outcome(self, photo: Photo | FailedInput) -> Any:
-        if isinstance(photo, FailedInput):
-            return photo
-        if self.is_finished(photo.name):
-            return SkippedInput(photo.name)
+    def _outcome(self, image: InputImage | FailedInput) -> Any:
+        if isinstance(image, FailedInput):
+            return image
         try:
-            picture = photo.read()
-        except Exception as error:  # whatever a decoder raises on foreign bytes is told in the list of broken photos
-            return FailedInput(photo.name, str(error) or type(error).__name__)
-        return self.prepare(photo.name, picture)
+            if self.is_finished(image.name):
+                return SkippedInput(image.name)
+            return self.prepare(image.name, image.read())
+        except Exception as error:  # decoders raise anything on foreign bytes, and one input must not end the run
+            return FailedInput.from_error(image.name, error)
 
 
 def by_size(items: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
@@ -282,7 +311,7 @@ def by_size(items: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
 
     Args:
         items: with an attribute `pixel_values`, (3, height, width).
-        batch_size: of a full batch. Smaller ones come where too many sizes wait, and at the end.
+        batch_size: of a full batch. Batches are smaller where too many sizes wait, and at the end.
     """
     waiting: dict[tuple[int, ...], list[Any]] = {}
     for item in items:
@@ -298,8 +327,8 @@ __all__ = [
     "FileSource",
     "SkippedInput",
     "FoundFiles",
-    "Photo",
     "ImageStream",
+    "InputImage",
     "RowSource",
     "Source",
     "by_size",

@@ -1,4 +1,4 @@
-"""Predictions of photos of any size by overlapping tiles whose seams are blended."""
+"""Predictions of images of any size by overlapping tiles whose seams are blended."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,27 +11,27 @@ from mult_hf.model.tasks import TaskSpec
 from .predictor import Predictor, from_average, to_average
 
 OVERLAP = 0.25
-"""Share of a tile's side that neighbouring tiles have in common, at least."""
+"""Smallest overlap of neighbouring tiles, as a share of a tile's side."""
 
 MIN_TILE = 32
 """Least side of a tile in pixels: the encoder's coarsest step."""
 
 
 def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, batch_size: int = 1) -> Predictor:
-    """A predictor that sees photos tile by tile.
+    """Make a predictor that processes images tile by tile.
 
     Where tiles overlap, the mean of their predictions is taken in each task's own space, as over views (class probabilities,
-    vectors that get unit length again). A tile's weight falls linearly from its middle to its edges, so that what two tiles
-    disagree about is spread over the whole overlap. Where they agree, the mean is what they say, to the last bit.
+    vectors that get unit length again). A tile's weight falls linearly from its middle to its edges, so that differences
+    between two tiles are spread over the whole overlap. Where they agree, the mean is their exact value.
 
     Args:
-        predictor: what is asked for each tile; it may be on another device than the photos.
+        predictor: called with tiles; it may be on another device than the images.
         specs: the entries of the tasks that it predicts.
-        tile: side of a tile in pixels. A photo that is smaller is one tile, as it is.
-        batch_size: tiles a photo that the predictor gets at once.
+        tile: side of a tile in pixels. An image that is smaller is a single tile.
+        batch_size: tiles of each image per call of the predictor.
 
     Returns:
-        a [`Predictor`] of photos of any size, on their device; log-probabilities in place of logits.
+        a [`Predictor`] of images of any size, on their device; log-probabilities in place of logits.
 
     Raises:
         ValueError: if the tile is too small for a model.
@@ -63,7 +63,7 @@ def _weighted(predictor: Predictor, pixel_values: Tensor, tile: int, batch_size:
     ]
     for start in range(0, len(windows), batch_size):
         some = windows[start : start + batch_size]
-        predictions = predictor(torch.cat([pixel_values[window] for window in some]))  # (tiles * photos, 3, tile, tile)
+        predictions = predictor(torch.cat([pixel_values[window] for window in some]))  # (tiles * images, 3, tile, tile)
         parts = {task: prediction.to(total.device).chunk(len(some)) for task, prediction in predictions.items()}
         for number, window in enumerate(some):
             total[window] += weight

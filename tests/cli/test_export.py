@@ -1,12 +1,10 @@
 """Proves that exported files predict what the model predicts, at any batch, without this package, and that what cannot be is refused."""
 
-import importlib.util
 import json
 import math
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +19,9 @@ from PIL import Image as PILImage
 from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.cli import export as command
+from mult_hf.cli.main import main
+from mult_hf.inference.export import ExportError
 from mult_hf.model.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,17 +39,6 @@ SWIN = {
     "out_features": ["stage1", "stage2"],
 }
 EVERY_KIND = [["self", "encoder"], ["encoder+skip", "reference"]]
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("export_script", ROOT / "examples/export.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["export_script"] = module  # where dataclasses look for the types of their fields
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 def save_model(directory, backbone=SWIN, size=None, **kwargs):
@@ -82,10 +72,10 @@ def pixels(batch):
 
 
 def export(model, output, *words):
-    """Run the script in this process; returns what it printed."""
+    """Run the command in this process; returns what it printed."""
     printed = StringIO()
     with redirect_stdout(printed):
-        script.main(["--model", str(model), "--output_dir", str(output), "--cpu_threads", "1", *words])
+        command.main(["--model", str(model), "--output_dir", str(output), "--cpu_threads", "1", *words])
     return printed.getvalue()
 
 
@@ -105,7 +95,7 @@ def run_onnx(path, pixel_values):
     return dict(zip(names, session.run(None, {"pixel_values": pixel_values.numpy()})))
 
 
-# --- what the files compute ---
+# --- what the files compute
 
 
 @torch.no_grad()
@@ -205,22 +195,22 @@ def test_the_file_says_how_to_use_it(exported, name):
 
 @torch.no_grad()
 def test_numpy_and_onnx_runtime_are_enough_to_use_it(exported, tmp_path):
-    """From a photo to depth in a process that cannot import torch, transformers or this package."""
+    """From a image to depth in a process that cannot import torch, transformers or this package."""
     model, directory, _ = exported
-    photo = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
-    np.save(tmp_path / "photo.npy", photo)
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    np.save(tmp_path / "image.npy", image)
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys(("torch", "transformers", "mult_hf")))
 import json, numpy as np, onnxruntime
 session = onnxruntime.InferenceSession({str(directory / "net-segmentation-depth-40x36.onnx")!r})
 facts = json.loads(session.get_modelmeta().custom_metadata_map["mult_hf"])
-photo = np.load("photo.npy") * facts["rescale_factor"]
-pixels = ((photo - facts["image_mean"]) / facts["image_std"]).transpose(2, 0, 1)[None].astype(np.float32)
+image = np.load("image.npy") * facts["rescale_factor"]
+pixels = ((image - facts["image_mean"]) / facts["image_std"]).transpose(2, 0, 1)[None].astype(np.float32)
 np.save("depth.npy", session.run(["depth"], {{"pixel_values": pixels}})[0])
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    inputs = MulTImageProcessor.from_pretrained(directory / "net")(photo, return_tensors="pt")
+    inputs = MulTImageProcessor.from_pretrained(directory / "net")(image, return_tensors="pt")
     np.testing.assert_allclose(np.load(tmp_path / "depth.npy"), model(**inputs).predictions["depth"], atol=1e-4)
 
 
@@ -259,7 +249,7 @@ def test_losses_are_percent_of_the_reference_above_0_where_the_file_is_worse():
     before = {"depth/rmse": 0.5, "segmentation/mean_iou": 0.5, "edges2d/mae": math.nan, "normals/mean_angle": 0.0}
     after = {"depth/rmse": 0.55, "segmentation/mean_iou": 0.6, "edges2d/mae": math.nan, "normals/mean_angle": 1.0}
     evaluations = {name: SimpleNamespace(compute=lambda values=values: values) for name, values in (("PyTorch", before), ("int8", after))}
-    table = script.losses_table(evaluations, resolve_tasks([name.split("/")[0] for name in before]))
+    table = command.losses_table(evaluations, resolve_tasks([name.split("/")[0] for name in before]))
     assert table.splitlines()[2:] == [
         "| task | metric | PyTorch | int8 loses |",
         "|---|---|---|---|",
@@ -281,7 +271,7 @@ def test_losses_are_percent_of_the_reference_above_0_where_the_file_is_worse():
         ("--image_size 64 64 3", r"--image_size is \[64, 64, 3\]"),
         ("--formats tflite", r"--formats is \['tflite'\]; give at least one of onnx, int8, pt2"),
         ("--formats int8", "made from the ONNX file, so add onnx"),
-        ("--results finished --split test", "--split test measures predictions .* export with --results predictions"),
+        ("--results finished --dataset views", "--dataset views measures predictions .* export with --results predictions"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_with_what_came(exported, tmp_path, words, message):
@@ -296,34 +286,11 @@ def test_a_processor_without_a_fixed_size_needs_one(tmp_path):
         export(tmp_path / "net", tmp_path)
 
 
-def test_an_encoder_that_cannot_be_traced_is_named(tmp_path):
+def test_a_model_that_cannot_be_exported_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    def fail(exportable, size):
+        raise ExportError("a SwinBackbone encoder could not be exported")
+
     save_model(tmp_path / "net", tasks=["depth"])
-    exportable = script.load_model(script.ExportArguments(model=str(tmp_path / "net")))
-    encoder = exportable.model.mult.backbone
-    forward = encoder.forward
-    encoder.forward = lambda pixel_values, **kwargs: forward(pixel_values * (2 if pixel_values.sum() > 0 else 1), **kwargs)
-    with pytest.raises(RuntimeError, match="a SwinBackbone encoder could not be exported at 40 x 36 pixels; Swin encoders can"):
-        script.trace(exportable, (HEIGHT, WIDTH))
-
-
-def test_a_file_that_predicts_something_else_is_deleted(monkeypatch, tmp_path):
-    def write(program, facts, stem):
-        stem.write_bytes(b"wrong")
-        return stem
-
-    def ones(batch):
-        return {"depth": torch.ones(batch, 1, HEIGHT, WIDTH)}
-
-    facts, kind = {"height": HEIGHT, "width": WIDTH}, script.FORMATS["onnx"]
-    for wrong in (1.001, float("nan")):
-        lying = replace(kind, write=write, predictor=lambda path, threads, wrong=wrong: lambda x: {"depth": wrong * ones(len(x))["depth"]})
-        monkeypatch.setitem(script.FORMATS, "onnx", lying)
-        with pytest.raises(RuntimeError, match=r"away from PyTorch, more than 0\.0001, and was deleted"):
-            script.write("onnx", lambda x: ones(len(x)), None, facts, tmp_path / "file.onnx", 1)
-        assert not (tmp_path / "file.onnx").exists()
-
-
-def test_a_missing_runtime_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r'onnxruntime.*pip install "mult-hf\[export\]"'):
-        load_script()
+    monkeypatch.setattr(command, "trace", fail)
+    assert main(["export", "--model", str(tmp_path / "net"), "--output_dir", str(tmp_path), "--cpu_threads", "1"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "mult-hf export: error: a SwinBackbone encoder could not be exported"

@@ -11,8 +11,9 @@ from datasets import Image as ImageFeature
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 
+from mult_hf.cli.check import main
 from mult_hf.data.benchmarks.files import as_picture
-from mult_hf.data.check import check, main
+from mult_hf.data.check import check
 
 SIZE = (24, 32)
 ENTRIES = {
@@ -132,15 +133,15 @@ def test_the_file_of_a_broken_picture_is_named(tmp_path):
     assert "train row 1 (photo.png)" in str(findings)
 
 
-def test_exit_status_is_one_and_the_message_helps_when_the_card_or_the_data_is_missing(tmp_path, capsys):
-    assert main([str(tmp_path)]) == 1
-    assert "has no README.md" in capsys.readouterr().err
+def test_the_message_helps_when_the_card_or_the_data_is_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"has no README\.md"):
+        check(tmp_path)
     root = write(tmp_path / "set", [sound_maps()])
-    assert main([str(root), "--split", "test"]) == 1
-    assert "has no split 'test'; it has train" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="has no split 'test'; it has train"):
+        check(root, split="test")
     (root / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
-    assert main([str(root)]) == 1
-    assert "datasets cannot load" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="datasets cannot load"):
+        check(root)
 
 
 def test_columns_and_entries_that_do_not_meet_are_mentioned(tmp_path):

@@ -1,4 +1,6 @@
-"""Proves that stored predictions read back within the stated precision, and that a directory never mixes or loses results."""
+"""Proves that stored predictions read back within the stated precision, and that a directory never mixes or loses directory."""
+
+import os
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from mult_hf import MULT_TASKS, TaskSpec, registered_tasks
-from mult_hf.inference.output import Results, digest, load_stored_forms, precision, read_map, stored_form, whole_file, write_map
+from mult_hf.inference.output import PredictionDirectory, digest, load_stored_forms, precision, read_map, stored_form, whole_file, write_map
 
 OTHERS = [
     TaskSpec(name="curvature", kind="regression", channels=2, unit="1/m"),
@@ -17,7 +19,7 @@ OTHERS = [
     TaskSpec(name="materials", kind="classification", channels=255),
 ]
 SPECS = [*(registered_tasks()[task] for task in MULT_TASKS), *OTHERS]
-SETTINGS = {"weights": "0123", "names_below": "~/photos", "image_size": None, "tile": None, "flip": False}
+SETTINGS = {"weights": "0123", "names_below": "~/images", "image_size": None, "tile": None, "flip": False}
 
 
 def random_prediction(spec, size=(7, 9)):
@@ -36,18 +38,18 @@ def random_prediction(spec, size=(7, 9)):
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_every_tasks_file_reads_back_within_the_stated_precision(spec, tmp_path):
     """By the entry in the card alone, as a stranger would read it."""
-    results = Results(tmp_path, {spec.name: spec})
-    results.claim("me/mult", SETTINGS, overwrite=False)
+    directory = PredictionDirectory(tmp_path, {spec.name: spec})
+    directory.claim("me/mult", SETTINGS, overwrite=False)
     prediction = random_prediction(spec)
-    path = results.map_path(spec.name, "a/x.jpg")
-    write_map(path, prediction, results.stored[spec.name])
+    path = directory.map_path(spec.name, "a/x.jpg")
+    write_map(path, prediction, directory.stored[spec.name])
     entry = load_stored_forms(tmp_path)[spec.name]
     read = read_map(path, entry)
     assert read.shape == (prediction.shape if spec.is_classification or spec.channels > 1 else (1, *prediction.shape))
     error = np.abs(read.reshape(prediction.shape).astype(np.float64) - prediction.double().numpy())
     rounding = 1e-6 * np.abs(prediction.numpy()).max()
     assert error.max() <= precision(entry) + (0 if spec.is_classification else rounding)
-    assert entry == results.stored[spec.name]
+    assert entry == directory.stored[spec.name]
 
 
 def test_the_form_follows_from_kind_channels_and_range():
@@ -62,7 +64,7 @@ def test_what_is_not_known_is_read_back_as_not_known(tmp_path):
     for spec in SPECS:
         prediction = random_prediction(spec)
         prediction[..., -1] = 255 if spec.is_classification else torch.nan
-        path = Results(tmp_path, {spec.name: spec}).map_path(spec.name, "x")
+        path = PredictionDirectory(tmp_path, {spec.name: spec}).map_path(spec.name, "x")
         write_map(path, prediction, stored_form(spec))
         read = read_map(path, stored_form(spec))
         unknown = read == 255 if spec.is_classification else np.isnan(read)
@@ -79,9 +81,9 @@ def test_depth_is_a_picture_of_16_bits_that_any_reader_takes(tmp_path):
     assert (stored == 16384).all(), "2.5 m of 10 m are 65534 / 4 steps"
 
 
-def write_photo(results, name, side=40):
+def write_image(directory, name, side=40):
     picture = Image.new("RGB", (side, side), (200, 100, 0))
-    results.write(name, picture, {task: random_prediction(spec, (side, side)) for task, spec in results.specs.items()})
+    directory.write(name, picture, {task: random_prediction(spec, (side, side)) for task, spec in directory.specs.items()})
 
 
 def files_in(directory):
@@ -89,11 +91,9 @@ def files_in(directory):
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_a_photo_whose_writing_is_interrupted_is_not_finished_and_leaves_no_half_file(tmp_path, monkeypatch, at):
+def test_an_image_whose_writing_is_interrupted_is_not_finished_and_leaves_no_half_file(tmp_path, monkeypatch, at):
     """Its four files, whichever is being moved to its place."""
-    import os
-
-    results = Results(tmp_path, {spec.name: spec for spec in (SPECS[0], SPECS[1])}, panels=True, photos=True)
+    directory = PredictionDirectory(tmp_path, {spec.name: spec for spec in (SPECS[0], SPECS[1])}, panels=True, keep_images=True)
     moves = []
 
     def replace(source, target):
@@ -104,14 +104,14 @@ def test_a_photo_whose_writing_is_interrupted_is_not_finished_and_leaves_no_half
 
     monkeypatch.setattr("mult_hf.inference.output.os.replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        write_photo(results, "x")
+        write_image(directory, "x")
     monkeypatch.undo()
-    assert not results.is_finished("x")
+    assert not directory.is_finished("x")
     assert [name for name in files_in(tmp_path) if not name.endswith(".part")] == sorted(
         path.relative_to(tmp_path).as_posix() for path in moves
     )
-    write_photo(results, "x")
-    assert results.is_finished("x")
+    write_image(directory, "x")
+    assert directory.is_finished("x")
     assert not [name for name in files_in(tmp_path) if name.endswith(".part")]
 
 
@@ -123,19 +123,38 @@ def test_a_file_that_is_being_written_is_not_at_its_place(tmp_path):
     assert (tmp_path / "x").read_text() == "new"
 
 
+def test_files_are_on_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    """Otherwise a power cut may leave an empty file under a final name, which then counts as finished."""
+    steps = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr("mult_hf.inference.output.os.fsync", lambda file: (steps.append("sync"), sync(file)))
+    monkeypatch.setattr("mult_hf.inference.output.os.replace", lambda *paths: (steps.append("replace"), replace(*paths)))
+    with whole_file(tmp_path / "x") as unfinished:
+        unfinished.write_text("new")
+    assert steps[:2] == ["sync", "replace"]
+
+
+def test_an_empty_file_is_not_finished(tmp_path):
+    directory = PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}, panels=False)
+    write_image(directory, "x")
+    assert directory.is_finished("x")
+    directory.map_path("depth", "x").write_bytes(b"")
+    assert not directory.is_finished("x")
+
+
 def test_finished_means_every_wanted_file(tmp_path):
     specs = {"depth": registered_tasks()["depth"]}
-    write_photo(Results(tmp_path, specs, panels=False), "x")
-    assert Results(tmp_path, specs, panels=False).is_finished("x")
-    assert not Results(tmp_path, specs, panels=True).is_finished("x")
-    assert not Results(tmp_path, specs, panels=False, photos=True).is_finished("x")
+    write_image(PredictionDirectory(tmp_path, specs, panels=False), "x")
+    assert PredictionDirectory(tmp_path, specs, panels=False).is_finished("x")
+    assert not PredictionDirectory(tmp_path, specs, panels=True).is_finished("x")
+    assert not PredictionDirectory(tmp_path, specs, panels=False, keep_images=True).is_finished("x")
 
 
-@pytest.mark.parametrize("size", [(2000, 1), (1, 2000), (300, 40)])
-def test_photos_of_any_shape_have_a_panel(tmp_path, size):
-    results = Results(tmp_path, {"depth": registered_tasks()["depth"]})
-    results.write("x", Image.new("RGB", size), {"depth": torch.ones(size[::-1])})
-    with Image.open(results.panel_path("x")) as panel:
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000), (300, 40), (1, 70_000), (70_000, 1)])  # a JPEG has at most 65,535 rows
+def test_images_of_any_shape_have_a_panel(tmp_path, size):
+    directory = PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]})
+    directory.write("x", Image.new("RGB", size), {"depth": torch.ones(size[::-1])})
+    with Image.open(directory.panel_path("x")) as panel:
         assert max(panel.size) <= 2500
 
 
@@ -144,61 +163,63 @@ def test_photos_of_any_shape_have_a_panel(tmp_path, size):
 
 def test_the_same_run_goes_on_and_another_one_is_refused(tmp_path):
     specs = {"depth": registered_tasks()["depth"]}
-    results = Results(tmp_path / "out", specs)
-    results.claim("me/mult", SETTINGS, overwrite=False)
-    write_photo(results, "x")
+    directory = PredictionDirectory(tmp_path / "out", specs)
+    directory.claim("me/mult", SETTINGS, overwrite=False)
+    write_image(directory, "x")
     before = files_in(tmp_path)
-    results.claim("/moved/to/mult", SETTINGS, overwrite=False)
+    directory.claim("/moved/to/mult", SETTINGS, overwrite=False)
     with pytest.raises(ValueError, match=r"differ in \['tile'\] \(tile: None there, 512 now\); give .*--overwrite"):
-        results.claim("me/mult", {**SETTINGS, "tile": 512}, overwrite=False)
+        directory.claim("me/mult", {**SETTINGS, "tile": 512}, overwrite=False)
     with pytest.raises(ValueError, match=r"differ in \['tasks'\]"):
-        Results(tmp_path / "out", {"edges2d": registered_tasks()["edges2d"]}).claim("me/mult", SETTINGS, overwrite=False)
+        PredictionDirectory(tmp_path / "out", {"edges2d": registered_tasks()["edges2d"]}).claim("me/mult", SETTINGS, overwrite=False)
     assert files_in(tmp_path) == before
 
 
 def test_overwriting_removes_every_earlier_result_so_that_none_is_taken_for_new(tmp_path):
     specs = {"depth": registered_tasks()["depth"]}
-    results = Results(tmp_path / "out", specs, photos=True)
-    results.claim("me/mult", SETTINGS, overwrite=True)
-    write_photo(results, "x")
-    results.write_metadata()
+    directory = PredictionDirectory(tmp_path / "out", specs, keep_images=True)
+    directory.claim("me/mult", SETTINGS, overwrite=True)
+    write_image(directory, "x")
+    directory.write_metadata()
     (tmp_path / "out/notes.txt").write_text("mine")
-    results.claim("me/mult", {**SETTINGS, "flip": True}, overwrite=True)
+    directory.claim("me/mult", {**SETTINGS, "flip": True}, overwrite=True)
     assert files_in(tmp_path / "out") == ["README.md", "notes.txt"]
-    results.claim("me/mult", {**SETTINGS, "flip": True}, overwrite=False)
+    directory.claim("me/mult", {**SETTINGS, "flip": True}, overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_directory_of_something_else_is_never_touched(tmp_path, overwrite):
-    (tmp_path / "README.md").write_text("# My photos\n")
+    (tmp_path / "README.md").write_text("# My images\n")
     (tmp_path / "maps").mkdir()
-    with pytest.raises(ValueError, match="holds files that are no results of a prediction"):
-        Results(tmp_path, {"depth": registered_tasks()["depth"]}).claim("me/mult", SETTINGS, overwrite=overwrite)
-    assert (tmp_path / "README.md").read_text() == "# My photos\n"
+    with pytest.raises(ValueError, match="holds files that are not predictions"):
+        PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}).claim("me/mult", SETTINGS, overwrite=overwrite)
+    assert (tmp_path / "README.md").read_text() == "# My images\n"
 
 
 def test_a_directory_is_claimed_after_an_interruption_of_its_very_first_file(tmp_path):
-    (tmp_path / "README.md.part").write_text("---\nmult")
-    Results(tmp_path, {"depth": registered_tasks()["depth"]}).claim("me/mult", SETTINGS, overwrite=False)
+    with whole_file(tmp_path / "README.md") as unfinished:
+        unfinished.write_text("---\nmult")
+    (tmp_path / "README.md").rename(unfinished)  # what `kill -9` leaves behind
+    PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}).claim("me/mult", SETTINGS, overwrite=False)
     assert files_in(tmp_path) == ["README.md"]
 
 
-def test_with_its_photos_a_directory_is_a_data_set_of_the_schema(tmp_path):
+def test_with_its_images_a_directory_is_a_data_set_of_the_schema(tmp_path):
     """Read by `datasets` alone; tasks in NPZ files are no column of it."""
     specs = {spec.name: spec for spec in SPECS}
-    results = Results(tmp_path / "out", specs, photos=True)
-    results.claim("me/mult", SETTINGS, overwrite=False)
+    directory = PredictionDirectory(tmp_path / "out", specs, keep_images=True)
+    directory.claim("me/mult", SETTINGS, overwrite=False)
     for name in ("a/x.jpg", "b/x.jpg"):
-        write_photo(results, name)
-    write_photo(Results(tmp_path / "out", {"depth": specs["depth"]}, photos=True), "unfinished.jpg")
-    results.write_metadata()
+        write_image(directory, name)
+    write_image(PredictionDirectory(tmp_path / "out", {"depth": specs["depth"]}, keep_images=True), "unfinished.jpg")
+    directory.write_metadata()
     rows = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["id"][:] == ["a/x.jpg", "b/x.jpg"]
     assert set(rows.column_names) == {"id", "image", *MULT_TASKS, "color", "materials"}
     entries = load_stored_forms(tmp_path / "out")
     for task in set(rows.column_names) - {"id", "image"}:
         decoded = entries[task].decode(np.asarray(rows[0][task]))
-        assert np.array_equal(decoded, read_map(results.map_path(task, "a/x.jpg"), entries[task]))
+        assert np.array_equal(decoded, read_map(directory.map_path(task, "a/x.jpg"), entries[task]))
 
 
 def test_a_data_set_that_grew_or_another_one_of_its_name_is_not_read_from_an_old_copy(tmp_path):
@@ -208,18 +229,18 @@ def test_a_data_set_that_grew_or_another_one_of_its_name_is_not_read_from_an_old
     def load(directory):
         return load_dataset(str(directory), split="train", cache_dir=str(tmp_path / "cache"))["id"][:]
 
-    first = Results(tmp_path / "a/out", specs, photos=True)
+    first = PredictionDirectory(tmp_path / "a/out", specs, keep_images=True)
     first.claim("me/mult", SETTINGS, overwrite=False)
-    write_photo(first, "x")
+    write_image(first, "x")
     first.write_metadata()
     assert load(first.directory) == ["x"]
-    write_photo(first, "y")
+    write_image(first, "y")
     first.write_metadata()
     assert load(first.directory) == ["x", "y"]
     first.claim("me/mult", SETTINGS, overwrite=False)
-    second = Results(tmp_path / "b/out", specs, photos=True)
+    second = PredictionDirectory(tmp_path / "b/out", specs, keep_images=True)
     second.claim("me/mult", {**SETTINGS, "weights": "4567"}, overwrite=False)
-    write_photo(second, "x")
+    write_image(second, "x")
     second.write_metadata()
     assert load(second.directory) == ["x"]
 

@@ -22,7 +22,7 @@ FLIP = TestTimeAugmentation(flip=True)
 
 
 class Handmade(nn.Module):
-    """A model from one function of the photo a task."""
+    """A model from one function of the image a task."""
 
     def __init__(self, **functions):
         super().__init__()
@@ -35,26 +35,26 @@ class Handmade(nn.Module):
         return SimpleNamespace(predictions={task: self.functions[task](pixel_values) for task in tasks or self.functions})
 
 
-def slope_to_the_right(photos):
-    """Central difference along the width, which changes its sign when the photo is mirrored."""
-    padded = F.pad(photos[:, :1], (1, 1, 0, 0), mode="replicate")
+def slope_to_the_right(images):
+    """Central difference along the width, which changes its sign when the image is mirrored."""
+    padded = F.pad(images[:, :1], (1, 1, 0, 0), mode="replicate")
     return padded[..., 2:] - padded[..., :-2]
 
 
 COMMUTING = Handmade(
-    classes=lambda photos: photos[:, :2],
-    distance=lambda photos: photos.mean(dim=1, keepdim=True),
-    direction=lambda photos: F.normalize(torch.cat([slope_to_the_right(photos), photos[:, 1:]], dim=1), dim=1),
+    classes=lambda images: images[:, :2],
+    distance=lambda images: images.mean(dim=1, keepdim=True),
+    direction=lambda images: F.normalize(torch.cat([slope_to_the_right(images), images[:, 1:]], dim=1), dim=1),
 )
 
 
 def by_side(if_bright_left, otherwise):
-    """A prediction, the same for every pixel, that tells a photo from its mirror image by its left and right edge."""
+    """A prediction, the same for every pixel, that tells an image from its mirror image by its left and right edge."""
 
-    def function(photos):
-        bright_left = (photos[..., :1] > photos[..., -1:])[:, :1, :1]  # (batch, 1, 1, 1)
+    def function(images):
+        bright_left = (images[..., :1] > images[..., -1:])[:, :1, :1]  # (batch, 1, 1, 1)
         values = torch.where(bright_left, *(torch.tensor(each).view(1, -1, 1, 1) for each in (if_bright_left, otherwise)))
-        return values.expand(-1, -1, *photos.shape[-2:])
+        return values.expand(-1, -1, *images.shape[-2:])
 
     return function
 
@@ -63,19 +63,19 @@ BRIGHT_LEFT = torch.linspace(1, 0, 8).expand(1, 3, 8, 8)
 
 
 def test_averaging_with_the_mirror_image_leaves_a_model_that_commutes_with_mirroring_as_it_is():
-    photos = torch.randn(2, 3, 6, 9, generator=torch.Generator().manual_seed(0))
-    plain, averaged = predict(COMMUTING, photos), predict(COMMUTING, photos, FLIP)
+    images = torch.randn(2, 3, 6, 9, generator=torch.Generator().manual_seed(0))
+    plain, averaged = predict(COMMUTING, images), predict(COMMUTING, images, FLIP)
     assert plain["direction"][:, 0].abs().max() > 0.1, "the premise: there is an x whose sign matters"
     torch.testing.assert_close(averaged["classes"], plain["classes"].log_softmax(dim=1))
     for task in ("distance", "direction"):
         torch.testing.assert_close(averaged[task], plain[task])
 
 
-def test_a_mirrored_photo_gets_the_mirrored_prediction(tiny_model):
-    """Of any model: both photos have the same two views. Without them an untrained model does not do so."""
+def test_a_mirrored_image_gets_the_mirrored_prediction(tiny_model):
+    """Of any model: both images have the same two views. Without them an untrained model does not do so."""
     model = tiny_model()
-    photo = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    plain, averaged = ([predict(model, seen, augmentation) for seen in (photo, photo.flip(-1))] for augmentation in (None, FLIP))
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain, averaged = ([predict(model, seen, augmentation) for seen in (image, image.flip(-1))] for augmentation in (None, FLIP))
     for task in MULT_TASKS:
         signs = torch.tensor(model.config.task_specs[task].flip_signs).view(-1, 1, 1)
         assert not torch.allclose(plain[1][task], plain[0][task].flip(-1) * signs, atol=1e-4)
@@ -85,24 +85,24 @@ def test_a_mirrored_photo_gets_the_mirrored_prediction(tiny_model):
 @pytest.mark.parametrize("scales", [(0.5,), (2.0,), (0.5, 1.0, 1.5)])
 def test_what_a_magnified_view_sees_nearer_is_put_back(scales):
     """The model sees 2 m at a width of 64 pixels, and by the same optics 1 m at twice the width."""
-    model = Handmade(distance=lambda photos: torch.full_like(photos[:, :1], 2.0 * 64 / photos.shape[-1]))
+    model = Handmade(distance=lambda images: torch.full_like(images[:, :1], 2.0 * 64 / images.shape[-1]))
     averaged = predict(model, torch.zeros(1, 3, 32, 64), TestTimeAugmentation(scales=scales))
     torch.testing.assert_close(averaged["distance"], torch.full((1, 1, 32, 64), 2.0))
 
 
 def test_views_that_come_out_in_whole_pixels_only_are_put_back_by_the_zoom_they_really_have():
     """10 x 0.33 pixels are 3, so the zoom is 0.3."""
-    model = Handmade(distance=lambda photos: torch.full_like(photos[:, :1], 2.0 * 10 / photos.shape[-1]))
+    model = Handmade(distance=lambda images: torch.full_like(images[:, :1], 2.0 * 10 / images.shape[-1]))
     averaged = predict(model, torch.zeros(1, 3, 10, 10), TestTimeAugmentation(scales=(0.33,)))
     torch.testing.assert_close(averaged["distance"], torch.full((1, 1, 10, 10), 2.0))
 
 
 def test_rescaled_views_leave_a_task_without_zoom_exponent_as_it_is():
-    model = Handmade(classes=lambda photos: photos[:, :2], direction=lambda photos: F.normalize(photos, dim=1))
-    photo = torch.tensor([0.3, -0.5, 0.8]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
-    averaged = predict(model, photo, TestTimeAugmentation(flip=False, scales=(0.5, 2.0)))
-    torch.testing.assert_close(averaged["direction"], F.normalize(photo, dim=1))
-    torch.testing.assert_close(averaged["classes"], photo[:, :2].log_softmax(dim=1))
+    model = Handmade(classes=lambda images: images[:, :2], direction=lambda images: F.normalize(images, dim=1))
+    image = torch.tensor([0.3, -0.5, 0.8]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    averaged = predict(model, image, TestTimeAugmentation(flip=False, scales=(0.5, 2.0)))
+    torch.testing.assert_close(averaged["direction"], F.normalize(image, dim=1))
+    torch.testing.assert_close(averaged["classes"], image[:, :2].log_softmax(dim=1))
 
 
 def test_class_probabilities_are_averaged_not_logits():
@@ -125,25 +125,25 @@ def test_the_mean_of_two_vectors_has_unit_length_again():
 
 
 def test_the_x_of_a_mirrored_vector_is_turned_round():
-    """A wall to the right of the mirrored photo is to the left of the photo."""
+    """A wall to the right of the mirrored image is to the left of the image."""
     seen_right, seen_left = [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]
     averaged = predict(Handmade(direction=by_side(seen_right, seen_left)), BRIGHT_LEFT, FLIP)
     torch.testing.assert_close(averaged["direction"][0, :, 0, 0], torch.tensor(seen_right))
 
 
 def test_without_views_the_prediction_is_the_models_own(tiny_model):
-    model, photo = tiny_model(), torch.randn(1, 3, 40, 50)
+    model, image = tiny_model(), torch.randn(1, 3, 40, 50)
     with torch.no_grad():
-        expected = model(photo, tasks=["segmentation", "depth"]).predictions
-    predicted = predict(model, photo, tasks=["segmentation", "depth"])
+        expected = model(image, tasks=["segmentation", "depth"]).predictions
+    predicted = predict(model, image, tasks=["segmentation", "depth"])
     assert predicted.keys() == expected.keys()
     assert all(torch.equal(predicted[task], expected[task]) for task in expected)
 
 
 def test_a_wrapped_model_is_averaged_by_its_own_entries():
-    photos = torch.rand(1, 3, 8, 8)
-    averaged = predict(nn.DataParallel(COMMUTING).eval(), photos, FLIP)
-    assert all(torch.equal(averaged[task], values) for task, values in predict(COMMUTING, photos, FLIP).items())
+    images = torch.rand(1, 3, 8, 8)
+    averaged = predict(nn.DataParallel(COMMUTING).eval(), images, FLIP)
+    assert all(torch.equal(averaged[task], values) for task, values in predict(COMMUTING, images, FLIP).items())
 
 
 def test_views_are_counted_once_a_scale_and_side():

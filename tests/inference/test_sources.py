@@ -1,5 +1,6 @@
-"""Proves that every photo is found once, under a name of its own that does not change, and that what is broken stops nothing."""
+"""Proves that every image is found once, under a name of its own that does not change, and that what is broken stops nothing."""
 
+import sys
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from mult_hf.inference.sources import (
     FailedInput,
     FileSource,
     ImageStream,
-    Photo,
+    InputImage,
     RowSource,
     SkippedInput,
     _upright,
@@ -26,7 +27,7 @@ from mult_hf.inference.sources import (
 av = pytest.importorskip("av")
 
 
-def save_photo(path, color=(10, 20, 30)):
+def save_image(path, color=(10, 20, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 6), color).save(path)
     return path
@@ -46,7 +47,7 @@ def save_video(path, frames=5):
 
 
 def found_names(tmp_path, *inputs):
-    return [photo.name for photo in FileSource(find_files([str(path) for path in inputs], tmp_path / "results"))]
+    return [image.name for image in FileSource(find_files([str(path) for path in inputs], tmp_path / "results"))]
 
 
 # --- files
@@ -54,54 +55,54 @@ def found_names(tmp_path, *inputs):
 
 def test_equal_file_names_in_two_folders_and_equal_stems_in_one_get_names_of_their_own(tmp_path):
     for name in ("a/x.jpg", "b/x.jpg", "b/x.png", "b/c/x.jpg"):
-        save_photo(tmp_path / "photos" / name)
-    assert found_names(tmp_path, tmp_path / "photos") == ["a/x.jpg", "b/c/x.jpg", "b/x.jpg", "b/x.png"]
-    assert found_names(tmp_path, tmp_path / "photos/a", tmp_path / "photos/b/c") == ["a/x.jpg", "b/c/x.jpg"]
-    assert found_names(tmp_path, tmp_path / "photos/a") == ["x.jpg"]
+        save_image(tmp_path / "images" / name)
+    assert found_names(tmp_path, tmp_path / "images") == ["a/x.jpg", "b/c/x.jpg", "b/x.jpg", "b/x.png"]
+    assert found_names(tmp_path, tmp_path / "images/a", tmp_path / "images/b/c") == ["a/x.jpg", "b/c/x.jpg"]
+    assert found_names(tmp_path, tmp_path / "images/a") == ["x.jpg"]
 
 
 def test_names_of_a_pattern_start_at_its_fixed_part_whatever_it_matches_today(tmp_path):
-    save_photo(tmp_path / "photos/a/x.jpg")
-    assert found_names(tmp_path, tmp_path / "photos/*/*.jpg") == ["a/x.jpg"]
-    save_photo(tmp_path / "photos/b/x.jpg")
-    assert found_names(tmp_path, tmp_path / "photos/*/*.jpg") == ["a/x.jpg", "b/x.jpg"]
-    assert found_names(tmp_path, tmp_path / "photos/**/x.*") == ["a/x.jpg", "b/x.jpg"]
+    save_image(tmp_path / "images/a/x.jpg")
+    assert found_names(tmp_path, tmp_path / "images/*/*.jpg") == ["a/x.jpg"]
+    save_image(tmp_path / "images/b/x.jpg")
+    assert found_names(tmp_path, tmp_path / "images/*/*.jpg") == ["a/x.jpg", "b/x.jpg"]
+    assert found_names(tmp_path, tmp_path / "images/**/x.*") == ["a/x.jpg", "b/x.jpg"]
 
 
-def test_a_photo_that_several_inputs_name_comes_once(tmp_path):
-    path = save_photo(tmp_path / "a/x.jpg")
+def test_an_image_that_several_inputs_name_comes_once(tmp_path):
+    path = save_image(tmp_path / "a/x.jpg")
     assert found_names(tmp_path, path, path, tmp_path / "a", tmp_path / "a/*.jpg") == ["x.jpg"]
 
 
 def test_a_file_name_with_the_characters_of_a_pattern_is_a_file(tmp_path):
-    assert found_names(tmp_path, save_photo(tmp_path / "a/[1].jpg")) == ["[1].jpg"]
+    assert found_names(tmp_path, save_image(tmp_path / "a/[1].jpg")) == ["[1].jpg"]
 
 
 def test_hidden_files_and_earlier_results_are_not_found_and_other_files_are_counted(tmp_path):
     for name in ("x.JPG", "._x.jpg", ".thumbnails/x.jpg", "results/panels/x.jpg"):
-        save_photo(tmp_path / "photos" / name)
+        save_image(tmp_path / "images" / name)
     for name in ("notes.txt", "more.txt", "LICENSE"):
-        (tmp_path / "photos" / name).write_text("words")
-    found = find_files([str(tmp_path / "photos")], leave_out=tmp_path / "photos/results")
+        (tmp_path / "images" / name).write_text("words")
+    found = find_files([str(tmp_path / "images")], leave_out=tmp_path / "images/results")
     assert [path.name for path in found.paths] == ["x.JPG"]
     assert found.ignored == {".txt": 2, "": 1}
 
 
 def test_a_file_that_is_named_itself_is_taken_whatever_its_suffix(tmp_path):
-    path = save_photo(tmp_path / "x.png").rename(tmp_path / "x.scan")
-    (photo,) = FileSource(find_files([str(path)], tmp_path / "results"))
-    assert photo.read().getpixel((0, 0)) == (10, 20, 30)
+    path = save_image(tmp_path / "x.png").rename(tmp_path / "x.scan")
+    (image,) = FileSource(find_files([str(path)], tmp_path / "results"))
+    assert image.read().getpixel((0, 0)) == (10, 20, 30)
 
 
 @pytest.mark.parametrize("missing", ["nothing.jpg", "nothing/*.jpg"])
 def test_an_input_that_does_not_exist_is_refused(tmp_path, missing):
-    with pytest.raises(ValueError, match=r"nothing.* does not exist; give photos, videos, folders, or patterns"):
+    with pytest.raises(ValueError, match=r"nothing.* does not exist; give images, videos, folders, or patterns"):
         find_files([str(tmp_path / missing)], tmp_path / "results")
 
 
-def test_a_folder_without_photos_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("words")
-    with pytest.raises(ValueError, match=r"there is no photo or video in .*'\.txt': 1"):
+    with pytest.raises(ValueError, match=r"there is no image or video in .*'\.txt': 1"):
         find_files([str(tmp_path)], tmp_path / "results")
 
 
@@ -109,13 +110,13 @@ def test_a_folder_without_photos_is_refused(tmp_path):
 
 
 def test_frames_of_a_video_are_named_by_their_number_and_counted_for_the_time_left(tmp_path):
-    save_photo(tmp_path / "a.jpg")
+    save_image(tmp_path / "a.jpg")
     save_video(tmp_path / "clip.mp4", frames=5)
     source = FileSource(find_files([str(tmp_path)], tmp_path / "results"), frame_step=2)
-    photos = list(source)
-    assert [photo.name for photo in photos] == ["a.jpg", "clip.mp4/000000", "clip.mp4/000002", "clip.mp4/000004"]
+    images = list(source)
+    assert [image.name for image in images] == ["a.jpg", "clip.mp4/000000", "clip.mp4/000002", "clip.mp4/000004"]
     assert len(source) == 1 + 5 // 2
-    picture = photos[2].read()
+    picture = images[2].read()
     assert picture.size == (64, 48)
     assert np.abs(np.asarray(picture).astype(int) - 80).max() <= 4, "frame 2, as far as the codec keeps it"
 
@@ -145,6 +146,38 @@ def test_what_is_no_video_is_broken_and_counts_nothing(tmp_path):
     assert len(FileSource(find_files([str(path)], tmp_path / "results"))) == 0
 
 
+def test_without_pyav_a_video_fails_with_what_to_install_and_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    save_image(tmp_path / "a.jpg")
+    (tmp_path / "clip.mp4").write_bytes(b"any")
+    source = FileSource(find_files([str(tmp_path)], tmp_path / "results"))
+    assert len(source) == 1
+    image, failed = source
+    assert image.read().size == (8, 6)
+    assert failed.name == "clip.mp4"
+    assert 'pip install "mult-hf[video]"' in failed.reason
+
+
+def test_without_its_plug_in_a_heic_image_fails_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "phone.HEIC").write_bytes(b"any")
+    (outcome,) = ImageStream(FileSource(find_files([str(tmp_path)], tmp_path / "results")), name_and_width, is_seven)
+    assert outcome == FailedInput("phone.HEIC", "reading HEIC needs pillow-heif; install it with: pip install pillow-heif")
+
+
+@pytest.mark.parametrize("fails", ["prepare", "is_finished"])
+def test_whatever_fails_about_an_image_is_its_reason(fails):
+    def fail_at_two(name, *image):
+        if name == "2":
+            raise MemoryError
+        return None if image else False
+
+    functions = {"prepare": name_and_width, "is_finished": is_seven, fails: fail_at_two}
+    outcomes = list(ImageStream(Numbers(4), **functions))
+    assert len(outcomes) == 4
+    assert outcomes[2] == FailedInput("2", "MemoryError"), "errors without a message are named"
+
+
 def test_frames_before_a_broken_place_are_read_and_the_break_is_told(tmp_path, monkeypatch):
     path = save_video(tmp_path / "clip.mp4")
 
@@ -167,8 +200,8 @@ def test_frames_before_a_broken_place_are_read_and_the_break_is_told(tmp_path, m
             raise av.InvalidDataError(1, "Invalid data found")
 
     monkeypatch.setattr(av, "open", lambda name, original=av.open: Breaking(original(name)))
-    *photos, broken = video_frames(path, "clip.mp4")
-    assert [photo.name for photo in photos] == ["clip.mp4/000000", "clip.mp4/000001"]
+    *images, broken = video_frames(path, "clip.mp4")
+    assert [image.name for image in images] == ["clip.mp4/000000", "clip.mp4/000001"]
     assert isinstance(broken, FailedInput)
     assert "Invalid data found" in broken.reason
 
@@ -181,26 +214,26 @@ def make_dataset(cells, **columns):
 
 
 def test_rows_are_named_by_number_and_id(tmp_path):
-    path = str(save_photo(tmp_path / "x.png"))
-    assert [photo.name for photo in RowSource(make_dataset([path, path], id=["room 1/view", "room 1/view"]))] == [
+    path = str(save_image(tmp_path / "x.png"))
+    assert [image.name for image in RowSource(make_dataset([path, path], id=["room 1/view", "room 1/view"]))] == [
         "000000-room_1_view",
         "000001-room_1_view",
     ]
-    assert [photo.name for photo in RowSource(make_dataset([path]))] == ["000000"]
+    assert [image.name for image in RowSource(make_dataset([path]))] == ["000000"]
 
 
 def test_labels_of_a_data_set_are_not_even_decoded(tmp_path):
-    good, broken = str(save_photo(tmp_path / "x.png")), tmp_path / "broken.png"
+    good, broken = str(save_image(tmp_path / "x.png")), tmp_path / "broken.png"
     broken.write_bytes(b"words")
     features = Features({"image": ImageFeature(), "depth": ImageFeature(), "id": Value("int64")})
     rows = Dataset.from_dict({"image": [good], "depth": [str(broken)], "id": [7]}, features=features)
-    (photo,) = RowSource(rows)
-    assert photo.name == "000000-7"
-    assert photo.read().size == (8, 6)
+    (image,) = RowSource(rows)
+    assert image.name == "000000-7"
+    assert image.read().size == (8, 6)
 
 
-def test_a_data_set_without_photos_is_refused():
-    with pytest.raises(ValueError, match=r"columns \['picture'\]; the photos must be in one called 'image'"):
+def test_a_data_set_without_images_is_refused():
+    with pytest.raises(ValueError, match=r"columns \['picture'\]; the images must be in one called 'image'"):
         RowSource(Dataset.from_dict({"picture": [1]}))
 
 
@@ -208,7 +241,7 @@ def test_a_data_set_without_photos_is_refused():
 
 
 class Numbers:
-    """As many photos as asked for, some of which are broken."""
+    """As many images as asked for, some of which are broken."""
 
     def __init__(self, count, broken=()):
         self.count, self.broken = count, broken
@@ -216,11 +249,11 @@ class Numbers:
     def read(self, number):
         """A picture one pixel wider than its number."""
         if number in self.broken:
-            raise OSError(f"photo {number} is truncated")
+            raise OSError(f"image {number} is truncated")
         return Image.new("RGB", (number + 1, 1))
 
     def __iter__(self):
-        return (Photo(str(number), partial(self.read, number)) for number in range(self.count))
+        return (InputImage(str(number), partial(self.read, number)) for number in range(self.count))
 
     def __len__(self):
         return self.count
@@ -236,16 +269,16 @@ def is_seven(name):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_processes_and_their_workers_share_photos_so_that_each_comes_once(processes, workers):
+def test_processes_and_their_workers_share_images_so_that_each_comes_once(processes, workers):
     outcomes = []
     for process in range(processes):
         stream = ImageStream(Numbers(10, broken={4}), name_and_width, is_seven, process, processes)
         outcomes += list(DataLoader(stream, batch_size=None, num_workers=workers))
     expected = [f"{number} is {number + 1} wide" for number in range(10) if number not in (4, 7)]
-    assert sorted(outcomes, key=str) == sorted([*expected, FailedInput("4", "photo 4 is truncated"), SkippedInput("7")], key=str)
+    assert sorted(outcomes, key=str) == sorted([*expected, FailedInput("4", "image 4 is truncated"), SkippedInput("7")], key=str)
 
 
-def test_finished_photos_are_not_read():
+def test_finished_images_are_not_read():
     stream = ImageStream(Numbers(8, broken={7}), name_and_width, is_seven)
     assert list(stream)[-1] == SkippedInput("7")
 
@@ -265,7 +298,7 @@ def test_batches_have_one_size_each_and_nothing_is_lost():
     assert batches[0] == [1, 1, 1], "a full batch goes at once"
 
 
-def test_however_many_sizes_there_are_few_photos_wait():
+def test_however_many_sizes_there_are_few_images_wait():
     taken = 0
 
     def items():

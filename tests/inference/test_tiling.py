@@ -1,4 +1,4 @@
-"""Proves that a photo cut into tiles is predicted as if it were whole where tiles agree, and blended evenly where they do not."""
+"""Proves that an image cut into tiles is predicted as if it were whole where tiles agree, and blended evenly where they do not."""
 
 import math
 from functools import partial
@@ -39,18 +39,18 @@ def by_brightness(dark, bright):
 
 
 def two_tiles(overlap):
-    """A photo that tiles of 32 pixels see as one dark tile and one bright one with this many columns in common."""
-    photo = torch.zeros(1, 3, 32, 64 - overlap)
-    photo[..., 32 - overlap :] = 1.0
-    return photo
+    """A image that tiles of 32 pixels see as one dark tile and one bright one with this many columns in common."""
+    image = torch.zeros(1, 3, 32, 64 - overlap)
+    image[..., 32 - overlap :] = 1.0
+    return image
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 32), (100, 75), (64, 200), (20, 150), (10, 10), (47, 31)])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_tiles_of_a_predictor_that_looks_at_one_pixel_are_the_whole_photo(size, batch_size):
+def test_tiles_of_a_predictor_that_looks_at_one_pixel_are_the_whole_image(size, batch_size):
     """Numbers to the last bit; probabilities and unit vectors to the rounding of their logarithm and length."""
-    photos = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    whole, tiles = pointwise(photos), tiled(pointwise, SPECS, 32, batch_size)(photos)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    whole, tiles = pointwise(images), tiled(pointwise, SPECS, 32, batch_size)(images)
     assert torch.equal(tiles["distance"], whole["distance"])
     torch.testing.assert_close(tiles["classes"], whole["classes"].log_softmax(dim=1))
     torch.testing.assert_close(tiles["direction"], whole["direction"])
@@ -59,7 +59,7 @@ def test_tiles_of_a_predictor_that_looks_at_one_pixel_are_the_whole_photo(size, 
 def test_the_weights_of_the_tiles_at_a_pixel_have_the_sum_one():
     """A constant comes out as it is: 0.1 is no binary fraction, so any sum beside one would show."""
     constant = torch.tensor(0.1)
-    tiles = tiled(lambda photos: {"distance": constant.expand(len(photos), 1, *photos.shape[-2:])}, SPECS, 40)
+    tiles = tiled(lambda images: {"distance": constant.expand(len(images), 1, *images.shape[-2:])}, SPECS, 40)
     assert torch.equal(tiles(torch.zeros(1, 3, 123, 77))["distance"], constant.expand(1, 1, 123, 77))
 
 
@@ -110,25 +110,25 @@ def test_a_tile_that_no_model_takes_is_refused():
 
 
 @pytest.mark.slow
-def test_no_seam_shows_in_a_photo_of_2000_by_3000_pixels(tiny_model):
+def test_no_seam_shows_in_an_image_of_2000_by_3000_pixels(tiny_model):
     """The largest step between neighbours at a tile's edge is none that the picture does not have elsewhere, for every task.
 
-    `pytest -s tests/inference/test_tiling.py -k seam` prints these steps and the mean difference from the whole photo's prediction.
+    `pytest -s tests/inference/test_tiling.py -k seam` prints these steps and the mean difference from the whole image's prediction.
     """
     model = tiny_model()
     coarse = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
-    photo = F.interpolate(coarse, size=(2000, 3000), mode="bicubic") * 4 - 2
+    image = F.interpolate(coarse, size=(2000, 3000), mode="bicubic") * 4 - 2
     with torch.no_grad():
-        whole = predict(model, photo)
-        tiles = tiled(partial(predict, model), model.config.task_specs, 512, batch_size=4)(photo)
+        whole = predict(model, image)
+        tiles = tiled(partial(predict, model), model.config.task_specs, 512, batch_size=4)(image)
     print()
     for task, spec in model.config.task_specs.items():
         ours, theirs = (to_average(each[task], spec)[0] for each in (tiles, whole))  # (channels, height, width)
         at_edges, elsewhere = largest_steps(ours, 512)
         difference = (ours - theirs).abs().mean()
-        print(f"{task}: {at_edges:.2e} at edges of tiles, {elsewhere:.2e} elsewhere; {difference:.2e} from the whole photo's")
+        print(f"{task}: {at_edges:.2e} at edges of tiles, {elsewhere:.2e} elsewhere; {difference:.2e} from the whole image's")
         assert 0 < at_edges <= elsewhere
-        assert difference < theirs.std(), "it is a prediction of the same photo"
+        assert difference < theirs.std(), "it is a prediction of the same image"
 
 
 def largest_steps(values, tile):

@@ -6,12 +6,11 @@ Files and splits: https://github.com/vlfeat/researchdoom, the recording engine: 
     {root}/{run,map}-{train,val,test}.json  and  {root}/{run,map}-full-{train,val,test}.json      (MS COCO)
 
 The smaller archive has the pictures and the JSON only: its segmentation is drawn from the polygons, and what lies behind them is
-unknown. `python -m mult_hf.data.benchmarks.cocodoom ROOT --split val --by map` reads a split to its end and reports.
+unknown. `mult-hf convert cocodoom ROOT --split val --by map` reads a split to its end and reports.
 """
 
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from PIL import Image, ImageDraw
 from .errors import ReadError
 from .files import load_splits, read_picture
 from .reader import NORMALS_8BIT, RESHADING_16BIT, BenchmarkReader, Intrinsics
-from .reading import run_command
 
 METRES_PER_MAP_UNIT = 1 / 32
 """Doom has no metres. With 32 map units a metre the player, 56 units high, measures 1.75 m."""
@@ -198,12 +196,3 @@ def _frame_of(path: Path, entry: dict[str, Any]) -> FrameKey:
     if match is None:
         raise ValueError(f"{path} lists the image {entry['file_name']!r}, expected run1/map01/rgb/000001.png")
     return FrameKey(int(match[1]), int(match[2]), int(match[3]), entry["id"])
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "by": {"default": "run", "choices": ("run", "map"), "help": "split by player or by level"},
-    "subset": {"default": "standard", "choices": ("standard", "full")},
-}
-
-if __name__ == "__main__":
-    sys.exit(run_command(CocoDoomReader, OPTIONS, None))

@@ -11,10 +11,9 @@ Files of NYUD_MT as in https://github.com/facebookresearch/astmt (`fblib/dataloa
 `segmentation/*.png` (0 none, 1 to 40), `depth/*.npy` (metres, 0 unknown), `normals/*.npy` (zero vector unknown), `edge/*.npy`,
 `gt_sets/train.txt` and `gt_sets/val.txt`. The .mat: https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html.
 
-`python -m mult_hf.data.benchmarks.nyuv2 ROOT_OR_MAT --split test` reads a split to its end and reports.
+`mult-hf convert nyuv2 ROOT_OR_MAT --split test` reads a split to its end and reports.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +24,6 @@ from PIL import Image
 from .errors import ReadError
 from .files import as_picture, load_splits, read_array, read_picture
 from .reader import NORMALS_8BIT, RESHADING_16BIT, BenchmarkReader, Intrinsics
-from .reading import run_command
 
 CLASS_NAMES = (
     "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "blinds",
@@ -264,11 +262,3 @@ def open_nyuv2(
     if path.is_file() or (path / NYULabeledReader.file_name).is_file():
         return NYULabeledReader(path, split, tasks, on_error)
     return NYUDMTReader(path, split, tasks, on_error, normals_signs)
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "normals_signs": {"nargs": 3, "type": float, "default": [1.0, -1.0, 1.0], "help": "factors to x right, y up, z towards the viewer"},
-}
-
-if __name__ == "__main__":
-    sys.exit(run_command(open_nyuv2, OPTIONS, None))

@@ -3,15 +3,13 @@
 Source: https://github.com/EPFL-VILAB/omnidata/tree/main/omnidata_tools/dataset. The classes of `segment_semantic` are Replica's
 own, listed there in starter_dataset/component_datasets/replica/__init__.py, with 0 for undefined.
 
-`python -m mult_hf.data.benchmarks.replica ROOT --split test` reads a split to its end and reports.
+`mult-hf convert replica ROOT --split test` reads a split to its end and reports.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .reading import run_command
 from .taskonomy import TASKS as TASKONOMY_TASKS
 from .taskonomy import TaskonomyReader
 
@@ -51,7 +49,3 @@ class ReplicaReader(TaskonomyReader):
 
     def __init__(self, root: str | Path, split: str = "train", tasks: Sequence[str] | None = None, on_error: str = "raise") -> None:
         super().__init__(root, split, tasks, on_error, subset="fullplus")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(ReplicaReader, {}, None))

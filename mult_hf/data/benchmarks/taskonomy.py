@@ -7,11 +7,10 @@ https://github.com/EPFL-VILAB/omnidata/tree/main/omnidata_tools/dataset. Two tre
     {root}/{building}_{folder}/{folder}/point_{P}_view_{V}_domain_{domain}.png
     {root}/{building}/{folder}/...    and    {root}/{folder}/taskonomy/{building}/...
 
-`python -m mult_hf.data.benchmarks.taskonomy ROOT --split train --subset tiny` reads a split to its end and reports.
+`mult-hf convert taskonomy ROOT --split train --subset tiny` reads a split to its end and reports.
 """
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -23,7 +22,6 @@ from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN
 
 from .files import as_picture, load_splits, read_picture
 from .reader import BenchmarkReader, logger
-from .reading import run_command
 
 SUBSETS = ("tiny", "medium", "full", "fullplus")
 
@@ -212,12 +210,3 @@ class TaskonomyReader(BenchmarkReader):
     def _folder(self, building: str, column: str) -> Path | None:
         folders = (self.root / layout.format(folder=FOLDERS[column], building=building, component=self.component) for layout in _LAYOUTS)
         return next((folder for folder in folders if folder.is_dir()), None)
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "subset": {"default": "tiny", "choices": SUBSETS},
-    "without": {"nargs": "+", "default": [], "help": "buildings to leave out"},
-}
-
-if __name__ == "__main__":
-    sys.exit(run_command(TaskonomyReader, OPTIONS, None))

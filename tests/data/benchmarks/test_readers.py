@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pyarrow.parquet import ParquetFile
 
-from mult_hf.data.benchmarks import cocodoom, conversion, nyuv2, reading, replica, taskonomy
+from mult_hf.data.benchmarks import cocodoom, conversion, nyuv2, replica, taskonomy
 from mult_hf.data.benchmarks.cocodoom import CocoDoomReader
 from mult_hf.data.benchmarks.conversion import convert
 from mult_hf.data.benchmarks.errors import ReadError
@@ -271,19 +271,6 @@ def test_an_interrupted_conversion_goes_on_and_never_leaves_half_a_file(tmp_path
     convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
     assert sorted(path.suffix for path in (tmp_path / "out" / "data").iterdir()) == [".parquet", ".parquet"]
     assert first.stat().st_mtime_ns == written
-
-
-def test_command_reports_and_fails_when_something_is_wrong(tmp_path, capsys):
-    root = write_taskonomy(tmp_path)
-    arguments = [str(root), "--split", "test", "--tasks", "depth", "reshading"]
-    assert reading.run_command(TaskonomyReader, taskonomy.OPTIONS, arguments) == 0
-    assert "Taskonomy test, depth, reshading: 1 samples, no problems" in capsys.readouterr().out
-    break_bit_depth(root / "depth_zbuffer" / "ihlen" / "point_12_view_0_domain_depth_zbuffer.png")
-    assert reading.run_command(TaskonomyReader, taskonomy.OPTIONS, [*arguments, "--on_error", "skip"]) == 1
-    assert "1 x wrong bit depth" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="1"):
-        reading.run_command(TaskonomyReader, taskonomy.OPTIONS, arguments)
-    assert "expected uint16" in capsys.readouterr().err
 
 
 def test_push_uploads_what_conversion_writes(tmp_path, monkeypatch):

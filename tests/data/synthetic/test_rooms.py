@@ -20,10 +20,11 @@ datasets = pytest.importorskip("datasets")
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
+from mult_hf.cli.arguments import parse_arguments
+from mult_hf.cli.render_rooms import RoomsArguments, main
 from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, normals_from_depth
 from mult_hf.data.synthetic import rows as stored
 from mult_hf.data.synthetic.rooms import layouts, meshes, samples, textures, variants, viewpoints, writing
-from mult_hf.data.synthetic.rooms.__main__ import main, make_parser
 from mult_hf.data.synthetic.rooms.builder import CLASS_NAMES, Part, Room, RoomBuilder
 from mult_hf.data.synthetic.rooms.floorplan import FloorPlan, Rectangle
 from mult_hf.data.synthetic.rooms.materials import grey
@@ -375,8 +376,8 @@ def test_load_dataset_reads_the_directory_with_its_splits_columns_and_encodings(
 def test_the_cards_command_makes_the_same_settings(tmp_path):
     wanted = settings(views=3)
     words = shlex.split(writing.command(wanted, "set"))
-    assert words[:3] == ["python", "-m", "mult_hf.data.synthetic.rooms"]
-    options = vars(make_parser().parse_args(words[3:]))
+    assert words[:3] == ["mult-hf", "render", "rooms"]
+    options = vars(parse_arguments(RoomsArguments, words[3:], ""))
     assert {**options, "samples_per_pixel": options["spp"]}.items() >= vars(wanted).items()
     writing.write_card(tmp_path, wanted)
     assert writing.command(wanted, tmp_path.name) in (tmp_path / "README.md").read_text()
@@ -408,9 +409,9 @@ def test_files_of_other_settings_and_of_other_programs_are_refused(tmp_path, fak
     (["--num_proc", "0"], "num_proc is 0"),
     (["--seed", str(2**31)], "passes 2147483648"),
 ])  # fmt: skip
-def test_bad_numbers_end_the_command_with_one_line(tmp_path, capsys, flags, message):
-    assert main([str(tmp_path / "set"), "--variant", "scalar_rgb", *flags]) == 1
-    assert message in capsys.readouterr().err
+def test_bad_numbers_are_refused(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        main([str(tmp_path / "set"), "--variant", "scalar_rgb", *flags])
 
 
 @pytest.mark.slow
@@ -427,7 +428,7 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path, backend):
 @pytest.mark.slow
 def test_the_scalar_variant_sees_the_same_room(tmp_path, rows):
     flags = ["--rooms", "1", "--validation_rooms", "0", "--test_rooms", "0", "--views", "1", "--size", "64", "--spp", "2"]
-    command = [sys.executable, "-m", "mult_hf.data.synthetic.rooms", str(tmp_path), *flags, "--seed", str(SEED), "--variant", "scalar_rgb"]
+    command = [sys.executable, "-m", "mult_hf", "render", "rooms", str(tmp_path), *flags, "--seed", str(SEED), "--variant", "scalar_rgb"]
     subprocess.run(command, check=True, capture_output=True)
     (scalar,) = read_all(tmp_path)
     same = (picture(scalar["segmentation"]) == picture(rows[0]["segmentation"])).mean()

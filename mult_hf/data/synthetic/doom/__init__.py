@@ -1,4 +1,4 @@
-"""Doom: views of Freedoom's levels with all six maps, through ViZDoom (`python -m mult_hf.data.synthetic.doom --help`).
+"""Doom: views of Freedoom's levels with all six maps, through ViZDoom (`mult-hf render doom --help`).
 
 From a level to a row, one module per step; each imports only from those before it:
 

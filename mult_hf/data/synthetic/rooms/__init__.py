@@ -1,4 +1,4 @@
-"""Rooms: procedural indoor scenes with all six maps, rendered with Mitsuba 3 (`python -m mult_hf.data.synthetic.rooms --help`).
+"""Rooms: procedural indoor scenes with all six maps, rendered with Mitsuba 3 (`mult-hf render rooms --help`).
 
 From a seed to a row, one module a step; what a module imports stands above it:
 

@@ -95,7 +95,7 @@ def command(settings: RoomsSettings, output_name: str) -> str:
     """The line that makes a data set of these settings."""
     flags = {"spp" if name == "samples_per_pixel" else name: value for name, value in asdict(settings).items()}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return shlex.join(["python", "-m", "mult_hf.data.synthetic.rooms", output_name, *words])
+    return shlex.join(["mult-hf", "render", "rooms", output_name, *words])
 
 
 def write_card(output_dir: Path, settings: RoomsSettings) -> None:

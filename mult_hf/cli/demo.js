@@ -1,6 +1,6 @@
-// Reads the maps at the pixel under the mouse, in the browser: the server sends all numbers once, and hears of no movement.
-// `app.py` makes this the `js_on_load` of the line below the button, so that Gradio runs it once with `element`, `props` and `watch`
-// (https://www.gradio.app/guides/custom-HTML-components). Texts go in as text, never as HTML: names come from whoever made the model.
+// Shows the values of the maps at the pixel under the mouse. The server sends all numbers once; moving the mouse makes no request.
+// `demo.py` makes this the `js_on_load` of the line below the button, so that Gradio runs it once with `element`, `props` and `watch`
+// (https://www.gradio.app/guides/custom-HTML-components). Text is inserted as text, never as HTML: the model's author chose the names.
 
 let numbers = null; // of the maps on the page, one after the other, each (channels, height, width)
 
@@ -11,7 +11,7 @@ watch("value", async () => {
     const { body, ok, statusText } = await fetch(value.file.url);
     if (!ok) throw new Error(statusText);
     const buffer = await new Response(body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-    if (value.file.url !== props.value.file.url) return; // other maps have come meanwhile
+    if (value.file.url !== props.value.file.url) return; // other maps have arrived in the meantime
     numbers = new Float32Array(buffer);
     read(value.width >> 1, value.height >> 1);
   } catch (error) {
@@ -19,12 +19,12 @@ watch("value", async () => {
   }
 });
 
-for (const kind of ["pointermove", "pointerdown"]) { // the second is for fingers, which do not hover
+for (const kind of ["pointermove", "pointerdown"]) { // the second is for touch screens
   document.addEventListener(kind, (event) => {
     const picture = event.target.closest?.(".map img");
     if (numbers === null || !picture?.naturalWidth) return;
     const { width, height } = props.value;
-    const box = picture.getBoundingClientRect(); // the picture stands in its middle, shrunk to fit but never enlarged
+    const box = picture.getBoundingClientRect(); // the image is centred, reduced to fit but never enlarged
     const pixel = Math.min(box.width / picture.naturalWidth, box.height / picture.naturalHeight, 1) * (picture.naturalWidth / width);
     const column = Math.floor((event.clientX - box.left - (box.width - width * pixel) / 2) / pixel);
     const row = Math.floor((event.clientY - box.top - (box.height - height * pixel) / 2) / pixel);
@@ -32,7 +32,7 @@ for (const kind of ["pointermove", "pointerdown"]) { // the second is for finger
   });
 }
 
-// Write what every map says at a pixel into its caption.
+// Write each map's value at a pixel into its caption.
 function read(column, row) {
   const { width, height, channels } = props.value;
   let position = row * width + column;

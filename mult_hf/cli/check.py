@@ -1,0 +1,47 @@
+"""Check a data set against its card.
+
+    mult-hf check DIR_OR_ID [--split S] [--samples N] [--sheet OUT.png]
+
+Reads the first samples of each split, decodes every map as the card says, and prints what is there and what looks wrong. The exit
+status is 1 if something looks wrong.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mult_hf.data.check import SHEET_ROWS, check
+
+from .arguments import check_bounds, flag, parse_arguments, positional
+
+
+@dataclass
+class CheckArguments:
+    """Which data are checked; each field is an argument."""
+
+    data: str = positional("local directory or Hub id of the data set", metavar="DIR_OR_ID")
+    split: str | None = flag(None, "split to check; all by default")
+    samples: int = flag(64, "rows to read of each split")
+    sheet: Path | None = flag(None, "write a contact sheet to this file", metavar="OUT.png")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {1: ["samples"]})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check a data set and print the findings; returns 1 if something looks wrong.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        ValueError: if the card or the data cannot be read.
+    """
+    arguments = parse_arguments(CheckArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf check")
+    findings = check(arguments.data, arguments.split, arguments.samples)
+    print(findings)
+    if arguments.sheet and findings.sheet is not None:
+        findings.sheet.save(arguments.sheet)
+        print(f"contact sheet of {min(SHEET_ROWS, findings.tasks['image'].rows)} samples: {arguments.sheet}")
+    return int(not findings.is_right)

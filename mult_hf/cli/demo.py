@@ -1,0 +1,390 @@
+"""Serve a page in the browser: an image in; every map with its legend, values under the mouse, a point cloud and raw maps out.
+
+    mult-hf demo
+    mult-hf demo --model me/mult --host 0.0.0.0 --max_side 512      # for others on the network, see docs/demo.md
+
+Everything about tasks comes from the model's own entries, so a model with a seventh task shows seven maps.
+"""
+
+import base64
+import gzip
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers import pipeline
+
+try:
+    import gradio as gr
+except ImportError as error:
+    raise ImportError(f'the demo needs Gradio ({error}); install it with: pip install "mult-hf[demo]"') from error
+
+from mult_hf import DEFAULT_CHECKPOINT, MultiTaskVisionPipeline, TaskSpec
+from mult_hf.evaluation.cards import public_name
+from mult_hf.inference.output import PredictionDirectory
+from mult_hf.inference.point_cloud import point_cloud, to_glb
+from mult_hf.model.images import read_image
+from mult_hf.model.visualization import color_limits, colorize
+
+from .arguments import check_bounds, flag, parse_arguments
+from .errors import CommandError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""Formats of uploads. Pillow reads more, some of which start other programs (EPS) or are rarely tested."""
+
+FIELDS_OF_VIEW = (20, 120)
+"""Range of the slider in degrees."""
+
+SHOWN_SIDE = 512
+"""Smaller maps are enlarged by a whole number up to this side, since the page shows no image above its own size."""
+
+COLUMNS = 3
+"""Maps in a row."""
+
+HOUR = 3600  # seconds
+
+# Names in transformers of the tasks that the point cloud needs.
+DEPTH = "depth-estimation"
+NORMALS = "normal-estimation"
+
+HINT = "Point at a map: every map's caption shows its value there."
+READER = Path(__file__).with_suffix(".js")
+STYLE = """
+.map img {cursor: crosshair}
+.chips {display: flex; flex-wrap: wrap; gap: 2px 10px; font-size: 12px; min-height: 18px; padding: 0 4px}
+.chips i {display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 4px; vertical-align: -1px}
+.chips img {flex: 1; height: 11px; min-width: 40px; border-radius: 2px; align-self: center; object-fit: fill}
+.tile {gap: 6px !important} .tile .html-container {padding: 0 4px !important}
+.map-caption {padding: 0 4px} .map-caption span {display: block}
+.map-caption span {color: var(--neutral-500); font-variant-numeric: tabular-nums}
+.map-caption output {display: inline; font-weight: bold; color: var(--body-text-color)}
+"""
+
+
+@dataclass
+class DemoArguments:
+    """Model, address and limits; each field is a flag, and a key of the file that `--config` names."""
+
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
+    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    host: str = flag("127.0.0.1", "address to listen at; 0.0.0.0 opens the page to everybody on the network, without a password")
+    port: int = flag(7860, "port to listen at; 0 takes a free one")
+    images: list[str] | None = flag(None, "files of images to offer as examples")
+    max_bytes: int = flag(20_000_000, "largest upload")
+    max_pixels: int = flag(50_000_000, "most pixels of an upload, read from its header before anything is unpacked")
+    max_side: int = flag(1024, "longer images are reduced to this longer side, which is then the maps' too")
+    max_points: int = flag(30_000, "most points of the point cloud")
+    field_of_view: float = flag(60.0, "horizontal field of view of the camera in degrees: the slider's first value")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {0: ["port"], 1: ["max_bytes", "max_pixels", "max_points"], 32: ["max_side"]})
+        if not FIELDS_OF_VIEW[0] <= self.field_of_view <= FIELDS_OF_VIEW[1]:
+            raise ValueError(f"--field_of_view is {self.field_of_view}; give {FIELDS_OF_VIEW[0]} to {FIELDS_OF_VIEW[1]} degrees")
+        missing = [path for path in self.images or [] if not Path(path).is_file()]
+        if missing:
+            raise ValueError(f"--images has {missing}, which do not exist; give paths of images")
+
+
+# Input
+
+
+def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
+    """An upload as an upright RGB picture of at most `max_side`.
+
+    Args:
+        path: of the file, `None` if there is none.
+        limits: in bytes and pixels.
+
+    Raises:
+        gr.Error: one sentence for the person who uploaded it.
+    """
+    if path is None:
+        raise refusal("There is no image yet: drop one, take one, or choose an example.")
+    size = Path(path).stat().st_size
+    if size > limits.max_bytes:
+        raise refusal(f"The file has {size:,} bytes; at most {limits.max_bytes:,} are allowed. Save it smaller.")
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
+            pixels = picture.width * picture.height  # from the header: nothing was unpacked yet
+            if pixels > limits.max_pixels:
+                raise refusal(f"The image has {picture.width:,} x {picture.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
+            image = read_image(picture, "The image")
+    except Image.DecompressionBombError:
+        raise refusal(f"The image claims a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
+    except Image.UnidentifiedImageError:
+        raise refusal(f"The file is empty or no image that can be read; allowed are {', '.join(FORMATS)}.") from None
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow and `read_image` raise on broken data
+        raise refusal(f"The image cannot be read: {error}.") from None
+    image.thumbnail((limits.max_side, limits.max_side))
+    return image
+
+
+def refusal(sentence: str) -> gr.Error:
+    """An error that the page shows, and the log does not."""
+    return gr.Error(sentence, print_exception=False)
+
+
+# Values and legends
+
+
+def class_names(spec: TaskSpec) -> list[str]:
+    """Names of a task's classes on the page; empty for a task of numbers."""
+    return [spec.class_names[number] if spec.class_names else f"class {number}" for number in range(spec.channels * spec.is_classification)]
+
+
+def numbers_file(maps: Mapping[str, np.ndarray]) -> bytes:
+    """The file that the page reads values from: the numbers of all maps in order, as little-endian float32 in gzip.
+
+    Each number is rounded to 13 of its 24 significant bits, since the page shows three decimal digits: that leaves about a fifth of the
+    bytes.
+
+    Args:
+        maps: (height, width) or (channels, height, width) by task.
+    """
+    numbers = np.concatenate([values.ravel() for values in maps.values()]).astype("<f4")
+    return gzip.compress(((numbers.view("<u4") + (1 << 10)) & ~np.uint32(0x7FF)).tobytes(), compresslevel=1)
+
+
+def caption(spec: TaskSpec) -> str:
+    """A task's name and unit, and the element that the page writes a value to, as HTML."""
+    return (
+        f"<div class='map-caption'><b>{escape(spec.name)}</b> "
+        f"<span><output data-task='{escape(spec.name)}'></output> {escape(spec.unit)}</span></div>"
+    )
+
+
+def legend_html(values: np.ndarray, spec: TaskSpec) -> str:
+    """The caption, and the meaning of the colours: the classes that occur, a colour scale, or the task's description."""
+    return f"{caption(spec)}<div class='chips'>{_colors_meaning(values, spec)}</div>"
+
+
+def _colors_meaning(values: np.ndarray, spec: TaskSpec) -> str:
+    if spec.is_classification:
+        return "".join(_chip(number, spec) for number in np.unique(values) if 0 <= number < spec.channels)
+    if spec.channels > 1:
+        return escape(spec.description)
+    low, high = color_limits(values)
+    data = io.BytesIO()
+    colorize(np.linspace(low, high, 128)[None], spec, (low, high)).save(data, "PNG")
+    return f"{low:.3g}<img alt='' src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>{high:.3g}"
+
+
+def _chip(class_id: int, spec: TaskSpec) -> str:
+    """A class's colour and name."""
+    color = colorize(np.array([[class_id]]), spec).getpixel((0, 0))
+    return f"<span><i style='background: rgb{color}'></i>{escape(class_names(spec)[class_id])}</span>"
+
+
+def enlargement(height: int, width: int) -> int:
+    """Pixels of an image on the page per pixel of the map, in each direction."""
+    return max(1, SHOWN_SIDE // max(height, width))
+
+
+def with_meaning(specs: Mapping[str, TaskSpec], meaning: str) -> str | None:
+    """Name of the first task that has this name in transformers, if any."""
+    return next((task for task, spec in specs.items() if spec.transformers_task == meaning), None)
+
+
+# The page
+
+
+class Shown(NamedTuple):
+    """What a visitor's page shows, kept for the slider.
+
+    Args:
+        image: (height, width, 3) uint8.
+        maps: (height, width) or (channels, height, width) by predicted task.
+    """
+
+    image: np.ndarray
+    maps: dict[str, np.ndarray]
+
+
+@dataclass
+class Demo:
+    """The functions that the page's events call.
+
+    Args:
+        predictor: the model.
+        arguments: limits.
+        folder: where files for visitors are written; the caller removes it.
+    """
+
+    predictor: MultiTaskVisionPipeline
+    arguments: DemoArguments
+    folder: Path
+
+    @property
+    def specs(self) -> dict[str, TaskSpec]:
+        """The model's tasks."""
+        return self.predictor.model.config.task_specs
+
+    def predict(self, path: str | None, tasks: list[str], field_of_view: float) -> list[Any]:
+        """New contents of all outputs of the page: what is shown, an image and a legend per task, values, point cloud, download."""
+        image = open_image(path, self.arguments)
+        tasks = [task for task in self.specs if task in tasks]
+        if not tasks:
+            raise refusal("No map is chosen: tick at least one.")
+        results = self.predictor(image, tasks=tasks)
+        shown = Shown(np.asarray(image), {task: result["prediction"].cpu().numpy() for task, result in results.items()})
+        tiles, zoom = [], enlargement(image.height, image.width)
+        for task, spec in self.specs.items():
+            ticked = task in results
+            picture = ImageOps.scale(results[task]["image"], zoom, Image.Resampling.NEAREST) if ticked else None
+            tiles.append(gr.update(value=picture, visible=ticked))
+            tiles.append(gr.update(value=legend_html(shown.maps[task], spec) if ticked else "", visible=ticked))
+        archive = self.archive(image, {task: result["prediction"] for task, result in results.items()})
+        return [shown, *tiles, self.readings(shown), self.view(shown, field_of_view), gr.update(value=archive, interactive=True)]
+
+    def readings(self, shown: Shown) -> dict[str, Any]:
+        """What `demo.js` reads values from: the file of [`numbers_file`], and the maps' size, names and channels in the file's order."""
+        height, width = shown.image.shape[:2]
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / "values.bin"
+        path.write_bytes(numbers_file(shown.maps))
+        channels = [(task, values.size // (height * width)) for task, values in shown.maps.items()]
+        return {"file": gr.FileData(path=str(path)).model_dump(), "height": height, "width": width, "channels": channels}
+
+    def view(self, shown: Shown | None, field_of_view: float) -> str | None:
+        """File of the point cloud, if depth was predicted and is known anywhere."""
+        depth, normals = (with_meaning(self.specs, meaning) for meaning in (DEPTH, NORMALS))
+        if shown is None or depth not in shown.maps:
+            return None
+        points = point_cloud(shown.maps[depth], shown.image, field_of_view, shown.maps.get(normals), self.arguments.max_points)
+        if not len(points.corners):
+            return None
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / "points.glb"
+        path.write_bytes(to_glb(points))
+        return str(path)
+
+    def archive(self, image: Image.Image, predictions: Mapping[str, Any]) -> str:
+        """ZIP of the maps as `mult-hf predict` writes them, with the card that they are read back by."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        directory = PredictionDirectory(folder / "maps", {task: self.specs[task] for task in predictions})
+        directory.claim(public_name(self.arguments.model), {}, overwrite=False)
+        directory.write("image", image, predictions)
+        path = shutil.make_archive(str(folder / "mult-maps"), "zip", folder / "maps")
+        shutil.rmtree(folder / "maps")
+        return path
+
+
+def build(demo: Demo) -> gr.Blocks:
+    """The page: input and values on the left, maps and point cloud on the right."""
+    with gr.Blocks(title="MulT", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)) as page:
+        shown = gr.State(time_to_live=HOUR)
+        # A directory by its last name only: visitors need not see paths of this machine.
+        gr.Markdown(f"### MulT: one image, one network, {len(demo.specs)} maps\nModel: `{public_name(demo.arguments.model)}`")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                image, tasks, button = controls(demo)
+                names = {task: class_names(spec) for task, spec in demo.specs.items() if spec.is_classification}
+                readings = gr.HTML(html_template=HINT, js_on_load=READER.read_text(), class_names=names, unknown="not known")
+                download = gr.DownloadButton("Download the raw maps (ZIP)", interactive=False)
+            with gr.Column(scale=3, min_width=600):
+                tiles = maps_grid(demo.specs)
+                with gr.Row(visible=with_meaning(demo.specs, DEPTH) is not None):
+                    view = gr.Model3D(label="Point cloud: drag to turn, wheel to zoom", height=300, scale=2, min_width=320)
+                    fov = gr.Slider(
+                        *FIELDS_OF_VIEW, demo.arguments.field_of_view, step=1, label="Horizontal field of view, degrees", min_width=240
+                    )
+        flat = [part for tile in tiles for part in tile]
+        # Only the page itself calls these functions: no public API. Progress and errors cover the values, not the image, which the
+        # visitor may want to replace.
+        button.click(
+            demo.predict, [image, tasks, fov], [shown, *flat, readings, view, download], api_visibility="private", show_progress_on=readings
+        )
+        fov.release(demo.view, [shown, fov], view, api_visibility="private")
+    return page
+
+
+def controls(demo: Demo) -> tuple[gr.Image, gr.CheckboxGroup, gr.Button]:
+    """The image, the choice of maps, and the button."""
+    image = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="Image", height=230)
+    # Gradio would open the file itself, before our limits and without a message for the visitor.
+    image.preprocess = lambda payload: None if payload is None else payload.path
+    if demo.arguments.images:
+        gr.Examples([[path] for path in demo.arguments.images], image)
+    tasks = gr.CheckboxGroup([*demo.specs], value=[*demo.specs], label="Maps")
+    return image, tasks, gr.Button("Predict", variant="primary")
+
+
+def maps_grid(specs: Mapping[str, TaskSpec]) -> list[tuple[gr.Image, gr.HTML]]:
+    """An image and a legend per task, several in a row."""
+    tiles, entries = [], [*specs.values()]
+    for first in range(0, len(entries), COLUMNS):
+        with gr.Row():
+            for spec in entries[first : first + COLUMNS]:
+                with gr.Column(min_width=180, elem_classes="tile"):
+                    picture = gr.Image(
+                        show_label=False,
+                        height=260,
+                        interactive=False,
+                        format="png",
+                        buttons=["fullscreen", "download"],
+                        elem_classes="map",
+                    )
+                    tiles.append((picture, gr.HTML(caption(spec), padding=False)))
+    return tiles
+
+
+def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
+    """Load the model and serve the page.
+
+    Args:
+        arguments: the flags.
+        folder: of uploads and predictions while the page is served.
+        options: of Gradio's `launch`, for tests.
+
+    Raises:
+        CommandError: if the model cannot be loaded, or the port cannot be opened.
+    """
+    try:
+        predictor = pipeline("multitask-vision", model=arguments.model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"--model is {arguments.model}, which cannot be loaded; give a directory or Hub id of a MulT model: {error}"
+        ) from None
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    page = build(Demo(predictor, arguments, folder))
+    try:
+        page.launch(
+            server_name=arguments.host,
+            server_port=arguments.port or None,
+            max_file_size=arguments.max_bytes,
+            share=False,
+            show_error=True,  # of errors that are not ours, too
+            state_session_capacity=32,  # visitors whose maps are kept in memory
+            ssr_mode=False,
+            footer_links=[],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts from elsewhere
+            css=STYLE,
+            **options,
+        )
+    except OSError as error:
+        raise CommandError(
+            f"--host {arguments.host} --port {arguments.port} cannot be listened at; take another --port, or 0 for a free one: {error}"
+        ) from None
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until interrupted.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        ValueError: on flags that are out of bounds.
+        CommandError: if the model cannot be loaded, or the port cannot be opened.
+    """
+    arguments = parse_arguments(DemoArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf demo")
+    with tempfile.TemporaryDirectory(prefix="mult-demo-") as folder:
+        launch(arguments, Path(folder))

@@ -1,0 +1,170 @@
+"""Export a model for one image size: ONNX, ONNX in 8 bits, torch.export; check each file, and measure its accuracy.
+
+    mult-hf export
+    mult-hf export --model me/mult --tasks depth normals --image_size 480 640 --results finished
+    mult-hf export --model outputs/mult-rooms --formats onnx int8 pt2 --dataset data/rooms-128 --split test
+
+Files are written to `--output_dir` and named after model and size; docs/export.md says how to use them.
+"""
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+
+from mult_hf import DEFAULT_CHECKPOINT, MulTImageProcessor, TaskSpec
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.compatibility import measured_specs
+from mult_hf.evaluation.loop import Evaluation, evaluate
+from mult_hf.evaluation.report import results_table
+from mult_hf.inference.export import FORMATS, Candidate, Exportable, ExportError, describe, files_of, load_exportable, trace, write
+from mult_hf.inference.predictor import Predictor
+from mult_hf.metrics import metrics_of
+from mult_hf.model.tasks import resolve_tasks
+
+from .arguments import check_bounds, flag, parse_arguments
+from .errors import CommandError
+
+
+@dataclass
+class ExportArguments:
+    """What is exported and how; each field is a flag."""
+
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
+    tasks: list[str] | None = flag(None, "names of tasks to export; all of the model by default")
+    image_size: list[int] | None = flag(None, "side, or height and width, of the images in pixels; the model's processor's by default")
+    results: Literal["predictions", "finished"] = flag(
+        "predictions", "predictions as from the model, with logits of classes; or finished: class ids, values within the task's range"
+    )
+    formats: list[str] = flag(["onnx"], "any of onnx, int8 (ONNX with 8-bit matrix products, made from onnx) and pt2 (torch.export)")
+    dataset: str | None = flag(None, "local directory or Hub id of data to measure the files on; not measured by default")
+    split: str = flag("test", "split of the data set")
+    max_samples: int | None = flag(None, "measure on this many rows from the beginning; on all by default")
+    cpu_threads: int | None = flag(None, "threads of PyTorch and ONNX Runtime; all cores by default")
+    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    output_dir: Path = flag(Path("outputs/export"), "directory of the files")
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats:
+            raise ValueError(f"--formats is {self.formats}; give at least one of {', '.join(FORMATS)}")
+        if "int8" in self.formats and "onnx" not in self.formats:
+            raise ValueError(f"--formats is {self.formats}; int8 is made from the ONNX file, so add onnx")
+        if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
+            raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
+        if self.dataset is not None and self.results == "finished":
+            raise ValueError(f"--dataset {self.dataset} measures predictions at the labels' sizes; export with --results predictions")
+        check_bounds(self, {1: ["max_samples", "cpu_threads"]})
+
+
+@torch.no_grad()
+def seconds_per_image(predictor: Predictor, size: tuple[int, int], runs: int = 10) -> float:
+    """Median of several runs of one image, after two that are not timed."""
+    pixel_values, seconds = torch.zeros(1, 3, *size), []
+    for _ in range(2 + runs):
+        start = time.perf_counter()
+        predictor(pixel_values)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def files_table(candidates: dict[str, Candidate], size: tuple[int, int]) -> str:
+    """Markdown table of sizes, differences and times."""
+    lines = ["| | file | MB | largest difference | s per image |", "|---|---|---|---|---|"]
+    for name, each in candidates.items():
+        file = "- | -" if each.path is None else f"{each.path.name} | {sum(file.stat().st_size for file in files_of(each.path)) / 1e6:.1f}"
+        lines.append(f"| {name} | {file} | {each.difference:.1e} | {seconds_per_image(each.predictor, size):.4f} |")
+    return "\n".join(lines)
+
+
+def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> str:
+    """Markdown table of each candidate's metrics on the split, and of how much the files lose, task by task.
+
+    Raises:
+        ValueError: if model and data share no task, or define one differently.
+    """
+    specs = measured_specs(exportable.specs, resolve_tasks(load_task_entries(arguments.dataset)))
+    entries = [spec.to_dict() for spec in specs.values()]
+    size = {"height": facts["height"], "width": facts["width"]}
+    processor = MulTImageProcessor.from_pretrained(arguments.model, tasks=entries, size=size, do_resize=True)
+    dataset = load_rows(arguments.dataset, split=arguments.split)
+    if arguments.max_samples is not None:
+        dataset = dataset.select(range(min(len(dataset), arguments.max_samples)))
+    predictors = {name: each.predictor for name, each in candidates.items()}
+    evaluations = evaluate(predictors, dataset, MultiTaskCollator(processor), Accelerator(cpu=True), per_image=False)
+    came = f"{len(dataset)} images of the split {arguments.split}, each predicted once, as it is (no flip):"
+    return f"{came}\n\n{results_table(evaluations)}\n\n{losses_table(evaluations, specs)}"
+
+
+def losses_table(evaluations: Mapping[str, Evaluation], specs: Mapping[str, TaskSpec]) -> str:
+    """Markdown table of what each file loses against PyTorch in each task's first metric, in percent of PyTorch's value.
+
+    Args:
+        evaluations: by name; PyTorch's is the first.
+        specs: the tasks that were measured.
+    """
+    (name, before), *files = ((name, each.compute()) for name, each in evaluations.items())
+    lines = [
+        f"Loss against {name} in percent of its value, by each task's first metric; above 0 is worse, - is unknown:",
+        "",
+        f"| task | metric | {name} | {' | '.join(f'{file} loses' for file, _ in files)} |",
+        "|---|---|---" + "|---" * len(files) + "|",
+    ]
+    for task, spec in specs.items():
+        key, metric = next(iter(metrics_of(spec).items()))
+        losses = [-gain_over(after, before, {task: spec}) for _, after in files]
+        cells = ["-" if math.isnan(loss) else f"{round(loss, 2) + 0.0:+.2f} %" for loss in losses]  # + 0.0: no "-0.00"
+        lines.append(f"| {task} | {metric.title(spec)} | {metric.format(before[f'{task}/{key}'])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, trace once, write and check each file, measure.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        ValueError: on flags, a model or data that do not fit each other.
+        CommandError: if the model cannot be exported, or a file predicts something else.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(ExportArguments, argv, __doc__.split("\n")[0], prog="mult-hf export")
+    torch.set_num_threads(arguments.cpu_threads or os.cpu_count() or 1)
+    exportable = load_exportable(arguments.model, arguments.tasks, arguments.results)
+    facts = describe(exportable, MulTImageProcessor.from_pretrained(arguments.model), arguments.image_size)
+    try:
+        candidates = write_files(exportable, facts, arguments)
+    except ExportError as error:
+        raise CommandError(str(error)) from error
+    print(files_table(candidates, (facts["height"], facts["width"])))
+    if arguments.dataset is not None:
+        print("\n" + accuracy_table(candidates, exportable, facts, arguments))
+
+
+def write_files(exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> dict[str, Candidate]:
+    """Trace the model, and write every format; returns PyTorch and the files by name.
+
+    Raises:
+        ExportError: if the model cannot be traced, or a file predicts something else.
+    """
+    size = (facts["height"], facts["width"])
+    # Eager attention: ONNX makes twice the nodes of torch's fused attention.
+    program = trace(load_exportable(arguments.model, arguments.tasks, arguments.results, attention="eager"), size)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    parts = [Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"]
+    stem = arguments.output_dir / "-".join(parts)
+    candidates = {"PyTorch": Candidate(exportable)}
+    for name in (name for name in FORMATS if name in arguments.formats):
+        candidates[name] = write(name, exportable, program, facts, stem, arguments.cpu_threads)
+    return candidates

@@ -1,0 +1,107 @@
+"""The command `mult-hf`, also as `python -m mult_hf`.
+
+    mult-hf predict --model me/mult --inputs images
+    accelerate launch --num_processes 2 -m mult_hf train --dataset my-rooms
+
+`mult-hf COMMAND --help` lists the flags of a command.
+"""
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .errors import CommandError, OneLineParser
+
+MAX_MESSAGE = 500
+"""Longest error message in characters; `--debug` shows all of it."""
+
+USER_ERRORS = (CommandError, ValueError, OSError, ImportError)
+"""What wrong flags, missing files, broken data and missing packages raise: shown as one line. All else is a bug and keeps its traceback."""
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Args:
+        module: has `main(argv) -> int | None`; imported when the command runs.
+        summary: one line for `mult-hf --help`.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "predict": Command("mult_hf.cli.predict", "predict maps of images, videos and data sets"),
+    "train": Command("mult_hf.cli.train", 'train on a data set of the schema (needs "mult-hf[train]")'),
+    "evaluate": Command("mult_hf.cli.evaluate", 'measure a model on a data set (needs "mult-hf[train]")'),
+    "export": Command("mult_hf.cli.export", 'write and check ONNX (float32, int8) and torch.export files (needs "mult-hf[export]")'),
+    "demo": Command("mult_hf.cli.demo", 'serve a page that predicts maps in the browser (needs "mult-hf[demo]")'),
+    "check": Command("mult_hf.cli.check", 'check a data set against its card (needs "mult-hf[data]")'),
+    "render rooms": Command("mult_hf.cli.render_rooms", 'render indoor scenes with exact maps (needs "mult-hf[rooms]")'),
+    "render doom": Command("mult_hf.cli.render_doom", 'render views of Freedoom levels with exact maps (needs "mult-hf[doom]")'),
+    "convert": Command("mult_hf.cli.convert", 'read or convert a downloaded benchmark (needs "mult-hf[data]")'),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the command and its flags; those of this process by default. `--debug`, anywhere among them, shows tracebacks.
+
+    Returns:
+        the exit status: that of the command; 2 after an error that the user can mend, and 130 after an interrupt.
+    """
+    argv = sys.argv[1:] if argv is None else [*argv]
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    name, rest = _split(argv)
+    try:
+        return importlib.import_module(COMMANDS[name].module).main(rest) or 0
+    except KeyboardInterrupt:
+        print(f"mult-hf {name}: interrupted", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        if debug:
+            traceback.print_exc()
+        print(f"mult-hf {name}: error: {_one_line(error, limit=None if debug else MAX_MESSAGE)}", file=sys.stderr)
+        return 2
+
+
+def _split(argv: list[str]) -> tuple[str, list[str]]:
+    """(name of the command, what follows it); exits on `--help`, `--version`, and names that do not exist."""
+    name = next((name for name in COMMANDS if name.split() == argv[: len(name.split())]), None)
+    if name is not None:
+        return name, argv[len(name.split()) :]
+    parser = _parser()
+    parser.parse_args(argv[:1])  # --help, --version, or nothing at all
+    return parser.error(f"there is no command {' '.join(argv[:2])!r}; choose from: {', '.join(COMMANDS)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="mult-hf",
+        description="Several dense maps of one image from one network: predict, train, evaluate, export, show, and make data.",
+        epilog="commands:\n" + "\n".join(f"  {name:14}{command.summary}" for name, command in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", help="see below; COMMAND --help lists its flags")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; goes anywhere on the line")
+    parser.add_argument("--version", action="version", version=f"mult-hf {_version()}")
+    return parser
+
+
+def _version() -> str:
+    from mult_hf import __version__
+
+    return __version__
+
+
+def _one_line(error: BaseException, limit: int | None) -> str:
+    """The message of an error without line breaks, or the name of its class if it has none."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if limit is None or len(message) <= limit else f"{message[: limit - 30]} ... (--debug shows it all)"

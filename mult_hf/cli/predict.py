@@ -1,0 +1,180 @@
+"""Predict maps of images, videos and data sets, and write them as files that read back in their units.
+
+    mult-hf predict --model outputs/mult-rooms --inputs images clip.mp4 --output_dir outputs/predictions
+    mult-hf predict --model me/mult --inputs 'scans/**/*.tif' --tile 512
+    accelerate launch -m mult_hf predict --model me/mult --dataset me/rooms --split test --flip
+
+Written to `--output_dir`: `maps/TASK/NAME.png` (or .npz), `panels/NAME.jpg`, and a `README.md` whose header says how each map is stored
+(docs/prediction.md). The same command continues an interrupted run. Inputs that fail are listed at the end with their reasons, and the
+exit status is then 1.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.data.schema import load_rows
+from mult_hf.evaluation.cards import public_name
+from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
+from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
+from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
+from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
+from mult_hf.inference.tiling import tiled
+
+from .arguments import check_bounds, flag, parse_arguments
+
+OWN_SIZE = "own"
+"""Value of --image_size for images at their own size."""
+
+MAX_REASON = 300
+"""Longest reason of a failed input in characters."""
+
+
+@dataclass
+class PredictionArguments:
+    """What is predicted and how; each field is a flag, and a key of the file that `--config` names."""
+
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
+    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    # Inputs
+    inputs: list[str] | None = flag(None, "images, videos, folders (searched recursively), and quoted patterns with * and **")
+    dataset: str | None = flag(None, "in place of inputs: local directory or Hub id of a data set with a column `image`")
+    split: str = flag("test", "split of the data set")
+    frame_step: int = flag(1, "of a video every frame whose number is a multiple of this")
+    tasks: list[str] | None = flag(None, "names of tasks to predict; all of the model by default")
+    # Method
+    image_size: list[str] | None = flag(
+        None, "side, or height and width, that images are resized to for the model; `own` keeps their sizes; "
+        "by default the size of the model's processor, or their own with --tile"
+    )  # fmt: skip
+    tile: int | None = flag(None, "side of overlapping tiles that images are cut into, in pixels; not cut by default")
+    flip: bool = flag(False, "average with the predictions of the mirrored image")
+    batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
+    num_workers: int = flag(0, "processes that read images, for each process that predicts")
+    cpu_threads: int | None = flag(None, "threads per process without accelerator; all cores, shared, by default")
+    # Outputs
+    output_dir: Path = flag(Path("outputs/predictions"), "directory of all outputs")
+    panels: bool = flag(True, "write each image beside its maps as one JPEG")
+    keep_images: bool = flag(False, "write the images, too, so that the directory is a data set to train on")
+    overwrite: bool = flag(False, "first remove the predictions of an earlier run with other settings")
+
+    def __post_init__(self) -> None:
+        if (self.inputs is None) == (self.dataset is None):
+            raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
+        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads"]})
+        size = self.image_size
+        if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(word.isdigit() and int(word) >= MIN_SIDE for word in size)):
+            raise ValueError(f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels, or `{OWN_SIZE}`")
+
+    @property
+    def resizing(self) -> dict[str, Any]:
+        """Keywords in which the processor differs from the model's own."""
+        if self.image_size == [OWN_SIZE] or (self.image_size is None and self.tile is not None):
+            return {"do_resize": False}
+        return {} if self.image_size is None else {"size": {"height": int(self.image_size[0]), "width": int(self.image_size[-1])}}
+
+
+def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePrediction, MulTImageProcessor]:
+    """Load the model and its processor.
+
+    Raises:
+        ValueError: if the model lacks a task that was asked for.
+    """
+    model = MulTForMultiTaskDensePrediction.from_pretrained(arguments.model).eval()
+    missing = [task for task in arguments.tasks or [] if task not in model.task_names]
+    if missing:
+        raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
+    return model, MulTImageProcessor.from_pretrained(arguments.model, tasks=model.config.tasks, **arguments.resizing)
+
+
+def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[Source, str]:
+    """Open the inputs; returns them and a description of what their names are relative to."""
+    if arguments.dataset is not None:
+        with accelerator.main_process_first():
+            return RowSource(load_rows(arguments.dataset, arguments.split)), f"{arguments.dataset}, {arguments.split}"
+    found = find_files(arguments.inputs, leave_out=arguments.output_dir)
+    if found.ignored:
+        counts = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.ignored.most_common())
+        accelerator.print(f"files in folders that are neither images nor videos: {counts}")
+    return FileSource(found, arguments.frame_step), str(found.root).replace(str(Path.home()), "~")
+
+
+def make_predictor(arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction) -> Predictor:
+    """Make the predictor that the flags ask for. Images that are cut into tiles stay on their device; the tiles go to the model's."""
+    augmentation = TestTimeAugmentation(flip=True) if arguments.flip else None
+
+    def on_device(pixel_values: Tensor) -> dict[str, Tensor]:
+        return predict(model, pixel_values.to(model.device), augmentation, arguments.tasks)
+
+    return on_device if arguments.tile is None else tiled(on_device, model.config.task_specs, arguments.tile, arguments.batch_size)
+
+
+def prediction_settings(
+    arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction, processor: MulTImageProcessor, origin: str
+) -> dict[str, Any]:
+    """Plain values that the predictions depend on; a directory holds predictions of one set of them."""
+    return {
+        "weights": digest(model),
+        "configuration": digest_of_values(model.config.to_dict()),
+        "preprocessing": digest_of_values(processor.to_dict()),
+        "names_below": origin,
+        "image_size": [processor.size["height"], processor.size["width"]] if processor.do_resize else OWN_SIZE,
+        "tile": arguments.tile,
+        "flip": arguments.flip,
+    }
+
+
+def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
+    """One line per failed input, and one of totals."""
+    failed = sorted(each for outcome in outcomes for each in outcome.failed)
+    lines = [_printable(f"not predicted: {name}: {' '.join(reason.split())[:MAX_REASON]}") for name, reason in failed]
+    done, skipped = sum(each.done for each in outcomes), sum(each.skipped for each in outcomes)
+    return "\n".join([*lines, f"written to {output_dir}: {done} predicted, {skipped} predicted before, {len(failed)} failed"])
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that are no text, which no stream prints."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Find, predict, write; returns 1 if an input failed.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        ValueError: on flags, inputs, a model or an output directory that do not fit each other.
+        OSError: if the model cannot be loaded, or the disk is full.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(PredictionArguments, argv, __doc__.split("\n")[0], prog="mult-hf predict")
+    accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    model, processor = load_model(arguments)
+    source, origin = open_source(arguments, accelerator)
+    specs = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
+    directory = PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images)
+    predictor = make_predictor(arguments, model.to(accelerator.device))
+    if accelerator.is_main_process:
+        settings = prediction_settings(arguments, model, processor, origin)
+        directory.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)
+    accelerator.wait_for_everyone()
+
+    run = PredictionRun(predictor, processor, directory, 1 if arguments.tile else arguments.batch_size, arguments.num_workers)
+    outcomes = gather_object([run(source, accelerator.process_index, accelerator.num_processes)])
+    if accelerator.is_main_process and arguments.keep_images:
+        directory.write_metadata()
+    accelerator.print(summarize(outcomes, arguments.output_dir))
+    accelerator.end_training()
+    return int(any(outcome.failed for outcome in outcomes))

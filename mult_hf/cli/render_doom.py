@@ -1,0 +1,52 @@
+"""Render views of Freedoom levels with six dense maps.
+
+    mult-hf render doom OUT --levels all --views 1000 --size 128 --seed 0
+
+The same command continues an interrupted run; finished files are kept.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mult_hf.data.synthetic.doom.levels import select_levels
+from mult_hf.data.synthetic.doom.writing import Rendering, write_dataset
+
+from .arguments import flag, parse_arguments, positional
+
+
+@dataclass
+class DoomArguments:
+    """What is rendered; each field is an argument."""
+
+    output_dir: Path = positional("directory of the data set, made if it does not exist")
+    levels: list[str] = flag(["all"], "levels (E1M1 .. E4M9, MAP01 .. MAP32), splits, or all")
+    views: int = flag(1000, "views of all levels together")
+    size: int = flag(128, "height and width in pixels")
+    seed: int = flag(0, "seed of places, headings and fields of view")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Render the data set and print which levels gave fewer views than asked for.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        ValueError: on levels or numbers that cannot be rendered, or a directory of other settings.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(DoomArguments, argv, __doc__.split("\n")[0], prog="mult-hf render doom")
+    rendering = Rendering(select_levels(arguments.levels), arguments.views, arguments.size, arguments.seed)
+    # A scheduler's SIGTERM must unwind the stack like an interrupt, or the engine, a process of its own, would stay alive.
+    earlier = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        rows = write_dataset(arguments.output_dir, rendering)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    short = [f"{level} {rows[level]} of {count}" for level, count in rendering.views_by_level().items() if rows[level] < count]
+    if short:
+        print(f"fewer views than asked for, no more good places found: {', '.join(short)}", file=sys.stderr)
+    print(f"{sum(rows.values())} views in {arguments.output_dir}")

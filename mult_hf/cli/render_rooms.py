@@ -1,0 +1,73 @@
+"""Render procedural rooms with six dense maps into a directory that `datasets.load_dataset` reads.
+
+    mult-hf render rooms OUT --rooms 100 --views 6 --size 128
+
+The same command continues an interrupted run; finished files are kept.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mult_hf.data.synthetic.rooms import variants
+
+from .arguments import flag, parse_arguments, positional
+from .errors import CommandError
+
+
+@dataclass
+class RoomsArguments:
+    """What is rendered; each field is an argument."""
+
+    output_dir: Path = positional("directory of the data set, made if it does not exist")
+    rooms: int = flag(100, "rooms in all splits together")
+    validation_rooms: int | None = flag(None, "rooms of the validation split; a tenth by default")
+    test_rooms: int | None = flag(None, "rooms of the test split; a tenth by default")
+    views: int = flag(6, "images of each room")
+    size: int = flag(128, "height and width in pixels")
+    spp: int = flag(8, "light paths per pixel, before denoising")
+    seed: int = flag(0, "seed of the first room; the others follow by one")
+    num_proc: int = flag(1, "processes; one already uses every core")
+    rooms_per_shard: int = flag(20, "rooms in one file; an interruption loses at most one file's work")
+    variant: str = flag(variants.AUTO, "variant of Mitsuba", choices=variants.VARIANTS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Render the data set; returns 130 after an interrupt.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        ValueError: on numbers that cannot be rendered, or a directory of other settings.
+        CommandError: if no variant of Mitsuba runs.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(RoomsArguments, argv, __doc__.split("\n")[0], prog="mult-hf render rooms")
+    # These load the renderer, which `--help` does not need.
+    from mult_hf.data.synthetic.rooms.settings import RoomsSettings
+    from mult_hf.data.synthetic.rooms.writing import write_dataset
+
+    try:
+        variant, library = variants.choose_variant(arguments.variant)
+        print(f"rendering with {variant}" + (f" ({library})" if library else ""), file=sys.stderr)
+        a_tenth = arguments.rooms // 10
+        settings = RoomsSettings(
+            rooms=arguments.rooms,
+            validation_rooms=a_tenth if arguments.validation_rooms is None else arguments.validation_rooms,
+            test_rooms=a_tenth if arguments.test_rooms is None else arguments.test_rooms,
+            views=arguments.views,
+            size=arguments.size,
+            samples_per_pixel=arguments.spp,
+            seed=arguments.seed,
+            rooms_per_shard=arguments.rooms_per_shard,
+            variant=variant,
+        )
+        write_dataset(arguments.output_dir, settings, library, arguments.num_proc)
+    except RuntimeError as error:
+        raise CommandError(str(error)) from error
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,269 @@
+"""Models as files for other runtimes: ONNX in float32 and in 8 bits, and `torch.export`; each file is checked against PyTorch.
+
+Every file takes `pixel_values` (batch, 3, height, width) float32, any batch of one height and width, and returns one map per task under
+the task's name. Size, normalisation and the tasks' entries are stored inside, so that it runs without this package (docs/export.md).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+try:
+    import onnxruntime
+    import onnxscript  # noqa: F401  torch.onnx needs it, and would raise only after minutes of tracing
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+except ImportError as error:
+    raise ImportError(f'exporting needs onnx, onnxscript and onnxruntime ({error}); pip install "mult-hf[export]"') from error
+
+from mult_hf.model.image_processing_mult import MulTImageProcessor
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.tasks import TaskSpec
+
+from .predictor import Predictor
+
+METADATA = "mult_hf"
+"""Key of the JSON object inside each file."""
+
+CHECKED_BATCHES = (1, 3)
+"""Neither is the batch that is traced, so that a batch size that was fixed by mistake is found."""
+
+TOLERANCE = 1e-4
+"""Largest difference of a float32 file from PyTorch, in the units of the predictions: rounding in another order of operations."""
+
+
+class ExportError(RuntimeError):
+    """A model that cannot be exported, or a file that predicts something else than the model."""
+
+
+class Exportable(nn.Module):
+    """A model as a function of `pixel_values` alone.
+
+    Args:
+        model: in evaluation mode.
+        tasks: names of the tasks to predict.
+        results: `"predictions"`, or `"finished"` as `post_process` of the image processor finishes them.
+    """
+
+    def __init__(self, model: MulTForMultiTaskDensePrediction, tasks: list[str], results: str) -> None:
+        super().__init__()
+        specs = model.config.task_specs
+        self.model, self.specs, self.results = model, {task: specs[task] for task in tasks}, results
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """(batch, 3, height, width) -> per task (batch, channels, height, width), or (batch, height, width) class ids."""
+        predictions = self.model(pixel_values, tasks=list(self.specs)).predictions
+        return {task: RESULTS[self.results](predictions[task], spec) for task, spec in self.specs.items()}
+
+
+def finished(prediction: Tensor, spec: TaskSpec) -> Tensor:
+    """Class ids (batch, height, width) int64; or (batch, channels, height, width) within the task's range, in its unit."""
+    if spec.is_classification:
+        return prediction.argmax(dim=1)
+    return prediction if spec.value_range is None else prediction.clamp(*spec.value_range)
+
+
+RESULTS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {"predictions": lambda prediction, spec: prediction, "finished": finished}
+
+
+def load_exportable(
+    name_or_path: str, tasks: Iterable[str] | None = None, results: str = "predictions", attention: str | None = None
+) -> Exportable:
+    """Load a model in float32, without the decoders that the wanted tasks do not need.
+
+    Args:
+        name_or_path: directory or Hub id.
+        tasks: names of the tasks to export; all by default.
+        results: see [`Exportable`].
+        attention: name of the attention function, as for `from_pretrained`.
+
+    Raises:
+        ValueError: on a task that the model does not have.
+    """
+    model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attention).eval()
+    wanted = model.mult.requested_tasks(tasks)
+    for task in set(model.task_names) - {*wanted, model.config.reference_task}:
+        model.remove_task(task)
+    return Exportable(model, wanted, results).eval()
+
+
+def describe(exportable: Exportable, processor: MulTImageProcessor, image_size: Sequence[int] | None = None) -> dict[str, Any]:
+    """Facts that a user of the file needs, as plain values; its pixel values are `(rgb * rescale_factor - image_mean) / image_std`.
+
+    Args:
+        exportable: the model.
+        processor: of the model.
+        image_size: side, or height and width, in pixels; the processor's size by default.
+
+    Raises:
+        ValueError: if no size is given, and the processor has no fixed one.
+    """
+    size = image_size or [processor.size[side] for side in ("height", "width") if side in processor.size]
+    if not size:
+        raise ValueError(f"the processor makes images of size {dict(processor.size)}; choose one with --image_size")
+    return {
+        "height": size[0],
+        "width": size[-1],
+        "resample": int(processor.resample),  # of resizing, by PIL's number
+        "rescale_factor": processor.rescale_factor if processor.do_rescale else 1.0,
+        "image_mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
+        "image_std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
+        "results": exportable.results,
+        "tasks": {task: spec.to_dict() for task, spec in exportable.specs.items()},
+    }
+
+
+@torch.no_grad()
+def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.ExportedProgram:
+    """Trace the model as a graph, for any batch of images of this (height, width).
+
+    Raises:
+        ExportError: if the model cannot be traced. Every decoder can, so the backbone is named.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        program = torch.export.export(exportable, (torch.zeros(2, 3, *size),), dynamic_shapes={"pixel_values": {0: batch}}, strict=False)
+    except Exception as error:  # torch has no common class for these errors
+        backbone = type(exportable.model.mult.backbone).__name__
+        raise ExportError(
+            f"a model with a {backbone} encoder could not be exported at {size[0]} x {size[1]} pixels; Swin encoders can: {error}"
+        ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # megabytes of lines of code and of paths of this machine
+    return program
+
+
+# --- files ----------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
+    """Write ONNX in float32. Above 2 GB, protobuf's limit, the weights are in a second file beside it."""
+    names = {"input_names": ["pixel_values"], "output_names": list(facts["tasks"]), "dynamic_shapes": {"pixel_values": {0: "batch"}}}
+    exported = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+    for node in exported.model.graph:
+        node.metadata_props.clear()  # source positions, larger than the weights of a small model
+    exported.model.metadata_props[METADATA] = json.dumps(facts)
+    path = stem.with_name(f"{stem.name}.onnx")
+    exported.save(path)
+    return path
+
+
+def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
+    """Write ONNX with linear layers in 8 bits: one scale per channel of the weights, and activations scaled at run time.
+
+    Attention maps, norms and convolutions (the first layer, the trunk of mtan) stay in float32.
+    """
+    path = stem.with_name(f"{stem.name}.int8.onnx")
+    source = stem.with_name(f"{stem.name}.onnx")
+    quantize_dynamic(source, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+    return path
+
+
+def write_pt2(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
+    """Write a file for PyTorch without this package: `torch.export.load(path).module()(pixel_values)`."""
+    path = stem.with_name(f"{stem.name}.pt2")
+    torch.export.save(program, path, extra_files={METADATA: json.dumps(facts)})
+    return path
+
+
+def onnx_predictor(path: Path, threads: int | None) -> Predictor:
+    """Open a file in ONNX Runtime on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: all cores
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda pixel_values: dict(zip(names, map(torch.from_numpy, session.run(names, {"pixel_values": pixel_values.numpy()}))))
+
+
+def pt2_predictor(path: Path, threads: int | None) -> Predictor:
+    """Open a file in PyTorch, whose threads are those of the whole process."""
+    return torch.export.load(path).module()
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a file is written and run, and the largest allowed difference of its maps from PyTorch's; None allows any."""
+
+    write: Callable[[torch.export.ExportedProgram, dict[str, Any], Path], Path]
+    predictor: Callable[[Path, int | None], Predictor]
+    tolerance: float | None = TOLERANCE
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(write_onnx, onnx_predictor),
+    "int8": Format(write_int8, onnx_predictor, tolerance=None),
+    "pt2": Format(write_pt2, pt2_predictor),
+}
+"""In the order in which they are written: `int8` is made from the file of `onnx`."""
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Candidate:
+    """PyTorch itself, or a file that was written.
+
+    Args:
+        predictor: runs it.
+        path: of the file; None for PyTorch.
+        difference: largest one from PyTorch.
+    """
+
+    predictor: Predictor
+    path: Path | None = None
+    difference: float = 0.0
+
+
+@torch.no_grad()
+def largest_difference(predictor: Predictor, reference: Predictor, size: tuple[int, int]) -> float:
+    """Over random images and all tasks: the largest difference of values, and the largest share of pixels of another class."""
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for batch in CHECKED_BATCHES:
+        pixel_values = torch.randn(batch, 3, *size, generator=generator)
+        expected, came = reference(pixel_values), predictor(pixel_values)
+        for task, maps in expected.items():
+            difference = (came[task] - maps).abs() if maps.is_floating_point() else (came[task] != maps).float().mean()
+            differences.append(difference.max())
+    return torch.stack(differences).max().item()  # NaN if any is
+
+
+def write(
+    name: str, exportable: Predictor, program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path, threads: int | None
+) -> Candidate:
+    """Write a file and check it; one that differs too much from the model is deleted.
+
+    Args:
+        name: of the format, a key of [`FORMATS`].
+        exportable: the model.
+        program: the traced model.
+        facts: as from [`describe`].
+        stem: path of the file without its suffix.
+        threads: of the runtime; all cores if None.
+
+    Raises:
+        ExportError: if the file was deleted.
+    """
+    kind = FORMATS[name]
+    path = kind.write(program, facts, stem)
+    predictor = kind.predictor(path, threads)
+    difference = largest_difference(predictor, exportable, (facts["height"], facts["width"]))
+    if kind.tolerance is not None and not difference <= kind.tolerance:
+        for file in files_of(path):
+            file.unlink()
+        raise ExportError(f"{path} differed from PyTorch by {difference:.2g}, more than {kind.tolerance:g}, and was deleted")
+    return Candidate(predictor, path, difference)
+
+
+def files_of(path: Path) -> list[Path]:
+    """An exported file, and that of its weights if there is one."""
+    return [file for file in (path, path.with_name(f"{path.name}.data")) if file.exists()]
+
+
+__all__ = ["FORMATS", "Candidate", "ExportError", "Exportable", "describe", "files_of", "load_exportable", "trace", "write"]

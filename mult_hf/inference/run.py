@@ -1,0 +1,149 @@
+"""Predict a stream of images batch by batch and write the maps; an input that fails does not stop the others."""
+
+import errno
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from mult_hf.model.image_processing_mult import MulTImageProcessor
+
+from .output import PredictionDirectory
+from .predictor import Predictor
+from .sources import FailedInput, ImageStream, SkippedInput, Source, by_size
+
+MIN_SIDE = 32
+"""Smallest height and width in pixels that the model takes: the encoder's coarsest step."""
+
+FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+"""Errors of writing that concern every following image, too, and end the run."""
+
+
+class PreparedImage(NamedTuple):
+    """An image that was read.
+
+    Args:
+        name: of its predictions.
+        image: RGB.
+        pixel_values: input of the model, (3, height, width).
+    """
+
+    name: str
+    image: Image.Image
+    pixel_values: Tensor
+
+
+@dataclass
+class Outcomes:
+    """What happened to the inputs of one process.
+
+    Args:
+        done: number of images whose files were written.
+        skipped: number of images whose files existed.
+        failed: the others, with their reasons.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[FailedInput] = field(default_factory=list)
+
+
+@dataclass
+class PredictionRun:
+    """Predicts the share of one process.
+
+    Args:
+        predictor: the model.
+        processor: makes its input, and maps of its predictions.
+        directory: where the files go.
+        batch_size: images of one size per batch.
+        num_workers: processes that read images.
+    """
+
+    predictor: Predictor
+    processor: MulTImageProcessor
+    directory: PredictionDirectory
+    batch_size: int = 1
+    num_workers: int = 0
+
+    def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
+        """Predict every `processes`-th image.
+
+        Args:
+            source: all images, the same in every process.
+            process: number of this process; the first one shows a progress bar.
+            processes: number of processes.
+
+        Raises:
+            OSError: if the disk is full or cannot be written to.
+        """
+        stream = ImageStream(source, partial(prepare, self.processor), self.directory.is_finished, process, processes)
+        loader = DataLoader(stream, batch_size=None, num_workers=self.num_workers)
+        outcomes = Outcomes()
+        total = len(source) // processes  # of videos only an estimate
+        with tqdm(total=total, desc="predicting", unit="image", disable=process > 0) as bar:
+            for images in by_size(_to_predict(loader, outcomes, bar), self.batch_size):
+                failed = self._predict_batch(images)
+                outcomes.done += len(images) - len(failed)
+                outcomes.failed += failed
+                bar.update(len(images))
+        return outcomes
+
+    def _predict_batch(self, images: list[PreparedImage]) -> list[FailedInput]:
+        """Predict images of one size and write their maps; returns those that failed."""
+        try:
+            predictions = self.predictor(torch.stack([image.pixel_values for image in images]))
+        except Exception as error:  # such as too little memory; alone, the other images may fit
+            if len(images) == 1:
+                return [FailedInput.from_error(images[0].name, error)]
+            return [failed for image in images for failed in self._predict_batch([image])]
+        failed = []
+        for number, image in enumerate(images):  # one at a time, since maps may be much larger than predictions
+            try:
+                self._write(image, {task: maps[number : number + 1] for task, maps in predictions.items()})
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in FULL_DISK:
+                    raise
+                failed.append(FailedInput.from_error(image.name, error))
+        return failed
+
+    def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
+        """Write the maps of one image, predicted as (1, channels, height, width), at the image's own size."""
+        (maps,) = self.processor.post_process(predictions, [(image.image.height, image.image.width)])
+        self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()})
+
+
+def prepare(processor: MulTImageProcessor, name: str, image: Image.Image) -> PreparedImage:
+    """Turn an image into the model's input.
+
+    Raises:
+        ValueError: if the image keeps its own size, and the model needs a larger one.
+    """
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
+    if min(pixel_values.shape[-2:]) < MIN_SIDE:
+        raise ValueError(f"{image.width} x {image.height} pixels are too small for the model, which needs {MIN_SIDE}; give --image_size")
+    return PreparedImage(name, image, pixel_values)
+
+
+def _to_predict(
+    outcomes_of_reading: Iterable[PreparedImage | FailedInput | SkippedInput], outcomes: Outcomes, bar: tqdm
+) -> Iterator[PreparedImage]:
+    """Images that are left to predict; the others are counted. Skipped ones are taken off the bar, which estimates the time left."""
+    for outcome in outcomes_of_reading:
+        if isinstance(outcome, PreparedImage):
+            yield outcome
+        elif isinstance(outcome, FailedInput):
+            outcomes.failed.append(outcome)
+            bar.update()
+        else:
+            outcomes.skipped += 1
+            bar.total = max(0, bar.total - 1)
+
+
+__all__ = ["Outcomes", "PredictionRun", "PreparedImage", "prepare"]

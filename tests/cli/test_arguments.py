@@ -1,0 +1,76 @@
+"""Proves that a dataclass is a command line: flags, positional arguments, a file of flags, and errors of one line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mult_hf.cli.arguments import check_bounds, flag, parse_arguments, positional
+
+
+@dataclass
+class Arguments:
+    """For tests."""
+
+    root: Path = positional("where", metavar="ROOT")
+    output_dir: Path = positional("where to")
+    config: Path | None = flag(None, "file")
+    size: int = flag(128, "pixels")
+    mode: str = flag("fast", "how", choices=("fast", "exact"))
+    names: list[str] = flag(["a"], "which")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {1: ["size"]})
+
+
+def parse(*argv):
+    return parse_arguments(Arguments, argv, "For tests.", prog="mult-hf test")
+
+
+def test_positional_arguments_come_in_the_order_of_the_fields_and_flags_anywhere():
+    assert parse("in", "--size", "64", "out") == Arguments(Path("in"), Path("out"), size=64)
+
+
+def test_flags_of_the_file_come_before_those_of_the_command_line(tmp_path):
+    (tmp_path / "flags.yaml").write_text("size: 32\nmode: exact\n")
+    arguments = parse("in", "out", "--config", str(tmp_path / "flags.yaml"), "--size", "48")
+    assert (arguments.size, arguments.mode) == (48, "exact")
+
+
+def test_a_file_cannot_hold_what_is_positional(tmp_path):
+    (tmp_path / "flags.yaml").write_text("root: elsewhere\n")
+    with pytest.raises(ValueError, match=r"has \['root'\]; expected flags by name: size, mode, names"):
+        parse("in", "out", "--config", str(tmp_path / "flags.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["in"], "the following arguments are required: output_dir"),
+        (["in", "out", "--size", "big"], "argument --size: invalid int value: 'big'"),
+        (["in", "out", "--mode", "slow"], "argument --mode: invalid choice: 'slow'"),
+        (["in", "out", "--colour", "red"], "unrecognized arguments: --colour red"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_status_2(capsys, argv, message):
+    with pytest.raises(SystemExit) as exit_:
+        parse(*argv)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mult-hf test: error: {message}")
+    assert line.endswith("mult-hf test --help shows what is allowed")
+
+
+def test_help_shows_names_choices_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    printed = capsys.readouterr().out
+    for text in ("usage: mult-hf test [-h]", "ROOT", "{fast,exact}", "(default: 128)"):
+        assert text in printed
+
+
+def test_a_file_of_arguments_beside_the_program_is_not_read(tmp_path, monkeypatch):
+    """`HfArgumentParser` would read `PROGRAM.args` from the folder of the running program."""
+    (tmp_path / "program.args").write_text("--size 32")
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "program.py")])
+    assert parse("in", "out").size == 128

@@ -1,0 +1,249 @@
+"""Proves that `mult-hf COMMAND` runs each command with its own flags, says errors in one line, and works from an installed wheel."""
+
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mult_hf
+from mult_hf.cli import main as module
+from mult_hf.cli.errors import CommandError
+from mult_hf.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Put a command `render moon` into the table that does what a test wants; returns the argument lists that it got."""
+
+    def install(result):
+        def run(argv):
+            calls.append(argv)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        monkeypatch.setitem(sys.modules, "moon", types.SimpleNamespace(main=run))
+        return calls
+
+    calls = []
+    monkeypatch.setitem(COMMANDS, "render moon", module.Command("moon", "for tests"))
+    return install
+
+
+# --- dispatch
+
+
+def test_a_command_gets_the_words_after_its_name(command):
+    calls = command(None)
+    assert main(["render", "moon", "out", "--size", "64"]) == 0
+    assert calls == [["out", "--size", "64"]]
+
+
+def test_the_command_line_of_the_process_is_the_default(command, monkeypatch):
+    calls = command(None)
+    monkeypatch.setattr(sys, "argv", ["anything.py", "render", "moon", "out"])
+    main()
+    assert calls == [["out"]]
+
+
+def test_the_exit_status_is_that_of_the_command(command):
+    command(1)
+    assert main(["render", "moon"]) == 1
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    for name, entry in COMMANDS.items():
+        assert f"\n  {name:14}{entry.summary}" in printed
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert (exit_.value.code, capsys.readouterr().out) == (0, f"mult-hf {mult_hf.__version__}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_is_a_module_whose_help_shows_what_was_typed(name, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        importlib.import_module(COMMANDS[name].module).main(["--help"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: mult-hf {name} [-h]")
+
+
+def test_no_command_is_imported_before_it_runs():
+    script = "import sys, mult_hf; before = set(sys.modules); import mult_hf.cli.main; print(*set(sys.modules) - before)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    ours = {"mult_hf.cli", "mult_hf.cli.main", "mult_hf.cli.errors"}
+    assert set(loaded) - set(sys.stdlib_module_names) == ours
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predikt"], "there is no command 'predikt'; choose from: predict, train"),
+        (["render"], "there is no command 'render'; choose from"),
+        (["render", "sun"], "there is no command 'render sun'; choose from"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_refused(capsys, words, message):
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mult-hf: error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("--size is 8;\n  give 32"), "error: --size is 8; give 32"),
+        (FileNotFoundError(2, "No such file or directory", "x.png"), "error: [Errno 2] No such file or directory: 'x.png'"),
+        (ImportError('pip install "mult-hf[demo]"'), 'error: pip install "mult-hf[demo]"'),
+        (CommandError("no variant runs"), "error: no variant runs"),
+        (ValueError(), "error: ValueError"),
+    ],
+)
+def test_an_error_of_the_user_is_one_line_with_status_2(command, capsys, error, line):
+    command(error)
+    assert main(["render", "moon"]) == 2
+    assert capsys.readouterr().err == f"mult-hf render moon: {line}\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["--debug", "render", "moon", "out"], ["render", "moon", "--debug", "out"], ["render", "moon", "out", "--debug"]]
+)
+def test_debug_shows_the_traceback_and_no_command_sees_the_flag(command, capsys, words):
+    calls = command(ValueError("x" * 1000))
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in printed
+    assert printed.endswith(f"error: {'x' * 1000}\n"), "all of the message"
+    assert calls == [["out"]]
+
+
+def test_a_long_message_is_cut_and_says_how_to_see_it_all(command, capsys):
+    command(ValueError("x" * 1000))
+    main(["render", "moon"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line.partition("error: ")[2]) <= 500
+    assert line.endswith("... (--debug shows it all)")
+
+
+def test_a_bug_keeps_its_traceback(command):
+    command(AttributeError("no such thing"))
+    with pytest.raises(AttributeError):
+        main(["render", "moon"])
+
+
+def test_an_interrupt_is_one_word_and_status_130(command, capsys):
+    command(KeyboardInterrupt())
+    assert main(["render", "moon"]) == 130
+    assert capsys.readouterr().err == "mult-hf render moon: interrupted\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_flag_that_no_command_has_is_refused_in_one_line(name, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([*name.split(), "--no_such_flag"])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mult-hf {name}: error: ")
+
+
+def test_a_process_ends_with_the_status_and_one_line(tmp_path):
+    """Really run: a directory that is no data set."""
+    finished = subprocess.run([sys.executable, "-m", "mult_hf", "check", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1].startswith("mult-hf check: error: ")
+    assert "has no README.md" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+# --- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout."""
+    pytest.importorskip("hatchling", reason="builds the wheel: pip install hatchling")
+    directory = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = directory.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Unpack the wheel, as pip does; returns a function that runs Python with it, outside of the checkout."""
+    directory = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory / "site")
+
+    def run(*words):
+        environment = {**os.environ, "PYTHONPATH": str(directory / "site"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=directory, env=environment)
+
+    return run
+
+
+def test_the_wheel_holds_the_package_and_the_card_template_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (points,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
+    assert "mult-hf = mult_hf.cli.main:main" in points
+    assert {name.split("/")[0] for name in names} == {"mult_hf"}
+    assert "mult_hf/model_card.md" in names
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mult_hf").rglob("*") if path.is_file()}
+    files = {name for name in files if "__pycache__" not in name}
+    assert files <= names
+    assert names - files == {"mult_hf/model_card.md"}
+
+
+def test_the_declared_command_is_main():
+    (entry,) = importlib.metadata.EntryPoints((importlib.metadata.EntryPoint("mult-hf", "mult_hf.cli.main:main", "console_scripts"),))
+    assert entry.load() is main
+
+
+@pytest.mark.slow
+def test_every_command_of_an_installed_wheel_shows_its_help(installed):
+    """In one process, since importing torch takes longer than all the rest."""
+    script = f"""
+import mult_hf
+from mult_hf.cli.main import main
+assert "/site/" in mult_hf.__file__, mult_hf.__file__
+for name in {list(COMMANDS)}:
+    try:
+        main([*name.split(), "--help"])
+    except SystemExit as exit:
+        assert exit.code in (0, None), name
+"""
+    finished = installed("-c", script)
+    assert finished.returncode == 0, finished.stderr
+    for name in COMMANDS:
+        assert f"usage: mult-hf {name} [-h]" in finished.stdout
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_predicts_with_the_model_that_it_brings(installed):
+    words = ["-m", "mult_hf", "predict", "--inputs", str(ROOT / "docs/images/living-room.jpg"), "--tasks", "depth", "--output_dir", "out"]
+    finished = installed(*words, "--image_size", "64")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "written to out: 1 predicted, 0 predicted before, 0 failed"

@@ -1,0 +1,48 @@
+"""Proves that an exported file is checked against the model, and that what cannot be exported is refused."""
+
+import importlib
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime", reason='exports models: pip install "mult-hf[export]"')
+
+from mult_hf.inference import export
+
+HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
+
+
+def test_an_encoder_that_cannot_be_traced_is_named(tiny_model):
+    exportable = export.Exportable(tiny_model(tasks=["depth"]), ["depth"], "predictions")
+    encoder = exportable.model.mult.backbone
+    forward = encoder.forward
+    encoder.forward = lambda pixel_values, **kwargs: forward(pixel_values * (2 if pixel_values.sum() > 0 else 1), **kwargs)
+    with pytest.raises(export.ExportError, match="a SwinBackbone encoder could not be exported at 40 x 36 pixels; Swin encoders can"):
+        export.trace(exportable, (HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("factor", [1.001, float("nan")])
+def test_a_file_that_predicts_something_else_is_deleted(monkeypatch, tmp_path, factor):
+    def write(program, facts, stem):
+        stem.write_bytes(b"wrong")
+        return stem
+
+    def model(pixel_values):
+        return {"depth": torch.ones(len(pixel_values), 1, HEIGHT, WIDTH)}
+
+    def wrong(pixel_values):
+        return {"depth": factor * model(pixel_values)["depth"]}
+
+    monkeypatch.setitem(export.FORMATS, "onnx", replace(export.FORMATS["onnx"], write=write, predictor=lambda path, threads: wrong))
+    with pytest.raises(export.ExportError, match=r"differed from PyTorch by .*, more than 0\.0001, and was deleted"):
+        export.write("onnx", model, None, {"height": HEIGHT, "width": WIDTH}, tmp_path / "file.onnx", 1)
+    assert not (tmp_path / "file.onnx").exists()
+
+
+def test_a_missing_runtime_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "mult_hf.inference.export")
+    with pytest.raises(ImportError, match=r'onnxruntime.*pip install "mult-hf\[export\]"'):
+        importlib.import_module("mult_hf.inference.export")

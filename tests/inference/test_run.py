@@ -1,0 +1,122 @@
+"""Proves that one input which fails, wherever it fails, does not change what becomes of the others."""
+
+import errno
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+
+from mult_hf import MulTImageProcessor, registered_tasks
+from mult_hf.inference.output import PredictionDirectory
+from mult_hf.inference.run import PredictionRun, prepare
+from mult_hf.inference.sources import InputImage
+
+SPECS = {"depth": registered_tasks()["depth"]}
+
+
+class Images:
+    """Grey images by name, 40 x 36; `broken` ones cannot be read."""
+
+    def __init__(self, *names, broken=()):
+        self.names, self.broken = names, broken
+
+    def read(self, name):
+        """A grey of ten times the image's position."""
+        if name in self.broken:
+            raise OSError(f"{name} is truncated")
+        return Image.new("RGB", (40, 36), (10 * self.names.index(name),) * 3)
+
+    def __iter__(self):
+        return (InputImage(name, partial(self.read, name)) for name in self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+
+def two_metres(pixel_values):
+    return {"depth": torch.full((len(pixel_values), 1, *pixel_values.shape[-2:]), 2.0)}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make a run with this predictor that writes to `tmp_path`."""
+
+    def make(predictor=two_metres, batch_size=2, **kwargs):
+        processor = MulTImageProcessor(do_resize=False, tasks=list(SPECS.values()))
+        return PredictionRun(predictor, processor, PredictionDirectory(tmp_path, SPECS, **kwargs), batch_size)
+
+    return make
+
+
+def written(directory):
+    return sorted(path.name.removesuffix(".png") for path in directory.glob("maps/depth/*") if path.is_file())
+
+
+def test_every_image_is_done_skipped_or_failed_with_its_reason(run, tmp_path):
+    run()(Images("b"))
+    outcomes = run()(Images("a", "b", "c", "d", broken={"c"}))
+    assert (outcomes.done, outcomes.skipped, outcomes.failed) == (2, 1, [("c", "c is truncated")])
+    assert written(tmp_path) == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_predictor_that_fails_for_one_image_predicts_the_others_of_its_batch(run, tmp_path, batch_size):
+    def out_of_memory_at_20(pixel_values):
+        if (pixel_values == expected).flatten(1).all(dim=1).any():
+            raise RuntimeError("out of memory")
+        return two_metres(pixel_values)
+
+    made = run(out_of_memory_at_20, batch_size)
+    expected = made.processor(Image.new("RGB", (40, 36), (20,) * 3), return_tensors="pt")["pixel_values"][0]
+    outcomes = made(Images("a", "b", "c", "d"))
+    assert (outcomes.done, outcomes.failed) == (3, [("c", "out of memory")])
+    assert written(tmp_path) == ["a", "b", "d"]
+
+
+def test_a_folder_in_the_place_of_a_file_fails_one_image(run, tmp_path):
+    (tmp_path / "maps/depth/b.png/inside").mkdir(parents=True)
+    outcomes = run()(Images("a", "b", "c"))
+    ((name, reason),) = outcomes.failed
+    assert name == "b"
+    assert "maps/depth/b.png is a folder, where a file is to be written; move it away" in reason
+    assert written(tmp_path) == ["a", "c"]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_file_in_the_place_of_a_folder_fails_one_image(run, tmp_path):
+    """The map of an image `x` without suffix is where the folder `x.png` of another image's map is to be."""
+    outcomes = run()(Images("x", "x.png/y", "z"))
+    assert [name for name, _ in outcomes.failed] == ["x.png/y"]
+    assert written(tmp_path) == ["x", "z"]
+
+
+@pytest.mark.parametrize("length", [246, 251, 252, 255])
+def test_a_name_is_done_as_long_as_its_files_can_have_theirs(run, tmp_path, length):
+    """A map's name is 4 bytes longer, and 255 are allowed; the name of the unfinished file is no limit."""
+    outcomes = run()(Images("a", "n" * length))
+    assert outcomes.done + len(outcomes.failed) == 2
+    assert bool(outcomes.failed) == (length + 4 > 255)
+    if outcomes.failed:
+        assert f"names of {length + 4} bytes; at most 255 are allowed, so rename it" in outcomes.failed[0].reason
+
+
+def test_bytes_count_and_not_characters(run):
+    outcomes = run()(Images("\N{SNOWMAN}" * 84))
+    assert "names of 256 bytes" in outcomes.failed[0].reason
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_ends_the_run_since_every_other_image_would_fail_too(run, monkeypatch, code):
+    def full(*arguments, **keywords):
+        raise OSError(code, "disk")
+
+    monkeypatch.setattr("mult_hf.inference.output.write_map", full)
+    with pytest.raises(OSError, match="disk") as raised:
+        run()(Images("a", "b"))
+    assert raised.value.errno == code
+
+
+def test_an_image_too_small_for_the_model_is_refused_with_its_size(run):
+    with pytest.raises(ValueError, match="31 x 60 pixels are too small for the model, which needs 32; give --image_size"):
+        prepare(run().processor, "x", Image.new("RGB", (31, 60)))
