@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mult_hf.metrics import multi_task_gain
+from mult_hf.metrics import MultiTaskMetrics, multi_task_gain
 from mult_hf.model.tasks import TaskSpec
 
-if TYPE_CHECKING:
-    pass
-from .loop import Evaluation, _summed
+from .loop import Evaluation
 
 
 def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
@@ -34,7 +32,7 @@ def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs:
 
 
 class Difference(NamedTuple):
-    """A difference of two predictors in a metric, and the interval that it would stay in if other such images were taken."""
+    """A difference of two predictors in a metric, and its bootstrap interval."""
 
     difference: float
     low: float
@@ -44,10 +42,11 @@ class Difference(NamedTuple):
 def bootstrap_differences(
     a: Evaluation, b: Evaluation, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Difference]:
-    """How sure the difference of two predictors is, by the paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+    """Intervals of the differences of two predictors by the paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
-    Images are drawn with replacement, the same ones for both, and every metric is computed anew from their added statistics.
-    Images are taken as independent: views of one room or frames of one film are not, and make the interval too narrow.
+    Images are drawn with replacement, the same ones for both, and every metric is computed from their added statistics. The
+    interval reflects image sampling only, not training variance. Images are taken as independent: views of one room or frames of
+    one film are not, and make the interval too narrow.
 
     Args:
         a: one predictor.
@@ -94,10 +93,10 @@ def _draw_counts(generator: np.random.Generator, resamples: int, images: int) ->
 def _resampled(evaluation: Evaluation, counts: Tensor) -> list[dict[str, float]]:
     """The metrics of each resample."""
     sums = {
-        name: (counts @ values.double().flatten(1)).unflatten(1, values.shape[1:]) if values.ndim > 1 else counts @ values.double()
-        for name, values in evaluation.per_image.items()
+        name: images.map(lambda values: torch.tensordot(counts, values, dims=1))  # (resamples, images) x (images, ...)
+        for name, images in evaluation.stacked().items()
     }
-    return [_summed(evaluation.metrics.specs, {name: of[i] for name, of in sums.items()}).compute() for i in range(len(counts))]
+    return [MultiTaskMetrics(evaluation.specs, {name: each[i] for name, each in sums.items()}).compute() for i in range(len(counts))]
 
 
 def _quantiles(values: np.ndarray, shares: tuple[float, float]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ known pixel is NaN. docs/metrics.md has the formulas; `mult_hf.metrics.modules` 
 """
 
 from .accumulator import MultiTaskMetrics, constant_predictions, multi_task_gain
-from .table import METRICS, STATISTICS, Metric, metrics_of
+from .sums import Sums
+from .table import METRICS, STATISTICS, Metric, Statistic, metrics_of
 
-__all__ = ["METRICS", "STATISTICS", "Metric", "MultiTaskMetrics", "constant_predictions", "metrics_of", "multi_task_gain"]
+__all__ = ["METRICS", "STATISTICS", "Metric", "MultiTaskMetrics", "Statistic", "Sums", "constant_predictions", "metrics_of", "multi_task_gain"]
