@@ -19,13 +19,13 @@ PACKAGE = Path(__file__).resolve().parent
 SCRIPTS = {
     "predict": ("predict", "maps of photos, videos and data sets"),
     "train": ("train", 'train on a data set of the schema (needs "mult-hf[train]")'),
-    "evaluate": ("evaluate", 'measure a model on a data set (needs "mult-hf[train]")'),
     "export": ("export", 'write and check ONNX (float32, int8) and torch.export files (needs "mult-hf[export]")'),
     "demo": ("app", 'serve a page in the browser: photo in, maps out (needs "mult-hf[demo]")'),
 }
 """Commands that run a script of `examples/`, its name, and what they do."""
 
 MODULES = {
+    "evaluate": ("mult_hf.cli.evaluate", 'measure a model on a data set (needs "mult-hf[train]")'),
     "check": ("mult_hf.data.check", 'does a data set hold what its card says? (needs "mult-hf[data]")'),
     "render rooms": ("mult_hf.data.synthetic.rooms", 'render indoor scenes with exact maps (needs "mult-hf[rooms]")'),
     "render doom": ("mult_hf.data.synthetic.doom", 'render views of Freedoom levels with exact maps (needs "mult-hf[doom]")'),

@@ -76,18 +76,19 @@ def json_object(name: str, text: str) -> dict[str, Any]:
     raise ValueError(f"--{name} is {text!r}; give a JSON object such as " """'{"period": 24}'""")
 
 
-def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str) -> Arguments:
+def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str, prog: str | None = None) -> Arguments:
     """Read a command line, after the file that `--config` names, if the dataclass has such a field.
 
     Args:
         kind: dataclass whose fields are the flags.
         argv: of the command line, without the program's name.
         description: for `--help`.
+        prog: name of the program in messages, such as `"mult-hf train"`; the running command or file by default.
 
     Raises:
         ValueError: if the file is not there, is no YAML, or has a key that is no flag.
     """
-    parser = HfArgumentParser(kind, prog=program_name(), description=description)
+    parser = HfArgumentParser(kind, prog=prog or program_name(), description=description)
     config: Path | None = getattr(parser.parse_args([*argv]), "config", None)
     if config is None:
         return parser.parse_args_into_dataclasses([*argv])[0]

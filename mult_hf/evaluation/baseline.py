@@ -13,7 +13,7 @@ from mult_hf.metrics import constant_predictions
 from mult_hf.model.images import resize_label
 from mult_hf.model.tasks import TaskSpec
 
-from .loop import check_data
+from .loop import check_data, evenly_spread
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,8 +39,7 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     specs = collator.processor.task_specs
     first = collator([dataset[0]])
     size = tuple(first["pixel_values"].shape[-2:])
-    count = min(max_images, len(dataset), max(1, _MAX_PIXELS // math.prod(size)))
-    numbers = torch.linspace(0, len(dataset) - 1, count).round().int().tolist()
+    numbers = evenly_spread(len(dataset), min(max_images, max(1, _MAX_PIXELS // math.prod(size))))
     targets = [first["labels"], *(collator([dataset[number]])["labels"] for number in numbers[1:])]
     stacks = {}
     for task, spec in specs.items():

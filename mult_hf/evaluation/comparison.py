@@ -1,8 +1,10 @@
-"""Comparing models: multi-task gain and paired bootstrap intervals."""
+"""Compare models: multi-task gain and paired bootstrap intervals."""
 
+import json
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +16,18 @@ from mult_hf.model.tasks import TaskSpec
 from .loop import Evaluation
 
 
+def comparable_tasks(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
+    """The tasks whose headline metric is a number in both, and not 0 in the reference (nothing is relative to 0)."""
+    return {task: spec for task, spec in specs.items() if _is_comparable(f"{task}/{spec.metrics[0]}", values, reference)}
+
+
+def _is_comparable(name: str, values: Mapping[str, float], reference: Mapping[str, float]) -> bool:
+    value, before = values.get(name, math.nan), reference.get(name, math.nan)
+    return math.isfinite(value) and math.isfinite(before) and before != 0
+
+
 def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
-    """Multi-task gain over a baseline in percent, over the tasks for which there is such a number.
+    """Multi-task gain over a baseline in percent, over the tasks that have it.
 
     Args:
         values: by `"task/metric"`.
@@ -23,12 +35,39 @@ def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs:
         specs: the tasks' entries; the first metric of each counts.
 
     Returns:
-        the mean relative gain; tasks without a known pixel, and those in which the baseline is 0 (nothing is relative to it), are
-        left out. NaN if none is left.
+        the mean relative gain over the [`comparable_tasks`]; NaN if there is none.
     """
-    headlines = {task: f"{task}/{spec.metrics[0]}" for task, spec in specs.items()}
-    counted = {task: specs[task] for task, name in headlines.items() if math.isfinite(values[name] * baseline[name]) and baseline[name]}
+    counted = comparable_tasks(values, baseline, specs)
     return multi_task_gain(values, baseline, counted) if counted else math.nan
+
+
+def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of several runs, each of one task; a run's `results.json` is preferred to its `metrics.json`.
+
+    Args:
+        directory: holds one directory per run.
+        described: the data that these results must be of; a file that says otherwise is refused.
+
+    Returns:
+        values by `"task/metric"`.
+
+    Raises:
+        ValueError: if there is no result, two of one task, one of several tasks, or one of other data.
+    """
+    files = {path.parent: path for name in ("metrics.json", "results.json") for path in sorted(directory.glob(f"*/{name}"))}
+    if not files:
+        raise ValueError(f"{directory} has no metrics.json or results.json in its directories; give the parent of single-task runs")
+    values: dict[str, float] = {}
+    for path in files.values():
+        run = json.loads(path.read_text())
+        other = {key: run[key] for key, value in described.items() if run.get(key, value) != value}
+        if other:
+            raise ValueError(f"{path} was measured on {other}, this run on { {key: described[key] for key in other} }; measure on one set")
+        tasks = sorted({name.split("/")[0] for name in run["model"]})
+        if len(tasks) != 1 or run["model"].keys() & values.keys():
+            raise ValueError(f"{path} has results of {tasks}, {sorted(values)} came before; give one run of one task each")
+        values |= {name: math.nan if value is None else value for name, value in run["model"].items()}
+    return values
 
 
 class Difference(NamedTuple):
@@ -104,4 +143,4 @@ def _quantiles(values: np.ndarray, shares: tuple[float, float]) -> tuple[float, 
     return tuple(np.quantile(known, shares).tolist()) if len(known) else (math.nan, math.nan)
 
 
-__all__ = ["Difference", "bootstrap_differences", "gain_over"]
+__all__ = ["Difference", "bootstrap_differences", "comparable_tasks", "gain_over", "read_single_task_results"]

@@ -273,6 +273,16 @@ def check_data(dataset: Any, batch_size: int) -> None:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
 
 
+def evenly_spread(rows: int, count: int | None) -> list[int]:
+    """Numbers of at most `count` rows from the first to the last; of all without a count.
+
+    Examples:
+        >>> evenly_spread(9, 3), evenly_spread(2, 3), evenly_spread(2, None)
+        ([0, 4, 8], [0, 1], [0, 1])
+    """
+    return torch.linspace(0, rows - 1, rows if count is None else min(count, rows)).round().int().tolist()
+
+
 def finish(
     predictions: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]], processor: MulTProcessingMixin
 ) -> list[dict[str, Tensor]]:
@@ -296,4 +306,4 @@ def finish(
     return images
 
 
-__all__ = ["Evaluation", "check_data", "evaluate", "finish", "higher_is_better"]
+__all__ = ["Evaluation", "check_data", "evaluate", "evenly_spread", "finish", "higher_is_better"]

@@ -50,8 +50,9 @@ class _SumsMetric(evaluate.Metric):
         super().__init__(**kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
+        family = (type(self).__doc__ or "").splitlines()[0]
         return evaluate.MetricInfo(
-            description=f"{(type(self).__doc__ or '').splitlines()[0]} Metrics: {', '.join(self.spec.metrics)}. Stored are sums and the number of images.",
+            description=f"{family} Metrics: {', '.join(self.spec.metrics)}. Stored are sums and the number of images.",
             citation="",
             inputs_description=_INPUTS,
             features=Features({"predictions": Value("binary"), "references": Value("int64")}),

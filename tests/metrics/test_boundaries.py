@@ -166,7 +166,8 @@ def test_counts_at_each_threshold_are_those_of_the_other_solver():
     counts = boundary_counts(torch.tensor(strength)[None], torch.tensor(truth)[None].double(), SPEC, max_dist=0.05)
     for row in range(4, 99, 10):
         predicted = thin_of_skimage(strength >= (row + 1) / 100)
-        assert [value[row].item() for value in counts.tensors().values()] == [matched_by_minimum_cost(predicted, truth, 0.05), predicted.sum(), truth.sum()]
+        found = [value[row].item() for value in counts.tensors().values()]
+        assert found == [matched_by_minimum_cost(predicted, truth, 0.05), predicted.sum(), truth.sum()]
     assert 0 < counts.matched[50] < counts.predicted[50]  # premise: some are matched, some are not
     f = 2 * counts.matched[:99] / (counts.predicted[:99] + counts.true[:99])
     best = int(f.argmax())
@@ -177,7 +178,7 @@ def test_counts_at_each_threshold_are_those_of_the_other_solver():
 
 
 def test_maps_of_several_channels_are_refused():
-    with pytest.raises(ValueError, match="'map' .* has the metric 'ods_f_0.0075', which is for regression with one channel"):
+    with pytest.raises(ValueError, match=r"'map' .* has the metric 'ods_f_0\.0075', which is for regression with one channel"):
         MultiTaskMetrics({"map": replace(SPEC, channels=2)})
     with pytest.raises(ValueError, match="map: boundaries need maps of one channel, got 2"):
         boundary_counts(torch.rand(2, 4, 4), torch.zeros(2, 4, 4), SPEC, max_dist=0.0075)

@@ -235,7 +235,7 @@ def test_predict_returns_maps_or_with_metrics_the_sums_of_each_image(make_traine
         expected = plain_loop(trainer.model, processor, rows)
         collected = MultiTaskMetrics(processor.task_specs)
         for number in range(3):
-            collected.merge_state({name: torch.from_numpy(sums[number]) for name, sums in predicted.predictions.items()})
+            collected.merge_state({name: torch.as_tensor(sums[number]) for name, sums in predicted.predictions.items()})
         assert collected.compute() == pytest.approx(expected, rel=1e-5)
         assert numbers_of(predicted.metrics, "test") == pytest.approx(expected, rel=1e-5)
     else:
