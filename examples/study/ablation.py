@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from mult_hf import TaskSpec
-from mult_hf.cli.arguments import as_words, flag, parse_arguments
+from mult_hf.cli import arguments as command_line
 from mult_hf.evaluation.cards import to_jsonable
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.metrics import metrics_of
@@ -62,8 +62,8 @@ class AblationArguments:
     """What is compared, and where it is written."""
 
     plan: Path = field(metadata={"help": "YAML file of the runs"})
-    output_dir: Path = flag(Path("outputs/ablation"), "where everything is written")
-    launcher: Literal["python", "accelerate"] = flag(
+    output_dir: Path = command_line.flag(Path("outputs/ablation"), "where everything is written")
+    launcher: Literal["python", "accelerate"] = command_line.flag(
         "python", "accelerate: start runs by `accelerate launch`, with the settings of `accelerate config`"
     )
 
@@ -174,9 +174,8 @@ def check(runs: Iterable[Run], flags: set[str]) -> None:
     for run in runs:
         for flag in run.flags.keys() - flags:
             close = difflib.get_close_matches(flag, flags, n=1)
-            raise ValueError(
-                f"run {run.name!r} has the flag {flag!r}, which mult-hf train does not have" + (f"; {close[0]!r}?" if close else "")
-            )
+            hint = f"; {close[0]!r}?" if close else ""
+            raise ValueError(f"run {run.name!r} has the flag {flag!r}, which mult-hf train does not have{hint}")
         if run.directory.exists():
             check_same_flags(run)
 
@@ -212,7 +211,7 @@ def command(run: Run, launcher: str) -> list[str]:
     """The command line of a run, which starts or continues it."""
     argv = [*LAUNCHERS[launcher], *TRAIN, "--output_dir", str(run.directory)]
     for flag, value in run.flags.items():
-        argv += as_words(flag, value)
+        argv += command_line.as_words(flag, value)
     return [*argv, "--resume", "latest"]
 
 
@@ -395,7 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit status, 1 if a run failed.
     """
-    arguments = parse_arguments(AblationArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
+    arguments = command_line.parse_arguments(AblationArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     runs, reference = read_plan(arguments.plan, arguments.output_dir)
     check(runs, known_flags())
     waiting = [run for run in runs if finished_metrics(run) is None]

@@ -1,7 +1,8 @@
 """Package a trained model for release: half-precision weights, measured on held-out views, with pictures and a card.
 
     python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir outputs/release/rooms-tiny
-    python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir mult_hf/checkpoints/rooms-tiny --packaged
+    python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --packaged \\
+        --output_dir mult_hf/checkpoints/rooms-tiny
 
 The second command made the checkpoint that comes with the package. The weights are measured as they are written, loaded as a user
 loads them. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
@@ -61,7 +62,7 @@ class ReleaseArguments:
     config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
     model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py")
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
-    split: str = flag("test", "split to measure on, which nothing was chosen on")
+    split: str = flag("test", "held-out split to measure on")
     baseline_split: str = flag("train", "split that the constant baseline is learnt from")
     dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "of the weights in the file; they are loaded as float32")
     packaged: bool = flag(False, "as the checkpoint that comes with the package: without copied code, and loaded without a name")

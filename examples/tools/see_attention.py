@@ -1,7 +1,8 @@
 """Show where a pixel looks: the attention that all tasks share, stage by stage, as one panel.
 
     python examples/tools/see_attention.py --model outputs/mult-rooms --image docs/images/coffee.jpg --pixel 200 300
-    python examples/tools/see_attention.py --model outputs/reference-normals --compare outputs/reference-depth --image photo.jpg --pixel 60 100
+    python examples/tools/see_attention.py --model outputs/reference-normals --compare outputs/reference-depth \\
+        --image photo.jpg --pixel 60 100
 
 One row per model, one column per stage of its decoders, the coarsest first. Models of `--compare` get the same image and pixel, which
 shows the effect of another reference task or another training. Brightness is relative to the largest weight of each picture, which
