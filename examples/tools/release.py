@@ -1,7 +1,7 @@
-"""Package a trained model for release: half-precision weights, measured on held-out views, with pictures and a card.
+r"""Package a trained model for release: half-precision weights, measured on held-out views, with pictures and a card.
 
     python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir outputs/release/rooms-tiny
-    python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --packaged \\
+    python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --packaged \
         --output_dir mult_hf/checkpoints/rooms-tiny
 
 The second command made the checkpoint that comes with the package. The weights are measured as they are written, loaded as a user

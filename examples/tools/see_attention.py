@@ -1,7 +1,7 @@
-"""Show where a pixel looks: the attention that all tasks share, stage by stage, as one panel.
+r"""Show where a pixel looks: the attention that all tasks share, stage by stage, as one panel.
 
     python examples/tools/see_attention.py --model outputs/mult-rooms --image docs/images/coffee.jpg --pixel 200 300
-    python examples/tools/see_attention.py --model outputs/reference-normals --compare outputs/reference-depth \\
+    python examples/tools/see_attention.py --model outputs/reference-normals --compare outputs/reference-depth \
         --image photo.jpg --pixel 60 100
 
 One row per model, one column per stage of its decoders, the coarsest first. Models of `--compare` get the same image and pixel, which
