@@ -13,33 +13,33 @@ from mult_hf.metrics import constant_predictions
 from mult_hf.model.images import resize_label
 from mult_hf.model.tasks import TaskSpec
 
+from .loop import check_data, evenly_spread
+
 if TYPE_CHECKING:
     from datasets import Dataset
-from .loop import _check_data
 
-_MOST_PIXELS = 2**24  # of all images that the constant baseline is learnt from: 1,024 at 128 x 128, 64 at 512 x 512
+_MAX_PIXELS = 2**24  # of all images that the constant baseline is learnt from: 1,024 at 128 x 128, 64 at 512 x 512
 
 
-def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, most: int = 500) -> Predictor:
-    """The predictor that a model has to beat: one constant map a task, the best by the task's headline metric.
+def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_images: int = 500) -> Predictor:
+    """The predictor that a model has to beat: one constant map per task, the best by the task's headline metric.
 
     Args:
-        dataset: training images, of which at most `most`, evenly spread, are read; fewer where they are large, to bound memory.
-        collator: without augmentation. The maps are learnt at the size its processor gives to photos.
-        most: images to learn from.
+        dataset: training images, of which at most `max_images`, evenly spread, are read; fewer where they are large, to bound memory.
+        collator: without augmentation. The maps are learnt at the size its processor gives to images.
+        max_images: images to learn from.
 
     Returns:
-        a [`Predictor`] that does not look at its photos.
+        a [`Predictor`] whose maps do not depend on the image.
 
     Raises:
         ValueError: if the data set is empty.
     """
-    _check_data(dataset, batch_size=1)
+    check_data(dataset, batch_size=1)
     specs = collator.processor.task_specs
     first = collator([dataset[0]])
     size = tuple(first["pixel_values"].shape[-2:])
-    most = min(most, len(dataset), max(1, _MOST_PIXELS // math.prod(size)))
-    numbers = torch.linspace(0, len(dataset) - 1, most).round().int().tolist()
+    numbers = evenly_spread(len(dataset), min(max_images, max(1, _MAX_PIXELS // math.prod(size))))
     targets = [first["labels"], *(collator([dataset[number]])["labels"] for number in numbers[1:])]
     stacks = {}
     for task, spec in specs.items():

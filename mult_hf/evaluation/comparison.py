@@ -1,23 +1,33 @@
-"""Comparing models: multi-task gain and paired bootstrap intervals."""
+"""Compare models: multi-task gain and paired bootstrap intervals."""
 
+import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mult_hf.metrics import multi_task_gain
+from mult_hf.metrics import MultiTaskMetrics, multi_task_gain
 from mult_hf.model.tasks import TaskSpec
 
-if TYPE_CHECKING:
-    pass
-from .loop import Evaluation, _summed
+from .loop import Evaluation
+
+
+def comparable_tasks(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
+    """The tasks whose headline metric is a number in both, and not 0 in the reference (nothing is relative to 0)."""
+    return {task: spec for task, spec in specs.items() if _is_comparable(f"{task}/{spec.metrics[0]}", values, reference)}
+
+
+def _is_comparable(name: str, values: Mapping[str, float], reference: Mapping[str, float]) -> bool:
+    value, before = values.get(name, math.nan), reference.get(name, math.nan)
+    return math.isfinite(value) and math.isfinite(before) and before != 0
 
 
 def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
-    """Multi-task gain over a baseline in percent, over the tasks for which there is such a number.
+    """Multi-task gain over a baseline in percent, over the tasks that have it.
 
     Args:
         values: by `"task/metric"`.
@@ -25,16 +35,43 @@ def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs:
         specs: the tasks' entries; the first metric of each counts.
 
     Returns:
-        the mean relative gain; tasks without a known pixel, and those in which the baseline is 0 (nothing is relative to it), are
-        left out. NaN if none is left.
+        the mean relative gain over the [`comparable_tasks`]; NaN if there is none.
     """
-    headlines = {task: f"{task}/{spec.metrics[0]}" for task, spec in specs.items()}
-    counted = {task: specs[task] for task, name in headlines.items() if math.isfinite(values[name] * baseline[name]) and baseline[name]}
+    counted = comparable_tasks(values, baseline, specs)
     return multi_task_gain(values, baseline, counted) if counted else math.nan
 
 
+def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of several runs, each of one task; a run's `results.json` is preferred to its `metrics.json`.
+
+    Args:
+        directory: holds one directory per run.
+        described: the data that these results must be of; a file that says otherwise is refused.
+
+    Returns:
+        values by `"task/metric"`.
+
+    Raises:
+        ValueError: if there is no result, two of one task, one of several tasks, or one of other data.
+    """
+    files = {path.parent: path for name in ("metrics.json", "results.json") for path in sorted(directory.glob(f"*/{name}"))}
+    if not files:
+        raise ValueError(f"{directory} has no metrics.json or results.json in its directories; give the parent of single-task runs")
+    values: dict[str, float] = {}
+    for path in files.values():
+        run = json.loads(path.read_text())
+        other = {key: run[key] for key, value in described.items() if run.get(key, value) != value}
+        if other:
+            raise ValueError(f"{path} was measured on {other}, this run on { {key: described[key] for key in other} }; measure on one set")
+        tasks = sorted({name.split("/")[0] for name in run["model"]})
+        if len(tasks) != 1 or run["model"].keys() & values.keys():
+            raise ValueError(f"{path} has results of {tasks}, {sorted(values)} came before; give one run of one task each")
+        values |= {name: math.nan if value is None else value for name, value in run["model"].items()}
+    return values
+
+
 class Difference(NamedTuple):
-    """A difference of two predictors in a metric, and the interval that it would stay in if other such images were taken."""
+    """A difference of two predictors in a metric, and its bootstrap interval."""
 
     difference: float
     low: float
@@ -44,10 +81,11 @@ class Difference(NamedTuple):
 def bootstrap_differences(
     a: Evaluation, b: Evaluation, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Difference]:
-    """How sure the difference of two predictors is, by the paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+    """Intervals of the differences of two predictors by the paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
-    Images are drawn with replacement, the same ones for both, and every metric is computed anew from their added statistics.
-    Images are taken as independent: views of one room or frames of one film are not, and make the interval too narrow.
+    Images are drawn with replacement, the same ones for both, and every metric is computed from their added statistics. The
+    interval reflects image sampling only, not training variance. Images are taken as independent: views of one room or frames of
+    one film are not, and make the interval too narrow.
 
     Args:
         a: one predictor.
@@ -94,10 +132,10 @@ def _draw_counts(generator: np.random.Generator, resamples: int, images: int) ->
 def _resampled(evaluation: Evaluation, counts: Tensor) -> list[dict[str, float]]:
     """The metrics of each resample."""
     sums = {
-        name: (counts @ values.double().flatten(1)).unflatten(1, values.shape[1:]) if values.ndim > 1 else counts @ values.double()
-        for name, values in evaluation.per_image.items()
+        name: images.map(lambda values: torch.tensordot(counts, values, dims=1))  # (resamples, images) x (images, ...)
+        for name, images in evaluation.stacked().items()
     }
-    return [_summed(evaluation.metrics.specs, {name: of[i] for name, of in sums.items()}).compute() for i in range(len(counts))]
+    return [MultiTaskMetrics(evaluation.specs, {name: each[i] for name, each in sums.items()}).compute() for i in range(len(counts))]
 
 
 def _quantiles(values: np.ndarray, shares: tuple[float, float]) -> tuple[float, float]:
@@ -105,4 +143,4 @@ def _quantiles(values: np.ndarray, shares: tuple[float, float]) -> tuple[float, 
     return tuple(np.quantile(known, shares).tolist()) if len(known) else (math.nan, math.nan)
 
 
-__all__ = ["Difference", "bootstrap_differences", "gain_over"]
+__all__ = ["Difference", "bootstrap_differences", "comparable_tasks", "gain_over", "read_single_task_results"]

@@ -1,13 +1,9 @@
-"""Do a model and a data set mean the same by a task?"""
+"""Refuse to measure a model on data whose task of the same name means something else."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mult_hf.model.tasks import TaskSpec
-
-if TYPE_CHECKING:
-    pass
 
 # Fields that say what a task's values mean; numbers of a model and data that differ in one of them are not comparable.
 _MEANING = ("kind", "channels", "unit", "class_names", "horizontal_flip_signs", "rotated_channels", "zoom_exponent")

@@ -1,46 +1,179 @@
-"""Tables and pictures of an evaluation."""
+"""Tables and pictures of evaluations, for people."""
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import nn
 
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.inference.predictor import predict
+from mult_hf.inference.predictor import Predictor, predict
+from mult_hf.metrics import metrics_of, multi_task_gain
+from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import color_limits, colorize, panel
+
+from .comparison import Difference, comparable_tasks
+from .loop import Evaluation, evenly_spread, finish
 
 if TYPE_CHECKING:
     from datasets import Dataset
-from .loop import Evaluation, finish, higher_is_better
 
 
 def results_table(evaluations: Mapping[str, Evaluation]) -> str:
-    """Markdown table with a row a metric and a column a predictor; the best value of each row is bold.
+    """Markdown table with one row per metric and one column per predictor; the best value of each row is bold.
 
     Args:
-        evaluations: by name of the column. Where one lacks a task, or nothing was known, stands a dash.
+        evaluations: by name of the column. A dash stands where one lacks a task, or nothing was known.
     """
-    metrics = {name: each.metrics for each in evaluations.values() for name in each.compute()}
     values = {column: each.compute() for column, each in evaluations.items()}
+    directions = {name: _direction(each, name) for column, each in evaluations.items() for name in values[column]}
     lines = [f"| task | metric | {' | '.join(evaluations)} |", "|---|---" + "|---" * len(evaluations) + "|"]
-    for name, of in metrics.items():
+    for name, direction in directions.items():
         task, metric = name.split("/")
         row = [values[column].get(name, math.nan) for column in evaluations]
         known = [value for value in row if not math.isnan(value)]
-        best = (max if higher_is_better(of, name) else min)(known) if len(evaluations) > 1 and known else None
-        cells = ["-" if math.isnan(value) else f"**{value:.4f}**" if value == best else f"{value:.4f}" for value in row]
-        direction = "higher" if higher_is_better(of, name) else "lower"
+        best = (max if direction == "higher" else min)(known) if len(evaluations) > 1 and known else None
+        cells = [f"**{number(value)}**" if value == best else number(value) for value in row]
         lines.append(f"| {task} | {metric} ({direction} is better) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-class ExamplePictures(NamedTuple):
-    """A photo with a picture a task of the prediction and of the truth, in the truth's colours."""
+def _direction(evaluation: Evaluation, name: str) -> str:
+    task, metric = name.split("/")
+    return metrics_of(evaluation.specs[task])[metric].direction
 
-    photo: Image.Image
+
+def number(value: float) -> str:
+    """Four digits after the point, or a dash for an unknown value."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def comparison_table(names: Sequence[str], differences: Mapping[str, Difference], evaluation: Evaluation, confidence: float) -> str:
+    """Markdown table of differences between two models, and which of them is better where the interval excludes 0.
+
+    Args:
+        names: of the two models.
+        differences: the first minus the second, by `"task/metric"`.
+        evaluation: of the first, which has the directions of the metrics.
+        confidence: of the intervals.
+    """
+    first, second = names
+    lines = [f"| task | metric | {first} - {second} | {confidence:.0%} interval | better |", "|---|---|---|---|---|"]
+    for name, (difference, low, high) in differences.items():
+        if math.isnan(difference):
+            continue
+        sign = 1 if _direction(evaluation, name) == "higher" else -1
+        better = first if min(sign * low, sign * high) > 0 else second if max(sign * low, sign * high) < 0 else "undecided"
+        lines.append(f"| {' | '.join(name.split('/'))} | {difference:+.3g} | {low:+.3g} to {high:+.3g} | {better} |")
+    return "\n".join(lines)
+
+
+def per_class_rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    """For each classification task one row per class."""
+    metrics = evaluation.metrics
+    return {task: metrics.per_class(task) for task, spec in evaluation.specs.items() if spec.is_classification}
+
+
+def per_class_tables(rows_by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The same in Markdown; a dash where a class does not occur."""
+    texts = []
+    for task, rows in rows_by_task.items():
+        lines = [f"{task}, class by class:", "", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+        lines += [f"| {' | '.join(number(cell) if isinstance(cell, float) else str(cell) for cell in row.values())} |" for row in rows]
+        texts.append("\n".join(lines))
+    return texts
+
+
+def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> tuple[float, str]:
+    """Multi-task gain over single-task results.
+
+    Args:
+        values: of the multi-task model, by `"task/metric"`.
+        single: of the single-task models, by the same names.
+        specs: the tasks' entries.
+
+    Returns:
+        the gain in percent, and a Markdown table of it task by task.
+
+    Raises:
+        ValueError: if no task has a number in both.
+    """
+    counted = comparable_tasks(values, single, specs)
+    if not counted:
+        headlines = sorted(f"{task}/{spec.metrics[0]}" for task, spec in specs.items())
+        raise ValueError(f"the single-task results have {sorted(single)}, none of {headlines} with a number here")
+    gain = multi_task_gain(values, single, counted)
+    lines = ["| task | metric | multi-task | single-task | gain |", "|---|---|---|---|---|"]
+    for task, spec in counted.items():
+        name, own = f"{task}/{spec.metrics[0]}", multi_task_gain(values, single, {task: spec})
+        lines.append(f"| {task} | {spec.metrics[0]} | {values[name]:.4f} | {single[name]:.4f} | {own:+.2f} % |")
+    left_out = [task for task in specs if task not in counted]
+    note = f" Not counted, because a number is missing or 0: {', '.join(left_out)}." if left_out else ""
+    return gain, "\n".join([*lines, "", f"Multi-task gain over {len(counted)} of {len(specs)} tasks: {gain:+.2f} %.{note}"])
+
+
+def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str], evaluation: Evaluation) -> list[str]:
+    """Sentences about tasks without numbers, and why.
+
+    Args:
+        name: of the model.
+        tasks: of the model.
+        data_tasks: of the data set.
+        evaluation: of the model.
+    """
+    measured, values = evaluation.specs, evaluation.compute()
+    unknown = [task for task in measured if all(math.isnan(value) for key, value in values.items() if key.split("/")[0] == task)]
+    reasons = {
+        "not in the data": [task for task in tasks if task not in data_tasks],
+        "in the data, but not the model's": [task for task in data_tasks if task not in tasks],
+        "not asked for": [task for task in tasks if task in data_tasks and task not in measured],
+        "without a known pixel in this split": unknown,
+    }
+    return [f"{name}, {reason}: {', '.join(names)}." for reason, names in reasons.items() if names]
+
+
+@torch.no_grad()
+def save_worst(
+    evaluation: Evaluation, predictor: Predictor, dataset: "Dataset", collator: MultiTaskCollator, count: int, directory: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Save `worst_<task>.png` per task: image, prediction and truth of the images that do worst by its headline metric.
+
+    Args:
+        evaluation: of the predictor on the data set, with its images' statistics.
+        predictor: what was measured; it brings the images to its device.
+        dataset: as for [`evaluate`].
+        collator: the same.
+        count: images per task, at most.
+        directory: where the pictures are written.
+
+    Returns:
+        by `"task/metric"` the images' names and values, the worst first.
+    """
+    listed = {}
+    for metric, ranked in evaluation.worst(count).items():
+        task = metric.split("/")[0]
+        spec, rows, captions = evaluation.specs[task], [], []
+        for row, value in ranked:
+            pixel_values, targets = collator.collate_for_evaluation([dataset[row]])
+            (maps,) = finish(predictor(pixel_values), targets, collator.processor)
+            limits = color_limits(targets[0][task])
+            rows.append([dataset[row]["image"], *(colorize(of[task].cpu(), spec, limits) for of in (maps, targets[0]))])
+            captions.append(f"{evaluation.names[row]}: {metric.split('/')[1]} {value:.4f}")
+        if rows:
+            panel(rows, ["image", "prediction", "truth"], captions, cell=240).save(directory / f"worst_{task}.png")
+        listed[metric] = [{"name": evaluation.names[row], "value": value} for row, value in ranked]
+    return listed
+
+
+@dataclass(frozen=True)
+class ExamplePictures:
+    """An image with one picture per task of the prediction and of the truth, in the truth's colours."""
+
+    image: Image.Image
     predictions: dict[str, Image.Image]
     truths: dict[str, Image.Image]
 
@@ -52,12 +185,12 @@ def example_pictures(model: nn.Module, dataset: "Dataset", collator: MultiTaskCo
         model: a [`MulTForMultiTaskDensePrediction`] in evaluation mode.
         dataset: as for [`evaluate`].
         collator: the same.
-        count: photos, at most.
+        count: images, at most.
     """
     specs = collator.processor.task_specs
     examples = []
-    for number in torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist():
-        row = dataset[number]
+    for row_number in evenly_spread(len(dataset), count):
+        row = dataset[row_number]
         pixel_values, (targets,) = collator.collate_for_evaluation([row])
         (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
         limits = {task: color_limits(target) for task, target in targets.items()}
@@ -67,10 +200,21 @@ def example_pictures(model: nn.Module, dataset: "Dataset", collator: MultiTaskCo
 
 
 def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
-    """The same as one picture: a row of photo and predictions, and below it a row of the truth."""
+    """The same as one picture: a row of image and predictions, and below it a row of the truth."""
     examples = example_pictures(model, dataset, collator, count)
-    rows = [row for each in examples for row in ([each.photo, *each.predictions.values()], [None, *each.truths.values()])]
-    return panel(rows, ["photo", *collator.processor.task_specs])
+    rows = [row for each in examples for row in ([each.image, *each.predictions.values()], [None, *each.truths.values()])]
+    return panel(rows, ["image", *collator.processor.task_specs])
 
 
-__all__ = ["example_panel", "results_table"]
+__all__ = [
+    "ExamplePictures",
+    "comparison_table",
+    "example_panel",
+    "example_pictures",
+    "gain_table",
+    "per_class_rows",
+    "per_class_tables",
+    "results_table",
+    "save_worst",
+    "unmeasured_tasks",
+]

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .table import STATISTICS, class_accuracy, class_iou, metrics_of
+from .statistics import ConfusionMatrix, image_map
+from .sums import Sums
+from .table import STATISTICS, Metric, class_accuracy, class_iou, metrics_of
 
 
 class MultiTaskMetrics:
@@ -17,19 +19,20 @@ class MultiTaskMetrics:
 
     Args:
         specs: the tasks' entries by name.
+        sums: what was added up before, by `"task/statistics"`; nothing by default.
 
     Attributes:
         metrics: the [`Metric`]s of each task by name.
-        sums: what was added up so far, float64 tensors on the CPU by `"task/statistics"`; [`merge`] takes those of another process.
+        sums: what was added up so far, [`Sums`] on the CPU by `"task/statistics"`.
 
     Raises:
-        ValueError: if an entry names an unknown metric.
+        ValueError: if an entry names an unknown metric, or one of another kind of task.
     """
 
-    def __init__(self, specs: Mapping[str, TaskSpec]) -> None:
+    def __init__(self, specs: Mapping[str, TaskSpec], sums: Mapping[str, Sums] | None = None) -> None:
         self.specs = dict(specs)
-        self.metrics = {task: metrics_of(spec) for task, spec in specs.items()}
-        self.sums: dict[str, Tensor] = {}
+        self.metrics: dict[str, dict[str, Metric]] = {task: metrics_of(spec) for task, spec in specs.items()}
+        self.sums: dict[str, Sums] = dict(sums or {})
 
     @torch.no_grad()
     def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
@@ -42,12 +45,13 @@ class MultiTaskMetrics:
             targets: per task, of the same size, with NaN or 255 unknown; tasks without one are left out.
 
         Raises:
-            ValueError: if shapes differ or a class is none of the task's; the message names the task.
+            ValueError: if a map is not one image's (a batch, say), shapes differ, or a class is none of the task's; the message
+                names the task.
         """
         for task in predictions.keys() & targets.keys():
             spec = self.specs[task]
             prediction, target = _same_place(predictions[task], targets[task])
-            prediction, target = _as_map(prediction, spec), _as_map(target, spec)
+            prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
             if prediction.shape != target.shape:
                 raise ValueError(
                     f"{task}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal"
@@ -55,12 +59,35 @@ class MultiTaskMetrics:
             if spec.is_classification:
                 _check_classes(prediction, target, spec)
             for statistics in {metric.statistics for metric in self.metrics[task].values()}:
-                self.merge({f"{task}/{statistics}": STATISTICS[statistics](prediction, target, spec).cpu()})
+                self._add(f"{task}/{statistics}", STATISTICS[statistics].count(prediction, target, spec).map(Tensor.cpu))
 
-    def merge(self, sums: Mapping[str, Tensor]) -> None:
-        """Add the sums that another process collected."""
-        for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+    def merge(self, other: "MultiTaskMetrics") -> None:
+        """Add what another one collected, which stays as it is."""
+        for name, sums in other.sums.items():
+            self._add(name, sums)
+
+    def _add(self, name: str, sums: Sums) -> None:
+        self.sums[name] = self.sums[name] + sums if name in self.sums else sums
+
+    def state(self) -> dict[str, Tensor]:
+        """What was added up, as plain tensors by `"task/statistics/field"`: what is sent or stored, and read by [`merge_state`]."""
+        return {f"{name}/{field}": value for name, sums in self.sums.items() for field, value in sums.tensors().items()}
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """Add what another one collected, by what its [`state`] returned.
+
+        Raises:
+            ValueError: if a tensor belongs to no statistics of these tasks.
+        """
+        fields: dict[str, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            statistics, _, field = name.rpartition("/")
+            fields.setdefault(statistics, {})[field] = value
+        allowed = {f"{task}/{metric.statistics}": metric for task, metrics in self.metrics.items() for metric in metrics.values()}
+        if unknown := sorted(fields.keys() - allowed.keys()):
+            raise ValueError(f"the state has sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
+        for name, tensors in fields.items():
+            self._add(name, STATISTICS[allowed[name].statistics].sums(**tensors))
 
     def compute(self) -> dict[str, float]:
         """All metrics so far by `"task/metric"`, in the order of the entries; NaN where nothing was known."""
@@ -84,9 +111,10 @@ class MultiTaskMetrics:
         if not any(metric.statistics == "confusion" for metric in self.metrics[task].values()):
             raise ValueError(f"{task}: its metrics {list(self.metrics[task])} count no classes; add 'mean_iou' to its entry")
         spec = self.specs[task]
-        confusion = self.sums.get(f"{task}/confusion", torch.zeros(spec.channels, spec.channels, dtype=torch.float64))
+        nothing = ConfusionMatrix(torch.zeros(spec.channels, spec.channels, dtype=torch.float64))
+        confusion = self.sums.get(f"{task}/confusion", nothing)
         names = spec.class_names or [str(class_id) for class_id in range(spec.channels)]
-        columns = class_iou(confusion).tolist(), class_accuracy(confusion).tolist(), confusion.sum(1).long().tolist()
+        columns = class_iou(confusion).tolist(), class_accuracy(confusion).tolist(), confusion.counts.sum(1).long().tolist()
         return [{"class": name, "iou": iou, "accuracy": accuracy, "pixels": pixels} for name, iou, accuracy, pixels in zip(names, *columns)]
 
     def is_better(self, name: str, value: float, than: float) -> bool:
@@ -99,11 +127,6 @@ def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps on the prediction's device, or on the CPU where that device (Apple's) has no float64."""
     device = torch.device("cpu") if prediction.device.type == "mps" else prediction.device
     return prediction.to(device), target.to(device)
-
-
-def _as_map(values: Tensor, spec: TaskSpec) -> Tensor:
-    """Class ids as they are, (height, width); other maps with an axis of channels."""
-    return values if spec.is_classification or values.ndim == 3 else values[None]
 
 
 def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:

@@ -5,6 +5,7 @@ AP as in Arbelaez et al., TPAMI 2011, and the code that published results come f
 `edgesEvalImg.m`, `edgesEvalDir.m`). docs/metrics.md says where this differs.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from mult_hf.model.tasks import TaskSpec
+
+from .sums import Sums
 
 if TYPE_CHECKING:  # scipy is asked for only where boundaries are measured
     from scipy.sparse import csr_array
@@ -80,17 +83,52 @@ def _neighbourhoods(flat: np.ndarray, pixels: np.ndarray, neighbours: tuple[int,
     return sum(flat[pixels + step] << bit for bit, step in enumerate(neighbours))
 
 
-def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_dist: float) -> Tensor:
-    """Pixels of one image that are matched, predicted and true, at each of [`THRESHOLDS`] and at the image's own best one.
+@dataclass(frozen=True)
+class BoundaryCounts(Sums):
+    """Pixels that are matched, predicted and true, each (100,): at each of [`THRESHOLDS`], then at each image's own best threshold.
+
+    Args:
+        matched: predicted pixels with a true one of their own nearby.
+        predicted: pixels of the thinned prediction.
+        true: pixels of the truth.
+    """
+
+    matched: Tensor
+    predicted: Tensor
+    true: Tensor
+
+    @property
+    def at_thresholds(self) -> "BoundaryCounts":
+        """Each (99,): one threshold for all images."""
+        return self[:-1]
+
+    @property
+    def at_own_thresholds(self) -> "BoundaryCounts":
+        """Each (1,): every image at its own best threshold."""
+        return self[-1:]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was true and nothing predicted: there is nothing to find and nothing to miss."""
+        return not (self.predicted.any() or self.true.any())
+
+    def precision(self) -> np.ndarray:
+        """Share of predicted pixels that are matched; 0 where nothing was predicted."""
+        return (self.matched / self.predicted.clamp(min=1)).numpy()
+
+    def recall(self) -> np.ndarray:
+        """Share of true pixels that are matched; 0 where nothing is true."""
+        return (self.matched / self.true.clamp(min=1)).numpy()
+
+
+def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_dist: float) -> BoundaryCounts:
+    """Match one image's boundaries at each of [`THRESHOLDS`], and at the one of them with the best F (the first of equals).
 
     Args:
         prediction: (1, height, width) strength of the boundary in [0, 1].
         target: (1, height, width), 1 on boundaries, 0 elsewhere, NaN unknown. What is predicted there is not seen.
         spec: the task's entry.
         max_dist: farthest distance of a match, as a share of the image diagonal.
-
-    Returns:
-        `Tensor`: (100, 3) counts; the last row is the one of the 99 others with the best F (the first of equals).
 
     Raises:
         ValueError: if the maps have several channels.
@@ -102,17 +140,20 @@ def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_d
     strength = torch.where(known, prediction[0], 0).float().cpu().numpy()
     truth = (known & (target[0] >= TRUTH)).cpu().numpy()
     reach = _reach(truth, max_dist)
-    counts = np.zeros((len(THRESHOLDS) + 1, 3))
+    matched, predicted = [], []
     last = None
-    for row, threshold in enumerate(THRESHOLDS):
+    for threshold in THRESHOLDS:
         mask = strength >= threshold
         if last is not None and np.array_equal(mask, last):  # hard maps are the same at many thresholds
-            counts[row] = counts[row - 1]
+            matched.append(matched[-1])
+            predicted.append(predicted[-1])
             continue
         pixels, last = np.flatnonzero(thin(mask)), mask
-        counts[row] = _matched(reach[pixels]), len(pixels), truth.sum()
-    counts[-1] = counts[_f_measure(*_precision_and_recall(counts[:-1])).argmax()]
-    return torch.from_numpy(counts)
+        matched.append(_matched(reach[pixels]))
+        predicted.append(len(pixels))
+    at_thresholds = BoundaryCounts(*(torch.tensor(counts).double() for counts in (matched, predicted, [truth.sum()] * len(THRESHOLDS))))
+    best = _f_measure(at_thresholds.precision(), at_thresholds.recall()).argmax()
+    return at_thresholds.map(lambda counts: torch.cat([counts, counts[best : best + 1]]))
 
 
 def _reach(truth: np.ndarray, max_dist: float) -> "csr_array":
@@ -142,44 +183,35 @@ def _matched(graph: "csr_array") -> int:
     return np.count_nonzero(maximum_bipartite_matching(graph) >= 0)
 
 
-def _precision_and_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row of (matched, predicted, true); 0 where nothing was predicted or nothing is true."""
-    matched, predicted, true = counts.T
-    return matched / predicted.clip(min=1), matched / true.clip(min=1)
-
-
 def _f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     """Harmonic mean of two arrays, 0 where both are 0."""
     return 2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1)
 
 
-def _is_empty(sums: Tensor) -> bool:
-    """Whether nothing was true and nothing predicted: there is nothing to find and nothing to miss."""
-    return not sums[:, 1:].any()
-
-
-def ods_f(sums: Tensor) -> float:
+def ods_f(sums: BoundaryCounts) -> float:
     """Best F over thresholds that are the same for all images; between two thresholds precision and recall are interpolated."""
-    precision, recall = _precision_and_recall(sums[:-1].numpy())
     share = np.linspace(0, 1, 100)[:, None]  # (steps between two thresholds, 1)
-    between = [share * values[1:] + (1 - share) * values[:-1] for values in (precision, recall)]
-    return float("nan") if _is_empty(sums) else float(_f_measure(*between).max())
+    at_thresholds = sums.at_thresholds
+    between = [share * values[1:] + (1 - share) * values[:-1] for values in (at_thresholds.precision(), at_thresholds.recall())]
+    return float("nan") if sums.is_empty else float(_f_measure(*between).max())
 
 
-def ois_f(sums: Tensor) -> float:
+def ois_f(sums: BoundaryCounts) -> float:
     """F of all images together, each at its own best threshold."""
-    return float("nan") if _is_empty(sums) else float(_f_measure(*_precision_and_recall(sums[-1:].numpy()))[0])
+    own = sums.at_own_thresholds
+    return float("nan") if sums.is_empty else float(_f_measure(own.precision(), own.recall())[0])
 
 
-def average_precision(sums: Tensor) -> float:
+def average_precision(sums: BoundaryCounts) -> float:
     """Mean precision at the recalls 0, 0.01, ... 1, interpolated on the curve of all thresholds that predict anything.
 
     Below the lowest recall of the curve its precision holds on; beyond the highest, precision is 0.
     """
-    counts = sums[:-1].numpy()
-    precision, recall = _precision_and_recall(counts[counts[:, 1] > 0])
+    at_thresholds = sums.at_thresholds
+    curve = at_thresholds[at_thresholds.predicted > 0]
+    precision, recall = curve.precision(), curve.recall()
     if not len(precision):
-        return float("nan") if _is_empty(sums) else 0.0
+        return float("nan") if sums.is_empty else 0.0
     order = np.lexsort((precision, recall))
     precision, recall = precision[order], recall[order]
     best = np.append(np.diff(recall) > 0, True)  # the highest precision of each recall

@@ -1,13 +1,15 @@
-"""Which tasks fail at the same pixels: the correlation of their errors, from sums that add up over images and processes."""
+"""Correlation of errors between tasks, from sums that add up over images and processes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .statistics import SHORTEST, angle_between
+from .statistics import SHORTEST, angle_between, image_map
+from .sums import Sums
 from .table import metrics_of
 
 PixelError = Callable[[Tensor, Tensor], Tensor]
@@ -31,7 +33,7 @@ _PIXEL_ERRORS: dict[str, PixelError] = {"confusion": _wrong_class, "angles": _an
 
 
 def pixel_error(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
-    """How wrong a prediction is at each pixel, in the way that its task's headline metric sees it.
+    """Error of a prediction at each pixel, of the kind that its task's headline metric is made of.
 
     Args:
         prediction: of one image as `post_process` returns it, (height, width) or (channels, height, width).
@@ -44,14 +46,30 @@ def pixel_error(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
         that is not a number gives NaN, too.
 
     Raises:
-        ValueError: if the sizes differ; the message names the task.
+        ValueError: if a map is not one image's, or the sizes differ; the message names the task.
     """
-    if not spec.is_classification:
-        prediction, target = (values if values.ndim == 3 else values[None] for values in (prediction, target))
+    prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
     if prediction.shape != target.shape:
         raise ValueError(f"{spec.name}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal")
     headline = next(iter(metrics_of(spec).values()))
     return _PIXEL_ERRORS.get(headline.statistics, _distance)(prediction, target)
+
+
+@dataclass(frozen=True)
+class PairSums(Sums):
+    """Sums over the pixels at which both tasks i and j are known, each (tasks, tasks).
+
+    Args:
+        count: of these pixels.
+        error: errors of i.
+        squared: their squares.
+        product: products of both errors.
+    """
+
+    count: Tensor
+    error: Tensor
+    squared: Tensor
+    product: Tensor
 
 
 class ErrorCorrelation:
@@ -61,13 +79,23 @@ class ErrorCorrelation:
         specs: the tasks' entries by name.
 
     Attributes:
-        sums: float64 on the CPU, (4, tasks, tasks), over the pixels at which both tasks i and j are known: their number, the sum of the
-            errors of i, of their squares, and of the products of both errors. Sums of several processes are simply added.
+        sums: [`PairSums`], float64 on the CPU.
     """
 
     def __init__(self, specs: Mapping[str, TaskSpec]) -> None:
         self.specs = dict(specs)
-        self.sums = torch.zeros(4, len(specs), len(specs), dtype=torch.float64)
+        zeros = torch.zeros(len(specs), len(specs), dtype=torch.float64)
+        self.sums = PairSums(zeros, zeros, zeros, zeros)
+
+    def merge(self, other: "ErrorCorrelation") -> None:
+        """Add what another one collected.
+
+        Raises:
+            ValueError: if it collected other tasks, or in another order.
+        """
+        if list(self.specs) != list(other.specs):
+            raise ValueError(f"these are sums of {list(self.specs)}, those of {list(other.specs)}; collect the same tasks in one order")
+        self.sums += other.sums
 
     @torch.no_grad()
     def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
@@ -94,23 +122,23 @@ class ErrorCorrelation:
         error = torch.stack([errors.get(task, nothing).flatten() for task in self.specs])  # (tasks, pixels)
         known = torch.isfinite(error)
         error, known = error.masked_fill(~known, 0), known.double()
-        self.sums += torch.stack([known @ known.T, error @ known.T, error.square() @ known.T, error @ error.T])
+        self.sums += PairSums(known @ known.T, error @ known.T, error.square() @ known.T, error @ error.T)
 
     def compute(self) -> Tensor:
         """Pearson's correlation of each pair, (tasks, tasks) float64.
 
         NaN where no pixel is known in both tasks, or where one of the errors is the same at all such pixels.
         """
-        count, total, squares, products = self.sums
-        covariance = products * count - total * total.T
-        spread = squares * count - total.square()
+        sums = self.sums
+        covariance = sums.product * sums.count - sums.error * sums.error.T
+        spread = sums.squared * sums.count - sums.error.square()
         # What is left of equal numbers after rounding is no spread.
-        spread = torch.where(spread > 1e-12 * squares * count, spread, float("nan"))
+        spread = torch.where(spread > 1e-12 * sums.squared * sums.count, spread, float("nan"))
         return covariance / (spread * spread.T).sqrt()
 
 
 def correlation_table(correlation: Tensor, tasks: list[str]) -> str:
-    """Markdown table with a row and a column a task; a dash where the correlation is not known."""
+    """Markdown table with a row and a column per task; a dash where the correlation is not known."""
     lines = [f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for task, row in zip(tasks, correlation.tolist(), strict=True):
         lines.append(f"| {task} | {' | '.join('-' if value != value else f'{value:.2f}' for value in row)} |")

@@ -1,11 +1,9 @@
-"""The metrics as modules of the `evaluate` library, by family: `import mult_hf.metrics.modules`, then `evaluate.load("mult_depth")`.
+"""The metrics as modules of the `evaluate` library, by family: `evaluate.load(script("mult_depth"))`, or `MultDepth()` itself.
 
-`evaluate.load` takes a path to a script or a name. Names it looks up on the Hub, and where it finds none there, among the scripts in
-its own cache, where it keeps what it downloaded before. Importing this file puts the five scripts of `evaluate_modules/` there by the
-function that `evaluate` itself stores a download with. A script is one import of this file, so a cached one never grows old. By path:
-`evaluate.load(script("mult_depth"))`.
+`evaluate.load` takes the path of a script; [`script`] has those of the five modules. A script is one import of this file, so a
+copy that `evaluate` keeps in its cache never grows old. Importing this file writes nothing.
 
-`evaluate` writes what it is fed to an Arrow file. Here that is one row a process with the sums, not the maps.
+`evaluate` writes what it is fed to an Arrow file. Here that is one row per process with the sums, not the maps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +13,6 @@ from typing import Any
 try:
     import evaluate
     from datasets import Features, Value
-    from evaluate.loading import _create_importable_file, init_dynamic_modules
 except ImportError as error:
     raise ImportError(f'mult_hf.metrics.modules needs evaluate ({error}); install it with: pip install "mult-hf[train]"') from error
 
@@ -34,7 +31,7 @@ Args:
     predictions: maps of several images (tensors or arrays; sizes may differ): (height, width), or (channels, height, width).
     references: maps of the same sizes; NaN, or class 255, where not known.
 Returns:
-    a number by each name of `metrics`.
+    one number per name in `metrics`.
 """
 
 
@@ -53,8 +50,9 @@ class _SumsMetric(evaluate.Metric):
         super().__init__(**kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
+        family = (type(self).__doc__ or "").splitlines()[0]
         return evaluate.MetricInfo(
-            description=f"{type(self).__doc__} Metrics: {', '.join(self.spec.metrics)}. Stored are sums and the number of images.",
+            description=f"{family} Metrics: {', '.join(self.spec.metrics)}. Stored are sums and the number of images.",
             citation="",
             inputs_description=_INPUTS,
             features=Features({"predictions": Value("binary"), "references": Value("int64")}),
@@ -66,7 +64,11 @@ class _SumsMetric(evaluate.Metric):
         return self.images
 
     def add(self, *, prediction: Any = None, reference: Any = None, predictions: Any = None, references: Any = None) -> None:
-        """Add one image: a prediction and a reference of the same size; `evaluate.combine` passes them by the plural names."""
+        """Add one image: a prediction and a reference of the same size; `evaluate.combine` passes them by the plural names.
+
+        Raises:
+            ValueError: if a map is not one image's; `add_batch` takes several.
+        """
         pair = (predictions if prediction is None else prediction, references if reference is None else reference)
         maps = ({self.spec.name: torch.as_tensor(values)} for values in pair)
         self.collected.update(*maps)
@@ -88,14 +90,14 @@ class _SumsMetric(evaluate.Metric):
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
-        super().add_batch(predictions=[safetensors.torch.save(self.collected.sums)], references=[self.images])
+        super().add_batch(predictions=[safetensors.torch.save(self.collected.state())], references=[self.images])
         self.collected, self.images = MultiTaskMetrics(self.collected.specs), 0
         return super().compute()
 
     def _compute(self, predictions: Iterable[bytes], references: Iterable[int]) -> dict[str, Any]:
         collected = MultiTaskMetrics({self.spec.name: self.spec})
-        for sums in predictions:
-            collected.merge(safetensors.torch.load(sums))
+        for state in predictions:
+            collected.merge_state(safetensors.torch.load(state))
         return self._numbers(collected)
 
     def _numbers(self, collected: MultiTaskMetrics) -> dict[str, Any]:
@@ -135,10 +137,16 @@ class MultNormals(_RegressionMetric):
 
 
 class MultMaps(_RegressionMetric):
-    """Heat maps, edges, shading and other numbers: absolute and squared errors."""
+    """Heat maps, edges, shading and other numbers: absolute and squared errors.
 
-    def __init__(self, metrics: Sequence[str] = tuple(MAP_METRICS), **kwargs: Any) -> None:
-        super().__init__(1, metrics, **kwargs)
+    Args:
+        channels: of each map.
+        metrics: names of what `compute` returns.
+        kwargs: those of `evaluate.Metric`.
+    """
+
+    def __init__(self, channels: int = 1, metrics: Sequence[str] = tuple(MAP_METRICS), **kwargs: Any) -> None:
+        super().__init__(channels, metrics, **kwargs)
 
 
 class MultBoundaries(_RegressionMetric):
@@ -158,12 +166,3 @@ def script(name: str) -> str:
     if not path.exists():
         raise ValueError(f"there is no evaluate module {name!r}; allowed: {', '.join(sorted(p.stem for p in _SCRIPTS.glob('*.py')))}")
     return str(path)
-
-
-def _make_loadable_by_name() -> None:
-    """Store the scripts as `evaluate` stores what it downloads from `evaluate-metric`, the namespace of names without a slash."""
-    for path in _SCRIPTS.glob("*.py"):
-        _create_importable_file(str(path), [], [], init_dynamic_modules(), "metrics", f"evaluate-metric/{path.stem}", download_mode=None)
-
-
-_make_loadable_by_name()

@@ -1,17 +1,20 @@
-"""What is added up: functions (prediction, target, spec) of one image -> float64 sums, each read by several metrics.
+"""What is added up: functions (prediction, target, spec) of one image -> named float64 sums, each read by several metrics.
 
 Class ids are (height, width), with 255 unknown; other maps (channels, height, width), with NaN unknown. A pixel is known if all
 channels of its target are finite. Everything is computed in float64, on the device of the maps.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-Statistics = Callable[[Tensor, Tensor, TaskSpec], Tensor]
+from .sums import Sums
+
+Statistics = Callable[[Tensor, Tensor, TaskSpec], Sums]
 
 SMALLEST_PREDICTION = 1e-3
 """Smaller predictions, zero and negative ones too, count as this one where a logarithm is taken, in the task's unit: the 1 mm at
@@ -26,11 +29,48 @@ SHORTEST = 1e-12
 BINS = round(180 / DEGREES_PER_BIN)
 
 
-def confusion(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
-    """(classes, classes) counts of pixels, rows being the truth."""
+def image_map(values: Tensor, spec: TaskSpec, role: str) -> Tensor:
+    """One image's map in the form that statistics take: class ids (height, width), all else (channels, height, width).
+
+    Args:
+        values: (height, width), or (channels, height, width). The axis of a single channel may be missing.
+        spec: the task's entry.
+        role: what the map is, for the message.
+
+    Raises:
+        ValueError: if the map has another number of axes or channels, as a batch of images has.
+    """
+    shape = tuple(values.shape)
+    if spec.is_classification:
+        fits, allowed = len(shape) == 2, "class ids (height, width)"
+    elif spec.channels == 1:
+        fits, allowed = len(shape) == 2 or (len(shape) == 3 and shape[0] == 1), "(height, width) or (1, height, width)"
+    else:
+        fits, allowed = len(shape) == 3 and shape[0] == spec.channels, f"({spec.channels}, height, width)"
+    if not fits:
+        raise ValueError(
+            f"{spec.name}: {role} has shape {shape}, but one image's map is {allowed}; pass the images of a batch one by one, "
+            "and class ids in place of logits"
+        )
+    return values[None] if len(shape) == 2 and not spec.is_classification else values
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix(Sums):
+    """Counts of pixels.
+
+    Args:
+        counts: (true classes, predicted classes).
+    """
+
+    counts: Tensor
+
+
+def confusion(prediction: Tensor, target: Tensor, spec: TaskSpec) -> ConfusionMatrix:
+    """Count the known pixels by true and predicted class."""
     known = target != IGNORE_INDEX
     pairs = target[known].long() * spec.channels + prediction[known].long()
-    return torch.bincount(pairs, minlength=spec.channels**2).reshape(spec.channels, -1).double()
+    return ConfusionMatrix(torch.bincount(pairs, minlength=spec.channels**2).reshape(spec.channels, -1).double())
 
 
 def _known_values(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,18 +79,62 @@ def _known_values(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return prediction[:, known].double(), target[:, known].double()
 
 
-def errors(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
-    """Count of known numbers, sum of absolute errors, sum of squared errors."""
+@dataclass(frozen=True)
+class ErrorSums(Sums):
+    """Sums over known numbers of e = prediction - target.
+
+    Args:
+        count: of the numbers.
+        absolute: |e|.
+        squared: e^2.
+    """
+
+    count: Tensor
+    absolute: Tensor
+    squared: Tensor
+
+
+def errors(prediction: Tensor, target: Tensor, spec: TaskSpec) -> ErrorSums:
+    """Add up absolute and squared errors."""
     prediction, target = _known_values(prediction, target)
     error = (prediction - target).abs()
-    return torch.stack([torch.ones_like(error).sum(), error.sum(), error.square().sum()])
+    return ErrorSums(count=_count(error), absolute=error.sum(), squared=error.square().sum())
 
 
-def ratios(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
-    """Sums over known pixels with a target above 0, e = prediction - target, d = log prediction - log target.
+def _count(values: Tensor) -> Tensor:
+    """How many numbers a tensor has, as one of its kind on its device."""
+    return values.new_tensor(values.numel())
 
-    Count; sums of |e| / target, e^2 / target, d, d^2; how many differ by a factor below 1.25, 1.25^2, 1.25^3. A prediction of 0
-    or less is within no factor, and has the logarithm of [`SMALLEST_PREDICTION`].
+
+@dataclass(frozen=True)
+class RatioSums(Sums):
+    """Sums over known numbers with a target above 0 of e = prediction - target and d = log prediction - log target.
+
+    Args:
+        count: of the numbers.
+        relative: |e| / target.
+        squared_relative: e^2 / target.
+        log: d.
+        squared_log: d^2.
+        within_1: 1 where prediction and target differ by a factor below 1.25.
+        within_2: the same with 1.25^2.
+        within_3: the same with 1.25^3.
+    """
+
+    count: Tensor
+    relative: Tensor
+    squared_relative: Tensor
+    log: Tensor
+    squared_log: Tensor
+    within_1: Tensor
+    within_2: Tensor
+    within_3: Tensor
+
+
+def ratios(prediction: Tensor, target: Tensor, spec: TaskSpec) -> RatioSums:
+    """Add up relative and logarithmic errors.
+
+    A prediction of 0 or less is within no factor, and has the logarithm of [`SMALLEST_PREDICTION`].
     """
     prediction, target = _known_values(prediction, target)
     positive = (target > 0).all(dim=0)
@@ -58,9 +142,14 @@ def ratios(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
     error = (prediction - target).abs()
     log_error = prediction.clamp(min=SMALLEST_PREDICTION).log() - target.log()
     low, high = torch.minimum(prediction, target), torch.maximum(prediction, target)
-    terms = [torch.ones_like(error), error / target, error.square() / target, log_error, log_error.square()]
-    terms += [(high < 1.25**power * low).double() for power in (1, 2, 3)]
-    return torch.stack(terms).flatten(1).sum(dim=1)
+    return RatioSums(
+        count=_count(error),
+        relative=(error / target).sum(),
+        squared_relative=(error.square() / target).sum(),
+        log=log_error.sum(),
+        squared_log=log_error.square().sum(),
+        **{f"within_{power}": (high < 1.25**power * low).double().sum() for power in (1, 2, 3)},
+    )
 
 
 def median_scaled(statistics: Statistics) -> Statistics:
@@ -70,7 +159,7 @@ def median_scaled(statistics: Statistics) -> Statistics:
     prediction is not above 0 there is no such factor, and the image is taken as it is.
     """
 
-    def scaled(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
+    def scaled(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Sums:
         known_prediction, known_target = _known_values(prediction, target)
         positive = known_target > 0
         median = _median(known_prediction[positive])
@@ -99,8 +188,25 @@ def angle_between(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.rad2deg(2 * torch.atan2(_length(prediction - target), _length(prediction + target)))
 
 
-def angles(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
-    """Angles between vectors in degrees: count, sum, sum of squares, then counts in [`BINS`] bins from 0 to 180 degrees.
+@dataclass(frozen=True)
+class AngleSums(Sums):
+    """Sums over known pixels of angles in degrees.
+
+    Args:
+        count: of the pixels.
+        angle: the angles.
+        squared: their squares.
+        histogram: ([`BINS`],) counts of angles from 0 to 180 degrees.
+    """
+
+    count: Tensor
+    angle: Tensor
+    squared: Tensor
+    histogram: Tensor
+
+
+def angles(prediction: Tensor, target: Tensor, spec: TaskSpec) -> AngleSums:
+    """Add up and count the angles between vectors.
 
     From the sine too, because the cosine alone is blind to angles below 0.03 degrees. A target of length 0 has no direction and
     counts as unknown; a prediction of length 0 is 90 degrees off; one that is not a number falls into the last bin.
@@ -109,5 +215,5 @@ def angles(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
     directed = _length(target) > SHORTEST
     angle = angle_between(prediction[:, directed], target[:, directed])
     bins = (angle.nan_to_num(180) / DEGREES_PER_BIN).long().clamp(max=BINS - 1)
-    sums = torch.stack([torch.ones_like(angle).sum(), angle.sum(), angle.square().sum()])
-    return torch.cat([sums, torch.bincount(bins, minlength=BINS).double()])
+    histogram = torch.bincount(bins, minlength=BINS).double()
+    return AngleSums(count=_count(angle), angle=angle.sum(), squared=angle.square().sum(), histogram=histogram)

@@ -6,6 +6,7 @@ Adding a metric is one entry of [`METRICS`] (and one of [`STATISTICS`] if it nee
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +14,70 @@ from torch import Tensor
 
 from mult_hf.model.tasks import TaskSpec
 
-from .boundaries import average_precision, boundary_counts, ods_f, ois_f
-from .statistics import DEGREES_PER_BIN, Statistics, angles, confusion, errors, median_scaled, ratios
+from .boundaries import BoundaryCounts, average_precision, boundary_counts, ods_f, ois_f
+from .statistics import (
+    DEGREES_PER_BIN,
+    AngleSums,
+    ConfusionMatrix,
+    ErrorSums,
+    RatioSums,
+    Statistics,
+    angles,
+    confusion,
+    errors,
+    median_scaled,
+    ratios,
+)
+from .sums import Sums
 
 TOLERANCES = (0.0075, 0.011)
 """Farthest distances of a matched boundary pixel as shares of the image diagonal: BSDS, and what is usual on NYUv2."""
 
-STATISTICS: dict[str, Statistics] = {
-    "confusion": confusion,
-    "errors": errors,
-    "ratios": ratios,
-    "errors_median_scaled": median_scaled(errors),
-    "ratios_median_scaled": median_scaled(ratios),
-    "angles": angles,
-    **{f"boundaries_{tolerance}": partial(boundary_counts, max_dist=tolerance) for tolerance in TOLERANCES},
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is added up, and the maps that it has a meaning for.
+
+    Args:
+        count: (prediction, target, spec) of one image -> named sums.
+        sums: the class of these sums.
+        kind: of tasks.
+        channels: smallest and largest number of channels; None for no limit.
+    """
+
+    count: Statistics
+    sums: type[Sums]
+    kind: Literal["classification", "regression"] = "regression"
+    channels: tuple[int, int | None] = (1, None)
+
+    def fits(self, spec: TaskSpec) -> bool:
+        """Whether the statistic has a meaning for a task."""
+        fewest, most = self.channels
+        return spec.kind == self.kind and fewest <= spec.channels and (most is None or spec.channels <= most)
+
+    @property
+    def tasks(self) -> str:
+        """The tasks that it fits, in words."""
+        if self.kind == "classification":
+            return self.kind
+        fewest, most = self.channels
+        limits = "any number of channels" if (fewest, most) == (1, None) else "one channel" if most == 1 else f"{fewest} or more channels"
+        return f"{self.kind} with {limits}"
+
+
+STATISTICS: dict[str, Statistic] = {
+    "confusion": Statistic(confusion, ConfusionMatrix, "classification"),
+    "errors": Statistic(errors, ErrorSums),
+    "ratios": Statistic(ratios, RatioSums),
+    "errors_median_scaled": Statistic(median_scaled(errors), ErrorSums),
+    "ratios_median_scaled": Statistic(median_scaled(ratios), RatioSums),
+    "angles": Statistic(angles, AngleSums, channels=(2, None)),
+    **{
+        f"boundaries_{tolerance}": Statistic(partial(boundary_counts, max_dist=tolerance), BoundaryCounts, channels=(1, 1))
+        for tolerance in TOLERANCES
+    },
 }
-"""What is added up, by the name that metrics refer to. One entry is computed once an image, however many metrics read it."""
+"""What is added up, by the name that metrics refer to. One entry is computed once per image, however many metrics read it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +104,7 @@ class Metric:
 
     Args:
         statistics: name of the sums in [`STATISTICS`].
-        value: sums -> the metric; NaN where nothing was known.
+        value: those sums -> the metric; NaN where nothing was known.
         higher_is_better: direction.
         constant: (targets of many images stacked, spec) -> the map that predicts all of them best by this metric or nearly so.
             It is the constant baseline that a model has to beat.
@@ -64,7 +113,7 @@ class Metric:
     """
 
     statistics: str
-    value: Callable[[Tensor], float]
+    value: Callable[[Any], float]
     higher_is_better: bool
     constant: Callable[[Tensor, TaskSpec], Tensor]
     label: str
@@ -85,57 +134,61 @@ class Metric:
         return f"{value * self.unit.factor:.{self.unit.digits}f}"
 
 
-def _mean(row: int) -> Callable[[Tensor], float]:
-    return lambda sums: (sums[row] / sums[0]).item()  # 0 / 0 is NaN: nothing was known
+def _mean_of(sums: Sums, field: str) -> Tensor:
+    return getattr(sums, field) / sums.count  # 0 / 0 is NaN: nothing was known
 
 
-def _root_mean(row: int) -> Callable[[Tensor], float]:
-    return lambda sums: (sums[row] / sums[0]).sqrt().item()
+def _mean(field: str) -> Callable[[Sums], float]:
+    return lambda sums: _mean_of(sums, field).item()
 
 
-def _silog(sums: Tensor) -> float:
+def _root_mean(field: str) -> Callable[[Sums], float]:
+    return lambda sums: _mean_of(sums, field).sqrt().item()
+
+
+def _silog(sums: RatioSums) -> float:
     """Standard deviation of log prediction - log target, times 100: the root of mean d^2 - (mean d)^2.
 
     Scale-invariant error of Eigen et al. (arXiv 1406.2283, section 3.2); root and factor as in KITTI's depth benchmark.
     """
-    return 100 * (sums[4] / sums[0] - (sums[3] / sums[0]).square()).clamp(min=0).sqrt().item()
+    return 100 * (_mean_of(sums, "squared_log") - _mean_of(sums, "log").square()).clamp(min=0).sqrt().item()
 
 
-def class_iou(confusion: Tensor) -> Tensor:
+def class_iou(confusion: ConfusionMatrix) -> Tensor:
     """(classes,) intersection over union; NaN for classes that occur in neither prediction nor truth."""
-    return confusion.diagonal() / (confusion.sum(0) + confusion.sum(1) - confusion.diagonal())
+    counts = confusion.counts
+    return counts.diagonal() / (counts.sum(0) + counts.sum(1) - counts.diagonal())
 
 
-def class_accuracy(confusion: Tensor) -> Tensor:
+def class_accuracy(confusion: ConfusionMatrix) -> Tensor:
     """(classes,) share of each true class that is found; NaN for classes that the truth lacks."""
-    return confusion.diagonal() / confusion.sum(1)
+    return confusion.counts.diagonal() / confusion.counts.sum(1)
 
 
-def _mean_iou(confusion: Tensor) -> float:
+def _mean_iou(confusion: ConfusionMatrix) -> float:
     return class_iou(confusion).nanmean().item()
 
 
-def _mean_iou_all_classes(confusion: Tensor) -> float:
-    return class_iou(confusion).nan_to_num(0).mean().item() if confusion.any() else float("nan")
+def _mean_iou_all_classes(confusion: ConfusionMatrix) -> float:
+    return class_iou(confusion).nan_to_num(0).mean().item() if confusion.counts.any() else float("nan")
 
 
-def _pixel_accuracy(confusion: Tensor) -> float:
-    return (confusion.diagonal().sum() / confusion.sum()).item()
+def _pixel_accuracy(confusion: ConfusionMatrix) -> float:
+    return (confusion.counts.diagonal().sum() / confusion.counts.sum()).item()
 
 
-def _mean_accuracy(confusion: Tensor) -> float:
+def _mean_accuracy(confusion: ConfusionMatrix) -> float:
     return class_accuracy(confusion).nanmean().item()
 
 
-def _median_angle(sums: Tensor) -> float:
+def _median_angle(sums: AngleSums) -> float:
     """Middle of the bin that holds the median (the lower one of an even number), so within half a bin of it."""
-    reached = sums[3:].cumsum(0)
-    middle = torch.searchsorted(reached, sums[:1] / 2).item()
-    return (middle + 0.5) * DEGREES_PER_BIN if sums[0] else float("nan")
+    middle = torch.searchsorted(sums.histogram.cumsum(0), sums.count / 2).item()
+    return (middle + 0.5) * DEGREES_PER_BIN if sums.count else float("nan")
 
 
-def _share_within(degrees: float) -> Callable[[Tensor], float]:
-    return lambda sums: (sums[3 : 3 + round(degrees / DEGREES_PER_BIN)].sum() / sums[0]).item()
+def _share_within(degrees: float) -> Callable[[AngleSums], float]:
+    return lambda sums: (sums.histogram[: round(degrees / DEGREES_PER_BIN)].sum() / sums.count).item()
 
 
 def _most_frequent_class(targets: Tensor, spec: TaskSpec) -> Tensor:
@@ -170,18 +223,18 @@ SEGMENTATION_METRICS = {
 }
 
 MAP_METRICS = {
-    "mae": Metric("errors", _mean(1), False, _median_map, "MAE", OF_TASK),
-    "rmse": Metric("errors", _root_mean(2), False, _mean_map, "RMSE", OF_TASK),
+    "mae": Metric("errors", _mean("absolute"), False, _median_map, "MAE", OF_TASK),
+    "rmse": Metric("errors", _root_mean("squared"), False, _mean_map, "RMSE", OF_TASK),
 }
 
 DEPTH_METRICS = {
     "rmse": MAP_METRICS["rmse"],
-    "log_rmse": Metric("ratios", _root_mean(4), False, _median_map, "log RMSE"),
-    "abs_rel": Metric("ratios", _mean(1), False, _median_map, "AbsRel"),
-    "sq_rel": Metric("ratios", _mean(2), False, _mean_map, "SqRel", OF_TASK),
-    "delta1": Metric("ratios", _mean(5), True, _mean_map, "delta < 1.25", PERCENT),
-    "delta2": Metric("ratios", _mean(6), True, _mean_map, "delta < 1.25^2", PERCENT),
-    "delta3": Metric("ratios", _mean(7), True, _mean_map, "delta < 1.25^3", PERCENT),
+    "log_rmse": Metric("ratios", _root_mean("squared_log"), False, _median_map, "log RMSE"),
+    "abs_rel": Metric("ratios", _mean("relative"), False, _median_map, "AbsRel"),
+    "sq_rel": Metric("ratios", _mean("squared_relative"), False, _mean_map, "SqRel", OF_TASK),
+    "delta1": Metric("ratios", _mean("within_1"), True, _mean_map, "delta < 1.25", PERCENT),
+    "delta2": Metric("ratios", _mean("within_2"), True, _mean_map, "delta < 1.25^2", PERCENT),
+    "delta3": Metric("ratios", _mean("within_3"), True, _mean_map, "delta < 1.25^3", PERCENT),
     "silog": Metric("ratios", _silog, False, _median_map, "SILog", Unit("100 log", digits=2)),
 }
 
@@ -191,9 +244,9 @@ MEDIAN_SCALED_DEPTH_METRICS = {
 }
 
 NORMALS_METRICS = {
-    "mean_angle": Metric("angles", _mean(1), False, _mean_direction, "mean angle", DEGREES),
+    "mean_angle": Metric("angles", _mean("angle"), False, _mean_direction, "mean angle", DEGREES),
     "median_angle": Metric("angles", _median_angle, False, _mean_direction, "median angle", DEGREES),
-    "rmse_angle": Metric("angles", _root_mean(2), False, _mean_direction, "RMSE of angles", DEGREES),
+    "rmse_angle": Metric("angles", _root_mean("squared"), False, _mean_direction, "RMSE of angles", DEGREES),
     **{
         f"within_{degrees:g}": Metric("angles", _share_within(degrees), True, _mean_direction, f"within {degrees:g} degrees", PERCENT)
         for degrees in (11.25, 22.5, 30.0)
@@ -221,9 +274,17 @@ def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
     """The metrics that a task's entry names, the headline first.
 
     Raises:
-        ValueError: if there is no such metric.
+        ValueError: if there is no such metric, or it has no meaning for such a task.
     """
     unknown = [name for name in spec.metrics if name not in METRICS]
     if unknown:
         raise ValueError(f"task {spec.name!r} has metrics {list(spec.metrics)}, unknown are {unknown}; allowed: {', '.join(METRICS)}")
+    for name in spec.metrics:
+        statistic = STATISTICS[METRICS[name].statistics]
+        if not statistic.fits(spec):
+            fitting = [other for other, metric in METRICS.items() if STATISTICS[metric.statistics].fits(spec)]
+            raise ValueError(
+                f"task {spec.name!r} ({spec.kind}, {spec.channels} channels) has the metric {name!r}, which is for {statistic.tasks}; "
+                f"choose from: {', '.join(fitting)}"
+            )
     return {name: METRICS[name] for name in spec.metrics}

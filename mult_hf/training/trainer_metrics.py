@@ -43,7 +43,7 @@ class TrainerMetrics:
             labels: per task the target of the same size, with NaN or 255 unknown; `None` where the batch has no labels.
 
         Returns:
-            the sums of each image, (batch, ...) float64, by the names of `MultiTaskMetrics.sums`; without labels the predictions,
+            the sums of each image, (batch, ...) float64, by the names of `MultiTaskMetrics.state`; without labels the predictions,
             unchanged.
         """
         if labels is None:
@@ -52,7 +52,7 @@ class TrainerMetrics:
         for number, result in enumerate(self.processor.post_process(predictions)):
             image = MultiTaskMetrics(self.processor.task_specs)
             image.update({task: maps["prediction"] for task, maps in result.items()}, {task: maps[number] for task, maps in labels.items()})
-            images.append(image.sums)
+            images.append(image.state())
         # Processes gather one tensor after the other, so all need them in one order, and on the device that they gather on.
         device = next(iter(predictions.values())).device if torch.distributed.is_initialized() else "cpu"
         return {name: torch.stack([sums[name] for sums in images]).to(device) for name in sorted(images[0])}
@@ -75,7 +75,7 @@ class TrainerMetrics:
         if not all("/" in name for name in evaluation.predictions):
             given = list(evaluation.predictions)
             raise ValueError(f"Trainer gathered whole maps of {given}; pass it preprocess_logits_for_metrics=metrics.sums_of_images")
-        self._collected.merge({name: rows.sum(dim=0).cpu() for name, rows in evaluation.predictions.items()})
+        self._collected.merge_state({name: rows.sum(dim=0).cpu() for name, rows in evaluation.predictions.items()})
         if not compute_result:
             return {}
         values = self._collected.compute()

@@ -1,6 +1,5 @@
-"""Proves that the evaluation script measures what it says, refuses what would be wrong numbers, with any number of processes."""
+"""`mult-hf evaluate` measures what it says and refuses what would be wrong numbers, with any number of processes."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,28 +13,17 @@ from datasets import Dataset, Features, Image, Value
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 
-from mult_hf import MulTImageProcessor
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.cli.evaluate import EvaluationArguments, main
 from mult_hf.metrics import MultiTaskMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "examples/evaluate.py"
 CLASSES = ["floor", "wall", "door"]
 SEGMENTATION = {"name": "segmentation", "class_names": CLASSES, "encoding": {"dtype": "uint8", "unknown": [255]}}
 MILLIMETRES = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}
 STEPS_OF_512 = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 1 / 512, "unknown": [0]}}
 MODEL_TASKS = [{"name": "segmentation", "class_names": CLASSES}, "depth", "edges2d"]  # with Taskonomy's encodings
 SIZE = 40
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_script"] = module  # where dataclasses look for the types of their fields
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 def write_data(directory, depth_entry=MILLIMETRES, segmentation_entry=SEGMENTATION, steps_a_metre=1000, count=5):
@@ -81,14 +69,13 @@ def save_model(tiny_model, tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Run the script in this process; returns what it printed and its results.json."""
+def run(tmp_path, capsys):
+    """Run the command in this process; returns what it printed, its results.json and its directory."""
 
     def evaluate(model, data, *flags):
         output = tmp_path / f"output_{len(list(tmp_path.iterdir()))}"
         arguments = ["--model", model, "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", output, *flags]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        script.main()
+        main([str(argument) for argument in arguments])
         printed = capsys.readouterr().out
         assert (output / "tables.md").read_text() in printed + "\n"
         return printed, json.loads((output / "results.json").read_text()), output
@@ -103,7 +90,7 @@ def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, 
     """Photo by photo through processor, model and post_process, against maps read by hand."""
     model_directory = save_model()
     _, results, _ = run(model_directory, data, "--batch_size", 2)
-    model = script.MulTForMultiTaskDensePrediction.from_pretrained(model_directory)
+    model = MulTForMultiTaskDensePrediction.from_pretrained(model_directory)
     processor = MulTImageProcessor.from_pretrained(model_directory)
     metrics = MultiTaskMetrics({task: model.config.task_specs[task] for task in ("segmentation", "depth")})
     for row in Dataset.from_parquet(str(data / "test-00000-of-00001.parquet")):
@@ -139,7 +126,7 @@ def test_tasks_without_numbers_are_named_with_the_reason(save_model, data, run):
 def test_a_task_of_which_nothing_is_known_is_null_and_said_to_be(save_model, run, tmp_path):
     directory = write_data(tmp_path / "dark", {"name": "depth", "encoding": {"dtype": "uint16", "maximum": -1.0}})
     printed, results, _ = run(save_model(), directory)
-    assert "without a single known pixel in this split: depth." in printed
+    assert "without a known pixel in this split: depth." in printed
     assert results["model"]["depth/rmse"] is None
     assert results["model"]["segmentation/mean_iou"] > 0
 
@@ -232,7 +219,7 @@ def test_a_task_without_single_task_result_is_left_out_of_the_gain_and_named(sav
     gain = (results["model"]["depth/rmse"] - again["model"]["depth/rmse"]) / results["model"]["depth/rmse"]
     assert again["multi_task_gain"] == pytest.approx(100 * gain)
     assert "Multi-task gain over 1 of 2 tasks" in printed
-    assert "Not counted, for want of a number: segmentation." in printed
+    assert "Not counted, because a number is missing or 0: segmentation." in printed
 
 
 @pytest.mark.parametrize(
@@ -249,6 +236,23 @@ def test_single_task_results_that_do_not_compare_are_refused(runs, message, save
     (tmp_path / "singles").mkdir()
     with pytest.raises(ValueError, match=message):
         run(save_model(), data, "--single_task_results", write_runs(tmp_path / "singles", **runs))
+
+
+# --- the configuration file
+
+
+def test_flags_come_from_a_file_and_the_command_line_wins(save_model, data, run, tmp_path):
+    model = save_model()
+    file = tmp_path / "evaluation.yaml"
+    file.write_text("tasks: [depth]\nmax_samples: 2\n")
+    results = run(model, data, "--config", file, "--max_samples", "3")[1]
+    assert results["evaluated_samples"] == 3
+    assert {name.split("/")[0] for name in results["model"]} == {"depth"}
+
+
+def test_a_data_set_must_be_named_outside_a_checkout():
+    with pytest.raises(ValueError, match="--dataset is missing; give a local directory or Hub id"):
+        EvaluationArguments(dataset=None)
 
 
 # --- panels and cards
@@ -348,7 +352,18 @@ def test_two_processes_give_the_numbers_of_one(save_model, data, run, tmp_path):
     flags = ["--batch_size", "2", "--flip", "--baseline_split", "train", "--compare", str(other), "--resamples", "20", "--worst", "1"]
     alone = run(model, data, *flags)[1]
     arguments = ["--model", model, "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", tmp_path / "two", *flags]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", str(SCRIPT), *map(str, arguments)]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "2",
+        "--cpu",
+        "-m",
+        "mult_hf",
+        "evaluate",
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     printed = subprocess.run(launch, capture_output=True, text=True, check=True, env=environment).stdout
     together = json.loads((tmp_path / "two" / "results.json").read_text())

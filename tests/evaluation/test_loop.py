@@ -1,6 +1,7 @@
 """Proves that the evaluation loop measures at the labels' own size, gives one number for any split, and is honest about differences."""
 
 import math
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -167,7 +168,8 @@ def test_any_number_of_processes_returns_the_same_bits_in_the_same_order(process
     for result in evaluate_in(processes, rows, monkeypatch, batch_size=2)[0]:
         assert result.names == alone.names
         assert result.compute() == alone.compute()
-        assert all(torch.equal(result.per_image[name], values) for name, values in alone.per_image.items())
+        for name, sums in alone.stacked().items():
+            assert all(torch.equal(getattr(result.stacked()[name], field), values) for field, values in sums.tensors().items())
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
@@ -183,6 +185,22 @@ def test_without_images_several_processes_agree_to_rounding(monkeypatch):
     for result in evaluate_in(3, rows, monkeypatch, batch_size=2, per_image=False)[0]:
         assert result.compute() == pytest.approx(alone.compute(), rel=1e-12)
         assert result.names == [f"row {number}" for number in range(7)]
+
+
+def test_a_row_is_measured_once_and_results_of_two_kinds_are_not_merged():
+    rows = random_rows(2)
+    twice, totals = measured(rows), measured(rows, per_image=False)
+    with pytest.raises(ValueError, match=r"rows \[0, 1\] were measured twice"):
+        twice.merge(measured(rows))
+    with pytest.raises(ValueError, match="per_image is True here and False there"):
+        twice.merge(totals)
+
+
+def test_without_images_memory_does_not_grow_with_their_number():
+    few, many = (measured(random_rows(count), per_image=False) for count in (1, 6))
+    sizes = [{name: tuple(value.shape) for name, value in result.metrics.state().items()} for result in (few, many)]
+    assert sizes[0] == sizes[1]
+    assert len(pickle.dumps(many)) - len(pickle.dumps(few)) < 500, "the names of five rows"
 
 
 # --- the worst images
@@ -213,7 +231,7 @@ def test_the_interval_is_that_of_a_plain_loop_over_the_same_draws():
         for result in (a, b):
             metrics = MultiTaskMetrics(SPECS)
             for image in images:
-                metrics.merge({name: sums[image] for name, sums in result.per_image.items()})
+                metrics.merge(result.metrics_of_image(image))
             values.append(metrics.compute())
         drawn.append({name: values[0][name] - values[1][name] for name in values[0]})
     for name, (difference, low, high) in bootstrap_differences(a, b, resamples=resamples, confidence=0.8, seed=3).items():
@@ -295,7 +313,7 @@ def test_the_constant_baseline_reads_no_more_images_than_allowed():
             read.append(number)
             return super().__getitem__(number)
 
-    constant_baseline(Rows(random_rows(9)), collator_for("distance"), most=3)
+    constant_baseline(Rows(random_rows(9)), collator_for("distance"), max_images=3)
     assert read == [0, 4, 8]
 
 

@@ -1,6 +1,7 @@
 """Proves for the whole table of metrics that sums add up over any split and never see unknown pixels, and what the constant baseline is."""
 
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,13 +97,14 @@ def test_sums_are_float64_and_need_the_same_memory_for_any_number_of_images():
     for image in images:
         many.update(*image)
     assert set(few.sums) == set(many.sums) == {f"{task}/{m.statistics}" for task in SPECS for m in few.metrics[task].values()}
-    assert all(sums.dtype == torch.float64 and sums.shape == few.sums[name].shape for name, sums in many.sums.items())
+    assert all(value.dtype == torch.float64 and value.shape == few.state()[name].shape for name, value in many.state().items())
 
 
-def test_what_several_metrics_read_is_computed_once_an_image(monkeypatch):
+def test_what_several_metrics_read_is_computed_once_per_image(monkeypatch):
     calls = []
-    for name in STATISTICS:
-        monkeypatch.setitem(STATISTICS, name, lambda *maps, name=name, count=STATISTICS[name]: calls.append(name) or count(*maps))
+    for name, statistic in STATISTICS.items():
+        count = lambda *maps, name=name, count=statistic.count: calls.append(name) or count(*maps)  # noqa: E731
+        monkeypatch.setitem(STATISTICS, name, replace(statistic, count=count))
     measured(random_images(1))
     assert sorted(calls) == sorted(STATISTICS)
 
@@ -111,7 +113,7 @@ def test_no_gradients_are_kept():
     predictions, targets = random_images(1)[0]
     metrics = MultiTaskMetrics(SPECS)
     metrics.update({**predictions, "distance": predictions["distance"].requires_grad_()}, targets)
-    assert not any(sums.requires_grad for sums in metrics.sums.values())
+    assert not any(value.requires_grad for value in metrics.state().values())
 
 
 # Additivity: any split gives the same number.
@@ -126,7 +128,7 @@ def test_images_may_be_spread_over_processes_in_any_way(seed):
         processes[generator.integers(3)].update(*images[number])
     together = MultiTaskMetrics(SPECS)
     for process in processes:
-        together.merge(process.sums)
+        together.merge(process)
     assert together.compute() == pytest.approx(measured(images), rel=1e-12)
 
 
@@ -150,11 +152,36 @@ def test_a_mean_over_images_would_be_another_number():
 def test_merging_does_not_change_what_is_merged():
     first, second = MultiTaskMetrics(SPECS), MultiTaskMetrics(SPECS)
     first.update(*random_images(1)[0])
-    sums = {name: value.clone() for name, value in first.sums.items()}
-    second.merge(first.sums)
-    second.merge(first.sums)
-    assert all(torch.equal(first.sums[name], value) for name, value in sums.items())
-    assert all(torch.equal(second.sums[name], 2 * value) for name, value in sums.items())
+    state = {name: value.clone() for name, value in first.state().items()}
+    second.merge(first)
+    second.merge(first)
+    assert all(torch.equal(first.state()[name], value) for name, value in state.items())
+    assert all(torch.equal(second.state()[name], 2 * value) for name, value in state.items())
+
+
+def test_a_state_of_plain_tensors_is_merged_like_its_owner():
+    first, second, third = MultiTaskMetrics(SPECS), MultiTaskMetrics(SPECS), MultiTaskMetrics(SPECS)
+    first.update(*random_images(1)[0])
+    assert all(isinstance(value, torch.Tensor) for value in first.state().values())
+    for _ in range(2):
+        second.merge(first)
+        third.merge_state(first.state())
+    assert second.compute() == third.compute()
+    assert second.sums.keys() == third.sums.keys()
+
+
+def test_a_state_of_other_tasks_is_refused():
+    metrics = MultiTaskMetrics({"distance": SPECS["distance"]})
+    with pytest.raises(ValueError, match=r"sums \['height/errors'\]; allowed for these tasks: distance/errors"):
+        metrics.merge_state({"height/errors/count": torch.zeros(())})
+
+
+def test_sums_survive_being_sent_to_another_process():
+    metrics = MultiTaskMetrics(SPECS)
+    metrics.update(*random_images(1)[0])
+    sent = pickle.loads(pickle.dumps(metrics.sums))
+    assert MultiTaskMetrics(SPECS, sent).compute() == metrics.compute()
+    assert {type(sums) for sums in sent.values()} == {type(sums) for sums in metrics.sums.values()}
 
 
 # Unknown pixels.
@@ -274,6 +301,40 @@ def test_maps_of_different_sizes_are_refused_by_the_tasks_name(task):
 def test_a_prediction_of_another_number_of_channels_is_refused_by_the_tasks_name():
     with pytest.raises(ValueError, match="distance: "):
         measured([({"distance": torch.rand(3, 4, 4)}, {"distance": torch.rand(1, 4, 4)})])
+
+
+@pytest.mark.parametrize("task", SPECS)
+def test_a_batch_in_place_of_an_image_is_refused_by_the_tasks_name(task):
+    predictions, targets = random_images(1)[0]
+    batch = [{task: torch.stack([maps[task]] * 4)} for maps in (predictions, targets)]
+    with pytest.raises(ValueError, match=rf"{task}: prediction has shape \(4, .*8, 8\).* one by one"):
+        measured([batch])
+
+
+def test_a_batch_of_depth_maps_without_channels_is_refused():
+    """(4, 8, 8) would be taken for one image of four channels."""
+    maps = torch.rand(4, 8, 8)
+    with pytest.raises(ValueError, match=r"distance: prediction has shape \(4, 8, 8\), but one image's map is \(height, width\) or \(1,"):
+        measured([({"distance": maps}, {"distance": maps})])
+
+
+def test_logits_in_place_of_class_ids_are_refused():
+    with pytest.raises(ValueError, match=r"classes: prediction has shape \(5, 4, 4\), but one image's map is class ids"):
+        measured([({"classes": torch.rand(5, 4, 4)}, {"classes": torch.zeros(4, 4).long()})])
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "message"),
+    [
+        ("distance", "mean_iou", r"'distance' \(regression, 1 channels\) has the metric 'mean_iou', which is for classification"),
+        ("classes", "rmse", r"'classes' \(classification, 5 channels\) has the metric 'rmse', which is for regression with any number"),
+        ("distance", "mean_angle", "'mean_angle', which is for regression with 2 or more channels; choose from: mae, rmse"),
+        ("direction", "ods_f_0.0075", "'ods_f_0.0075', which is for regression with one channel"),
+    ],
+)
+def test_a_metric_of_another_kind_of_task_is_refused_by_its_name(task, metric, message):
+    with pytest.raises(ValueError, match=message):
+        MultiTaskMetrics({task: replace(SPECS[task], metrics=(metric,))})
 
 
 @pytest.mark.parametrize(("predicted", "true"), [(5, 0), (255, 0), (0, 5), (0, 7), (-1, 1)])

@@ -2,6 +2,7 @@
 
 import builtins
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,21 +163,25 @@ def test_counts_at_each_threshold_are_those_of_the_other_solver():
     strength = gaussian_filter(generator.random((30, 40)), 1.5)
     strength = (strength - strength.min()) / np.ptp(strength)
     truth = thin_of_skimage(gaussian_filter(generator.random((30, 40)), 2) > 0.5)
-    counts = boundary_counts(torch.tensor(strength)[None], torch.tensor(truth)[None].double(), SPEC, max_dist=0.05).numpy()
+    counts = boundary_counts(torch.tensor(strength)[None], torch.tensor(truth)[None].double(), SPEC, max_dist=0.05)
     for row in range(4, 99, 10):
         predicted = thin_of_skimage(strength >= (row + 1) / 100)
-        assert counts[row].tolist() == [matched_by_minimum_cost(predicted, truth, 0.05), predicted.sum(), truth.sum()]
-    assert 0 < counts[50, 0] < counts[50, 1]  # premise: some are matched, some are not
-    f = 2 * counts[:99, 0] / (counts[:99, 1] + counts[:99, 2])
-    assert counts[99].tolist() == counts[f.argmax()].tolist()
+        found = [value[row].item() for value in counts.tensors().values()]
+        assert found == [matched_by_minimum_cost(predicted, truth, 0.05), predicted.sum(), truth.sum()]
+    assert 0 < counts.matched[50] < counts.predicted[50]  # premise: some are matched, some are not
+    f = 2 * counts.matched[:99] / (counts.predicted[:99] + counts.true[:99])
+    best = int(f.argmax())
+    assert counts.at_own_thresholds.tensors() == counts[best : best + 1].tensors()
 
 
 # Refusals.
 
 
 def test_maps_of_several_channels_are_refused():
+    with pytest.raises(ValueError, match=r"'map' .* has the metric 'ods_f_0\.0075', which is for regression with one channel"):
+        MultiTaskMetrics({"map": replace(SPEC, channels=2)})
     with pytest.raises(ValueError, match="map: boundaries need maps of one channel, got 2"):
-        measured((torch.rand(2, 4, 4), torch.zeros(2, 4, 4)))
+        boundary_counts(torch.rand(2, 4, 4), torch.zeros(2, 4, 4), SPEC, max_dist=0.0075)
 
 
 def test_without_scipy_the_error_names_the_extra(monkeypatch):

@@ -74,9 +74,9 @@ def test_it_is_what_numpy_finds_over_the_pixels_known_in_both():
     for i in range(3):
         for j in range(3):
             known = np.isfinite(errors[i]) & np.isfinite(errors[j])
-            assert collected.sums[0, i, j].item() == known.sum()
+            assert collected.sums.count[i, j].item() == known.sum()
             assert collected.compute()[i, j].item() == pytest.approx(np.corrcoef(errors[i, known], errors[j, known])[0, 1], abs=1e-9)
-    assert collected.sums[0, 0, 2].item() == 5 * 4 * 4, "four rows have classes, four columns heights"
+    assert collected.sums.count[0, 2].item() == 5 * 4 * 4, "four rows have classes, four columns heights"
 
 
 def test_sums_of_two_processes_add_up():
@@ -84,7 +84,14 @@ def test_sums_of_two_processes_add_up():
     for number, image in enumerate(random_images(4)):
         whole.update(*image)
         parts[number % 2].update(*image)
-    torch.testing.assert_close(parts[0].sums + parts[1].sums, whole.sums)
+    parts[0].merge(parts[1])
+    for name, value in whole.sums.tensors().items():
+        torch.testing.assert_close(parts[0].sums.tensors()[name], value)
+
+
+def test_sums_of_other_tasks_are_not_added():
+    with pytest.raises(ValueError, match=r"sums of \['a'\], those of \['b'\]"):
+        ErrorCorrelation({"a": NUMBERS}).merge(ErrorCorrelation({"b": NUMBERS}))
 
 
 def test_a_task_without_a_target_is_not_known_in_that_image():
@@ -92,7 +99,7 @@ def test_a_task_without_a_target_is_not_known_in_that_image():
     collected.update({"a": column(1, 2), "b": column(2, 1)}, {"a": torch.zeros(2, 1), "b": torch.zeros(2, 1)})
     collected.update({"a": column(9, 7), "b": column(9, 9)}, {"a": torch.zeros(2, 1)})
     collected.update({"a": column(9, 7)}, {})
-    assert collected.sums[0].tolist() == [[4, 2], [2, 2]]
+    assert collected.sums.count.tolist() == [[4, 2], [2, 2]]
     assert collected.compute()[0, 1].item() == pytest.approx(-1)
 
 

@@ -1,4 +1,4 @@
-"""Proves that the metrics are modules of the `evaluate` library: by name, by path, combined, over processes, and without storing maps."""
+"""The metrics are modules of the `evaluate` library: by path, combined, over processes, and without storing maps."""
 
 import json
 import multiprocessing
@@ -116,6 +116,23 @@ def test_which_metrics_are_computed_is_chosen_on_loading():
         load("mult_depth", metrics=("rmsle",))
 
 
+def test_a_batch_has_the_value_of_its_images_and_is_refused_as_one_image():
+    """Angles of 0, 90 and 45 degrees, one per image; with the batch axis taken for channels the mean is another number."""
+    target = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1).repeat(3, 1, 2, 2)
+    prediction = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]).reshape(3, 3, 1, 1).repeat(1, 1, 2, 2)
+    values = load("mult_normals").compute(predictions=prediction, references=target)
+    assert values["mean_angle"] == pytest.approx((0 + 90 + 45) / 3, abs=1e-5)
+    with pytest.raises(ValueError, match=r"prediction has shape \(3, 3, 2, 2\), but one image's map is \(3, height, width\)"):
+        load("mult_normals").add(prediction=prediction, reference=target)
+
+
+def test_maps_of_several_channels_are_measured_by_their_number():
+    prediction, target = torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    assert load("mult_maps", channels=2).compute(predictions=prediction, references=target) == {"mae": 1.0, "rmse": 1.0}
+    with pytest.raises(ValueError, match=r"map: prediction has shape \(2, 4, 4\)"):
+        load("mult_maps").compute(predictions=prediction, references=target)
+
+
 def test_lists_of_different_lengths_are_refused():
     predictions, references = maps("mult_depth")
     with pytest.raises(ValueError, match="zip"):
@@ -156,26 +173,40 @@ def test_several_processes_give_the_number_of_one(tmp_path):
     assert values[1] is values[2] is None
 
 
-SCRIPT = """
+LOAD_BY_PATH = """
 import json, sys
 import evaluate
-import mult_hf.metrics.modules as evaluation
+from mult_hf.metrics.modules import script
 arguments = json.loads(sys.argv[1])
-loaded = [evaluate.load(name, **arguments.get(name, {})) for name in arguments["names"]]
-loaded += [evaluate.load(evaluation.script(name), **arguments.get(name, {})) for name in arguments["names"]]
+loaded = [evaluate.load(script(name), **arguments.get(name, {})) for name in arguments["names"]]
 print(json.dumps([[module.name, type(module).__name__] for module in loaded]))
 """
+IMPORT = "import sys, evaluate; sys.argv[1:] and __import__('mult_hf.metrics.modules')"
 
 
-def test_after_the_import_modules_load_by_name_and_by_path(tmp_path):
-    arguments = json.dumps({**ARGUMENTS, "names": list(MODULES)})
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_EVALUATE_OFFLINE": "1"}
-    for name in ("HF_MODULES_CACHE", "HF_METRICS_CACHE"):
+def run_in_empty_home(directory, *argv):
+    """Run Python with no cached file anywhere; returns what it printed."""
+    environment = {**os.environ, "HF_HOME": str(directory), "HF_EVALUATE_OFFLINE": "1"}
+    for name in ("HF_MODULES_CACHE", "HF_METRICS_CACHE", "HF_EVALUATE_CACHE"):
         environment.pop(name, None)
-    assert not list(tmp_path.iterdir())  # premise: nothing is cached
-    run = subprocess.run([sys.executable, "-c", SCRIPT, arguments], capture_output=True, text=True, env=environment, check=False)
+    run = subprocess.run([sys.executable, "-c", *argv], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == [[name, cls.__name__] for name, cls in MODULES.items()] * 2
+    return run.stdout
+
+
+def test_modules_load_by_path(tmp_path):
+    printed = run_in_empty_home(tmp_path, LOAD_BY_PATH, json.dumps({**ARGUMENTS, "names": list(MODULES)}))
+    assert json.loads(printed) == [[name, cls.__name__] for name, cls in MODULES.items()]
+
+
+def test_importing_the_modules_writes_nothing_that_evaluate_itself_does_not(tmp_path):
+    written = []
+    for number, argv in enumerate(([IMPORT], [IMPORT, "and the modules"])):
+        home = tmp_path / str(number)
+        home.mkdir()
+        run_in_empty_home(home, *argv)
+        written.append({str(path.relative_to(home)) for path in home.rglob("*")})
+    assert written[1] == written[0]
 
 
 def test_a_script_that_does_not_exist_is_refused():

@@ -67,7 +67,7 @@ def test_the_confusion_matrix_is_scikit_learns():
     metrics = MultiTaskMetrics({"map": CLASSES})
     prediction, target = random_classes()
     metrics.update({"map": prediction}, {"map": target})
-    np.testing.assert_array_equal(metrics.sums["map/confusion"], confusion_matrix(*known_classes(), labels=range(5)))
+    np.testing.assert_array_equal(metrics.sums["map/confusion"].counts, confusion_matrix(*known_classes(), labels=range(5)))
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")

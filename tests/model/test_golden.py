@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from examples.convert_original_checkpoint import config_from_weights, convert, convert_state, read_checkpoint
+from examples.tools.convert_original_checkpoint import config_from_weights, convert, convert_state, read_checkpoint
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "original_dea1.safetensors"
 TOLERANCE = 1e-4  # the weights are of order 1; 1e-6 is seen

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples import draw_idea, error_correlation, see_attention
+from examples.study import error_correlation
+from examples.tools import draw_idea, see_attention
 from mult_hf import MULT_TASKS, MulTImageProcessor
 from mult_hf.model import decoder_mult
 

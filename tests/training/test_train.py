@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from transformers import SwinBackbone, SwinConfig, pipeline
 
 from examples import train as script
-from examples.evaluate import read_single_task_results
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.evaluation.cards import public_name
+from mult_hf.evaluation.comparison import read_single_task_results
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.weighting import WEIGHTINGS
 from support.models import TINY_SWIN

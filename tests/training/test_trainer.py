@@ -208,7 +208,7 @@ def test_no_map_is_kept_during_an_evaluation(make_trainer, processor):
     one = MultiTaskMetrics(processor.task_specs)
     one.update(truth, truth)
     for batch in gathered:
-        assert {name: rows[0].shape for name, rows in batch.predictions.items()} == {name: sums.shape for name, sums in one.sums.items()}
+        assert {name: rows[0].shape for name, rows in batch.predictions.items()} == {name: sums.shape for name, sums in one.state().items()}
     assert [{len(rows) for rows in batch.predictions.values()} for batch in gathered] == [{2}, {2}, {1}]
     assert output.predictions is None
     assert output.label_ids is None
@@ -235,7 +235,7 @@ def test_predict_returns_maps_or_with_metrics_the_sums_of_each_image(make_traine
         expected = plain_loop(trainer.model, processor, rows)
         collected = MultiTaskMetrics(processor.task_specs)
         for number in range(3):
-            collected.merge({name: torch.from_numpy(sums[number]) for name, sums in predicted.predictions.items()})
+            collected.merge_state({name: torch.as_tensor(sums[number]) for name, sums in predicted.predictions.items()})
         assert collected.compute() == pytest.approx(expected, rel=1e-5)
         assert numbers_of(predicted.metrics, "test") == pytest.approx(expected, rel=1e-5)
     else:

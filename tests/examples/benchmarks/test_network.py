@@ -1,4 +1,4 @@
-"""Proves that the benchmark counts what it says (operations, parameters, bytes), compares like with like, and refuses what it cannot do."""
+"""The benchmark of networks counts what it says (operations, parameters, bytes), compares like with like, and refuses the rest."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TASKS = ["depth", "normals", "edges2d"]
 
 
@@ -18,8 +18,8 @@ TASKS = ["depth", "normals", "edges2d"]
 def benchmark():
     """The script as a module, with products that are quick to make for its limit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "examples"))
-        module = importlib.import_module("benchmark")
+        patch.syspath_prepend(str(ROOT / "examples/benchmarks"))
+        module = importlib.import_module("network")
         patch.setattr(module, "MATMUL_SIDES", {"cpu": 64})
         yield module
 
@@ -61,7 +61,7 @@ def only(cases):
     return steps
 
 
-def test_a_linear_layer_costs_two_operations_a_weight_and_row(benchmark):
+def test_a_linear_layer_costs_two_operations_per_weight_and_row(benchmark):
     layer, rows = nn.Linear(3, 5), torch.ones(7, 3)
     assert benchmark.count_products([Run(lambda: layer(rows), layer)])[0] == 2 * 7 * 3 * 5
     # Backward there is the gradient of the weights alone, since the rows want none.
@@ -73,7 +73,7 @@ def test_a_linear_layer_costs_two_operations_a_weight_and_row(benchmark):
     ]
 
 
-def test_a_shared_map_is_counted_once_and_one_a_task_once_a_task(benchmark, comparison):
+def test_a_shared_map_is_counted_once_and_one_per_task_once_per_task(benchmark, comparison):
     """One window of 8 x 8 tokens at each of four stages, 24 to 192 channels, whose values read stream and encoder map."""
     once, again = comparison("inference").attention().values()
     tokens, stages = 64, [192, 96, 48, 24]
@@ -168,7 +168,7 @@ def test_a_case_is_timed_in_turns_with_the_others(benchmark, arguments):
     assert limit > 0
 
 
-def test_products_alone_are_timed_once_a_kind_and_added_up_by_their_number(benchmark):
+def test_products_alone_are_timed_once_per_kind_and_added_up_by_their_number(benchmark):
     class OneSecond(benchmark.Clock):
         def seconds(self, action):
             """Whatever it takes."""
@@ -196,8 +196,8 @@ def test_median_and_spread_are_those_of_the_seconds(benchmark):
 
 @pytest.mark.slow
 def test_the_command_prints_and_writes_a_table_for_each_mode_and_batch_size(benchmark, tmp_path, capsys):
-    words = ["--image_size", "32", "--batch_sizes", "1", "2", "--tasks", "depth", "normals", "--repeats", "2"]
-    benchmark.main([*words, "--cases", "mult", "networks", "--output", str(tmp_path / "costs.json")])
+    argv = ["--image_size", "32", "--batch_sizes", "1", "2", "--tasks", "depth", "normals", "--repeats", "2"]
+    benchmark.main([*argv, "--cases", "mult", "networks", "--output", str(tmp_path / "costs.json")])
     printed = capsys.readouterr().out
     assert "small at 32 x 32 pixels, float32, sdpa, median of 2" in printed
     assert re.findall(r"^(\w+), batch of (\d)", printed, re.MULTILINE) == [(m, b) for m in ("inference", "training") for b in "12"]
@@ -214,11 +214,11 @@ def test_the_command_prints_and_writes_a_table_for_each_mode_and_batch_size(benc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [["--dtype", "bfloat16"], ["--float32_matmul", "medium", "--attention", "eager", "--torch_compile", "eager", "--modes", "inference"]],
 )
-def test_precision_attention_and_compiler_are_chosen_by_flags(benchmark, capsys, words):
-    benchmark.main([*words, "--image_size", "32", "--batch_sizes", "1", "--tasks", "depth", "--repeats", "1", "--cases", "mult"])
+def test_precision_attention_and_compiler_are_chosen_by_flags(benchmark, capsys, argv):
+    benchmark.main([*argv, "--image_size", "32", "--batch_sizes", "1", "--tasks", "depth", "--repeats", "1", "--cases", "mult"])
     torch.set_float32_matmul_precision("highest")
     torch._dynamo.reset()
     assert re.search(r"^\| MulT, 1 tasks \| [\d.]+ ", capsys.readouterr().out, re.MULTILINE)

@@ -1,8 +1,8 @@
-"""Which tasks fail at the same pixels: the correlation of a model's errors over a split, as a table and a picture.
+"""Correlation of errors between tasks: a model's errors over a split, pair by pair, as a table and a picture.
 
-    python examples/error_correlation.py --model outputs/mult-rooms --split test
+    python examples/study/error_correlation.py --model outputs/mult-rooms --split test
 
-Errors are at the size of the stored labels, over the pixels at which both tasks are known (see docs/idea.md). Written to `--output_dir`:
+Errors are at the size of the stored labels, over the pixels at which both tasks are known (docs/idea.md). Written to `--output_dir`:
 `correlation.json` and `correlation.png`.
 """
 
@@ -17,17 +17,18 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.cli.arguments import flag, parse_arguments
+from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.evaluation.cards import to_jsonable
 from mult_hf.evaluation.compatibility import measured_specs
-from mult_hf.evaluation.loop import finish
+from mult_hf.evaluation.loop import evenly_spread, finish
 from mult_hf.inference.predictor import predict
 from mult_hf.metrics.correlation import ErrorCorrelation, correlation_table
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.model.visualization import matrix_picture
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -37,15 +38,12 @@ class CorrelationArguments:
     model: str = field(metadata={"help": "directory or Hub id of the model"})
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("test", "split to measure on")
-    batch_size: int = flag(8, "photos at once")
+    batch_size: int = flag(8, "images per batch")
     max_samples: int | None = flag(None, "measure on this many evenly spread rows; on all by default")
     output_dir: Path = flag(Path("outputs/error-correlation"), "where everything is written")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} is {value}; it must be at least 1")
+        check_bounds(self, {1: ("batch_size", "max_samples")})
 
 
 def correlate(path: str, dataset: Dataset, entries: list[dict], batch_size: int) -> ErrorCorrelation:
@@ -64,22 +62,24 @@ def correlate(path: str, dataset: Dataset, entries: list[dict], batch_size: int)
     return correlation
 
 
-def main(argv: Sequence[str]) -> None:
-    """Load, measure, write."""
-    arguments = parse_arguments(CorrelationArguments, argv, __doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, measure, write.
+
+    Args:
+        argv: the flags; those of this process by default.
+    """
+    arguments = parse_arguments(CorrelationArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     dataset = load_rows(arguments.dataset, split=arguments.split)
-    if arguments.max_samples is not None and arguments.max_samples < len(dataset):
-        dataset = dataset.select(torch.linspace(0, len(dataset) - 1, arguments.max_samples).round().int().tolist())
+    dataset = dataset.select(evenly_spread(len(dataset), arguments.max_samples))
     correlation = correlate(arguments.model, dataset, load_task_entries(arguments.dataset), arguments.batch_size)
-    tasks, values, pixels = list(correlation.specs), correlation.compute(), correlation.sums[0].long().tolist()
+    tasks, values, pixels = list(correlation.specs), correlation.compute(), correlation.sums.count.long().tolist()
     print(correlation_table(values, tasks))
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    known = [[None if value != value else value for value in row] for row in values.tolist()]
-    report = {"split": arguments.split, "samples": len(dataset), "tasks": tasks, "correlation": known, "pixels": pixels}
-    (arguments.output_dir / "correlation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    report = {"split": arguments.split, "samples": len(dataset), "tasks": tasks, "correlation": values.tolist(), "pixels": pixels}
+    (arguments.output_dir / "correlation.json").write_text(json.dumps(to_jsonable(report), indent=2, allow_nan=False) + "\n")
     matrix_picture(values.numpy(), tasks).save(arguments.output_dir / "correlation.png")
     print(f"written to {arguments.output_dir}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,16 +1,22 @@
-"""Proves that a released model is the trained one, rounded, measured as it is given away, and told of in its card."""
+"""A released model is the trained one, rounded, measured as it is written, and described in its card."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from examples import release as script
-from mult_hf import MulTForMultiTaskDensePrediction
-from support.training_runs import train, weights
+from examples.tools import release as script
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_rows
+from mult_hf.evaluation.report import example_pictures
+from mult_hf.model.visualization import panel
+from support.training_runs import DEPTH, train, weights
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +26,8 @@ def run(data, tmp_path_factory):
 
 
 def release(run, data, directory, *flags):
-    words = ["--model", run, "--dataset", data, "--split", "validation", "--output_dir", directory, "--pictures", "1", *flags]
-    script.main([str(word) for word in words])
+    argv = ["--model", run, "--dataset", data, "--split", "validation", "--output_dir", directory, "--pictures", "1", *flags]
+    script.main([str(word) for word in argv])
     return directory
 
 
@@ -52,13 +58,13 @@ def test_everyone_may_read_the_weights(released):
     assert (released / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_the_card_tells_what_was_measured_on_what_by_which_command(released):
+def test_the_card_says_what_was_measured_on_what_by_which_command(released):
     card = ModelCard.load(released / "README.md")
     assert (card.data.model_name, card.data.license) == ("released-model", "mit")
     splits = {(result.metric_name, json.dumps(result.metric_args)) for result in card.data.eval_results}
     assert ("depth/rmse", json.dumps({"flip": True})) in splits
     assert "split `validation` of `maps`" in card.text
-    assert "python examples/release.py --model" in card.text
+    assert "python examples/tools/release.py --model" in card.text
     assert "--data_command 'make maps'" in card.text, "quoted, so that it can be typed"
     assert "## Limits\n\nRandom maps. Nothing is seen.\n" in card.text
     assert "- data made by `make maps`" in card.text
@@ -79,9 +85,28 @@ def test_numbers_are_those_of_the_weights_as_they_are_written(released):
     assert 0 < abs(results["model"]["depth/rmse"] - results["before_rounding"]["depth/rmse"]) < 1e-2
 
 
-def test_there_is_a_picture_a_task_and_nothing_unfinished(released):
-    assert (released / "example-depth.png").stat().st_size > 0
-    assert not (released / ".partial").exists()
+def test_the_picture_shows_image_prediction_of_the_released_weights_and_truth(released, data):
+    """Mean difference below one grey level: the prediction is made again, in a batch of another size."""
+    assert [path.name for path in released.glob("example-*.png")] == ["example-depth.png"]
+    model = MulTForMultiTaskDensePrediction.from_pretrained(released).eval()
+    collator = MultiTaskCollator(MulTImageProcessor.from_pretrained(released, tasks=[{**DEPTH, "metrics": ["rmse"]}]))
+    (example,) = example_pictures(model, load_rows(str(data), split="validation"), collator, 1)
+    shown = [example.image, example.predictions["depth"], example.truths["depth"]]
+    expected = panel([shown], ["image", "depth", "truth"])
+    with Image.open(released / "example-depth.png") as written:
+        assert written.size == expected.size
+        difference = np.abs(np.asarray(written.convert("RGB"), float) - np.asarray(expected.convert("RGB"), float))
+    assert difference.mean() < 1
+    other = panel([[example.image, example.truths["depth"], example.truths["depth"]]], ["image", "depth", "truth"])
+    assert np.abs(np.asarray(other.convert("RGB"), float) - np.asarray(expected.convert("RGB"), float)).mean() > 5, "premise: it shows"
+
+
+def test_nothing_unfinished_is_left(released):
+    names = {path.name for path in released.iterdir() if path.suffix != ".py"}
+    assert names == {
+        "README.md", "config.json", "example-depth.png", "model.safetensors", "panel.png", "preprocessor_config.json", "results.json",
+        "training.json",
+    }  # fmt: skip
 
 
 def test_a_packaged_model_has_no_copy_of_the_code_and_loads_all_the_same(packaged, released):

@@ -1,4 +1,4 @@
-"""Proves that the benchmark of data preparation runs as its docstring says, on pictures that keep their meaning at every size."""
+"""The benchmark of data preparation runs as its docstring says, on images and maps that keep their meaning at every size."""
 
 import importlib.util
 import os
@@ -13,13 +13,13 @@ from PIL import Image
 
 from mult_hf.model.tasks import resolve_tasks
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def benchmark():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_data", ROOT / "examples/benchmark_data.py")
+    spec = importlib.util.spec_from_file_location("benchmark_data", ROOT / "examples/benchmarks/data.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["benchmark_data"] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
@@ -28,7 +28,7 @@ def benchmark():
 
 
 def test_the_command_prints_a_row_for_each_size_and_step_and_says_on_how_many_threads():
-    command = [sys.executable, str(ROOT / "examples/benchmark_data.py"), "--sizes", "32", "48", "--batch_size", "2", "--batches", "3"]
+    command = [sys.executable, str(ROOT / "examples/benchmarks/data.py"), "--sizes", "32", "48", "--batch_size", "2", "--batches", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert "3 batches of 2 samples, 1 process, 1 torch thread(s)" in printed
@@ -52,3 +52,9 @@ def test_resizing_for_the_benchmark_makes_up_no_value_of_a_map(benchmark):
     assert larger.keys() == {"image", "depth"}, "a null cell stays away"
     assert larger["image"].size == larger["depth"].size == (40, 40)
     assert set(np.unique(np.asarray(larger["depth"]))) == {3, 700, 65535}
+
+
+@pytest.mark.parametrize(("flags", "message"), [(["--sizes", "0"], r"--sizes is \[0\]"), (["--batches", "0"], "--batches is 0")])
+def test_nothing_to_measure_is_refused(benchmark, flags, message):
+    with pytest.raises(ValueError, match=message):
+        benchmark.main(flags)

@@ -1,11 +1,12 @@
-"""Make a trained model ready to give away: half-precision weights, measured on images that nothing was chosen on, pictures, a card.
+r"""Package a trained model for release: half-precision weights, measured on held-out views, with pictures and a card.
 
-    python examples/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir outputs/release/rooms-tiny
-    python examples/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir mult_hf/checkpoints/rooms-tiny --packaged
+    python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir outputs/release/rooms-tiny
+    python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --packaged \
+        --output_dir mult_hf/checkpoints/rooms-tiny
 
-The second made the checkpoint that comes with the package. What is measured and pictured are the weights as they are written, loaded
-as a user loads them. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
-a section on the held-out split, `results.json`, `panel.png` and `training.json` of the training, and `example-TASK.png` with photo,
+The second command made the checkpoint that comes with the package. The weights are measured as they are written, loaded as a user
+loads them. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
+a section on the held-out split, `results.json`, `panel.png` and `training.json` of the training, and `example-TASK.png` with image,
 prediction and truth.
 """
 
@@ -42,7 +43,7 @@ from mult_hf.model.tasks import resolve_tasks
 from mult_hf.model.visualization import panel
 from mult_hf.training.checkpoints import replace_files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = "model.safetensors"
 COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 """Files of a training that go along, and their new names."""
@@ -61,15 +62,15 @@ class ReleaseArguments:
     config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
     model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py")
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
-    split: str = flag("test", "split to measure on, which nothing was chosen on")
+    split: str = flag("test", "held-out split to measure on")
     baseline_split: str = flag("train", "split that the constant baseline is learnt from")
     dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "of the weights in the file; they are loaded as float32")
     packaged: bool = flag(False, "as the checkpoint that comes with the package: without copied code, and loaded without a name")
     license: str | None = flag(None, "of the weights, as cards on the Hub name it, such as mit")
     data_command: str | None = flag(None, "command that makes the data, for the card")
     limits: list[str] = flag([], "sentences that the card's section on limits begins with")
-    pictures: int = flag(6, "photos in the picture of each task")
-    batch_size: int = flag(8, "photos at once")
+    pictures: int = flag(6, "images in the picture of each task")
+    batch_size: int = flag(8, "images per batch")
     cpu_threads: int | None = flag(None, "threads on a machine without accelerator; all cores by default")
     output_dir: Path = flag(Path("outputs/release/mult-rooms"), "where everything is written; its name is the model's")
 
@@ -92,7 +93,7 @@ def write_model(arguments: ReleaseArguments, directory: Path) -> None:
     MulTImageProcessor.from_pretrained(arguments.model).save_pretrained(directory)
     # config.json goes on to say float32, which is what transformers makes of the file's smaller numbers.
     save_file(to_dtype(load_file(directory / WEIGHTS), getattr(torch, arguments.dtype)), directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it, who may use the same installation
+    (directory / WEIGHTS).chmod(0o644)  # safetensors writes it for the owner alone; others may use the same installation
     if arguments.packaged:
         leave_out_code(directory)
 
@@ -121,11 +122,11 @@ def leave_out_code(directory: Path) -> None:
 
 
 def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerator) -> tuple[dict[str, Evaluation], list[Image.Image]]:
-    """Measure what a user gets beside what it was made from.
+    """Measure the released weights against those they were made from.
 
     Returns:
         evaluations of the released weights, of those before rounding, of the released ones averaged over the mirrored image, and of
-        the constant baseline; and a picture a task.
+        the constant baseline; and one picture per task.
     """
     models = {
         name: MulTForMultiTaskDensePrediction.from_pretrained(path).to(accelerator.device).eval()
@@ -140,7 +141,7 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
     evaluations = evaluate(predictors, held_out, collator, accelerator, batch_size=arguments.batch_size, per_image=False)
     examples = example_pictures(models["MulT"], held_out, collator, arguments.pictures)
     pictures = [
-        panel([[each.photo, each.predictions[task], each.truths[task]] for each in examples], ["photo", task, "truth"]) for task in specs
+        panel([[each.image, each.predictions[task], each.truths[task]] for each in examples], ["image", task, "truth"]) for task in specs
     ]
     return evaluations, pictures
 
@@ -155,11 +156,12 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     if arguments.packaged:
         card.text = re.sub(r"(?m)^import mult_hf  # .*$", IMPORT_OF_PACKAGED, card.text, count=1)
     card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f', model="{old}"', loaded, 1)
-    pictures = "\n".join(f"![{task}: photo, prediction, truth](example-{task}.png)" for task in specs)
-    section = f"""## On images that nothing was chosen on
+    pictures = "\n".join(f"![{task}: image, prediction, truth](example-{task}.png)" for task in specs)
+    section = f"""## On held-out images
 
 The weights in this directory ({numbers["dtype"]}, computed with as float32) on the split `{numbers["split"]}` of `{numbers["dataset"]}`
-({numbers["evaluated_samples"]} images), once as they are and once averaged with the prediction for the mirrored image. Rounding the
+({numbers["evaluated_samples"]} images), which nothing was chosen on: once as they are and once averaged with the prediction for the
+mirrored image. Rounding the
 weights changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured by `{numbers["command"]}`.
 
 {table}
@@ -185,7 +187,7 @@ weights changed the headline metrics by at most {numbers["largest_change_by_roun
 def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation], argv: Sequence[str]) -> dict[str, Any]:
     """Everything measured, for `results.json`."""
     ours, before, mirrored, baseline = (each.compute() for each in evaluations.values())
-    specs = next(iter(evaluations.values())).metrics.specs
+    specs = next(iter(evaluations.values())).specs
     headlines = [f"{task}/{spec.metrics[0]}" for task, spec in specs.items()]
     return {
         "dataset": public_name(arguments.dataset),
@@ -199,12 +201,16 @@ def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation],
         "gain_over_baseline": gain_over(ours, baseline, specs),
         "largest_change_by_rounding": max(100 * abs(ours[name] / before[name] - 1) for name in headlines if before.get(name)),
         "arguments": {key: shareable(str(value), ROOT) for key, value in asdict(arguments).items()},
-        "command": shareable(f"python examples/release.py {shlex.join(argv)}", ROOT),
+        "command": shareable(f"python examples/tools/release.py {shlex.join(argv)}", ROOT),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write, measure what was written, and publish it under its name."""
+    """Write, measure what was written, and publish it under its name.
+
+    Args:
+        argv: the flags; those of this process by default.
+    """
     argv = sys.argv[1:] if argv is None else [*argv]
     arguments = parse_arguments(ReleaseArguments, argv, __doc__.split("\n")[0])
     accelerator = Accelerator()
@@ -215,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluations, pictures = measure(arguments, unfinished, accelerator)
     numbers = describe(arguments, evaluations, argv)
     shown = {name: each for name, each in evaluations.items() if name != "before rounding"}
-    table, specs = results_table(shown), evaluations["MulT"].metrics.specs
+    table, specs = results_table(shown), evaluations["MulT"].specs
     print(table)
     (unfinished / "results.json").write_text(json.dumps(to_jsonable(numbers), indent=2, allow_nan=False) + "\n")
     for task, picture in zip(specs, pictures):

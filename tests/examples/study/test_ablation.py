@@ -1,4 +1,4 @@
-"""Proves that an ablation runs what its file lists, once, goes on after interruptions, and compares by numbers that hold by hand."""
+"""An ablation runs what its file lists, once, continues after interruptions, and compares by numbers that hold by hand."""
 
 import json
 import re
@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
-from examples import ablation
+from examples.study import ablation
 from mult_hf import MULT_TASKS, MulTConfig
+from mult_hf.cli.arguments import parse_arguments
+from mult_hf.cli.train import TrainFlags
+from mult_hf.training.weighting import WEIGHTINGS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
-# Stands for train.py: its metrics are what its flags say, it fails when told to, and it dies half-way through writing once.
+# Stands for `mult-hf train`: its metrics are what its flags say, and it fails, or dies half-way through writing once, if a flag says so.
 FAKE_TRAIN = """
 import argparse, json, pathlib, sys
 parser = argparse.ArgumentParser()
@@ -44,11 +48,11 @@ def ablate(tmp_path, monkeypatch, capfd):
     """Run the ablation of a file's content with the stand-in; returns exit status, what was printed, and the directory."""
     fake = tmp_path / "train.py"
     fake.write_text(FAKE_TRAIN)
-    monkeypatch.setattr(ablation, "TRAIN", fake)
+    monkeypatch.setattr(ablation, "TRAIN", [str(fake)])
 
     def run(content):
         (tmp_path / "file.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        status = ablation.main(["--config", str(tmp_path / "file.yaml"), "--output_dir", str(tmp_path / "out")])
+        status = ablation.main(["--plan", str(tmp_path / "file.yaml"), "--output_dir", str(tmp_path / "out")])
         return status, capfd.readouterr(), tmp_path / "out"
 
     return run
@@ -87,11 +91,11 @@ def test_a_grid_is_every_combination(tmp_path):
 
 def test_flags_become_a_command_line(tmp_path):
     run = ablation.Run("x", {"tasks": ["depth", "normals"], "learning_rate": 0.01, "position_embeddings": False}, tmp_path)
-    words = [str(ablation.TRAIN), "--output_dir", str(tmp_path), "--tasks", "depth", "normals", "--learning_rate", "0.01"]
-    words += ["--position_embeddings", "no"]
-    words += ["--resume", "latest"]
-    assert ablation.command(run, "python") == [sys.executable, *words]
-    assert ablation.command(run, "accelerate") == [sys.executable, "-m", "accelerate.commands.launch", *words]
+    argv = ["-m", "mult_hf", "train", "--output_dir", str(tmp_path), "--tasks", "depth", "normals", "--learning_rate", "0.01"]
+    argv += ["--position_embeddings", "no"]
+    argv += ["--resume", "latest"]
+    assert ablation.command(run, "python") == [sys.executable, *argv]
+    assert ablation.command(run, "accelerate") == [sys.executable, "-m", "accelerate.commands.launch", *argv]
 
 
 # --- once, and on after trouble ---
@@ -115,7 +119,7 @@ def test_other_flags_under_an_old_name_are_refused_with_the_difference(ablate):
         ablate({"runs": {"b": {}, "a": {"rmse": 1.5, "angle": 30.0}}})
 
 
-def test_a_run_that_died_while_writing_goes_on(ablate):
+def test_a_run_that_died_while_writing_continues(ablate):
     content = {"runs": {"a": {"die": "once"}, "b": {}}}
     status, printed, out = ablate(content)
     assert status == 1
@@ -170,7 +174,7 @@ def test_the_gain_is_the_mean_relative_improvement_over_the_references(compared)
     assert runs["depth alone"]["gain_percent"] == [pytest.approx(0.0)]
 
 
-def test_the_table_has_a_row_a_run_and_marks_the_best(compared):
+def test_the_table_has_one_row_per_run_and_marks_the_best(compared):
     _, printed, out = compared
     lines = (out / "table.md").read_text().splitlines()
     assert lines[0] == (
@@ -206,7 +210,7 @@ def test_without_a_reference_there_is_no_gain(ablate):
     assert "gain" not in (out / "table.md").read_text()
 
 
-def test_the_plot_has_a_panel_a_column(compared):
+def test_the_plot_has_one_panel_per_column(compared):
     with Image.open(compared[2] / "plot.png") as picture:
         assert picture.width > 2 * picture.height, "three panels side by side, four lines"
         green = sum(count for count, color in picture.convert("RGB").getcolors(2**24) if color == (44, 160, 44))
@@ -231,7 +235,7 @@ def test_further_right_is_better_in_every_panel(monkeypatch, compared):
         ({}, r"has the runs \[\]"),
         ({"runs": {"a": {}}, "sedes": [1]}, r"has \['sedes'\]; allowed: base, seeds, runs, grid, reference"),
         ({"runs": {"a": {}}, "reference": "b"}, r"the runs \['a'\] and the reference \['b'\]"),
-        ({"runs": {"a": {"angel": 3}}}, r"run 'a' has the flag 'angel', which train.py does not; 'angle'\?"),
+        ({"runs": {"a": {"angel": 3}}}, r"run 'a' has the flag 'angel', which mult-hf train does not have; 'angle'\?"),
         ({"runs": {"a": {"output_dir": "x"}}}, r"run 'a' has the flag 'output_dir'; it is set by --output_dir"),
         ({"base": {"seed": 3}, "runs": {"a": {}}}, r"has the flag 'seed'; list seeds under 'seeds'"),
         ({"base": {"config": "x.yaml"}, "runs": {"a": {}}}, r"has the flag 'config'; write that file's flags here"),
@@ -241,7 +245,7 @@ def test_further_right_is_better_in_every_panel(monkeypatch, compared):
     ],
     ids=str,
 )
-def test_a_file_that_cannot_be_meant_is_refused_before_anything_runs(ablate, tmp_path, content, message):
+def test_a_wrong_file_is_refused_before_anything_runs(ablate, tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         ablate(content)
     assert not (tmp_path / "out").exists()
@@ -249,7 +253,7 @@ def test_a_file_that_cannot_be_meant_is_refused_before_anything_runs(ablate, tmp
 
 def test_a_directory_of_something_else_is_refused(ablate, tmp_path):
     (tmp_path / "out/a").mkdir(parents=True)
-    with pytest.raises(ValueError, match="/a is there already, but no run of an ablation"):
+    with pytest.raises(ValueError, match="/a exists, but is not a run of an ablation"):
         ablate({"runs": {"a": {}}})
 
 
@@ -261,16 +265,60 @@ def real_flags():
     return ablation.known_flags()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples/ablations").glob("*.yaml")), ids=lambda path: path.name)
-def test_a_shipped_ablation_has_flags_of_train_and_models_that_exist(path, real_flags, tmp_path):
-    runs, _ = ablation.read_plan(path, tmp_path)
+SHIPPED = ROOT / "examples/study/ablations"
+RUNS = {"paper": 48, "smoke": 2, "weighting": 10}
+"""Runs of each shipped file: variants times seeds."""
+
+
+def test_every_shipped_ablation_is_tested():
+    assert {path.stem for path in SHIPPED.glob("*.yaml")} == set(RUNS)
+
+
+def train_flags(run):
+    """The flags of a run, as training reads them."""
+    argv = ablation.command(run, "python")
+    return parse_arguments(TrainFlags, argv[argv.index("train") + 1 :], "")
+
+
+def check_plan(path, real_flags):
+    """Read a file, and every run of it as training would; returns the runs."""
+    runs, _ = ablation.read_plan(path, path.parent / "runs")
     ablation.check(runs, real_flags)
     for run in runs:
-        model_of(run.flags)
+        flags, config = train_flags(run), model_of(run.flags)
+        read = {name: getattr(flags, name) for name in run.flags}
+        assert read | {"weighting_options": None} == run.flags | {"weighting_options": None}
+        assert json.loads(flags.weighting_options) == run.flags.get("weighting_options", {})
+        assert flags.weighting in WEIGHTINGS
+        assert config.decoder_type == run.flags.get("decoder", "mult")
+        assert list(config.task_specs) == run.flags.get("tasks", list(MULT_TASKS))
+    return runs
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_shipped_ablation_trains_the_models_and_weightings_that_it_lists(name, real_flags):
+    assert len(check_plan(SHIPPED / f"{name}.yaml", real_flags)) == RUNS[name]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("max_steps", "max_step", r"has the flag 'max_step', which mult-hf train does not have; 'max_steps'\?"),
+        ("decoder: swin_unet", "decoder: swin_unt", "swin_unt"),
+        ("[depth, normals]", "[depth, normls]", "normls"),
+        ("reference: mult", "reference: molt", "the reference \\['molt'\\]"),
+    ],
+)
+def test_a_misspelt_shipped_ablation_would_be_noticed(old, new, message, real_flags, tmp_path):
+    text = (SHIPPED / "smoke.yaml").read_text()
+    assert text.count(old) == 1, "premise"
+    (tmp_path / "smoke.yaml").write_text(text.replace(old, new))
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        check_plan(tmp_path / "smoke.yaml", real_flags)
 
 
 def test_the_papers_ablation_has_every_baseline(tmp_path):
-    runs, reference = ablation.read_plan(ROOT / "examples/ablations/paper.yaml", tmp_path)
+    runs, reference = ablation.read_plan(SHIPPED / "paper.yaml", tmp_path)
     models = {run.name: model_of(run.flags) for run in runs}
     assert {tuple(models[name].task_specs) for name in reference} == {(task,) for task in MULT_TASKS}
     assert {model.reference_task for name, model in models.items() if name.startswith("reference ")} == set(MULT_TASKS) - {"normals"}
@@ -305,15 +353,17 @@ def test_no_shipped_configuration_is_left_untested():
 
 
 def model_of(flags):
-    """The configuration that train.py builds from these flags, without its encoder."""
+    """The configuration that training builds from these flags, without its encoder."""
     names = {"decoder": "decoder_type", "tasks": "tasks", "block_attention": "block_attention", "reference_task": "reference_task"}
     return MulTConfig(**{names[flag]: value for flag, value in flags.items() if flag in names})
 
 
 @pytest.mark.slow
-def test_the_smoke_ablation_trains_two_decoders(tmp_path):
-    """The whole script with the real train.py."""
-    assert ablation.main(["--config", str(ROOT / "examples/ablations/smoke.yaml"), "--output_dir", str(tmp_path)]) == 0
+def test_the_smoke_ablation_trains_two_decoders(tmp_path, monkeypatch):
+    """The whole script with the real training, from another directory."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    assert ablation.main(["--plan", str(SHIPPED / "smoke.yaml"), "--output_dir", str(tmp_path)]) == 0
     runs = results_of(tmp_path)
     assert list(runs) == ["mult", "swin-unet"]
     assert runs["mult"]["parameters"] != runs["swin-unet"]["parameters"]

@@ -1,11 +1,11 @@
-"""What six tasks cost beside six networks of one task: time, memory, parameters, arithmetic, and how near the machine's limit that runs.
+"""Benchmark: six tasks in one network against six networks of one task. Time, memory, parameters, arithmetic, and the machine's limit.
 
-    python examples/benchmark.py                                                    # the small default network of train.py at 128 pixels
-    python examples/benchmark.py --preset swin-tiny --image_size 224 --batch_sizes 1 8 --modes inference
-    python examples/benchmark.py --preset swin-large --image_size 224 --device cuda --dtype bfloat16 --torch_compile inductor
+    python examples/benchmarks/network.py                                   # the small default network of training, at 128 pixels
+    python examples/benchmarks/network.py --preset swin-tiny --image_size 224 --batch_sizes 1 8 --modes inference
+    python examples/benchmarks/network.py --preset swin-large --image_size 224 --device cuda --dtype bfloat16 --torch_compile inductor
 
-Prints a Markdown table for each mode and batch size, and writes all figures to `--output`. Weights, images and labels are random:
-nothing here depends on their values. docs/benchmark.md tells what each column is and how it is measured.
+Prints a Markdown table per mode and batch size, and writes all figures to `--output`. Weights, images and labels are random: no
+figure depends on their values. docs/benchmark.md explains each column and how it is measured.
 """
 
 import itertools
@@ -26,19 +26,20 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from benchmark_weighting import random_target
+from inputs import random_target
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from train import TrainingArguments, build_model
 
 import mult_hf
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.model.decoder_mult import SharedWindowAttention
 from mult_hf.model.tasks import resolve_tasks
+from mult_hf.training.arguments import ModelArguments
+from mult_hf.training.initialization import build_model
 
 MIB = 2**20
 WARM_UP = 2  # runs of everything before the first that counts
@@ -59,9 +60,9 @@ PRODUCTS = {
 class BenchmarkArguments:
     """What is measured; each field is a flag."""
 
-    preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag("small", "small is the default of train.py")
+    preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag("small", "small is the default of training")
     image_size: int = flag(128, "side of the images in pixels")
-    batch_sizes: list[int] = flag([8], "images at a time; a table for each")
+    batch_sizes: list[int] = flag([8], "images per batch; one table for each")
     tasks: list[str] = flag([*MULT_TASKS], "names of registered tasks")
     modes: list[str] = flag(["inference", "training"], "inference, and a training step: forward, backward and AdamW")
     cases: list[str] = flag([*CASE_NAMES], "what is compared, in the order of the table")
@@ -71,7 +72,7 @@ class BenchmarkArguments:
     torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
     device: Literal["cpu", "cuda"] = flag("cpu", "where everything runs")
     cpu_threads: int = flag(1, "threads of torch on a CPU")
-    repeats: int = flag(10, "runs of which the median is taken")
+    repeats: int = flag(10, "timed runs; their median is shown")
     seed: int = flag(0, "of weights, images and labels")
     output: Path | None = flag(None, "JSON file for all figures")
 
@@ -87,9 +88,9 @@ class BenchmarkArguments:
 
 
 def build(arguments: BenchmarkArguments, tasks: Sequence[str], **decoder: Any) -> MulTForMultiTaskDensePrediction:
-    """A network with random weights on the chosen device; `decoder` holds flags of train.py: `decoder`, `block_attention`."""
+    """A network with random weights on the chosen device; `decoder` holds flags of training: `decoder`, `block_attention`."""
     if arguments.preset == "small":
-        network = build_model(TrainingArguments(**decoder), resolve_tasks(tasks), arguments.image_size)
+        network = build_model(ModelArguments(**decoder), resolve_tasks(tasks), arguments.image_size)
     else:
         options = {"decoder_type": decoder.pop("decoder", "mult"), **decoder}
         network = MulTForMultiTaskDensePrediction(MulTConfig.from_preset(arguments.preset, tasks=list(tasks), **options))
@@ -153,7 +154,7 @@ class TrainingStep(Step):
 class SharedAttention(Step):
     """The attention of all shared blocks alone, on the streams that a network makes of a batch: a call for each group of tasks.
 
-    One group of all tasks is what MulT does; a group a task makes the same map again for each of them. The results are equal.
+    One group of all tasks is what MulT does; one group per task computes the same map again for each. The results are equal.
     """
 
     def __init__(self, network: MulTForMultiTaskDensePrediction, groups: Sequence[Sequence[str]], batch: Batch, dtype: torch.dtype) -> None:
@@ -200,7 +201,7 @@ class Comparison:
         return [self.step(build(self.arguments, tasks, **decoder), tasks)]
 
     def mult(self) -> dict[str, list[Step]]:
-        """One network of all tasks: what it is all about."""
+        """One network of all tasks."""
         return {f"MulT, {len(self.arguments.tasks)} tasks": [self.step(self.network, self.arguments.tasks)]}
 
     def networks(self) -> dict[str, list[Step]]:
@@ -214,7 +215,7 @@ class Comparison:
         return {f"MulT, {n} of its {len(tasks)} tasks": [self.step(self.network, tasks[:n])] for n in sorted(numbers, reverse=True)}
 
     def no_sharing(self) -> dict[str, list[Step]]:
-        """Every task makes every map of its own stream."""
+        """Every task computes its attention from its own stream."""
         kinds = [kind.replace("encoder", "self") for kind in self.network.config.block_attention]
         return {f"no sharing ({', '.join(kinds)})": self.variant(block_attention=kinds)}
 
@@ -263,7 +264,7 @@ class Layout:
 
 
 class RecordProducts(TorchDispatchMode):
-    """Counts, by operation and layouts, the calls of every operation that FlopCounterMode knows."""
+    """Counts, by operation and layouts, the calls of every operation that FlopCounterMode counts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,7 +279,7 @@ class RecordProducts(TorchDispatchMode):
 
 @contextmanager
 def written_out(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Attention as two products and a softmax, since FlopCounterMode does not know the CPU's fused kernel."""
+    """Attention as two products and a softmax, since FlopCounterMode does not count the CPU's fused kernel."""
     configs = [module.config for root in modules for module in root.modules() if hasattr(module, "config")]
     before = [config._attn_implementation for config in configs]
     try:
@@ -339,7 +340,7 @@ def seconds_alone(calls: Mapping[tuple[Any, Any], int], clock: Clock) -> float:
 
 
 def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
-    """The share of one run's time that products take (NaN on a GPU), and the MiB that it needs at most beside what stays in memory."""
+    """The share of one run's time that products take (NaN on a GPU), and the most MiB that it needs in addition to what stays in memory."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -424,7 +425,7 @@ def measure(cases: Mapping[str, Sequence[Step]], arguments: BenchmarkArguments) 
 
 
 def table(costs: Mapping[str, Cost], limit: float, clock: Clock) -> str:
-    """Markdown: a row a case; rates are also shares of the limit, and of what the products reach by themselves."""
+    """Markdown: one row per case; rates are also shares of the limit, and of what the products reach by themselves."""
     lines = [
         f"| case | ms ({clock.kind}) | ± % | parameters (M) | memory (MiB) | GFLOP | GFLOP/s | % of the limit | % of its products alone "
         "| % of time in products |",
@@ -465,7 +466,7 @@ def compare(arguments: BenchmarkArguments, mode: str, batch_size: int) -> dict[s
 
 
 def machine(arguments: BenchmarkArguments) -> dict[str, Any]:
-    """What the figures depend on beside the flags."""
+    """What the figures depend on besides the flags."""
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.cpu_threads} thread(s)"
     return {
         "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",

@@ -1,4 +1,4 @@
-"""Proves that the benchmark of task weightings measures every method it is asked for and prints a table of them."""
+"""The benchmark of task weightings measures every method it is asked for and prints a table of them."""
 
 import os
 import re
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
-def test_the_benchmark_prints_a_row_a_method():
-    command = [sys.executable, str(ROOT / "examples/benchmark_weighting.py"), "--methods", "fixed", "upgrad"]
+def test_the_benchmark_prints_a_row_per_method():
+    command = [sys.executable, str(ROOT / "examples/benchmarks/weighting.py"), "--methods", "fixed", "upgrad"]
     command += ["--steps", "2", "--warmup_steps", "1", "--batch_size", "1", "--image_size", "32", "--embed_dim", "8"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
@@ -25,3 +25,10 @@ def test_the_benchmark_prints_a_row_a_method():
     assert fixed[3] == 0
     assert min(fixed[0], upgrad[0]) > 0
     assert min(fixed[2], upgrad[2]) > 100, "MiB of a process that has loaded torch"
+
+
+def test_an_unknown_method_is_refused_before_anything_runs():
+    command = [sys.executable, str(ROOT / "examples/benchmarks/weighting.py"), "--methods", "fixed", "gradnrom"]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.returncode != 0
+    assert "--methods is ['fixed', 'gradnrom']; choose at least one of fixed, " in run.stderr

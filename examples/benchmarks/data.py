@@ -1,52 +1,59 @@
-"""Measure how many samples a second one worker prepares: the image processor with all maps, augmentation, and DPT's processor with one map.
+"""Benchmark of data preparation: samples per second of one worker, with the image processor, augmentation, and DPT's processor.
 
-    python examples/benchmark_data.py                                            # the shipped Rooms sample at 128 and 512 pixels
-    python examples/benchmark_data.py --dataset user/my-rooms --sizes 384 --batch_size 16
+    python examples/benchmarks/data.py                                            # the shipped Rooms sample at 128 and 512 pixels
+    python examples/benchmarks/data.py --dataset user/my-rooms --sizes 384 --batch_size 16
 
-Prints a Markdown table. Pictures are decoded and brought to each size beforehand, so that it shows the work on them alone. A row is
-the median over batches: CPU seconds tell the cost even on a busy machine, wall seconds what it took.
+Prints a Markdown table. Images are decoded and brought to each size beforehand, so only their preparation is timed. A row is the
+median over batches: CPU seconds are the cost even on a busy machine, wall seconds what it took.
 """
 
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import DPTImageProcessor, HfArgumentParser
+from transformers import DPTImageProcessor
 
 from mult_hf import MulTImageProcessor, TaskSpec
+from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.model.tasks import resolve_tasks
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 Row = dict[str, Any]
-"""One row of a data set, pictures decoded."""
+"""One row of a data set, images decoded."""
 
 
 @dataclass
 class BenchmarkArguments:
     """What is measured; each field is a flag."""
 
-    dataset: str = field(default=str(ROOT / "examples/data/rooms-sample"), metadata={"help": "local directory or Hub id"})
-    split: str = field(default="train", metadata={"help": "split whose first rows are used"})
-    sizes: list[int] = field(default_factory=lambda: [128, 512], metadata={"help": "sides of the square pictures in pixels"})
-    batch_size: int = field(default=8, metadata={"help": "rows a batch"})
-    batches: int = field(default=20, metadata={"help": "batches measured, after one that is not"})
-    threads: int = field(default=1, metadata={"help": "of torch; workers of a DataLoader have one each"})
-    seed: int = field(default=0, metadata={"help": "of the random views"})
+    dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
+    split: str = flag("train", "split whose first rows are used")
+    sizes: list[int] = flag([128, 512], "sides of the square images in pixels")
+    batch_size: int = flag(8, "rows per batch")
+    batches: int = flag(20, "batches measured, after one that is not")
+    threads: int = flag(1, "threads of torch; workers of a DataLoader have one each")
+    seed: int = flag(0, "seed of the random views")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {1: ("batch_size", "batches", "threads")})
+        if min(self.sizes, default=0) < 1:
+            raise ValueError(f"--sizes is {self.sizes}; give at least one side, each at least 1 pixel")
 
 
 def resized(row: Row, size: int, specs: dict[str, TaskSpec]) -> Row:
-    """The picture and the stored maps of a row at another size; a map's values stay what they are."""
+    """The image and the stored maps of a row at another size; a map's values stay as they are."""
     maps = {task: row[task].resize((size, size), Image.Resampling.NEAREST) for task in specs if row.get(task) is not None}
     return {"image": row["image"].resize((size, size), Image.Resampling.BICUBIC), **maps}
 
@@ -58,7 +65,7 @@ def preparations(size: int, specs: dict[str, TaskSpec]) -> dict[str, Callable[[l
     one_map = next((task for task, spec in specs.items() if spec.is_classification), None)
 
     def dpt_batch(rows: list[Row]) -> Any:
-        # Without a map of classes in the data set it gets the pictures alone.
+        # Without a map of classes in the data set it gets the images alone.
         maps = {} if one_map is None else {"segmentation_maps": [row[one_map] for row in rows]}
         return dpt([row["image"] for row in rows], return_tensors="pt", **maps)
 
@@ -81,16 +88,20 @@ def measure(prepare: Callable[[list[Row]], Any], rows: list[Row], batches: int) 
     return median(cpu), median(wall)
 
 
-def main() -> None:
-    """Load, measure, print."""
-    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, measure, print.
+
+    Args:
+        argv: the flags; those of this process by default.
+    """
+    arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     specs = resolve_tasks(load_task_entries(arguments.dataset))
     stored = load_rows(arguments.dataset, split=f"{arguments.split}[:{arguments.batch_size}]")
     batches = f"{arguments.batches} batches of {len(stored)} samples"
     print(f"{batches}, 1 process, {torch.get_num_threads()} torch thread(s), {platform.machine()}, {os.cpu_count()} cores\n")
-    print("| pixels | step | CPU seconds a batch | wall seconds a batch | samples a CPU second | samples a second |")
+    print("| pixels | step | CPU seconds per batch | wall seconds per batch | samples per CPU second | samples per second |")
     print("|---|---|---|---|---|---|")
     for size in arguments.sizes:
         rows = [resized(row, size, specs) for row in stored]

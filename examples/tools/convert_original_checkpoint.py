@@ -1,13 +1,14 @@
 """Turn a checkpoint of the MulT authors' released two-task head into a directory for `from_pretrained`.
 
-    python examples/convert_original_checkpoint.py original.pth mult-nyu-two-tasks
+    python examples/tools/convert_original_checkpoint.py original.pth mult-nyu-two-tasks
 
 The release (github.com/IVRL/MulT) trains segmentation and depth with the head `SwinTransformerDEA1`. Every size is read from
-the shapes of the weights. A parameter that this script does not know stops it: nothing is dropped silently.
+the shapes of the weights. An unknown parameter is an error: nothing is dropped silently.
 """
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def config_from_weights(state: dict[str, Tensor]) -> MulTConfig:
         heads = [state[f"decode_head.layers.{stage}.blocks.0.attn.relative_position_bias_table"].shape[1] for stage in stages]
         kinds = [_block_kinds(state, stage) for stage in stages]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"this is no checkpoint of the authors' two-task head: {error}") from None
+        raise ValueError(f"this is not a checkpoint of the authors' two-task head: {error}") from None
     return MulTConfig(
         backbone_config=backbone,
         tasks=[_segmentation_entry(classes), REFERENCE],
@@ -89,7 +90,7 @@ def config_from_weights(state: dict[str, Tensor]) -> MulTConfig:
 
 
 def _segmentation_entry(classes: int) -> TaskSpec | dict[str, object]:
-    """The registered entry with the checkpoint's number of classes, whose names the checkpoint does not tell."""
+    """The registered entry with the checkpoint's number of classes, whose names the checkpoint does not contain."""
     names = registered_tasks()["segmentation"].class_names
     return {"name": "segmentation", "channels": classes, "class_names": names if len(names) == classes else ()}
 
@@ -181,12 +182,16 @@ def convert(path: Path) -> MulTForMultiTaskDensePrediction:
     return model.eval()
 
 
-def main() -> None:
-    """Command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert a file.
+
+    Args:
+        argv: the command line; that of this process by default.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="the authors' .pth or .safetensors file")
     parser.add_argument("output_dir", type=Path, help="where save_pretrained writes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     model = convert(arguments.checkpoint)
     model.save_pretrained(arguments.output_dir)
     MulTImageProcessor(tasks=model.config.tasks).save_pretrained(arguments.output_dir)

@@ -1,9 +1,9 @@
 """Draw the idea, attention that is computed once and shared by all tasks, as docs/images/shared-attention.svg.
 
-    python examples/draw_idea.py
+    python examples/tools/draw_idea.py
 
 One shared block of [`SharedWindowAttention`] and what follows it in [`BlockLayers`]: the reference task's projections in its colour on
-the left, one column a task on the right. The same bytes on every machine.
+the left, one column per task on the right. The same bytes on every machine.
 """
 
 import re
@@ -28,19 +28,19 @@ STREAM, NORM, VALUES, ATTENDED, OUTPUT, SUM, MLP, SECOND_SUM, END = 66, 116, 176
 class DrawingArguments:
     """What is drawn; each field is a flag."""
 
-    tasks: list[str] = flag(list(MULT_TASKS), "names of the tasks, a column each")
-    reference_task: str = flag(PREFERRED_REFERENCE_TASK, "the one that makes the map")
-    output: Path = flag(Path(__file__).resolve().parents[1] / "docs/images/shared-attention.svg", "where the figure is written")
+    tasks: list[str] = flag(list(MULT_TASKS), "names of the tasks, one column each")
+    reference_task: str = flag(PREFERRED_REFERENCE_TASK, "the task that computes the map")
+    output: Path = flag(Path(__file__).resolve().parents[2] / "docs/images/shared-attention.svg", "where the figure is written")
 
     def __post_init__(self) -> None:
         if self.reference_task not in self.tasks:
             raise ValueError(f"--reference_task is {self.reference_task!r}; choose one of the tasks {self.tasks}")
 
 
-def text(x: float, y: float, words: str, size: int = 13) -> str:
+def text(x: float, y: float, label: str, size: int = 13) -> str:
     """A line of text around (x, y); the letter after `^` is raised, the one after `_` lowered."""
     pieces, height = [], 0
-    for mark, letters in _scripts(words):
+    for mark, letters in _scripts(label):
         wanted = {"^": -5, "_": 4}.get(mark, 0)
         small = f' font-size="{size - 3}"' if mark else ""
         pieces.append(f'<tspan dy="{wanted - height}"{small}>{escape(letters)}</tspan>')
@@ -48,15 +48,15 @@ def text(x: float, y: float, words: str, size: int = 13) -> str:
     return f'<text x="{x:g}" y="{y + size * 0.35:g}" font-size="{size}" text-anchor="middle">{"".join(pieces)}</text>'
 
 
-def _scripts(words: str) -> list[tuple[str, str]]:
+def _scripts(label: str) -> list[tuple[str, str]]:
     """Cut "k^rT" into ("", "k"), ("^", "r"), ("", "T")."""
-    return [(part[0], part[1:]) if part[0] in "^_" else ("", part) for part in re.split(r"([\^_]\w)", words) if part]
+    return [(part[0], part[1:]) if part[0] in "^_" else ("", part) for part in re.split(r"([\^_]\w)", label) if part]
 
 
-def box(x: float, y: float, words: str, color: str, width: float = BOX_WIDTH, height: float = BOX_HEIGHT) -> str:
+def box(x: float, y: float, label: str, color: str, width: float = BOX_WIDTH, height: float = BOX_HEIGHT) -> str:
     """A labelled box around (x, y)."""
     corner = f'x="{x - width / 2:g}" y="{y - height / 2:g}" width="{width:g}" height="{height:g}"'
-    return f'<rect {corner} rx="6" fill="{color}" fill-opacity="0.28" stroke="{color}" stroke-width="1.5"/>' + text(x, y, words)
+    return f'<rect {corner} rx="6" fill="{color}" fill-opacity="0.28" stroke="{color}" stroke-width="1.5"/>' + text(x, y, label)
 
 
 def arrow(*points: tuple[float, float]) -> str:
@@ -82,7 +82,7 @@ def reference_column(color: str) -> list[str]:
         arrow((x - 55, NORM + 17), (x - 55, VALUES - 21)),
         arrow((x + 55, NORM + 17), (x + 55, VALUES - 21)),
         box(x, VALUES, "A^r = softmax(q^r k^r^T / √d + B^r)", color, width=250, height=42),
-        text(x, VALUES + 36, "once: one map a head and window,", 12),
+        text(x, VALUES + 36, "once: one map per head and window,", 12),
         text(x, VALUES + 52, "whatever the number of tasks", 12),
         # The map goes to every column.
         f'<polyline points="{x - 110:g},{VALUES + 21:g} {x - 110:g},{ATTENDED:g} {LEFT - 20:g},{ATTENDED:g}" fill="none" '
@@ -91,7 +91,7 @@ def reference_column(color: str) -> list[str]:
 
 
 def task_column(number: int, task: str, color: str, map_color: str) -> list[str]:
-    """A task's stream through its own layers and the map that is not its own."""
+    """A task's stream through its own layers and the shared map."""
     x = LEFT + (number + 0.5) * COLUMN
     start = LEFT - 20 if number == 0 else x - COLUMN + BOX_WIDTH / 2
     rows = [STREAM, NORM, VALUES, ATTENDED, OUTPUT, SUM, MLP, SECOND_SUM]
@@ -120,7 +120,7 @@ def draw(tasks: Sequence[str], reference_task: str) -> str:
     """The figure as the text of an SVG file.
 
     Args:
-        tasks: names, a column each.
+        tasks: names, one column each.
         reference_task: the one whose colour the map has.
     """
     colors = dict(zip(tasks, ("#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(len(tasks)).tolist())))
@@ -143,12 +143,16 @@ def draw(tasks: Sequence[str], reference_task: str) -> str:
     )
 
 
-def main(argv: Sequence[str]) -> None:
-    """Draw and write."""
-    arguments = parse_arguments(DrawingArguments, argv, __doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw and write.
+
+    Args:
+        argv: the flags; those of this process by default.
+    """
+    arguments = parse_arguments(DrawingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     arguments.output.write_text(draw(arguments.tasks, arguments.reference_task), encoding="utf-8")
     print(f"written to {arguments.output}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,22 +1,22 @@
 """Train every run that one YAML file lists, and compare them in one table and one plot.
 
-    python examples/ablation.py --config examples/ablations/paper.yaml --output_dir outputs/paper
+    python examples/study/ablation.py --plan examples/study/ablations/paper.yaml --output_dir outputs/paper
 
 The file (docs/baselines.md has a whole one):
 
-    base: {max_steps: 450}                      # flags of examples/train.py that all runs have
-    seeds: [0, 1]                               # optional: every run once a seed
-    runs:                                       # name -> flags that differ from base; null takes one of base's away
+    base: {max_steps: 450}                      # flags of `mult-hf train` that all runs have
+    seeds: [0, 1]                               # optional: every run once per seed
+    runs:                                       # name -> flags that differ from base; null removes one of base's
       mult: {block_attention: [self, encoder]}
       swin-unet: {decoder: swin_unet}
-    grid:                                       # beside runs or in place of them: one run for every combination
+    grid:                                       # in addition to runs or instead: one run for every combination
       learning_rate: [1e-3, 2e-3]
       decoder: [mult, mtan]
-    reference: mult                             # optional: the run, or the list of runs, that the multi-task gain is taken against
+    reference: mult                             # optional: the run, or list of runs, that the multi-task gain is computed against
 
-Each run is a process of its own with its own directory. Called again, the script skips runs that are finished, goes on with one
-that was interrupted, tries failed ones again, and refuses a name whose flags have changed. Written to `--output_dir`: a
-directory a run (with `log.txt`), `table.md`, `plot.png` and `results.json`, anew after every run.
+Each run is a process of its own with its own directory. Called again, the script skips finished runs, continues an interrupted
+one, tries failed ones again, and refuses a name whose flags have changed. Written to `--output_dir`: one directory per run (with
+`log.txt`), and after every run `table.md`, `plot.png` and `results.json`.
 """
 
 import difflib
@@ -28,7 +28,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,22 +36,24 @@ from typing import Any, Literal
 import yaml
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
-from mult_hf import TaskSpec, metrics
-from mult_hf.cli.arguments import as_words
+from mult_hf import TaskSpec
+from mult_hf.cli import arguments as command_line
 from mult_hf.evaluation.cards import to_jsonable
 from mult_hf.evaluation.comparison import gain_over
+from mult_hf.metrics import metrics_of
 from mult_hf.model.tasks import resolve_tasks
 
-TRAIN = Path(__file__).resolve().parent / "train.py"
+TRAIN = ["-m", "mult_hf", "train"]
+"""What a launcher runs: the installed package, from any directory."""
+
 LAUNCHERS = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.launch"]}
 KEYS = ("base", "seeds", "runs", "grid", "reference")
 OWN_FLAGS = {
     "output_dir": "it is set by --output_dir and the run's name",
     "resume": "it is set here",
     "seed": "list seeds under 'seeds'",
-    "config": "write that file's flags here, so that a change of them is seen",
+    "config": "write that file's flags here, so that changes to them are noticed",
 }
 
 
@@ -59,10 +61,10 @@ OWN_FLAGS = {
 class AblationArguments:
     """What is compared, and where it is written."""
 
-    config: Path = field(metadata={"help": "YAML file of the runs"})
-    output_dir: Path = field(default=Path("outputs/ablation"), metadata={"help": "where everything is written"})
-    launcher: Literal["python", "accelerate"] = field(
-        default="python", metadata={"help": "accelerate: start runs by `accelerate launch`, with what `accelerate config` has set"}
+    plan: Path = field(metadata={"help": "YAML file of the runs"})
+    output_dir: Path = command_line.flag(Path("outputs/ablation"), "where everything is written")
+    launcher: Literal["python", "accelerate"] = command_line.flag(
+        "python", "accelerate: start runs by `accelerate launch`, with the settings of `accelerate config`"
     )
 
 
@@ -72,7 +74,7 @@ class Run:
 
     Args:
         name: of the variant; its seeds share a row of the table.
-        flags: of train.py, the seed among them.
+        flags: of `mult-hf train`, the seed among them.
         directory: where it is written.
     """
 
@@ -83,10 +85,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of a variant so far; lists have one number a finished seed.
+    """Results of a variant so far; lists have one number per finished seed.
 
     Args:
-        flags: of train.py, without the seed.
+        flags: of `mult-hf train`, without the seed.
         values: by "task/metric", as metrics.json has them.
         parameters: of the model.
         minutes: of training.
@@ -158,30 +160,31 @@ def slug(name: str) -> str:
 
 
 def known_flags() -> set[str]:
-    """The flags that train.py has."""
-    help_text = subprocess.run([sys.executable, str(TRAIN), "--help"], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"--(\w+)", help_text))
+    """The flags of `mult-hf train`."""
+    help_text = subprocess.run([sys.executable, *TRAIN, "--help"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^ +--(\w+)", help_text, re.MULTILINE))  # not the flags that a help text mentions
 
 
 def check(runs: Iterable[Run], flags: set[str]) -> None:
     """Refuse what would fail or mislead before hours are spent.
 
     Raises:
-        ValueError: on a flag that train.py does not have, or a directory that was made with other flags.
+        ValueError: on a flag that `mult-hf train` does not have, or a directory that was made with other flags.
     """
     for run in runs:
         for flag in run.flags.keys() - flags:
             close = difflib.get_close_matches(flag, flags, n=1)
-            raise ValueError(f"run {run.name!r} has the flag {flag!r}, which {TRAIN.name} does not" + (f"; {close[0]!r}?" if close else ""))
+            hint = f"; {close[0]!r}?" if close else ""
+            raise ValueError(f"run {run.name!r} has the flag {flag!r}, which mult-hf train does not have{hint}")
         if run.directory.exists():
             check_same_flags(run)
 
 
 def check_same_flags(run: Run) -> None:
-    """Refuse to take results for those of other flags than they were made with."""
+    """Refuse to show results under flags that they were not made with."""
     record = run.directory / "ablation.json"
     if not record.is_file():
-        raise ValueError(f"{run.directory} is there already, but no run of an ablation; choose another --output_dir")
+        raise ValueError(f"{run.directory} exists, but is not a run of an ablation; choose another --output_dir")
     before = json.loads(record.read_text())
     changes = [
         f"{flag}: {before.get(flag, 'default')} -> {run.flags.get(flag, 'default')}"
@@ -205,10 +208,10 @@ def finished_metrics(run: Run) -> dict[str, Any] | None:
 
 
 def command(run: Run, launcher: str) -> list[str]:
-    """The command line of a run, which starts it or goes on with it."""
-    argv = [*LAUNCHERS[launcher], str(TRAIN), "--output_dir", str(run.directory)]
+    """The command line of a run, which starts or continues it."""
+    argv = [*LAUNCHERS[launcher], *TRAIN, "--output_dir", str(run.directory)]
     for flag, value in run.flags.items():
-        argv += as_words(flag, value)
+        argv += command_line.as_words(flag, value)
     return [*argv, "--resume", "latest"]
 
 
@@ -226,7 +229,7 @@ def execute(run: Run, argv: list[str]) -> str | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file completely or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     os.replace(part, path)
@@ -279,7 +282,7 @@ def headline(spec: TaskSpec) -> str:
 
 def higher_is_better(spec: TaskSpec) -> bool:
     """The direction of a task's headline."""
-    return next(iter(metrics.metrics_of(spec).values())).higher_is_better
+    return next(iter(metrics_of(spec).values())).higher_is_better
 
 
 def mean(numbers: Iterable[float]) -> float:
@@ -314,7 +317,7 @@ def best_of(numbers: Mapping[str, list[float]], higher: bool) -> str | None:
 
 
 def table(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], reference: list[str]) -> str:
-    """Markdown: one row a variant, mean and standard deviation over its seeds, the best of each column in bold."""
+    """Markdown: one row per variant, mean and standard deviation over its seeds, the best of each column in bold."""
     compared = columns(results, specs)
     best = {title: best_of(*column) for title, column in compared.items()}
     titles = [f"{title} ({'higher' if higher else 'lower'} is better)" for title, (_, higher) in compared.items()]
@@ -337,7 +340,7 @@ def cell(seeds: list[float], *, bold: bool) -> str:
 
 
 def plot(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], path: Path) -> None:
-    """One panel a task, one line a variant, in the order of the file; further right is better in every panel."""
+    """One panel per task, one line per variant, in the order of the file; further right is better in every panel."""
     compared, names = columns(results, specs), list(results)
     figure = Figure(figsize=(2 + 2.6 * len(compared), 1.4 + 0.3 * len(names)), layout="constrained")
     for axes, (title, (numbers, higher)) in zip(figure.subplots(1, len(compared), sharey=True, squeeze=False)[0], compared.items()):
@@ -346,7 +349,7 @@ def plot(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], path: Pat
             color = "tab:green" if name == best else "tab:gray"
             axes.errorbar(mean(seeds), names.index(name), xerr=spread(seeds), fmt="o", color=color, capsize=3)
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel("higher is better" if higher else "lower is better, axis turned round", fontsize=8)
+        axes.set_xlabel("higher is better" if higher else "lower is better, axis flipped", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         axes.set_yticks(range(len(names)), names)
@@ -382,14 +385,21 @@ def write_comparison(runs: list[Run], reference: list[str], output_dir: Path) ->
     return text
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run what is not finished, compare what is; the exit status is 1 if a run failed."""
-    (arguments,) = HfArgumentParser(AblationArguments).parse_args_into_dataclasses(argv)
-    runs, reference = read_plan(arguments.config, arguments.output_dir)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is not finished, and compare what is.
+
+    Args:
+        argv: the flags; those of this process by default.
+
+    Returns:
+        the exit status, 1 if a run failed.
+    """
+    arguments = command_line.parse_arguments(AblationArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
+    runs, reference = read_plan(arguments.plan, arguments.output_dir)
     check(runs, known_flags())
     waiting = [run for run in runs if finished_metrics(run) is None]
     failures = {}
-    # The bar starts behind what earlier calls have done, so that the time left is that of the runs to come.
+    # The bar starts after the finished runs, so that the remaining time is that of the other ones.
     with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run") as bar:
         for run in waiting:
             bar.set_description(run.directory.name)

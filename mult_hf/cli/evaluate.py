@@ -1,0 +1,300 @@
+"""Measure a model on a data set, and compare it with a constant baseline, another model or single-task results.
+
+    mult-hf evaluate --model outputs/mult-rooms --split test --baseline_split train
+    accelerate launch -m mult_hf evaluate --model me/mult --dataset me/rooms --split test --flip --compare outputs/other --worst 4
+
+The numbers are the same for any number of processes. Predictions are measured at the size of the stored labels (docs/evaluation.md).
+Written to `--output_dir`: `results.json`, `tables.md` and, with `--worst`, `worst_<task>.png`.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+
+from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.evaluation.baseline import constant_baseline
+from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
+from mult_hf.evaluation.comparison import bootstrap_differences, read_single_task_results
+from mult_hf.evaluation.compatibility import measured_specs
+from mult_hf.evaluation.loop import Evaluation, evaluate, evenly_spread
+from mult_hf.evaluation.report import (
+    comparison_table,
+    gain_table,
+    per_class_rows,
+    per_class_tables,
+    results_table,
+    save_worst,
+    unmeasured_tasks,
+)
+from mult_hf.inference.predictor import TestTimeAugmentation, predict
+from mult_hf.model.tasks import resolve_tasks
+
+from .arguments import check_bounds, flag, parse_arguments
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
+CONFIDENCE = 0.95
+BASELINE = "constant baseline"  # column of the baseline
+
+
+def full_name(path: str) -> str:
+    """A directory by its whole path, a Hub id as it is."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
+
+
+@dataclass
+class EvaluationArguments:
+    """What is measured and how; each field is a flag, and a key of the file that `--config` names."""
+
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
+    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    # Data
+    dataset: str | None = flag(
+        str(ROOMS_SAMPLE) if ROOMS_SAMPLE.is_dir() else None,
+        "local directory or Hub id of a data set (docs/data.md); in a checkout by default the Rooms sample",
+    )
+    split: str = flag("validation", "split to measure on")
+    tasks: list[str] | None = flag(None, "names of tasks to measure; all that model and data share by default")
+    max_samples: int | None = flag(None, "measure on this many evenly spread rows; on all by default")
+    # Method
+    image_size: list[int] | None = flag(
+        None, "side, or height and width, that images are resized to for the model; its processor's by default"
+    )
+    flip: bool = flag(False, "average with the predictions of the mirrored image")
+    scales: list[float] = flag([1.0], "average over the image at these factors of its size")
+    batch_size: int = flag(8, "images per batch and process")
+    num_workers: int = flag(0, "processes that prepare batches, for each process that predicts")
+    cpu_threads: int | None = flag(None, "threads per process without accelerator; all cores, shared, by default")
+    # Comparison
+    baseline_split: str | None = flag(None, "split that a constant baseline is learnt from; none by default")
+    compare: str | None = flag(None, "directory or Hub id of a second model, with differences")
+    resamples: int = flag(1000, "draws of images for the intervals of differences")
+    seed: int = flag(0, "seed of these draws")
+    single_task_results: Path | None = flag(
+        None, "directory with one directory per single-task run, each with a metrics.json or results.json"
+    )
+    # Outputs
+    worst: int = flag(0, "images in the panel of each task's worst ones; no panels by default")
+    output_dir: Path = flag(Path("outputs/evaluation"), "where everything is written")
+    update_card: bool = flag(False, "write the metrics into the README.md of the model's directory")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")})
+        if self.dataset is None:
+            raise ValueError(
+                "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"
+            )
+        if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
+            raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
+        if self.compare is not None and full_name(self.compare) == full_name(self.model):
+            raise ValueError(f"--compare is {self.compare}, the same as --model; give another model")
+        if self.update_card and self.max_samples is not None:
+            raise ValueError(f"--update_card with --max_samples {self.max_samples} would publish the numbers of a part; drop one of them")
+        if self.update_card and not (Path(self.model) / "README.md").is_file():
+            raise ValueError(f"--update_card needs {self.model}/README.md, which is not there; download the model, or train one")
+
+    @property
+    def augmentation(self) -> TestTimeAugmentation | None:
+        """The views to average over, if there is more than the image as it is."""
+        augmentation = TestTimeAugmentation(self.flip, tuple(self.scales))
+        return None if augmentation == TestTimeAugmentation() else augmentation
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from plain use of the model, for its card."""
+        views = {} if self.augmentation is None else {"flip": self.flip, "scales": self.scales}
+        return views if self.image_size is None else {**views, "image_size": self.image_size}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A loaded model, ready to be measured on the data.
+
+    Args:
+        name: column of the model in tables.
+        model: in evaluation mode, on its device.
+        collator: reads the data's labels, and makes images into inputs as the model's own processor does.
+        augmentation: views to average over.
+    """
+
+    name: str
+    model: MulTForMultiTaskDensePrediction
+    collator: MultiTaskCollator
+    augmentation: TestTimeAugmentation | None
+
+    @property
+    def specs(self) -> dict[str, TaskSpec]:
+        """The tasks that are measured."""
+        return self.collator.processor.task_specs
+
+    def predict(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """What is measured, a [`Predictor`]."""
+        return predict(self.model, pixel_values.to(self.model.device), augmentation=self.augmentation, tasks=list(self.specs))
+
+
+def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelerator) -> Dataset:
+    """A split of the data; its images are decoded as rows are read."""
+    with accelerator.main_process_first():
+        dataset = load_rows(arguments.dataset, split=split)
+    if len(dataset) == 0:
+        raise ValueError(f"split {split!r} of {arguments.dataset} has 0 rows; choose another")
+    return dataset
+
+
+def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSpec], device: torch.device) -> list[Candidate]:
+    """The model, and the one it is compared with.
+
+    Raises:
+        ValueError: if the model or the data lack a task that was asked for, or mean different things by one.
+    """
+    paths = [arguments.model] if arguments.compare is None else [arguments.model, arguments.compare]
+    names = [public_name(path) for path in paths]
+    names = names if len({*names, BASELINE}) == len(names) + 1 else [full_name(path) for path in paths]
+    models = [MulTForMultiTaskDensePrediction.from_pretrained(path).to(device).eval() for path in paths]
+    missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
+    if missing:
+        raise ValueError(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")
+    return [build_candidate(model, path, name, data_specs, arguments) for model, path, name in zip(models, paths, names)]
+
+
+def build_candidate(
+    model: MulTForMultiTaskDensePrediction, path: str, name: str, data_specs: dict[str, TaskSpec], arguments: EvaluationArguments
+) -> Candidate:
+    """A model with its own processor, whose size and normalisation it was trained with, set to read this data set's labels."""
+    wanted = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
+    try:
+        specs = measured_specs(wanted, data_specs)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be measured on {arguments.dataset}: {error}") from None
+    size = arguments.image_size
+    resized = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
+    processor = MulTImageProcessor.from_pretrained(path, tasks=[spec.to_dict() for spec in specs.values()], **resized)
+    return Candidate(name, model, MultiTaskCollator(processor), arguments.augmentation)
+
+
+def measure(
+    candidates: list[Candidate], dataset: Dataset, training: Dataset | None, arguments: EvaluationArguments, accelerator: Accelerator
+) -> dict[str, Evaluation]:
+    """Each model in a pass of its own, since each has a processor of its own; the constant baseline goes with the first."""
+    evaluations = {}
+    for candidate in candidates:
+        predictors = {candidate.name: candidate.predict}
+        if training is not None and candidate is candidates[0]:
+            predictors[BASELINE] = constant_baseline(training, candidate.collator)
+        evaluations |= evaluate(
+            predictors,
+            dataset,
+            candidate.collator,
+            accelerator,
+            batch_size=arguments.batch_size,
+            num_workers=arguments.num_workers,
+            per_image=arguments.compare is not None or arguments.worst > 0,
+        )
+    return evaluations
+
+
+@dataclass
+class Report:
+    """What an evaluation says: Markdown for people, and numbers for programs."""
+
+    texts: list[str]
+    numbers: dict[str, Any]
+
+    def add_comparison(self, evaluations: dict[str, Evaluation], names: Sequence[str], arguments: EvaluationArguments) -> None:
+        """Add the differences of two models."""
+        ours, theirs = (evaluations[name] for name in names)
+        differences = bootstrap_differences(ours, theirs, resamples=arguments.resamples, confidence=CONFIDENCE, seed=arguments.seed)
+        self.texts.append(comparison_table(names, differences, ours, CONFIDENCE))
+        self.numbers["compared"] = theirs.compute()
+        self.numbers["differences"] = {name: each._asdict() for name, each in differences.items()}
+
+    def add_gain(self, single: dict[str, float], specs: dict[str, TaskSpec]) -> None:
+        """Add the multi-task gain over single-task results."""
+        gain, table = gain_table(self.numbers["model"], single, specs)
+        self.texts.append(table)
+        self.numbers |= {"single_task": single, "multi_task_gain": gain}
+
+    @property
+    def text(self) -> str:
+        """All tables, those of the classes last."""
+        return "\n\n".join([*self.texts, *per_class_tables(self.numbers["per_class"])])
+
+    def save(self, directory: Path) -> None:
+        """Write `tables.md` and `results.json`."""
+        (directory / "tables.md").write_text(self.text + "\n")
+        (directory / "results.json").write_text(json.dumps(to_jsonable(self.numbers), indent=2, allow_nan=False) + "\n")
+
+
+def build_report(
+    candidates: list[Candidate], evaluations: dict[str, Evaluation], data_tasks: Sequence[str], described: dict[str, Any]
+) -> Report:
+    """The table of all metrics, and the tasks that are not in it."""
+    ours = evaluations[candidates[0].name]
+    texts = [results_table(evaluations)]
+    for each in candidates:
+        texts += unmeasured_tasks(each.name, each.model.task_names, data_tasks, evaluations[each.name])
+    numbers = {**described, "model": ours.compute(), "per_class": per_class_rows(ours)}
+    if BASELINE in evaluations:
+        numbers["constant_baseline"] = evaluations[BASELINE].compute()
+    return Report(texts, numbers)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, measure, write.
+
+    Args:
+        argv: the flags; those of this process by default.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(EvaluationArguments, argv, __doc__.split("\n")[0], prog="mult-hf evaluate")
+    accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    data_specs = resolve_tasks(load_task_entries(arguments.dataset))
+    dataset = load_split(arguments, arguments.split, accelerator)
+    dataset = dataset.select(evenly_spread(len(dataset), arguments.max_samples))
+    training = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
+    described = {"dataset": public_name(arguments.dataset), "split": arguments.split, "evaluated_samples": len(dataset)}
+    directory = arguments.single_task_results
+    single = None if directory is None else read_single_task_results(directory, described)
+    candidates = load_candidates(arguments, data_specs, accelerator.device)
+    evaluations = measure(candidates, dataset, training, arguments, accelerator)
+    if accelerator.is_main_process:
+        report = build_report(candidates, evaluations, list(data_specs), described)
+        if arguments.compare is not None:
+            report.add_comparison(evaluations, [each.name for each in candidates], arguments)
+        if single is not None:
+            report.add_gain(single, candidates[0].specs)
+        publish(report, candidates[0], evaluations[candidates[0].name], dataset, arguments)
+    accelerator.end_training()
+
+
+def publish(report: Report, candidate: Candidate, evaluation: Evaluation, dataset: Dataset, arguments: EvaluationArguments) -> None:
+    """Print the tables, and write files and card."""
+    print(report.text)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    if arguments.worst:
+        report.numbers["worst"] = save_worst(
+            evaluation, candidate.predict, dataset, candidate.collator, arguments.worst, arguments.output_dir
+        )
+    report.numbers["arguments"] = {key: shareable(value, CHECKOUT) for key, value in asdict(arguments).items()}
+    report.save(arguments.output_dir)
+    if arguments.update_card:
+        results = eval_results(report.numbers["model"], candidate.specs, report.numbers["dataset"], arguments.split, arguments.settings)
+        update_card(Path(arguments.model) / "README.md", results)
+    print(f"written to {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Sums by name: what a metric is made of, added up over images and processes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+AnySums = TypeVar("AnySums", bound="Sums")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Base of the statistics: each field is a float64 tensor that may be added to the same field of another image.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from torch import Tensor, tensor
+        >>> @dataclass(frozen=True)
+        ... class Words(Sums):
+        ...     count: Tensor
+        ...     letters: Tensor
+        >>> Words(tensor(1.0), tensor(5.0)) + Words(tensor(2.0), tensor(7.0))
+        Words(count=tensor(3.), letters=tensor(12.))
+    """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def map(self: AnySums, function: Callable[..., Tensor], *others: AnySums) -> AnySums:
+        """Apply a function to each field, together with the same field of others of this kind."""
+        return type(self)(**{name: function(value, *(getattr(other, name) for other in others)) for name, value in self.tensors().items()})
+
+    def __add__(self: AnySums, other: AnySums) -> AnySums:
+        return self.map(torch.add, other)
+
+    def __getitem__(self: AnySums, index: Any) -> AnySums:
+        return self.map(lambda values: values[index])
+
+    @classmethod
+    def stack(cls: type[AnySums], parts: Sequence[AnySums]) -> AnySums:
+        """Those of several images with a new first axis: (images, ...) in each field."""
+        return parts[0].map(lambda *values: torch.stack(values), *parts[1:])
+
+    def __reduce__(self) -> tuple[Callable[..., "Sums"], tuple[Any, ...]]:
+        # Pickled one by one, tensors take a hundred times as long as arrays, and processes exchange those of every image.
+        return _restore, (type(self), {name: value.numpy() for name, value in self.tensors().items()})
+
+
+def _restore(kind: type[AnySums], values: dict[str, np.ndarray]) -> AnySums:
+    # torch.tensor copies: an array out of a pickle may be read-only. asarray: numpy turns an array without axes into a number.
+    return kind(**{name: torch.tensor(np.asarray(value)) for name, value in values.items()})
