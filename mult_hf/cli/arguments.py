@@ -1,15 +1,16 @@
 """Command lines from dataclasses, with a configuration file before the flags; what the scripts in `examples/` share."""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import MISSING, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
+
+from mult_hf.training.fields import check_bounds, check_mutually_exclusive, flag, json_object
 
 Arguments = TypeVar("Arguments")
 
@@ -22,72 +23,19 @@ def program_name(otherwise: str | None = None) -> str | None:
     return COMMAND.get() or otherwise
 
 
-def flag(default: Any, help_text: str) -> Any:
-    """A dataclass field that becomes a flag of this default and help; lists are copied."""
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": help_text})
-    return field(default=default, metadata={"help": help_text})
-
-
-def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:
-    """Refuse numbers that are too small, or none.
-
-    Args:
-        arguments: a dataclass of flags; those that are None are not looked at.
-        at_least: for each smallest value the flags that have it.
-
-    Raises:
-        ValueError: with the flag, its value, and what is allowed.
-    """
-    for least, names in at_least.items():
-        for name in names:
-            value = getattr(arguments, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"--{name} is {value}; it must be at least {least}")
-
-
-def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -> None:
-    """Refuse flags that have no effect beside another one.
-
-    Args:
-        arguments: a dataclass of flags.
-        owner: name of a flag that is None by default.
-        names: of flags that do nothing where that one is given.
-
-    Raises:
-        ValueError: if both are given.
-    """
-    defaults = {each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(arguments)}
-    idle = [f"--{name} {getattr(arguments, name)}" for name in names if getattr(arguments, name) != defaults[name]]
-    if getattr(arguments, owner) is not None and idle:
-        raise ValueError(f"--{owner} {getattr(arguments, owner)} brings its own; drop {', '.join(idle)}")
-
-
-def json_object(name: str, text: str) -> dict[str, Any]:
-    """What a flag holds that takes a JSON object.
-
-    Raises:
-        ValueError: if it holds something else.
-    """
-    with suppress(json.JSONDecodeError):
-        values = json.loads(text)
-        if isinstance(values, dict):
-            return values
-    raise ValueError(f"--{name} is {text!r}; give a JSON object such as " """'{"period": 24}'""")
-
-
-def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str) -> Arguments:
+def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str, prog: str | None = None) -> Arguments:
     """Read a command line, after the file that `--config` names, if the dataclass has such a field.
 
     Args:
         kind: dataclass whose fields are the flags.
         argv: of the command line, without the program's name.
         description: for `--help`.
+        prog: name of the program in messages, such as `"mult-hf train"`; the running command or file by default.
 
     Raises:
         ValueError: if the file is not there, is no YAML, or has a key that is no flag.
     """
-    parser = HfArgumentParser(kind, prog=program_name(), description=description)
+    parser = HfArgumentParser(kind, prog=prog or program_name(), description=description)
     config: Path | None = getattr(parser.parse_args([*argv]), "config", None)
     if config is None:
         return parser.parse_args_into_dataclasses([*argv])[0]
