@@ -2,31 +2,19 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import MISSING, field, fields
+from collections.abc import Sequence
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
 
+from mult_hf.training.fields import check_bounds, check_mutually_exclusive, flag, json_object
+
 from .errors import OneLineParser
 
 Arguments = TypeVar("Arguments")
-
-
-def flag(default: Any, help_text: str, **keywords: Any) -> Any:
-    """A dataclass field that becomes a flag.
-
-    Args:
-        default: its value if it is not given; lists are copied.
-        help_text: for `--help`.
-        keywords: of `argparse.ArgumentParser.add_argument`, such as `choices`, `nargs` and `metavar`.
-    """
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": help_text, **keywords})
-    return field(default=default, metadata={"help": help_text, **keywords})
 
 
 def positional(help_text: str, **keywords: Any) -> Any:
@@ -43,53 +31,6 @@ class CommandParser(OneLineParser, HfArgumentParser):
             return super().add_argument(*names, **keywords)
         keywords.pop("required", None)
         return super().add_argument(names[0].removeprefix("--"), **keywords)
-
-
-def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:
-    """Refuse numbers that are too small, and NaN.
-
-    Args:
-        arguments: a dataclass of flags; values of None are skipped.
-        at_least: smallest allowed value -> names of the flags that it holds for.
-
-    Raises:
-        ValueError: with the flag, its value, and what is allowed.
-    """
-    for least, names in at_least.items():
-        for name in names:
-            value = getattr(arguments, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"--{name} is {value}; it must be at least {least}")
-
-
-def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -> None:
-    """Refuse flags that have no effect when another one is given.
-
-    Args:
-        arguments: a dataclass of flags.
-        owner: name of a flag that is None by default.
-        names: names of the flags that have no effect with it.
-
-    Raises:
-        ValueError: if both are given.
-    """
-    defaults = {each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(arguments)}
-    idle = [f"--{name} {getattr(arguments, name)}" for name in names if getattr(arguments, name) != defaults[name]]
-    if getattr(arguments, owner) is not None and idle:
-        raise ValueError(f"--{owner} {getattr(arguments, owner)} brings its own; drop {', '.join(idle)}")
-
-
-def json_object(name: str, text: str) -> dict[str, Any]:
-    """The value of a flag that takes a JSON object.
-
-    Raises:
-        ValueError: if it holds something else.
-    """
-    with suppress(json.JSONDecodeError):
-        values = json.loads(text)
-        if isinstance(values, dict):
-            return values
-    raise ValueError(f"--{name} is {text!r}; give a JSON object such as " """'{"period": 24}'""")
 
 
 def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str, prog: str | None = None) -> Arguments:

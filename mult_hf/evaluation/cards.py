@@ -30,6 +30,20 @@ def public_name(name_or_path: str) -> str:
     return path.resolve().name if path.is_dir() else name_or_path
 
 
+def card_template() -> Path:
+    """The template of model cards: `model_card.md` of the checkout, or its copy in an installed package.
+
+    Raises:
+        FileNotFoundError: if neither exists.
+    """
+    package = Path(__file__).resolve().parents[1]
+    places = [package / "model_card.md", package.parent / "model_card.md"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"the template of model cards is at none of {[str(place) for place in places]}; install mult-hf again")
+    return found
+
+
 def eval_results(
     values: Mapping[str, float],
     specs: Mapping[str, TaskSpec],

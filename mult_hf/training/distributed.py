@@ -1,4 +1,4 @@
-"""What differs when several processes share a model: FSDP on CPUs, DeepSpeed, whole weights from sharded ones, memory."""
+"""Accelerate for a training run, and what differs when several processes share a model: FSDP, DeepSpeed, whole weights, memory."""
 
 import os
 import resource
@@ -6,36 +6,56 @@ import sys
 
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import PartialState
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
+from .arguments import TrainingArguments
+
+
+def make_accelerator(arguments: TrainingArguments) -> Accelerator:
+    """An accelerator as Accelerate's configuration and the arguments say."""
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # otherwise several processes on CPUs would each train alone
+        mixed_precision=arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        dynamo_backend=arguments.torch_compile,
+        log_with=arguments.log_with,
+        project_dir=arguments.output_dir,
+    )
+    use_fsdp_on_cpu(accelerator)
+    configure_deepspeed(accelerator, arguments.batch_size, arguments.gradient_accumulation_steps, arguments.max_grad_norm)
+    torch.set_float32_matmul_precision(arguments.float32_matmul)
+    if accelerator.device.type == "cpu":  # `accelerate launch` allows one thread per process, however many cores there are
+        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    return accelerator
+
 
 def use_fsdp_on_cpu(accelerator: Accelerator) -> None:
-    """Shard on CPU processes too, where the configuration asks for FSDP.
+    """Shard on CPU processes too, if the configuration asks for FSDP; otherwise do nothing.
 
-    torch's FSDP2 works with gloo; Accelerate reads an FSDP configuration only where there are accelerators, and would replicate
-    the model without a word. Elsewhere this does nothing.
+    torch's FSDP2 works with gloo, but Accelerate applies an FSDP configuration only on accelerators, and silently replicates the
+    model on CPUs. Both of its states are shared by all their instances, and both are asked for the type later.
     """
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.distributed_type == DistributedType.MULTI_CPU:
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        for state in (AcceleratorState, PartialState):
-            state._shared_state["distributed_type"] = DistributedType.FSDP
+        for state in (accelerator.state, PartialState()):
+            state.distributed_type = DistributedType.FSDP
 
 
 def configure_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accumulation_steps: int, max_grad_norm: float) -> None:
-    """Tell DeepSpeed, where the configuration asks for it, what it does by itself; elsewhere this does nothing.
+    """Pass DeepSpeed the settings that it applies itself, if the configuration asks for it; otherwise do nothing.
 
     Args:
-        accelerator: not used for any model yet.
-        batch_size: images a batch and process.
-        gradient_accumulation_steps: batches a step.
-        max_grad_norm: limit of the gradients' norm, which Accelerate would take to be 1.
+        accelerator: before it prepares a model.
+        batch_size: images per batch and process.
+        gradient_accumulation_steps: batches per step.
+        max_grad_norm: limit of the gradients' norm; Accelerate's default is 1.
 
     Raises:
-        ValueError: if the configuration says another number of batches a step, which Accelerate would prefer.
+        ValueError: if the configuration has another number of batches per step, which Accelerate would prefer.
     """
     plugin = accelerator.state.deepspeed_plugin
     if plugin is None:
@@ -43,31 +63,31 @@ def configure_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accu
     if accelerator.gradient_accumulation_steps != gradient_accumulation_steps:
         raise ValueError(
             f"Accelerate's configuration has {accelerator.gradient_accumulation_steps} gradient_accumulation_steps and the run "
-            f"{gradient_accumulation_steps}; take the line out of the configuration, or make them equal"
+            f"{gradient_accumulation_steps}; remove the line from the configuration, or make them equal"
         )
     plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": batch_size, "gradient_clipping": max_grad_norm}
 
 
 def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskDensePrediction:
-    """The module behind the wrappers for training; of a sharded one a copy with whole weights, in every process.
+    """The module behind the wrappers for training; for a sharded one a copy with whole weights, in every process.
 
-    A sharded module cannot be saved as it is: torch gives it a class of its own, whose files would be copied in place of MulT's.
+    A sharded module cannot be saved as it is: torch changes its class, whose source files would be saved in place of MulT's.
     """
     module = accelerator.unwrap_model(model, keep_torch_compile=False)
     if accelerator.distributed_type != DistributedType.FSDP:
         return module
     state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
-    with torch.random.fork_rng(devices=[]):  # its first weights must not come out of what training draws from
+    with torch.random.fork_rng(devices=[]):  # training's random numbers must not depend on its initial weights
         whole = MulTForMultiTaskDensePrediction(module.config)
     whole.load_state_dict(state)
     return whole.to(accelerator.device)
 
 
 def check_whole_parameters(accelerator: Accelerator, module: nn.Module, *, average: bool) -> None:
-    """Refuse what would save or average parts of weights as if they were whole.
+    """Refuse to save or average partitioned weights as if they were whole.
 
     Raises:
-        ValueError: if parameters are partitioned (DeepSpeed ZeRO-3), or sharded (FSDP) while their average is wanted.
+        ValueError: if parameters are partitioned (DeepSpeed ZeRO-3), or sharded (FSDP) while an average of them is wanted.
     """
     empty = [name for name, parameter in module.named_parameters() if parameter.numel() == 0]
     if empty:
@@ -86,4 +106,4 @@ def peak_memory(device: torch.device) -> float:
     return kibibytes / 1024
 
 
-__all__ = ["configure_deepspeed", "peak_memory", "check_whole_parameters", "use_fsdp_on_cpu", "whole_model"]
+__all__ = ["check_whole_parameters", "configure_deepspeed", "make_accelerator", "peak_memory", "use_fsdp_on_cpu", "whole_model"]

@@ -1,4 +1,4 @@
-"""Runs of examples/train.py for tests: on a small model and a small data set, in this process or in others."""
+"""Runs of `mult-hf train` for tests: on a small model and a small data set, in this process or in others."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
-from examples import train as script
+from mult_hf.cli.train import main
 from mult_hf.training.progress import JsonLinesLog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,13 +20,18 @@ TINY = (
 )
 
 
-def train(output_dir, *flags):
-    """Run the script in this process; flags that come twice count as they stand last."""
+def new_accelerate_state():
+    """Forget the accelerator of an earlier run, as a new process would."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def train(output_dir, *flags):
+    """Run the command in this process; of a repeated flag the last one counts."""
+    new_accelerate_state()
     threads = torch.get_num_threads()
     try:
-        script.main([*TINY, "--output_dir", str(output_dir), *map(str, flags)])
+        main([*TINY, "--output_dir", str(output_dir), *map(str, flags)])
     finally:
         torch.set_num_threads(threads)
     return output_dir
@@ -41,7 +46,7 @@ def same(first, second):
 
 
 def log(directory, key):
-    """The values that the log tells under a key, by step."""
+    """The values of a key in the log, by step."""
     return {entry["step"]: entry[key] for entry in JsonLinesLog(directory / "log.jsonl").entries() if key in entry}
 
 

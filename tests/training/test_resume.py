@@ -1,4 +1,4 @@
-"""Proves that an interrupted run ends as if it had not been, and that two processes train as one."""
+"""Proves that an interrupted run ends as if it had not been interrupted, and that two processes train as one."""
 
 import json
 import os
@@ -11,22 +11,22 @@ import time
 import pytest
 import torch
 
-from examples import train as script
 from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.training.checkpoints import list_checkpoints
+from mult_hf.training.loop import TrainingLoop
 from mult_hf.training.progress import JsonLinesLog
 from support.training_runs import ROOT, TINY, environment, log, same, train, weights
 
-# Everything that draws random numbers or keeps a state from step to step.
+# Everything that draws random numbers or keeps state from step to step.
 RANDOM = "--drop_path_rate 0.3 --ema_decay 0.9 --gradient_accumulation_steps 2 --num_workers 2 --max_steps 6 --save_steps 2".split()
 
 
 class Interruption(BaseException):
-    """Stops a run where no error handling of the script would."""
+    """Stops a run where no error handling would."""
 
 
 def interrupted(monkeypatch, after_steps, output_dir, *flags):
-    take_step = script.Run.take_step
+    take_step = TrainingLoop.take_step
 
     def stop(self, *arguments):
         if self.progress.step == after_steps:
@@ -34,7 +34,7 @@ def interrupted(monkeypatch, after_steps, output_dir, *flags):
         return take_step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(script.Run, "take_step", stop)
+        patch.setattr(TrainingLoop, "take_step", stop)
         with pytest.raises(Interruption):
             train(output_dir, *flags)
 
@@ -48,7 +48,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, data, mo
     """With shuffling, augmentation, worker processes, stochastic depth, accumulation, and averaged weights."""
     flags = ["--dataset", data, *RANDOM, "--weighting", weighting, "--eval_steps", 3]
     train(tmp_path / "through", *flags)
-    interrupted(monkeypatch, 3, tmp_path / "resumed", *flags)  # a step after the checkpoint: that step is done again
+    interrupted(monkeypatch, 3, tmp_path / "resumed", *flags)  # a step after the checkpoint: that step is repeated
     train(tmp_path / "resumed", *flags, "--resume", "latest")
     for part in ("", "best"):
         assert same(weights(tmp_path / "through" / part), weights(tmp_path / "resumed" / part)), part
@@ -129,11 +129,11 @@ def test_a_finished_run_is_resumed_to_the_same_result(tmp_path, data):
     assert logged == comparable_log(tmp_path)
 
 
-def test_another_run_is_not_taken_up(tmp_path, data):
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, data):
     train(tmp_path, "--dataset", data)
     with pytest.raises(ValueError, match=r"--learning_rate was 0\.002 and is 0\.1"):
         train(tmp_path, "--dataset", data, "--resume", "latest", "--learning_rate", 0.1)
-    train(tmp_path, "--dataset", data, "--resume", "latest", "--logging_steps", 5)  # what it writes may change
+    train(tmp_path, "--dataset", data, "--resume", "latest", "--logging_steps", 5)  # what is written may change
 
 
 def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, data):

@@ -1,0 +1,78 @@
+"""Adapt the shipped model to new rooms with few weights: LoRA (PEFT) on its encoder, its heads trained whole.
+
+    pip install peft
+    python examples/lora.py
+    python examples/lora.py --model outputs/mult-rooms --max_steps 200
+
+The adapter is saved to `--output_dir`, the model with the adapter merged into its weights to `merged/` in it.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer, TrainingArguments, set_seed
+
+from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_rows
+from mult_hf.training.trainer_metrics import TrainerMetrics
+
+ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
+
+# The attention of a Swin encoder and nothing else: ["q_proj", "v_proj"] would also match the decoders, whose layers have the same
+# names. Other encoders have other names; print(model.mult.backbone) shows them.
+ENCODER_ATTENTION = r"mult\.backbone\..*\.(q_proj|v_proj)"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the adapter, evaluate it, and save it alone and merged."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="directory or Hub id of a trained MulT")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/lora"), help="where the adapter is saved")
+    parser.add_argument("--max_steps", type=int, default=20, help="optimizer steps")
+    parser.add_argument("--rows", type=int, default=16, help="training and validation images")
+    flags = parser.parse_args(argv)
+    set_seed(0)
+
+    model = MulTForMultiTaskDensePrediction.from_pretrained(flags.model)
+    processor = MulTImageProcessor.from_pretrained(flags.model)
+    heads = [f"{task}.projection" for task in model.task_names]  # one by one, since PEFT cannot copy a dictionary of modules
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=ENCODER_ATTENTION, modules_to_save=heads))
+    adapted.print_trainable_parameters()
+
+    rooms = load_rows(ROOMS)
+    metrics = TrainerMetrics(processor)
+    trainer = Trainer(
+        model=adapted,
+        args=TrainingArguments(
+            output_dir=str(flags.output_dir),
+            max_steps=flags.max_steps,
+            per_device_train_batch_size=4,
+            learning_rate=1e-3,
+            remove_unused_columns=False,  # the collator reads the columns of the data set
+            label_names=["labels"],
+            batch_eval_metrics=True,  # add up sums per batch, and do not collect every map
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=rooms["train"].select(range(flags.rows)),
+        eval_dataset=rooms["validation"].select(range(flags.rows)),
+        data_collator=MultiTaskCollator(processor),
+        compute_metrics=metrics,
+        preprocess_logits_for_metrics=metrics.sums_of_images,
+    )
+    trainer.train()
+    trainer.log_metrics("eval", trainer.evaluate())
+    trainer.save_model()  # the adapter and the heads alone
+
+    # Merged, it is a plain MulT model again, as fast as before.
+    fresh = MulTForMultiTaskDensePrediction.from_pretrained(flags.model)
+    merged = PeftModel.from_pretrained(fresh, flags.output_dir).merge_and_unload()
+    merged.save_pretrained(flags.output_dir / "merged")
+    processor.save_pretrained(flags.output_dir / "merged")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Train MulT with a bare Accelerate loop: everything in sight, to copy and change.
+
+    python examples/train_loop.py
+    accelerate launch --config_file examples/accelerate/ddp.yaml examples/train_loop.py --max_steps 1000
+
+For the same seed it takes the steps of examples/train.py, which adds evaluation, checkpoints, logs, task weighting and the model card.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from transformers import get_cosine_schedule_with_warmup
+
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.data.augmentations import RandomAugmentation
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.training.optimization import parameter_groups
+from mult_hf.training.stream import StreamBatches, TrainingStream
+
+ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
+SMALL_SWIN = {
+    "model_type": "swin",
+    "embed_dim": 24,
+    "depths": [2, 2, 2, 2],
+    "num_heads": [1, 2, 4, 8],
+    "window_size": 8,
+    "drop_path_rate": 0.0,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+
+
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The few settings that are worth a flag; the rest is in the code below."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", default=str(ROOMS), help="local directory or Hub id of a data set (docs/data.md)")
+    parser.add_argument("--output_dir", default="outputs/mult-loop", help="where model and processor are saved")
+    parser.add_argument("--max_steps", type=int, default=450, help="optimizer steps")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per step and process")
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="largest learning rate, after the warm-up")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, and save model and processor."""
+    flags = parse_flags(argv)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+
+    # Data: rows with an image and one map per task. The card of the data set says what the maps mean.
+    tasks = load_task_entries(flags.dataset)
+    rows = load_rows(flags.dataset, split="train")
+    width, height = rows[0]["image"].size
+    processor = MulTImageProcessor(size={"height": height, "width": width}, tasks=tasks)
+
+    # Batches: {"pixel_values": (batch, 3, height, width), "labels": {task: (batch, channels, height, width)}}. Order and augmentation
+    # follow from the seed alone, whatever the number of processes and workers.
+    jitter = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0}
+    augment = RandomAugmentation(tasks=processor.task_specs, zoom=(1.0, 1.15), degrees=0.0, **jitter)
+    loader = DataLoader(
+        TrainingStream(rows, flags.seed),
+        batch_sampler=StreamBatches(flags.batch_size, accelerator.process_index, accelerator.num_processes),
+        collate_fn=MultiTaskCollator(processor, augment=augment),
+    )
+
+    # Model, optimizer, schedule. Norms, biases and positions are not decayed.
+    set_seed(flags.seed)  # the same first weights in every process
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks))
+    optimizer = torch.optim.AdamW(parameter_groups(model, learning_rate=flags.learning_rate, weight_decay=0.05))
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(30, flags.max_steps // 2), flags.max_steps)
+    model, optimizer = accelerator.prepare(model, optimizer)
+
+    model.train()
+    for step, batch in zip(range(1, flags.max_steps + 1), loader):
+        batch = batch.to(accelerator.device)
+        outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
+        accelerator.backward(outputs.loss)  # the sum of outputs.task_losses, each times the weight of its task entry
+        accelerator.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 10 == 0:
+            losses = {task: round(loss.item(), 4) for task, loss in outputs.task_losses.items()}
+            accelerator.print(f"step {step}: loss {outputs.loss.item():.4f}, {losses}")
+
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(flags.output_dir)
+        processor.save_pretrained(flags.output_dir)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Train MulT on a multi-task data set, and evaluate it against the constant baseline.
+
+mult-hf train --dataset my-rooms
+mult-hf train --dataset my-rooms --config my-flags.yaml --resume latest
+accelerate launch --num_processes 2 -m mult_hf train --dataset user/my-rooms --backbone microsoft/swin-tiny-patch4-window7-224
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate.utils import set_seed
+
+from mult_hf import MulTImageProcessor
+from mult_hf.data.schema import load_rows, load_task_specs
+from mult_hf.evaluation.cards import shareable
+from mult_hf.training.arguments import CHECKOUT, DataArguments, ModelArguments, TrainingArguments
+from mult_hf.training.fields import flag
+from mult_hf.training.initialization import build_model, view_size
+from mult_hf.training.results import Provenance
+from mult_hf.training.run import train
+
+from .arguments import parse_arguments
+
+DESCRIPTION = "Train MulT on a multi-task data set, and evaluate it against the constant baseline."
+
+ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
+
+
+@dataclass
+class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
+    """All flags of `mult-hf train`."""
+
+    dataset: str | None = flag(
+        str(ROOMS_SAMPLE) if ROOMS_SAMPLE.is_dir() else None,
+        "local directory or Hub id of a data set (docs/data.md); in a checkout by default the Rooms sample",
+    )
+    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+
+    def __post_init__(self) -> None:
+        for part in (DataArguments, ModelArguments, TrainingArguments):
+            part.__post_init__(self)
+
+
+def provenance(flags: TrainFlags, command: Sequence[str]) -> Provenance:
+    """What the model card says about data, weights and the command line, without paths of this machine."""
+    return Provenance(
+        dataset=flags.dataset,
+        train_split=flags.train_split,
+        validation_split=flags.validation_split,
+        start=shareable(flags.model or flags.backbone or "random weights", CHECKOUT),
+        command=shareable(shlex.join(command), CHECKOUT),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load data, processor and model as the flags say, and train.
+
+    Args:
+        argv: the flags; those of this process by default.
+    """
+    argv = sys.argv[1:] if argv is None else [*argv]
+    flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
+    specs = load_task_specs(flags.dataset, flags.tasks)
+    training_rows, validation_rows = (load_rows(flags.dataset, split=split) for split in (flags.train_split, flags.validation_split))
+    processor = MulTImageProcessor(size=view_size(training_rows, flags.image_size), tasks=list(specs.values()))
+    set_seed(flags.seed)  # before weights are drawn
+    model = build_model(flags, specs, max(processor.size["height"], processor.size["width"]))
+    train(model, processor, training_rows, validation_rows, flags, provenance(flags, ["mult-hf", "train", *argv]))
+
+
+if __name__ == "__main__":
+    main()

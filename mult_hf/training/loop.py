@@ -1,0 +1,231 @@
+"""The training loop: optimizer steps with log entries, evaluations and checkpoints in between."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mult_hf.data.augmentations import RandomAugmentation
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.model.image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.tasks import TaskSpec
+
+from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
+from .averaging import WeightAverage
+from .checkpoints import list_checkpoints, save_checkpoint
+from .distributed import check_whole_parameters, whole_model
+from .fields import json_object
+from .optimization import learning_rate_schedule, parameter_groups
+from .progress import JsonLinesLog, Progress, describe_rows, mean_over_processes
+from .saving import save_model
+from .stream import StreamBatches, TrainingStream, stream_loader
+from .validation import Measured, Validation
+from .weighting import TaskWeighting, make_weighting
+
+
+def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec]) -> RandomAugmentation:
+    """The augmentation of training views: mirrored, magnified and cropped, with other colours."""
+    jitter = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
+    return RandomAugmentation(tasks=tasks, zoom=(1.0, arguments.max_zoom), degrees=0.0, hue=0.0, **jitter)
+
+
+class TrainingLoop:
+    """The state of a training run, prepared by Accelerate; [`run`][TrainingLoop.run] continues from the current step.
+
+    Args:
+        arguments: of the run.
+        accelerator: the processes and devices.
+        model: to train.
+        processor: makes batches, and is saved beside the model.
+        training_rows: rows to train on.
+        validation_rows: rows to evaluate on.
+
+    Raises:
+        ValueError: if a setting does not fit the others, the model or the way it is distributed.
+    """
+
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        accelerator: Accelerator,
+        model: MulTForMultiTaskDensePrediction,
+        processor: MulTProcessingMixin,
+        training_rows: Dataset,
+        validation_rows: Dataset,
+    ) -> None:
+        self.arguments, self.accelerator, self.processor = arguments, accelerator, processor
+        self.stream = TrainingStream(training_rows, arguments.seed)
+        self.collator = MultiTaskCollator(processor, augment=training_views(arguments, processor.task_specs))
+        loading = {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
+        self.validation = Validation(training_rows, validation_rows, MultiTaskCollator(processor), accelerator, **loading)
+        self.checkpoints = arguments.output_dir / "checkpoints"
+        self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
+        self.weighting = self._make_weighting(model)
+        self._prepare(model)
+        self.progress = Progress({name: text for name, text in as_text(arguments).items() if name not in FREE_TO_CHANGE})
+        self.progress.arguments |= {"num_processes": str(accelerator.num_processes), "mixed_precision": accelerator.mixed_precision}
+        accelerator.init_trackers(arguments.output_dir.resolve().name, config=self.progress.arguments)
+        for part in (self.schedule, self.weighting, self.progress, self.average):
+            if part is not None:
+                accelerator.register_for_checkpointing(part)
+
+    def _make_weighting(self, model: MulTForMultiTaskDensePrediction) -> TaskWeighting:
+        options = json_object("weighting_options", self.arguments.weighting_options)
+        weighting = make_weighting(self.arguments.weighting, self.processor.task_specs, model, **options)
+        if self.arguments.torch_compile:
+            weighting.refuse_compiled()
+        return weighting
+
+    def _prepare(self, model: MulTForMultiTaskDensePrediction) -> None:
+        """Optimizer, schedule, and the model wrapped for its processes and device."""
+        arguments = self.arguments
+        groups = parameter_groups(
+            model,
+            learning_rate=arguments.learning_rate,
+            weight_decay=arguments.weight_decay,
+            encoder_factor=arguments.encoder_learning_rate_factor,
+        )
+        optimizer = torch.optim.AdamW(groups)
+        self.schedule = learning_rate_schedule(
+            optimizer, arguments.schedule, steps=arguments.max_steps, warmup_steps=arguments.warmup_steps, power=arguments.schedule_power
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        check_whole_parameters(self.accelerator, self.module, average=arguments.ema_decay > 0)
+        self.average = WeightAverage(self.module, arguments.ema_decay) if arguments.ema_decay else None
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Load the state of a checkpoint, or start anew if there is none."""
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+            self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
+        if self.accelerator.is_main_process:
+            finished = self.progress.step == self.arguments.max_steps  # then only the last evaluation is repeated
+            self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
+
+    def run(self) -> None:
+        """Take optimizer steps up to the last, with log entries, evaluations and checkpoints in between."""
+        arguments, progress = self.arguments, self.progress
+        start = progress.step * arguments.gradient_accumulation_steps
+        sampler = StreamBatches(arguments.batch_size, self.accelerator.process_index, self.accelerator.num_processes, start)
+        pinned = self.accelerator.device.type == "cuda"
+        loader = stream_loader(self.stream, sampler, self.collator, num_workers=arguments.num_workers, pin_memory=pinned)
+        numbered = enumerate(loader, start)
+        silent = not self.accelerator.is_main_process
+        bar = tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5)
+        self.model.train()
+        while progress.step < arguments.max_steps:
+            started = time.perf_counter()
+            batches = [next(numbered) for _ in range(arguments.gradient_accumulation_steps)]
+            norm = self.take_step(batches, sampler)
+            progress.step += 1
+            progress.seconds += time.perf_counter() - started
+            bar.update()
+            if progress.step % arguments.logging_steps == 0:
+                bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
+            if arguments.eval_steps and progress.step % arguments.eval_steps == 0 and progress.step < arguments.max_steps:
+                self.evaluate()
+            if progress.step % arguments.save_steps == 0 or progress.step == arguments.max_steps:
+                progress.losses = mean_over_processes(progress.losses)  # a checkpoint holds those of one process
+                save_checkpoint(self.accelerator, self.checkpoints, progress.step, arguments.keep_checkpoints)
+
+    def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
+        """One optimizer step from numbered batches; returns the norm of the gradients before clipping.
+
+        Raises:
+            FloatingPointError: if a loss or gradient is not finite; the weights are still those before the step.
+        """
+        for number, batch in batches:
+            batch = batch.to(self.accelerator.device)
+            with self.accelerator.accumulate(self.model):
+                model = self.module if self.weighting.writes_gradients else self.model
+                outputs = model(
+                    pixel_values=batch["pixel_values"], labels=batch["labels"], output_hidden_states=self.weighting.reads_features
+                )
+                self.note_losses(outputs.task_losses, sampler.positions(number))
+                self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
+                del outputs  # gradient methods keep a part of its graph, which would stay in memory beside the next batch's
+                if self.accelerator.sync_gradients:
+                    norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm))
+                    self.check_finite({"gradient": norm}, [position for n, _ in batches for position in sampler.positions(n)])
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if not self.accelerator.optimizer_step_was_skipped:  # loss scaling skips a step whose half-precision gradients overflow
+            self.schedule.step()
+            if self.average is not None:
+                self.average.update()
+        return norm
+
+    def note_losses(self, task_losses: Mapping[str, Tensor], positions: Sequence[int]) -> None:
+        """Check the losses of a batch, and add them to the next log entry."""
+        losses = dict(zip(task_losses, torch.stack([*task_losses.values()]).tolist()))
+        self.check_finite(losses, positions)
+        self.progress.note_losses(losses)
+
+    def check_finite(self, values: Mapping[str, float], positions: Sequence[int]) -> None:
+        """Stop before a step that would ruin the weights."""
+        wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+        if wrong and not (self.accelerator.scaler is not None and "gradient" in wrong):  # the scaler skips such steps itself
+            found = list_checkpoints(self.checkpoints)
+            raise FloatingPointError(
+                f"step {self.progress.step + 1}: {', '.join(f'{name} is {value}' for name, value in wrong.items())}; samples of the batch: "
+                f"{'; '.join(describe_rows(self.stream, positions))}; last good checkpoint: {found[-1] if found else 'none yet'}; "
+                "check these samples, or lower the learning rate"
+            )
+
+    def write_log(self, norm: float, seconds: float) -> dict[str, str]:
+        """Write an entry with the mean losses since the last one; returns what the progress bar shows."""
+        progress = self.progress
+        losses = progress.take_mean_losses()
+        seen = progress.step * self.arguments.gradient_accumulation_steps * self.arguments.batch_size * self.accelerator.num_processes
+        entry = {
+            "step": progress.step,
+            "epoch": round(seen / len(self.stream.rows), 4),
+            "learning_rate": self.schedule.get_last_lr()[-1],
+            "gradient_norm": norm,
+            "seconds_per_step": round(seconds, 4),
+            **{f"loss/{task}": loss for task, loss in losses.items()},
+            **{f"weight/{task}": weight for task, weight in self.weighting.weights.items()},
+        }
+        self.record(entry)
+        return {task: f"{loss:.3g}" for task, loss in losses.items()}
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """Write an entry to the log file and the trackers."""
+        if self.accelerator.is_main_process:
+            self.log_file.append(entry)
+        self.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=entry["step"])
+
+    def evaluate(self) -> Measured:
+        """Measure the model on the validation rows, and save it to `best/` if it is the best so far.
+
+        Best is the highest multi-task gain over the constant baseline, in which every task has the same weight.
+        """
+        progress = self.progress
+        with self.final_weights() as model:
+            measured = self.validation.measure(model)
+            metrics = {f"eval/{name}": value for name, value in measured.model.compute().items()}
+            self.record({"step": progress.step, "gain_over_baseline": measured.gain, **metrics})
+            if measured.gain > progress.best_gain:
+                progress.best_gain, progress.best_step = measured.gain, progress.step
+                save_model(self.accelerator, model, self.processor, self.arguments.output_dir / "best")
+        return measured
+
+    @contextmanager
+    def final_weights(self) -> Iterator[MulTForMultiTaskDensePrediction]:
+        """The model as it is evaluated and saved: whole, in evaluation mode, with averaged weights if there are any."""
+        with nullcontext() if self.average is None else self.average.in_place():
+            yield whole_model(self.accelerator, self.model).eval()
+        self.model.train()
+
+
+__all__ = ["TrainingLoop", "training_views"]

@@ -1,0 +1,116 @@
+"""The results of a finished run: the last evaluation, the model, `metrics.json`, the panel and the model card."""
+
+import json
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mult_hf.evaluation.cards import card_template, eval_results, public_name, to_jsonable, write_card
+from mult_hf.evaluation.report import example_panel, results_table
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+
+from .arguments import as_text
+from .distributed import peak_memory
+from .loop import TrainingLoop
+from .saving import save_model
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where data and weights came from, for the model card and `metrics.json`; it has no effect on training.
+
+    Args:
+        dataset: directory or Hub id of the data.
+        train_split: split of the training rows.
+        validation_split: split of the validation rows.
+        start: what the model started from.
+        command: how the run was started.
+    """
+
+    dataset: str = "unnamed data"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    start: str = "the model that was passed in"
+    command: str = "mult_hf.training.run.train(...)"
+
+
+def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
+    """Evaluate the last weights, and save them with all that describes them.
+
+    Args:
+        loop: at its last step.
+        provenance: of data and weights.
+
+    Returns:
+        what `metrics.json` holds: metrics by `"task/metric"` under `model` and `constant_baseline`, `gain_over_baseline` in percent,
+        and facts about the run; NaN where nothing was known, which the file has as null.
+    """
+    directory = loop.arguments.output_dir
+    measured = loop.evaluate()
+    table = results_table({"MulT": measured.model, "constant baseline": measured.baseline})
+    loop.accelerator.print(table)
+    numbers = {
+        "model": measured.model.compute(),
+        "constant_baseline": measured.baseline.compute(),
+        "gain_over_baseline": measured.gain,
+        **facts(loop, provenance),
+    }
+    with loop.final_weights() as model:
+        save_model(loop.accelerator, model, loop.processor, directory)
+        if loop.accelerator.is_main_process:
+            (directory / "metrics.json").write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
+            panel = example_panel(model, loop.validation.rows, loop.validation.collator, loop.arguments.panel_rows)
+            panel.save(directory / "panel.png")
+            save_card(loop, model, provenance, numbers, table)
+    return numbers
+
+
+def facts(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
+    """Facts about the run for `metrics.json` and the model card."""
+    size, device = loop.processor.size, loop.accelerator.device
+    return {
+        "dataset": public_name(provenance.dataset),
+        "split": provenance.validation_split,
+        "evaluated_samples": len(loop.validation.rows),
+        "train_samples": len(loop.stream.rows),
+        "image_size": f"{size['height']} x {size['width']}",
+        "parameters": f"{sum(p.numel() for p in loop.module.parameters()):,}",
+        "steps": loop.progress.step,
+        "minutes": round(loop.progress.seconds / 60, 1),
+        "peak_memory_mib": round(peak_memory(device)),
+        "mixed_precision": loop.accelerator.mixed_precision,
+        "processes": loop.accelerator.num_processes,
+        "device": f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)",
+        "best_step": loop.progress.best_step,
+        "best_gain_over_baseline": loop.progress.best_gain,
+        "arguments": as_text(loop.arguments),
+    }
+
+
+def save_card(
+    loop: TrainingLoop, model: MulTForMultiTaskDensePrediction, provenance: Provenance, numbers: dict[str, Any], table: str
+) -> None:
+    """Fill the template of model cards with what was trained, on what, and how well it does."""
+    arguments, config = loop.arguments, model.config
+    write_card(
+        arguments.output_dir / "README.md",
+        card_template(),
+        config.task_specs,
+        eval_results(numbers["model"], config.task_specs, numbers["dataset"], provenance.validation_split),
+        train_split=provenance.train_split,
+        results_table=table,
+        decoder=config.decoder_type if config.block_attention is None else f"blocks {config.block_attention}",
+        reference_task=config.reference_task or "none",
+        start=provenance.start,
+        batch_size=arguments.batch_size * arguments.gradient_accumulation_steps * numbers["processes"],
+        learning_rate=arguments.learning_rate,
+        weighting=arguments.weighting,
+        seed=arguments.seed,
+        command=provenance.command,
+        **numbers,
+    )
+
+
+__all__ = ["Provenance", "save_results"]

@@ -1,0 +1,112 @@
+"""A training run from beginning to end."""
+
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import Dataset
+from huggingface_hub import HfApi
+
+from mult_hf.data.schema import missing_columns
+from mult_hf.model.image_processing_pil_mult import MulTProcessingMixin
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+
+from .arguments import TrainingArguments
+from .checkpoints import clear_for_new_run, find_checkpoint
+from .distributed import make_accelerator
+from .loop import TrainingLoop
+from .publishing import upload
+from .results import Provenance, save_results
+
+
+def train(
+    model: MulTForMultiTaskDensePrediction,
+    processor: MulTProcessingMixin,
+    training_rows: Dataset,
+    validation_rows: Dataset,
+    arguments: TrainingArguments,
+    provenance: Provenance | None = None,
+) -> dict[str, Any]:
+    """Train a model, evaluate it against the constant baseline, and save everything to `arguments.output_dir` (docs/training.md).
+
+    The same weights come out for the same seed; call `accelerate.utils.set_seed(arguments.seed)` before you build a new model, so
+    that its first weights are the same too.
+
+    Args:
+        model: to train; its own weights change.
+        processor: with the model's tasks, and one size for all images.
+        training_rows: rows with `image` and one column per task; a missing column is unknown everywhere.
+        validation_rows: the same, to evaluate on.
+        arguments: settings of the run.
+        provenance: what the model card says about data and weights.
+
+    Returns:
+        what `metrics.json` holds, see [`save_results`][mult_hf.training.results.save_results].
+
+    Raises:
+        ValueError: if rows, model, processor and settings do not fit each other, or `output_dir` has checkpoints of another run.
+        FloatingPointError: if a loss or gradient is not finite; it names the samples and the last good checkpoint.
+
+    Examples:
+        ```python
+        from accelerate.utils import set_seed
+        from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
+        from mult_hf.data.schema import load_rows, load_task_entries
+        from mult_hf.training.arguments import TrainingArguments
+        from mult_hf.training.run import train
+
+        set_seed(0)
+        tasks = load_task_entries("my-rooms")
+        rows = load_rows("my-rooms")
+        model = MulTForMultiTaskDensePrediction(MulTConfig(tasks=tasks))
+        processor = MulTImageProcessor(size={"height": 224, "width": 224}, tasks=tasks)
+        train(model, processor, rows["train"], rows["validation"], TrainingArguments(max_steps=1000))
+        ```
+    """
+    provenance = provenance or Provenance()
+    specs = processor.task_specs
+    if set(specs) != set(model.task_names):
+        raise ValueError(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
+    missing = missing_columns(training_rows.column_names, specs)
+    accelerator = make_accelerator(arguments)
+    _claim_destinations(arguments, accelerator)
+    set_seed(arguments.seed, device_specific=True)  # processes drop different paths
+
+    loop = TrainingLoop(arguments, accelerator, model, processor, training_rows, validation_rows)
+    if missing:
+        accelerator.print(f"the training data has no column {' or '.join(missing)}: unknown everywhere, and not learnt")
+    accelerator.print(
+        f"{sum(p.numel() for p in loop.module.parameters()):,} parameters; {len(training_rows)} training and {len(validation_rows)} "
+        f"validation images; tasks: {', '.join(specs)}"
+    )
+    loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
+    loop.run()
+    accelerator.print(f"trained for {loop.progress.seconds / 60:.1f} minutes")
+    results = save_results(loop, provenance)
+    if arguments.push_to_hub is not None and accelerator.is_main_process:
+        print(f"uploaded to {upload(arguments.output_dir, arguments.push_to_hub)}")
+    accelerator.print(_next_step(arguments))
+    accelerator.end_training()
+    return results
+
+
+def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:
+    """Refuse before the first step what could not be written after the last."""
+    if accelerator.is_main_process:
+        if arguments.resume is None:
+            clear_for_new_run(arguments.output_dir / "checkpoints", overwrite=arguments.overwrite)
+        if arguments.push_to_hub is not None:
+            HfApi().create_repo(arguments.push_to_hub, exist_ok=True)  # fails now if the token is missing
+    accelerator.wait_for_everyone()
+
+
+def _next_step(arguments: TrainingArguments) -> str:
+    """How to try the model, for the end of the output."""
+    return (
+        f"""saved to {arguments.output_dir}; try it on an image:\n  python -c 'import mult_hf; from transformers import pipeline; """
+        f"""maps = pipeline("multitask-vision", model="{arguments.output_dir}")("image.jpg"); """
+        """[m["image"].save(t + ".png") for t, m in maps.items()]'"""
+    )
+
+
+__all__ = ["train"]

@@ -1,0 +1,32 @@
+"""Saving a model so that an interruption leaves either the old files or the new ones."""
+
+import shutil
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from mult_hf.model.image_processing_pil_mult import MulTProcessingMixin
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+
+from .checkpoints import replace_files
+
+
+def save_model(accelerator: Accelerator, model: MulTForMultiTaskDensePrediction, processor: MulTProcessingMixin, directory: Path) -> None:
+    """Write a model and its processor in the main process; the other processes wait.
+
+    Args:
+        accelerator: the processes.
+        model: with whole weights.
+        processor: the image processor of the model.
+        directory: may hold older files; each is replaced when the new ones are complete.
+    """
+    if accelerator.is_main_process:
+        unfinished = directory / ".partial"  # inside, since the directory may be on a disk of its own
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        replace_files(unfinished, directory)
+    accelerator.wait_for_everyone()
+
+
+__all__ = ["save_model"]

@@ -1,0 +1,67 @@
+"""Evaluation in training: the model and the constant baseline on the validation rows."""
+
+from functools import partial
+from typing import NamedTuple
+
+from accelerate import Accelerator
+from datasets import Dataset
+
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.evaluation.baseline import constant_baseline
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.loop import Evaluation, evaluate
+from mult_hf.inference.predictor import predict
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+
+
+class Measured(NamedTuple):
+    """The metrics of a model and of the constant baseline, and the model's multi-task gain over the baseline in percent."""
+
+    model: Evaluation
+    baseline: Evaluation
+    gain: float
+
+
+class Validation:
+    """Measures models on the validation rows, each time against the same constant baseline.
+
+    Args:
+        training_rows: rows that the constant baseline is computed from.
+        rows: rows to measure on.
+        collator: without augmentation.
+        accelerator: whose processes share the rows.
+        batch_size: images per batch and process.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        ValueError: if there are no training rows.
+    """
+
+    def __init__(
+        self,
+        training_rows: Dataset,
+        rows: Dataset,
+        collator: MultiTaskCollator,
+        accelerator: Accelerator,
+        *,
+        batch_size: int,
+        num_workers: int,
+    ) -> None:
+        self.rows = rows
+        self.collator = collator
+        self._predict_baseline = constant_baseline(training_rows, collator)
+        self._baseline: Evaluation | None = None
+        self._evaluate = partial(evaluate, accelerator=accelerator, per_image=False, batch_size=batch_size, num_workers=num_workers)
+
+    def measure(self, model: MulTForMultiTaskDensePrediction) -> Measured:
+        """Measure a model in evaluation mode; the baseline is measured in the same pass as the first model."""
+        predictors = {"model": partial(predict, model)}
+        if self._baseline is None:
+            predictors["baseline"] = self._predict_baseline
+        found = self._evaluate(predictors, self.rows, self.collator)
+        self._baseline = found.get("baseline", self._baseline)
+        gain = gain_over(found["model"].compute(), self._baseline.compute(), self.collator.processor.task_specs)
+        return Measured(found["model"], self._baseline, gain)
+
+
+__all__ = ["Measured", "Validation"]

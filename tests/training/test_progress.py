@@ -1,0 +1,46 @@
+"""Proves that progress and log survive an interruption."""
+
+import pytest
+
+from mult_hf.training.progress import JsonLinesLog, Progress, describe_rows
+from mult_hf.training.stream import TrainingStream
+
+
+def test_progress_survives_a_checkpoint():
+    progress = Progress({"seed": "0"}, step=7, seconds=1.5, best_gain=2.0, best_step=5, losses={"depth": 0.5}, batches=3)
+    restored = Progress({"seed": "0"})
+    restored.load_state_dict(progress.state_dict())
+    assert restored == progress
+
+
+def test_the_checkpoint_of_another_run_is_refused_with_the_difference():
+    saved = Progress({"seed": "0", "learning_rate": "0.1"}).state_dict()
+    with pytest.raises(ValueError, match=r"--learning_rate was 0\.1 and is 0\.2; give the same flags"):
+        Progress({"seed": "0", "learning_rate": "0.2"}).load_state_dict(saved)
+
+
+def test_samples_are_named_by_their_row_and_short_columns():
+    rows = [{"image": object(), "room": number, "note": "x" * 100} for number in range(3)]
+    stream = TrainingStream(rows, seed=0)
+    row = stream.row_at(4)
+    assert describe_rows(stream, [4]) == [f"row {row} (room {row})"]
+
+
+def test_a_log_holds_its_entries_and_forgets_later_steps(tmp_path):
+    log = JsonLinesLog(tmp_path / "runs" / "log.jsonl")
+    assert log.entries() == []
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": step / 2})
+    log.drop_after(2)
+    log.append({"step": 3, "loss": 9.0})
+    assert [entry["loss"] for entry in log.entries()] == [0.5, 1.0, 9.0]
+
+
+def test_a_line_that_was_cut_short_is_not_an_entry(tmp_path):
+    log = JsonLinesLog(tmp_path / "log.jsonl")
+    log.append({"step": 1})
+    with log.path.open("a") as file:
+        file.write('{"step": 2')
+    log.drop_after(5)
+    log.append({"step": 2})
+    assert log.entries() == [{"step": 1}, {"step": 2}]

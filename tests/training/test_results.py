@@ -1,0 +1,158 @@
+"""Proves what a run leaves behind: a model for the pipeline, numbers, log, panel and card."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
+from mult_hf.training.checkpoints import list_checkpoints
+from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_picture, environment, log, same, train, write_data
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two steps on the shipped sample, in a process of its own as `python examples/train.py` does it."""
+    directory = tmp_path_factory.mktemp("trained") / "mult-test"
+    command = [sys.executable, str(ROOT / "examples/train.py"), *TINY, "--output_dir", str(directory)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    return directory, printed
+
+
+@pytest.mark.slow
+def test_the_example_trains_on_the_shipped_sample_and_prints_both_predictors(trained):
+    directory, printed = trained
+    numbers = json.loads((directory / "metrics.json").read_text())
+    assert {name.split("/")[0] for name in numbers["model"]} == set(MULT_TASKS)
+    assert numbers["model"].keys() == numbers["constant_baseline"].keys()
+    assert all(np.isfinite(value) for value in [*numbers["model"].values(), *numbers["constant_baseline"].values()])
+    for name, value in numbers["constant_baseline"].items():
+        task, metric = name.split("/")
+        assert f"| {task} | {metric}" in printed
+        assert f"{value:.4f}" in printed
+
+
+@pytest.mark.slow
+def test_the_result_works_in_the_pipeline(trained):
+    directory, _ = trained
+    image = PILImage.new("RGB", (90, 70), "gray")
+    maps = pipeline("multitask-vision", model=str(directory))(image)
+    assert list(maps) == list(MULT_TASKS)
+    assert maps["depth"]["prediction"].shape == (70, 90)
+    assert maps["depth"]["image"].size == (90, 70)
+
+
+@pytest.mark.slow
+def test_the_card_is_filled_and_its_metadata_valid(trained):
+    directory, _ = trained
+    card = ModelCard.load(directory / "README.md")
+    numbers = json.loads((directory / "metrics.json").read_text())
+    assert card.data.library_name == "transformers"
+    assert {result.metric_name: result.metric_value for result in card.data.eval_results} == {
+        name: round(value, 5) for name, value in numbers["model"].items()
+    }
+    assert "{{" not in card.text
+    assert "panel.png" in card.text
+    with PILImage.open(directory / "panel.png") as panel:
+        assert panel.width > panel.height, "an image and six tasks side by side, one row of predictions and one of truth"
+
+
+def test_a_seventh_task_is_one_entry_and_one_column(tmp_path, data):
+    """Trains, evaluates, saves, loads and shows in the pipeline; no file of the package knows it."""
+    train(tmp_path, "--dataset", data)
+    assert "principal_curvature/mae" in json.loads((tmp_path / "metrics.json").read_text())["model"]
+    model = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path)
+    assert model.task_names == ["depth", "principal_curvature"]
+    maps = pipeline("multitask-vision", model=str(tmp_path))(PILImage.new("RGB", (80, 64)))
+    assert maps["principal_curvature"]["prediction"].shape == (2, 64, 80)
+
+
+def test_a_task_without_a_column_is_unknown_and_changes_nothing_else(tmp_path):
+    """The card promises two tasks and the files hold one: the other is all unknown, its loss 0, its metric NaN."""
+    data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH, CURVATURE])
+    train(tmp_path / "model", "--dataset", data, "--eval_steps", 1)
+    numbers = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert np.isfinite(numbers["model"]["depth/rmse"])
+    assert numbers["model"]["principal_curvature/mae"] is None
+    assert set(log(tmp_path / "model", "loss/principal_curvature").values()) == {0.0}
+    assert np.isfinite(numbers["gain_over_baseline"])  # of the task that is known
+
+
+def test_the_log_has_losses_weights_rates_and_evaluations(tmp_path, data):
+    train(tmp_path, "--dataset", data, "--max_steps", 4, "--logging_steps", 2, "--eval_steps", 2)
+    assert set(log(tmp_path, "loss/depth")) == {2, 4}
+    assert set(log(tmp_path, "eval/depth/rmse")) == {2, 4}
+    assert set(log(tmp_path, "weight/depth").values()) == {1.0}
+    assert all(norm > 0 for norm in log(tmp_path, "gradient_norm").values())
+    assert log(tmp_path, "epoch") == {2: 1.0, 4: 2.0}
+
+
+def test_a_constant_baseline_without_error_gives_no_gain_and_no_crash(tmp_path):
+    """One image, whose own map is the constant baseline: no gain is relative to an error of 0."""
+    data = write_data(tmp_path / "data", {"depth": lambda rng, size: PILImage.new("I;16", (size, size), 700)}, [DEPTH], count=1)
+    train(tmp_path / "model", "--dataset", data, "--eval_steps", 1)
+    numbers = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert numbers["constant_baseline"]["depth/rmse"] == 0
+    assert numbers["gain_over_baseline"] is None
+
+
+def test_unknown_numbers_are_null_in_json(tmp_path):
+    data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH, CURVATURE])
+    train(tmp_path / "model", "--dataset", data)
+    for text in [(tmp_path / "model" / "metrics.json").read_text(), *(tmp_path / "model" / "log.jsonl").read_text().splitlines()]:
+        json.loads(text, parse_constant=pytest.fail)
+
+
+def test_metrics_have_the_gain_of_the_last_model_and_of_the_best(tmp_path, data):
+    train(tmp_path, "--dataset", data, "--max_steps", 5, "--eval_steps", 1, "--learning_rate", 0.1, "--warmup_steps", 0)
+    gains, numbers = log(tmp_path, "gain_over_baseline"), json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers["best_gain_over_baseline"] == max(gains.values())
+    assert numbers["gain_over_baseline"] == gains[5] < max(gains.values())
+
+
+def test_metrics_name_the_data_that_they_were_measured_on(tmp_path, data):
+    """By these `mult-hf evaluate --single_task_results` recognizes results that it may compare with."""
+    train(tmp_path / "depth", "--dataset", data, "--tasks", "depth")
+    numbers = json.loads((tmp_path / "depth" / "metrics.json").read_text())
+    assert (numbers["dataset"], numbers["split"], numbers["evaluated_samples"]) == (data.name, "validation", 4)
+    assert {name.split("/")[0] for name in numbers["model"]} == {"depth"}
+
+
+def test_the_output_may_be_the_working_directory(tmp_path, data, monkeypatch):
+    """Nothing is written beside it, where another disk may be mounted, or none."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    train(".", "--dataset", data)
+    assert MulTForMultiTaskDensePrediction.from_pretrained(".").task_names == ["depth", "principal_curvature"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_best_holds_the_model_of_the_best_evaluation(tmp_path, data):
+    train(tmp_path, "--dataset", data, "--max_steps", 5, "--eval_steps", 1, "--learning_rate", 0.1, "--warmup_steps", 0)
+    gains = log(tmp_path, "gain_over_baseline")
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    best = max(gains, key=gains.get)
+    assert numbers["best_step"] == best
+    assert best < 5, "premise: at this rate the last is not the best"
+    saves = ["--save_steps", best, "--keep_checkpoints", 5]  # the first of them is of that step
+    train(tmp_path / "again", "--dataset", data, "--max_steps", 5, "--learning_rate", 0.1, "--warmup_steps", 0, *saves)
+    (checkpoint, *_) = list_checkpoints(tmp_path / "again" / "checkpoints")
+    assert same_values(load_file(checkpoint / "model.safetensors"), tmp_path / "best")
+
+
+def same_values(in_memory_state, directory):
+    """Whether a saved model has these weights; saved Swin weights have other names than those in memory."""
+    return same(in_memory_state, MulTForMultiTaskDensePrediction.from_pretrained(directory).state_dict())
+
+
+def test_the_panel_has_as_many_images_as_asked_for(tmp_path, data):
+    runs = [train(tmp_path / str(rows), "--dataset", data, "--panel_rows", rows) for rows in (1, 2)]
+    heights = [PILImage.open(directory / "panel.png").height for directory in runs]
+    assert heights[1] > 1.8 * heights[0]
