@@ -2,17 +2,18 @@
 
 The idea (paper, section 3.2; one class, [`SharedWindowAttention`]):
 
-        encoder map x_sa          streams x^t, one a task
+        encoder map x_sa          streams x^t, one per task
               |                    |      |      |
          q^r, k^r  (task r)       v^1    v^2    v^3         own values
               |                    |      |      |
-        A = softmax(q k^T / sqrt(d) + B^r)                  ONE map a head and window
+        A^r = softmax(q^r k^r^T / sqrt(d) + B^r)            ONE map per head and window
               |____________________|______|______|
-                                 A v^1  A v^2  A v^3
+                                A^r v^1 A^r v^2 A^r v^3
                                    |      |      |
                                   W^1    W^2    W^3         own output projections
 
-All maps here are channels-last, (batch, height, width, channels); windows are (batch * windows, tokens, channels).
+Maps here are channels-last, (batch, height, width, channels), unless said otherwise; windows are
+(batch, windows, tokens, channels).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,6 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mult import BlockAttention, MulTConfig
 from .tasks import TaskSpec
@@ -35,7 +35,7 @@ _OTHER_REGION = -100.0  # what Swin adds to the scores of tokens that only the c
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """How a map of `height` x `width` tokens is cut into square windows, and put together again.
+    """How a map of `height` x `width` tokens is cut into square windows and put together again.
 
     The map is zero-padded on the right and bottom to whole windows; padded tokens are not masked (as in Swin). With a shift
     the map is first rolled up and left by it, so that windows straddle the borders of the regular ones.
@@ -53,32 +53,34 @@ class WindowGrid:
         return -(-self.height // size) * size, -(-self.width // size) * size
 
     def partition(self, maps: Tensor) -> Tensor:
-        """(batch, height, width, channels) -> (batch * windows, tokens, channels)."""
+        """(batch, height, width, channels) -> (batch, windows, tokens, channels)."""
         (height, width), size = self.padded, self.window_size
         if (height, width) != (self.height, self.width):
             maps = F.pad(maps, (0, 0, 0, width - self.width, 0, height - self.height))
         if self.shift:
             maps = maps.roll((-self.shift, -self.shift), dims=(1, 2))
         windows = maps.unflatten(1, (height // size, size)).unflatten(3, (width // size, size))
-        return windows.transpose(2, 3).reshape(-1, size * size, maps.shape[-1])
+        windows = windows.transpose(2, 3)  # (batch, window rows, window columns, rows, columns, channels)
+        return windows.flatten(3, 4).flatten(1, 2)
 
     def merge(self, windows: Tensor) -> Tensor:
-        """(batch * windows, tokens, channels) -> (batch, height, width, channels); the inverse of `partition`."""
+        """(batch, windows, tokens, channels) -> (batch, height, width, channels); the inverse of `partition`."""
         (height, width), size = self.padded, self.window_size
-        maps = windows.view(-1, height // size, width // size, size, size, windows.shape[-1]).transpose(2, 3)
-        maps = maps.reshape(-1, height, width, windows.shape[-1])
+        maps = windows.unflatten(2, (size, size)).unflatten(1, (height // size, width // size))
+        maps = maps.transpose(2, 3)  # (batch, window rows, rows, window columns, columns, channels)
+        maps = maps.flatten(3, 4).flatten(1, 2)  # (batch, padded height, padded width, channels)
         if self.shift:
             maps = maps.roll((self.shift, self.shift), dims=(1, 2))
         return maps[:, : self.height, : self.width]
 
     def shift_mask(self, like: Tensor) -> Tensor | None:
-        """Scores to add so that tokens from opposite borders do not meet: (windows, 1, tokens, tokens), or None unshifted."""
+        """Scores that keep tokens from opposite borders apart: (windows, 1, tokens, tokens), or None without a shift."""
         if not self.shift:
             return None
         height_region, width_region = (self._region(length, like.device) for length in self.padded)
         region = (3 * height_region[:, None] + width_region[None, :])[None, :, :, None]  # (1, height, width, 1)
         unshifted = WindowGrid(*self.padded, self.window_size, shift=0)
-        region = unshifted.partition(region).squeeze(-1)  # (windows, tokens)
+        region = unshifted.partition(region)[0].squeeze(-1)  # (windows, tokens)
         apart = region[:, :, None] != region[:, None, :]
         return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill_(apart, _OTHER_REGION).unsqueeze(1)
 
@@ -89,7 +91,7 @@ class WindowGrid:
 
 
 class RelativePositionBias(nn.Module):
-    """Swin's learned bias B of the offset between two tokens of a window, one number a head (arXiv 2103.14030, equation 4)."""
+    """Swin's learned bias B of the offset between two tokens of a window, one number per head (arXiv 2103.14030, equation 4)."""
 
     def __init__(self, window_size: int, heads: int) -> None:
         super().__init__()
@@ -106,13 +108,13 @@ class RelativePositionBias(nn.Module):
         return (row_offset * (2 * self.window_size - 1) + column_offset).flatten()
 
     def forward(self) -> Tensor:
-        """The bias as scores to add: (1, heads, tokens, tokens)."""
+        """The bias as scores to add: (heads, tokens, tokens)."""
         tokens = self.window_size**2
-        return self.table[self.index].view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0)
+        return self.table[self.index].view(tokens, tokens, -1).permute(2, 0, 1)
 
 
 def per_task(tasks: Iterable[str], make: Callable[[str], nn.Module]) -> nn.ModuleDict:
-    """One module a task, under the task's name.
+    """One module per task, under the task's name.
 
     Raises:
         ValueError: if torch cannot hold a module of that name.
@@ -131,29 +133,6 @@ def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
     for name, value in target.state_dict().items():
         if name in state and state[name].shape == value.shape:
             value.copy_(state[name])
-
-
-def eager_attention_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Attention written out, under the signature that transformers' attention functions share.
-
-    Args:
-        module: the attention layer; tells whether dropout is on.
-        query: (windows, heads, tokens, head_dim).
-        key: (windows, heads, tokens, head_dim).
-        value: (windows, heads, tokens, any).
-        attention_mask: scores to add, broadcasting to (windows, heads, tokens, tokens).
-        scaling: factor of the scores before that.
-        dropout: share of the map that is dropped in training.
-
-    Returns:
-        the mixed values (windows, tokens, heads, any) and the attention map (windows, heads, tokens, tokens).
-    """
-    scores = query @ key.transpose(-1, -2) * scaling + attention_mask
-    attention = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    attention = F.dropout(attention, dropout, module.training)
-    return (attention @ value).transpose(1, 2), attention
 
 
 class AttentionProjections(nn.Module):
@@ -176,15 +155,19 @@ class AttentionProjections(nn.Module):
 class SharedWindowAttention(nn.Module):
     """Window attention whose map is computed once and applied to every task's values (paper, equations 1 to 3).
 
-    With t a task's stream, r the reference task and x_sa the encoder map of the same resolution:
+    With t a task, r the reference task and x_sa the encoder map of the same resolution:
 
         q^r = linear_q^r(x_sa)     k^r = linear_k^r(x_sa)
-        A^r = softmax(q^r k^r^T / sqrt(d) + B^r)              one map a head and window, whatever the number of tasks
+        A^r = softmax(q^r k^r^T / sqrt(d) + B^r)              one map per head and window, whatever the number of tasks
         v^t = linear_v^t(x^t)                                 or linear_v^t([x^t, x_sa]) with "+skip"
         MHA^t = concat over heads(A^r v^t) W^t
 
-    That is a `"encoder"` block. A `"reference"` block takes q and k from x^r in place of x_sa. In a `"self"` block each task
+    That is an `"encoder"` block. A `"reference"` block takes q and k from x^r in place of x_sa. In a `"self"` block each task
     is its own reference: plain window attention, nothing is shared.
+
+    The equations are written out for every `config._attn_implementation`, which chooses the encoder's attention function only:
+    one softmax and one product per task is faster than a fused function that computes the map again for each task, and the
+    returned map is the one that the values are mixed by.
     """
 
     def __init__(self, config: MulTConfig, channels: int, heads: int, kind: BlockAttention, tasks: Iterable[str]) -> None:
@@ -194,8 +177,8 @@ class SharedWindowAttention(nn.Module):
         self.config = config
         self.kind = kind
         self.heads = heads
-        self.scaling = (channels // heads) ** -0.5
-        self.is_causal = False  # read by transformers' attention functions
+        self.scaling = (channels // heads) ** -0.5  # 1 / sqrt(d)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.tasks = per_task(
             tasks,
             lambda task: AttentionProjections(
@@ -204,65 +187,66 @@ class SharedWindowAttention(nn.Module):
         )
 
     def forward(
-        self, streams: Mapping[str, Tensor], encoder_map: Tensor | None, shift_mask: Tensor | None, *, return_maps: bool = False
+        self, streams: Mapping[str, Tensor], encoder_map: Tensor | None, shift_mask: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Mix every stream by the map that its task reads.
+        """Mix every task's stream by its reference task's attention map.
 
         Args:
-            streams: per task, normalised, in windows: (batch * windows, tokens, channels).
-            encoder_map: the encoder's map of the same resolution, in the same windows; not needed unless the kind reads it.
-            shift_mask: (windows, 1, tokens, tokens) scores to add, or None.
-            return_maps: whether to return the attention maps.
+            streams: per task, normalised, in windows: (batch, windows, tokens, channels).
+            encoder_map: the encoder's map of the same resolution, in the same windows; may be None if the kind does not read it.
+            shift_mask: scores to add, (windows, 1, tokens, tokens), or None.
 
         Returns:
-            the mixed streams by task, shaped as they came, and the maps by the task that made them,
-            (batch * windows, heads, tokens, tokens).
+            the mixed streams by task, shaped as they came, and the attention maps by reference task,
+            (batch, windows, heads, tokens, tokens).
         """
         mixed, maps = {}, {}
-        for owner, readers in self.readers_of_maps(streams).items():
-            projections = self.tasks[owner]
-            source = encoder_map if self.kind.source == "encoder" else streams[owner]
-            query, key = self.split_heads(projections.q_proj(source)), self.split_heads(projections.k_proj(source))
-            values = {task: self.split_heads(self.tasks[task].v_proj(self.value_input(streams[task], encoder_map))) for task in readers}
-            together = torch.cat(list(values.values()), dim=-1)  # (windows, heads, tokens, tasks * head_dim)
-            scores = self.added_scores(projections.position_bias(), shift_mask, query.shape[0])
-            together, attention = self.attend(query, key, together, scores, return_maps)
-            for task, part in zip(readers, together.chunk(len(readers), dim=-1)):
-                mixed[task] = self.tasks[task].o_proj(part.flatten(2))  # heads side by side: (windows, tokens, channels)
-            if return_maps:
-                maps[owner] = attention
+        for reference, tasks in self.tasks_by_reference(streams).items():
+            source = encoder_map if self.kind.source == "encoder" else streams[reference]
+            query = self.split_heads(self.tasks[reference].q_proj(source))
+            key = self.split_heads(self.tasks[reference].k_proj(source))
+            bias = self.tasks[reference].position_bias()
+            attention = self.attention_map(query, key, bias if shift_mask is None else bias + shift_mask)
+            for task in tasks:
+                value = self.split_heads(self.tasks[task].v_proj(self.value_input(streams[task], encoder_map)))
+                mixed[task] = self.tasks[task].o_proj(self.join_heads(attention @ value))
+            maps[reference] = attention
         return mixed, maps
 
-    def readers_of_maps(self, streams: Mapping[str, Tensor]) -> dict[str, list[str]]:
-        """Which streams each map serves, by the task that makes it."""
-        return {self.config.reference_task: list(streams)} if self.kind.is_shared else {task: [task] for task in streams}
+    def tasks_by_reference(self, tasks: Iterable[str]) -> dict[str, list[str]]:
+        """The tasks that share an attention map, by the reference task that computes it."""
+        return {self.config.reference_task: list(tasks)} if self.kind.is_shared else {task: [task] for task in tasks}
+
+    def attention_map(self, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        """A = softmax(q k^T / sqrt(d) + B), in float32 as the sum over tokens needs it, then in the type of the values.
+
+        Args:
+            query: (batch, windows, heads, tokens, head_dim).
+            key: (batch, windows, heads, tokens, head_dim).
+            bias: scores to add, broadcasting to the map.
+
+        Returns:
+            `Tensor`: (batch, windows, heads, tokens, tokens); each row of queries sums to 1.
+        """
+        scores = (query * self.scaling) @ key.transpose(-2, -1) + bias  # scaled first, so that half precision does not overflow
+        return self.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype))
 
     def value_input(self, stream: Tensor, encoder_map: Tensor | None) -> Tensor:
-        """What the values are computed from: the stream, and with `+skip` the encoder map beside it on the channels."""
+        """What the values are computed from: the stream, or with `+skip` the stream and the encoder map side by side."""
+        # One linear of both, rather than the sum of two products, so that adapters can wrap `v_proj` as any other linear.
         return torch.cat([stream, encoder_map], dim=-1) if self.kind.skip else stream
 
     def split_heads(self, tokens: Tensor) -> Tensor:
-        """(windows, tokens, channels) -> (windows, heads, tokens, head_dim)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """(batch, windows, tokens, channels) -> (batch, windows, heads, tokens, head_dim)."""
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
-    @staticmethod
-    def added_scores(position_bias: Tensor, shift_mask: Tensor | None, windows: int) -> Tensor:
-        """Position bias plus shift mask, (1 or batch * windows, heads, tokens, tokens)."""
-        if shift_mask is None:
-            return position_bias
-        scores = position_bias + shift_mask  # (windows of one image, heads, tokens, tokens)
-        return scores.repeat(windows // scores.shape[0], 1, 1, 1)
-
-    def attend(self, query: Tensor, key: Tensor, values: Tensor, scores: Tensor, return_maps: bool) -> tuple[Tensor, Tensor | None]:
-        """Run the configured attention function; the written-out one where maps are wanted, since fused ones keep none."""
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        function = eager_attention_forward if return_maps else function
-        return function(self, query, key, values, scores.to(query.dtype), scaling=self.scaling, dropout=dropout)
+    def join_heads(self, tokens: Tensor) -> Tensor:
+        """(batch, windows, heads, tokens, head_dim) -> (batch, windows, tokens, channels); the inverse of `split_heads`."""
+        return tokens.transpose(-3, -2).flatten(-2)
 
 
 class BlockLayers(nn.Module):
-    """What one task owns in a block beside attention: two layer norms, the MLP, and stochastic depth on both branches."""
+    """What one task owns in a block besides attention: two layer norms, the MLP, and stochastic depth on both branches."""
 
     def __init__(self, config: MulTConfig, channels: int, drop_path: float) -> None:
         super().__init__()
@@ -294,22 +278,29 @@ class MulTDecoderBlock(GradientCheckpointingLayer):
         self.attention = SharedWindowAttention(config, channels, heads, kind, tasks)
         self.tasks = per_task(tasks, lambda task: BlockLayers(config, channels, drop_path))
 
-    def forward(
-        self, streams: Mapping[str, Tensor], encoder_map: Tensor, return_maps: bool = False
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Streams and encoder map (batch, height, width, channels) in; new streams and attention maps by owner out."""
+    def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Streams and encoder map (batch, height, width, channels) in; new streams, and attention maps by reference task, out."""
         grid = WindowGrid(*encoder_map.shape[1:3], self.window_size, self.shift)
         # The encoder map enters as the backbone normalised it; padding comes after the norm, as in the authors' code.
         windows = {task: grid.partition(self.tasks[task].layernorm_before(stream)) for task, stream in streams.items()}
         encoder_windows = grid.partition(encoder_map) if self.attention.kind.reads_encoder_map else None
-        mixed, maps = self.attention(windows, encoder_windows, grid.shift_mask(encoder_map), return_maps=return_maps)
+        mixed, maps = self.attention(windows, encoder_windows, grid.shift_mask(encoder_map))
         return {task: self.tasks[task](stream, grid.merge(mixed[task])) for task, stream in streams.items()}, maps
+
+
+def channels_first(maps: Tensor) -> Tensor:
+    """(batch, height, width, channels) -> (batch, channels, height, width)."""
+    return maps.permute(0, 3, 1, 2)
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """(batch, channels, height, width) -> (batch, height, width, channels)."""
+    return maps.permute(0, 2, 3, 1)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize, (batch, height, width, channels) -> (batch, *size, channels)."""
-    maps = F.interpolate(maps.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
-    return maps.permute(0, 2, 3, 1)
+    return channels_last(F.interpolate(channels_first(maps), size=size, mode="bilinear", align_corners=False))
 
 
 class Upsampling(nn.Module):
@@ -338,8 +329,22 @@ class MulTDecoderStage(nn.Module):
         return {task: self.tasks[task](stream, size) for task, stream in streams.items()}
 
 
+@dataclass
+class MulTDecoderOutput:
+    """What every decoder returns, see `decoders.py`.
+
+    Args:
+        streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
+        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing
+            is shared.
+    """
+
+    streams: dict[str, tuple[Tensor, ...]]
+    attentions: tuple[Tensor, ...]
+
+
 class MulTDecoder(nn.Module):
-    """One decoder a task, run side by side from the coarsest encoder map to the finest (paper, section 3.2 and figure 2).
+    """One decoder per task, run side by side from the coarsest encoder map to the finest (paper, section 3.2 and figure 2).
 
     Args:
         config: the model's configuration.
@@ -377,7 +382,7 @@ class MulTDecoder(nn.Module):
         needed = [a.config.reference_task for a in attentions if a.kind.source == "reference"][:1]
         return list(dict.fromkeys(tasks + needed))
 
-    def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> "MulTDecoderOutput":
+    def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> MulTDecoderOutput:
         """Decode the wanted tasks.
 
         Args:
@@ -385,37 +390,20 @@ class MulTDecoder(nn.Module):
             tasks: which streams to return.
             return_maps: whether to collect the shared attention maps.
         """
-        encoder_maps = [maps.permute(0, 2, 3, 1).contiguous() for maps in feature_maps][::-1]
+        encoder_maps = [channels_last(maps).contiguous() for maps in feature_maps][::-1]
         streams = dict.fromkeys(self.streams_to_run(tasks), encoder_maps[0])
         stage_streams, attentions = [], []
         for number, (stage, encoder_map) in enumerate(zip(self.stages, encoder_maps)):
             for block in stage.blocks:
-                streams, maps = block(streams, encoder_map, return_maps)
+                streams, maps = block(streams, encoder_map)
                 if return_maps and block.attention.kind.is_shared:
-                    attentions += [attention.unflatten(0, (len(encoder_map), -1)) for attention in maps.values()]
-            stage_streams.append(streams)
+                    attentions += maps.values()
+            # The returned tensors are those that the next stage and the heads read, so that gradients reach them.
+            stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
             if number + 1 < len(encoder_maps):
+                streams = {task: channels_last(stream) for task, stream in stage_streams[-1].items()}
                 streams = stage.upsample(streams, tuple(encoder_maps[number + 1].shape[1:3]))
-        return MulTDecoderOutput({task: tuple(channels_first(stage[task]) for stage in stage_streams) for task in tasks}, tuple(attentions))
-
-
-@dataclass
-class MulTDecoderOutput:
-    """What every decoder returns, see `decoders.py`.
-
-    Args:
-        streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
-        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing
-            is shared.
-    """
-
-    streams: dict[str, tuple[Tensor, ...]]
-    attentions: tuple[Tensor, ...]
-
-
-def channels_first(stream: Tensor) -> Tensor:
-    """(batch, height, width, channels) -> (batch, channels, height, width)."""
-    return stream.permute(0, 3, 1, 2)
+        return MulTDecoderOutput({task: tuple(stage[task] for stage in stage_streams) for task in tasks}, tuple(attentions))
 
 
 def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> nn.ModuleDict | None:

@@ -154,6 +154,31 @@ def test_sdpa_and_eager_attention_agree(tiny_model, block_attention):
     assert_same_predictions(model(pixels(2, 52, 75)).predictions, fused)
 
 
+@pytest.mark.parametrize(
+    "values", [{"block_attention": ["encoder", "reference+skip"]}, {"decoder_type": "swin_unet"}, {"decoder_type": "mtan"}]
+)
+def test_gradients_reach_every_returned_tensor(tiny_model, values):
+    """What is returned is what the predictions are computed from, not a view beside it."""
+    model = tiny_model(tasks=["depth", "normals"], **values)
+    outputs = model(pixels(), labels=labels_for(model), output_attentions=True, output_hidden_states=True)
+    streams = [stream for task in outputs.task_hidden_states.values() for stream in task]
+    returned = [*(outputs.attentions or ()), *outputs.hidden_states, *streams]
+    assert len(outputs.attentions) == (8 if "block_attention" in values else 0), "premise: two shared blocks per stage"
+    for tensor in returned:
+        tensor.retain_grad()
+    outputs.loss.backward()
+    assert [number for number, tensor in enumerate(returned) if tensor.grad is None or not tensor.grad.abs().sum() > 0] == []
+
+
+def test_attention_dropout_acts_in_training_only(tiny_model):
+    model = tiny_model(tasks=["depth"], attention_probs_dropout_prob=0.5)
+    first, second = (model(pixels(), output_attentions=True) for _ in range(2))
+    assert_same_predictions(first.predictions, second.predictions)
+    torch.testing.assert_close(first.attentions[-1].sum(dim=-1), torch.ones_like(first.attentions[-1][..., 0]))
+    dropped = model.train()(pixels(), output_attentions=True).attentions[-1]
+    assert 0.4 < (dropped == 0).float().mean() < 0.6, "half of the weights, within what thousands of draws allow"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_close_to_full_and_its_loss_is_finite(tiny_model, dtype):
     model = tiny_model()
