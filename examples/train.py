@@ -44,7 +44,7 @@ from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.loop import Evaluation, evaluate
 from mult_hf.evaluation.report import example_panel, results_table
 from mult_hf.inference.predictor import predict
-from mult_hf.model.image_processing_pil_mult import MulTBatchFeature
+from mult_hf.model.image_processing_base import MulTBatchFeature
 from mult_hf.training.averaging import WeightAverage
 from mult_hf.training.checkpoints import clear_for_new_run, find_checkpoint, list_checkpoints, replace_files, save_checkpoint
 from mult_hf.training.distributed import check_whole_parameters, configure_deepspeed, peak_memory, use_fsdp_on_cpu, whole_model

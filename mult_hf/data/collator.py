@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mult_hf.model.image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.images import read_image
 from mult_hf.model.tasks import TaskSpec
 
