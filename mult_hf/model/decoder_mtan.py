@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTDecoderOutput, channels_first, channels_last, per_task, resize
+from .decoder_mult import MulTDecoderOutput, PerTask, channels_first, channels_last, resize
 
 
 class ConvolutionLayer(nn.Module):
@@ -72,7 +72,7 @@ class MTANStage(GradientCheckpointingLayer):
         self.late = ConvolutionLayer(channels, channels, eps)
         self.carry = ConvolutionLayer(coarser_channels, channels, eps) if coarser_channels else None  # f, which all tasks share
         width = 2 * channels if coarser_channels else channels
-        self.tasks = per_task(config.task_specs, lambda task: SoftAttention(width, channels, eps))
+        self.tasks = PerTask(config.task_specs, lambda task: SoftAttention(width, channels, eps))
 
     def forward(self, encoder_map: Tensor, trunk: Tensor | None, streams: Mapping[str, Tensor | None]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step up.

@@ -113,18 +113,25 @@ class RelativePositionBias(nn.Module):
         return self.table[self.index].view(tokens, tokens, -1).permute(2, 0, 1)
 
 
-def per_task(tasks: Iterable[str], make: Callable[[str], nn.Module]) -> nn.ModuleDict:
+class PerTask(nn.ModuleDict):
     """One module per task, under the task's name.
+
+    A parameter belongs to a task alone exactly if it lies in one of these, at any place of the model; all others are shared.
+
+    Args:
+        tasks: names of the tasks.
+        make: makes the module of a task from its name.
 
     Raises:
         ValueError: if torch cannot hold a module of that name.
     """
-    modules = nn.ModuleDict()
-    for task in tasks:
-        if task not in modules and hasattr(modules, task):
-            raise ValueError(f"a task cannot be called {task!r}: torch.nn.ModuleDict has an attribute of that name; choose another")
-        modules[task] = make(task)
-    return modules
+
+    def __init__(self, tasks: Iterable[str], make: Callable[[str], nn.Module]) -> None:
+        super().__init__()
+        for task in tasks:
+            if task not in self and hasattr(self, task):
+                raise ValueError(f"a task cannot be called {task!r}: torch.nn.ModuleDict has an attribute of that name; choose another")
+            self[task] = make(task)
 
 
 def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
@@ -179,7 +186,7 @@ class SharedWindowAttention(nn.Module):
         self.heads = heads
         self.scaling = (channels // heads) ** -0.5  # 1 / sqrt(d)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-        self.tasks = per_task(
+        self.tasks = PerTask(
             tasks,
             lambda task: AttentionProjections(
                 config, channels, heads, skip=kind.skip, makes_map=not kind.is_shared or task == config.reference_task
@@ -276,7 +283,7 @@ class MulTDecoderBlock(GradientCheckpointingLayer):
         self.window_size = config.decoder_window_size
         self.shift = shift
         self.attention = SharedWindowAttention(config, channels, heads, kind, tasks)
-        self.tasks = per_task(tasks, lambda task: BlockLayers(config, channels, drop_path))
+        self.tasks = PerTask(tasks, lambda task: BlockLayers(config, channels, drop_path))
 
     def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Streams and encoder map (batch, height, width, channels) in; new streams, and attention maps by reference task, out."""
@@ -319,7 +326,7 @@ class Upsampling(nn.Module):
 class MulTDecoderStage(nn.Module):
     """The blocks of all decoders at one resolution, and the step up to the next."""
 
-    def __init__(self, blocks: list[MulTDecoderBlock], upsampling: nn.ModuleDict | None) -> None:
+    def __init__(self, blocks: list[MulTDecoderBlock], upsampling: PerTask | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.tasks = upsampling
@@ -406,9 +413,9 @@ class MulTDecoder(nn.Module):
         return MulTDecoderOutput({task: tuple(stage[task] for stage in stage_streams) for task in tasks}, tuple(attentions))
 
 
-def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> nn.ModuleDict | None:
+def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> PerTask | None:
     """Each task's step from a stage's channels to the next one's; None after the last stage."""
-    return per_task(tasks, lambda task: Upsampling(*channels, config.layer_norm_eps)) if len(channels) == 2 else None
+    return PerTask(tasks, lambda task: Upsampling(*channels, config.layer_norm_eps)) if len(channels) == 2 else None
 
 
 def decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
@@ -468,3 +475,15 @@ class MulTHead(nn.Module):
         # In full precision: in half, depth would come in steps of centimetres and tiny vectors would lose their length.
         logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
         return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)
+
+
+class MulTHeads(nn.Module):
+    """The heads of all tasks. They lie in an attribute of their own, because PEFT's `modules_to_save` refuses a `ModuleDict`."""
+
+    def __init__(self, channels: int, specs: Mapping[str, TaskSpec]) -> None:
+        super().__init__()
+        self.tasks = PerTask(specs, lambda task: MulTHead(channels, specs[task]))
+
+    def forward(self, features: Mapping[str, Tensor], padded_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Predictions of the tasks that `features` holds; arguments as for [`MulTHead`]."""
+        return {task: self.tasks[task](maps, padded_size, size) for task, maps in features.items()}

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, SwinBackbone
 from transformers import initialization as init
-from transformers.backbone_utils import load_backbone
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightTransform
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
+from .backbone import BackboneLoadReport, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTHead, RelativePositionBias, SharedWindowAttention, copy_fitting_weights, per_task
+from .decoder_mult import MulTHeads, PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
 from .losses import loss_function, multi_task_loss
 from .tasks import TaskSpec, resolve_tasks
@@ -73,28 +76,6 @@ class MulTDensePredictionOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass(frozen=True)
-class BackboneLoadReport:
-    """What became of a published checkpoint's weights.
-
-    Args:
-        loaded: names of encoder weights that were filled.
-        not_used: names in the checkpoint that the encoder has no place for (a classifier, for example).
-        fresh: names of encoder weights that the checkpoint does not have; they keep their initial values.
-    """
-
-    loaded: tuple[str, ...]
-    not_used: tuple[str, ...]
-    fresh: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """One line a list, for a terminal."""
-        lines = [f"loaded {len(self.loaded)} encoder weights"]
-        lines += [f"not used ({len(self.not_used)}): {', '.join(self.not_used)}"] if self.not_used else []
-        lines += [f"new, to be trained ({len(self.fresh)}): {', '.join(self.fresh)}"] if self.fresh else []
-        return "\n".join(lines)
-
-
 class MulTPreTrainedModel(PreTrainedModel):
     """Weight initialisation, loading and saving that the MulT models share."""
 
@@ -139,12 +120,11 @@ class MulTPreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """As in torch; also takes a saved file's names, which only `from_pretrained` translates and Trainer's resuming does not."""
+        """As in torch; the names in a saved file, which Trainer passes when it resumes, are translated to those in memory."""
         if not state_dict.keys() <= self.state_dict().keys():
-            config = copy.deepcopy(self.config)
-            loaded, info = type(self).from_pretrained(None, config=config, state_dict=dict(state_dict), output_loading_info=True)
-            translated = {name: value for name, value in loaded.state_dict().items() if name not in info["missing_keys"]}
-            state_dict = translated | {name: state_dict[name] for name in info["unexpected_keys"]}
+            # transformers saves some encoders under the names of their first releases; `from_pretrained` renames by this list.
+            conversions = get_model_conversion_mapping(self)
+            state_dict = {_renamed(name, conversions): value for name, value in state_dict.items()}
         return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
@@ -169,9 +149,7 @@ class MulTModel(MulTPreTrainedModel):
 
     def __init__(self, config: MulTConfig) -> None:
         super().__init__(config)
-        self.backbone = load_backbone(config)
-        _drop_unused_norm(self.backbone)
-        _drop_unread_norms(self.backbone, config)
+        self.backbone = make_backbone(config)
         self.decoder = DECODERS[config.decoder_type](config, list(self.backbone.channels))
         patch_size = getattr(config.backbone_config, "patch_size", None)
         self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the first step of every usual pyramid
@@ -269,28 +247,7 @@ class MulTModel(MulTPreTrainedModel):
         Raises:
             ValueError: if the checkpoint has nothing that fits, or weights of another size.
         """
-        source, info = type(self.backbone).from_pretrained(
-            name_or_path, config=self.backbone.config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-        if info["mismatched_keys"]:
-            raise ValueError(
-                f"{name_or_path} does not fit this encoder: other sizes at {sorted(str(key) for key in info['mismatched_keys'])[:5]}; "
-                "take the encoder's configuration from the checkpoint with MulTForMultiTaskDensePrediction.from_backbone"
-            )
-        fresh = set(info["missing_keys"])
-        source_state = source.state_dict()
-        state = {name: source_state[name] for name in self.backbone.state_dict() if name in source_state and name not in fresh}
-        if not state:
-            raise ValueError(
-                f"{name_or_path} has no weight that this {type(self.backbone).__name__} encoder knows; is it of another architecture?"
-            )
-        self.backbone.load_state_dict(state, strict=False)
-        own = set(self.backbone.state_dict())
-        not_used = set(info["unexpected_keys"]) | (set(source_state) - own - fresh)
-        report = BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
-        log = logger.warning if report.fresh or report.not_used else logger.info
-        log(f"{name_or_path}: {report}")
-        return report
+        return load_pretrained_weights(self.backbone, name_or_path, **kwargs)
 
 
 class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
@@ -317,8 +274,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             loss_function(spec)  # a misspelt loss is refused here, not after hours of loading data
         self.mult = MulTModel(config)
         width = self.mult.backbone.channels[0]
-        self.heads = nn.Module()
-        self.heads.tasks = per_task(config.task_specs, lambda task: MulTHead(width, config.task_specs[task]))
+        self.heads = MulTHeads(width, config.task_specs)
         self.post_init()
 
     @property
@@ -357,8 +313,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True)
         size = tuple(pixel_values.shape[-2:])
-        padded = self.mult.padded_size(size)
-        predictions = {task: self.heads.tasks[task](features, padded, size) for task, features in outputs.task_features.items()}
+        predictions = self.heads(outputs.task_features, self.mult.padded_size(size), size)
         loss, task_losses = (None, None) if labels is None else multi_task_loss(predictions, labels, self.config.task_specs)
         return MulTDensePredictionOutput(
             loss=loss,
@@ -408,7 +363,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             ValueError: on an unknown task.
         """
         (task,) = self.mult.requested_tasks([task])
-        return ((name, parameter) for name, parameter in self.named_parameters() if f".tasks.{task}." in name)
+        parameters = (modules[task].named_parameters(prefix=f"{path}.{task}") for path, modules in self._per_task_modules())
+        return chain.from_iterable(parameters)
 
     @torch.no_grad()
     def add_task(self, task: str | TaskSpec | Mapping[str, Any], *, copy_from: str | None = None, freeze_others: bool = False) -> None:
@@ -431,11 +387,11 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         loss_function(spec)
         alone = copy.copy(self.config)
         alone.tasks = [spec.to_dict()]
-        # The module tree of a model with the new task alone; its per-task modules move over to this one.
-        tree = nn.ModuleDict({"mult": nn.Module(), "heads": nn.Module()})
-        tree["mult"].decoder = DECODERS[alone.decoder_type](alone, list(self.mult.backbone.channels))
-        tree["heads"].tasks = per_task([spec.name], lambda _: MulTHead(self.mult.backbone.channels[0], spec))
-        for path, modules in self._task_modules():
+        # A decoder and heads for the new task alone; their modules move over to this model's.
+        channels = list(self.mult.backbone.channels)
+        new_decoder, new_heads = DECODERS[alone.decoder_type](alone, channels), MulTHeads(channels[0], {spec.name: spec})
+        tree = nn.ModuleDict({"mult": nn.ModuleDict({"decoder": new_decoder}), "heads": new_heads})  # names as in this model
+        for path, modules in self._per_task_modules():
             new = tree.get_submodule(path)[spec.name]
             new.apply(self._init_weights)
             if copy_from is not None:
@@ -459,31 +415,22 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         attentions = [module for module in self.mult.decoder.modules() if isinstance(module, SharedWindowAttention)]
         if task == self.config.reference_task and any(attention.kind.is_shared for attention in attentions):
             raise ValueError(f"{task!r} is the reference task, whose projections make the attention of all others; it cannot be removed")
-        for _, modules in self._task_modules():
+        for _, modules in self._per_task_modules():
             del modules[task]
         self.config.tasks = [entry for entry in self.config.tasks if entry["name"] != task]
         if self.config.reference_task == task:  # nothing is shared, so any other task may stand there
             self.config.reference_task = self.task_names[0]
 
-    def _task_modules(self) -> list[tuple[str, nn.ModuleDict]]:
-        """Every dictionary of per-task modules, with its path; they are all called `tasks`."""
-        return [(path, module) for path, module in self.named_modules() if path.endswith(".tasks") and isinstance(module, nn.ModuleDict)]
+    def _per_task_modules(self) -> list[tuple[str, PerTask]]:
+        """Everything that exists once per task, with its path."""
+        return [(path, module) for path, module in self.named_modules() if isinstance(module, PerTask)]
 
 
-def _drop_unused_norm(backbone: nn.Module) -> None:
-    """Swin backbones hold a final norm of which no feature map depends; its lack of gradients stops distributed training."""
-    for module in backbone.children():
-        if isinstance(getattr(module, "layernorm", None), nn.LayerNorm) and hasattr(backbone, "hidden_states_norms"):
-            module.layernorm = nn.Identity()
-
-
-def _drop_unread_norms(backbone: nn.Module, config: MulTConfig) -> None:
-    """Nor do gradients reach the norms of finer maps that no block reads, as with `("self", "self")`."""
-    norms = getattr(backbone, "hidden_states_norms", {})
-    stages = config.block_attention_of_stages(len(backbone.channels)) if config.reads("block_attention") else []
-    for name, kinds in list(zip(reversed(backbone.out_features), stages))[1:]:  # the coarsest map is where all streams start
-        if name in norms and not any(kind.reads_encoder_map for kind in kinds):
-            norms[name] = nn.Identity()
+def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:
+    """A parameter's name in memory, from its name in a saved file."""
+    for conversion in conversions:
+        name, _ = conversion.rename_source_key(name)
+    return name
 
 
 __all__ = [
