@@ -419,15 +419,20 @@ def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> Pe
 
 
 def decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
-    """Heads per decoder stage, coarsest first: as configured, else the backbone's reversed, else one per 32 channels."""
+    """Heads per decoder stage, coarsest first: as configured, else the backbone's reversed, else about one per 32 channels."""
     heads = config.decoder_num_attention_heads
     if heads is None:
         encoder_heads = getattr(config.backbone_config, "num_heads", None)
         fits = isinstance(encoder_heads, (list, tuple)) and len(encoder_heads) == len(channels)
-        heads = list(reversed(encoder_heads)) if fits else [max(1, width // 32) for width in channels]
+        heads = list(reversed(encoder_heads)) if fits else [_fitting_heads(width) for width in channels]
     if len(heads) != len(channels):
-        raise ValueError(f"decoder_num_attention_heads has {len(heads)} numbers for {len(channels)} decoder stages; give one a stage")
+        raise ValueError(f"decoder_num_attention_heads has {len(heads)} numbers for {len(channels)} decoder stages; give one per stage")
     return list(heads)
+
+
+def _fitting_heads(channels: int) -> int:
+    """One head per 32 channels, or the next smaller number of heads that divides the channels."""
+    return next(heads for heads in range(max(1, channels // 32), 0, -1) if channels % heads == 0)
 
 
 def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:

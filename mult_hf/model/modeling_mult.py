@@ -1,7 +1,7 @@
 """MulT as transformers models: encoder -> decoders -> heads -> losses."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightTransform
 from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, logging
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .backbone import BackboneLoadReport, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
@@ -41,7 +42,7 @@ class MulTModelOutput(ModelOutput):
         last_hidden_state: the encoder's coarsest feature map, (batch, channels, height / 32, width / 32).
         task_features: per task its finest stream, (batch, channels, height / 4, width / 4).
         hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if asked for.
-        task_hidden_states: per task its stream after each decoder stage, coarsest first; if asked for.
+        task_hidden_states: per task its stream after each decoder stage, finest first as `hidden_states`; if asked for.
         attentions: the map of each shared block, (batch, windows, heads, tokens, tokens), in the order in which they run; if
             asked for. Blocks without sharing contribute none.
     """
@@ -66,6 +67,9 @@ class MulTDensePredictionOutput(ModelOutput):
         hidden_states: see [`MulTModelOutput`].
         task_hidden_states: see [`MulTModelOutput`].
         attentions: see [`MulTModelOutput`].
+
+    Each prediction can also be read under the flat name that transformers' models of one task use: `outputs.predicted_depth` for a
+    regression, `outputs.segmentation_logits` for a classification, whatever the tasks are called.
     """
 
     loss: Tensor | None = None
@@ -74,6 +78,19 @@ class MulTDensePredictionOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+    def __getattr__(self, name: str) -> Tensor:
+        """A prediction under its flat name.
+
+        Raises:
+            AttributeError: if there is no such prediction.
+        """
+        classifications = self.__dict__.get("_classifications", ())
+        predictions = self.__dict__.get("predictions") or {}
+        flat = {f"{task}_logits" if task in classifications else f"predicted_{task}": maps for task, maps in predictions.items()}
+        if name not in flat:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its predictions are {', '.join(flat)}")
+        return flat[name]
 
 
 class MulTPreTrainedModel(PreTrainedModel):
@@ -93,7 +110,8 @@ class MulTPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"backbone\.(\w+\.)?layernorm\.", r"backbone\.hidden_states_norms\."]
 
     def __init__(self, config: MulTConfig) -> None:
-        # `from_pretrained(..., tasks=[...])` sets values on a finished configuration, which checks and completes nothing.
+        # `from_pretrained(..., tasks=[...])` sets values on a finished configuration, which does not check them; nor does it
+        # see changes inside its lists.
         config.tasks = [spec.to_dict() for spec in config.task_specs.values()]
         config.validate_decoder_type()
         config.validate_tasks()
@@ -156,8 +174,11 @@ class MulTModel(MulTPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's patch embedding."""
-        return self.backbone.get_input_embeddings()
+        """The encoder's patch embedding, or its first convolution where the encoder does not name one."""
+        try:
+            return self.backbone.get_input_embeddings()
+        except (NotImplementedError, AttributeError):  # ConvNeXt, timm's encoders
+            return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
 
     @can_return_tuple
     def forward(
@@ -165,7 +186,8 @@ class MulTModel(MulTPreTrainedModel):
         pixel_values: Tensor,
         tasks: Iterable[str] | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MulTModelOutput:
         """Encode an image batch and decode the wanted tasks.
 
@@ -173,14 +195,18 @@ class MulTModel(MulTPreTrainedModel):
             pixel_values: normalised images (batch, 3, height, width), height and width at least 32.
             tasks: names of the tasks to compute; all of them by default.
             output_attentions: whether to return the shared attention maps.
-            output_hidden_states: whether to return encoder maps and streams of all stages.
+            output_hidden_states: whether to return encoder maps and streams of all stages, or the numbers of the stages to return,
+                0 being the finest.
+            kwargs: further keywords that transformers may pass to any model; they have no effect.
 
         Returns:
             [`MulTModelOutput`].
 
         Raises:
-            ValueError: on an unknown task or a wrong image shape.
+            ValueError: on an unknown task, a wrong image shape, or a stage that does not exist.
+            TypeError: on an unknown keyword.
         """
+        _refuse_unknown_keywords(kwargs)
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -189,11 +215,13 @@ class MulTModel(MulTPreTrainedModel):
         resize = {"interpolate_pos_encoding": True} if absolute else {}
         feature_maps = self.backbone(self._pad_to_patches(pixel_values), **resize).feature_maps
         decoded = self.decoder(feature_maps, tasks, bool(output_attentions))
+        wanted = output_hidden_states is not None and output_hidden_states is not False
+        streams = {task: coarsest_first[::-1] for task, coarsest_first in decoded.streams.items()}
         return MulTModelOutput(
             last_hidden_state=feature_maps[-1],
-            task_features={task: streams[-1] for task, streams in decoded.streams.items()},
-            hidden_states=tuple(feature_maps) if output_hidden_states else None,
-            task_hidden_states=decoded.streams if output_hidden_states else None,
+            task_features={task: finest_first[0] for task, finest_first in streams.items()},
+            hidden_states=_selected(feature_maps, output_hidden_states) if wanted else None,
+            task_hidden_states={task: _selected(maps, output_hidden_states) for task, maps in streams.items()} if wanted else None,
             attentions=decoded.attentions if output_attentions else None,
         )
 
@@ -293,7 +321,9 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         labels: Mapping[str, Tensor | None] | None = None,
         tasks: Iterable[str] | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MulTDensePredictionOutput:
         """Predict the wanted tasks, and their losses where labels are given.
 
@@ -303,19 +333,27 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
                 (batch, channels, height, width) with NaN unknown. Tasks may be missing or `None`.
             tasks: names of the tasks to compute; all of them by default.
             output_attentions: whether to return the shared attention maps.
-            output_hidden_states: whether to return encoder maps and streams of all stages.
+            output_hidden_states: whether to return encoder maps and streams of all stages, or the numbers of the stages to return,
+                0 being the finest.
+            return_loss: whether to compute the losses; by default where there are labels.
+            kwargs: further keywords that transformers may pass to any model; they have no effect.
 
         Returns:
             [`MulTDensePredictionOutput`].
 
         Raises:
-            ValueError: on an unknown task, a wrong image shape, or labels that do not fit.
+            ValueError: on an unknown task, a wrong image shape, labels that do not fit, a stage that does not exist, or
+                `return_loss=True` without labels.
+            TypeError: on an unknown keyword.
         """
-        outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True)
+        if return_loss and labels is None:
+            raise ValueError("return_loss=True needs labels; pass labels={task: target}")
+        outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         size = tuple(pixel_values.shape[-2:])
         predictions = self.heads(outputs.task_features, self.mult.padded_size(size), size)
-        loss, task_losses = (None, None) if labels is None else multi_task_loss(predictions, labels, self.config.task_specs)
-        return MulTDensePredictionOutput(
+        with_loss = labels is not None and return_loss is not False
+        loss, task_losses = multi_task_loss(predictions, labels, self.config.task_specs) if with_loss else (None, None)
+        result = MulTDensePredictionOutput(
             loss=loss,
             predictions=predictions,
             task_losses=task_losses,
@@ -323,6 +361,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             task_hidden_states=outputs.task_hidden_states,
             attentions=outputs.attentions,
         )
+        result._classifications = [entry["name"] for entry in self.config.tasks if entry["kind"] == "classification"]
+        return result
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> "MulTForMultiTaskDensePrediction":
@@ -424,6 +464,27 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
     def _per_task_modules(self) -> list[tuple[str, PerTask]]:
         """Everything that exists once per task, with its path."""
         return [(path, module) for path, module in self.named_modules() if isinstance(module, PerTask)]
+
+
+def _refuse_unknown_keywords(kwargs: Mapping[str, Any]) -> None:
+    """A misspelt argument must not pass for one of those that transformers may give to any model."""
+    unknown = sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"forward() got unexpected keyword arguments {unknown}")
+
+
+def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor, ...]:
+    """All maps, or those of the stages that `output_hidden_states` numbers.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    if isinstance(which, bool):
+        return tuple(maps)
+    stages = [which] if isinstance(which, int) else list(which)
+    if not all(-len(maps) <= stage < len(maps) for stage in stages):
+        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
+    return tuple(maps[stage] for stage in stages)
 
 
 def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import SwinConfig
 from transformers.models.swin.modeling_swin import SwinLayer
 
+from mult_hf import MulTConfig
 from mult_hf.model.configuration_mult import BlockAttention
-from mult_hf.model.decoder_mult import MulTDecoder, MulTDecoderBlock, RelativePositionBias, SharedWindowAttention, WindowGrid
+from mult_hf.model.decoder_mult import MulTDecoder, MulTDecoderBlock, RelativePositionBias, SharedWindowAttention, WindowGrid, decoder_heads
 
 
 def randomize(module, scale=0.3):
@@ -268,6 +269,12 @@ def test_relative_position_bias_depends_on_the_offset_alone():
 def test_heads_that_do_not_divide_the_channels_are_refused(tiny_config):
     with pytest.raises(ValueError, match="8 channels cannot be split over 3 heads"):
         MulTDecoder(tiny_config(decoder_num_attention_heads=[1, 1, 1, 3]), [8, 16, 32, 64])
+
+
+def test_the_number_of_heads_divides_channels_that_32_does_not_divide(tiny_config):
+    config = MulTConfig(backbone_config={"model_type": "convnext"}, tasks=["depth"])
+    assert decoder_heads(config, [40, 96, 100, 232]) == [1, 3, 2, 4]
+    MulTDecoder(config, [40, 96, 100, 232])
 
 
 def test_a_wrong_number_of_heads_or_block_lists_is_refused(tiny_config):
