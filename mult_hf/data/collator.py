@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mult_hf.model.image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
 
 from .alignment import check_aligned, upright_size

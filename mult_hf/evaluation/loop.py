@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import MultiTaskMetrics, Sums
-from mult_hf.model.image_processing_pil_mult import MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
 
 if TYPE_CHECKING:

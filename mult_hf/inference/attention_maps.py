@@ -51,8 +51,8 @@ def attention_of_token(attention: Tensor, grid: WindowGrid, token: tuple[int, in
     marked = attention.new_zeros(1, grid.height, grid.width, 1)
     marked[0, token[0], token[1]] = 1
     # The marked token's row comes out of its window; all other windows have no marked token, and give zeros.
-    looked_at = torch.einsum("whqk,wq->wkh", attention, grid.partition(marked).squeeze(-1))
-    return grid.merge(looked_at)[0].permute(2, 0, 1)
+    looked_at = torch.einsum("whqk,wq->wkh", attention, grid.partition(marked)[0].squeeze(-1))
+    return grid.merge(looked_at[None])[0].permute(2, 0, 1)
 
 
 def attention_of_pixel(

@@ -2,6 +2,8 @@
 
 import copy
 import difflib
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
@@ -15,7 +17,6 @@ logger = logging.get_logger(__name__)
 
 ATTENTION_SOURCES = ("self", "encoder", "reference")
 
-# What a decoder reads of the configuration that others may not; all of them read `tasks`, `layer_norm_eps` and `initializer_range`.
 _BLOCK_OPTIONS = (
     "decoder_num_attention_heads",
     "decoder_window_size",
@@ -31,6 +32,7 @@ DECODER_OPTIONS: dict[str, tuple[str, ...]] = {
     "swin_unet": _BLOCK_OPTIONS,
     "mtan": (),
 }
+"""The arguments that each decoder reads and another may not. All decoders read `tasks`, `layer_norm_eps`, `initializer_range`."""
 
 # Sizes of the published Swin encoders (Swin Transformer, arXiv 2103.14030, section 3.3 and appendix A2).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -54,6 +56,19 @@ _TRANSFORMERS_KEYWORDS = {
     "output_attentions",
     "trust_remote_code",
     "code_revision",
+}
+
+
+def _preferred_reference_task(config: "MulTConfig") -> str | None:
+    names = [entry["name"] for entry in config.tasks]
+    return PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in names else next(iter(names), None)
+
+
+# Defaults that depend on other arguments, for options that are None. None of them depends on another of these.
+_DERIVED_DEFAULTS: dict[str, Callable[["MulTConfig"], Any]] = {
+    "block_attention": lambda config: ["self", "encoder"],
+    "reference_task": _preferred_reference_task,
+    "decoder_window_size": lambda config: getattr(config.backbone_config, "window_size", 7),
 }
 
 
@@ -110,7 +125,7 @@ class MulTConfig(PreTrainedConfig):
         reference_task: the task whose projections make the shared maps. Defaults to surface normals, or to the first task
             where these are missing. `None` for other decoders than `"mult"`.
         decoder_num_attention_heads: heads per decoder stage, coarsest first. Defaults to the backbone's, reversed, or to one
-            head per 32 channels for a backbone without heads.
+            head per 32 channels for a backbone without heads, or fewer where 32 does not divide the channels.
         decoder_window_size: side of the attention windows in tokens. Defaults to the backbone's, or 7.
         mlp_ratio: hidden width of a decoder MLP over its input width.
         hidden_act: activation of the decoder MLPs.
@@ -121,6 +136,8 @@ class MulTConfig(PreTrainedConfig):
             branches as in the authors' code; transformers' Swin encoder drops the attention branch only.
         layer_norm_eps: epsilon of the decoders' layer norms.
         initializer_range: standard deviation of the truncated normal for new linear weights.
+        kwargs: as for every configuration of transformers. `id2label` and `num_labels` set the classes of the one classification
+            task; they follow `tasks` at all times, and are empty where there is no classification or more than one.
 
     Raises:
         ValueError: on an unknown or impossible task entry.
@@ -165,44 +182,78 @@ class MulTConfig(PreTrainedConfig):
         if not __name__.startswith("transformers_modules"):
             # Where this package is installed its own pipeline runs; transformers would ask for trust_remote_code otherwise.
             kwargs.pop("custom_pipelines", None)
-        specs = resolve_tasks(MULT_TASKS if self.tasks is None else self.tasks)
-        self.tasks = [spec.to_dict() for spec in specs.values()]
-        self._drop_unread_options()
-        if self.reads("block_attention"):
-            kinds_of_blocks = ("self", "encoder") if self.block_attention is None else self.block_attention
-            self.block_attention = [list(kinds) if isinstance(kinds, (list, tuple)) else kinds for kinds in kinds_of_blocks]
-        if self.reference_task is None and self.reads("reference_task"):
-            self.reference_task = PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in specs else next(iter(specs), None)
-        if kwargs.pop("num_labels", None) is not None:
-            logger.warning("MulTConfig does not know 'num_labels'; the number of classes is `channels` of the classification task's entry.")
-        self._name_classes(specs)
-        super().__post_init__(**kwargs)
-        if self.decoder_window_size is None and self.reads("decoder_window_size"):
-            self.decoder_window_size = getattr(self.backbone_config, "window_size", 7)
+        self.tasks = [spec.to_dict() for spec in resolve_tasks(MULT_TASKS if self.tasks is None else self.tasks).values()]
+        label2id, num_labels = self.label2id, kwargs.pop("num_labels", None)
+        if self.id2label is None and num_labels is not None:
+            self.id2label = _placeholder_labels(num_labels)
+        if self.id2label is not None:
+            self._take_class_names()
+        self._name_classes()
+        if label2id and label2id != self.label2id:
+            logger.warning(f"label2id={label2id} is not the inverse of id2label={self.id2label} and is replaced")
+        super().__post_init__(**kwargs)  # makes `backbone_config` a configuration
+        if self.decoder_type in DECODER_OPTIONS:
+            for option in dict.fromkeys(name for options in DECODER_OPTIONS.values() for name in options):
+                self._complete_option(option)
+        self._classes_follow = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the tasks' entries and transformers' class names in step, whichever is assigned to a finished configuration."""
+        super().__setattr__(name, value)
+        if name in ("tasks", "id2label") and self.__dict__.pop("_classes_follow", False):
+            try:
+                if name == "id2label":
+                    self._take_class_names()
+                self.tasks = [spec.to_dict() for spec in self.task_specs.values()]
+                self._name_classes()
+            finally:
+                self._classes_follow = True
 
     def reads(self, option: str) -> bool:
         """Whether the decoder depends on this argument."""
         return option in DECODER_OPTIONS.get(self.decoder_type, ())
 
-    def _drop_unread_options(self) -> None:
-        """A value that does nothing must not stand in `config.json` as if it did."""
-        for option in (name for options in DECODER_OPTIONS.values() for name in options):
-            value, default = getattr(self, option), type(self).__dataclass_fields__[option].default
-            if self.decoder_type in DECODER_OPTIONS and not self.reads(option) and value != default:
+    def _complete_option(self, option: str) -> None:
+        """Give an option of the decoder its default; a value that the decoder does not read must not stand in `config.json`."""
+        value, default = getattr(self, option), type(self).__dataclass_fields__[option].default
+        if not self.reads(option):
+            if value != default:
                 logger.warning(f"{option}={value!r} has no effect on the {self.decoder_type!r} decoder and is dropped")
-                setattr(self, option, default)
+            setattr(self, option, default)
+        elif value is None and option in _DERIVED_DEFAULTS:
+            setattr(self, option, _DERIVED_DEFAULTS[option](self))
+        elif isinstance(value, (list, tuple)):  # a copy, so that the caller's lists stay their own
+            setattr(self, option, [list(item) if isinstance(item, (list, tuple)) else item for item in value])
 
-    def _name_classes(self, specs: dict[str, TaskSpec]) -> None:
-        """Transformers' `id2label`, where there is one classification that it can mean."""
+    def _take_class_names(self) -> None:
+        """Change the one classification's entry to the classes of a given `id2label`; warn where there is not exactly one."""
+        names = [name for _, name in sorted((int(number), name) for number, name in (self.id2label or {}).items())]
+        specs, unnamed = self.task_specs, names == list(_placeholder_labels(len(names)).values())
         classifications = [spec for spec in specs.values() if spec.is_classification]
-        if self.id2label is None and len(classifications) == 1:
-            (spec,) = classifications
-            self.id2label = dict(enumerate(spec.class_names or [f"class {number}" for number in range(spec.channels)]))
-            self.label2id = {name: number for number, name in self.id2label.items()}
+        if len(classifications) != 1:
+            if names and names != list(_placeholder_labels(2).values()):  # what transformers stores by default
+                logger.warning(
+                    f"id2label={self.id2label} has no effect: {len(classifications)} of the tasks {list(specs)} classify, not one; "
+                    "give class_names in the task's entry"
+                )
+            return
+        (spec,) = classifications
+        if names != _class_names(spec) and not (unnamed and len(names) == spec.channels):
+            specs[spec.name] = replace(spec, channels=len(names), class_names=() if unnamed else tuple(names))
+            self.tasks = [spec.to_dict() for spec in specs.values()]
+
+    def _name_classes(self) -> None:
+        """Set `id2label` and `label2id` to the classes of the one classification; empty where there is none or more than one."""
+        classifications = [spec for spec in self.task_specs.values() if spec.is_classification]
+        names = _class_names(classifications[0]) if len(classifications) == 1 else []
+        self.id2label = dict(enumerate(names))
+        self.label2id = {name: number for number, name in self.id2label.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `config.json`, which also name the pipeline's code for machines without this package."""
-        return {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
+        values = {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
+        values.pop("_classes_follow", None)
+        return values
 
     @property
     def task_specs(self) -> dict[str, TaskSpec]:
@@ -219,7 +270,7 @@ class MulTConfig(PreTrainedConfig):
         stages = stages * number_of_stages if len(stages) == 1 else stages
         if len(stages) != number_of_stages:
             raise ValueError(
-                f"block_attention has {len(stages)} lists for {number_of_stages} decoder stages; give one list, or one a stage"
+                f"block_attention has {len(stages)} lists for {number_of_stages} decoder stages; give one list, or one per stage"
             )
         return [[BlockAttention.parse(kind) for kind in kinds] for kinds in stages]
 
@@ -233,16 +284,16 @@ class MulTConfig(PreTrainedConfig):
             raise ValueError(f"decoder_type {self.decoder_type!r} is unknown; choose one of {', '.join(DECODER_OPTIONS)}")
 
     def validate_blocks(self) -> None:
-        """Checked at construction and at save: block kinds exist, and come in pairs of regular and shifted windows."""
+        """Checked at construction and at save: block kinds exist and come in pairs of regular and shifted windows."""
         if not self.reads("block_attention"):
             return
         for kinds in self._stage_lists():
             if not isinstance(kinds, list):
-                raise ValueError(f"block_attention mixes kinds and lists: {self.block_attention}; give one list, or one list a stage")
+                raise ValueError(f"block_attention mixes kinds and lists: {self.block_attention}; give one list, or one list per stage")
             if not kinds or len(kinds) % 2:
                 raise ValueError(
                     f"a decoder stage has blocks {list(kinds)}; their number must be even and at least 2, because regular and shifted "
-                    "windows take turns"
+                    "windows alternate"
                 )
             for kind in kinds:
                 BlockAttention.parse(kind)
@@ -256,7 +307,7 @@ class MulTConfig(PreTrainedConfig):
             raise ValueError(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
 
     def validate_rates(self) -> None:
-        """Checked at construction and at save: shares are shares."""
+        """Checked at construction and at save: rates lie in [0, 1)."""
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
@@ -290,8 +341,17 @@ class MulTConfig(PreTrainedConfig):
         return cls(backbone_config=backbone, **kwargs)
 
 
+def _placeholder_labels(number: int) -> dict[int, str]:
+    """The names that transformers gives classes without names."""
+    return {index: f"LABEL_{index}" for index in range(number)}
+
+
+def _class_names(spec: TaskSpec) -> list[str]:
+    return list(spec.class_names) or [f"class {number}" for number in range(spec.channels)]
+
+
 def _warn_about_unknown_names(kwargs: dict[str, Any], fields: list[str]) -> None:
-    """`@strict` takes any keyword silently, so that a misspelt one would change nothing and say nothing."""
+    """Warn of misspelt arguments, since `@strict` accepts any keyword silently."""
     for name in kwargs:
         if name.startswith("_") or name in _TRANSFORMERS_KEYWORDS or hasattr(PreTrainedConfig, name):
             continue

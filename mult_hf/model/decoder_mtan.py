@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTDecoderOutput, channels_first, per_task, resize
+from .decoder_mult import MulTDecoderOutput, PerTask, channels_first, channels_last, resize
 
 
 class ConvolutionLayer(nn.Module):
@@ -39,7 +39,7 @@ class ConvolutionLayer(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, height, width, out_channels)."""
-        return self.norm(self.convolution(channels_first(maps)).permute(0, 2, 3, 1)).relu()
+        return self.norm(channels_last(self.convolution(channels_first(maps)))).relu()
 
 
 class SoftAttention(nn.Module):
@@ -72,7 +72,7 @@ class MTANStage(GradientCheckpointingLayer):
         self.late = ConvolutionLayer(channels, channels, eps)
         self.carry = ConvolutionLayer(coarser_channels, channels, eps) if coarser_channels else None  # f, which all tasks share
         width = 2 * channels if coarser_channels else channels
-        self.tasks = per_task(config.task_specs, lambda task: SoftAttention(width, channels, eps))
+        self.tasks = PerTask(config.task_specs, lambda task: SoftAttention(width, channels, eps))
 
     def forward(self, encoder_map: Tensor, trunk: Tensor | None, streams: Mapping[str, Tensor | None]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step up.
@@ -123,6 +123,8 @@ class MTANDecoder(nn.Module):
         """
         trunk, streams, stage_streams = None, dict.fromkeys(tasks), []
         for stage, maps in zip(self.stages, [*feature_maps][::-1]):
-            trunk, streams = stage(maps.permute(0, 2, 3, 1).contiguous(), trunk, streams)
-            stage_streams.append(streams)
-        return MulTDecoderOutput({task: tuple(channels_first(streams[task]) for streams in stage_streams) for task in tasks}, ())
+            trunk, streams = stage(channels_last(maps).contiguous(), trunk, streams)
+            stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
+            # Gradients reach the returned tensors, because the next stage reads these.
+            streams = {task: channels_last(stream) for task, stream in stage_streams[-1].items()}
+        return MulTDecoderOutput({task: tuple(streams[task] for streams in stage_streams) for task in tasks}, ())

@@ -2,17 +2,18 @@
 
 The idea (paper, section 3.2; one class, [`SharedWindowAttention`]):
 
-        encoder map x_sa          streams x^t, one a task
+        encoder map x_sa          streams x^t, one per task
               |                    |      |      |
          q^r, k^r  (task r)       v^1    v^2    v^3         own values
               |                    |      |      |
-        A = softmax(q k^T / sqrt(d) + B^r)                  ONE map a head and window
+        A^r = softmax(q^r k^r^T / sqrt(d) + B^r)            ONE map per head and window
               |____________________|______|______|
-                                 A v^1  A v^2  A v^3
+                                A^r v^1 A^r v^2 A^r v^3
                                    |      |      |
                                   W^1    W^2    W^3         own output projections
 
-All maps here are channels-last, (batch, height, width, channels); windows are (batch * windows, tokens, channels).
+Maps here are channels-last, (batch, height, width, channels), unless said otherwise; windows are
+(batch, windows, tokens, channels).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,6 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mult import BlockAttention, MulTConfig
 from .tasks import TaskSpec
@@ -35,7 +35,7 @@ _OTHER_REGION = -100.0  # what Swin adds to the scores of tokens that only the c
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """How a map of `height` x `width` tokens is cut into square windows, and put together again.
+    """How a map of `height` x `width` tokens is cut into square windows and put together again.
 
     The map is zero-padded on the right and bottom to whole windows; padded tokens are not masked (as in Swin). With a shift
     the map is first rolled up and left by it, so that windows straddle the borders of the regular ones.
@@ -53,32 +53,34 @@ class WindowGrid:
         return -(-self.height // size) * size, -(-self.width // size) * size
 
     def partition(self, maps: Tensor) -> Tensor:
-        """(batch, height, width, channels) -> (batch * windows, tokens, channels)."""
+        """(batch, height, width, channels) -> (batch, windows, tokens, channels)."""
         (height, width), size = self.padded, self.window_size
         if (height, width) != (self.height, self.width):
             maps = F.pad(maps, (0, 0, 0, width - self.width, 0, height - self.height))
         if self.shift:
             maps = maps.roll((-self.shift, -self.shift), dims=(1, 2))
         windows = maps.unflatten(1, (height // size, size)).unflatten(3, (width // size, size))
-        return windows.transpose(2, 3).reshape(-1, size * size, maps.shape[-1])
+        windows = windows.transpose(2, 3)  # (batch, window rows, window columns, rows, columns, channels)
+        return windows.flatten(3, 4).flatten(1, 2)
 
     def merge(self, windows: Tensor) -> Tensor:
-        """(batch * windows, tokens, channels) -> (batch, height, width, channels); the inverse of `partition`."""
+        """(batch, windows, tokens, channels) -> (batch, height, width, channels); the inverse of `partition`."""
         (height, width), size = self.padded, self.window_size
-        maps = windows.view(-1, height // size, width // size, size, size, windows.shape[-1]).transpose(2, 3)
-        maps = maps.reshape(-1, height, width, windows.shape[-1])
+        maps = windows.unflatten(2, (size, size)).unflatten(1, (height // size, width // size))
+        maps = maps.transpose(2, 3)  # (batch, window rows, rows, window columns, columns, channels)
+        maps = maps.flatten(3, 4).flatten(1, 2)  # (batch, padded height, padded width, channels)
         if self.shift:
             maps = maps.roll((self.shift, self.shift), dims=(1, 2))
         return maps[:, : self.height, : self.width]
 
     def shift_mask(self, like: Tensor) -> Tensor | None:
-        """Scores to add so that tokens from opposite borders do not meet: (windows, 1, tokens, tokens), or None unshifted."""
+        """Scores that keep tokens from opposite borders apart: (windows, 1, tokens, tokens), or None without a shift."""
         if not self.shift:
             return None
         height_region, width_region = (self._region(length, like.device) for length in self.padded)
         region = (3 * height_region[:, None] + width_region[None, :])[None, :, :, None]  # (1, height, width, 1)
         unshifted = WindowGrid(*self.padded, self.window_size, shift=0)
-        region = unshifted.partition(region).squeeze(-1)  # (windows, tokens)
+        region = unshifted.partition(region)[0].squeeze(-1)  # (windows, tokens)
         apart = region[:, :, None] != region[:, None, :]
         return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill_(apart, _OTHER_REGION).unsqueeze(1)
 
@@ -89,7 +91,7 @@ class WindowGrid:
 
 
 class RelativePositionBias(nn.Module):
-    """Swin's learned bias B of the offset between two tokens of a window, one number a head (arXiv 2103.14030, equation 4)."""
+    """Swin's learned bias B of the offset between two tokens of a window, one number per head (arXiv 2103.14030, equation 4)."""
 
     def __init__(self, window_size: int, heads: int) -> None:
         super().__init__()
@@ -106,23 +108,30 @@ class RelativePositionBias(nn.Module):
         return (row_offset * (2 * self.window_size - 1) + column_offset).flatten()
 
     def forward(self) -> Tensor:
-        """The bias as scores to add: (1, heads, tokens, tokens)."""
+        """The bias as scores to add: (heads, tokens, tokens)."""
         tokens = self.window_size**2
-        return self.table[self.index].view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0)
+        return self.table[self.index].view(tokens, tokens, -1).permute(2, 0, 1)
 
 
-def per_task(tasks: Iterable[str], make: Callable[[str], nn.Module]) -> nn.ModuleDict:
-    """One module a task, under the task's name.
+class PerTask(nn.ModuleDict):
+    """One module per task, under the task's name.
+
+    A parameter belongs to a task alone exactly if it lies in one of these, at any place of the model; all others are shared.
+
+    Args:
+        tasks: names of the tasks.
+        make: makes the module of a task from its name.
 
     Raises:
         ValueError: if torch cannot hold a module of that name.
     """
-    modules = nn.ModuleDict()
-    for task in tasks:
-        if task not in modules and hasattr(modules, task):
-            raise ValueError(f"a task cannot be called {task!r}: torch.nn.ModuleDict has an attribute of that name; choose another")
-        modules[task] = make(task)
-    return modules
+
+    def __init__(self, tasks: Iterable[str], make: Callable[[str], nn.Module]) -> None:
+        super().__init__()
+        for task in tasks:
+            if task not in self and hasattr(self, task):
+                raise ValueError(f"a task cannot be called {task!r}: torch.nn.ModuleDict has an attribute of that name; choose another")
+            self[task] = make(task)
 
 
 def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
@@ -131,29 +140,6 @@ def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
     for name, value in target.state_dict().items():
         if name in state and state[name].shape == value.shape:
             value.copy_(state[name])
-
-
-def eager_attention_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Attention written out, under the signature that transformers' attention functions share.
-
-    Args:
-        module: the attention layer; tells whether dropout is on.
-        query: (windows, heads, tokens, head_dim).
-        key: (windows, heads, tokens, head_dim).
-        value: (windows, heads, tokens, any).
-        attention_mask: scores to add, broadcasting to (windows, heads, tokens, tokens).
-        scaling: factor of the scores before that.
-        dropout: share of the map that is dropped in training.
-
-    Returns:
-        the mixed values (windows, tokens, heads, any) and the attention map (windows, heads, tokens, tokens).
-    """
-    scores = query @ key.transpose(-1, -2) * scaling + attention_mask
-    attention = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    attention = F.dropout(attention, dropout, module.training)
-    return (attention @ value).transpose(1, 2), attention
 
 
 class AttentionProjections(nn.Module):
@@ -176,15 +162,19 @@ class AttentionProjections(nn.Module):
 class SharedWindowAttention(nn.Module):
     """Window attention whose map is computed once and applied to every task's values (paper, equations 1 to 3).
 
-    With t a task's stream, r the reference task and x_sa the encoder map of the same resolution:
+    With t a task, r the reference task and x_sa the encoder map of the same resolution:
 
         q^r = linear_q^r(x_sa)     k^r = linear_k^r(x_sa)
-        A^r = softmax(q^r k^r^T / sqrt(d) + B^r)              one map a head and window, whatever the number of tasks
+        A^r = softmax(q^r k^r^T / sqrt(d) + B^r)              one map per head and window, whatever the number of tasks
         v^t = linear_v^t(x^t)                                 or linear_v^t([x^t, x_sa]) with "+skip"
         MHA^t = concat over heads(A^r v^t) W^t
 
-    That is a `"encoder"` block. A `"reference"` block takes q and k from x^r in place of x_sa. In a `"self"` block each task
+    That is an `"encoder"` block. A `"reference"` block takes q and k from x^r in place of x_sa. In a `"self"` block each task
     is its own reference: plain window attention, nothing is shared.
+
+    The equations are written out for every `config._attn_implementation`, which chooses the encoder's attention function only:
+    one softmax and one product per task is faster than a fused function that computes the map again for each task, and the
+    returned map is the one that the values are mixed by.
     """
 
     def __init__(self, config: MulTConfig, channels: int, heads: int, kind: BlockAttention, tasks: Iterable[str]) -> None:
@@ -194,9 +184,9 @@ class SharedWindowAttention(nn.Module):
         self.config = config
         self.kind = kind
         self.heads = heads
-        self.scaling = (channels // heads) ** -0.5
-        self.is_causal = False  # read by transformers' attention functions
-        self.tasks = per_task(
+        self.scaling = (channels // heads) ** -0.5  # 1 / sqrt(d)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.tasks = PerTask(
             tasks,
             lambda task: AttentionProjections(
                 config, channels, heads, skip=kind.skip, makes_map=not kind.is_shared or task == config.reference_task
@@ -204,65 +194,66 @@ class SharedWindowAttention(nn.Module):
         )
 
     def forward(
-        self, streams: Mapping[str, Tensor], encoder_map: Tensor | None, shift_mask: Tensor | None, *, return_maps: bool = False
+        self, streams: Mapping[str, Tensor], encoder_map: Tensor | None, shift_mask: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Mix every stream by the map that its task reads.
+        """Mix every task's stream by its reference task's attention map.
 
         Args:
-            streams: per task, normalised, in windows: (batch * windows, tokens, channels).
-            encoder_map: the encoder's map of the same resolution, in the same windows; not needed unless the kind reads it.
-            shift_mask: (windows, 1, tokens, tokens) scores to add, or None.
-            return_maps: whether to return the attention maps.
+            streams: per task, normalised, in windows: (batch, windows, tokens, channels).
+            encoder_map: the encoder's map of the same resolution, in the same windows; may be None if the kind does not read it.
+            shift_mask: scores to add, (windows, 1, tokens, tokens), or None.
 
         Returns:
-            the mixed streams by task, shaped as they came, and the maps by the task that made them,
-            (batch * windows, heads, tokens, tokens).
+            the mixed streams by task, shaped as they came, and the attention maps by reference task,
+            (batch, windows, heads, tokens, tokens).
         """
         mixed, maps = {}, {}
-        for owner, readers in self.readers_of_maps(streams).items():
-            projections = self.tasks[owner]
-            source = encoder_map if self.kind.source == "encoder" else streams[owner]
-            query, key = self.split_heads(projections.q_proj(source)), self.split_heads(projections.k_proj(source))
-            values = {task: self.split_heads(self.tasks[task].v_proj(self.value_input(streams[task], encoder_map))) for task in readers}
-            together = torch.cat(list(values.values()), dim=-1)  # (windows, heads, tokens, tasks * head_dim)
-            scores = self.added_scores(projections.position_bias(), shift_mask, query.shape[0])
-            together, attention = self.attend(query, key, together, scores, return_maps)
-            for task, part in zip(readers, together.chunk(len(readers), dim=-1)):
-                mixed[task] = self.tasks[task].o_proj(part.flatten(2))  # heads side by side: (windows, tokens, channels)
-            if return_maps:
-                maps[owner] = attention
+        for reference, tasks in self.tasks_by_reference(streams).items():
+            source = encoder_map if self.kind.source == "encoder" else streams[reference]
+            query = self.split_heads(self.tasks[reference].q_proj(source))
+            key = self.split_heads(self.tasks[reference].k_proj(source))
+            bias = self.tasks[reference].position_bias()
+            attention = self.attention_map(query, key, bias if shift_mask is None else bias + shift_mask)
+            for task in tasks:
+                value = self.split_heads(self.tasks[task].v_proj(self.value_input(streams[task], encoder_map)))
+                mixed[task] = self.tasks[task].o_proj(self.join_heads(attention @ value))
+            maps[reference] = attention
         return mixed, maps
 
-    def readers_of_maps(self, streams: Mapping[str, Tensor]) -> dict[str, list[str]]:
-        """Which streams each map serves, by the task that makes it."""
-        return {self.config.reference_task: list(streams)} if self.kind.is_shared else {task: [task] for task in streams}
+    def tasks_by_reference(self, tasks: Iterable[str]) -> dict[str, list[str]]:
+        """The tasks that share an attention map, by the reference task that computes it."""
+        return {self.config.reference_task: list(tasks)} if self.kind.is_shared else {task: [task] for task in tasks}
+
+    def attention_map(self, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        """A = softmax(q k^T / sqrt(d) + B), in float32 as the sum over tokens needs it, then in the type of the values.
+
+        Args:
+            query: (batch, windows, heads, tokens, head_dim).
+            key: (batch, windows, heads, tokens, head_dim).
+            bias: scores to add, broadcasting to the map.
+
+        Returns:
+            `Tensor`: (batch, windows, heads, tokens, tokens); each row of queries sums to 1.
+        """
+        scores = (query * self.scaling) @ key.transpose(-2, -1) + bias  # scaled first, so that half precision does not overflow
+        return self.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype))
 
     def value_input(self, stream: Tensor, encoder_map: Tensor | None) -> Tensor:
-        """What the values are computed from: the stream, and with `+skip` the encoder map beside it on the channels."""
+        """What the values are computed from: the stream, or with `+skip` the stream and the encoder map side by side."""
+        # One linear of both, rather than the sum of two products, so that adapters can wrap `v_proj` as any other linear.
         return torch.cat([stream, encoder_map], dim=-1) if self.kind.skip else stream
 
     def split_heads(self, tokens: Tensor) -> Tensor:
-        """(windows, tokens, channels) -> (windows, heads, tokens, head_dim)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """(batch, windows, tokens, channels) -> (batch, windows, heads, tokens, head_dim)."""
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
-    @staticmethod
-    def added_scores(position_bias: Tensor, shift_mask: Tensor | None, windows: int) -> Tensor:
-        """Position bias plus shift mask, (1 or batch * windows, heads, tokens, tokens)."""
-        if shift_mask is None:
-            return position_bias
-        scores = position_bias + shift_mask  # (windows of one image, heads, tokens, tokens)
-        return scores.repeat(windows // scores.shape[0], 1, 1, 1)
-
-    def attend(self, query: Tensor, key: Tensor, values: Tensor, scores: Tensor, return_maps: bool) -> tuple[Tensor, Tensor | None]:
-        """Run the configured attention function; the written-out one where maps are wanted, since fused ones keep none."""
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        function = eager_attention_forward if return_maps else function
-        return function(self, query, key, values, scores.to(query.dtype), scaling=self.scaling, dropout=dropout)
+    def join_heads(self, tokens: Tensor) -> Tensor:
+        """(batch, windows, heads, tokens, head_dim) -> (batch, windows, tokens, channels); the inverse of `split_heads`."""
+        return tokens.transpose(-3, -2).flatten(-2)
 
 
 class BlockLayers(nn.Module):
-    """What one task owns in a block beside attention: two layer norms, the MLP, and stochastic depth on both branches."""
+    """What one task owns in a block besides attention: two layer norms, the MLP, and stochastic depth on both branches."""
 
     def __init__(self, config: MulTConfig, channels: int, drop_path: float) -> None:
         super().__init__()
@@ -292,24 +283,31 @@ class MulTDecoderBlock(GradientCheckpointingLayer):
         self.window_size = config.decoder_window_size
         self.shift = shift
         self.attention = SharedWindowAttention(config, channels, heads, kind, tasks)
-        self.tasks = per_task(tasks, lambda task: BlockLayers(config, channels, drop_path))
+        self.tasks = PerTask(tasks, lambda task: BlockLayers(config, channels, drop_path))
 
-    def forward(
-        self, streams: Mapping[str, Tensor], encoder_map: Tensor, return_maps: bool = False
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Streams and encoder map (batch, height, width, channels) in; new streams and attention maps by owner out."""
+    def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Streams and encoder map (batch, height, width, channels) in; new streams, and attention maps by reference task, out."""
         grid = WindowGrid(*encoder_map.shape[1:3], self.window_size, self.shift)
         # The encoder map enters as the backbone normalised it; padding comes after the norm, as in the authors' code.
         windows = {task: grid.partition(self.tasks[task].layernorm_before(stream)) for task, stream in streams.items()}
         encoder_windows = grid.partition(encoder_map) if self.attention.kind.reads_encoder_map else None
-        mixed, maps = self.attention(windows, encoder_windows, grid.shift_mask(encoder_map), return_maps=return_maps)
+        mixed, maps = self.attention(windows, encoder_windows, grid.shift_mask(encoder_map))
         return {task: self.tasks[task](stream, grid.merge(mixed[task])) for task, stream in streams.items()}, maps
+
+
+def channels_first(maps: Tensor) -> Tensor:
+    """(batch, height, width, channels) -> (batch, channels, height, width)."""
+    return maps.permute(0, 3, 1, 2)
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """(batch, channels, height, width) -> (batch, height, width, channels)."""
+    return maps.permute(0, 2, 3, 1)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize, (batch, height, width, channels) -> (batch, *size, channels)."""
-    maps = F.interpolate(maps.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
-    return maps.permute(0, 2, 3, 1)
+    return channels_last(F.interpolate(channels_first(maps), size=size, mode="bilinear", align_corners=False))
 
 
 class Upsampling(nn.Module):
@@ -328,7 +326,7 @@ class Upsampling(nn.Module):
 class MulTDecoderStage(nn.Module):
     """The blocks of all decoders at one resolution, and the step up to the next."""
 
-    def __init__(self, blocks: list[MulTDecoderBlock], upsampling: nn.ModuleDict | None) -> None:
+    def __init__(self, blocks: list[MulTDecoderBlock], upsampling: PerTask | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.tasks = upsampling
@@ -338,8 +336,22 @@ class MulTDecoderStage(nn.Module):
         return {task: self.tasks[task](stream, size) for task, stream in streams.items()}
 
 
+@dataclass
+class MulTDecoderOutput:
+    """What every decoder returns, see `decoders.py`.
+
+    Args:
+        streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
+        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing
+            is shared.
+    """
+
+    streams: dict[str, tuple[Tensor, ...]]
+    attentions: tuple[Tensor, ...]
+
+
 class MulTDecoder(nn.Module):
-    """One decoder a task, run side by side from the coarsest encoder map to the finest (paper, section 3.2 and figure 2).
+    """One decoder per task, run side by side from the coarsest encoder map to the finest (paper, section 3.2 and figure 2).
 
     Args:
         config: the model's configuration.
@@ -377,7 +389,7 @@ class MulTDecoder(nn.Module):
         needed = [a.config.reference_task for a in attentions if a.kind.source == "reference"][:1]
         return list(dict.fromkeys(tasks + needed))
 
-    def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> "MulTDecoderOutput":
+    def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> MulTDecoderOutput:
         """Decode the wanted tasks.
 
         Args:
@@ -385,54 +397,42 @@ class MulTDecoder(nn.Module):
             tasks: which streams to return.
             return_maps: whether to collect the shared attention maps.
         """
-        encoder_maps = [maps.permute(0, 2, 3, 1).contiguous() for maps in feature_maps][::-1]
+        encoder_maps = [channels_last(maps).contiguous() for maps in feature_maps][::-1]
         streams = dict.fromkeys(self.streams_to_run(tasks), encoder_maps[0])
         stage_streams, attentions = [], []
         for number, (stage, encoder_map) in enumerate(zip(self.stages, encoder_maps)):
             for block in stage.blocks:
-                streams, maps = block(streams, encoder_map, return_maps)
+                streams, maps = block(streams, encoder_map)
                 if return_maps and block.attention.kind.is_shared:
-                    attentions += [attention.unflatten(0, (len(encoder_map), -1)) for attention in maps.values()]
-            stage_streams.append(streams)
+                    attentions += maps.values()
+            # The returned tensors are those that the next stage and the heads read, so that gradients reach them.
+            stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
             if number + 1 < len(encoder_maps):
+                streams = {task: channels_last(stream) for task, stream in stage_streams[-1].items()}
                 streams = stage.upsample(streams, tuple(encoder_maps[number + 1].shape[1:3]))
-        return MulTDecoderOutput({task: tuple(channels_first(stage[task]) for stage in stage_streams) for task in tasks}, tuple(attentions))
+        return MulTDecoderOutput({task: tuple(stage[task] for stage in stage_streams) for task in tasks}, tuple(attentions))
 
 
-@dataclass
-class MulTDecoderOutput:
-    """What every decoder returns, see `decoders.py`.
-
-    Args:
-        streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
-        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing
-            is shared.
-    """
-
-    streams: dict[str, tuple[Tensor, ...]]
-    attentions: tuple[Tensor, ...]
-
-
-def channels_first(stream: Tensor) -> Tensor:
-    """(batch, height, width, channels) -> (batch, channels, height, width)."""
-    return stream.permute(0, 3, 1, 2)
-
-
-def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> nn.ModuleDict | None:
+def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> PerTask | None:
     """Each task's step from a stage's channels to the next one's; None after the last stage."""
-    return per_task(tasks, lambda task: Upsampling(*channels, config.layer_norm_eps)) if len(channels) == 2 else None
+    return PerTask(tasks, lambda task: Upsampling(*channels, config.layer_norm_eps)) if len(channels) == 2 else None
 
 
 def decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
-    """Heads per decoder stage, coarsest first: as configured, else the backbone's reversed, else one per 32 channels."""
+    """Heads per decoder stage, coarsest first: as configured, else the backbone's reversed, else about one per 32 channels."""
     heads = config.decoder_num_attention_heads
     if heads is None:
         encoder_heads = getattr(config.backbone_config, "num_heads", None)
         fits = isinstance(encoder_heads, (list, tuple)) and len(encoder_heads) == len(channels)
-        heads = list(reversed(encoder_heads)) if fits else [max(1, width // 32) for width in channels]
+        heads = list(reversed(encoder_heads)) if fits else [_fitting_heads(width) for width in channels]
     if len(heads) != len(channels):
-        raise ValueError(f"decoder_num_attention_heads has {len(heads)} numbers for {len(channels)} decoder stages; give one a stage")
+        raise ValueError(f"decoder_num_attention_heads has {len(heads)} numbers for {len(channels)} decoder stages; give one per stage")
     return list(heads)
+
+
+def _fitting_heads(channels: int) -> int:
+    """One head per 32 channels, or the next smaller number of heads that divides the channels."""
+    return next(heads for heads in range(max(1, channels // 32), 0, -1) if channels % heads == 0)
 
 
 def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
@@ -480,3 +480,15 @@ class MulTHead(nn.Module):
         # In full precision: in half, depth would come in steps of centimetres and tiny vectors would lose their length.
         logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
         return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)
+
+
+class MulTHeads(nn.Module):
+    """The heads of all tasks. They lie in an attribute of their own, because PEFT's `modules_to_save` refuses a `ModuleDict`."""
+
+    def __init__(self, channels: int, specs: Mapping[str, TaskSpec]) -> None:
+        super().__init__()
+        self.tasks = PerTask(specs, lambda task: MulTHead(channels, specs[task]))
+
+    def forward(self, features: Mapping[str, Tensor], padded_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Predictions of the tasks that `features` holds; arguments as for [`MulTHead`]."""
+        return {task: self.tasks[task](maps, padded_size, size) for task, maps in features.items()}

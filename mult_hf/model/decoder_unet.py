@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_mult import BlockAttention, MulTConfig
-from .decoder_mult import MulTDecoderBlock, MulTDecoderOutput, channels_first, decoder_heads, per_task, resize
+from .decoder_mult import MulTDecoderBlock, MulTDecoderOutput, PerTask, channels_first, channels_last, decoder_heads, resize
 
 _BLOCKS_OF_A_STAGE = 2  # one with regular windows, one with shifted ones
 
@@ -62,7 +62,7 @@ class SwinUnetStage(nn.Module):
     def __init__(self, config: MulTConfig, channels: int, next_channels: int, heads: int, drop_path: list[float]) -> None:
         super().__init__()
         tasks, attention = list(config.task_specs), BlockAttention("self", skip=False)
-        self.tasks = per_task(tasks, lambda task: SkipConnection(channels, next_channels, config.layer_norm_eps))
+        self.tasks = PerTask(tasks, lambda task: SkipConnection(channels, next_channels, config.layer_norm_eps))
         self.blocks = nn.ModuleList(
             MulTDecoderBlock(config, next_channels, heads, attention, index * (config.decoder_window_size // 2), rate, tasks)
             for index, rate in enumerate(drop_path)
@@ -107,8 +107,9 @@ class SwinUnetDecoder(nn.Module):
             tasks: which streams to return.
             return_maps: no effect, because no map is shared.
         """
-        coarsest, *finer = [maps.permute(0, 2, 3, 1).contiguous() for maps in feature_maps][::-1]
-        stage_streams = [dict.fromkeys(tasks, coarsest)]
+        coarsest, *finer = [channels_last(maps).contiguous() for maps in feature_maps][::-1]
+        stage_streams = [dict.fromkeys(tasks, channels_first(coarsest))]
         for stage, encoder_map in zip(self.stages, finer):
-            stage_streams.append(stage(stage_streams[-1], encoder_map))
-        return MulTDecoderOutput({task: tuple(channels_first(streams[task]) for streams in stage_streams) for task in tasks}, ())
+            streams = stage({task: channels_last(stream) for task, stream in stage_streams[-1].items()}, encoder_map)
+            stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
+        return MulTDecoderOutput({task: tuple(streams[task] for streams in stage_streams) for task in tasks}, ())

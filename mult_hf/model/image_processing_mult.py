@@ -1,12 +1,12 @@
-"""The image processor on torchvision: as the PIL one, batched and on any device."""
+"""The image processor on torchvision: batched, on any device."""
 
 from transformers.image_processing_backends import TorchvisionBackend
 
-from .image_processing_pil_mult import MulTProcessingMixin
+from .image_processing_base import MulTImageProcessorKwargs, MulTProcessingMixin
 
 
 class MulTImageProcessor(MulTProcessingMixin, TorchvisionBackend):
-    """Photos and stored label maps to model inputs and targets, and predictions back to classes, metres and unit vectors.
+    """Turn images and stored label maps into model inputs and targets, and predictions into classes, metres and unit vectors.
 
     Args:
         size (dict[str, int]): of `pixel_values`, `{"height": 224, "width": 224}` by default; `{"shortest_edge": ...}` keeps the
@@ -17,4 +17,4 @@ class MulTImageProcessor(MulTProcessingMixin, TorchvisionBackend):
     """
 
 
-__all__ = ["MulTImageProcessor"]
+__all__ = ["MulTImageProcessor", "MulTImageProcessorKwargs"]

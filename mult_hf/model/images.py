@@ -1,9 +1,9 @@
-"""Reading photos of any usual form as RGB, and resizing label maps without mixing known and unknown pixels."""
+"""Reading images of any usual form as RGB, and resizing label maps without mixing known and unknown pixels."""
 
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -12,60 +12,63 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-if TYPE_CHECKING:
-    # Never runs; makes transformers copy the other backend's file too when this processor is saved.
-    from .image_processing_mult import MulTImageProcessor  # noqa: F401
+URL_SCHEMES = ("http://", "https://", "data:")
+"""How a name begins that is a URL and not a path."""
 
 LabelMap = Image.Image | np.ndarray | Tensor | None
-"""One stored map: a picture, an array, a tensor, or None where the sample lacks the task."""
+"""One stored map: an image, an array, a tensor, or None where the sample lacks the task."""
 
 
 def read_image(
     image: Any, name: str = "image", timeout: float | None = None, channels_last: bool | None = None
 ) -> Image.Image | np.ndarray | Tensor:
-    """Bring any usual picture to RGB with values from 0 to 255.
+    """Read any usual image as RGB with values from 0 to 255.
 
-    Handles file names and URLs, PIL pictures of any mode (16-bit, palette, CMYK, with transparency, which is put on white),
-    their EXIF rotation, and grey, RGB or RGBA arrays and tensors: black and white, 8-bit, 16-bit, or floats in [0, 1] or
-    [0, 255] (a float picture whose highest value is at most 1 is taken as one in [0, 1]).
+    Handles file names and URLs, PIL images of any mode (16-bit, palette, CMYK, with transparency, which is put on white), EXIF
+    rotation, and grey, RGB or RGBA arrays and tensors: black and white, 8-bit, 16-bit, or floats in [0, 1] or [0, 255] (a float
+    image whose highest value is at most 1 is read as one in [0, 1]).
 
     Args:
-        image: the picture.
-        name: what to call it in an error if it has no file name.
+        image: a path, a URL, a PIL image, an array or a tensor.
+        name: of the image in error messages, if it has no file name.
         timeout: seconds to wait for a URL.
-        channels_last: where an array has its channels; told by its shape by default, first if both are possible.
+        channels_last: whether an array's channels are its last axis; by default its shape decides, channels first if both are
+            possible.
 
     Returns:
-        An RGB PIL picture, or an array or tensor (on its device) of shape (3, height, width), uint8. Reading it again
-        changes nothing.
+        An RGB PIL image, or an array or tensor (on its device) of shape (3, height, width), uint8. Reading it again changes
+        nothing.
 
     Raises:
-        ValueError: if the picture is empty, broken, or of values or axes that cannot be told; the message names it.
+        ValueError: if the image is empty, broken, or has values or axes that are ambiguous; the message names it.
     """
     if isinstance(image, (str, Path)):
         name, image = str(image), _open(str(image), timeout)
     if isinstance(image, Image.Image):
-        return _rgb_picture(image, getattr(image, "filename", "") or name)
+        return _rgb_image(image, getattr(image, "filename", "") or name)
     if isinstance(image, np.ndarray):
         return _rgb_values(_as_tensor(image, name), name, channels_last).numpy()
     if isinstance(image, Tensor):
         return _rgb_values(image.detach(), name, channels_last)
-    raise ValueError(f"{name} is a {type(image).__name__}; expected a path, a URL, a PIL picture, an array or a tensor")
+    raise ValueError(f"{name} is a {type(image).__name__}; expected a path, a URL, a PIL image, an array or a tensor")
 
 
 def _open(source: str, timeout: float | None) -> Image.Image:
     try:
-        if source.startswith(("http://", "https://", "data:")):
-            with urlopen(Request(source, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
-                return Image.open(BytesIO(response.read()))
-        return Image.open(source)
+        return Image.open(_download(source, timeout) if source.startswith(URL_SCHEMES) else source)
     except FileNotFoundError:
-        raise ValueError(f"{source} does not exist; give the path of a picture, or a URL") from None
+        raise ValueError(f"{source} does not exist; give the path of an image, or a URL") from None
     except (OSError, ValueError, HTTPException) as error:  # what files, connections and broken URLs raise
-        raise ValueError(f"{source} cannot be read as a picture: {error}") from None
+        raise ValueError(f"{source} cannot be read as an image: {error}") from None
 
 
-def _rgb_picture(image: Image.Image, name: str) -> Image.Image:
+def _download(url: str, timeout: float | None) -> BytesIO:
+    """The bytes that a URL names."""
+    with urlopen(Request(url, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
+        return BytesIO(response.read())
+
+
+def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
     try:
@@ -105,7 +108,7 @@ def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
     if image.shape[0] == 4:
         opacity = image[3:].float() / 255
         image = image[:3] * opacity + 255 * (1 - opacity)  # on white
-    # 8 bits as in a file: of a nearly black float picture no one could tell afterwards which range it has.
+    # 8 bits as in a file: the range of a nearly black float image could not be told from its values later.
     return image.round().to(torch.uint8).expand(3, -1, -1)
 
 
@@ -132,10 +135,10 @@ def resize_label(target: Tensor, size: tuple[int, int], resample: str) -> Tensor
     Args:
         target: (channels, height, width) float with NaN unknown, or (height, width) class ids with 255 unknown.
         size: new height and width.
-        resample: `"nearest"`, or `"bilinear"`: the mean over known pixels alone, unknown where these weigh less than half.
+        resample: `"nearest"`, or `"bilinear"`: the mean over known pixels only, unknown where they weigh less than half.
 
     Returns:
-        `Tensor`: the target at its new size, of its type.
+        `Tensor`: the target at the new size, in its own type.
     """
     if tuple(target.shape[-2:]) == tuple(size):
         return target
@@ -149,14 +152,18 @@ def resize_label(target: Tensor, size: tuple[int, int], resample: str) -> Tensor
     return torch.where(weight >= 0.5, values / weight.clamp(min=1e-6), torch.nan)
 
 
-def _stored_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
-    """A stored label map as an array, palette ids and bit depth as they are in the file."""
+def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
+    """A stored label map as an array, with palette ids and bit depth as in the file.
+
+    Raises:
+        ValueError: if it is neither an image, nor an array, nor a tensor.
+    """
     if isinstance(stored, Tensor):
         return stored.detach().cpu().numpy()
     array = np.asarray(stored)
     if array.dtype == object or array.ndim == 0:
-        raise ValueError(f"a label map is a PIL picture, an array or a tensor, got {type(stored).__name__}")
+        raise ValueError(f"a label map is a PIL image, an array or a tensor, got {type(stored).__name__}")
     return array
 
 
-__all__ = ["read_image", "resize_label"]
+__all__ = ["LabelMap", "label_array", "read_image", "resize_label"]

@@ -1,8 +1,9 @@
 """MulT as transformers models: encoder -> decoders -> heads -> losses."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, SwinBackbone
 from transformers import initialization as init
-from transformers.backbone_utils import load_backbone
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightTransform
 from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, logging
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .backbone import BackboneLoadReport, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTHead, RelativePositionBias, SharedWindowAttention, copy_fitting_weights, per_task
+from .decoder_mult import MulTHeads, PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
 from .losses import loss_function, multi_task_loss
 from .tasks import TaskSpec, resolve_tasks
@@ -38,7 +42,7 @@ class MulTModelOutput(ModelOutput):
         last_hidden_state: the encoder's coarsest feature map, (batch, channels, height / 32, width / 32).
         task_features: per task its finest stream, (batch, channels, height / 4, width / 4).
         hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if asked for.
-        task_hidden_states: per task its stream after each decoder stage, coarsest first; if asked for.
+        task_hidden_states: per task its stream after each decoder stage, finest first as `hidden_states`; if asked for.
         attentions: the map of each shared block, (batch, windows, heads, tokens, tokens), in the order in which they run; if
             asked for. Blocks without sharing contribute none.
     """
@@ -63,6 +67,9 @@ class MulTDensePredictionOutput(ModelOutput):
         hidden_states: see [`MulTModelOutput`].
         task_hidden_states: see [`MulTModelOutput`].
         attentions: see [`MulTModelOutput`].
+
+    Each prediction can also be read under the flat name that transformers' models of one task use: `outputs.predicted_depth` for a
+    regression, `outputs.segmentation_logits` for a classification, whatever the tasks are called.
     """
 
     loss: Tensor | None = None
@@ -72,27 +79,18 @@ class MulTDensePredictionOutput(ModelOutput):
     task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
+    def __getattr__(self, name: str) -> Tensor:
+        """A prediction under its flat name.
 
-@dataclass(frozen=True)
-class BackboneLoadReport:
-    """What became of a published checkpoint's weights.
-
-    Args:
-        loaded: names of encoder weights that were filled.
-        not_used: names in the checkpoint that the encoder has no place for (a classifier, for example).
-        fresh: names of encoder weights that the checkpoint does not have; they keep their initial values.
-    """
-
-    loaded: tuple[str, ...]
-    not_used: tuple[str, ...]
-    fresh: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """One line a list, for a terminal."""
-        lines = [f"loaded {len(self.loaded)} encoder weights"]
-        lines += [f"not used ({len(self.not_used)}): {', '.join(self.not_used)}"] if self.not_used else []
-        lines += [f"new, to be trained ({len(self.fresh)}): {', '.join(self.fresh)}"] if self.fresh else []
-        return "\n".join(lines)
+        Raises:
+            AttributeError: if there is no such prediction.
+        """
+        classifications = self.__dict__.get("_classifications", ())
+        predictions = self.__dict__.get("predictions") or {}
+        flat = {f"{task}_logits" if task in classifications else f"predicted_{task}": maps for task, maps in predictions.items()}
+        if name not in flat:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its predictions are {', '.join(flat)}")
+        return flat[name]
 
 
 class MulTPreTrainedModel(PreTrainedModel):
@@ -112,7 +110,8 @@ class MulTPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"backbone\.(\w+\.)?layernorm\.", r"backbone\.hidden_states_norms\."]
 
     def __init__(self, config: MulTConfig) -> None:
-        # `from_pretrained(..., tasks=[...])` sets values on a finished configuration, which checks and completes nothing.
+        # `from_pretrained(..., tasks=[...])` sets values on a finished configuration, which does not check them; nor does it
+        # see changes inside its lists.
         config.tasks = [spec.to_dict() for spec in config.task_specs.values()]
         config.validate_decoder_type()
         config.validate_tasks()
@@ -139,12 +138,11 @@ class MulTPreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """As in torch; also takes a saved file's names, which only `from_pretrained` translates and Trainer's resuming does not."""
+        """As in torch; the names in a saved file, which Trainer passes when it resumes, are translated to those in memory."""
         if not state_dict.keys() <= self.state_dict().keys():
-            config = copy.deepcopy(self.config)
-            loaded, info = type(self).from_pretrained(None, config=config, state_dict=dict(state_dict), output_loading_info=True)
-            translated = {name: value for name, value in loaded.state_dict().items() if name not in info["missing_keys"]}
-            state_dict = translated | {name: state_dict[name] for name in info["unexpected_keys"]}
+            # transformers saves some encoders under the names of their first releases; `from_pretrained` renames by this list.
+            conversions = get_model_conversion_mapping(self)
+            state_dict = {_renamed(name, conversions): value for name, value in state_dict.items()}
         return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
@@ -169,17 +167,18 @@ class MulTModel(MulTPreTrainedModel):
 
     def __init__(self, config: MulTConfig) -> None:
         super().__init__(config)
-        self.backbone = load_backbone(config)
-        _drop_unused_norm(self.backbone)
-        _drop_unread_norms(self.backbone, config)
+        self.backbone = make_backbone(config)
         self.decoder = DECODERS[config.decoder_type](config, list(self.backbone.channels))
         patch_size = getattr(config.backbone_config, "patch_size", None)
         self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the first step of every usual pyramid
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's patch embedding."""
-        return self.backbone.get_input_embeddings()
+        """The encoder's patch embedding, or its first convolution where the encoder does not name one."""
+        try:
+            return self.backbone.get_input_embeddings()
+        except (NotImplementedError, AttributeError):  # ConvNeXt, timm's encoders
+            return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
 
     @can_return_tuple
     def forward(
@@ -187,7 +186,8 @@ class MulTModel(MulTPreTrainedModel):
         pixel_values: Tensor,
         tasks: Iterable[str] | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MulTModelOutput:
         """Encode an image batch and decode the wanted tasks.
 
@@ -195,14 +195,18 @@ class MulTModel(MulTPreTrainedModel):
             pixel_values: normalised images (batch, 3, height, width), height and width at least 32.
             tasks: names of the tasks to compute; all of them by default.
             output_attentions: whether to return the shared attention maps.
-            output_hidden_states: whether to return encoder maps and streams of all stages.
+            output_hidden_states: whether to return encoder maps and streams of all stages, or the numbers of the stages to return,
+                0 being the finest.
+            kwargs: further keywords that transformers may pass to any model; they have no effect.
 
         Returns:
             [`MulTModelOutput`].
 
         Raises:
-            ValueError: on an unknown task or a wrong image shape.
+            ValueError: on an unknown task, a wrong image shape, or a stage that does not exist.
+            TypeError: on an unknown keyword.
         """
+        _refuse_unknown_keywords(kwargs)
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -211,11 +215,13 @@ class MulTModel(MulTPreTrainedModel):
         resize = {"interpolate_pos_encoding": True} if absolute else {}
         feature_maps = self.backbone(self._pad_to_patches(pixel_values), **resize).feature_maps
         decoded = self.decoder(feature_maps, tasks, bool(output_attentions))
+        wanted = output_hidden_states is not None and output_hidden_states is not False
+        streams = {task: coarsest_first[::-1] for task, coarsest_first in decoded.streams.items()}
         return MulTModelOutput(
             last_hidden_state=feature_maps[-1],
-            task_features={task: streams[-1] for task, streams in decoded.streams.items()},
-            hidden_states=tuple(feature_maps) if output_hidden_states else None,
-            task_hidden_states=decoded.streams if output_hidden_states else None,
+            task_features={task: finest_first[0] for task, finest_first in streams.items()},
+            hidden_states=_selected(feature_maps, output_hidden_states) if wanted else None,
+            task_hidden_states={task: _selected(maps, output_hidden_states) for task, maps in streams.items()} if wanted else None,
             attentions=decoded.attentions if output_attentions else None,
         )
 
@@ -269,28 +275,7 @@ class MulTModel(MulTPreTrainedModel):
         Raises:
             ValueError: if the checkpoint has nothing that fits, or weights of another size.
         """
-        source, info = type(self.backbone).from_pretrained(
-            name_or_path, config=self.backbone.config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-        if info["mismatched_keys"]:
-            raise ValueError(
-                f"{name_or_path} does not fit this encoder: other sizes at {sorted(str(key) for key in info['mismatched_keys'])[:5]}; "
-                "take the encoder's configuration from the checkpoint with MulTForMultiTaskDensePrediction.from_backbone"
-            )
-        fresh = set(info["missing_keys"])
-        source_state = source.state_dict()
-        state = {name: source_state[name] for name in self.backbone.state_dict() if name in source_state and name not in fresh}
-        if not state:
-            raise ValueError(
-                f"{name_or_path} has no weight that this {type(self.backbone).__name__} encoder knows; is it of another architecture?"
-            )
-        self.backbone.load_state_dict(state, strict=False)
-        own = set(self.backbone.state_dict())
-        not_used = set(info["unexpected_keys"]) | (set(source_state) - own - fresh)
-        report = BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
-        log = logger.warning if report.fresh or report.not_used else logger.info
-        log(f"{name_or_path}: {report}")
-        return report
+        return load_pretrained_weights(self.backbone, name_or_path, **kwargs)
 
 
 class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
@@ -317,8 +302,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             loss_function(spec)  # a misspelt loss is refused here, not after hours of loading data
         self.mult = MulTModel(config)
         width = self.mult.backbone.channels[0]
-        self.heads = nn.Module()
-        self.heads.tasks = per_task(config.task_specs, lambda task: MulTHead(width, config.task_specs[task]))
+        self.heads = MulTHeads(width, config.task_specs)
         self.post_init()
 
     @property
@@ -337,7 +321,9 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         labels: Mapping[str, Tensor | None] | None = None,
         tasks: Iterable[str] | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MulTDensePredictionOutput:
         """Predict the wanted tasks, and their losses where labels are given.
 
@@ -347,20 +333,27 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
                 (batch, channels, height, width) with NaN unknown. Tasks may be missing or `None`.
             tasks: names of the tasks to compute; all of them by default.
             output_attentions: whether to return the shared attention maps.
-            output_hidden_states: whether to return encoder maps and streams of all stages.
+            output_hidden_states: whether to return encoder maps and streams of all stages, or the numbers of the stages to return,
+                0 being the finest.
+            return_loss: whether to compute the losses; by default where there are labels.
+            kwargs: further keywords that transformers may pass to any model; they have no effect.
 
         Returns:
             [`MulTDensePredictionOutput`].
 
         Raises:
-            ValueError: on an unknown task, a wrong image shape, or labels that do not fit.
+            ValueError: on an unknown task, a wrong image shape, labels that do not fit, a stage that does not exist, or
+                `return_loss=True` without labels.
+            TypeError: on an unknown keyword.
         """
-        outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True)
+        if return_loss and labels is None:
+            raise ValueError("return_loss=True needs labels; pass labels={task: target}")
+        outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         size = tuple(pixel_values.shape[-2:])
-        padded = self.mult.padded_size(size)
-        predictions = {task: self.heads.tasks[task](features, padded, size) for task, features in outputs.task_features.items()}
-        loss, task_losses = (None, None) if labels is None else multi_task_loss(predictions, labels, self.config.task_specs)
-        return MulTDensePredictionOutput(
+        predictions = self.heads(outputs.task_features, self.mult.padded_size(size), size)
+        with_loss = labels is not None and return_loss is not False
+        loss, task_losses = multi_task_loss(predictions, labels, self.config.task_specs) if with_loss else (None, None)
+        result = MulTDensePredictionOutput(
             loss=loss,
             predictions=predictions,
             task_losses=task_losses,
@@ -368,6 +361,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             task_hidden_states=outputs.task_hidden_states,
             attentions=outputs.attentions,
         )
+        result._classifications = [entry["name"] for entry in self.config.tasks if entry["kind"] == "classification"]
+        return result
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> "MulTForMultiTaskDensePrediction":
@@ -408,7 +403,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             ValueError: on an unknown task.
         """
         (task,) = self.mult.requested_tasks([task])
-        return ((name, parameter) for name, parameter in self.named_parameters() if f".tasks.{task}." in name)
+        parameters = (modules[task].named_parameters(prefix=f"{path}.{task}") for path, modules in self._per_task_modules())
+        return chain.from_iterable(parameters)
 
     @torch.no_grad()
     def add_task(self, task: str | TaskSpec | Mapping[str, Any], *, copy_from: str | None = None, freeze_others: bool = False) -> None:
@@ -431,11 +427,11 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         loss_function(spec)
         alone = copy.copy(self.config)
         alone.tasks = [spec.to_dict()]
-        # The module tree of a model with the new task alone; its per-task modules move over to this one.
-        tree = nn.ModuleDict({"mult": nn.Module(), "heads": nn.Module()})
-        tree["mult"].decoder = DECODERS[alone.decoder_type](alone, list(self.mult.backbone.channels))
-        tree["heads"].tasks = per_task([spec.name], lambda _: MulTHead(self.mult.backbone.channels[0], spec))
-        for path, modules in self._task_modules():
+        # A decoder and heads for the new task alone; their modules move over to this model's.
+        channels = list(self.mult.backbone.channels)
+        new_decoder, new_heads = DECODERS[alone.decoder_type](alone, channels), MulTHeads(channels[0], {spec.name: spec})
+        tree = nn.ModuleDict({"mult": nn.ModuleDict({"decoder": new_decoder}), "heads": new_heads})  # names as in this model
+        for path, modules in self._per_task_modules():
             new = tree.get_submodule(path)[spec.name]
             new.apply(self._init_weights)
             if copy_from is not None:
@@ -459,31 +455,43 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         attentions = [module for module in self.mult.decoder.modules() if isinstance(module, SharedWindowAttention)]
         if task == self.config.reference_task and any(attention.kind.is_shared for attention in attentions):
             raise ValueError(f"{task!r} is the reference task, whose projections make the attention of all others; it cannot be removed")
-        for _, modules in self._task_modules():
+        for _, modules in self._per_task_modules():
             del modules[task]
         self.config.tasks = [entry for entry in self.config.tasks if entry["name"] != task]
         if self.config.reference_task == task:  # nothing is shared, so any other task may stand there
             self.config.reference_task = self.task_names[0]
 
-    def _task_modules(self) -> list[tuple[str, nn.ModuleDict]]:
-        """Every dictionary of per-task modules, with its path; they are all called `tasks`."""
-        return [(path, module) for path, module in self.named_modules() if path.endswith(".tasks") and isinstance(module, nn.ModuleDict)]
+    def _per_task_modules(self) -> list[tuple[str, PerTask]]:
+        """Everything that exists once per task, with its path."""
+        return [(path, module) for path, module in self.named_modules() if isinstance(module, PerTask)]
 
 
-def _drop_unused_norm(backbone: nn.Module) -> None:
-    """Swin backbones hold a final norm of which no feature map depends; its lack of gradients stops distributed training."""
-    for module in backbone.children():
-        if isinstance(getattr(module, "layernorm", None), nn.LayerNorm) and hasattr(backbone, "hidden_states_norms"):
-            module.layernorm = nn.Identity()
+def _refuse_unknown_keywords(kwargs: Mapping[str, Any]) -> None:
+    """A misspelt argument must not pass for one of those that transformers may give to any model."""
+    unknown = sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"forward() got unexpected keyword arguments {unknown}")
 
 
-def _drop_unread_norms(backbone: nn.Module, config: MulTConfig) -> None:
-    """Nor do gradients reach the norms of finer maps that no block reads, as with `("self", "self")`."""
-    norms = getattr(backbone, "hidden_states_norms", {})
-    stages = config.block_attention_of_stages(len(backbone.channels)) if config.reads("block_attention") else []
-    for name, kinds in list(zip(reversed(backbone.out_features), stages))[1:]:  # the coarsest map is where all streams start
-        if name in norms and not any(kind.reads_encoder_map for kind in kinds):
-            norms[name] = nn.Identity()
+def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor, ...]:
+    """All maps, or those of the stages that `output_hidden_states` numbers.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    if isinstance(which, bool):
+        return tuple(maps)
+    stages = [which] if isinstance(which, int) else list(which)
+    if not all(-len(maps) <= stage < len(maps) for stage in stages):
+        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
+    return tuple(maps[stage] for stage in stages)
+
+
+def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:
+    """A parameter's name in memory, from its name in a saved file."""
+    for conversion in conversions:
+        name, _ = conversion.rename_source_key(name)
+    return name
 
 
 __all__ = [

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.model.image_processing_pil_mult import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from mult_hf.data.schema import missing_columns
-from mult_hf.model.image_processing_pil_mult import MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 from .arguments import TrainingArguments

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from mult_hf.model.image_processing_pil_mult import MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 from .checkpoints import replace_files

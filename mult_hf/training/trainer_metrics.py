@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from mult_hf.metrics import MultiTaskMetrics
-from mult_hf.model.image_processing_pil_mult import MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTProcessingMixin
 
 
 class TrainerMetrics:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from copy import deepcopy
 
 import pytest
@@ -167,7 +168,7 @@ def test_each_stage_may_have_its_own_kinds_and_number_of_blocks():
 @pytest.mark.parametrize("given", [2, 5])
 def test_another_number_of_lists_than_stages_is_refused(given):
     config = MulTConfig(block_attention=[["self", "encoder"]] * given)
-    with pytest.raises(ValueError, match=rf"{given} lists for 4 decoder stages; give one list, or one a stage"):
+    with pytest.raises(ValueError, match=rf"{given} lists for 4 decoder stages; give one list, or one per stage"):
         config.block_attention_of_stages(4)
 
 
@@ -258,6 +259,50 @@ def test_known_arguments_and_those_of_transformers_do_not_warn(caplog, tmp_path)
         MulTConfig.from_pretrained(tmp_path)
         AutoConfig.from_pretrained(tmp_path)
     assert caplog.text == ""
+
+
+# The classes that transformers sees.
+
+
+def test_class_names_and_their_number_set_the_entry_of_the_one_classification(caplog):
+    with caplog.at_level(logging.WARNING):
+        named = MulTConfig(tasks=["depth", "segmentation"], id2label={0: "floor", 1: "wall", 2: "rest"})
+        numbered = MulTConfig(num_labels=4)
+    assert caplog.text == ""
+    assert (named.task_specs["segmentation"].channels, named.task_specs["segmentation"].class_names) == (3, ("floor", "wall", "rest"))
+    assert (named.num_labels, named.label2id) == (3, {"floor": 0, "wall": 1, "rest": 2})
+    assert (numbered.task_specs["segmentation"].channels, numbered.num_labels) == (4, 4)
+
+
+def test_class_names_assigned_later_set_the_entry_too():
+    config = MulTConfig()
+    config.num_labels = 3
+    assert (config.task_specs["segmentation"].channels, config.id2label) == (3, {0: "class 0", 1: "class 1", 2: "class 2"})
+    config.id2label = {"1": "b", "0": "a"}
+    assert (config.task_specs["segmentation"].class_names, config.num_labels) == (("a", "b"), 2)
+    config.tasks = ["depth"]
+    assert (config.tasks, config.id2label, config.num_labels) == ([registered_tasks()["depth"].to_dict()], {}, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tasks": ["depth"], "id2label": {0: "floor"}}, r"id2label=\{0: 'floor'\} has no effect: 0 of the tasks \['depth'\] classify"),
+        ({"tasks": ["depth"], "num_labels": 3}, "has no effect: 0 of the tasks"),
+        ({"label2id": {"floor": 0}}, r"label2id=\{'floor': 0\} is not the inverse of id2label"),
+    ],
+)
+def test_class_names_that_no_task_can_take_warn(caplog, arguments, message):
+    with caplog.at_level(logging.WARNING):
+        MulTConfig(**arguments)
+    assert re.search(message, caplog.text)
+
+
+def test_options_are_completed_whatever_their_order():
+    values = {"tasks": ["depth", "edges2d"], "backbone_config": {"model_type": "swin", "window_size": 5}, "decoder_type": "mult"}
+    forwards, backwards = MulTConfig(**values), MulTConfig(**dict(reversed(values.items())))
+    assert forwards.to_dict() == backwards.to_dict()
+    assert (forwards.reference_task, forwards.decoder_window_size, forwards.block_attention) == ("depth", 5, ["self", "encoder"])
 
 
 # Files.

@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import SwinConfig
 from transformers.models.swin.modeling_swin import SwinLayer
 
+from mult_hf import MulTConfig
 from mult_hf.model.configuration_mult import BlockAttention
-from mult_hf.model.decoder_mult import MulTDecoder, MulTDecoderBlock, RelativePositionBias, SharedWindowAttention, WindowGrid
+from mult_hf.model.decoder_mult import MulTDecoder, MulTDecoderBlock, RelativePositionBias, SharedWindowAttention, WindowGrid, decoder_heads
 
 
 def randomize(module, scale=0.3):
@@ -51,10 +53,10 @@ def test_shared_attention_of_one_two_by_two_window_by_hand(tiny_config):
         # Row of the table for (query row - key row, query column - key column) = (0, -1): a look to the right.
         reference.position_bias.table[1 * 3 + 0] = math.log(2)
         attention.tasks["depth"].o_proj.weight.fill_(10)
-    encoder_map = torch.tensor([[[0.0], [1.0], [0.0], [0.0]]])  # only the top right token has anything to say
-    streams = {"depth": torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), "normals": torch.tensor([[[5.0], [6.0], [7.0], [8.0]]])}
+    encoder_map = torch.tensor([[[[0.0], [1.0], [0.0], [0.0]]]])  # only the top right token has anything to say
+    streams = {"depth": torch.tensor([[[[1.0], [2.0], [3.0], [4.0]]]]), "normals": torch.tensor([[[[5.0], [6.0], [7.0], [8.0]]]])}
 
-    mixed, maps = attention(streams, encoder_map, None, return_maps=True)
+    mixed, maps = attention(streams, encoder_map, None)
 
     # Scores of token 1 (top right): q = ln 3 against keys (0, 1, 0, 0), and no right neighbour: (0, ln 3, 0, 0).
     # Tokens 0 and 2 see their right neighbour with ln 2; token 3 sees all alike.
@@ -66,24 +68,24 @@ def test_shared_attention_of_one_two_by_two_window_by_hand(tiny_config):
             [1 / 4, 1 / 4, 1 / 4, 1 / 4],
         ]
     )
-    torch.testing.assert_close(maps["normals"][0, 0], expected)
+    torch.testing.assert_close(maps["normals"][0, 0, 0], expected)
     # Token 0 of depth: 10 * (1 + 2 * 2 + 3 + 4) / 5; token 1 of normals: (5 + 3 * 6 + 7 + 8) / 6.
-    assert mixed["depth"][0, 0, 0].item() == pytest.approx(24)
-    assert mixed["normals"][0, 1, 0].item() == pytest.approx(38 / 6)
+    assert mixed["depth"][0, 0, 0, 0].item() == pytest.approx(24)
+    assert mixed["normals"][0, 0, 1, 0].item() == pytest.approx(38 / 6)
 
 
 def test_one_map_serves_every_task(tiny_config, monkeypatch):
-    """However many streams read it, the map of a shared block is computed once; a block without sharing makes one a task."""
+    """The map of a shared block is computed once for any number of tasks; a block without sharing makes one per task."""
     tasks = ["segmentation", "depth", "normals", "edges2d"]
     config = tiny_config(tasks=tasks)
-    calls = []
-    monkeypatch.setattr(SharedWindowAttention, "attend", lambda self, q, k, v, *_: (calls.append(len(q)), (v.transpose(1, 2), None))[1])
-    streams = {task: torch.randn(3, 16, 8) for task in tasks}
+    calls, softmax = [], Tensor.softmax
+    monkeypatch.setattr(Tensor, "softmax", lambda scores, **kwargs: (calls.append(scores.shape), softmax(scores, **kwargs))[1])
+    streams = {task: torch.randn(3, 1, 16, 8) for task in tasks}
     for source, expected in (("encoder", 1), ("reference", 1), ("self", 4)):
         calls.clear()
         attention = SharedWindowAttention(config, 8, 2, BlockAttention(source, False), tasks)
-        attention(streams, torch.randn(3, 16, 8), None)
-        assert len(calls) == expected, source
+        attention(streams, torch.randn(3, 1, 16, 8), None)
+        assert calls == [(3, 1, 2, 16, 16)] * expected, source
 
 
 @pytest.mark.parametrize("source", ["encoder", "reference"])
@@ -97,8 +99,8 @@ def test_only_the_reference_task_owns_queries_keys_and_bias_of_a_shared_block(ti
 
 def test_an_encoder_block_does_not_read_the_reference_stream(tiny_config):
     config = tiny_config(tasks=["depth", "normals"])
-    encoder_map, streams = torch.randn(2, 16, 8), {task: torch.randn(2, 16, 8) for task in ("depth", "normals")}
-    changed = {**streams, "normals": torch.randn(2, 16, 8)}
+    encoder_map, streams = torch.randn(2, 1, 16, 8), {task: torch.randn(2, 1, 16, 8) for task in ("depth", "normals")}
+    changed = {**streams, "normals": torch.randn(2, 1, 16, 8)}
     for source, reads in (("encoder", False), ("reference", True)):
         attention = randomize(SharedWindowAttention(config, 8, 2, BlockAttention(source, False), ["depth", "normals"]))
         before, after = (attention(s, encoder_map, None)[0]["depth"] for s in (streams, changed))
@@ -108,10 +110,10 @@ def test_an_encoder_block_does_not_read_the_reference_stream(tiny_config):
 def test_skip_lets_the_encoder_map_into_the_values(tiny_config):
     """With the map's own influence on queries and keys held fixed ("reference"), only +skip lets x_sa change the result."""
     config = tiny_config(tasks=["depth", "normals"])
-    streams = {task: torch.randn(2, 16, 8) for task in ("depth", "normals")}
+    streams = {task: torch.randn(2, 1, 16, 8) for task in ("depth", "normals")}
     for skip in (False, True):
         attention = randomize(SharedWindowAttention(config, 8, 2, BlockAttention("reference", skip), ["depth", "normals"]))
-        before, after = (attention(streams, torch.randn(2, 16, 8), None)[0]["depth"] for _ in range(2))
+        before, after = (attention(streams, torch.randn(2, 1, 16, 8), None)[0]["depth"] for _ in range(2))
         assert torch.allclose(before, after) is not skip
 
 
@@ -250,12 +252,12 @@ def test_merging_windows_undoes_cutting_them(height, width, window, shift):
     maps = torch.randn(2, height, width, 3)
     grid = WindowGrid(height, width, window, shift)
     windows = grid.partition(maps)
-    assert windows.shape[1:] == (window**2, 3)
+    assert windows.shape == (2, -(-height // window) * -(-width // window), window**2, 3)
     assert torch.equal(grid.merge(windows), maps)
 
 
 def test_relative_position_bias_depends_on_the_offset_alone():
-    bias = randomize(RelativePositionBias(3, heads=2))()[0, 0]
+    bias = randomize(RelativePositionBias(3, heads=2))()[0]
     # Token 0 to 4 and 4 to 8 are the same step of one down, one right; 4 to 0 is another.
     assert bias[0, 4] == bias[4, 8]
     assert bias[4, 0] != bias[0, 4]
@@ -267,6 +269,12 @@ def test_relative_position_bias_depends_on_the_offset_alone():
 def test_heads_that_do_not_divide_the_channels_are_refused(tiny_config):
     with pytest.raises(ValueError, match="8 channels cannot be split over 3 heads"):
         MulTDecoder(tiny_config(decoder_num_attention_heads=[1, 1, 1, 3]), [8, 16, 32, 64])
+
+
+def test_the_number_of_heads_divides_channels_that_32_does_not_divide(tiny_config):
+    config = MulTConfig(backbone_config={"model_type": "convnext"}, tasks=["depth"])
+    assert decoder_heads(config, [40, 96, 100, 232]) == [1, 3, 2, 4]
+    MulTDecoder(config, [40, 96, 100, 232])
 
 
 def test_a_wrong_number_of_heads_or_block_lists_is_refused(tiny_config):

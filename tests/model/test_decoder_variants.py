@@ -67,7 +67,7 @@ def test_predictions_have_the_size_of_any_image(model_with, decoder, height, wid
         "segmentation": (2, 17, height, width), "depth": (2, 1, height, width), "normals": (2, 3, height, width),
     }  # fmt: skip
     for streams in outputs.task_hidden_states.values():
-        assert [stream.shape for stream in streams] == [maps.shape for maps in reversed(outputs.hidden_states)]
+        assert [stream.shape for stream in streams] == [maps.shape for maps in outputs.hidden_states]
 
 
 @every_decoder

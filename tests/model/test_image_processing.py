@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from transformers import AutoImageProcessor
 
 from mult_hf import LabelEncoding, MulTDensePredictionOutput, MulTImageProcessor, MulTImageProcessorPil, TaskSpec
-from mult_hf.model.image_processing_pil_mult import MulTBatchFeature
+from mult_hf.model.image_processing_base import MulTBatchFeature
 from mult_hf.model.images import resize_label
 
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -223,9 +223,9 @@ def half_of(suffix):
 BROKEN_FILES = {
     "truncated jpg": (half_of("jpg"), "broken"),
     "truncated png": (half_of("png"), "broken"),
-    "text": (lambda path: path.write_text("not a photo"), "cannot be read as a picture"),
-    "no byte": (lambda path: path.write_bytes(b""), "cannot be read as a picture"),
-    "directory": (lambda path: path.mkdir(), "cannot be read as a picture"),
+    "text": (lambda path: path.write_text("not a photo"), "cannot be read as an image"),
+    "no byte": (lambda path: path.write_bytes(b""), "cannot be read as an image"),
+    "directory": (lambda path: path.mkdir(), "cannot be read as an image"),
     "missing": (lambda path: None, "does not exist"),
 }
 
@@ -449,9 +449,9 @@ def test_resizing_does_not_let_extreme_unknown_values_in():
         ({"depth": np.full((4, 4), 70000)}, "70000.*reads uint16"),
         ({"segmentation": np.full((4, 4), 18, np.uint8)}, "segmentation: 16 pixels have class 17; classes run from 0 to 16"),
         ({"normals": np.ones((4, 4), np.uint8)}, "normals: the stored map has 1 channels.* 3"),
-        ({"depth": [None, None]}, "2 maps for 1 photos"),
+        ({"depth": [None, None]}, "2 maps for 1 images"),
         ({"dpeth": None}, "'dpeth'.*tasks are"),
-        ({"depth": "map.png"}, "PIL picture, an array or a tensor, got str"),
+        ({"depth": "map.png"}, "PIL image, an array or a tensor, got str"),
     ],
     ids=["8 bits for 16", "beyond 16 bits", "wrong class", "wrong channels", "wrong number", "unknown task", "path"],
 )
@@ -469,7 +469,7 @@ def test_the_wrong_map_of_a_batch_is_named(processor_class, tmp_path):
 
 @pytest.mark.parametrize("kwargs", [{"do_center_crop": True, "crop_size": 2}, {"do_pad": True}])
 def test_maps_are_not_silently_left_out_of_a_crop_or_padding(processor_class, kwargs):
-    with pytest.raises(ValueError, match="would part predictions from their photos"):
+    with pytest.raises(ValueError, match="would shift predictions against their images"):
         processor_class()(PHOTO, label_maps={"depth": None}, **kwargs)
 
 
@@ -647,8 +647,8 @@ def test_the_pil_file_works_where_torchvision_is_missing(tmp_path, rgb):
     depth = np.random.default_rng(0).integers(0, 5120, (6, 9)).astype(np.uint16)
     np.save(tmp_path / "photo.npy", rgb)
     np.save(tmp_path / "depth.npy", depth)
-    package = Path(importlib.util.find_spec("mult_hf").origin).parent
-    arguments = [package, *(tmp_path / name for name in ("photo.npy", "depth.npy", "result.npz"))]
+    files = Path(importlib.util.find_spec("mult_hf.model").origin).parent
+    arguments = [files, *(tmp_path / name for name in ("photo.npy", "depth.npy", "result.npz"))]
     run = subprocess.run([sys.executable, "-c", WITHOUT_TORCHVISION, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     here = MulTImageProcessorPil(size={"height": 32, "width": 40})(rgb, label_maps={"depth": depth}, return_tensors="np")

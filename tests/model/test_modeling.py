@@ -131,7 +131,7 @@ def test_asking_for_maps_does_not_change_predictions(tiny_model):
 def test_hidden_states_are_encoder_maps_and_streams_of_every_stage(tiny_model):
     outputs = tiny_model(tasks=["depth", "normals"])(pixels(1, 64, 64), output_hidden_states=True)
     assert [tuple(m.shape) for m in outputs.hidden_states] == [(1, 8, 16, 16), (1, 16, 8, 8), (1, 32, 4, 4), (1, 64, 2, 2)]
-    assert [tuple(m.shape) for m in outputs.task_hidden_states["depth"]] == [(1, 64, 2, 2), (1, 32, 4, 4), (1, 16, 8, 8), (1, 8, 16, 16)]
+    assert [tuple(m.shape) for m in outputs.task_hidden_states["depth"]] == [(1, 8, 16, 16), (1, 16, 8, 8), (1, 32, 4, 4), (1, 64, 2, 2)]
     assert tiny_model()(pixels()).hidden_states is None
 
 
@@ -139,6 +139,54 @@ def test_a_tuple_comes_back_when_asked_for(tiny_model):
     model = tiny_model(tasks=["depth", "normals"])
     (predictions,) = model(pixels(), return_dict=False)
     assert_same_predictions(predictions, model(pixels()).predictions)
+
+
+def test_single_stages_are_returned_by_their_numbers(tiny_model):
+    model = tiny_model(tasks=["depth"])
+    everything, some = model(pixels(), output_hidden_states=True), model(pixels(), output_hidden_states=[0, 2])
+    one = model(pixels(), output_hidden_states=3)
+    for maps, chosen, last in (
+        (everything.hidden_states, some.hidden_states, one.hidden_states),
+        (everything.task_hidden_states["depth"], some.task_hidden_states["depth"], one.task_hidden_states["depth"]),
+    ):
+        assert [tuple(m.shape) for m in chosen] == [tuple(maps[0].shape), tuple(maps[2].shape)]
+        torch.testing.assert_close(chosen[1], maps[2])
+        assert [tuple(m.shape) for m in last] == [tuple(maps[3].shape)]
+    with pytest.raises(ValueError, match=r"output_hidden_states=\[4\]; the model has stages 0 \(the finest\) to 3"):
+        model(pixels(), output_hidden_states=[4])
+
+
+def test_encoder_maps_and_streams_come_in_one_order(tiny_model):
+    outputs = tiny_model(tasks=["depth"])(pixels(), output_hidden_states=True)
+    sizes = [[tuple(m.shape) for m in maps] for maps in (outputs.hidden_states, outputs.task_hidden_states["depth"])]
+    assert sizes[0] == sizes[1] == sorted(sizes[0], key=lambda shape: -shape[2])
+
+
+def test_each_prediction_has_a_flat_name_by_its_entry(tiny_model):
+    entry = {"name": "wear", "kind": "classification", "channels": 3}
+    outputs = tiny_model(tasks=["segmentation", "depth", entry])(pixels())
+    assert outputs.predicted_depth is outputs.predictions["depth"]
+    assert outputs.segmentation_logits is outputs.predictions["segmentation"]
+    assert outputs.wear_logits is outputs.predictions["wear"]
+    for name in ("depth_logits", "predicted_wear", "predicted_normals"):
+        with pytest.raises(AttributeError, match="its predictions are segmentation_logits, predicted_depth, wear_logits"):
+            getattr(outputs, name)
+
+
+def test_the_loss_can_be_left_out_or_demanded(tiny_model):
+    model = tiny_model(tasks=["depth"])
+    labels = labels_for(model)
+    assert model(pixels(), labels=labels, return_loss=False).loss is None
+    assert torch.equal(model(pixels(), labels=labels, return_loss=True).loss, model(pixels(), labels=labels).loss)
+    with pytest.raises(ValueError, match="return_loss=True needs labels"):
+        model(pixels(), return_loss=True)
+
+
+def test_keywords_of_any_transformers_model_are_accepted_and_others_refused(tiny_model):
+    model = tiny_model(tasks=["depth"])
+    assert_same_predictions(model(pixels(), num_items_in_batch=torch.tensor(2)).predictions, model(pixels()).predictions)
+    with pytest.raises(TypeError, match=r"unexpected keyword arguments \['lables'\]"):
+        model(pixels(), lables={})
 
 
 # --- numerics ---
@@ -152,6 +200,31 @@ def test_sdpa_and_eager_attention_agree(tiny_model, block_attention):
     model.set_attn_implementation("eager")
     assert model.config._attn_implementation == "eager"
     assert_same_predictions(model(pixels(2, 52, 75)).predictions, fused)
+
+
+@pytest.mark.parametrize(
+    "values", [{"block_attention": ["encoder", "reference+skip"]}, {"decoder_type": "swin_unet"}, {"decoder_type": "mtan"}]
+)
+def test_gradients_reach_every_returned_tensor(tiny_model, values):
+    """What is returned is what the predictions are computed from, not a view beside it."""
+    model = tiny_model(tasks=["depth", "normals"], **values)
+    outputs = model(pixels(), labels=labels_for(model), output_attentions=True, output_hidden_states=True)
+    streams = [stream for task in outputs.task_hidden_states.values() for stream in task]
+    returned = [*(outputs.attentions or ()), *outputs.hidden_states, *streams]
+    assert len(outputs.attentions) == (8 if "block_attention" in values else 0), "premise: two shared blocks per stage"
+    for tensor in returned:
+        tensor.retain_grad()
+    outputs.loss.backward()
+    assert [number for number, tensor in enumerate(returned) if tensor.grad is None or not tensor.grad.abs().sum() > 0] == []
+
+
+def test_attention_dropout_acts_in_training_only(tiny_model):
+    model = tiny_model(tasks=["depth"], attention_probs_dropout_prob=0.5)
+    first, second = (model(pixels(), output_attentions=True) for _ in range(2))
+    assert_same_predictions(first.predictions, second.predictions)
+    torch.testing.assert_close(first.attentions[-1].sum(dim=-1), torch.ones_like(first.attentions[-1][..., 0]))
+    dropped = model.train()(pixels(), output_attentions=True).attentions[-1]
+    assert 0.4 < (dropped == 0).float().mean() < 0.6, "half of the weights, within what thousands of draws allow"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -262,9 +335,9 @@ def test_a_saved_model_loads_with_the_same_numbers(tiny_model, tmp_path):
     assert {key: len(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")} == {
         "missing_keys": 0, "unexpected_keys": 0, "mismatched_keys": 0,
     }  # fmt: skip
-    assert loaded.config.to_dict() == {**model.config.to_dict(), "_name_or_path": loaded.config.to_dict().get("_name_or_path")} or (
-        loaded.config.tasks == model.config.tasks and loaded.config.reference_task == "depth"
-    )
+    expected = {**model.config.to_dict(), "_name_or_path": str(tmp_path)}
+    expected["backbone_config"]["dtype"] = "float32"  # which transformers fills in when it loads
+    assert loaded.config.to_dict() == expected
     for task, prediction in model(pixels()).predictions.items():
         assert torch.equal(prediction, loaded(pixels()).predictions[task])
 
@@ -528,12 +601,74 @@ def test_adapters_train_save_and_load(tiny_model, tmp_path):
     assert_same_predictions(loaded(pixel_values=pixels()).predictions, expected)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_adapters_train_behind_checkpointed_layers_of_any_encoder(name):
+    peft = pytest.importorskip("peft")
+    if name == "timm":
+        pytest.importorskip("timm")
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=BACKBONES[name], tasks=["depth"], decoder_window_size=4)).train()
+    if name != "timm":  # whose encoder has no layers that transformers can checkpoint
+        model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    embedded = []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: embedded.append(output))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted(pixel_values=pixels(), labels=labels_for(model)).loss.backward()
+    (output,) = embedded
+    assert (output[0] if isinstance(output, tuple) else output).requires_grad
+    assert [n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_all_heads_are_trained_whole_beside_adapters(tiny_model, tmp_path):
+    """PEFT refuses `modules_to_save` on a dictionary of modules, so the heads are a module of their own."""
+    peft = pytest.importorskip("peft")
+    model = tiny_model(tasks=["depth", "normals"])
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["heads"]))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "modules_to_save" in name:
+                parameter.add_(0.1)
+    changed = adapted(pixel_values=pixels()).predictions
+    assert not torch.allclose(changed["depth"], tiny_model(tasks=["depth", "normals"])(pixels()).predictions["depth"])
+    adapted.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(tiny_model(tasks=["depth", "normals"]), tmp_path)
+    assert_same_predictions(loaded(pixel_values=pixels()).predictions, changed)
+
+
+def test_compiling_the_whole_graph_gives_the_same_numbers(tiny_model):
+    model = tiny_model(tasks=["depth", "segmentation"])
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(pixels())
+    assert_same_predictions(compiled.predictions, model(pixels()).predictions)
+
+
 @pytest.mark.slow
 def test_torch_export_gives_the_same_numbers(tiny_model):
     model = tiny_model(tasks=["depth", "normals"])
     with torch.no_grad():
         program = torch.export.export(model, (pixels(),), strict=False)
         assert_same_predictions(program.module()(pixels()).predictions, model(pixels()).predictions)
+
+
+# --- the classes that transformers sees ---
+
+
+def labels_of(config):
+    return config.num_labels, config.id2label, config.label2id
+
+
+def test_the_class_names_follow_the_tasks(tiny_model, tmp_path):
+    model = tiny_model(tasks=["depth", "normals"])
+    assert labels_of(model.config) == (0, {}, {})
+    model.add_task({"name": "wear", "kind": "classification", "class_names": ["new", "worn"]})
+    assert labels_of(model.config) == (2, {0: "new", 1: "worn"}, {"new": 0, "worn": 1})
+    model.save_pretrained(tmp_path)
+    assert labels_of(MulTConfig.from_pretrained(tmp_path)) == labels_of(model.config)
+    assert labels_of(MulTForMultiTaskDensePrediction.from_pretrained(tmp_path, tasks=["depth", "normals"]).config) == (0, {}, {})
+    model.add_task({"name": "use", "kind": "classification", "channels": 3})
+    assert labels_of(model.config) == (0, {}, {}), "two classifications: there is no one list of classes"
+    model.remove_task("wear")
+    assert labels_of(model.config) == (3, {n: f"class {n}" for n in range(3)}, {f"class {n}": n for n in range(3)})
 
 
 # --- refusals ---

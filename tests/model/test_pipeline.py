@@ -395,7 +395,7 @@ def test_a_task_added_after_saving_is_shown(directory, photo):
 
 def test_a_file_that_is_no_photo_is_refused_by_name(predict, photo, tmp_path):
     (tmp_path / "notes.txt").write_text("not a photo")
-    with pytest.raises(ValueError, match=r"notes\.txt cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"notes\.txt cannot be read as an image"):
         predict(str(tmp_path / "notes.txt"))
     with pytest.raises(ValueError, match=r"missing\.jpg does not exist"):
         predict([photo, str(tmp_path / "missing.jpg")])

@@ -1,0 +1,107 @@
+"""The encoder: any backbone of transformers with a pyramid of feature maps, made ready for MulT's decoders."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.backbone_utils import load_backbone
+from transformers.utils import logging
+
+from .configuration_mult import MulTConfig
+
+logger = logging.get_logger(__name__)
+
+
+def make_backbone(config: MulTConfig) -> nn.Module:
+    """Build the encoder of a configuration, without the norms that no feature map or no decoder reads.
+
+    Swin backbones hold two kinds of norms whose parameters may never get a gradient, which stops distributed training
+    (`DistributedDataParallel` waits for every parameter). They become `nn.Identity`, so that they hold no parameters:
+
+    - `swin.layernorm`, after the last stage: transformers' backbone normalises each feature map by `hidden_states_norms`
+      instead. It goes always.
+    - `hidden_states_norms[stage]` of a finer map that no decoder block reads, as with `block_attention=["self", "self"]`. The
+      coarsest map's stays, because all streams start there.
+
+    Backbones without these norms are returned as they are. Names of dropped norms in a checkpoint are ignored on load.
+    """
+    backbone = load_backbone(config)
+    norms = getattr(backbone, "hidden_states_norms", None)
+    if norms is None:
+        return backbone
+    for module in backbone.children():
+        if isinstance(getattr(module, "layernorm", None), nn.LayerNorm):
+            module.layernorm = nn.Identity()
+    for name in norms.keys() & set(unread_stages(config, backbone.out_features)):
+        norms[name] = nn.Identity()
+    return backbone
+
+
+def unread_stages(config: MulTConfig, out_features: list[str]) -> list[str]:
+    """Names of the encoder stages whose map no block of the decoder reads; none for decoders that read every map."""
+    if not config.reads("block_attention"):
+        return []
+    stages = config.block_attention_of_stages(len(out_features))  # coarsest first
+    finer = list(zip(reversed(out_features), stages))[1:]
+    return [name for name, kinds in finer if not any(kind.reads_encoder_map for kind in kinds)]
+
+
+@dataclass(frozen=True)
+class BackboneLoadReport:
+    """Report of which pretrained weights were loaded.
+
+    Args:
+        loaded: names of encoder weights that were filled.
+        not_used: names in the checkpoint that the encoder does not have (a classifier, for example).
+        fresh: names of encoder weights that the checkpoint does not have; they keep their initial values.
+    """
+
+    loaded: tuple[str, ...]
+    not_used: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line per list, for a terminal."""
+        lines = [f"loaded {len(self.loaded)} encoder weights"]
+        lines += [f"not used ({len(self.not_used)}): {', '.join(self.not_used)}"] if self.not_used else []
+        lines += [f"new, to be trained ({len(self.fresh)}): {', '.join(self.fresh)}"] if self.fresh else []
+        return "\n".join(lines)
+
+
+def load_pretrained_weights(backbone: nn.Module, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
+    """Fill a backbone from a published checkpoint of its architecture, a classifier's or a backbone's.
+
+    Args:
+        backbone: as [`make_backbone`] returns it.
+        name_or_path: Hub id or local directory.
+        kwargs: for `from_pretrained` (`revision`, `token`, `local_files_only`, ...).
+
+    Returns:
+        [`BackboneLoadReport`]: what was loaded, not used, and missing; it is logged too.
+
+    Raises:
+        ValueError: if the checkpoint has nothing that fits, or weights of another size.
+    """
+    source, info = type(backbone).from_pretrained(
+        name_or_path, config=backbone.config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    if info["mismatched_keys"]:
+        raise ValueError(
+            f"{name_or_path} does not fit this encoder: other sizes at {sorted(str(key) for key in info['mismatched_keys'])[:5]}; "
+            "take the encoder's configuration from the checkpoint with MulTForMultiTaskDensePrediction.from_backbone"
+        )
+    fresh = set(info["missing_keys"])
+    source_state = source.state_dict()
+    state = {name: source_state[name] for name in backbone.state_dict() if name in source_state and name not in fresh}
+    if not state:
+        raise ValueError(f"{name_or_path} has no weight of this {type(backbone).__name__} encoder; is it of another architecture?")
+    backbone.load_state_dict(state, strict=False)
+    own = set(backbone.state_dict())
+    not_used = set(info["unexpected_keys"]) | (set(source_state) - own - fresh)
+    report = BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
+    log = logger.warning if report.fresh or report.not_used else logger.info
+    log(f"{name_or_path}: {report}")
+    return report
+
+
+__all__ = ["BackboneLoadReport", "load_pretrained_weights", "make_backbone"]

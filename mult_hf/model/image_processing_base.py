@@ -1,0 +1,281 @@
+"""What the torchvision and the PIL image processor share.
+
+Images and stored label maps become model inputs and targets; predictions become classes, metres and unit vectors. This file must
+import where torchvision is missing or broken.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .images import LabelMap, label_array, read_image, resize_label
+from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
+
+if TYPE_CHECKING:
+    # Never runs. transformers saves the files that a class's file imports; a saved processor needs those of both backends.
+    from .image_processing_mult import MulTImageProcessor  # noqa: F401
+    from .image_processing_pil_mult import MulTImageProcessorPil  # noqa: F401
+
+
+class MulTImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""Keywords of the MulT image processors in addition to those of every image processor.
+
+    tasks (`list`):
+        Task entries: how stored labels are decoded and predictions post-processed. The six tasks of the paper by default.
+    """
+
+    tasks: list
+
+
+class MulTBatchFeature(BatchFeature):
+    """A batch whose `to` also moves the nested `labels` (transformers' own leaves nested dictionaries where they are)."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "MulTBatchFeature":
+        """Move or cast all tensors; class ids keep their integer type."""
+        super().to(*args, **kwargs)
+        if isinstance(self.data.get("labels"), dict):
+            self.data["labels"] = dict(BatchFeature(self.data["labels"]).to(*args, **kwargs).data)
+        return self
+
+
+def _clamp(prediction: Tensor, spec: TaskSpec) -> Tensor:
+    return prediction if spec.value_range is None else prediction.clamp(*spec.value_range)
+
+
+# What a prediction must satisfy again after resizing, by the activation that made it.
+_FINISH: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
+    "identity": _clamp,
+    "sigmoid": _clamp,
+    "unit_vector": lambda prediction, spec: F.normalize(prediction, dim=0),
+}
+
+
+class MulTProcessingMixin:
+    """Reading images, decoding labels and post-processing, the same on both backends.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mult_hf import MulTImageProcessor
+        >>> processor = MulTImageProcessor(size={"height": 64, "width": 96}, tasks=["depth"])
+        >>> stored = np.full((120, 180), 1024, np.uint16)  # Taskonomy's encoding: 512 per metre
+        >>> batch = processor(np.zeros((120, 180, 3), np.uint8), label_maps={"depth": stored}, return_tensors="pt")
+        >>> batch["labels"]["depth"].shape, batch["labels"]["depth"][0, 0, 0, 0].item()
+        (torch.Size([1, 1, 64, 96]), 2.0)
+    """
+
+    valid_kwargs = MulTImageProcessorKwargs
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 224, "width": 224}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    tasks = None
+
+    def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
+        tasks = kwargs.pop("tasks", None)
+        specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
+        super().__init__(**kwargs, tasks=[spec.to_dict() for spec in specs.values()])
+
+    @property
+    def task_specs(self) -> dict[str, TaskSpec]:
+        """The task entries as [`TaskSpec`] objects by name."""
+        return resolve_tasks(self.tasks)
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        label_maps: Mapping[str, LabelMap | Sequence[LabelMap]] | None = None,
+        **kwargs: Unpack[MulTImageProcessorKwargs],
+    ) -> MulTBatchFeature:
+        """Prepare images, and their stored label maps.
+
+        Args:
+            images: one image or a list, see [`read_image`].
+            label_maps: per task one stored map per image, as the data set stores it (PIL image, array or tensor); a single map
+                for a single image; `None` for an image without the task, whose target is all unknown.
+            kwargs: `size`, `do_resize`, `return_tensors`, ... as for every image processor, and `tasks`.
+
+        Returns:
+            [`MulTBatchFeature`]: `pixel_values` (batch, 3, height, width) float32, and with label maps `labels`: per task
+            (batch, height, width) int64 class ids with 255 unknown, or (batch, channels, height, width) float32 with NaN unknown.
+
+        Raises:
+            ValueError: on a broken or empty image, or a label map that does not fit its task; the message names it.
+        """
+        return super().preprocess(images, label_maps, **kwargs)
+
+    def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:
+        """Images in the backend's format, channels first."""
+        images = images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+        channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
+        images = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(images)]
+        if not images:
+            raise ValueError("images is empty; give at least one")
+        return [
+            self.process_image(image, input_data_format=None if isinstance(image, Image.Image) else ChannelDimension.FIRST, **kwargs)
+            for image in images
+        ]
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        label_maps: Mapping[str, Any] | None,
+        *,
+        return_tensors: str | None = None,
+        tasks: list | None = None,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | None = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> MulTBatchFeature:
+        if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
+            given = {name: kwargs[name] for name in ("do_center_crop", "do_pad") if kwargs.get(name)}
+            raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
+        to_device = {} if device is None else {"device": device}
+        prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
+        pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
+        batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+        if label_maps is not None:
+            sizes = [tuple(image.shape[-2:]) for image in pixel_values]
+            specs = resolve_tasks(tasks)
+            targets = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}
+            batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
+        return batch
+
+    def _targets(
+        self, task: str, maps: LabelMap | Sequence[LabelMap], sizes: list[tuple[int, int]], specs: dict[str, TaskSpec]
+    ) -> list[Tensor]:
+        """Decode and resize the maps of one task, one per image."""
+        if task not in specs:
+            raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
+        maps = list(maps) if isinstance(maps, (list, tuple)) else [maps]
+        if len(maps) != len(sizes):
+            raise ValueError(
+                f"label_maps[{task!r}] has {len(maps)} maps for {len(sizes)} images; give one per image, None where there is none"
+            )
+        targets = []
+        for number, (stored, size) in enumerate(zip(maps, sizes)):
+            try:
+                target = specs[task].unknown_target(*size) if stored is None else specs[task].decode(label_array(stored))
+            except (ValueError, OSError, SyntaxError) as error:
+                raise ValueError(f"label map {number} of {getattr(stored, 'filename', '') or 'the batch'}: {error}") from None
+            targets.append(resize_label(torch.from_numpy(target), size, specs[task].resample))
+        return targets
+
+    def post_process(
+        self,
+        outputs: Any,
+        target_sizes: Iterable[tuple[int, int]] | None = None,
+        *,
+        return_scores: bool = False,
+        tasks: Any = None,
+    ) -> list[dict[str, dict[str, Tensor]]]:
+        """Predictions in their units, image by image.
+
+        Args:
+            outputs: of [`MulTForMultiTaskDensePrediction`], or its dictionary of predictions by task.
+            target_sizes: (height, width) of each image; the model's input size by default.
+            return_scores: whether to add class probabilities, (classes, height, width).
+            tasks: task entries in place of the processor's own.
+
+        Returns:
+            Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
+            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications.
+
+        Raises:
+            ValueError: if the number of sizes is not that of images, or a predicted task has no entry.
+        """
+        specs = resolve_tasks(self.tasks if tasks is None else tasks)
+        return [
+            {task: _finish(prediction, _entry(task, specs), size, return_scores=return_scores) for task, prediction in image.items()}
+            for image, size in self._images(outputs, target_sizes)
+        ]
+
+    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[Tensor]:
+        """Class ids of each image, (height, width) int64, as in transformers' segmentation models."""
+        return self._only("semantic-segmentation", outputs, target_sizes)
+
+    def post_process_depth_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
+        """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models."""
+        return [{"predicted_depth": depth} for depth in self._only("depth-estimation", outputs, target_sizes)]
+
+    def post_process_normal_estimation(
+        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Per image `{"normals": (3, height, width)}`, unit vectors: x right, y up, z towards the viewer."""
+        return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
+
+    def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
+        """The finished maps of the one task with this `transformers_task`."""
+        predictions = _predictions(outputs)
+        names = [name for name, spec in self.task_specs.items() if spec.transformers_task == transformers_task and name in predictions]
+        if len(names) != 1:
+            raise ValueError(f"the outputs have {len(names)} tasks for {transformers_task!r} among {list(predictions)}; use post_process")
+        spec = self.task_specs[names[0]]
+        images = self._images(outputs, target_sizes)
+        return [_finish(image[names[0]], spec, size, return_scores=False)["prediction"] for image, size in images]
+
+    def _images(
+        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None
+    ) -> list[tuple[dict[str, Tensor], tuple[int, int] | None]]:
+        """The batch's predictions image by image, each with its target size."""
+        predictions = _predictions(outputs)
+        count = len(next(iter(predictions.values())))
+        sizes = [None] * count if target_sizes is None else [(int(height), int(width)) for height, width in target_sizes]
+        if len(sizes) != count:
+            raise ValueError(f"target_sizes has {len(sizes)} sizes for {count} images; give one (height, width) per image")
+        return [({task: maps[i] for task, maps in predictions.items()}, size) for i, size in enumerate(sizes)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values for `preprocessor_config.json`; `auto_map` names the files of both backends."""
+        values = super().to_dict()
+        if "auto_map" in values:
+            backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
+            values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
+        return values
+
+
+def _predictions(outputs: Any) -> Mapping[str, Tensor]:
+    return outputs if isinstance(outputs, Mapping) and "predictions" not in outputs else outputs.predictions
+
+
+def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
+    if task not in specs:
+        raise ValueError(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
+    return specs[task]
+
+
+def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
+    """Bring one (channels, height, width) prediction to its size and unit."""
+    prediction = prediction.float()
+    if size is not None and tuple(prediction.shape[-2:]) != size:
+        prediction = F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
+    if spec.is_classification:
+        scores = {"scores": prediction.softmax(dim=0)} if return_scores else {}
+        return {"prediction": prediction.argmax(dim=0), **scores}
+    finished = _FINISH[spec.activation](prediction, spec)
+    return {"prediction": finished[0] if spec.channels == 1 else finished}
+
+
+def _in_type(targets: list[Tensor], return_tensors: str | None) -> Any:
+    """Stack targets as the caller wants them; a list of tensors if not stacked."""
+    if return_tensors is None:
+        return targets
+    shapes = {tuple(target.shape) for target in targets}
+    if len(shapes) > 1:
+        raise ValueError(f"label maps of one batch have shapes {sorted(shapes)}; images of a batch need one size")
+    stacked = torch.stack(targets)
+    return stacked.numpy() if return_tensors == "np" else stacked
+
+
+__all__ = ["MulTBatchFeature", "MulTImageProcessorKwargs", "MulTProcessingMixin"]
