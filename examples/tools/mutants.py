@@ -333,7 +333,9 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT, path: Path = L
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="test only these mutants")
     parser.add_argument("--jobs", type=int, default=1, help="mutants tested side by side, each on its own copy (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds per mutant; a longer run counts as killed (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=300, help="seconds per mutant; a longer run counts as killed (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1 or not arguments.timeout > 0:
         parser.error(f"--jobs is {arguments.jobs} and --timeout {arguments.timeout}; give at least 1 job and a timeout above 0")
