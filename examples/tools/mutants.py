@@ -34,7 +34,7 @@ KILLED, HUNG, SURVIVED, BROKEN = "killed", "killed (hung)", "SURVIVED", "BROKEN"
 _PASSED, _FAILED = 0, 1
 _POLL_SECONDS = 0.1
 # What the package and its tests import of others; a library that is missing is left out.
-_PRELOADED = (
+PRELOADED = (
     "accelerate",
     "datasets",
     "evaluate",
@@ -210,11 +210,15 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
     """Body of the forked process; its exit status is pytest's."""
     os.setsid()
     with log.open("w") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     os.chdir(directory)
     os.environ["PYTHONPATH"] = str(directory)  # for processes that tests start
     sys.path[:] = [str(directory), *(path for path in sys.path if not Path(path or ".").resolve().is_relative_to(ROOT))]
+    for name, module in list(sys.modules.items()):  # the copy's modules must be imported, not found among those of the working tree
+        origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        if name != "__main__" and origin is not None and Path(origin).is_relative_to(ROOT):
+            del sys.modules[name]
     sys.dont_write_bytecode = True  # an edit that keeps a file's size within one second would be taken for the file compiled before
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     import pytest
@@ -224,9 +228,9 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
     os._exit(status)  # the libraries' clean-up is not ours to wait for
 
 
-def preload() -> None:
-    """Import the large libraries once, so that a fork starts testing within a second."""
-    for name in _PRELOADED:
+def preload(names: Sequence[str]) -> None:
+    """Import large libraries once, so that a fork starts testing within a second."""
+    for name in names:
         with suppress(ImportError):
             importlib.import_module(name)
 
@@ -281,7 +285,7 @@ def attempt(mutants: Sequence[Mutant], directories: Sequence[Path], timeout: flo
             run.stop()
 
 
-def run(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float) -> list[Outcome]:
+def run(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float, preloaded: Sequence[str] = PRELOADED) -> list[Outcome]:
     """Test every mutant on copies of a tree.
 
     Args:
@@ -289,6 +293,7 @@ def run(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float) -> 
         root: of the tree.
         jobs: copies that are tested side by side.
         timeout: seconds per mutant.
+        preloaded: libraries to import before the tests run.
 
     Returns:
         Outcomes in the order of the mutants.
@@ -300,7 +305,7 @@ def run(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float) -> 
     if problems:
         raise ValueError("\n".join(problems))
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    preload()
+    preload(preloaded)
     outcomes = {}
     with copies(root, jobs) as directories:
         check_unchanged(directories[0], tests, timeout * len(tests))
@@ -319,13 +324,14 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, "", f"{killed} of {len(outcomes)} mutants killed"])
 
 
-def main(argv: Sequence[str] | None = None, *, root: Path = ROOT, path: Path = LIST) -> int:
+def main(argv: Sequence[str] | None = None, *, root: Path = ROOT, path: Path = LIST, preloaded: Sequence[str] = PRELOADED) -> int:
     """Run the command.
 
     Args:
         argv: the command line without the program's name.
         root: of the tree to test.
         path: of the list.
+        preloaded: libraries to import before the tests run.
 
     Returns:
         The exit status: 0 if every mutant is killed, 1 if one survives, 2 if the list or a command-line argument is wrong.
@@ -333,14 +339,12 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT, path: Path = L
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="test only these mutants")
     parser.add_argument("--jobs", type=int, default=1, help="mutants tested side by side, each on its own copy (default: %(default)s)")
-    parser.add_argument(
-        "--timeout", type=float, default=300, help="seconds per mutant; a longer run counts as killed (default: %(default)s)"
-    )
+    parser.add_argument("--timeout", type=float, default=300, help="seconds per mutant; a hang counts as killed (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1 or not arguments.timeout > 0:
         parser.error(f"--jobs is {arguments.jobs} and --timeout {arguments.timeout}; give at least 1 job and a timeout above 0")
     try:
-        outcomes = run(select(read_list(path), arguments.only), root, jobs=arguments.jobs, timeout=arguments.timeout)
+        outcomes = run(select(read_list(path), arguments.only), root, jobs=arguments.jobs, timeout=arguments.timeout, preloaded=preloaded)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
