@@ -60,7 +60,7 @@ class Mutant:
         file: path of the source file, relative to the root of the tree.
         old: text that occurs exactly once in the file.
         new: text that replaces it.
-        tests: files or directories whose tests must fail, relative to the root of the tree.
+        tests: files, directories or `file::test`, relative to the root of the tree; one of their tests must fail.
     """
 
     id: str
@@ -138,10 +138,16 @@ def check_list(mutants: Sequence[Mutant], root: Path) -> list[str]:
             mutant.apply((root / mutant.file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             problems.append(str(error) if isinstance(error, ValueError) else f"{mutant.id}: cannot read {mutant.file}: {error}")
-        missing = [test for test in mutant.tests if not (root / test).exists()]
+        missing = [test for test in mutant.tests if not _exists(root, test)]
         if missing or not mutant.tests:
             problems.append(f"{mutant.id}: tests {missing or 'are not named'} do not exist; name the files that should fail")
     return problems
+
+
+def _exists(root: Path, test: str) -> bool:
+    """Whether there is a file or directory of that path, and in a file the test after `::`."""
+    path, _, name = test.partition("::")
+    return (root / path).exists() and (not name or f"def {name}(" in (root / path).read_text(encoding="utf-8"))
 
 
 def select(mutants: Sequence[Mutant], only: Sequence[str]) -> list[Mutant]:

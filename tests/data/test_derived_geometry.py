@@ -98,3 +98,13 @@ def test_an_image_that_shrinks_is_smoothed_as_much_as_aliasing_asks_for(zoom):
     expected = 0.5 + height * torch.cos(2 * math.pi * places / period)
     inside = slice(8, -8)
     torch.testing.assert_close(small[0, small.shape[1] // 2, inside], expected[inside], rtol=0, atol=2e-3)
+
+
+def test_edges_weigh_colours_by_their_brightness():
+    """ITU-R 601: of equal steps in red, green and blue the edges are as 0.299 to 0.587 to 0.114."""
+    strengths = []
+    for channel in range(3):
+        image = np.zeros((512, 512, 3), np.uint8)
+        image[:, 256:, channel] = 200
+        strengths.append(edges2d(image)[256].max())
+    np.testing.assert_allclose(np.array(strengths) / sum(strengths), [0.299, 0.587, 0.114], rtol=1e-4)

@@ -57,6 +57,14 @@ def test_a_missing_file_and_a_missing_test_are_problems_of_the_list(tmp_path):
     assert "sum: tests ['test_toy.py'] do not exist" in test
 
 
+def test_a_test_that_its_file_does_not_hold_is_a_problem_of_the_list(tmp_path):
+    (tmp_path / "toy.py").write_text("x = a + b\n")
+    (tmp_path / "test_toy.py").write_text("def test_sum():\n    pass\n")
+    assert check_list([replace(EDIT, tests=("test_toy.py::test_sum",))], tmp_path) == []
+    (problem,) = check_list([replace(EDIT, tests=("test_toy.py::test_product",))], tmp_path)
+    assert "test_toy.py::test_product" in problem
+
+
 def test_an_unknown_or_repeated_id_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"there are no mutants \['product'\]; the list has sum"):
         select([EDIT], ["product"])
@@ -65,7 +73,7 @@ def test_an_unknown_or_repeated_id_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ids \['sum'\] occur more than once"):
         read_list(tmp_path / "list.yaml")
     (tmp_path / "list.yaml").write_text(yaml.safe_dump([{**entry, "why": "?"}]))
-    with pytest.raises(ValueError, match="entry sum has the fields .*'why'"):
+    with pytest.raises(ValueError, match=r"entry sum has the fields .*'why'"):
         read_list(tmp_path / "list.yaml")
 
 

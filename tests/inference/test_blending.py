@@ -26,3 +26,10 @@ def test_between_two_tiles_the_prediction_passes_evenly_from_one_to_the_other():
 def test_an_image_that_fits_a_tile_is_seen_as_it_is(size):
     found = tiled(lambda tiles: {"height": tiles[:, :1]}, SPECS, tile=64)(pixels := torch.rand(1, 3, *size))["height"]
     torch.testing.assert_close(found, pixels[:, :1])
+
+
+def test_neighbouring_tiles_share_at_least_a_quarter_of_their_side():
+    """128 pixels would be two tiles of 64 without any overlap; with 16 pixels of it at least they are three."""
+    sizes = []
+    tiled(lambda tiles: (sizes.append(tuple(tiles.shape[-2:])), {"height": tiles[:, :1]})[1], SPECS, tile=64)(torch.zeros(1, 3, 64, 128))
+    assert sizes == [(64, 64)] * 3

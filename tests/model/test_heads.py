@@ -54,6 +54,13 @@ def test_post_processing_enlarges_by_pixel_centres():
     torch.testing.assert_close(found["length"]["prediction"], ramp_at_pixel_centres(3, 5, 3)[0, 0])
 
 
+def test_post_processing_gives_vectors_unit_length_again():
+    """The mean of two unit vectors is shorter than these."""
+    across = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]).view(1, 3, 1, 2).expand(-1, -1, 2, -1)
+    (found,) = MulTImageProcessor(tasks=[DIRECTION]).post_process({"direction": across}, [(8, 8)])
+    torch.testing.assert_close(found["direction"]["prediction"].norm(dim=0), torch.ones(8, 8))
+
+
 def test_a_sigmoid_head_spans_its_range_from_the_lower_to_the_upper_bound():
     logits = torch.tensor([-100.0, 0.0, 100.0]).expand(1, 1, 3, 3)
     found = head_that_copies(BOUNDED)(logits, (3, 3), (3, 3))

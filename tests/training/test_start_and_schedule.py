@@ -1,9 +1,10 @@
-"""The course of the learning rate over a run, step by step."""
+"""Where training starts and how its learning rate runs, number by number."""
 
 import pytest
 import torch
 
 from mult_hf.training.optimization import learning_rate_schedule
+from mult_hf.training.starting import sincos_position_embedding
 
 
 def rates(kind, *, steps, warmup_steps, power=1.0):
@@ -29,3 +30,13 @@ def test_a_warm_up_longer_than_the_run_takes_half_of_it():
 
 def test_the_exponent_bends_the_polynomial_schedule_which_ends_at_nothing():
     assert rates("polynomial", steps=4, warmup_steps=0, power=2.0) == pytest.approx([1, 9 / 16, 4 / 16, 1 / 16, 0])
+
+
+def test_position_embeddings_start_from_waves_that_get_shorter_by_the_square_root_of_two():
+    """Eight channels: sine and cosine of the row, then of the column, two waves each; a single row stands in the middle."""
+    columns = (torch.arange(6) + 0.5) / 6
+    found = sincos_position_embedding(1, 6, channels=8)[0]
+    for wave, rate in enumerate((torch.pi, torch.pi * 2**0.5)):
+        torch.testing.assert_close(found[:, 4 + wave], (columns * rate).sin())
+        torch.testing.assert_close(found[:, 6 + wave], (columns * rate).cos())
+        torch.testing.assert_close(found[:, wave], torch.full((6,), rate / 2).sin())
