@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ LIST = Path(__file__).with_suffix(".yaml")
 KILLED, HUNG, SURVIVED, BROKEN = "killed", "killed (hung)", "SURVIVED", "BROKEN"
 
 # Exit statuses of pytest: https://docs.pytest.org/en/stable/reference/exit-codes.html
-_PASSED, _FAILED = 0, 1
+_PASSED, _FAILED, _NOT_RUN = 0, 1, 3
 _POLL_SECONDS = 0.1
 # What the package and its tests import of others; a library that is missing is left out.
 PRELOADED = (
@@ -170,7 +171,7 @@ class TestRun:
 
     Args:
         directory: root of the copy.
-        tests: files or directories in it.
+        tests: files, directories or `file::test` in it.
     """
 
     __test__ = False  # pytest would take a class of this name for tests
@@ -220,18 +221,29 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
         os.dup2(file.fileno(), 2)
     os.chdir(directory)
     os.environ["PYTHONPATH"] = str(directory)  # for processes that tests start
-    sys.path[:] = [str(directory), *(path for path in sys.path if not Path(path or ".").resolve().is_relative_to(ROOT))]
+    sys.path[:] = [str(directory), *(path for path in sys.path if not _is_of_working_tree(path))]
     for name, module in list(sys.modules.items()):  # the copy's modules must be imported, not found among those of the working tree
         origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        if name != "__main__" and origin is not None and Path(origin).is_relative_to(ROOT):
+        if name != "__main__" and origin is not None and _is_of_working_tree(origin):
             del sys.modules[name]
     sys.dont_write_bytecode = True  # an edit that keeps a file's size within one second would be taken for the file compiled before
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    import pytest
+    status = _NOT_RUN
+    try:
+        import pytest
 
-    status = pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", *tests])
+        status = pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", *tests])
+    except BaseException:  # by itself Python would exit with 1, which means that a test failed
+        traceback.print_exc()
     sys.stdout.flush()
-    os._exit(status)  # the libraries' clean-up is not ours to wait for
+    sys.stderr.flush()
+    os._exit(status)  # without waiting for the libraries' clean-up
+
+
+def _is_of_working_tree(path: str) -> bool:
+    """Whether a path belongs to the repository, and not to a virtual environment inside it."""
+    place = Path(path).absolute()
+    return place.is_relative_to(ROOT) and not place.is_relative_to(Path(sys.prefix).absolute())
 
 
 def preload(names: Sequence[str]) -> None:
@@ -262,7 +274,7 @@ def check_unchanged(directory: Path, tests: Sequence[str], timeout: float) -> No
         time.sleep(_POLL_SECONDS)
     if over[1] != _PASSED:
         raise ValueError(f"the tests do not pass on the unchanged tree, so failures on mutants would show nothing:\n{run.output[-3000:]}")
-    print(f"{len(tests)} test files pass on the unchanged tree ({run.seconds:.0f} s)", flush=True)
+    print(f"{len(tests)} named tests pass on the unchanged tree ({run.seconds:.0f} s)", flush=True)
 
 
 def attempt(mutants: Sequence[Mutant], directories: Sequence[Path], timeout: float) -> Iterator[Outcome]:
