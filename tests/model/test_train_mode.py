@@ -1,0 +1,141 @@
+"""What is random in training: stochastic depth and dropout of the decoders, where they act and at which rates; and half precision."""
+
+import pytest
+import torch
+
+from mult_hf import MulTForMultiTaskDensePrediction
+from mult_hf.model.configuration_mult import BlockAttention
+from mult_hf.model.decoder_mult import MulTDecoderBlock, RelativePositionBias, eager_attention_forward
+
+ROWS = 2000
+# Standard error of a rate that is estimated from 2,000 rows is at most 0.5 / sqrt(2000) = 0.011; six of them never happen by chance.
+TOLERANCE = 0.07
+
+
+def away_from_initial_values(module):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0, 0.3)
+    return module
+
+
+def equal_rows(channels, rows=ROWS):
+    """A map of one window, (rows, 2, 2, channels), the same in every row, so that rows differ by chance alone."""
+    return torch.randn(1, 2, 2, channels, generator=torch.Generator().manual_seed(0)).expand(rows, -1, -1, -1)
+
+
+def skipped_rows(block, channels):
+    """Share of the rows that a block in training mode leaves as they came, which takes that both of its branches are dropped."""
+    stream = equal_rows(channels)
+    (result,) = block.train()({"depth": stream}, stream)[0].values()
+    return torch.isclose(result, stream).flatten(1).all(dim=1).float().mean().item()
+
+
+# --- stochastic depth ---
+
+
+@pytest.mark.parametrize(("decoder_type", "blocks"), [("mult", 8), ("swin_unet", 6)])
+def test_stochastic_depth_grows_linearly_from_nothing_in_the_first_block_to_its_rate_in_the_last(tiny_config, decoder_type, blocks):
+    config = tiny_config(tasks=["depth"], decoder_type=decoder_type, decoder_window_size=2, drop_path_rate=0.9)
+    model = away_from_initial_values(MulTForMultiTaskDensePrediction(config))
+    found = [module for module in model.modules() if isinstance(module, MulTDecoderBlock)]
+    assert len(found) == blocks
+    # Both branches are dropped independently, so the share of untouched rows is the square of the rate.
+    shares = [skipped_rows(block, next(block.parameters()).shape[-1]) for block in found]
+    expected = (torch.linspace(0, 0.9, blocks) ** 2).tolist()
+    assert shares == pytest.approx(expected, abs=TOLERANCE)
+    assert shares[0] == 0
+
+
+def test_stochastic_depth_draws_for_every_image_by_itself(tiny_config):
+    """In one batch some images keep a branch and others lose it."""
+    config = tiny_config(tasks=["depth"], decoder_window_size=2)
+    block = away_from_initial_values(MulTDecoderBlock(config, 8, 2, BlockAttention("self", False), 0, 0.5, ["depth"]))
+    for _ in range(3):  # drawn for the batch as a whole, it would be 0 or 1 each time
+        assert skipped_rows(block, 8) == pytest.approx(0.25, abs=TOLERANCE)
+
+
+def test_an_image_that_keeps_a_branch_gets_it_enlarged_so_that_the_mean_stays(tiny_config):
+    config = tiny_config(tasks=["depth"], decoder_window_size=2)
+    block = away_from_initial_values(MulTDecoderBlock(config, 8, 2, BlockAttention("self", False), 0, 0.5, ["depth"]))
+    with torch.no_grad():
+        block.tasks["depth"].fc2.weight.zero_()
+        block.tasks["depth"].fc2.bias.zero_()  # only the attention branch is left
+    stream = equal_rows(8, rows=64)
+    whole = block.eval()({"depth": stream}, stream)[0]["depth"] - stream
+    drawn = block.train()({"depth": stream}, stream)[0]["depth"] - stream
+    kept = drawn.flatten(1).abs().sum(dim=1) > 1e-6
+    assert 0 < kept.sum() < 64
+    torch.testing.assert_close(drawn[kept], 2 * whole[kept], rtol=1e-4, atol=1e-5)
+
+
+# --- dropout ---
+
+
+@pytest.mark.parametrize("branch", ["attention", "mlp"])
+def test_hidden_dropout_acts_on_both_branches(tiny_config, branch):
+    """With the other branch silent, half of the added numbers are zero, and the others are twice what they are in evaluation."""
+    config = tiny_config(tasks=["depth"], decoder_window_size=2, hidden_dropout_prob=0.5)
+    block = away_from_initial_values(MulTDecoderBlock(config, 8, 2, BlockAttention("self", False), 0, 0.0, ["depth"]))
+    silent = block.tasks["depth"].fc2 if branch == "attention" else block.attention.tasks["depth"].o_proj
+    with torch.no_grad():
+        silent.weight.zero_()
+        silent.bias.zero_()
+    stream = equal_rows(8)
+    whole = block.eval()({"depth": stream}, stream)[0]["depth"] - stream
+    drawn = block.train()({"depth": stream}, stream)[0]["depth"] - stream
+    dropped = drawn.abs() < 1e-6
+    assert dropped.float().mean().item() == pytest.approx(0.5, abs=TOLERANCE)
+    torch.testing.assert_close(drawn[~dropped], 2 * whole[~dropped], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_dropout_acts_in_training_alone(tiny_config, implementation):
+    def predict(probability, *, training):
+        torch.manual_seed(0)
+        config = tiny_config(tasks=["depth"], attention_probs_dropout_prob=probability)
+        config._attn_implementation = implementation
+        model = away_from_initial_values(MulTForMultiTaskDensePrediction(config)).train(training)
+        assert model.config._attn_implementation == implementation
+        return model(torch.ones(1, 3, 64, 64)).predictions["depth"]
+
+    with torch.no_grad():
+        torch.testing.assert_close(predict(0.5, training=False), predict(0.0, training=False), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(predict(0.5, training=True), predict(0.0, training=True), rtol=1e-3, atol=1e-3)
+
+
+# --- half precision ---
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(dtype):
+    """A gradient is rounded once, at the end. A map that is rounded before loses the small differences which its gradient is made of."""
+    tokens = 64
+    generator = torch.Generator().manual_seed(0)
+    scores = (3 * torch.randn(1, 1, tokens, tokens, generator=generator)).to(dtype)
+    upstream = torch.randn(1, tokens, 1, tokens, generator=generator).to(dtype)
+    nothing = torch.zeros(1, 1, tokens, 4, dtype=dtype)  # queries and keys of zero: the added scores alone make the map
+    added = scores.clone().requires_grad_()
+    mixed, _ = eager_attention_forward(torch.nn.Module().eval(), nothing, nothing, torch.eye(tokens, dtype=dtype)[None, None], added, 1.0)
+    mixed.backward(upstream)
+    exact = scores.double().requires_grad_()
+    exact.softmax(dim=-1).backward(upstream.transpose(1, 2).double())
+    large = exact.grad.abs() > 1e-4  # float16 has fewer digits below
+    relative = ((added.grad.double() - exact.grad).abs() / exact.grad.abs())[large]
+    assert relative.max() <= torch.finfo(dtype).eps
+
+
+# --- where training starts ---
+
+
+def test_position_biases_of_a_new_model_are_small_random_numbers(tiny_config):
+    """Truncated normal numbers of the configured width, as in Swin; every block its own."""
+    torch.manual_seed(0)
+    model = MulTForMultiTaskDensePrediction(tiny_config(tasks=["depth"], initializer_range=0.5))
+    biases = [module().detach().flatten() for module in model.modules() if isinstance(module, RelativePositionBias)]
+    assert len(biases) == 8
+    together = torch.cat(biases)
+    assert together.std().item() == pytest.approx(0.5, rel=0.15)  # of about 1,500 independent numbers
+    assert abs(together.mean().item()) < 0.1
+    assert not torch.equal(biases[0], biases[1])
