@@ -8,14 +8,15 @@ there and what looks wrong, and writes a contact sheet to look at. The exit stat
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
     from datasets import Image as ImageFeature
@@ -26,6 +27,8 @@ except ImportError as error:
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
+from .alignment import UPRIGHT, misalignment, orientation
+from .mistakes import Evidence, class_mistake, colour_coding, pair_evidence, pair_mistakes, scene_mistakes, suspicions
 from .schema import load_task_entries
 
 SHEET_ROWS = 8
@@ -45,6 +48,7 @@ class TaskFindings:
         pixels: of all maps.
         unknown: how many of them are not known.
         problems: sentence -> rows that it is true of.
+        evidence: what all maps together show.
     """
 
     rows: int = 0
@@ -55,19 +59,25 @@ class TaskFindings:
     pixels: int = 0
     unknown: int = 0
     problems: dict[str, list[str]] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
 
     def wrong(self, sentence: str, row: str) -> None:
-        """Note something that looks wrong, and where; sentences that differ in their numbers only are told by the first one."""
+        """Note something that looks wrong, and where; sentences that differ in their numbers only are kept as the first one."""
         first = next((known for known in self.problems if _without_numbers(known) == _without_numbers(sentence)), sentence)
         self.problems.setdefault(first, []).append(row)
 
     def describe(self) -> str:
-        """One line: how many maps, of which type, range, share unknown."""
+        """One line: how many maps, of which type, range, share unknown, and which classes occur."""
         if not self.found:
             return f"0 of {self.rows} maps: unknown everywhere"
         values = f"{self.lowest:.4g} to {self.highest:.4g}" if self.lowest <= self.highest else "nothing known"
         dtypes = ", ".join(sorted(self.dtypes)) or "unreadable"
-        return f"{self.found} of {self.rows} maps, stored {dtypes}, decoded {values}, {self.unknown / max(self.pixels, 1):.1%} unknown"
+        return f"{self.found} of {self.rows} maps, stored {dtypes}, decoded {values}, {self.unknown_share:.1%} unknown"
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of all pixels that is unknown."""
+        return self.unknown / max(self.pixels, 1)
 
 
 def _without_numbers(sentence: str) -> str:
@@ -81,7 +91,7 @@ class Findings:
     Args:
         tasks: findings by column, `image` first.
         notes: worth knowing, not wrong.
-        sheet: contact sheet, `None` if no picture could be read.
+        sheet: contact sheet, `None` if no image could be read.
     """
 
     tasks: dict[str, TaskFindings]
@@ -131,6 +141,10 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
         raise ValueError(f"{name_or_path} has no rows to check")
     if specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(f"no task of the card has a map; the card lists {', '.join(specs)}", "all rows")
+    for task, spec in specs.items():
+        _judge_all_maps(findings[task], spec)
+        notes += _task_notes(task, findings[task], spec)
+    _judge_pairs(findings, specs)
     any_picture = any(picture is not None for pictures in shown for picture in pictures)
     return Findings(findings, notes, panel(shown, ("image", *specs)) if any_picture else None)
 
@@ -169,14 +183,71 @@ def _check_row(
     """Check the cells of a row; returns their pictures for the sheet, `None` for what is not there or unreadable."""
     image = _check_image(row.get("image"), where, findings["image"])
     pictures: list[Image.Image | None] = [image]
+    targets: dict[str, np.ndarray] = {}
     for task, spec in specs.items():
         target = _check_map(row.get(task), where, spec, findings[task])
         pictures.append(None if target is None else colorize(target, spec))
-        if target is not None and image is not None:
-            height, width = target.shape[-2:]
-            if abs(width * image.height / (height * image.width) - 1) > 0.02:
-                findings[task].wrong(f"maps of {height} x {width} for images of {image.height} x {image.width}: another shape", where)
+        if target is None:
+            continue
+        targets[task] = target
+        reason = None if image is None else misalignment(_opened(row[task]), _opened(row["image"]))
+        if reason:
+            findings[task].wrong(reason, f"{where}{_file_of(row[task])}")
+    for depth, normals in _pairs(specs):
+        if depth in targets and normals in targets:
+            pair_evidence(targets[depth], targets[normals], findings[normals].evidence.counts)
     return pictures
+
+
+def _pairs(specs: Mapping[str, TaskSpec]) -> list[tuple[str, str]]:
+    """The first task in metres with the first one of unit vectors, if there are both."""
+    of_unit = {unit: [task for task, spec in specs.items() if spec.unit == unit] for unit in ("m", "unit vector")}
+    return list(zip(of_unit["m"][:1], of_unit["unit vector"][:1], strict=False))
+
+
+def _judge_all_maps(findings: TaskFindings, spec: TaskSpec) -> None:
+    """Note the mistakes that only several maps show; what explains ids that could not be decoded is added to their finding."""
+    for sentence in scene_mistakes(findings.evidence):
+        findings.wrong(sentence, "all rows")
+    mistake = class_mistake(findings.evidence, spec) if spec.is_classification else None
+    if mistake is None:
+        return
+    undecoded = next((sentence for sentence in findings.problems if "pixels have class" in sentence), None)
+    rows = ["all rows"] if undecoded is None else findings.problems.pop(undecoded)
+    findings.problems[mistake if undecoded is None else f"{undecoded}: {mistake}"] = rows
+
+
+def _judge_pairs(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskSpec]) -> None:
+    for depth, normals in _pairs(specs):
+        about = zip((depth, normals), pair_mistakes(findings[normals].evidence.counts), strict=True)
+        for task, sentence in about:
+            if sentence is not None and sentence not in findings[task].problems:
+                findings[task].wrong(sentence, "all rows")
+
+
+def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:
+    """Which classes occur, and whether most of the maps is unknown."""
+    if findings.pixels and findings.unknown_share > 0.5:
+        yield f"{task}: {findings.unknown_share:.1%} of the pixels of its maps are unknown"
+    pixels = findings.evidence.class_pixels
+    if not pixels:
+        return
+    yield f"{task}: {_class_shares(pixels, spec)}"
+    missing = [_class_name(number, spec) for number in range(spec.channels) if number not in pixels]
+    if missing:
+        yield f"{task}: {len(missing)} of {spec.channels} classes do not occur: {_shortened(missing)}"
+
+
+def _class_shares(pixels: Counter[int], spec: TaskSpec) -> str:
+    return _shortened([f"{_class_name(number, spec)} {count / pixels.total():.1%}" for number, count in pixels.most_common()])
+
+
+def _class_name(number: int, spec: TaskSpec) -> str:
+    return spec.class_names[number] if spec.class_names else f"class {number}"
+
+
+def _shortened(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image | None:
@@ -201,6 +272,10 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
     stored = _stored(cell, where, findings)
     if stored is None:
         return None
+    if spec.is_classification:
+        _check_class_file(cell, stored, f"{where}{_file_of(cell)}", findings)
+        if colour_coding(stored):
+            return None
     try:
         target = spec.decode(stored)
     except ValueError as error:
@@ -212,11 +287,25 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
     if not known.any():
         findings.wrong("maps without one known pixel; a null cell says the same", where)
         return target
+    findings.evidence.add_target(target, known, spec)
     values = target[..., known]
     findings.lowest, findings.highest = min(findings.lowest, float(values.min())), max(findings.highest, float(values.max()))
-    for sentence in _suspicions(values, spec):
+    for sentence in suspicions(values, spec):
         findings.wrong(sentence, f"{where}{_file_of(cell)}")
     return target
+
+
+def _check_class_file(cell: Any, stored: np.ndarray, where: str, findings: TaskFindings) -> None:
+    """Note files that cannot hold class ids, and the ids of the others."""
+    coding = colour_coding(stored)
+    if coding:
+        findings.wrong(coding, where)
+        return
+    findings.evidence.add_ids(stored)
+    if isinstance(cell, Mapping):
+        with _opened(cell) as picture:
+            if picture.format == "JPEG":
+                findings.wrong("class ids stored as JPEG, whose compression changes them; use PNG", where)
 
 
 def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
@@ -237,52 +326,17 @@ def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
 
 
 def _picture_array(cell: Mapping[str, Any]) -> np.ndarray:
-    with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as picture:
-        return np.asarray(picture)
+    with _opened(cell) as picture:
+        return np.asarray(ImageOps.exif_transpose(picture) if orientation(picture) != UPRIGHT else picture)
+
+
+def _opened(cell: Any) -> Any:
+    """The image file of a cell, opened with its metadata; arrays as they are."""
+    if not isinstance(cell, Mapping):
+        return cell
+    return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
 
 
 def _file_of(cell: Any) -> str:
     path = cell.get("path") if isinstance(cell, Mapping) else None
     return f" ({path})" if path else ""
-
-
-def _suspicions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    """What looks wrong about the known values of one map: (pixels,) class ids or (channels, pixels) numbers."""
-    if not spec.is_classification and values.shape[-1] > 1 and (values.max(axis=-1) == values.min(axis=-1)).all():
-        yield "maps of one value only"
-    yield from UNIT_CHECKS.get(spec.unit, lambda values, spec: ())(values, spec)
-
-
-def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    if np.median(values) > 100:
-        yield "median beyond 100 m: these look like millimetres; divide the encoding's scale by 1000"
-    if values.min() <= 0:
-        yield "distances of 0 or less are known pixels; list the stored value under the encoding's unknown"
-
-
-def _unit_vectors(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    length = np.linalg.norm(values, axis=0)
-    if np.mean(np.abs(length - 1) > 0.1) > 0.05:
-        yield "vectors that are not unit in over 5% of pixels; check the encoding's scale and offset, list the value of holes as unknown"
-    # No visible normal points away along its own ray, but a floor does point away from the axis of a camera that looks up. Such
-    # surfaces never fill half of a picture.
-    if np.mean(values[-1] < -STEP_OF_8_BITS) > 0.5:
-        yield "vectors that point away from the camera; z is towards the viewer here: turn the sign of the encoding's scale and offset"
-
-
-def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    low, high = spec.value_range or (-np.inf, np.inf)
-    slack = 0.01 * (high - low) if spec.value_range else 0.0
-    if values.min() < low - slack or values.max() > high + slack:
-        yield f"values beyond [{low:g}, {high:g}]; check the encoding's scale"
-
-
-STEP_OF_8_BITS = 1 / 127
-"""What rounding to 8 bits may do to a component: floors before a level camera have z = 0, stored a little above or below it."""
-
-UNIT_CHECKS: dict[str, Callable[[np.ndarray, TaskSpec], Iterator[str]]] = {
-    "m": _metres,
-    "unit vector": _unit_vectors,
-    "[0, 1]": _within_range,
-}
-"""What can be wrong with maps of a unit; a task without an entry here is only checked against its encoding."""

@@ -28,18 +28,25 @@ ENTRIES = {
 }
 
 
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth in metres, normals (height, width, 3) and surface of a camera 1 m above the floor, 3 m before a wall and 1.2 m left of one."""
+    right, down = np.meshgrid((np.arange(SIZE[1]) + 0.5 - SIZE[1] / 2) / 20, (np.arange(SIZE[0]) + 0.5 - SIZE[0] / 2) / 20)
+    with np.errstate(divide="ignore"):
+        depths = np.stack([np.full(SIZE, 3.0), np.where(down > 0, 1 / down, np.inf), np.where(right > 0, 1.2 / right, np.inf)])
+    surface = depths.argmin(axis=0)
+    return depths.min(axis=0), np.array([(0, 0, 1), (0, 1, 0), (-1, 0, 0)], float)[surface], surface
+
+
 def sound_maps(seed: int = 0) -> dict[str, np.ndarray]:
-    """A ramp of depth from 1 to 2 m, a wall that faces the camera, half wall and half floor, one pixel unknown in each."""
-    ramp = np.linspace(512, 1024, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16)
-    normals = np.full((*SIZE, 3), (127, 127, 254), np.uint8)
-    normals[:4] = (127, 254, 127)
-    classes = np.ones(SIZE, np.uint8)
-    classes[12:] = 2
-    ramp[0, 0] = classes[0, 0] = 0
+    """The scene as stored, one pixel unknown in each map; the floor is of class 2, the walls are of class 1."""
+    metres, vectors, surface = scene()
+    depth, normals = np.round(metres * 512).astype(np.uint16), np.round(127 + 127 * vectors).astype(np.uint8)
+    classes = np.where(surface == 1, 2, 1).astype(np.uint8)
+    depth[0, 0] = classes[0, 0] = 0
     normals[0, 0] = 127
     rng = np.random.default_rng(seed)
     photo, edges = rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 255, SIZE, np.uint8)
-    return {"image": photo, "segmentation": classes, "depth": ramp, "normals": normals, "edges2d": edges}
+    return {"image": photo, "segmentation": classes, "depth": depth, "normals": normals, "edges2d": edges}
 
 
 def write(directory: Path, rows: list[dict], entries=ENTRIES) -> Path:
@@ -63,8 +70,9 @@ def test_a_sound_data_set_passes_and_is_described(tmp_path, capsys):
     root = write(tmp_path / "sound", [sound_maps(0), {**sound_maps(1), "depth": None}])
     assert main([str(root), "--sheet", str(tmp_path / "sheet.png")]) == 0
     printed = capsys.readouterr().out
-    assert "depth         1 of 2 maps, stored uint16, decoded 1 to 2, 0.1% unknown" in printed
+    assert "depth         1 of 2 maps, stored uint16, decoded 1.549 to 3, 0.1% unknown" in printed
     assert "segmentation  2 of 2 maps, stored uint8, decoded 0 to 1" in printed
+    assert "note: segmentation: wall 82.1%, floor 17.9%" in printed
     assert "all looks right" in printed
 
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
@@ -84,15 +92,15 @@ def truncated(array: np.ndarray) -> bytes:
 
 WRONG = {
     "8 bits where 16 are due": ("depth", lambda depth: (depth // 256).astype(np.uint8), "uint8 .* reads uint16"),
-    "millimetres": ("depth", lambda depth: np.where(depth, 60000 + depth % 100, 0).astype(np.uint16), "look like millimetres"),
     "normals not unit": ("normals", lambda normals: (127 + (normals.astype(int) - 127) // 2).astype(np.uint8), "not unit"),
     "normals pointing away": ("normals", lambda normals: (254 - normals).astype(np.uint8), "point away from the camera"),
-    "a class beyond the list": ("segmentation", lambda classes: classes + np.uint8(1), "pixels have class 2; classes run from 0 to 1"),
+    "a class beyond the list": ("segmentation", lambda classes: classes + np.uint8(2), "pixels have class 2, 3; classes run from 0 to 1"),
     "a constant map": ("edges2d", lambda edges: np.full_like(edges, 7), "one value only"),
     "a truncated picture": ("edges2d", truncated, "cannot be read to its end"),
     "a truncated photo": ("image", truncated, "cannot be read to its end"),
     "a map with nothing known": ("depth", np.zeros_like, "without one known pixel"),
-    "another shape": ("edges2d", lambda edges: edges[:, :24], "24 x 24 for images of 24 x 32"),
+    "another aspect ratio": ("edges2d", lambda edges: edges[:, :24], "24 x 24 pixels, its image 24 x 32: another aspect ratio"),
+    "a transposed map": ("segmentation", lambda classes: classes.T.copy(), "32 x 24 pixels, its image 24 x 32: turned by 90 degrees"),
 }
 
 
@@ -108,6 +116,164 @@ def test_what_is_wrong_is_found_and_its_row_named(tmp_path, name):
     assert [row.split(" (")[0] for row in rows] == ["train row 1"]
 
 
+def mask(*ids: int) -> np.ndarray:
+    """Stripes of ids, one pixel wide."""
+    return np.resize(np.array(ids, np.uint8), SIZE[1])[None].repeat(SIZE[0], axis=0).copy()
+
+
+def classes_of(count: int, **encoding) -> dict:
+    names = [f"thing{number}" for number in range(count)]
+    return {
+        "name": "things",
+        "kind": "classification",
+        "channels": count,
+        "class_names": names,
+        **({"encoding": encoding} if encoding else {}),
+    }
+
+
+COLOURS = np.array([(128, 0, 0), (0, 128, 0), (0, 0, 128)], np.uint8)
+TWO_CLASSES, THREE_CLASSES = classes_of(2), classes_of(3)
+CLASS_MISTAKES = {
+    "0/255, 255 read as unknown": (TWO_CLASSES, mask(0, 255), "a 0/255 mask whose foreground is not read as class 1"),
+    "0/255, nothing unknown": (classes_of(2, dtype="uint8"), mask(0, 255), "pixels have class 255; .*: .*a 0/255 mask"),
+    "0/255, 0 unknown": (classes_of(2, dtype="uint8", unknown=[0]), mask(0, 255), "pixels have class 255; .*: .*a 0/255 mask"),
+    "0/255 of three classes": (THREE_CLASSES, mask(0, 255), "a 0/255 mask"),
+    "0/127/255": (THREE_CLASSES, mask(0, 127, 255), "0, 127, 255 look spread out for viewing"),
+    "1-based": (
+        THREE_CLASSES,
+        mask(1, 2, 3),
+        "ids look 1-based: they run up to 3 for 3 classes; set the encoding's offset to -1 and list 0",
+    ),
+    "1-based, 0 for unlabelled": (THREE_CLASSES, mask(0, 1, 2, 3), "ids look 1-based"),
+    "1-based, the last class not among them": (THREE_CLASSES, mask(1, 2), "class 0 never occurs and all others do: ids look 1-based"),
+    "interpolated": (TWO_CLASSES, np.resize(np.arange(200, dtype=np.uint8), SIZE), "200 different ids: in-between values"),
+    "colour-coded": (THREE_CLASSES, COLOURS[mask(0, 1, 2)], "a colour-coded mask of 3 colours; store one class id per pixel"),
+    "colour-coded, one channel read": (
+        classes_of(129, dtype="uint8", channels=[0]),
+        COLOURS[mask(0, 1, 2)],
+        "a colour-coded mask of 3 colours",
+    ),
+    "grey as RGB": (THREE_CLASSES, np.stack([mask(0, 1, 2)] * 3, axis=-1), r"a grey mask stored as RGB; store one channel, or .* \[0\]"),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_MISTAKES)
+def test_the_usual_mistakes_in_class_maps_are_named(tmp_path, name):
+    entry, stored, sentence = CLASS_MISTAKES[name]
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": stored}] * 3, {"things": entry}))
+    (found,) = findings.tasks["things"].problems
+    assert re.search(sentence, found), found
+    assert str(findings).endswith("1 things look wrong")
+
+
+def test_what_the_checker_advises_for_0_255_masks_makes_them_right(tmp_path):
+    entry = classes_of(2, dtype="uint8", scale=0.00392156862745098, unknown=[])
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 0, 0, 255)}], {"things": entry}))
+    assert findings.is_right
+    assert "things: thing0 75.0%, thing1 25.0%" in str(findings)
+
+
+def test_class_ids_in_a_jpeg_are_refused(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(buffer, "JPEG")
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": buffer.getvalue()}], {"things": TWO_CLASSES}))
+    assert list(findings.tasks["things"].problems) == ["class ids stored as JPEG, whose compression changes them; use PNG"]
+
+
+def test_classes_that_do_not_occur_and_maps_that_are_mostly_unknown_are_noted(tmp_path):
+    classes = mask(0, 1, 255, 255, 255, 255, 255, 255)
+    printed = str(check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": classes}], {"things": classes_of(4)})))
+    assert "note: things: 75.0% of the pixels of its maps are unknown" in printed
+    assert "note: things: 2 of 4 classes do not occur: thing2, thing3" in printed
+    assert "all looks right" in printed
+
+
+def depth_entry(**encoding) -> dict:
+    return {"name": "depth", "encoding": {"dtype": "float32", **encoding}}
+
+
+METRES, VECTORS, _ = scene()
+DEPTH_MISTAKES = {
+    "millimetres": (depth_entry(), 1000 * METRES, "these look like millimetres; divide the encoding's scale by 1000"),
+    "centimetres": (depth_entry(), 100 * METRES * 0.9, "these look like centimetres; divide the encoding's scale by 100"),
+    "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera focuses"),
+    "inverted": (depth_entry(), 4 - METRES, "inverted depth or disparity"),
+    "disparity": (depth_entry(), 5 / METRES, "inverted depth or disparity"),
+    "8 bits": (depth_entry(dtype="uint8", scale=3 / 255), np.round(METRES * 85).astype(np.uint8), "depth drawn for viewing"),
+}
+
+
+@pytest.mark.parametrize("name", DEPTH_MISTAKES)
+def test_the_usual_mistakes_in_depth_maps_are_named(tmp_path, name):
+    entry, stored, sentence = DEPTH_MISTAKES[name]
+    stored = stored if stored.dtype == np.uint8 else stored.astype(np.float32)
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry}))
+    (found,) = findings.tasks["depth"].problems
+    assert re.search(sentence, found), found
+
+
+def test_depth_normalised_per_image_is_named(tmp_path):
+    rows = [{"image": sound_maps()["image"], "depth": (METRES / METRES.max()).astype(np.float32)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"depth": depth_entry()})).tasks["depth"].problems
+    assert "normalised per image" in found
+
+
+NORMALS_MISTAKES = {
+    "y down": ((1, -1, 1), "normals", "y looks stored downwards"),
+    "x left": ((-1, 1, 1), "normals", "x looks mirrored"),
+    "into the scene": ((1, 1, -1), "normals", "point away from the camera"),
+}
+
+
+@pytest.mark.parametrize("name", NORMALS_MISTAKES)
+def test_axes_of_normals_that_contradict_the_depth_are_named(tmp_path, name):
+    signs, task, sentence = NORMALS_MISTAKES[name]
+    normals = np.round(127 + 127 * VECTORS * signs).astype(np.uint8)
+    findings = check(write(tmp_path / "set", [{**sound_maps(), "normals": normals}] * 3))
+    found = {column: list(item.problems) for column, item in findings.tasks.items() if item.problems}
+    assert list(found) == [task]
+    assert any(re.search(sentence, problem) for problem in found[task]), found
+
+
+def test_y_down_is_seen_without_depth_and_inverted_depth_by_its_normals(tmp_path):
+    normals = np.round(127 + 127 * VECTORS * (1, -1, 1)).astype(np.uint8)
+    rows = [{"image": sound_maps()["image"], "normals": normals}] * 3
+    (found,) = check(write(tmp_path / "alone", rows, {"normals": ENTRIES["normals"]})).tasks["normals"].problems
+    assert "y looks stored downwards" in found
+
+    rows = [{**sound_maps(), "depth": np.round(512 * (4 - METRES)).astype(np.uint16)}] * 2  # too few for a judgement by depth alone
+    findings = check(write(tmp_path / "together", rows))
+    assert [column for column, item in findings.tasks.items() if item.problems] == ["depth"]
+    assert "inverted depth" in next(iter(findings.tasks["depth"].problems))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "sentence"),
+    [(3, SIZE, "EXIF orientation 3"), (6, SIZE, "turned by 90 degrees"), (6, (24, 24), "orientation 6")],
+)
+def test_an_image_that_its_exif_tag_turns_away_from_its_map_is_named(tmp_path, orientation, size, sentence):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(image).save(buffer, "JPEG", exif=exif)
+    maps = {"edges2d": np.random.default_rng(1).integers(0, 255, size, np.uint8)}
+    findings = check(write(tmp_path / "set", [{"image": buffer.getvalue(), **maps}], {"edges2d": ENTRIES["edges2d"]}))
+    (found,) = findings.tasks["edges2d"].problems
+    assert sentence in found
+
+    upright = {"edges2d": maps["edges2d"].T.copy()}
+    findings = check(write(tmp_path / "upright", [{"image": buffer.getvalue(), **upright}], {"edges2d": ENTRIES["edges2d"]}))
+    assert findings.is_right == (orientation == 6 and size == SIZE), "a map of the upright image's size is seen to be upright"
+
+
+@pytest.mark.parametrize("name", ["rooms-sample", "doom-sample"])
+def test_the_samples_that_ship_look_right(name):
+    findings = check(Path(__file__).parents[2] / "examples" / "data" / name, split="test", samples=24)
+    assert findings.is_right, str(findings)
+
+
 def test_what_is_wrong_with_many_rows_is_one_finding_even_if_its_numbers_differ(tmp_path):
     def beyond(number):
         classes = sound_maps()["segmentation"].copy()
@@ -116,7 +282,7 @@ def test_what_is_wrong_with_many_rows_is_one_finding_even_if_its_numbers_differ(
 
     findings = check(write(tmp_path / "set", [beyond(number) for number in (1, 2, 3, 4)]))
     ((sentence, rows),) = findings.tasks["segmentation"].problems.items()
-    assert sentence.startswith("32 pixels have class 2"), "told with the first row's numbers"
+    assert sentence.startswith("32 pixels have class 2"), "with the first row's numbers"
     assert len(rows) == 4
     assert list(findings.tasks["edges2d"].problems) == ["is no picture that can be opened"]
     assert "[train row 0, train row 1, train row 2 and 1 more]" in str(findings)
@@ -188,10 +354,10 @@ def test_the_example_of_the_documentation_passes_the_checker(tmp_path):
         Image.fromarray(maps["depth"]).save(tmp_path / "train" / f"{name}_depth.png")
     Image.fromarray(maps["segmentation"]).save(tmp_path / "train" / "0001_classes.png")
     towards = np.broadcast_to(np.array([127, 128, 255], np.uint8), (*SIZE, 3)).copy()
-    towards[:8] = (128, 0, 127)  # y is down in these files: a floor
+    towards[16:] = (128, 0, 127)  # y is down in these files: a floor
     Image.fromarray(towards).save(tmp_path / "train" / "0001_normals.png")
 
     findings = check(tmp_path)
     assert findings.is_right, str(findings)
     assert {task: item.found for task, item in findings.tasks.items()} == {"image": 2, "segmentation": 1, "depth": 2, "normals": 1}
-    assert findings.tasks["depth"].highest == pytest.approx(1.024), "1024 millimetres"
+    assert findings.tasks["depth"].highest == pytest.approx(1.536), "1536 millimetres"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mult_hf.training.optimization import learning_rate_schedule
 from mult_hf.training.initialization import sincos_position_embedding
+from mult_hf.training.optimization import learning_rate_schedule
 
 
 def rates(kind, *, steps, warmup_steps, power=1.0):
