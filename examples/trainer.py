@@ -3,7 +3,7 @@
     python examples/trainer.py
     torchrun --nproc_per_node 2 examples/trainer.py --bf16 --gradient_accumulation_steps 2
 
-Every flag of `TrainingArguments` works. docs/trainer.md explains the settings below, and adapters.
+Every flag of `TrainingArguments` works. docs/trainer.md explains the settings below; examples/lora.py adds adapters.
 """
 
 from pathlib import Path
@@ -33,15 +33,15 @@ DEFAULTS = {
     "learning_rate": 1e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 20,
-    "remove_unused_columns": False,  # the collator makes the model's inputs of the data set's columns
+    "remove_unused_columns": False,  # the collator reads the columns of the data set
     "label_names": ["labels"],
-    "batch_eval_metrics": True,  # add up batch by batch; Trainer would collect every map otherwise
+    "batch_eval_metrics": True,  # add up sums per batch; otherwise Trainer collects every map
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 1,
     "load_best_model_at_end": True,
     "metric_for_best_model": "depth/rmse",
-    "greater_is_better": False,  # Trainer takes the larger for better unless the name ends in "loss"
+    "greater_is_better": False,  # Trainer assumes that larger is better unless the name ends in "loss"
     "report_to": ["none"],
 }
 

@@ -10,9 +10,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can take their place.
+    """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can stand in for them.
 
-    The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that a short run does not average in its random start
+    The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that a short run forgets its random start
     (as in TensorFlow's `ExponentialMovingAverage` with `num_updates`).
 
     Args:
@@ -35,12 +35,12 @@ class WeightAverage:
         get_ema_multi_avg_fn(decay)(averages, values, steps)
 
     def update(self) -> None:
-        """Take in the model's parameters, after an optimizer step."""
+        """Add the model's parameters to the average, after an optimizer step."""
         self.average.update_parameters(nn.ParameterList(self.model.parameters()))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The averages stand in the model for the time of the block; then its own parameters come back, bit for bit."""
+        """Put the averages into the model for the duration of the block; afterwards its own parameters are restored, bit for bit."""
         own = [parameter.detach().clone() for parameter in self.model.parameters()]
         _copy(self.average.module.parameters(), self.model.parameters())
         try:

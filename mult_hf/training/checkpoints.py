@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or do not exist: an interrupted save leaves nothing that could be taken for one.
+"""Checkpoints that are complete or do not exist: an interrupted save leaves nothing that looks like one.
 
-A checkpoint is written to `checkpoint-N.partial` and renamed when every file of it is on disk; renaming a directory is one step
-to the file system. Old ones are renamed away before they are deleted, for the same reason.
+A checkpoint is written to `checkpoint-N.partial` and renamed when all its files are on disk; renaming a directory is atomic.
+Old checkpoints are renamed before they are deleted, for the same reason.
 """
 
 import os
@@ -28,20 +28,20 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Whole checkpoints in a directory, the oldest first; none if it does not exist."""
+    """Complete checkpoints in a directory, oldest first; none if it does not exist."""
     found = [path for path in directory.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
     return sorted(found, key=checkpoint_step)
 
 
 def find_checkpoint(directory: Path, which: str) -> Path | None:
-    """The checkpoint to go on from.
+    """The checkpoint to resume from.
 
     Args:
         directory: where the run keeps its checkpoints.
         which: `"latest"`, or the path of a checkpoint.
 
     Returns:
-        The checkpoint; None for `"latest"` where there is none yet, so that one command both starts and goes on.
+        The checkpoint; None for `"latest"` if there is none yet, so that one command both starts and resumes.
 
     Raises:
         ValueError: if the path is no whole checkpoint.
@@ -73,13 +73,13 @@ def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
 
 
 def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: int) -> Path:
-    """Save everything that the accelerator prepared or was told of, in all processes.
+    """Save everything that the accelerator prepared or that was registered with it, in all processes.
 
     Args:
         accelerator: with model, optimizer and registered objects.
         directory: where the run keeps its checkpoints.
         step: number of optimizer steps taken.
-        keep: how many checkpoints stay, the newest ones; at least 1.
+        keep: how many checkpoints to keep, the newest ones; at least 1.
 
     Returns:
         `directory/checkpoint-STEP`, which exists only once it is whole.
@@ -111,7 +111,7 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give a finished directory its name, in place of what had the name before."""
+    """Give a finished directory its final name, replacing an older one of that name."""
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
     if final.exists():
@@ -121,7 +121,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def replace_files(partial: Path, directory: Path) -> None:
-    """Move finished files into a directory that may hold older ones; each file is at any moment the old or the new one, whole."""
+    """Move finished files into a directory that may hold older ones; each file is always either the old or the new one, complete."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(partial.iterdir()):
         _flush(path)
@@ -131,7 +131,7 @@ def replace_files(partial: Path, directory: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Delete a directory such that at no moment half of it stands under its name."""
+    """Delete a directory; at no time does an incomplete one have its name."""
     doomed = directory.with_name(f"{directory.name}.old{_PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
     directory.rename(doomed)
@@ -145,7 +145,7 @@ def remove_partial(directory: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or directory is on the disk, so that a power cut cannot leave a name without contents."""
+    """Wait until a file or directory is on disk, so that a power failure cannot leave a name without contents."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

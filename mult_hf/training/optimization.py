@@ -9,7 +9,7 @@ from transformers import get_scheduler
 
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
-# Parts of names of parameters of two or more dimensions that are no weights of a layer: positions, and the scales of Swin V2's attention.
+# Name parts of parameters with two or more dimensions that are not weights of a layer: positions, and the attention scales of Swin V2.
 _NOT_DECAYED = ("position_bias", "position_embeddings", "pos_embed", "logit_scale")
 
 
@@ -19,13 +19,13 @@ def parameter_groups(
     """Groups for an AdamW: norms, biases, relative position biases and position embeddings are not decayed (as Swin is trained).
 
     Args:
-        model: whose parameters are grouped; frozen ones are left out.
+        model: its parameters are grouped; frozen ones are left out.
         learning_rate: of decoders and heads.
         weight_decay: of weight matrices.
-        encoder_factor: the encoder's learning rate over that of the rest.
+        encoder_factor: the encoder's learning rate, relative to that of the rest.
 
     Returns:
-        One group for each of encoder and rest, decayed and not, as far as it has parameters.
+        one group per combination of encoder or rest, decayed or not, that has parameters.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -43,14 +43,14 @@ def parameter_groups(
 
 
 def learning_rate_schedule(optimizer: Optimizer, kind: str, *, steps: int, warmup_steps: int, power: float) -> LRScheduler:
-    """The course of the learning rate; it grows in the warm-up, and is the optimizer's own after it.
+    """The learning-rate schedule: it grows in the warm-up to the optimizer's own rate, and follows the named schedule from there.
 
     Args:
         optimizer: whose learning rates are scaled.
         kind: name of one of transformers' schedules.
         steps: of the whole run.
-        warmup_steps: of these, at most half of all.
-        power: exponent of the polynomial schedule, which ends at 0; others have none.
+        warmup_steps: length of the warm-up, capped at half of all steps.
+        power: exponent of the polynomial schedule, which ends at 0; unused by the others.
     """
     extra = {"power": power, "lr_end": 0.0} if kind == "polynomial" else None
     warmup = min(warmup_steps, steps // 2)

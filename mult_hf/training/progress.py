@@ -1,4 +1,4 @@
-"""Where a run stands: its counters, its means since the last log entry, and a log that survives interruption."""
+"""Progress of a run: its counters, its means since the last log entry, and a log that survives interruptions."""
 
 import json
 import math
@@ -18,16 +18,16 @@ from .stream import TrainingStream
 
 @dataclass
 class Progress:
-    """Where a run stands; part of its checkpoints.
+    """Progress of a run; part of its checkpoints.
 
     Args:
-        arguments: of the run, so that another run's checkpoint is not taken for its own.
+        arguments: of the run, by which the checkpoint of another run is recognized.
         step: optimizer steps taken.
-        seconds: that training took so far, interruptions not counted.
+        seconds: training time so far, without interruptions.
         best_gain: highest multi-task gain over the constant baseline so far, in percent.
-        best_step: when that was.
+        best_step: step of that evaluation.
         losses: sums of the task losses since the last entry of the log.
-        batches: how many batches those are of.
+        batches: number of batches in these sums.
     """
 
     arguments: dict[str, str]
@@ -44,7 +44,7 @@ class Progress:
         self.batches += 1
 
     def take_mean_losses(self) -> dict[str, float]:
-        """Means over processes and batches since this was asked last; then the count starts anew."""
+        """Means over processes and batches since the last call; resets the sums."""
         means = {task: total / self.batches for task, total in mean_over_processes(self.losses).items()}
         self.losses, self.batches = {}, 0
         return means
@@ -57,7 +57,7 @@ class Progress:
         """From a checkpoint.
 
         Raises:
-            ValueError: if that is of a run with other arguments.
+            ValueError: if it is of a run with other arguments.
         """
         saved = state["arguments"]
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
@@ -69,13 +69,13 @@ class Progress:
 
 
 def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
-    """Means of numbers that every process has; each process gets them, the same to the last bit."""
+    """Means of numbers over all processes; every process gets the same, bit for bit."""
     everywhere = gather_object([values])
     return {name: statistics.fmean(of[name] for of in everywhere) for name in values}
 
 
 def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
-    """Names of samples for an error: row numbers, and what the data set calls them (its short columns)."""
+    """Names of samples for an error: row numbers, and the short columns of the data set."""
     described = []
     for row in map(stream.row_at, positions):
         named = {key: value for key, value in stream.rows[row].items() if isinstance(value, (str, int)) and len(str(value)) <= 80}
@@ -84,27 +84,27 @@ def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]
 
 
 class JsonLinesLog:
-    """A file with one JSON object a line, each with the `step` that it tells of.
+    """A file with one JSON object per line, each with its `step`.
 
     Args:
-        path: of the file; made with the first entry.
+        path: of the file; created with the first entry.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write an entry through to the file; numbers that are not finite as null."""
+        """Append an entry to the file; numbers that are not finite become null."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:
-        """All whole entries; a line that an interruption cut short is left out."""
+        """All complete entries; a line that an interruption cut short is left out."""
         return [json.loads(line) for line in self.path.read_text().splitlines(True) if line.endswith("\n")] if self.path.exists() else []
 
     def drop_after(self, step: int, again: str | None = None) -> None:
-        """Forget what a resumed run will tell again: later steps, and of the step itself the entries that have the key `again`."""
+        """Drop what a resumed run will write again: later steps, and entries of the step itself that have the key `again`."""
         earlier = [entry for entry in self.entries() if entry["step"] < step or (entry["step"] == step and again not in entry)]
         kept = "".join(json.dumps(entry) + "\n" for entry in earlier)
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""The order in which training sees its samples: a pure function of the seed, so that an interrupted run can go on anywhere.
+"""The order of training samples: a pure function of the seed, so that an interrupted run can resume anywhere.
 
-Sample number 0, 1, 2, ... of a run is called its position. Which row stands there, and how that row is augmented, follows from
-the seed and the position alone: not from the number of worker processes, nor from what was drawn before. So a run that starts
-at batch 1,000 sees what an uninterrupted run sees from there on, without reading the first 999.
+Sample number 0, 1, 2, ... of a run is called its position. Which row is there, and how it is augmented, depends on the
+seed and the position alone: not on the number of worker processes, nor on earlier random numbers. So a run that starts at batch
+1,000 gets the batches that an uninterrupted run gets from there on, without reading the first 999.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from mult_hf.data.collator import AUGMENTATION_SEED, MultiTaskCollator
 
 
 def mix_seeds(*numbers: int) -> int:
-    """One seed from several numbers of at least 0; another order or value gives an unrelated one (numpy's `SeedSequence`)."""
+    """One seed from several numbers of at least 0; another order or value gives an unrelated seed (numpy's `SeedSequence`)."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))  # torch takes 63 bits
 
 
 class TrainingStream(Dataset):
-    """The endless sequence of a run's samples, by position: every row once an epoch, in a new order each time.
+    """The endless sequence of a run's samples, by position: every row once per epoch, in a new order each time.
 
     Args:
         rows: a map-style data set, such as a `datasets.Dataset`.
@@ -50,7 +50,7 @@ class TrainingStream(Dataset):
         return torch.randperm(len(self.rows), generator=generator).tolist()
 
     def row_at(self, position: int) -> int:
-        """Number of the row that stands at a position."""
+        """Number of the row at a position."""
         epoch, place = divmod(position, len(self.rows))
         return self._order(epoch)[place]
 
@@ -58,7 +58,7 @@ class TrainingStream(Dataset):
         """The row at a position, with the seed of its augmentation for [`MultiTaskCollator`]."""
         return {**self.rows[self.row_at(position)], AUGMENTATION_SEED: mix_seeds(self.seed, position, 1)}
 
-    def __getstate__(self) -> dict[str, Any]:  # a cache cannot be handed to worker processes
+    def __getstate__(self) -> dict[str, Any]:  # worker processes cannot unpickle a cache
         return {"rows": self.rows, "seed": self.seed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -68,13 +68,13 @@ class TrainingStream(Dataset):
 class StreamBatches(Sampler[list[int]]):
     """Positions of one process's batches, without end.
 
-    Batch by batch the processes take turns: of `processes * batch_size` positions the first process has the first `batch_size`.
+    The processes take turns: of `processes * batch_size` positions the first process has the first `batch_size`.
 
     Args:
-        batch_size: samples a batch and process.
+        batch_size: samples per batch and process.
         process: number of this process.
-        processes: how many there are.
-        start: first batch; where a run goes on.
+        processes: number of processes.
+        start: number of the first batch, for resuming.
     """
 
     def __init__(self, batch_size: int, process: int = 0, processes: int = 1, start: int = 0) -> None:
@@ -94,16 +94,16 @@ class StreamBatches(Sampler[list[int]]):
 def stream_loader(
     stream: TrainingStream, batches: StreamBatches, collator: MultiTaskCollator, *, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
-    """One process's batches in their order, whatever the number of workers.
+    """One process's batches in order, whatever the number of workers.
 
     Args:
         stream: the samples.
         batches: positions of each batch's samples.
         collator: makes a batch of them.
-        num_workers: processes that prepare batches; 0 for none beside this one.
-        pin_memory: whether batches lie where a GPU can fetch them by itself.
+        num_workers: processes that prepare batches; 0 to prepare them in this process.
+        pin_memory: whether to put batches into pinned memory, from which GPUs copy faster.
     """
-    # A generator of its own: starting workers draws a number, which must not come out of what dropout draws from.
+    # A generator of its own: starting workers draws a number, which must not change what dropout draws.
     own = torch.Generator()
     return DataLoader(stream, batch_sampler=batches, num_workers=num_workers, collate_fn=collator, generator=own, pin_memory=pin_memory)
 

@@ -1,6 +1,6 @@
 """Task weighting: how the losses of several tasks are balanced while training, by name (docs/weighting.md).
 
-Every method starts from the fixed weights of the task entries ([`TaskSpec.weight`]), which make up for units, and multiplies them
+Every method starts from the fixed weights of the task entries ([`TaskSpec.weight`]), which compensate for units, and multiplies them
 by factors that are 1 at the first step (gradient methods: by factors of their own from the first step on).
 """
 
@@ -18,7 +18,7 @@ from .gradients import GradientWeighting
 from .losses import DynamicWeightAveraging, GradNormWeighting, UncertaintyWeighting
 
 # torchjd has more. Left out on purpose: what keeps a state that it cannot save (NashMTL, GradVac, ExcessMTL, PCD), what depends on
-# the scale of gradients (FairGrad), what needs several batches a step (MoDo, SDMGrad), what no Gramian determines (GradDrop, ConFIG,
+# the scale of gradients (FairGrad), what needs several batches per step (MoDo, SDMGrad), what no Gramian determines (GradDrop, ConFIG,
 # TrimmedMean), what is made against faulty workers (Krum) or for continual learning (DualProj), and baselines.
 WEIGHTINGS: dict[str, Callable[..., TaskWeighting]] = {
     "fixed": TaskWeighting,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mult_hf.model.tasks import TaskSpec
 
-# Where gradients of one task alone cannot be had from outside the engine that owns parameters or scales losses.
+# Engines that own the parameters or scale the losses: the gradient of a single task cannot be computed from outside.
 _NO_TASK_GRADIENTS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -39,7 +39,7 @@ class TaskWeighting:
         self.fixed = {task: float(spec.weight) for task, spec in specs.items()}
 
     def refuse_compiled(self) -> None:
-        """Refuse a model that `torch.compile` made, where gradients are taken of its graph several times: such a one gives them once.
+        """Refuse a compiled model if this weighting differentiates its graph several times, which `torch.compile` does not support.
 
         Raises:
             ValueError: if this weighting does so.
@@ -51,7 +51,7 @@ class TaskWeighting:
             )
 
     def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """Back-propagate one (micro-)batch; the weights move at the last one of an optimizer step.
+        """Back-propagate one (micro-)batch; the weights change after the last one of an optimizer step.
 
         Args:
             losses: per labelled task its own, unweighted loss, scalar (`outputs.task_losses`).
@@ -76,15 +76,15 @@ class TaskWeighting:
 
     @property
     def weights(self) -> dict[str, float]:
-        """What each task's loss is multiplied by now."""
+        """The current factor of each task's loss."""
         return dict(self.fixed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on as if it had not stopped."""
+        """Everything that a run needs to resume as if it had not stopped."""
         return {"name": self.name, "tasks": list(self.fixed), **copy.deepcopy(self._state())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of a weighting of the same name and tasks.
+        """Load the state of a weighting of the same name and tasks.
 
         Raises:
             ValueError: if it belongs to another one.
@@ -101,14 +101,14 @@ class TaskWeighting:
         unknown = sorted(set(losses) - set(self.fixed))
         if unknown or not losses:
             raise ValueError(
-                f"losses came for {list(losses)}; expected at least one of the weighting's tasks {list(self.fixed)}, no others"
+                f"losses were given for {list(losses)}; expected at least one of the weighting's tasks {list(self.fixed)}, no others"
             )
 
     def _observe(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> None:
-        """Look at a micro-batch before it is back-propagated."""
+        """Take note of a micro-batch before it is back-propagated."""
 
     def _update(self, accelerator: Accelerator) -> None:
-        """Move the weights, once an optimizer step."""
+        """Change the weights, once per optimizer step."""
 
     def _state(self) -> dict[str, Any]:
         """What changes from step to step."""

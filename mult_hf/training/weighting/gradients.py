@@ -59,7 +59,7 @@ class GradientWeighting(TaskWeighting):
 
     @property
     def weights(self) -> dict[str, float]:
-        """f_t a_t of the last step: what each task weighed in the encoder's gradient; elsewhere it weighs f_t."""
+        """f_t a_t of the last step: each task's weight in the encoder's gradient; elsewhere its weight is f_t."""
         return {task: weight * self._factors[task] for task, weight in self.fixed.items()}
 
     def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
@@ -109,7 +109,7 @@ class GradientWeighting(TaskWeighting):
             jacobian = accelerator.reduce(jacobian, "mean")
             _set_gradients(others, accelerator.reduce(_flat([parameter.grad for parameter in others], others), "mean"))
         factors = self._combine((jacobian @ jacobian.T).cpu()).to(jacobian.device)
-        factors = broadcast(factors)  # some methods draw numbers, and each process would draw its own
+        factors = broadcast(factors)  # some methods draw random numbers, which would differ between processes
         _set_gradients(encoder, factors @ jacobian)
         self._factors = dict(zip(self.fixed, factors.tolist()))
 

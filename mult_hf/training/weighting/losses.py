@@ -21,7 +21,7 @@ from .base import TaskWeighting, refuse_engines
 
 
 class _ObservingWeighting(TaskWeighting, ABC):
-    """A weighting that learns from the losses: sums them on the device, and looks at them once an optimizer step."""
+    """A weighting that learns from the losses: sums them on the device, and reads the sums once per optimizer step."""
 
     def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module) -> None:
         super().__init__(name, specs, model)
@@ -44,11 +44,11 @@ class _ObservingWeighting(TaskWeighting, ABC):
 
     @abstractmethod
     def _learn(self, sums: Mapping[str, list[float]]) -> None:
-        """Move the weights by the sums of `_statistics` over micro-batches and processes, for the tasks that any of them knows."""
+        """Change the weights by the sums of `_statistics` over micro-batches and processes, for the tasks with a known label in any."""
 
 
 class _LogFactors:
-    """Numbers v_t, 0 at first, that Adam moves; each task's own, so that those without a gradient stay."""
+    """Numbers v_t, initially 0, with one Adam per task, so that those without a gradient do not change."""
 
     def __init__(self, tasks: Sequence[str], learning_rate: float) -> None:
         self.values = {task: torch.zeros((), dtype=torch.float64, requires_grad=True) for task in tasks}
@@ -103,7 +103,7 @@ class UncertaintyWeighting(_ObservingWeighting):
 
 
 class DynamicWeightAveraging(_ObservingWeighting):
-    """Dynamic weight average of MTAN (https://arxiv.org/abs/1803.10704): tasks whose loss falls slowly weigh more.
+    """Dynamic weight average of MTAN (https://arxiv.org/abs/1803.10704): tasks whose loss falls slowly get larger weights.
 
     factor_t = K softmax_t(r_t / temperature),      r_t = mean L_t of the last period / mean L_t of the period before
 
@@ -126,7 +126,7 @@ class DynamicWeightAveraging(_ObservingWeighting):
         self.period = period
         self.temperature = temperature
         self._steps = 0  # of the current period
-        self._losses: dict[str, list[float]] = {task: [] for task in specs}  # one a step of the current period
+        self._losses: dict[str, list[float]] = {task: [] for task in specs}  # one per step of the current period
         self._averages: dict[str, list[float]] = {task: [] for task in specs}  # of the last two periods, older first
 
     @property
@@ -163,7 +163,7 @@ class GradNormWeighting(_ObservingWeighting):
 
     Two differences. The paper takes gradients with respect to the weights of the last shared layer; here all tasks read all
     the encoder's feature maps, so these stand in for it, at the price of one more pass through the decoders. And log w_t is
-    learnt instead of w_t: a step changes a weight by a share of itself, and none can become negative.
+    learnt instead of w_t: a step changes a weight by a fraction of itself, and none can become negative.
 
     Args:
         name: see [`TaskWeighting`], also for `specs` and `model`.
@@ -202,9 +202,9 @@ class GradNormWeighting(_ObservingWeighting):
         rates, norms = {}, {}
         for task, (loss, count, square) in sums.items():
             rates[task] = loss / count / self._first_losses.setdefault(task, loss / count)
-            norms[task] = factors[task] * math.sqrt(square) / count  # of the mean of all losses that know the task
+            norms[task] = factors[task] * math.sqrt(square) / count  # of the mean over all losses in which the task is known
         if len(norms) < 2:
-            return  # a task has only itself to be compared with
+            return  # one task alone cannot be balanced
         mean_rate, mean_norm = sum(rates.values()) / len(rates), sum(norms.values()) / len(norms)
         excess = {task: norm - mean_norm * (rates[task] / mean_rate) ** self.alpha for task, norm in norms.items()}
         # d |G - target| / d log w = sign(G - target) G
