@@ -1,11 +1,11 @@
 """What a task is: one declarative entry each, and nothing about tasks anywhere else.
 
-Every other module works from the fields of a [`TaskSpec`]; none of them knows the name of a task. Adding a task is one
+Every other module works from the fields of a [`TaskSpec`] and none contains the name of a task. Adding a task is one
 call of [`register_task`], or one entry in a configuration or a data set's card; the entry travels in `config.json`, so a
 checkpoint loads even where the task was never registered.
 
-"Not known" has one form per kind of target, everywhere in this package: `NaN` in regression targets and
-[`IGNORE_INDEX`] in class maps. A sample without a task, an invalid pixel and a crop beyond the image are the same thing.
+Missing labels have a single representation per kind of target, everywhere in this package: `NaN` in regression targets and
+[`IGNORE_INDEX`] in class maps. A sample without a task, an invalid pixel and a crop beyond the image all use it.
 """
 
 import re
@@ -23,7 +23,7 @@ RESAMPLINGS = ("nearest", "bilinear")
 
 
 def _per_channel(value: float | tuple[float, ...]) -> np.ndarray:
-    """Shape a number, or one number a channel, so that it broadcasts over (channels, height, width)."""
+    """Shape a number, or one number per channel, so that it broadcasts over (channels, height, width)."""
     return np.asarray(value, dtype=np.float64).reshape(-1, 1, 1)
 
 
@@ -34,8 +34,8 @@ class LabelEncoding:
     Args:
         dtype: numpy name of the stored values, e.g. `"uint16"` for a 16-bit PNG. A map of another integer width is refused,
             because an 8-bit copy of a 16-bit file decodes to plausible wrong numbers.
-        scale: factor, or one factor a channel (a negative one turns an axis round).
-        offset: added after scaling, or one number a channel. Class maps use it to drop a leading "unlabelled" id.
+        scale: factor, or one factor per channel (a negative one flips an axis).
+        offset: added after scaling, or one number per channel. Class maps use it to drop a leading "unlabelled" id.
         unknown: stored values that mean "not known". In maps of several channels all of them must hold such a value.
         maximum: stored values above it are not known (far depth that is only noise).
         channels: which stored channels hold the map, in order; `None` takes all of them.
@@ -114,7 +114,7 @@ class LabelEncoding:
         return unknown
 
     def _check_channels(self, channels: int) -> None:
-        """One number a channel must not stretch a map of another number of channels."""
+        """Refuse numbers per channel that do not match the number of channels."""
         for numbers in (self.scale, self.offset):
             if isinstance(numbers, tuple) and len(numbers) != channels:
                 raise ValueError(f"the stored map has {channels} channels, its encoding has numbers for {len(numbers)}")
@@ -123,7 +123,9 @@ class LabelEncoding:
         try:
             np.dtype(self.dtype)
         except TypeError:
-            raise ValueError(f"encoding dtype {self.dtype!r} is no numpy type; give one such as 'uint8', 'uint16' or 'float32'") from None
+            raise ValueError(
+                f"encoding dtype {self.dtype!r} is not a numpy type; give one such as 'uint8', 'uint16' or 'float32'"
+            ) from None
         if not np.all(_per_channel(self.scale)):
             raise ValueError(f"encoding scale is {self.scale}; it must not be 0")
         if self.channels is not None and (not self.channels or min(self.channels) < 0):
@@ -165,48 +167,58 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 class TaskSpec:
     """One dense prediction task.
 
+    Entries in cards and in `config.json` have the same fields, side by side, so that an entry that differs from a registered task
+    states only what differs. Listed here by purpose: what the task is (`name` to `description`), learning (`activation` to `metrics`),
+    storage (`encoding`), geometry (`resample` to `zoom_exponent`) and display. All but the first three have defaults.
+
     Args:
-        name: lower-case identifier; the key of predictions, labels and data columns.
-        kind: `"classification"` (a class a pixel) or `"regression"` (one or more numbers a pixel).
+        name: lower-case identifier, the key of predictions, labels and data columns.
+        kind: `"classification"` (one class per pixel) or `"regression"` (one or more numbers per pixel).
         channels: of the prediction; the number of classes for classification.
+        unit: of the target, for people ("m", "unit vector", "[0, 1]").
+        value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
+        class_names: one name per class, in order of the ids, for classification.
+        description: one sentence for docs and model cards.
         activation: last step of the task's head, a name in [`decoder_mult.ACTIVATIONS`].
         loss: a name in [`losses.LOSSES`]; cross entropy for classification and L1 for regression by default.
         weight: factor of the loss in the weighted sum, at least 0.
-        metrics: names in [`metrics.METRICS`], the first one being the headline; mean IoU and pixel accuracy, or MAE by default.
-        unit: of the target, for people ("m", "unit vector", "[0, 1]").
-        value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
-        class_names: one name a class, in order of the ids, for classification.
-        encoding: how the data set stores the map; 8-bit class ids with 255 unknown, or float32 numbers with NaN by default.
-        resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only). Predictions are
-            always resized bilinearly.
-        horizontal_flip_signs: factor of each channel when the image is mirrored; empty for all 1.
+        metrics: names in [`metrics.METRICS`], the headline first; mean IoU and pixel accuracy, or MAE by default.
+        encoding: how the data set stores the map; 8-bit class ids with 255 unknown, or float32 numbers with NaN by
+            default.
+        resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only).
+            Predictions are always resized bilinearly.
+        horizontal_flip_signs: factor per channel when the image is mirrored; empty for all 1.
         rotated_channels: the channels of a vector's components to the right and up, which turn with the image; empty if the
             values do not change when the image is turned.
         zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
         colormap: a name in [`visualization.COLORMAPS`]; "classes" or "viridis" by default.
-        transformers_task: name that transformers gives this output, if any ("depth-estimation"); it selects the task for
+        transformers_task: transformers' name for this output, if it has one ("depth-estimation"); it selects the task for
             `post_process_depth_estimation` and its like.
-        description: one sentence for docs and model cards.
 
     Raises:
         ValueError: on an impossible combination, saying what came and what is allowed.
     """
 
+    # What the task is. (The order of fields is that of `config.json`.)
     name: str
     kind: str
     channels: int
+    # Learning.
     activation: str = "identity"
     loss: str = ""
     weight: float = 1.0
     metrics: tuple[str, ...] = ()
+    # What its maps hold, and how they are stored.
     unit: str = ""
     value_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] = ()
     encoding: LabelEncoding | None = None
+    # Geometry: what resizing, mirroring, turning and magnifying do to a map.
     resample: str = "nearest"
     horizontal_flip_signs: tuple[float, ...] = ()
     rotated_channels: tuple[int, ...] = ()
     zoom_exponent: float = 0.0
+    # Display.
     colormap: str = ""
     transformers_task: str | None = None
     description: str = ""
@@ -230,10 +242,10 @@ class TaskSpec:
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"task {self.name!r} has weight {self.weight}; weights are at least 0")
         if self.class_names and len(self.class_names) != self.channels:
-            raise ValueError(f"task {self.name!r} has {len(self.class_names)} class names for {self.channels} channels; give one a class")
+            raise ValueError(f"task {self.name!r} has {len(self.class_names)} class names for {self.channels} channels; give one per class")
         if self.horizontal_flip_signs and len(self.horizontal_flip_signs) != self.channels:
             raise ValueError(
-                f"task {self.name!r} has {len(self.horizontal_flip_signs)} flip signs for {self.channels} channels; give one a channel"
+                f"task {self.name!r} has {len(self.horizontal_flip_signs)} flip signs for {self.channels} channels; give one per channel"
             )
         if self.rotated_channels and not (
             len(self.rotated_channels) == len(set(self.rotated_channels)) == 2 and set(self.rotated_channels) <= set(range(self.channels))
@@ -251,7 +263,7 @@ class TaskSpec:
 
     @property
     def flip_signs(self) -> tuple[float, ...]:
-        """One factor a channel that a mirrored target is multiplied by."""
+        """One factor per channel that a mirrored target is multiplied by."""
         return self.horizontal_flip_signs or (1.0,) * self.channels
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
@@ -290,7 +302,7 @@ class TaskSpec:
         return self.encoding.encode(target)
 
     def unknown_target(self, height: int, width: int) -> np.ndarray:
-        """The target of a sample that lacks this task: nothing is known, in the shape [`TaskSpec.decode`] returns."""
+        """The target of a sample without this task: all unknown, in the shape that [`TaskSpec.decode`] returns."""
         if self.is_classification:
             return np.full((height, width), IGNORE_INDEX, np.int64)
         return np.full((self.channels, height, width), np.nan, np.float32)
@@ -347,7 +359,7 @@ _REGISTRY: dict[str, TaskSpec] = {}
 
 
 def register_task(spec: TaskSpec, *, exist_ok: bool = False) -> TaskSpec:
-    """Make a task known by its name.
+    """Register a task under its name.
 
     Raises:
         ValueError: if another task has the name and `exist_ok` is false.
@@ -371,7 +383,7 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
             specs as this function returns.
 
     Raises:
-        ValueError: on a name that is not registered, or one that comes twice.
+        ValueError: on a name that is not registered, or one that is given twice.
     """
     specs: dict[str, TaskSpec] = {}
     for entry in entries.values() if isinstance(entries, Mapping) else entries:
@@ -393,8 +405,8 @@ TASKONOMY_CLASSES = (
 """Classes of Taskonomy's segmentation in order of the ids, after the stored 0 for "uncertain"."""
 
 # The six tasks of the paper (section 4). Encodings are Taskonomy's, the paper's data set; others state their own. Taskonomy
-# stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer. The paper does not tell its
-# loss weights. These make up for units: an error in metres is a large number, one of a heat map that is mostly 0 a small one.
+# stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer. The paper does not state its
+# loss weights. These compensate for units: an error in metres is a large number, one of a heat map that is mostly 0 a small one.
 # https://github.com/StanfordVL/taskonomy/blob/master/data/README.md
 register_task(
     TaskSpec(

@@ -1,0 +1,68 @@
+"""What the models return."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class MulTModelOutput(ModelOutput):
+    """What [`MulTModel`] returns.
+
+    Args:
+        last_hidden_state: the encoder's coarsest feature map, (batch, channels, height / 32, width / 32).
+        task_features: per task its finest stream, (batch, channels, height / 4, width / 4).
+        hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if asked for.
+        task_hidden_states: per task its stream after each decoder stage, finest first as `hidden_states`; if asked for.
+        attentions: the map of each shared block, (batch, windows, heads, tokens, tokens), in the order in which they run; if
+            asked for. Blocks without sharing contribute none.
+    """
+
+    # ModelOutput unpacks a lone dict in its first field, so a tensor stands there.
+    last_hidden_state: Tensor | None = None
+    task_features: dict[str, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MulTDensePredictionOutput(ModelOutput):
+    """What [`MulTForMultiTaskDensePrediction`] returns.
+
+    Args:
+        loss: weighted sum of the task losses, scalar; if labels were given.
+        predictions: per task (batch, channels, height, width) float32 at the size of `pixel_values`, in the target's own space
+            (metres, unit vectors, [0, 1]); logits for classification.
+        task_losses: per labelled task its own, unweighted loss, scalar; if labels were given.
+        hidden_states: see [`MulTModelOutput`].
+        task_hidden_states: see [`MulTModelOutput`].
+        attentions: see [`MulTModelOutput`].
+
+    Each prediction can also be read under the flat name that transformers' models of one task use: `outputs.predicted_depth` for a
+    regression, `outputs.segmentation_logits` for a classification, whatever the tasks are called.
+    """
+
+    loss: Tensor | None = None
+    predictions: dict[str, Tensor] | None = None
+    task_losses: dict[str, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+    def __getattr__(self, name: str) -> Tensor:
+        """A prediction under its flat name.
+
+        Raises:
+            AttributeError: if there is no such prediction.
+        """
+        classifications = self.__dict__.get("_classifications", ())
+        predictions = self.__dict__.get("predictions") or {}
+        flat = {f"{task}_logits" if task in classifications else f"predicted_{task}": maps for task, maps in predictions.items()}
+        if name not in flat:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its predictions are {', '.join(flat)}")
+        return flat[name]
+
+
+__all__ = ["MulTDensePredictionOutput", "MulTModelOutput"]
