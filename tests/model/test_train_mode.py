@@ -5,7 +5,7 @@ import torch
 
 from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.model.configuration_mult import BlockAttention
-from mult_hf.model.decoder_mult import MulTDecoderBlock, RelativePositionBias, eager_attention_forward
+from mult_hf.model.decoder_mult import MulTDecoderBlock, RelativePositionBias
 
 ROWS = 2000
 # Standard error of a rate that is estimated from 2,000 rows is at most 0.5 / sqrt(2000) = 0.011; six of them never happen by chance.
@@ -108,22 +108,47 @@ def test_attention_dropout_acts_in_training_alone(tiny_config, implementation):
 # --- half precision ---
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(dtype):
-    """A gradient is rounded once, at the end. A map that is rounded before loses the small differences which its gradient is made of."""
-    tokens = 64
+def one_row_of_a_map(tiny_config, dtype):
+    """A block whose result, less its stream, is its attention map; scores are the position bias alone.
+
+    Returns:
+        the table of position biases, and the row of the map (tokens,) that the first token makes, before which each offset stands once.
+    """
+    config = tiny_config(tasks=["depth"], decoder_window_size=8)
+    config._attn_implementation = "eager"
+    block = MulTDecoderBlock(config, 64, 1, BlockAttention("self", False), 0, 0.0, ["depth"]).eval()
+    attention, layers = block.attention.tasks["depth"], block.tasks["depth"]
+    layers.layernorm_before = torch.nn.Identity()
     generator = torch.Generator().manual_seed(0)
-    scores = (3 * torch.randn(1, 1, tokens, tokens, generator=generator)).to(dtype)
-    upstream = torch.randn(1, tokens, 1, tokens, generator=generator).to(dtype)
-    nothing = torch.zeros(1, 1, tokens, 4, dtype=dtype)  # queries and keys of zero: the added scores alone make the map
-    added = scores.clone().requires_grad_()
-    mixed, _ = eager_attention_forward(torch.nn.Module().eval(), nothing, nothing, torch.eye(tokens, dtype=dtype)[None, None], added, 1.0)
-    mixed.backward(upstream)
-    exact = scores.double().requires_grad_()
-    exact.softmax(dim=-1).backward(upstream.transpose(1, 2).double())
-    large = exact.grad.abs() > 1e-4  # float16 has fewer digits below
-    relative = ((added.grad.double() - exact.grad).abs() / exact.grad.abs())[large]
-    assert relative.max() <= torch.finfo(dtype).eps
+    with torch.no_grad():
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, layers.fc2):
+            linear.weight.zero_()
+            linear.bias.zero_()
+        for linear in (attention.v_proj, attention.o_proj):
+            linear.weight.copy_(torch.eye(64))
+        attention.position_bias.table.copy_(3 * torch.randn(15 * 15, 1, generator=generator))
+    block.to(dtype)
+    stream = torch.eye(64, dtype=dtype).view(1, 8, 8, 64)  # values of one token each, so that their mean is the map itself
+    (result,) = block({"depth": stream}, stream)[0].values()
+    return attention.position_bias, (result - stream)[0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(tiny_config, dtype):
+    """A gradient is rounded once, at the end. A map that is rounded before loses the small differences which its gradient is made of."""
+    position_bias, row = one_row_of_a_map(tiny_config, dtype)
+    upstream = torch.randn(64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    row.backward(upstream)
+    scores = position_bias()[0, 0, 0].detach().double().requires_grad_()
+    exact_row = scores.softmax(dim=-1)
+    torch.testing.assert_close(row.double(), exact_row, rtol=0, atol=torch.finfo(dtype).eps)  # premise: this is the map
+    exact_row.backward(upstream.double())
+    # The first token's offsets to the others, each of which one entry of the table belongs to.
+    offsets = [15 * (7 - row) + 7 - column for row in range(8) for column in range(8)]
+    found = position_bias.table.grad[offsets, 0].double()
+    large = scores.grad.abs() > 1e-4  # float16 has fewer digits below
+    assert large.sum() > 32
+    assert ((found - scores.grad).abs() / scores.grad.abs())[large].max() <= torch.finfo(dtype).eps
 
 
 # --- where training starts ---
