@@ -95,7 +95,7 @@ def test_labels_are_never_resampled_whatever_size_the_model_works_at(size):
 
 
 def test_maps_of_another_size_than_the_photo_are_measured_at_their_own():
-    rows = [{"image": photo(8), "distance": np.eye(3, dtype=np.float32), "classes": np.zeros((5, 7), np.uint8)}]
+    rows = [{"image": photo(8), "distance": np.eye(3, dtype=np.float32), "classes": np.zeros((5, 5), np.uint8)}]
     predictor = lambda pixels: {**constant("distance", 0.0)(pixels), **constant("classes", 1.0, 0.0, 0.0)(pixels)}  # noqa: E731
     result = measured(rows, predictor, ["distance", "classes"])
     assert result.compute()["distance/mae"] == pytest.approx(1 / 3)
