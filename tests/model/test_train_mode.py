@@ -108,11 +108,11 @@ def test_attention_dropout_acts_in_training_alone(tiny_config, implementation):
 # --- half precision ---
 
 
-def one_row_of_a_map(tiny_config, dtype):
-    """A block whose result, less its stream, is its attention map; scores are the position bias alone.
+def map_of_biases(tiny_config, dtype):
+    """A block whose result, less its stream, is its attention map; scores are the position biases alone.
 
     Returns:
-        the table of position biases, and the row of the map (tokens,) that the first token makes, before which each offset stands once.
+        the position biases, and the map (tokens, tokens) of one window of 8 x 8.
     """
     config = tiny_config(tasks=["depth"], decoder_window_size=8)
     config._attn_implementation = "eager"
@@ -130,25 +130,29 @@ def one_row_of_a_map(tiny_config, dtype):
     block.to(dtype)
     stream = torch.eye(64, dtype=dtype).view(1, 8, 8, 64)  # values of one token each, so that their mean is the map itself
     (result,) = block({"depth": stream}, stream)[0].values()
-    return attention.position_bias, (result - stream)[0, 0, 0]
+    return attention.position_bias, (result - stream).view(64, 64)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(tiny_config, dtype):
     """A gradient is rounded once, at the end. A map that is rounded before loses the small differences which its gradient is made of."""
-    position_bias, row = one_row_of_a_map(tiny_config, dtype)
+    position_bias, attention = map_of_biases(tiny_config, dtype)
     upstream = torch.randn(64, generator=torch.Generator().manual_seed(1)).to(dtype)
-    row.backward(upstream)
-    scores = position_bias()[0, 0, 0].detach().double().requires_grad_()
-    exact_row = scores.softmax(dim=-1)
-    torch.testing.assert_close(row.double(), exact_row, rtol=0, atol=torch.finfo(dtype).eps)  # premise: this is the map
-    exact_row.backward(upstream.double())
-    # The first token's offsets to the others, each of which one entry of the table belongs to.
-    offsets = [15 * (7 - row) + 7 - column for row in range(8) for column in range(8)]
-    found = position_bias.table.grad[offsets, 0].double()
-    large = scores.grad.abs() > 1e-4  # float16 has fewer digits below
-    assert large.sum() > 32
-    assert ((found - scores.grad).abs() / scores.grad.abs())[large].max() <= torch.finfo(dtype).eps
+    scores = position_bias().detach().view(64, 64).double().requires_grad_()
+    exact = scores.softmax(dim=-1)
+    torch.testing.assert_close(attention.double(), exact, rtol=0, atol=torch.finfo(dtype).eps)  # premise: this is the map
+    errors = []
+    for token in range(64):  # one at a time: from one token every offset leads to another one, so that nothing is added up in the table
+        position_bias.table.grad = scores.grad = None
+        attention[token].backward(upstream, retain_graph=True)
+        exact[token].backward(upstream.double(), retain_graph=True)
+        offsets = [15 * (token // 8 - row + 7) + token % 8 - column + 7 for row in range(8) for column in range(8)]
+        found, expected = position_bias.table.grad[offsets, 0].double(), scores.grad[token]
+        large = expected.abs() > 1e-4  # float16 has fewer digits below
+        errors.append(((found - expected).abs() / expected.abs())[large])
+    errors = torch.cat(errors)
+    assert len(errors) > 2000
+    assert errors.max() <= torch.finfo(dtype).eps
 
 
 # --- where training starts ---
