@@ -1,4 +1,4 @@
-"""Adapt the shipped model to new rooms with few weights: LoRA (PEFT) on its encoder, its heads trained whole.
+"""Adapt the shipped model to new rooms with few weights: LoRA (PEFT) on its encoder, and its heads trained in full.
 
     pip install peft
     python examples/lora.py
@@ -21,7 +21,7 @@ from mult_hf.training.trainer_metrics import TrainerMetrics
 
 ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
 
-# The attention of a Swin encoder and nothing else: ["q_proj", "v_proj"] would also match the decoders, whose layers have the same
+# Only the attention of a Swin encoder: ["q_proj", "v_proj"] would also match the decoders, whose layers have the same
 # names. Other encoders have other names; print(model.mult.backbone) shows them.
 ENCODER_ATTENTION = r"mult\.backbone\..*\.(q_proj|v_proj)"
 
@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model = MulTForMultiTaskDensePrediction.from_pretrained(flags.model)
     processor = MulTImageProcessor.from_pretrained(flags.model)
-    heads = [f"{task}.projection" for task in model.task_names]  # one by one, since PEFT cannot copy a dictionary of modules
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=ENCODER_ATTENTION, modules_to_save=heads))
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=ENCODER_ATTENTION, modules_to_save=["heads"]))
     adapted.print_trainable_parameters()
 
     rooms = load_rows(ROOMS)
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             learning_rate=1e-3,
             remove_unused_columns=False,  # the collator reads the columns of the data set
             label_names=["labels"],
-            batch_eval_metrics=True,  # add up sums per batch, and do not collect every map
+            batch_eval_metrics=True,  # add up sums per batch; otherwise Trainer collects every map
             save_strategy="no",
             report_to="none",
         ),

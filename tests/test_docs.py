@@ -83,8 +83,8 @@ def views(spec):
 TABLES = {
     "meaning": (["task", "kind", "channels", "unit", "values", "unknown", ""], meaning),
     "training": (["task", "activation", "loss", "weight", "metrics, the headline first"], training),
-    "storage": (["task", "stored as", "scale", "offset", "not known"], storage),
-    "views": (["task", "mirrored: times", "magnified by z: times z to the", "resized", "colours"], views),
+    "storage": (["task", "stored as", "scale", "offset", "unknown"], storage),
+    "views": (["task", "factor when mirrored", "exponent of the zoom", "resized by", "colormap"], views),
 }
 
 

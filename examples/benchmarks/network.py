@@ -230,7 +230,7 @@ class Comparison:
     def attention(self) -> dict[str, list[Step]]:
         """The idea alone: maps computed once, or again for each task; without gradients, so not in training."""
         tasks = self.arguments.tasks
-        groups = {"shared attention alone, a map for all": [tasks], "the same, the map again for each task": [[task] for task in tasks]}
+        groups = {"shared attention alone, one map for all tasks": [tasks], "the same, one map per task": [[task] for task in tasks]}
         if self.mode == "training":
             return {}
         return {name: [SharedAttention(self.network, each, self.batch, self.dtype)] for name, each in groups.items()}

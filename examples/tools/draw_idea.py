@@ -123,24 +123,34 @@ def draw(tasks: Sequence[str], reference_task: str) -> str:
         tasks: names, one column each.
         reference_task: the one whose colour the map has.
     """
-    colors = dict(zip(tasks, ("#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(len(tasks)).tolist())))
+    colors = task_colors(tasks)
     width, height = LEFT + len(tasks) * COLUMN + 16, END + 16
     parts = reference_column(colors[reference_task])
     for number, task in enumerate(tasks):
         parts += task_column(number, task, colors[task], colors[reference_task])
     parts.append(text(150, 26, f"reference task r: {reference_task}", 14))
+    return figure(width, height, f"One attention map, made by {reference_task}, serves {len(tasks)} tasks", parts)
+
+
+def figure(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    """An SVG file of these parts, which may end lines with the marker `head`."""
     head = '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
             'font-family="Helvetica, Arial, sans-serif" fill="#111111">',
-            f"<title>One attention map, made by {escape(reference_task)}, serves {len(tasks)} tasks</title>",
+            f"<title>{escape(title)}</title>",
             f'<defs>{head}<path d="M0,0 L8,4 L0,8 z" fill="#333333"/></marker></defs>',
             '<rect width="100%" height="100%" fill="white"/>',
             *parts,
             "</svg>\n",
         ]
     )
+
+
+def task_colors(tasks: Sequence[str]) -> dict[str, str]:
+    """A hexadecimal colour for each task."""
+    return dict(zip(tasks, ("#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(len(tasks)).tolist())))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -51,7 +51,7 @@ COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 FOLLOWING_SECTION = "## Outputs"
 """Heading of the card before which the held-out results stand."""
 
-IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline, and brings this model"
+IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline and includes this model"
 """Line of a packaged model's card, which has no code beside it that trust_remote_code could run."""
 
 

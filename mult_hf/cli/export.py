@@ -102,7 +102,7 @@ def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, fac
         dataset = dataset.select(range(min(len(dataset), arguments.max_samples)))
     predictors = {name: each.predictor for name, each in candidates.items()}
     evaluations = evaluate(predictors, dataset, MultiTaskCollator(processor), Accelerator(cpu=True), per_image=False)
-    came = f"{len(dataset)} images of the split {arguments.split}, each predicted once, as it is (no flip):"
+    came = f"{len(dataset)} images of the split {arguments.split}, each predicted once, without flipping:"
     return f"{came}\n\n{results_table(evaluations)}\n\n{losses_table(evaluations, specs)}"
 
 

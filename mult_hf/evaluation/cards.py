@@ -110,7 +110,7 @@ def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], result
         model_name=name,
         model_path=name,
         task_list=", ".join(specs),
-        example_line=f'maps["{shown.name}"]["prediction"]  # {shown.description} maps["{shown.name}"]["image"] is its picture.',
+        example_line=f'maps["{shown.name}"]["prediction"]  # {shown.description} maps["{shown.name}"]["image"] shows it in colour.',
         outputs_table="\n".join(["| task | meaning | unit | channels |", "|---|---|---|---|", *rows]),
         **text,
     )

@@ -240,7 +240,7 @@ def test_the_printed_tables_compare_every_file_with_the_model(exported):
     assert float(megabytes) == pytest.approx((directory / file).stat().st_size / 1e6, abs=0.06)
     assert 0 < float(difference) < 1e-4 < float(rows["int8"][2])
     assert float(seconds) > 0
-    assert "5 images of the split test, each predicted once, as it is (no flip):" in printed
+    assert "5 images of the split test, each predicted once, without flipping:" in printed
     assert "| task | metric | PyTorch | onnx | int8 | pt2 |" in printed
 
 

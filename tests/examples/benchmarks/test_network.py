@@ -104,7 +104,7 @@ def test_single_networks_cost_more_than_mult_by_the_encoders_and_maps_that_it_ha
     whole, encoder = parameters(mult[0].network), parameters(mult[0].network.mult.backbone)
     maps = [
         parameters(part)
-        for attention in comparison("inference").attention()["shared attention alone, a map for all"][0].modules
+        for attention in comparison("inference").attention()["shared attention alone, one map for all tasks"][0].modules
         for part in (attention.tasks["normals"].q_proj, attention.tasks["normals"].k_proj, attention.tasks["normals"].position_bias)
     ]
     assert sum(parameters(step.network) for step in singles) - whole == (len(TASKS) - 1) * (encoder + sum(maps))
