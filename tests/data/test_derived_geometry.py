@@ -1,14 +1,10 @@
 """Maps that follow from a tilted surface, and filters at the border of an image; every number by hand."""
 
-import math
-
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("skimage")
 
-from mult_hf.data.augmentations import rotate_zoom_crop
 from mult_hf.data.derive import EDGES_SIGMA, edges2d, normals_from_depth, reshading
 
 SIZE, FOCAL = (48, 64), 60.0
@@ -82,22 +78,6 @@ def test_edges_do_not_see_beyond_the_border_of_the_image():
     found = edges2d(np.ascontiguousarray(image))[256, 1:-1]
     # Mirroring would change the values by 1 to 23 % in the first eight pixels; float32 leaves about 1e-6.
     np.testing.assert_allclose(found[:16], expected[:16], rtol=1e-3)
-
-
-@pytest.mark.parametrize("zoom", [0.5, 0.25])
-def test_an_image_that_shrinks_is_smoothed_as_much_as_aliasing_asks_for(zoom):
-    """A wave keeps exp(-2 (pi sigma / period)^2) of its height, with sigma = sqrt(1 / zoom^2 - 1) / 2 pixels of the original."""
-    period, side = 32, 256
-    wave = 0.5 + 0.4 * torch.cos(2 * math.pi * (torch.arange(side) + 0.5) / period)
-    sample = {"pixel_values": wave.expand(3, side, side).contiguous(), "labels": {}}
-    small = rotate_zoom_crop(sample, {}, (round(side * zoom), round(side * zoom)), zoom=zoom)["pixel_values"]
-    places = (torch.arange(small.shape[-1]) + 0.5) / zoom  # in pixels of the original
-    sigma = math.sqrt(zoom**-2 - 1) / 2
-    between_pixels = math.cos(math.pi / period)  # pixels' centres lie between those of the original, which are averaged two by two
-    height = 0.4 * math.exp(-2 * (math.pi * sigma / period) ** 2) * between_pixels
-    expected = 0.5 + height * torch.cos(2 * math.pi * places / period)
-    inside = slice(8, -8)
-    torch.testing.assert_close(small[0, small.shape[1] // 2, inside], expected[inside], rtol=0, atol=2e-3)
 
 
 def test_edges_weigh_colours_by_their_brightness():
