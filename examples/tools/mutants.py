@@ -91,7 +91,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests said about a mutant.
+    """Result of the tests of a mutant.
 
     Args:
         mutant: that was tested.
@@ -295,7 +295,7 @@ def attempt(mutants: Sequence[Mutant], directories: Sequence[Path], timeout: flo
                     (run.directory / mutant.file).write_text(source, encoding="utf-8")
                     running.remove((mutant, source, run))
                     free.append(run.directory)
-                    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", run.output, re.MULTILINE)
+                    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", run.output, re.MULTILINE)
                     result = {None: HUNG, _PASSED: SURVIVED, _FAILED: KILLED}.get(status, BROKEN)
                     yield Outcome(mutant, result, run.seconds, failed[1] if failed else "", run.output)
     finally:

@@ -156,6 +156,14 @@ def test_reshading_of_a_plane_falls_with_the_distance_from_its_foot(normal):
     np.testing.assert_allclose(shade, np.minimum(1.6 * 2 / distance * 8 / (8 + distance**2), 1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("normal", [(0.5, 0, 1), (0, -0.6, 1), (-0.4, 0.3, 1)])
+def test_reshading_of_depth_alone_is_that_of_its_own_normals(normal):
+    """Both functions use one set of axes."""
+    depth = plane(unit(*normal), 2.0)
+    exact = reshading(depth, np.broadcast_to(unit(*normal)[:, None, None], (3, *SIZE)), FOCAL)
+    np.testing.assert_allclose(reshading(depth, normals_from_depth(depth, FOCAL), FOCAL), exact, atol=1e-4)
+
+
 def test_reshading_saturates_near_the_light_and_is_black_where_a_surface_turns_away():
     normals = np.zeros((3, *SIZE))
     normals[2] = 1
@@ -193,6 +201,16 @@ def test_the_smoothing_before_the_edge_filter_does_not_see_beyond_the_border():
     expected = (smooth[2:20] - smooth[:18]) / np.sqrt(2)
     np.testing.assert_allclose(edges2d(image)[256, 1:19], expected, atol=1e-5)
     assert expected[0] > 0.03
+
+
+def test_edges_weigh_colours_by_their_brightness():
+    """ITU-R 601: of equal steps in red, green and blue the edges are as 0.299 to 0.587 to 0.114."""
+    strengths = []
+    for channel in range(3):
+        image = np.zeros((512, 512, 3), np.uint8)
+        image[:, 256:, channel] = 200
+        strengths.append(edges2d(image)[256].max())
+    np.testing.assert_allclose(np.array(strengths) / sum(strengths), [0.299, 0.587, 0.114], rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 256), (1024, 1024), (128, 192)])

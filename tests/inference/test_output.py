@@ -252,3 +252,8 @@ def test_any_changed_weight_changes_the_digest():
     with torch.no_grad():
         model.bias[1] += 1
     assert digest(model) != before
+
+
+def test_the_same_weights_under_other_names_have_another_digest():
+    weights = torch.nn.Linear(3, 2)
+    assert digest(torch.nn.ModuleDict({"depth": weights})) != digest(torch.nn.ModuleDict({"normals": weights}))

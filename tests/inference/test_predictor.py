@@ -97,6 +97,17 @@ def test_views_that_come_out_in_whole_pixels_only_are_put_back_by_the_zoom_they_
     torch.testing.assert_close(averaged["distance"], torch.full((1, 1, 10, 10), 2.0))
 
 
+def test_a_view_that_shrinks_the_image_is_smoothed_against_aliasing():
+    """Stripes of three pixels, 0, 0 and 1, are too fine for a third of the size, where each pixel is their mean.
+
+    The distance of the shrunk view is divided by 3.
+    """
+    stripes = torch.zeros(1, 3, 48, 48)
+    stripes[..., 2::3] = 1
+    averaged = predict(Handmade(distance=lambda images: images[:, :1]), stripes, TestTimeAugmentation(scales=(1 / 3,)))
+    torch.testing.assert_close(averaged["distance"][..., 8:-8], torch.full((1, 1, 48, 32), 1 / 9), rtol=0, atol=0.007)
+
+
 def test_rescaled_views_leave_a_task_without_zoom_exponent_as_it_is():
     model = Handmade(classes=lambda images: images[:, :2], direction=lambda images: F.normalize(images, dim=1))
     image = torch.tensor([0.3, -0.5, 0.8]).view(1, 3, 1, 1).expand(1, 3, 16, 16)

@@ -47,8 +47,8 @@ def test_a_boundary_pixel_is_predicted_where_its_strength_reaches_the_threshold(
     counts = MultiTaskMetrics({"map": TaskSpec(name="map", kind="regression", channels=1, metrics=("ods_f_0.011",))})
     counts.update({"map": target * 0.5}, {"map": target})  # a half is a float32 number, and a threshold
     (sums,) = counts.sums.values()
-    assert sums[:50, 1].tolist() == [30] * 50, "thresholds 0.01 to 0.50"
-    assert sums[50:99, 1].tolist() == [0] * 49
+    assert sums.predicted[:50].tolist() == [30] * 50, "thresholds 0.01 to 0.50"
+    assert sums.predicted[50:99].tolist() == [0] * 49
 
 
 def test_a_boundary_pixel_is_matched_up_to_the_tolerance_and_not_beyond():

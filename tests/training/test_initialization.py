@@ -29,6 +29,16 @@ def test_channels_that_are_left_over_are_zero():
     assert (sincos_position_embedding(2, 2, channels=7)[..., 4:] == 0).all()
 
 
+def test_position_embeddings_start_from_waves_that_get_shorter_by_the_square_root_of_two():
+    """Eight channels: sine and cosine of the row, then of the column, two waves each; a single row stands in the middle."""
+    columns = (torch.arange(6) + 0.5) / 6
+    found = sincos_position_embedding(1, 6, channels=8)[0]
+    for wave, rate in enumerate((torch.pi, torch.pi * 2**0.5)):
+        torch.testing.assert_close(found[:, 4 + wave], (columns * rate).sin())
+        torch.testing.assert_close(found[:, 6 + wave], (columns * rate).cos())
+        torch.testing.assert_close(found[:, wave], torch.full((6,), rate / 2).sin())
+
+
 def test_the_position_embeddings_of_a_new_swin_become_sines_and_cosines(tiny_config):
     config = tiny_config(tasks=["depth"])
     config.backbone_config.use_absolute_embeddings, config.backbone_config.image_size = True, 32

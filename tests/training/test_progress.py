@@ -1,4 +1,4 @@
-"""Proves that progress and log survive an interruption."""
+"""Proves that progress and log survive an interruption, and that logged losses are means."""
 
 import pytest
 
@@ -11,6 +11,15 @@ def test_progress_survives_a_checkpoint():
     restored = Progress({"seed": "0"})
     restored.load_state_dict(progress.state_dict())
     assert restored == progress
+
+
+def test_logged_losses_are_means_over_the_batches_since_the_last_entry():
+    progress = Progress({})
+    progress.note_losses({"depth": 1.0, "normals": 4.0})
+    progress.note_losses({"depth": 3.0, "normals": 8.0})
+    assert progress.take_mean_losses() == pytest.approx({"depth": 2.0, "normals": 6.0})
+    progress.note_losses({"depth": 5.0})
+    assert progress.take_mean_losses() == pytest.approx({"depth": 5.0}), "the count starts anew"
 
 
 def test_the_checkpoint_of_another_run_is_refused_with_the_difference():

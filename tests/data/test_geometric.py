@@ -1,10 +1,12 @@
-"""What flips, quarter turns and zooms do to a sample, pixel by pixel."""
+"""What flips, quarter turns and zooms do to a sample, pixel by pixel, and how an image that shrinks is smoothed."""
+
+import math
 
 import pytest
 import torch
 
 from mult_hf import TaskSpec
-from mult_hf.data.augmentations import horizontal_flip, rotate_zoom_crop
+from mult_hf.data.geometric import horizontal_flip, rotate_zoom_crop
 
 TASKS = {
     "depth": TaskSpec(name="depth", kind="regression", channels=1, zoom_exponent=-1.0),
@@ -56,3 +58,19 @@ def test_a_window_takes_its_corner_from_the_magnified_image():
     window = rotate_zoom_crop(sample(), TASKS, (2, 2), zoom=2, corner=(1, 2))
     assert window["labels"]["depth"][0].tolist() == [[1.5, 2], [1.5, 2]]
     assert window["principal_point"] == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("zoom", [0.5, 0.25])
+def test_an_image_that_shrinks_is_smoothed_as_much_as_aliasing_asks_for(zoom):
+    """A wave keeps exp(-2 (pi sigma / period)^2) of its height, with sigma = sqrt(1 / zoom^2 - 1) / 2 pixels of the original."""
+    period, side = 32, 256
+    wave = 0.5 + 0.4 * torch.cos(2 * math.pi * (torch.arange(side) + 0.5) / period)
+    sample = {"pixel_values": wave.expand(3, side, side).contiguous(), "labels": {}}
+    small = rotate_zoom_crop(sample, {}, (round(side * zoom), round(side * zoom)), zoom=zoom)["pixel_values"]
+    places = (torch.arange(small.shape[-1]) + 0.5) / zoom  # in pixels of the original
+    sigma = math.sqrt(zoom**-2 - 1) / 2
+    between_pixels = math.cos(math.pi / period)  # pixels' centres lie between those of the original, which are averaged two by two
+    height = 0.4 * math.exp(-2 * (math.pi * sigma / period) ** 2) * between_pixels
+    expected = 0.5 + height * torch.cos(2 * math.pi * places / period)
+    inside = slice(8, -8)
+    torch.testing.assert_close(small[0, small.shape[1] // 2, inside], expected[inside], rtol=0, atol=2e-3)

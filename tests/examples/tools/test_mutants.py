@@ -1,4 +1,4 @@
-"""The list of deliberate bugs fits the present source, and the command that applies them tells killed ones from survivors."""
+"""Proves that the list of deliberate bugs fits the source, and that the command which applies them separates killed ones from survivors."""
 
 import subprocess
 import sys
@@ -112,6 +112,13 @@ def test_a_survivor_is_reported_and_makes_the_command_fail(tmp_path):
     assert "| sign | toy.py | killed | test_toy.py::test_total |" in done.stdout
     assert "| start | toy.py | SURVIVED | - |" in done.stdout
     assert "1 of 2 mutants killed" in done.stdout
+
+
+def test_a_test_with_spaces_in_its_name_is_reported_in_full(tmp_path):
+    cases = TEST.replace("def test_total():", "@pytest.mark.parametrize('of', [1], ids=['of two'])\ndef test_total(of):")
+    done = run_command(tmp_path, [KILLED], test=f"import pytest\n{cases}")
+    assert done.returncode == 0, done.stderr
+    assert "| sign | toy.py | killed | test_toy.py::test_total[of two] |" in done.stdout
 
 
 def test_the_command_succeeds_where_every_chosen_mutant_is_killed(tmp_path):
