@@ -110,6 +110,9 @@ class BlockAttention(NamedTuple):
 class MulTConfig(PreTrainedConfig):
     r"""Configuration of [`MulTModel`] and [`MulTForMultiTaskDensePrediction`] (MulT, CVPR 2022, arXiv 2205.08303).
 
+    Also takes every keyword of a transformers configuration. `id2label` and `num_labels` set the classes of the one classification
+    task; they follow `tasks` at all times, and are empty where there is no classification or more than one.
+
     Args:
         backbone_config: configuration, or its dict, of any `AutoBackbone` that returns a pyramid of feature maps. Defaults to
             Swin-T with all four stages.
@@ -136,8 +139,6 @@ class MulTConfig(PreTrainedConfig):
             branches as in the authors' code; transformers' Swin encoder drops the attention branch only.
         layer_norm_eps: epsilon of the decoders' layer norms.
         initializer_range: standard deviation of the truncated normal for new linear weights.
-        kwargs: as for every configuration of transformers. `id2label` and `num_labels` set the classes of the one classification
-            task; they follow `tasks` at all times, and are empty where there is no classification or more than one.
 
     Raises:
         ValueError: on an unknown or impossible task entry.
