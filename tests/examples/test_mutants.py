@@ -1,4 +1,4 @@
-"""The list of deliberate bugs fits the present source, and the command that applies them tells killed ones from survivors."""
+"""The list of deliberate bugs fits the present source, and the command that applies them distinguishes killed ones from survivors."""
 
 import subprocess
 import sys

@@ -32,8 +32,8 @@ def test_the_exponent_bends_the_polynomial_schedule_which_ends_at_nothing():
     assert rates("polynomial", steps=4, warmup_steps=0, power=2.0) == pytest.approx([1, 9 / 16, 4 / 16, 1 / 16, 0])
 
 
-def test_position_embeddings_start_from_waves_that_get_shorter_by_the_square_root_of_two():
-    """Eight channels: sine and cosine of the row, then of the column, two waves each; a single row stands in the middle."""
+def test_position_embeddings_start_from_sines_whose_periods_shrink_by_the_square_root_of_two():
+    """Eight channels: sine and cosine of the row, then of the column, two periods each; a single row is at the centre."""
     columns = (torch.arange(6) + 0.5) / 6
     found = sincos_position_embedding(1, 6, channels=8)[0]
     for wave, rate in enumerate((torch.pi, torch.pi * 2**0.5)):
