@@ -101,7 +101,7 @@ def module_name(path: str) -> str:
 
 
 def component_of(module: str, *, files: bool) -> str:
-    """The component that a module of the package lies in."""
+    """The component that a module of the package is in."""
     return module if files else module.split(".")[0]
 
 
@@ -137,7 +137,7 @@ def _longest_module(name: str, modules: Iterable[str]) -> str:
 
 
 def upward_arrows(arrows: Iterable[tuple[str, str]], order: Sequence[str]) -> list[tuple[str, str]]:
-    """Arrows to a component that stands later in the order; of components that are not in it, those of a cycle."""
+    """Arrows to a component that comes later in the order, and arrows of cycles among components that are not in it."""
     arrows = list(arrows)
     rank = {component: number for number, component in enumerate(order)}
 

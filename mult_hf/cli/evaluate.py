@@ -106,7 +106,7 @@ class EvaluationArguments:
 
     @property
     def augmentation(self) -> TestTimeAugmentation | None:
-        """The views to average over, if there is more than the image as it is."""
+        """The views to average over; None for the plain image."""
         augmentation = TestTimeAugmentation(self.flip, tuple(self.scales))
         return None if augmentation == TestTimeAugmentation() else augmentation
 

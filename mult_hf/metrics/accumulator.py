@@ -102,7 +102,7 @@ class MultiTaskMetrics:
         """The classes of a segmentation so far, in order of their ids.
 
         Returns:
-            per class `{"class": name, "iou": share, "accuracy": share, "pixels": true ones}`; the id stands for a missing name.
+            per class `{"class": name, "iou": share, "accuracy": share, "pixels": true ones}`; the id replaces a missing name.
             The IoU of a class that occurs in neither prediction nor truth is NaN, and so is the accuracy of one that is never true.
 
         Raises:

@@ -84,7 +84,7 @@ class _SumsMetric(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def compute(self, *, predictions: Iterable[Any] | None = None, references: Iterable[Any] | None = None) -> dict[str, Any] | None:
-        """Metrics of all images that were added, and of these ones; then start anew.
+        """Metrics of all images added so far and of these; then reset.
 
         With several processes, each calls this once; process 0 gets the numbers, the others None.
         """

@@ -156,7 +156,7 @@ def median_scaled(statistics: Statistics) -> Statistics:
     """The same sums after each image's prediction was multiplied by median target / median prediction.
 
     Medians are over the image's known pixels with a target above 0 (Zhou et al., arXiv 1704.07813). Where the median
-    prediction is not above 0 there is no such factor, and the image is taken as it is.
+    prediction is not above 0 there is no such factor, and the image is not scaled.
     """
 
     def scaled(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Sums:

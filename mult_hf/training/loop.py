@@ -104,7 +104,7 @@ class TrainingLoop:
         self.average = WeightAverage(self.module, arguments.ema_decay) if arguments.ema_decay else None
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Load the state of a checkpoint, or start anew if there is none."""
+        """Load the state of a checkpoint, or start from scratch if there is none."""
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
             self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")

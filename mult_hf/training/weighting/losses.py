@@ -228,7 +228,7 @@ class GradNormWeighting(_ObservingWeighting):
 
 
 def _edges(features: Sequence[Tensor]) -> list[GradientEdge]:
-    """Where the features lie in the graph.
+    """Nodes of the features in the graph.
 
     In mixed precision Accelerate returns float32 copies of what a model returns; the losses come from the originals, one node
     before these.
