@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--model", default=mult_hf.DEFAULT_CHECKPOINT, help="directory or Hub id")
-parser.add_argument("--image", type=Path, default=ROOT / "docs/images/living-room.jpg", help="image to predict")
+parser.add_argument("--image", type=Path, default=ROOT / "docs/images/living-room.jpg", help="image to predict maps of")
 parser.add_argument("--output_dir", type=Path, default=Path("outputs/maps"), help="directory of the maps")
 arguments = parser.parse_args()
 
@@ -46,7 +46,7 @@ directory = PredictionDirectory(arguments.output_dir, model.config.task_specs)
 directory.claim(str(arguments.model), settings={}, overwrite=True)
 directory.write(arguments.image.stem, image, maps)
 
-# 5. Read a map back in its unit, by the card alone.
+# 5. Read a map back in its unit, using only the card.
 task, stored = next(iter(load_stored_forms(arguments.output_dir).items()))
 values = read_map(directory.map_path(task, arguments.image.stem), stored)
 print(f"{task} from {directory.map_path(task, arguments.image.stem)}: {values.shape}, {values.min():.3g} to {values.max():.3g}")

@@ -1,4 +1,4 @@
-"""Train MulT with a bare Accelerate loop: everything in sight, to copy and change.
+"""Train MulT with a bare Accelerate loop: everything in one file, to copy and change.
 
     python examples/train_loop.py
     accelerate launch --config_file examples/accelerate/ddp.yaml examples/train_loop.py --max_steps 1000
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         collate_fn=MultiTaskCollator(processor, augment=augment),
     )
 
-    # Model, optimizer, schedule. Norms, biases and positions are not decayed.
+    # Model, optimizer, schedule. No weight decay on norms, biases and position embeddings.
     set_seed(flags.seed)  # the same first weights in every process
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks))
     optimizer = torch.optim.AdamW(parameter_groups(model, learning_rate=flags.learning_rate, weight_decay=0.05))

@@ -3,8 +3,8 @@
     python examples/benchmarks/data.py                                            # the shipped Rooms sample at 128 and 512 pixels
     python examples/benchmarks/data.py --dataset user/my-rooms --sizes 384 --batch_size 16
 
-Prints a Markdown table. Images are decoded and brought to each size beforehand, so only their preparation is timed. A row is the
-median over batches: CPU seconds are the cost even on a busy machine, wall seconds what it took.
+Prints a Markdown table. Images are decoded and brought to each size beforehand, so only their preparation is timed. Each row is
+the median over batches. CPU seconds are reliable even on a busy machine.
 """
 
 import os
@@ -42,7 +42,7 @@ class BenchmarkArguments:
     split: str = flag("train", "split whose first rows are used")
     sizes: list[int] = flag([128, 512], "sides of the square images in pixels")
     batch_size: int = flag(8, "rows per batch")
-    batches: int = flag(20, "batches measured, after one that is not")
+    batches: int = flag(20, "batches to measure, after one warm-up batch")
     threads: int = flag(1, "threads of torch; workers of a DataLoader have one each")
     seed: int = flag(0, "seed of the random views")
 
@@ -65,13 +65,13 @@ def preparations(size: int, specs: dict[str, TaskSpec]) -> dict[str, Callable[[l
     one_map = next((task for task, spec in specs.items() if spec.is_classification), None)
 
     def dpt_batch(rows: list[Row]) -> Any:
-        # Without a map of classes in the data set it gets the images alone.
+        # Without a map of classes in the data set it gets only the images.
         maps = {} if one_map is None else {"segmentation_maps": [row[one_map] for row in rows]}
         return dpt([row["image"] for row in rows], return_tensors="pt", **maps)
 
     return {
         f"MulT's processor, {len(specs)} maps": MultiTaskCollator(processor),
-        f"the same and a random view, {len(specs)} maps": MultiTaskCollator(processor, augment=RandomAugmentation(tasks=specs)),
+        f"the same with augmentation, {len(specs)} maps": MultiTaskCollator(processor, augment=RandomAugmentation(tasks=specs)),
         f"DPT's processor, {0 if one_map is None else 1} map(s)": dpt_batch,
     }
 

@@ -1,4 +1,4 @@
-"""Benchmark: six tasks in one network against six networks of one task. Time, memory, parameters, arithmetic, and the machine's limit.
+"""Benchmark: one network for six tasks against six single-task networks. Time, memory, parameters, arithmetic, and the machine's limit.
 
     python examples/benchmarks/network.py                                   # the small default network of training, at 128 pixels
     python examples/benchmarks/network.py --preset swin-tiny --image_size 224 --batch_sizes 1 8 --modes inference
@@ -42,11 +42,11 @@ from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import build_model
 
 MIB = 2**20
-WARM_UP = 2  # runs of everything before the first that counts
+WARM_UP = 2  # warm-up runs of each case
 
 CASE_NAMES = ("mult", "networks", "subsets", "no_sharing", "swin_unet", "mtan", "attention")  # methods of Comparison
 
-# Of the products whose rate is the machine's limit: large enough to reach it, small enough to be quick.
+# Sides of the matrices whose product rate is the machine's limit: large enough to reach it, small enough to be quick.
 MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
 
 # What torch.profiler calls the operations that multiply matrices on a CPU, fused attention and those of torch.compile among them.
@@ -66,15 +66,15 @@ class BenchmarkArguments:
     tasks: list[str] = flag([*MULT_TASKS], "names of registered tasks")
     modes: list[str] = flag(["inference", "training"], "inference, and a training step: forward, backward and AdamW")
     cases: list[str] = flag([*CASE_NAMES], "what is compared, in the order of the table")
-    dtype: Literal["float32", "bfloat16"] = flag("float32", "of the weights in inference; of autocast in training")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "type of the weights in inference; of autocast in training")
     float32_matmul: Literal["highest", "high", "medium"] = flag("highest", "see torch.set_float32_matmul_precision")
     attention: Literal["sdpa", "eager"] = flag("sdpa", "attention implementation")
     torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
-    device: Literal["cpu", "cuda"] = flag("cpu", "where everything runs")
+    device: Literal["cpu", "cuda"] = flag("cpu", "device to run on")
     cpu_threads: int = flag(1, "threads of torch on a CPU")
     repeats: int = flag(10, "timed runs; their median is shown")
-    seed: int = flag(0, "of weights, images and labels")
-    output: Path | None = flag(None, "JSON file for all figures")
+    seed: int = flag(0, "seed of weights, images and labels")
+    output: Path | None = flag(None, "JSON file for all results")
 
     def __post_init__(self) -> None:
         check_bounds(self, {1: ("cpu_threads", "repeats"), 32: ("image_size",)})
@@ -84,7 +84,7 @@ class BenchmarkArguments:
             given = getattr(self, name)
             if not given or set(given) - set(allowed):
                 raise ValueError(f"--{name} is {given}; choose at least one of {', '.join(allowed)}")
-        resolve_tasks(self.tasks)  # refuses what it does not know
+        resolve_tasks(self.tasks)  # raises an error for unknown names
 
 
 def build(arguments: BenchmarkArguments, tasks: Sequence[str], **decoder: Any) -> MulTForMultiTaskDensePrediction:
@@ -126,7 +126,7 @@ class Step:
             self.network(self.images, tasks=self.tasks)
 
     def kept(self) -> list[Tensor]:
-        """What stays in memory between two runs."""
+        """Tensors that stay in memory between runs."""
         return [tensor for module in self.modules for tensor in (*module.parameters(), *module.buffers())]
 
 
@@ -147,7 +147,7 @@ class TrainingStep(Step):
         self.optimizer.zero_grad()
 
     def kept(self) -> list[Tensor]:
-        """Also AdamW's two moments; gradients come and go with a step."""
+        """Also AdamW's two moments; gradients exist only during a step."""
         return [*super().kept(), *(value for state in self.optimizer.state.values() for value in state.values())]
 
 
@@ -210,7 +210,7 @@ class Comparison:
         return {f"{len(tasks)} networks of one task": [self.step(build(self.arguments, [task]), [task]) for task in tasks]}
 
     def subsets(self) -> dict[str, list[Step]]:
-        """The first tasks of the network alone: does the cost follow their number?"""
+        """Only the first tasks of the network: does the cost grow with their number?"""
         tasks, numbers = self.arguments.tasks, {len(self.arguments.tasks) // 2, 1} - {0, len(self.arguments.tasks)}
         return {f"MulT, {n} of its {len(tasks)} tasks": [self.step(self.network, tasks[:n])] for n in sorted(numbers, reverse=True)}
 
@@ -244,7 +244,7 @@ def run(steps: Sequence[Step]) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a product's time depends on of a tensor."""
+    """The properties of a tensor that the time of a product depends on."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -271,7 +271,7 @@ class RecordProducts(TorchDispatchMode):
         self.calls: Counter[tuple[Any, Any]] = Counter()
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the call and do it."""
+        """Record the call and run it."""
         if operation.overloadpacket in flop_registry:
             self.calls[operation, Layout.of(args)] += 1
         return operation(*args, **(kwargs or {}))
@@ -301,18 +301,18 @@ def count_products(steps: Sequence[Step]) -> tuple[int, Counter[tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds that something takes: of this process's CPU where it has one thread, which other programs disturb least; else of the wall."""
+    """Seconds of a call: CPU time if this process has one thread, because other programs affect it least; otherwise wall time."""
 
     device: str
     threads: int
 
     @property
     def kind(self) -> str:
-        """Which seconds these are."""
+        """Name of the kind of seconds."""
         return "CPU" if self.device == "cpu" and self.threads == 1 else "wall"
 
     def now(self) -> float:
-        """Once everything that was asked of the device is done."""
+        """The time when all work on the device is finished."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.process_time() if self.kind == "CPU" else time.perf_counter()
@@ -325,7 +325,7 @@ class Clock:
 
 
 def seconds_alone(calls: Mapping[tuple[Any, Any], int], clock: Clock) -> float:
-    """What the products of a case take when nothing else is done: each of them by itself, times the number of its calls."""
+    """Time of the products of a case in isolation: that of each one, times the number of its calls."""
     total = 0.0
     for (operation, layouts), number in calls.items():
         inputs = tree_map(lambda value: value.random(clock.device) if isinstance(value, Layout) else value, layouts)
@@ -340,7 +340,7 @@ def seconds_alone(calls: Mapping[tuple[Any, Any], int], clock: Clock) -> float:
 
 
 def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
-    """The share of one run's time that products take (NaN on a GPU), and the most MiB that it needs in addition to what stays in memory."""
+    """Share of one run's time in products (NaN on a GPU), and the peak of its memory in MiB in addition to persistent tensors."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -348,7 +348,7 @@ def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
         return math.nan, (torch.cuda.max_memory_allocated() - before) / MIB
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run(steps)
-    with tempfile.TemporaryDirectory() as directory:  # the trace is the profiler's one public form that has all of this
+    with tempfile.TemporaryDirectory() as directory:  # the trace is the profiler's only public format with all of this
         path = Path(directory) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events = sorted(json.loads(path.read_text())["traceEvents"], key=lambda event: event["ts"])
@@ -356,14 +356,14 @@ def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
 
 
 def products_share(events: Sequence[Mapping[str, Any]]) -> float:
-    """Of the time from the first operation's start to the last one's end."""
+    """Share of the time from the start of the first operation to the end of the last one."""
     operations = [event for event in events if event.get("cat") == "cpu_op"]
     time_of_all = max(event["ts"] + event["dur"] for event in operations) - operations[0]["ts"]
     return sum(event["dur"] for event in operations if event["name"] in PRODUCTS) / time_of_all
 
 
 def peak_bytes(events: Sequence[Mapping[str, Any]]) -> int:
-    """The most that tensors had been given and had not given back."""
+    """Peak of the memory that was allocated and not yet freed."""
     changes = [event["args"]["Bytes"] for event in events if event["name"] == "[memory]"]
     return max(itertools.accumulate(changes), default=0)
 
@@ -400,7 +400,7 @@ class Cost:
 
 
 def measure(cases: Mapping[str, Sequence[Step]], arguments: BenchmarkArguments) -> tuple[dict[str, Cost], float]:
-    """The costs of all cases, and the machine's limit in operations a second; all are timed in turns, so that drift hits all alike."""
+    """The costs of all cases, and the machine's limit in operations per second; timed in turns, so that drift affects all equally."""
     clock = Clock(arguments.device, arguments.cpu_threads)
     costs = {}
     for name, steps in cases.items():
@@ -425,7 +425,7 @@ def measure(cases: Mapping[str, Sequence[Step]], arguments: BenchmarkArguments) 
 
 
 def table(costs: Mapping[str, Cost], limit: float, clock: Clock) -> str:
-    """Markdown: one row per case; rates are also shares of the limit, and of what the products reach by themselves."""
+    """Markdown: one row per case; rates are also shares of the limit, and of the rate of the products alone."""
     lines = [
         f"| case | ms ({clock.kind}) | ± % | parameters (M) | memory (MiB) | GFLOP | GFLOP/s | % of the limit | % of its products alone "
         "| % of time in products |",
@@ -441,7 +441,7 @@ def table(costs: Mapping[str, Cost], limit: float, clock: Clock) -> str:
 
 
 def ratios(one: Cost, other: Cost) -> dict[str, float]:
-    """What one case takes of another's time, arithmetic, memory and parameters."""
+    """Time, arithmetic, memory and parameters of one case relative to another."""
     names = {"time": "median", "arithmetic": "flops", "memory": "peak_mib", "parameters": "parameters"}
     return {word: getattr(one, name) / getattr(other, name) for word, name in names.items()}
 
@@ -466,7 +466,7 @@ def compare(arguments: BenchmarkArguments, mode: str, batch_size: int) -> dict[s
 
 
 def machine(arguments: BenchmarkArguments) -> dict[str, Any]:
-    """What the figures depend on besides the flags."""
+    """The environment that the results depend on, besides the flags."""
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.cpu_threads} thread(s)"
     return {
         "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",

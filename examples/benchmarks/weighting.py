@@ -35,11 +35,11 @@ ROOMS = Path(__file__).resolve().parents[1] / "data/rooms-sample"
 
 @dataclass
 class BenchmarkArguments:
-    """Everything that the figures depend on; each field is a flag."""
+    """Everything that the results depend on; each field is a flag."""
 
     methods: list[str] = flag(list(WEIGHTINGS), "names of task weightings; the first is what the others are compared with")
     steps: int = flag(10, "steps that are timed")
-    warmup_steps: int = flag(3, "steps before these")
+    warmup_steps: int = flag(3, "warm-up steps before these")
     batch_size: int = flag(8, "images per step")
     image_size: int = flag(128, "side of the images in pixels")
     embed_dim: int = flag(ModelArguments.embed_dim, "channels of the Swin's first stage")
@@ -70,7 +70,7 @@ def measure(method: str, arguments: BenchmarkArguments) -> tuple[float, float]:
         start = time.perf_counter()
         outputs = model(images, labels=labels, output_hidden_states=weighting.reads_features)
         weighting.backward(outputs.task_losses, outputs.hidden_states or (), accelerator)
-        del outputs  # else its graph would be in memory together with the next one
+        del outputs  # otherwise its graph would be in memory together with the next one
         optimizer.step()
         optimizer.zero_grad()
         if accelerator.device.type == "cuda":

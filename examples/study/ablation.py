@@ -1,8 +1,8 @@
-"""Train every run that one YAML file lists, and compare them in one table and one plot.
+"""Train all runs of a YAML file, and compare them in one table and one plot.
 
     python examples/study/ablation.py --plan examples/study/ablations/paper.yaml --output_dir outputs/paper
 
-The file (docs/baselines.md has a whole one):
+The file (docs/baselines.md has a complete one):
 
     base: {max_steps: 450}                      # flags of `mult-hf train` that all runs have
     seeds: [0, 1]                               # optional: every run once per seed
@@ -45,7 +45,7 @@ from mult_hf.metrics import metrics_of
 from mult_hf.model.tasks import resolve_tasks
 
 TRAIN = ["-m", "mult_hf", "train"]
-"""What a launcher runs: the installed package, from any directory."""
+"""The module that a launcher runs: the installed package, from any directory."""
 
 LAUNCHERS = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.launch"]}
 KEYS = ("base", "seeds", "runs", "grid", "reference")
@@ -162,11 +162,11 @@ def slug(name: str) -> str:
 def known_flags() -> set[str]:
     """The flags of `mult-hf train`."""
     help_text = subprocess.run([sys.executable, *TRAIN, "--help"], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"^ +--(\w+)", help_text, re.MULTILINE))  # not the flags that a help text mentions
+    return set(re.findall(r"^ +--(\w+)", help_text, re.MULTILINE))  # not flags mentioned in a help text
 
 
 def check(runs: Iterable[Run], flags: set[str]) -> None:
-    """Refuse what would fail or mislead before hours are spent.
+    """Refuse, before any training, what would fail or mislead.
 
     Raises:
         ValueError: on a flag that `mult-hf train` does not have, or a directory that was made with other flags.
@@ -199,7 +199,7 @@ def check_same_flags(run: Run) -> None:
 
 
 def finished_metrics(run: Run) -> dict[str, Any] | None:
-    """What metrics.json holds, or None where the run has not come to its end."""
+    """What metrics.json holds, or None if the run is not finished."""
     try:
         numbers = json.loads((run.directory / "metrics.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):  # a run that was killed while writing leaves half a file
@@ -211,7 +211,7 @@ def command(run: Run, launcher: str) -> list[str]:
     """The command line of a run, which starts or continues it."""
     argv = [*LAUNCHERS[launcher], *TRAIN, "--output_dir", str(run.directory)]
     for flag, value in run.flags.items():
-        argv += command_line.as_words(flag, value)
+        argv += command_line.as_argv(flag, value)
     return [*argv, "--resume", "latest"]
 
 
@@ -225,7 +225,7 @@ def execute(run: Run, argv: list[str]) -> str | None:
     if status == 0 and finished_metrics(run) is not None:
         return None
     last = log_path.read_text().strip().splitlines()[-1:] or ["nothing printed"]
-    return f"exit status {status}: {last[0]} (all of it in {log_path})"
+    return f"exit status {status}: {last[0]} (full log: {log_path})"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -399,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(runs, known_flags())
     waiting = [run for run in runs if finished_metrics(run) is None]
     failures = {}
-    # The bar starts after the finished runs, so that the remaining time is that of the other ones.
+    # The bar starts after the finished runs, so that the estimated time is that of the others.
     with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run") as bar:
         for run in waiting:
             bar.set_description(run.directory.name)

@@ -1,4 +1,4 @@
-"""Correlation of errors between tasks: a model's errors over a split, pair by pair, as a table and a picture.
+"""Correlation of a model's errors between tasks over a split, as a table and a heat map.
 
     python examples/study/error_correlation.py --model outputs/mult-rooms --split test
 

@@ -30,7 +30,7 @@ class DrawingArguments:
 
     tasks: list[str] = flag(list(MULT_TASKS), "names of the tasks, one column each")
     reference_task: str = flag(PREFERRED_REFERENCE_TASK, "the task that computes the map")
-    output: Path = flag(Path(__file__).resolve().parents[2] / "docs/images/shared-attention.svg", "where the figure is written")
+    output: Path = flag(Path(__file__).resolve().parents[2] / "docs/images/shared-attention.svg", "file to write the figure to")
 
     def __post_init__(self) -> None:
         if self.reference_task not in self.tasks:

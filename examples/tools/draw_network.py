@@ -27,7 +27,7 @@ STAGES = {4: 226, 8: 326, 16: 426, 32: 526}
 class NetworkDrawingArguments(DrawingArguments):
     """What is drawn; each field is a flag."""
 
-    output: Path = flag(Path(__file__).resolve().parents[2] / "docs/images/network.svg", "where the figure is written")
+    output: Path = flag(Path(__file__).resolve().parents[2] / "docs/images/network.svg", "file to write the figure to")
 
 
 def encoder(color: str) -> list[str]:

@@ -1,12 +1,12 @@
-"""Draw the imports between the folders of the package, from its source: rooms, arrows, and arrows that run upwards.
+"""Draw the imports between the folders of the package, from its source: components, arrows, and arrows that run upwards.
 
     python examples/tools/imports.py                                   # the working tree, as text
     python examples/tools/imports.py --revision 2b4a228 --format mermaid
     python examples/tools/imports.py --files                           # between files, in place of folders
 
-A room is a folder of the package, or a file beside these folders. An arrow is one room that imports another; imports for type checks
-alone do not count. `--order` lists rooms from the bottom to the top: an arrow to a later one runs upwards, and so do all arrows of a
-cycle among rooms that are not listed. The package is read, not imported.
+A component is a folder of the package, or a file next to these folders. An arrow is one component that imports another; imports for
+type checks do not count. `--order` lists components from the bottom to the top: an arrow to a later one runs upwards, and so do all
+arrows of a cycle among components that are not listed. The package is read, not imported.
 """
 
 import ast
@@ -35,7 +35,7 @@ class DrawingArguments:
     repository: Path = flag(ROOT, "directory of the repository")
     revision: str | None = flag(None, "git revision to draw; the working tree by default")
     files: bool = flag(False, "draw files in place of folders")
-    order: list[str] = flag(ORDER, "rooms from the bottom to the top")
+    order: list[str] = flag(ORDER, "components from the bottom to the top")
     format: Literal["text", "mermaid"] = flag("text", "mermaid: for Markdown pages")
 
 
@@ -100,34 +100,34 @@ def module_name(path: str) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def room_of(module: str, *, files: bool) -> str:
-    """The room that a module of the package lies in."""
+def component_of(module: str, *, files: bool) -> str:
+    """The component that a module of the package is in."""
     return module if files else module.split(".")[0]
 
 
 def find_arrows(source: Source, package: str, *, files: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
-    """The rooms of a package, and who imports whom.
+    """The components of a package, and who imports whom.
 
     Args:
         source: of the package.
         package: its name.
-        files: whether files are rooms, in place of folders.
+        files: whether files are components, in place of folders.
 
     Returns:
-        rooms, and arrows from the importing room to the imported one; both sorted.
+        components, and arrows from the importing component to the imported one; both sorted.
     """
     modules = {module_name(path): path for path in source}
-    rooms = {room_of(module, files=files) for module in modules}
+    components = {component_of(module, files=files) for module in modules}
     arrows = set()
     for module, path in modules.items():
         for name in imported_modules(source[path], package, path):
             if name.split(".")[0] != package:
                 continue
             target = _longest_module(name.partition(".")[2], modules)
-            arrow = (room_of(module, files=files), room_of(target, files=files))
+            arrow = (component_of(module, files=files), component_of(target, files=files))
             if arrow[0] != arrow[1]:
                 arrows.add(arrow)
-    return sorted(rooms), sorted(arrows)
+    return sorted(components), sorted(arrows)
 
 
 def _longest_module(name: str, modules: Iterable[str]) -> str:
@@ -137,12 +137,12 @@ def _longest_module(name: str, modules: Iterable[str]) -> str:
 
 
 def upward_arrows(arrows: Iterable[tuple[str, str]], order: Sequence[str]) -> list[tuple[str, str]]:
-    """Arrows to a room that stands later in the order; of rooms that are not in it, those of a cycle."""
+    """Arrows to a component that comes later in the order, and arrows of cycles among components that are not in it."""
     arrows = list(arrows)
-    rank = {room: number for number, room in enumerate(order)}
+    rank = {component: number for number, component in enumerate(order)}
 
     def is_upward(start: str, end: str) -> bool:
-        first, second = (rank.get(room.split(".")[0]) for room in (start, end))
+        first, second = (rank.get(component.split(".")[0]) for component in (start, end))
         if first is None or second is None or first == second:
             return start in _reached_from(end, arrows)
         return second > first
@@ -150,34 +150,34 @@ def upward_arrows(arrows: Iterable[tuple[str, str]], order: Sequence[str]) -> li
     return [arrow for arrow in arrows if is_upward(*arrow)]
 
 
-def _reached_from(room: str, arrows: Iterable[tuple[str, str]]) -> set[str]:
-    """The room and all that it imports, directly or not."""
-    reached, new = set(), {room}
+def _reached_from(component: str, arrows: Iterable[tuple[str, str]]) -> set[str]:
+    """The component and all that it imports, directly or not."""
+    reached, new = set(), {component}
     while new:
         reached |= new
         new = {end for start, end in arrows if start in new} - reached
     return reached
 
 
-def draw_text(rooms: Sequence[str], arrows: Sequence[tuple[str, str]], upward: Sequence[tuple[str, str]]) -> str:
-    """One line per room with what it imports; `^` marks upward arrows."""
-    width = max(map(len, rooms))
+def draw_text(components: Sequence[str], arrows: Sequence[tuple[str, str]], upward: Sequence[tuple[str, str]]) -> str:
+    """One line per component with what it imports; `^` marks upward arrows."""
+    width = max(map(len, components))
     lines = []
-    for room in rooms:
-        targets = [f"^{end}" if (start, end) in upward else end for start, end in arrows if start == room]
-        lines.append(f"{room:{width}} -> {', '.join(targets)}" if targets else room)
+    for component in components:
+        targets = [f"^{end}" if (start, end) in upward else end for start, end in arrows if start == component]
+        lines.append(f"{component:{width}} -> {', '.join(targets)}" if targets else component)
     return "\n".join(lines)
 
 
-def draw_mermaid(rooms: Sequence[str], arrows: Sequence[tuple[str, str]], upward: Sequence[tuple[str, str]]) -> str:
+def draw_mermaid(components: Sequence[str], arrows: Sequence[tuple[str, str]], upward: Sequence[tuple[str, str]]) -> str:
     """A flowchart; upward arrows are dotted."""
-    lines = ["flowchart TD", *(f'    {_identifier(room)}["{room}"]' for room in rooms)]
+    lines = ["flowchart TD", *(f'    {_identifier(component)}["{component}"]' for component in components)]
     lines += [f"    {_identifier(start)} {'-.->' if (start, end) in upward else '-->'} {_identifier(end)}" for start, end in arrows]
     return "\n".join(lines)
 
 
-def _identifier(room: str) -> str:
-    return "room_" + room.replace(".", "_")  # Mermaid reserves words such as `end`
+def _identifier(component: str) -> str:
+    return "component_" + component.replace(".", "_")  # Mermaid reserves words such as `end`
 
 
 DRAWINGS = {"text": draw_text, "mermaid": draw_mermaid}
@@ -190,10 +190,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the flags; those of this process by default.
     """
     arguments = parse_arguments(DrawingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    rooms, arrows = find_arrows(read_package(arguments), Path(arguments.package).name, files=arguments.files)
+    components, arrows = find_arrows(read_package(arguments), Path(arguments.package).name, files=arguments.files)
     upward = upward_arrows(arrows, arguments.order)
-    print(DRAWINGS[arguments.format](rooms, arrows, upward))
-    print(f"\n{len(rooms)} rooms, {len(arrows)} arrows, {len(upward)} of them upwards")
+    print(DRAWINGS[arguments.format](components, arrows, upward))
+    print(f"\n{len(components)} components, {len(arrows)} arrows, {len(upward)} of them upwards")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ KILLED, HUNG, SURVIVED, BROKEN = "killed", "killed (hung)", "SURVIVED", "BROKEN"
 # Exit statuses of pytest: https://docs.pytest.org/en/stable/reference/exit-codes.html
 _PASSED, _FAILED, _NOT_RUN = 0, 1, 3
 _POLL_SECONDS = 0.1
-# What the package and its tests import of others; a library that is missing is left out.
+# Libraries that the package and its tests import; missing ones are left out.
 PRELOADED = (
     "accelerate",
     "datasets",
@@ -91,10 +91,10 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of the tests of a mutant.
+    """Result of the tests for a mutant.
 
     Args:
-        mutant: that was tested.
+        mutant: the tested one.
         result: `KILLED`, `HUNG`, `SURVIVED` or `BROKEN` (the tests could not run).
         seconds: wall-clock time of the test run.
         test: first test that failed; empty if none did.
@@ -192,7 +192,7 @@ class TestRun:
 
     @property
     def output(self) -> str:
-        """What pytest has printed so far."""
+        """Output of pytest so far."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def poll(self, timeout: float) -> tuple[bool, int | None]:
@@ -209,7 +209,7 @@ class TestRun:
         if self.process.exitcode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.kill()  # in case that it was not yet the leader of its group
+            self.process.kill()  # in case it was not yet the leader of its group
             self.process.join()
 
 
@@ -233,7 +233,7 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
         import pytest
 
         status = pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", *tests])
-    except BaseException:  # by itself Python would exit with 1, which means that a test failed
+    except BaseException:  # an uncaught error would exit with 1, which means that a test failed
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""Draw one image, its six maps and a legend as a 4 x 2 sheet: the picture at the top of the README.
+"""Draw one image, its six maps and a legend as a 4 x 2 sheet: the figure at the top of the README.
 
 python examples/tools/overview.py --image docs/images/living-room.jpg --output docs/images/overview.jpg
 
-The model that comes with the package predicts the maps; `--model` takes another.
+The shipped checkpoint predicts the maps; `--model` chooses another.
 """
 
 import argparse
@@ -20,7 +20,7 @@ COLUMNS = 4
 
 
 def captioned(cells: list[tuple[str, Image.Image]]) -> Image.Image:
-    """Pictures in rows of four, each under its caption; cells have the first picture's aspect ratio, and each picture keeps its own."""
+    """Images in rows of four, each below its caption; cells have the first image's aspect ratio, and each image keeps its own."""
     first = cells[0][1]
     width, height = CELL_WIDTH, round(CELL_WIDTH * first.height / first.width)
     rows = -(-len(cells) // COLUMNS)
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=mult_hf.DEFAULT_CHECKPOINT, help="directory or Hub id; the shipped model by default")
     parser.add_argument("--image", type=Path, required=True, help="an RGB image")
-    parser.add_argument("--output", type=Path, required=True, help="file of the sheet")
+    parser.add_argument("--output", type=Path, required=True, help="file to write the sheet to")
     arguments = parser.parse_args()
     with Image.open(arguments.image) as image:
         overview(arguments.model, image.convert("RGB")).save(arguments.output, quality=88)

@@ -1,11 +1,11 @@
-r"""Package a trained model for release: half-precision weights, measured on held-out views, with pictures and a card.
+r"""Package a trained model for release: half-precision weights, measured on held-out views, with images and a card.
 
     python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --output_dir outputs/release/rooms-tiny
     python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --packaged \
         --output_dir mult_hf/checkpoints/rooms-tiny
 
-The second command made the checkpoint that comes with the package. The weights are measured as they are written, loaded as a user
-loads them. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
+The second command made the shipped checkpoint. The weights are measured after writing and loading them as a
+user does. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
 a section on the held-out split, `results.json`, `panel.png` and `training.json` of the training, and `example-TASK.png` with image,
 prediction and truth.
 """
@@ -46,33 +46,33 @@ from mult_hf.training.checkpoints import replace_files
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = "model.safetensors"
 COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
-"""Files of a training that go along, and their new names."""
+"""Files of a training run that are copied, and their new names."""
 
 FOLLOWING_SECTION = "## Outputs"
-"""Heading of the card before which the held-out results stand."""
+"""Heading of the card that the held-out results precede."""
 
 IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline and includes this model"
-"""Line of a packaged model's card, which has no code beside it that trust_remote_code could run."""
+"""Line of a packaged model's card: there is no copy of the code that trust_remote_code could run."""
 
 
 @dataclass
 class ReleaseArguments:
-    """What is released, and what it is measured on; each field is a flag, and a key of the file that `--config` names."""
+    """The model to release, and the data to measure it on; each field is a flag, and a key of the file that `--config` names."""
 
     config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
     model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py")
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("test", "held-out split to measure on")
-    baseline_split: str = flag("train", "split that the constant baseline is learnt from")
-    dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "of the weights in the file; they are loaded as float32")
-    packaged: bool = flag(False, "as the checkpoint that comes with the package: without copied code, and loaded without a name")
-    license: str | None = flag(None, "of the weights, as cards on the Hub name it, such as mit")
-    data_command: str | None = flag(None, "command that makes the data, for the card")
-    limits: list[str] = flag([], "sentences that the card's section on limits begins with")
-    pictures: int = flag(6, "images in the picture of each task")
+    baseline_split: str = flag("train", "split that the constant baseline is computed from")
+    dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "type of the weights in the file; they are loaded as float32")
+    packaged: bool = flag(False, "release it as the shipped checkpoint: without a copy of the code, and loaded by default")
+    license: str | None = flag(None, "licence of the weights in the Hub's notation, such as mit")
+    data_command: str | None = flag(None, "command that makes the data, shown in the card")
+    limits: list[str] = flag([], "first sentences of the card's section on limits")
+    pictures: int = flag(6, "number of images in each task's panel")
     batch_size: int = flag(8, "images per batch")
     cpu_threads: int | None = flag(None, "threads on a machine without accelerator; all cores by default")
-    output_dir: Path = flag(Path("outputs/release/mult-rooms"), "where everything is written; its name is the model's")
+    output_dir: Path = flag(Path("outputs/release/mult-rooms"), "output directory; its name becomes the model's")
 
     def __post_init__(self) -> None:
         check_bounds(self, {1: ("pictures", "batch_size", "cpu_threads")})
@@ -83,7 +83,7 @@ class ReleaseArguments:
 
 
 def write_model(arguments: ReleaseArguments, directory: Path) -> None:
-    """Model and processor with weights of the wanted type.
+    """Model and processor with weights of the given type.
 
     Raises:
         ValueError: if a weight is too large for the type.
@@ -91,9 +91,9 @@ def write_model(arguments: ReleaseArguments, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     MulTForMultiTaskDensePrediction.from_pretrained(arguments.model, dtype=torch.float32).save_pretrained(directory, max_shard_size="1TB")
     MulTImageProcessor.from_pretrained(arguments.model).save_pretrained(directory)
-    # config.json goes on to say float32, which is what transformers makes of the file's smaller numbers.
+    # config.json still says float32, the type in which transformers loads the file.
     save_file(to_dtype(load_file(directory / WEIGHTS), getattr(torch, arguments.dtype)), directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / WEIGHTS).chmod(0o644)  # safetensors writes it for the owner alone; others may use the same installation
+    (directory / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read it; others may use the same installation
     if arguments.packaged:
         leave_out_code(directory)
 
@@ -113,7 +113,7 @@ def to_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
 
 
 def leave_out_code(directory: Path) -> None:
-    """Delete the copied modules, and what names them."""
+    """Delete the copied modules and the references to them."""
     for module in directory.glob("*.py"):
         module.unlink()
     for path in directory.glob("*.json"):
@@ -122,11 +122,11 @@ def leave_out_code(directory: Path) -> None:
 
 
 def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerator) -> tuple[dict[str, Evaluation], list[Image.Image]]:
-    """Measure the released weights against those they were made from.
+    """Measure the released weights and the original ones.
 
     Returns:
-        evaluations of the released weights, of those before rounding, of the released ones averaged over the mirrored image, and of
-        the constant baseline; and one picture per task.
+        evaluations of the released weights, of those before rounding, of the released ones averaged over the mirrored image,
+        and of the constant baseline; and one panel per task.
     """
     models = {
         name: MulTForMultiTaskDensePrediction.from_pretrained(path).to(accelerator.device).eval()
@@ -147,7 +147,7 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
 
 
 def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[str, Any], table: str, specs: Mapping[str, TaskSpec]) -> None:
-    """The training's card with what was measured here, and how."""
+    """The training's card with the results measured here."""
     card = ModelCard.load(arguments.model / "README.md")
     old, new = public_name(str(arguments.model)), arguments.output_dir.resolve().name
     card.data.model_name = new
@@ -160,8 +160,7 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     section = f"""## On held-out images
 
 The weights in this directory ({numbers["dtype"]}, computed with as float32) on the split `{numbers["split"]}` of `{numbers["dataset"]}`
-({numbers["evaluated_samples"]} images), which nothing was chosen on: once as they are and once averaged with the prediction for the
-mirrored image. Rounding the
+({numbers["evaluated_samples"]} images, held out from all choices), once as they are and once averaged with the prediction for the mirrored image. Rounding the
 weights changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured by `{numbers["command"]}`.
 
 {table}
@@ -185,7 +184,7 @@ weights changed the headline metrics by at most {numbers["largest_change_by_roun
 
 
 def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation], argv: Sequence[str]) -> dict[str, Any]:
-    """Everything measured, for `results.json`."""
+    """All results, for `results.json`."""
     ours, before, mirrored, baseline = (each.compute() for each in evaluations.values())
     specs = next(iter(evaluations.values())).specs
     headlines = [f"{task}/{spec.metrics[0]}" for task, spec in specs.items()]

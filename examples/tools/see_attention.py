@@ -2,11 +2,11 @@ r"""Show where a pixel looks: the attention that all tasks share, stage by stage
 
     python examples/tools/see_attention.py --model outputs/mult-rooms --image docs/images/coffee.jpg --pixel 200 300
     python examples/tools/see_attention.py --model outputs/reference-normals --compare outputs/reference-depth \
-        --image photo.jpg --pixel 60 100
+        --image image.jpg --pixel 60 100
 
 One row per model, one column per stage of its decoders, the coarsest first. Models of `--compare` get the same image and pixel, which
-shows the effect of another reference task or another training. Brightness is relative to the largest weight of each picture, which
-is printed.
+shows the effect of another reference task or another training. Brightness is relative to each panel's
+largest weight, which is printed.
 """
 
 import sys
@@ -29,13 +29,13 @@ class AttentionArguments:
 
     model: str = field(metadata={"help": "directory or Hub id of the model"})
     image: Path = field(metadata={"help": "image file"})
-    pixel: list[int] | None = flag(None, "row and column in the image; its middle by default")
+    pixel: list[int] | None = flag(None, "row and column in the image; its centre by default")
     stages: list[int] | None = flag(None, "numbers of decoder stages, 1 being the coarsest; all that share attention by default")
     block: int = flag(0, "number among a stage's shared blocks, from 0")
     head: int | None = flag(None, "number of an attention head, from 0; the mean over heads by default")
     compare: list[str] = flag([], "directories or Hub ids of further models, one row each")
-    cell: int = flag(240, "width of a picture in the panel, in pixels")
-    output: Path = flag(Path("outputs/attention.png"), "where the panel is written")
+    cell: int = flag(240, "width of each image in the panel, in pixels")
+    output: Path = flag(Path("outputs/attention.png"), "file to write the panel to")
 
     def __post_init__(self) -> None:
         if self.pixel is not None and len(self.pixel) != 2:
@@ -52,7 +52,7 @@ def attention_by_stage(
     outputs = model(**inputs, output_attentions=True, output_hidden_states=True)
     height, width = inputs["pixel_values"].shape[-2:]
     seen = pixel[0] * height // image.height, pixel[1] * width // image.width  # the same place in the model's input
-    stages = arguments.stages or list(shared_blocks(model)) or [1]  # without any, the first is refused with the reason
+    stages = arguments.stages or list(shared_blocks(model)) or [1]  # if there is none, the first raises an error with the reason
     caption = f"{path}: made by {model.config.reference_task}, the same for {', '.join(model.task_names)}"
     return caption, {stage: attention_of_pixel(model, outputs, seen, stage, block=arguments.block, head=arguments.head) for stage in stages}
 
@@ -60,7 +60,7 @@ def attention_by_stage(
 def row_of_pictures(
     image: Image.Image, pixel: tuple[int, int], attention: dict[int, PixelAttention], stages: list[int]
 ) -> list[Image.Image | None]:
-    """The image, and a picture for each stage in which the model shares attention."""
+    """The image, and a map for each stage in which the model shares attention."""
     pictures: list[Image.Image | None] = [mark_pixel(image, pixel)]
     for stage in stages:
         if stage not in attention:

@@ -59,7 +59,7 @@ def _config_argv(config: Path, kind: type) -> list[str]:
     if not isinstance(values, dict) or set(values) - set(allowed):
         given = sorted(map(str, set(values) - set(allowed))) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{config} has {given}; expected flags by name: {', '.join(allowed)}")
-    return [word for key, value in values.items() if value is not None for word in as_words(key, value)]
+    return [word for key, value in values.items() if value is not None for word in as_argv(key, value)]
 
 
 def _read(config: Path) -> Any:
@@ -70,11 +70,11 @@ def _read(config: Path) -> Any:
         raise ValueError(f"--config {config} cannot be read: {error}") from error
 
 
-def as_words(key: str, value: Any) -> list[str]:
-    """An entry of a configuration file as words of a command line, so that both are checked in the same way.
+def as_argv(key: str, value: Any) -> list[str]:
+    """An entry of a configuration file as arguments of a command line, so that both are checked in the same way.
 
     Examples:
-        >>> as_words("tasks", ["depth", "normals"]), as_words("weighting_options", {"period": 24})
+        >>> as_argv("tasks", ["depth", "normals"]), as_argv("weighting_options", {"period": 24})
         (['--tasks', 'depth', 'normals'], ['--weighting_options', '{"period": 24}'])
     """
     return [f"--{key}", *map(_as_word, value if isinstance(value, list) else [value])]
@@ -82,13 +82,13 @@ def as_words(key: str, value: Any) -> list[str]:
 
 def _as_word(value: Any) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "no"  # as words they fit switches, and choices of which YAML takes `no` for false
+        return "yes" if value else "no"  # as text they fit switches, and choices of which YAML takes `no` for false
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 __all__ = [
     "CommandParser",
-    "as_words",
+    "as_argv",
     "check_bounds",
     "check_mutually_exclusive",
     "flag",

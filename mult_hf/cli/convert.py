@@ -28,7 +28,7 @@ from .errors import OneLineParser
 class ConvertArguments:
     """What is read and where it goes; each field is an argument."""
 
-    root: Path = positional("where the download is")
+    root: Path = positional("directory or file of the download")
     split: str = flag("train", "split to read", choices=[*SPLIT_NAMES])
     tasks: list[str] | None = flag(None, "columns to read; all by default")
     on_error: str = flag("raise", "raise: stop at the first broken file; skip: leave broken cells empty and count them", choices=ON_ERROR)
@@ -48,7 +48,7 @@ class TaskonomyArguments(ConvertArguments):
 class NYUv2Arguments(ConvertArguments):
     """Arguments of NYUv2."""
 
-    normals_signs: list[float] = flag([1.0, -1.0, 1.0], "three factors that turn the stored axes to x right, y up, z towards the viewer")
+    normals_signs: list[float] = flag([1.0, -1.0, 1.0], "three factors that convert the stored axes to x right, y up, z towards the viewer")
 
     def __post_init__(self) -> None:
         if len(self.normals_signs) != 3:
@@ -60,7 +60,7 @@ class CocoDoomArguments(ConvertArguments):
     """Arguments of CocoDoom."""
 
     by: str = flag("run", "split by player (run) or by level (map)", choices=("run", "map"))
-    subset: str = flag("standard", "archive that was downloaded", choices=("standard", "full"))
+    subset: str = flag("standard", "downloaded archive", choices=("standard", "full"))
 
 
 class Benchmark(NamedTuple):

@@ -76,14 +76,14 @@ class DemoArguments:
 
     model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
     config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
-    host: str = flag("127.0.0.1", "address to listen at; 0.0.0.0 opens the page to everybody on the network, without a password")
-    port: int = flag(7860, "port to listen at; 0 takes a free one")
-    images: list[str] | None = flag(None, "files of images to offer as examples")
+    host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 opens the page to everyone on the network, without a password")
+    port: int = flag(7860, "port to listen on; 0 chooses a free one")
+    images: list[str] | None = flag(None, "image files to offer as examples")
     max_bytes: int = flag(20_000_000, "largest upload")
-    max_pixels: int = flag(50_000_000, "most pixels of an upload, read from its header before anything is unpacked")
-    max_side: int = flag(1024, "longer images are reduced to this longer side, which is then the maps' too")
-    max_points: int = flag(30_000, "most points of the point cloud")
-    field_of_view: float = flag(60.0, "horizontal field of view of the camera in degrees: the slider's first value")
+    max_pixels: int = flag(50_000_000, "largest number of pixels of an upload, read from its header before it is decoded")
+    max_side: int = flag(1024, "larger images, and so their maps, are scaled down to this longer side")
+    max_points: int = flag(30_000, "largest number of points of the point cloud")
+    field_of_view: float = flag(60.0, "horizontal field of view of the camera in degrees, the slider's initial value")
 
     def __post_init__(self) -> None:
         check_bounds(self, {0: ["port"], 1: ["max_bytes", "max_pixels", "max_points"], 32: ["max_side"]})
@@ -98,7 +98,7 @@ class DemoArguments:
 
 
 def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
-    """An upload as an upright RGB picture of at most `max_side`.
+    """An upload as an upright RGB image of at most `max_side`.
 
     Args:
         path: of the file, `None` if there is none.
@@ -108,18 +108,18 @@ def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
         gr.Error: one sentence for the person who uploaded it.
     """
     if path is None:
-        raise refusal("There is no image yet: drop one, take one, or choose an example.")
+        raise refusal("There is no image yet: upload one, take one with the webcam, or choose an example.")
     size = Path(path).stat().st_size
     if size > limits.max_bytes:
-        raise refusal(f"The file has {size:,} bytes; at most {limits.max_bytes:,} are allowed. Save it smaller.")
+        raise refusal(f"The file has {size:,} bytes; at most {limits.max_bytes:,} are allowed. Save a smaller version.")
     try:
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height  # from the header: nothing was unpacked yet
+            pixels = picture.width * picture.height  # from the header, before decoding
             if pixels > limits.max_pixels:
                 raise refusal(f"The image has {picture.width:,} x {picture.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
             image = read_image(picture, "The image")
     except Image.DecompressionBombError:
-        raise refusal(f"The image claims a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
+        raise refusal(f"The image's header states a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
     except Image.UnidentifiedImageError:
         raise refusal(f"The file is empty or no image that can be read; allowed are {', '.join(FORMATS)}.") from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow and `read_image` raise on broken data
@@ -370,7 +370,7 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         )
     except OSError as error:
         raise CommandError(
-            f"--host {arguments.host} --port {arguments.port} cannot be listened at; take another --port, or 0 for a free one: {error}"
+            f"--host {arguments.host} --port {arguments.port} cannot be opened; choose another --port, or 0 for a free one: {error}"
         ) from None
     return page
 

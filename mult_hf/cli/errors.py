@@ -5,7 +5,7 @@ from typing import NoReturn
 
 
 class CommandError(Exception):
-    """An error that stops a command and is not a bug: the message says what came, what is allowed and what to do."""
+    """An error that stops a command and is not a bug: the message has what came, what is allowed and what to do."""
 
 
 class OneLineParser(argparse.ArgumentParser):

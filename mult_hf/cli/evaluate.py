@@ -65,11 +65,11 @@ class EvaluationArguments:
         "local directory or Hub id of a data set (docs/data.md); in a checkout by default the Rooms sample",
     )
     split: str = flag("validation", "split to measure on")
-    tasks: list[str] | None = flag(None, "names of tasks to measure; all that model and data share by default")
+    tasks: list[str] | None = flag(None, "names of tasks to measure; all shared tasks of model and data by default")
     max_samples: int | None = flag(None, "measure on this many evenly spread rows; on all by default")
     # Method
     image_size: list[int] | None = flag(
-        None, "side, or height and width, that images are resized to for the model; its processor's by default"
+        None, "side, or height and width, that images are resized to for the model; the size of its processor by default"
     )
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     scales: list[float] = flag([1.0], "average over the image at these factors of its size")
@@ -77,15 +77,15 @@ class EvaluationArguments:
     num_workers: int = flag(0, "processes that prepare batches, for each process that predicts")
     cpu_threads: int | None = flag(None, "threads per process without accelerator; all cores, shared, by default")
     # Comparison
-    baseline_split: str | None = flag(None, "split that a constant baseline is learnt from; none by default")
-    compare: str | None = flag(None, "directory or Hub id of a second model, with differences")
-    resamples: int = flag(1000, "draws of images for the intervals of differences")
+    baseline_split: str | None = flag(None, "split that the constant baseline is computed from; no baseline by default")
+    compare: str | None = flag(None, "directory or Hub id of a second model to compare with")
+    resamples: int = flag(1000, "number of draws for the intervals of differences")
     seed: int = flag(0, "seed of these draws")
     single_task_results: Path | None = flag(
         None, "directory with one directory per single-task run, each with a metrics.json or results.json"
     )
     # Outputs
-    worst: int = flag(0, "images in the panel of each task's worst ones; no panels by default")
+    worst: int = flag(0, "number of worst images to show in a panel per task; no panels by default")
     output_dir: Path = flag(Path("outputs/evaluation"), "where everything is written")
     update_card: bool = flag(False, "write the metrics into the README.md of the model's directory")
 
@@ -100,13 +100,13 @@ class EvaluationArguments:
         if self.compare is not None and full_name(self.compare) == full_name(self.model):
             raise ValueError(f"--compare is {self.compare}, the same as --model; give another model")
         if self.update_card and self.max_samples is not None:
-            raise ValueError(f"--update_card with --max_samples {self.max_samples} would publish the numbers of a part; drop one of them")
+            raise ValueError(f"--update_card with --max_samples {self.max_samples} would publish the metrics of a subset; drop one of them")
         if self.update_card and not (Path(self.model) / "README.md").is_file():
             raise ValueError(f"--update_card needs {self.model}/README.md, which is not there; download the model, or train one")
 
     @property
     def augmentation(self) -> TestTimeAugmentation | None:
-        """The views to average over, if there is more than the image as it is."""
+        """The views to average over; None for the plain image."""
         augmentation = TestTimeAugmentation(self.flip, tuple(self.scales))
         return None if augmentation == TestTimeAugmentation() else augmentation
 
@@ -206,7 +206,7 @@ def measure(
 
 @dataclass
 class Report:
-    """What an evaluation says: Markdown for people, and numbers for programs."""
+    """Report of an evaluation: Markdown tables, and numbers for `results.json`."""
 
     texts: list[str]
     numbers: dict[str, Any]

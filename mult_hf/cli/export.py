@@ -42,14 +42,14 @@ class ExportArguments:
 
     model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
     tasks: list[str] | None = flag(None, "names of tasks to export; all of the model by default")
-    image_size: list[int] | None = flag(None, "side, or height and width, of the images in pixels; the model's processor's by default")
+    image_size: list[int] | None = flag(None, "side, or height and width, of the images in pixels; that of the processor by default")
     results: Literal["predictions", "finished"] = flag(
-        "predictions", "predictions as from the model, with logits of classes; or finished: class ids, values within the task's range"
+        "predictions", "predictions: as the model returns them, with logits of classes; finished: class ids, values within the task's range"
     )
     formats: list[str] = flag(["onnx"], "any of onnx, int8 (ONNX with 8-bit matrix products, made from onnx) and pt2 (torch.export)")
     dataset: str | None = flag(None, "local directory or Hub id of data to measure the files on; not measured by default")
     split: str = flag("test", "split of the data set")
-    max_samples: int | None = flag(None, "measure on this many rows from the beginning; on all by default")
+    max_samples: int | None = flag(None, "number of rows to measure on, from the beginning; all by default")
     cpu_threads: int | None = flag(None, "threads of PyTorch and ONNX Runtime; all cores by default")
     config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
     output_dir: Path = flag(Path("outputs/export"), "directory of the files")

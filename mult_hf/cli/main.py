@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its flags; those of this process by default. `--debug`, anywhere among them, shows tracebacks.
 
     Returns:
-        the exit status: that of the command; 2 after an error that the user can mend, and 130 after an interrupt.
+        the exit status: that of the command; 2 after an error that the user can fix, and 130 after an interrupt.
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     debug = "--debug" in argv
@@ -85,7 +85,7 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="mult-hf",
-        description="Several dense maps of one image from one network: predict, train, evaluate, export, show, and make data.",
+        description="Several dense maps of one image from one network: predict, train, evaluate, export, show in a browser, prepare data.",
         epilog="commands:\n" + "\n".join(f"  {name:14}{command.summary}" for name, command in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

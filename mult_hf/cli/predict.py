@@ -49,12 +49,12 @@ class PredictionArguments:
     inputs: list[str] | None = flag(None, "images, videos, folders (searched recursively), and quoted patterns with * and **")
     dataset: str | None = flag(None, "in place of inputs: local directory or Hub id of a data set with a column `image`")
     split: str = flag("test", "split of the data set")
-    frame_step: int = flag(1, "of a video every frame whose number is a multiple of this")
+    frame_step: int = flag(1, "predict every frame of a video whose number is a multiple of this")
     tasks: list[str] | None = flag(None, "names of tasks to predict; all of the model by default")
     # Method
     image_size: list[str] | None = flag(
-        None, "side, or height and width, that images are resized to for the model; `own` keeps their sizes; "
-        "by default the size of the model's processor, or their own with --tile"
+        None, "side, or height and width, that images are resized to for the model; `own` keeps their size; "
+        "by default the size of the model's processor, or `own` with --tile"
     )  # fmt: skip
     tile: int | None = flag(None, "side of overlapping tiles that images are cut into, in pixels; not cut by default")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
@@ -63,8 +63,8 @@ class PredictionArguments:
     cpu_threads: int | None = flag(None, "threads per process without accelerator; all cores, shared, by default")
     # Outputs
     output_dir: Path = flag(Path("outputs/predictions"), "directory of all outputs")
-    panels: bool = flag(True, "write each image beside its maps as one JPEG")
-    keep_images: bool = flag(False, "write the images, too, so that the directory is a data set to train on")
+    panels: bool = flag(True, "write a JPEG per image that shows it next to its maps")
+    keep_images: bool = flag(False, "also write the images, so that the directory is a data set to train on")
     overwrite: bool = flag(False, "first remove the predictions of an earlier run with other settings")
 
     def __post_init__(self) -> None:

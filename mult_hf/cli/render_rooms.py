@@ -27,8 +27,8 @@ class RoomsArguments:
     views: int = flag(6, "images of each room")
     size: int = flag(128, "height and width in pixels")
     spp: int = flag(8, "light paths per pixel, before denoising")
-    seed: int = flag(0, "seed of the first room; the others follow by one")
-    num_proc: int = flag(1, "processes; one already uses every core")
+    seed: int = flag(0, "seed of the first room; the others have the following numbers")
+    num_proc: int = flag(1, "number of processes; one already uses every core")
     rooms_per_shard: int = flag(20, "rooms in one file; an interruption loses at most one file's work")
     variant: str = flag(variants.AUTO, "variant of Mitsuba", choices=variants.VARIANTS)
 

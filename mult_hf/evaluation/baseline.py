@@ -18,16 +18,16 @@ from .loop import check_data, evenly_spread
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_MAX_PIXELS = 2**24  # of all images that the constant baseline is learnt from: 1,024 at 128 x 128, 64 at 512 x 512
+_MAX_PIXELS = 2**24  # of all images that the constant baseline is computed from: 1,024 at 128 x 128, 64 at 512 x 512
 
 
 def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_images: int = 500) -> Predictor:
     """The predictor that a model has to beat: one constant map per task, the best by the task's headline metric.
 
     Args:
-        dataset: training images, of which at most `max_images`, evenly spread, are read; fewer where they are large, to bound memory.
-        collator: without augmentation. The maps are learnt at the size its processor gives to images.
-        max_images: images to learn from.
+        dataset: training images; at most `max_images` evenly spread ones are read, fewer if they are large, to bound memory.
+        collator: without augmentation. The maps have the size of its processor's images.
+        max_images: images to use, at most.
 
     Returns:
         a [`Predictor`] whose maps do not depend on the image.

@@ -1,4 +1,4 @@
-"""Results for others to read: in model cards, as the Hub's `eval_results`, and as plain JSON without paths of this machine."""
+"""Publish results: in model cards, as the Hub's `eval_results`, and as plain JSON without paths of this machine."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from mult_hf.model.tasks import TaskSpec
 
 
 def to_jsonable(value: Any) -> Any:
-    """Values as JSON has them: numbers that are not known, or not finite, are None."""
+    """Convert values for JSON: unknown and non-finite numbers become None."""
     if isinstance(value, Mapping):
         return {key: to_jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -20,12 +20,12 @@ def to_jsonable(value: Any) -> Any:
 
 
 def shareable(value: Any, root: Path) -> Any:
-    """Paths of this machine are of no use to others: what lies in the directory `root` is named from there, the rest from home."""
+    """Shorten paths for publication: relative to the directory `root` inside it, relative to the home directory elsewhere."""
     return str(value).replace(f"{root}/", "").replace(str(Path.home()), "~") if isinstance(value, (str, Path)) else value
 
 
 def public_name(name_or_path: str) -> str:
-    """A model or data set as others know it: a local directory by its own name, a Hub id as it is."""
+    """Public name of a model or data set: the last part of a local directory, or the Hub id."""
     path = Path(name_or_path)
     return path.resolve().name if path.is_dir() else name_or_path
 
@@ -51,17 +51,17 @@ def eval_results(
     split: str,
     settings: Mapping[str, Any] | None = None,
 ) -> list[EvalResult]:
-    """Metrics as a model card holds them.
+    """Metrics in the form that a model card contains.
 
     Args:
-        values: by `"task/metric"`, as from `MultiTaskMetrics.compute`; those that are not known (NaN) are left out.
+        values: by `"task/metric"`, as from `MultiTaskMetrics.compute`; unknown ones (NaN) are left out.
         specs: the tasks' entries.
         dataset: name or Hub id of the data.
         split: of the data.
-        settings: how the model was run where it differs from plain use (test-time augmentation), in plain values.
+        settings: differences from plain use, such as test-time augmentation, as plain values.
 
     Returns:
-        one entry a metric, rounded to five digits after the point.
+        one entry per metric, rounded to five digits after the point.
     """
     return [
         EvalResult(
@@ -84,14 +84,14 @@ _HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "
 
 
 def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], results: Sequence[EvalResult], **text: Any) -> None:
-    """Fill a template with what a model is, and write it as the model's card.
+    """Fill a template with a model's description and results, and write it as the model's card.
 
     Args:
         path: the model's README.md; the directory's name is the model's.
         template: with `{{ card_data }}` for the metadata, and names in double braces; `model_card.md` of this repository.
         specs: the model's task entries.
         results: as from [`eval_results`].
-        text: what else the template names.
+        text: values of the other names in the template.
     """
     known = [_HUB_TASKS[spec.transformers_task] for spec in specs.values() if spec.transformers_task in _HUB_TASKS]
     name, shown = path.resolve().parent.name, next(iter(specs.values()))
@@ -128,7 +128,7 @@ def update_card(path: Path, results: Sequence[EvalResult]) -> None:
         ValueError: if there is no card.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; examples/train.py writes a card beside a model, or start from model_card.md")
+        raise ValueError(f"{path} does not exist; examples/train.py writes a card next to a model, or start from model_card.md")
     card = ModelCard.load(path)
     kept = [old for old in card.data.eval_results or [] if not any(old.is_equal_except_value(new) for new in results)]
     card.data.eval_results = [*kept, *results]

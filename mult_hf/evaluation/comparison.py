@@ -84,8 +84,8 @@ def bootstrap_differences(
     """Intervals of the differences of two predictors by the paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
     Images are drawn with replacement, the same ones for both, and every metric is computed from their added statistics. The
-    interval reflects image sampling only, not training variance. Images are taken as independent: views of one room or frames of
-    one film are not, and make the interval too narrow.
+    interval reflects image sampling only, not training variance. It assumes independent images: for views of one room or frames of one
+    video it is too narrow.
 
     Args:
         a: one predictor.

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 from mult_hf.model.tasks import TaskSpec
 
-# Fields that say what a task's values mean; numbers of a model and data that differ in one of them are not comparable.
+# Fields that define what a task's values mean; results are meaningless if model and data differ in one of them.
 _MEANING = ("kind", "channels", "unit", "class_names", "horizontal_flip_signs", "rotated_channels", "zoom_exponent")
 
 
 def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
     """The tasks that a model and a data set share, as a collator needs them to measure one on the other.
 
-    How stored maps are read and what is measured is the data's to say (`encoding`, `resample`, `metrics`); how predictions are
-    finished is the model's (`activation`, `value_range`).
+    The data set defines how stored maps are read and what is measured (`encoding`, `resample`, `metrics`), the model how
+    predictions are finished (`activation`, `value_range`).
 
     Args:
         model_specs: the model's entries by name.
@@ -23,7 +23,7 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
         entries by name in the model's order, for the image processor of a [`MultiTaskCollator`].
 
     Raises:
-        ValueError: if they share no task, or a shared name means two things: other classes, another unit, other axes.
+        ValueError: if they share no task, or a shared task differs in classes, unit or axes.
     """
     shared = [task for task in model_specs if task in data_specs]
     if not shared:
@@ -37,10 +37,10 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
 
 
 def check_compatible(model: TaskSpec, data: TaskSpec) -> None:
-    """Refuse a task by which a model and a data set mean two things.
+    """Refuse a task that means different things in a model and a data set.
 
     Raises:
-        ValueError: if they have other classes, another unit, or other axes.
+        ValueError: if it differs in classes, unit or axes.
     """
     for field in _MEANING:
         ours, theirs = getattr(model, field), getattr(data, field)

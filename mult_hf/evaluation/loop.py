@@ -66,7 +66,7 @@ class Evaluation:
             self._add(image.sums)
 
     def merge(self, other: "Evaluation") -> None:
-        """Add the images of another one, which stays as it is.
+        """Add the images of another evaluation, which does not change.
 
         Raises:
             ValueError: if both have the same row, or keep statistics in different ways.
@@ -96,7 +96,7 @@ class Evaluation:
         return [self._names[row] for row in sorted(self._names)]
 
     def metrics_of_image(self, number: int) -> MultiTaskMetrics:
-        """Those of one image alone.
+        """Statistics of one image.
 
         Args:
             number: of the image in [`names`].
@@ -126,7 +126,7 @@ class Evaluation:
         return {name: type(sums).stack([image[name] for image in images]) for name, sums in images[0].items()}
 
     def worst(self, count: int) -> dict[str, list[tuple[int, float]]]:
-        """For each task's headline metric, "task/metric", the images that do worst by it.
+        """For each task's headline metric, "task/metric", the worst images.
 
         Returns:
             at most `count` (number of the image, value), the worst first; images in which nothing is known are left out.
@@ -235,7 +235,7 @@ def evaluate(
     batches = _Batches(dataset, collator, batch_size)
     steps = range(accelerator.process_index, len(batches) + accelerator.process_index, accelerator.num_processes)
     numbers = [min(number, len(batches) - 1) for number in steps]
-    # A generator of its own: a loader draws a number when it starts, which must not come out of what training draws from.
+    # A separate generator: a loader draws a number when it starts, which must not change training's random numbers.
     loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers, generator=torch.Generator())
     specs = collator.processor.task_specs
     measured = {name: Evaluation(specs, per_image=per_image) for name in predictors}

@@ -1,4 +1,4 @@
-"""Tables and pictures of evaluations, for people."""
+"""Markdown tables and image panels of evaluations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> str:
     """Markdown table with one row per metric and one column per predictor; the best value of each row is bold.
 
     Args:
-        evaluations: by name of the column. A dash stands where one lacks a task, or nothing was known.
+        evaluations: by name of the column. Cells of missing tasks and unknown values have a dash.
     """
     values = {column: each.compute() for column, each in evaluations.items()}
     directions = {name: _direction(each, name) for column, each in evaluations.items() for name in values[column]}
@@ -140,7 +140,7 @@ def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str],
 def save_worst(
     evaluation: Evaluation, predictor: Predictor, dataset: "Dataset", collator: MultiTaskCollator, count: int, directory: Path
 ) -> dict[str, list[dict[str, Any]]]:
-    """Save `worst_<task>.png` per task: image, prediction and truth of the images that do worst by its headline metric.
+    """Save `worst_<task>.png` per task: image, prediction and truth of the worst images by its headline metric.
 
     Args:
         evaluation: of the predictor on the data set, with its images' statistics.
@@ -148,7 +148,7 @@ def save_worst(
         dataset: as for [`evaluate`].
         collator: the same.
         count: images per task, at most.
-        directory: where the pictures are written.
+        directory: where the panels are written.
 
     Returns:
         by `"task/metric"` the images' names and values, the worst first.
@@ -171,7 +171,7 @@ def save_worst(
 
 @dataclass(frozen=True)
 class ExamplePictures:
-    """An image with one picture per task of the prediction and of the truth, in the truth's colours."""
+    """An image with one coloured map per task of the prediction and of the truth, in the colours of the truth."""
 
     image: Image.Image
     predictions: dict[str, Image.Image]
@@ -179,7 +179,7 @@ class ExamplePictures:
 
 
 def example_pictures(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> list[ExamplePictures]:
-    """Pictures of evenly spread rows.
+    """Coloured maps of evenly spread rows.
 
     Args:
         model: a [`MulTForMultiTaskDensePrediction`] in evaluation mode.
@@ -200,7 +200,7 @@ def example_pictures(model: nn.Module, dataset: "Dataset", collator: MultiTaskCo
 
 
 def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
-    """The same as one picture: a row of image and predictions, and below it a row of the truth."""
+    """The same as one panel: a row of image and predictions, and below it a row of the truth."""
     examples = example_pictures(model, dataset, collator, count)
     rows = [row for each in examples for row in ([each.image, *each.predictions.values()], [None, *each.truths.values()])]
     return panel(rows, ["image", *collator.processor.task_specs])

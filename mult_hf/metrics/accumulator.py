@@ -1,4 +1,4 @@
-"""Collects the sums of several tasks over images and processes, and makes numbers of them."""
+"""Collect sums of several tasks over images and processes, and compute metrics from them."""
 
 import math
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class MultiTaskMetrics:
     def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         """Add one image.
 
-        Sums are computed where the prediction lies, and only they are brought to the CPU. (Boundaries are matched on the CPU.)
+        Sums are computed on the prediction's device, and only they are moved to the CPU. (Boundaries are matched on the CPU.)
 
         Args:
             predictions: per task as `post_process` returns them, (height, width) or (channels, height, width).
@@ -62,7 +62,7 @@ class MultiTaskMetrics:
                 self._add(f"{task}/{statistics}", STATISTICS[statistics].count(prediction, target, spec).map(Tensor.cpu))
 
     def merge(self, other: "MultiTaskMetrics") -> None:
-        """Add what another one collected, which stays as it is."""
+        """Add the sums of another object, which does not change."""
         for name, sums in other.sums.items():
             self._add(name, sums)
 
@@ -70,11 +70,11 @@ class MultiTaskMetrics:
         self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
     def state(self) -> dict[str, Tensor]:
-        """What was added up, as plain tensors by `"task/statistics/field"`: what is sent or stored, and read by [`merge_state`]."""
+        """The sums as plain tensors by `"task/statistics/field"`, to be sent or stored; [`merge_state`] reads them."""
         return {f"{name}/{field}": value for name, sums in self.sums.items() for field, value in sums.tensors().items()}
 
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
-        """Add what another one collected, by what its [`state`] returned.
+        """Add the sums that the [`state`] of another object returned.
 
         Raises:
             ValueError: if a tensor belongs to no statistics of these tasks.
@@ -102,7 +102,7 @@ class MultiTaskMetrics:
         """The classes of a segmentation so far, in order of their ids.
 
         Returns:
-            per class `{"class": name, "iou": share, "accuracy": share, "pixels": true ones}`; the id stands for a missing name.
+            per class `{"class": name, "iou": share, "accuracy": share, "pixels": true ones}`; the id replaces a missing name.
             The IoU of a class that occurs in neither prediction nor truth is NaN, and so is the accuracy of one that is never true.
 
         Raises:
@@ -130,7 +130,7 @@ def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
-    """A class beyond the list would be counted as another one."""
+    """Refuse class ids beyond the list, which would be counted as other classes."""
     known = target != IGNORE_INDEX
     ids = torch.cat([prediction[known], target[known]])
     if len(ids) and not 0 <= ids.min() <= ids.max() < spec.channels:
@@ -152,7 +152,7 @@ def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, Task
 
 
 def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
-    """How much better the tasks are together than a reference, usually one model per task: Delta_m in percent.
+    """Multi-task gain over a reference, usually one model per task: Delta_m in percent.
 
     The mean over tasks of the relative difference of the headline metric, counted as positive where it is for the better
     (Maninis et al., arXiv 1904.08918; Vandenhende et al., arXiv 2004.13379):

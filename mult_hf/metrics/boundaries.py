@@ -2,7 +2,7 @@
 
 Martin, Fowlkes, Malik: Learning to detect natural image boundaries, TPAMI 2004; the figures odsF, oisF and
 AP as in Arbelaez et al., TPAMI 2011, and the code that published results come from (https://github.com/pdollar/edges,
-`edgesEvalImg.m`, `edgesEvalDir.m`). docs/metrics.md says where this differs.
+`edgesEvalImg.m`, `edgesEvalDir.m`). docs/metrics.md lists the differences.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mult_hf.model.tasks import TaskSpec
 
 from .sums import Sums
 
-if TYPE_CHECKING:  # scipy is asked for only where boundaries are measured
+if TYPE_CHECKING:  # scipy is needed only for boundary metrics
     from scipy.sparse import csr_array
 
 THRESHOLDS = tuple(step / 100 for step in range(1, 100))
@@ -27,9 +27,9 @@ TRUTH = 0.5
 
 
 def _removable() -> list[np.ndarray]:
-    """For either half of a step and each of 256 neighbourhoods, whether its middle pixel goes (Guo and Hall, CACM 1989).
+    """For either half of a step and each of 256 neighbourhoods, whether its centre pixel is removed (Guo and Hall, CACM 1989).
 
-    Bit k of a neighbourhood is neighbour x(k + 1), from the east on against the clock, as in Matlab's `bwmorph`.
+    Bit k of a neighbourhood is neighbour x(k + 1), counterclockwise from the east, as in Matlab's `bwmorph`.
     """
     x = [(np.arange(256) >> bit & 1).astype(bool) for bit in range(8)]
     x.append(x[0])
@@ -47,8 +47,8 @@ INSIDE = 255  # all neighbours are on
 def thin(mask: np.ndarray) -> np.ndarray:
     """Thin a map to lines of one pixel, as Matlab's `bwmorph(mask, "thin", Inf)` and `skimage.morphology.thin` do.
 
-    Written here because thinning takes most of the time of the metric: looking at the pixels of the edge alone, not at the whole
-    image, makes it several times as fast as scikit-image.
+    Implemented here for speed, because thinning takes most of the metric's time: it visits only pixels at the edge, and is
+    several times as fast as scikit-image.
 
     Args:
         mask: (height, width) boolean.
@@ -58,7 +58,7 @@ def thin(mask: np.ndarray) -> np.ndarray:
     """
     image = np.pad(mask, 1).astype(np.uint8)  # one more pixel on each side: neighbours beyond the border are off
     flat, row = image.reshape(-1), image.shape[1]
-    neighbours = (1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1)  # from the east on against the clock
+    neighbours = (1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1)  # counterclockwise from the east
     pixels = np.flatnonzero(flat)
     edge = pixels[_neighbourhoods(flat, pixels, neighbours) != INSIDE]
     seen = flat == 0
@@ -126,7 +126,7 @@ def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_d
 
     Args:
         prediction: (1, height, width) strength of the boundary in [0, 1].
-        target: (1, height, width), 1 on boundaries, 0 elsewhere, NaN unknown. What is predicted there is not seen.
+        target: (1, height, width), 1 on boundaries, 0 elsewhere, NaN unknown. Predictions at unknown pixels are ignored.
         spec: the task's entry.
         max_dist: farthest distance of a match, as a share of the image diagonal.
 
@@ -176,7 +176,7 @@ def _matched(graph: "csr_array") -> int:
     """Size of the largest one-to-one matching (Hopcroft and Karp).
 
     The benchmark minimises distance plus 100 times the farthest distance for each pixel left over. Only the number of matches
-    enters the figures, and at that price a minimum leaves no pixel over that can be matched at all (see docs/metrics.md).
+    enters the metrics, and at that penalty a minimum has as many matches as possible (see docs/metrics.md).
     """
     from scipy.sparse.csgraph import maximum_bipartite_matching
 

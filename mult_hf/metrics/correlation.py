@@ -88,7 +88,7 @@ class ErrorCorrelation:
         self.sums = PairSums(zeros, zeros, zeros, zeros)
 
     def merge(self, other: "ErrorCorrelation") -> None:
-        """Add what another one collected.
+        """Add the sums of another object.
 
         Raises:
             ValueError: if it collected other tasks, or in another order.
@@ -132,7 +132,7 @@ class ErrorCorrelation:
         sums = self.sums
         covariance = sums.product * sums.count - sums.error * sums.error.T
         spread = sums.squared * sums.count - sums.error.square()
-        # What is left of equal numbers after rounding is no spread.
+        # Rounding errors of equal numbers are not variance.
         spread = torch.where(spread > 1e-12 * sums.squared * sums.count, spread, float("nan"))
         return covariance / (spread * spread.T).sqrt()
 

@@ -1,9 +1,9 @@
 """The metrics as modules of the `evaluate` library, by family: `evaluate.load(script("mult_depth"))`, or `MultDepth()` itself.
 
 `evaluate.load` takes the path of a script; [`script`] has those of the five modules. A script is one import of this file, so a
-copy that `evaluate` keeps in its cache never grows old. Importing this file writes nothing.
+copy in `evaluate`'s cache is never stale. Importing this file writes nothing.
 
-`evaluate` writes what it is fed to an Arrow file. Here that is one row per process with the sums, not the maps.
+`evaluate` writes its inputs to an Arrow file. Here that is one row of sums per process, not the maps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,7 +52,7 @@ class _SumsMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         family = (type(self).__doc__ or "").splitlines()[0]
         return evaluate.MetricInfo(
-            description=f"{family} Metrics: {', '.join(self.spec.metrics)}. Stored are sums and the number of images.",
+            description=f"{family} Metrics: {', '.join(self.spec.metrics)}. Only sums and the number of images are stored.",
             citation="",
             inputs_description=_INPUTS,
             features=Features({"predictions": Value("binary"), "references": Value("int64")}),
@@ -78,15 +78,15 @@ class _SumsMetric(evaluate.Metric):
         """Add several images.
 
         Raises:
-            ValueError: if there are more predictions than references, or the other way round.
+            ValueError: if there are more predictions than references, or fewer.
         """
         for prediction, reference in zip(predictions, references, strict=True):
             self.add(prediction=prediction, reference=reference)
 
     def compute(self, *, predictions: Iterable[Any] | None = None, references: Iterable[Any] | None = None) -> dict[str, Any] | None:
-        """Metrics of all images that were added, and of these ones; then start anew.
+        """Metrics of all images added so far and of these; then reset.
 
-        Over several processes each calls this once; the numbers come in process 0, None in the others.
+        With several processes, each calls this once; process 0 gets the numbers, the others None.
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)

@@ -1,4 +1,4 @@
-"""What is added up: functions (prediction, target, spec) of one image -> named float64 sums, each read by several metrics.
+"""Statistics: functions (prediction, target, spec) of one image -> named float64 sums, each used by several metrics.
 
 Class ids are (height, width), with 255 unknown; other maps (channels, height, width), with NaN unknown. A pixel is known if all
 channels of its target are finite. Everything is computed in float64, on the device of the maps.
@@ -24,7 +24,7 @@ DEGREES_PER_BIN = 0.01
 """Width of the bins that angles are counted in."""
 
 SHORTEST = 1e-12
-"""Vectors that are not longer have no direction."""
+"""Vectors up to this length have no direction."""
 
 BINS = round(180 / DEGREES_PER_BIN)
 
@@ -102,7 +102,7 @@ def errors(prediction: Tensor, target: Tensor, spec: TaskSpec) -> ErrorSums:
 
 
 def _count(values: Tensor) -> Tensor:
-    """How many numbers a tensor has, as one of its kind on its device."""
+    """Number of elements of a tensor, as a tensor of its type on its device."""
     return values.new_tensor(values.numel())
 
 
@@ -156,7 +156,7 @@ def median_scaled(statistics: Statistics) -> Statistics:
     """The same sums after each image's prediction was multiplied by median target / median prediction.
 
     Medians are over the image's known pixels with a target above 0 (Zhou et al., arXiv 1704.07813). Where the median
-    prediction is not above 0 there is no such factor, and the image is taken as it is.
+    prediction is not above 0 there is no such factor, and the image is not scaled.
     """
 
     def scaled(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Sums:
@@ -178,7 +178,7 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    """Of each vector of (channels, ...); several times as fast as `torch.linalg.vector_norm` over the first axis."""
+    """Length of each vector of (channels, ...); several times as fast as `torch.linalg.vector_norm` over the first axis."""
     return vectors.square().sum(dim=0).sqrt()
 
 
@@ -208,8 +208,8 @@ class AngleSums(Sums):
 def angles(prediction: Tensor, target: Tensor, spec: TaskSpec) -> AngleSums:
     """Add up and count the angles between vectors.
 
-    From the sine too, because the cosine alone is blind to angles below 0.03 degrees. A target of length 0 has no direction and
-    counts as unknown; a prediction of length 0 is 90 degrees off; one that is not a number falls into the last bin.
+    Computed from sine and cosine, because the cosine alone cannot resolve angles below 0.03 degrees. A target of length 0 has no
+    direction and counts as unknown; a prediction of length 0 is 90 degrees off; a NaN falls into the last bin.
     """
     prediction, target = _known_values(prediction, target)
     directed = _length(target) > SHORTEST

@@ -1,4 +1,4 @@
-"""The metrics by name: which sums each reads, how its number is made of them, and how people read it.
+"""The metrics by name: which sums each uses, how it is computed from them, and how it is displayed.
 
 Adding a metric is one entry of [`METRICS`] (and one of [`STATISTICS`] if it needs sums that no other reads).
 """
@@ -36,7 +36,7 @@ TOLERANCES = (0.0075, 0.011)
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is added up, and the maps that it has a meaning for.
+    """A statistic, and the tasks that it applies to.
 
     Args:
         count: (prediction, target, spec) of one image -> named sums.
@@ -51,13 +51,13 @@ class Statistic:
     channels: tuple[int, int | None] = (1, None)
 
     def fits(self, spec: TaskSpec) -> bool:
-        """Whether the statistic has a meaning for a task."""
+        """Whether the statistic applies to a task."""
         fewest, most = self.channels
         return spec.kind == self.kind and fewest <= spec.channels and (most is None or spec.channels <= most)
 
     @property
     def tasks(self) -> str:
-        """The tasks that it fits, in words."""
+        """The tasks that it applies to, in words."""
         if self.kind == "classification":
             return self.kind
         fewest, most = self.channels
@@ -85,7 +85,7 @@ class Unit:
     """How a number is shown.
 
     Args:
-        symbol: what stands in the table's head; `{task}` becomes the unit of the task.
+        symbol: text in the table's header; `{task}` becomes the unit of the task.
         factor: what the number is multiplied by to be in this unit.
         digits: after the point.
     """
@@ -100,7 +100,7 @@ PLAIN, OF_TASK, PERCENT, DEGREES = Unit(), Unit("{task}"), Unit("%", 100.0, 2), 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is made of sums.
+    """How a metric is computed from sums.
 
     Args:
         statistics: name of the sums in [`STATISTICS`].
@@ -274,7 +274,7 @@ def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
     """The metrics that a task's entry names, the headline first.
 
     Raises:
-        ValueError: if there is no such metric, or it has no meaning for such a task.
+        ValueError: if there is no such metric, or it does not apply to such a task.
     """
     unknown = [name for name in spec.metrics if name not in METRICS]
     if unknown:

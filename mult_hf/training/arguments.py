@@ -98,7 +98,7 @@ class TrainingArguments:
     eval_steps: int | None = flag(None, "steps between evaluations; only at the end by default")
     save_steps: int = flag(50, "steps between checkpoints")
     keep_checkpoints: int = flag(2, "how many checkpoints are kept")
-    resume: str | None = flag(None, "latest, or the directory of a checkpoint, to resume from; latest starts anew if there is none")
+    resume: str | None = flag(None, "latest, or the directory of a checkpoint, to resume from; latest starts from scratch if there is none")
     overwrite: bool = flag(False, "delete the checkpoints of an earlier run in --output_dir")
     logging_steps: int = flag(10, "steps between entries of log.jsonl and of the trackers")
     log_with: list[str] | None = flag(None, "trackers of Accelerate: tensorboard, trackio, wandb, ...; log.jsonl is always written")

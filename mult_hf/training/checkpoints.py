@@ -66,8 +66,8 @@ def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
     earlier = list_checkpoints(directory)
     if earlier and not overwrite:
         raise ValueError(
-            f"{directory} has checkpoints of an earlier run, the last of step {checkpoint_step(earlier[-1])}; go on with --resume latest, "
-            "give another --output_dir, or delete them with --overwrite"
+            f"{directory} has checkpoints of an earlier run, the last of step {checkpoint_step(earlier[-1])}; continue with --resume "
+            "latest, give another --output_dir, or delete them with --overwrite"
         )
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -104,7 +104,7 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         publish(partial, final)
-        for old in [path for path in list_checkpoints(directory)[:-keep] if path != final]:  # which an older one goes on from here
+        for old in [path for path in list_checkpoints(directory)[:-keep] if path != final]:  # if a run continues from an older one
             remove(old)
     accelerator.wait_for_everyone()
     return final

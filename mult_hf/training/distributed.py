@@ -1,4 +1,4 @@
-"""Accelerate for a training run, and what differs when several processes share a model: FSDP, DeepSpeed, whole weights, memory."""
+"""Accelerate for a training run, and what several processes need: FSDP, DeepSpeed, whole weights, memory."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ from .arguments import TrainingArguments
 
 
 def make_accelerator(arguments: TrainingArguments) -> Accelerator:
-    """An accelerator as Accelerate's configuration and the arguments say."""
+    """An accelerator set up by Accelerate's configuration and the arguments."""
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # otherwise several processes on CPUs would each train alone
         mixed_precision=arguments.mixed_precision,

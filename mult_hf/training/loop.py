@@ -45,7 +45,7 @@ class TrainingLoop:
         arguments: of the run.
         accelerator: the processes and devices.
         model: to train.
-        processor: makes batches, and is saved beside the model.
+        processor: makes batches, and is saved with the model.
         training_rows: rows to train on.
         validation_rows: rows to evaluate on.
 
@@ -104,7 +104,7 @@ class TrainingLoop:
         self.average = WeightAverage(self.module, arguments.ema_decay) if arguments.ema_decay else None
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Load the state of a checkpoint, or start anew if there is none."""
+        """Load the state of a checkpoint, or start from scratch if there is none."""
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
             self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
@@ -153,7 +153,7 @@ class TrainingLoop:
                 )
                 self.note_losses(outputs.task_losses, sampler.positions(number))
                 self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
-                del outputs  # gradient methods keep a part of its graph, which would stay in memory beside the next batch's
+                del outputs  # gradient methods keep part of its graph, which would stay in memory with the next batch's
                 if self.accelerator.sync_gradients:
                     norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm))
                     self.check_finite({"gradient": norm}, [position for n, _ in batches for position in sampler.positions(n)])

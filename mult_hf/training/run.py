@@ -29,7 +29,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a model, evaluate it against the constant baseline, and save everything to `arguments.output_dir` (docs/training.md).
 
-    The same weights come out for the same seed; call `accelerate.utils.set_seed(arguments.seed)` before you build a new model, so
+    The same seed gives the same weights; call `accelerate.utils.set_seed(arguments.seed)` before you build a new model, so
     that its first weights are the same too.
 
     Args:

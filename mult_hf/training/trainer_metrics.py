@@ -1,4 +1,4 @@
-"""Metrics for `transformers.Trainer`: each image is reduced to its sums where it was predicted, and only sums travel."""
+"""Metrics for `transformers.Trainer`: each image is reduced to its sums in the process that predicted it, and only sums are gathered."""
 
 from collections.abc import Mapping
 
@@ -15,10 +15,10 @@ class TrainerMetrics:
 
     Trainer would collect every dense map of the evaluation set. Here each process reduces its own predictions to the sums of each
     image before anything is gathered, and these are added batch by batch. Trainer fills the last batch of several processes up
-    with repeated images and drops their rows after gathering; as there is one row an image, no image counts twice. (Over a data set
-    without a length it cannot know which rows repeat, and does not drop them.)
+    with repeated images and drops their rows after gathering; as there is one row per image, no image counts twice. (Over a data set
+    without a length Trainer cannot tell which rows are repeated, and does not drop them.)
 
-    Trainer does not say when an evaluation begins: after one that was broken off, make a new object.
+    Trainer does not signal when an evaluation begins: make a new object after an interrupted one.
 
     Args:
         processor: the MulT image processor; its task entries name the metrics, and it brings predictions to their units.

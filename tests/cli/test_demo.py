@@ -45,7 +45,7 @@ def png_that_says_it_is(width, height):
 # Input
 
 
-def test_an_image_is_opened_upright_and_brought_down_to_the_longest_side_allowed(tmp_path):
+def test_an_image_is_opened_upright_and_scaled_down_to_the_longest_allowed_side(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     path = image_file(tmp_path / "image.jpg", size=(96, 48), exif=exif)
@@ -65,7 +65,7 @@ def test_an_image_is_opened_upright_and_brought_down_to_the_longest_side_allowed
     ],
     ids=["words", "empty", "a program in PostScript", "bytes", "pixels", "bomb", "broken"],
 )
-def test_what_is_wrong_with_an_upload_is_told_in_a_sentence_without_paths(tmp_path, content, sentence):
+def test_an_error_message_explains_what_is_wrong_with_an_upload_without_paths(tmp_path, content, sentence):
     path = tmp_path / "image.png"
     path.write_bytes(content)
     with pytest.raises(gr.Error) as raised:
@@ -169,7 +169,7 @@ def test_the_download_reads_back_as_what_is_shown(demo, tmp_path):
         np.testing.assert_allclose(read_map(path, spec).squeeze(), shown.maps[task], atol=precision(spec) + 1e-6)
 
 
-def test_the_page_is_told_where_the_numbers_are_and_whose(demo, tmp_path):
+def test_the_page_gets_the_address_of_the_numbers_and_their_tasks(demo, tmp_path):
     shown, *_, readings, _, _ = demo.predict(image_file(tmp_path / "a.png"), ["normals", "depth"], 60)
     assert (readings["height"], readings["width"]) == (40, 60)
     assert readings["channels"] == [("depth", 1), ("normals", 3)]
@@ -190,26 +190,26 @@ def test_a_wider_lens_makes_the_view_wider(demo, tmp_path):
         ({"images": ["nowhere.jpg"]}, "nowhere.jpg"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_refused(values, message):
+def test_impossible_flags_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         app.DemoArguments(**values)
 
 
-def test_the_demo_listens_to_this_machine_alone_unless_told_otherwise():
+def test_the_demo_listens_on_this_machine_only_by_default():
     assert app.DemoArguments().host == "127.0.0.1"
 
 
-def test_a_model_that_is_not_there_ends_the_program_with_a_sentence(tmp_path):
+def test_a_missing_model_ends_the_program_with_a_one_line_error(tmp_path):
     with pytest.raises(CommandError, match=r"nowhere, which cannot be loaded; give a directory or Hub id"):
         app.launch(app.DemoArguments(model=str(tmp_path / "nowhere")), tmp_path)
 
 
-def test_a_port_in_use_ends_the_program_with_a_sentence(demo, tmp_path, monkeypatch):
+def test_a_port_in_use_ends_the_program_with_a_one_line_error(demo, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setattr(app, "pipeline", lambda *args, **kwargs: demo.predictor)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(CommandError, match=rf"--port {port} cannot be listened at; take another --port, or 0"):
+        with pytest.raises(CommandError, match=rf"--port {port} cannot be opened; choose another --port, or 0"):
             app.launch(app.DemoArguments(port=port), tmp_path, prevent_thread_lock=True, quiet=True)
 
 
@@ -242,7 +242,7 @@ def served(tiny_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_asks_nobody_else(browser, served, tmp_path):
+def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_contacts_no_other_server(browser, served, tmp_path):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     asked = []
     page.on("request", lambda request: asked.append(request.url))
@@ -280,8 +280,8 @@ def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_asks_nobody_el
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_mouse_reads_every_map_at_its_pixel_and_the_server_hears_nothing_of_it(browser, served, tmp_path, monkeypatch):
-    """Maps whose numbers tell where they were read: reshading is row + column / 100, and at the top left nothing is known.
+def test_in_a_browser_the_mouse_reads_every_map_at_its_pixel_without_a_request(browser, served, tmp_path, monkeypatch):
+    """Maps whose numbers show where they were read: reshading is row + column / 100, and at the top left nothing is known.
 
     Without depth, since the view in 3D goes on loading its program for a while.
     """
@@ -305,7 +305,7 @@ def test_in_a_browser_the_mouse_reads_every_map_at_its_pixel_and_the_server_hear
 
     def point_at(column, row):
         box = page.locator(".map img").nth(1).bounding_box()
-        shown = min(box["width"] / 60, box["height"] / 40, 8)  # pixels of the screen a pixel of the map
+        shown = min(box["width"] / 60, box["height"] / 40, 8)  # pixels of the screen per pixel of the map
         left, top = box["x"] + (box["width"] - 60 * shown) / 2, box["y"] + (box["height"] - 40 * shown) / 2
         page.mouse.move(left + (column + 0.5) * shown, top + (row + 0.5) * shown)
         return {task: page.locator(f"[data-task={task}]").inner_text() for task in maps}

@@ -87,7 +87,7 @@ def run(tmp_path, capsys):
 
 
 def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, run, tiny_model):
-    """Photo by photo through processor, model and post_process, against maps read by hand."""
+    """Image by image through processor, model and post_process, against maps read by hand."""
     model_directory = save_model()
     _, results, _ = run(model_directory, data, "--batch_size", 2)
     model = MulTForMultiTaskDensePrediction.from_pretrained(model_directory)
@@ -107,7 +107,7 @@ def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, 
 
 
 def test_the_datas_own_encodings_read_its_maps(save_model, data, run, tmp_path):
-    """The same metres as millimetres and as steps of 1/512 m give the same numbers; the model knows neither encoding."""
+    """The same metres as millimetres and as steps of 1/512 m give the same numbers; the model has another encoding."""
     model, other = save_model(), write_data(tmp_path / "other", STEPS_OF_512, steps_a_metre=512)
     assert run(model, data)[1]["model"] == run(model, other)[1]["model"]
 
@@ -123,7 +123,7 @@ def test_tasks_without_numbers_are_named_with_the_reason(save_model, data, run):
     assert {name.split("/")[0] for name in results["model"]} == {"segmentation"}
 
 
-def test_a_task_of_which_nothing_is_known_is_null_and_said_to_be(save_model, run, tmp_path):
+def test_a_task_without_known_pixels_is_null_and_reported(save_model, run, tmp_path):
     directory = write_data(tmp_path / "dark", {"name": "depth", "encoding": {"dtype": "uint16", "maximum": -1.0}})
     printed, results, _ = run(save_model(), directory)
     assert "without a known pixel in this split: depth." in printed
@@ -173,7 +173,7 @@ def test_two_models_are_compared_with_differences_and_intervals(save_model, data
         assert interval["low"] <= interval["difference"] <= interval["high"]
 
 
-def test_a_model_that_sees_photos_at_another_size_is_measured_at_its_own(save_model, data, run):
+def test_a_model_with_another_input_size_is_measured_at_its_own(save_model, data, run):
     large = save_model("large", seed=1, size=64)
     compared = run(save_model(), data, "--compare", large, "--resamples", 5)[1]["compared"]
     assert compared == pytest.approx(run(large, data)[1]["model"], rel=1e-12)
@@ -258,7 +258,7 @@ def test_a_data_set_must_be_named_outside_a_checkout():
 # --- panels and cards
 
 
-def test_the_worst_images_have_a_panel_a_task_with_names_and_values(save_model, data, run):
+def test_the_worst_images_have_a_panel_per_task_with_names_and_values(save_model, data, run):
     _, results, output = run(save_model(), data, "--worst", 2)
     images = results["worst"]["depth/rmse"]
     assert [image["name"] for image in images] == ["view_0", "view_1"], "this model says 5 m, and these are the nearest"
@@ -314,7 +314,7 @@ def test_what_does_not_fit_can_be_left_out(save_model, run, tmp_path):
         (["--worst", "-1"], "--worst is -1; it must be at least 0"),
         (["--image_size", "16"], r"--image_size is \[16\]; give a side"),
         (["--scales", "0"], r"scales are \(0.0,\)"),
-        (["--update_card", "--max_samples", "2"], "--max_samples 2 would publish the numbers of a part"),
+        (["--update_card", "--max_samples", "2"], "--max_samples 2 would publish the metrics of a subset"),
     ],
 )
 def test_impossible_flags_are_refused(flags, message, save_model, data, run):

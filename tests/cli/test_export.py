@@ -195,7 +195,7 @@ def test_the_file_says_how_to_use_it(exported, name):
 
 @torch.no_grad()
 def test_numpy_and_onnx_runtime_are_enough_to_use_it(exported, tmp_path):
-    """From a image to depth in a process that cannot import torch, transformers or this package."""
+    """From an image to depth in a process that cannot import torch, transformers or this package."""
     model, directory, _ = exported
     image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
     np.save(tmp_path / "image.npy", image)

@@ -1,4 +1,4 @@
-"""Proves that `mult-hf COMMAND` runs each command with its own flags, says errors in one line, and works from an installed wheel."""
+"""Proves that `mult-hf COMMAND` runs each command with its own flags, reports errors in one line, and works from an installed wheel."""
 
 import importlib
 import importlib.metadata
@@ -75,7 +75,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_of_the_table_is_a_module_whose_help_shows_what_was_typed(name, capsys):
+def test_every_command_of_the_table_is_a_module_whose_help_shows_its_name(name, capsys):
     with pytest.raises(SystemExit) as exit_:
         importlib.import_module(COMMANDS[name].module).main(["--help"])
     assert exit_.value.code == 0
@@ -138,7 +138,7 @@ def test_debug_shows_the_traceback_and_no_command_sees_the_flag(command, capsys,
     assert calls == [["out"]]
 
 
-def test_a_long_message_is_cut_and_says_how_to_see_it_all(command, capsys):
+def test_a_long_message_is_cut_and_names_the_flag_that_shows_it_all(command, capsys):
     command(ValueError("x" * 1000))
     main(["render", "moon"])
     (line,) = capsys.readouterr().err.splitlines()
@@ -152,7 +152,7 @@ def test_a_bug_keeps_its_traceback(command):
         main(["render", "moon"])
 
 
-def test_an_interrupt_is_one_word_and_status_130(command, capsys):
+def test_an_interrupt_is_one_line_and_status_130(command, capsys):
     command(KeyboardInterrupt())
     assert main(["render", "moon"]) == 130
     assert capsys.readouterr().err == "mult-hf render moon: interrupted\n"

@@ -63,7 +63,7 @@ def contents(directory):
 
 
 def assert_predicted(directory, name, path, model_directory, augmentation=None, **size):
-    """The stored maps of a image are what processor, model and `post_process` make of it, within their precision."""
+    """The stored maps of an image are what processor, model and `post_process` make of it, within their precision."""
     model = MulTForMultiTaskDensePrediction.from_pretrained(model_directory).eval()
     processor = MulTImageProcessor.from_pretrained(model_directory, **size)
     picture = Image.open(path)
@@ -238,7 +238,7 @@ def test_an_image_that_is_too_small_for_the_model_is_listed(run, tmp_path):
         (["--inputs", "no/such/file"], "no/such/file does not exist"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(run, tmp_path, flags, message):
+def test_impossible_flags_are_refused(run, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         run(*flags)
     assert not (tmp_path / "out").exists()
@@ -302,7 +302,7 @@ def test_results_made_in_another_way_are_not_mixed_in(run, images, flags):
         run("--inputs", images, "--no_panels", *flags)
 
 
-def test_images_of_another_folder_do_not_pass_for_those_that_are_done(run, images):
+def test_images_of_another_folder_are_not_taken_for_finished_ones(run, images):
     run("--inputs", images / "a")
     with pytest.raises(ValueError, match=r"differ in \['names_below'\]"):
         run("--inputs", images / "b")

@@ -123,7 +123,7 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--weighting_options", "[5]"], r"--weighting_options is '\[5\]'; give a JSON object"),
         (
             ["--torch_compile", "aot_eager", "--weighting", "gradnorm"],
-            "gradients of a graph several times, which a compiled one gives once",
+            "gradients of a graph several times, which a compiled graph allows only once",
         ),
         (["--tasks", "depth", "smell"], r"there are no tasks \['smell'\] in .*; it has \['depth', 'principal_curvature'\]"),
     ],
@@ -173,7 +173,7 @@ def test_precision_and_threads_are_those_of_the_flags(tmp_path, data, monkeypatc
     assert seen == [(2, "medium")]
 
 
-def test_a_data_set_has_to_be_named_where_the_sample_is_not(tmp_path, monkeypatch):
+def test_a_data_set_must_be_named_without_the_sample(tmp_path, monkeypatch):
     """As in an installed package."""
     monkeypatch.setattr(command.TrainFlags.__dataclass_fields__["dataset"], "default", None)
     monkeypatch.setattr(command.TrainFlags, "dataset", None)

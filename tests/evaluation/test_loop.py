@@ -34,17 +34,17 @@ def photo(size=8):
 
 
 def collator_for(*tasks, size=8):
-    """One whose model would see photos of `size` pixels."""
+    """A processor whose model has inputs of `size` pixels."""
     return MultiTaskCollator(MulTImageProcessor(size={"height": size, "width": size}, tasks=[SPECS[task] for task in tasks]))
 
 
 def constant(task, *values, size=8):
-    """A predictor that says the same everywhere."""
+    """A predictor that predicts the same value everywhere."""
     return lambda pixel_values: {task: torch.tensor(values).view(1, -1, 1, 1).expand(len(pixel_values), -1, size, size)}
 
 
 def random_rows(count=7, size=8):
-    """Rows of three tasks, a third of whose pixels is not known."""
+    """Rows of three tasks with a third of the pixels unknown."""
     rng = np.random.default_rng(0)
     rows = []
     for _ in range(count):
@@ -73,7 +73,7 @@ def measured(rows, predictor=looks_at_photos, tasks=tuple(SPECS), size=8, **kwar
 # --- numbers
 
 
-def test_errors_of_known_size_have_the_value_that_paper_and_pencil_give():
+def test_errors_of_known_size_have_the_value_computed_by_hand():
     """2 m everywhere against 3 m in three quarters and nothing known in the rest; then 2 against 4: rmse is sqrt((48 + 4 * 64) / 112)."""
     distance = np.full((8, 8), 3.0, np.float32)
     distance[:4, :4] = NAN
@@ -94,7 +94,7 @@ def test_labels_are_never_resampled_whatever_size_the_model_works_at(size):
     assert result.compute()["distance/mae"] == 1.0
 
 
-def test_maps_of_another_size_than_the_photo_are_measured_at_their_own():
+def test_maps_of_another_size_than_the_image_are_measured_at_their_own():
     rows = [{"image": photo(8), "distance": np.eye(3, dtype=np.float32), "classes": np.zeros((5, 5), np.uint8)}]
     predictor = lambda pixels: {**constant("distance", 0.0)(pixels), **constant("classes", 1.0, 0.0, 0.0)(pixels)}  # noqa: E731
     result = measured(rows, predictor, ["distance", "classes"])
@@ -134,11 +134,11 @@ def test_images_are_named_by_their_id_or_else_by_their_row():
 
 
 class Sent(Exception):
-    """Stops a process when it has said all it has to say."""
+    """Stops a process when it has sent everything."""
 
 
 def evaluate_in(processes, rows, monkeypatch, **keywords):
-    """Several processes one after the other: what each returns once it knows what all sent, and how often it called the predictor."""
+    """Several processes one after the other: what each returns when it has what all sent, and how often it called the predictor."""
     sent, calls = [], [0] * processes
 
     def run(rank, exchange):
@@ -293,7 +293,7 @@ def test_images_that_were_not_kept_cannot_be_ranked_or_drawn():
 # --- baseline and table
 
 
-def test_the_constant_baseline_says_the_mean_and_the_most_frequent_class_of_training_images():
+def test_the_constant_baseline_predicts_the_mean_and_the_most_frequent_class_of_training_images():
     rows = [
         {"image": photo(), "distance": np.full((8, 8), d, np.float32), "classes": np.full((8, 8), c)} for d, c in ((1, 2), (2, 2), (6, 0))
     ]
@@ -317,7 +317,7 @@ def test_the_constant_baseline_reads_no_more_images_than_allowed():
     assert read == [0, 4, 8]
 
 
-def test_the_table_marks_the_best_value_of_each_row_and_says_which_way():
+def test_the_table_marks_the_best_value_of_each_row_and_names_the_direction():
     rows = [{"image": photo(), "distance": np.ones((8, 8), np.float32), "classes": np.full((8, 8), 1)}]
     far = lambda pixels: {**constant("distance", 3.0)(pixels), **constant("classes", 0.0, 1.0, 0.0)(pixels)}  # noqa: E731
     near = lambda pixels: {**constant("distance", 1.5)(pixels), **constant("classes", 1.0, 0.0, 0.0)(pixels)}  # noqa: E731
@@ -343,7 +343,7 @@ def test_the_table_has_a_dash_where_nothing_is_known_and_marks_nothing_alone():
 # --- what model and data must agree on
 
 
-def test_the_data_say_how_labels_are_stored_and_what_is_measured_and_the_model_how_it_predicts():
+def test_the_data_define_labels_and_metrics_and_the_model_its_outputs():
     model = {"distance": replace(SPECS["distance"], value_range=(0.0, 10.0), activation="sigmoid"), "direction": SPECS["direction"]}
     millimetres = LabelEncoding(dtype="uint16", scale=0.001)
     data = {"distance": replace(SPECS["distance"], value_range=(0.0, 80.0), encoding=millimetres, metrics=("delta1",)), **SPECS}

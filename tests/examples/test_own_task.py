@@ -1,4 +1,4 @@
-"""Proves that examples/own_task.py trains, saves and predicts a task that no file of the package knows."""
+"""Proves that examples/own_task.py trains, saves and predicts a task that no file of the package contains."""
 
 import json
 import os

@@ -143,7 +143,7 @@ def test_an_image_may_be_cut_anywhere_unless_a_metric_looks_at_whole_images(colu
     assert {name: cut[name] for name in names} == pytest.approx({name: whole[name] for name in names}, rel=1e-12)
 
 
-def test_a_mean_over_images_would_be_another_number():
+def test_a_mean_over_images_would_be_a_different_number():
     images = random_images()
     per_image = [measured([image])["distance/rmse"] for image in images]
     assert abs(np.mean(per_image) - measured(images)["distance/rmse"]) > 1e-4  # so the two tests above can fail
@@ -159,7 +159,7 @@ def test_merging_does_not_change_what_is_merged():
     assert all(torch.equal(second.state()[name], 2 * value) for name, value in state.items())
 
 
-def test_a_state_of_plain_tensors_is_merged_like_its_owner():
+def test_a_state_of_plain_tensors_is_merged_like_its_metrics():
     first, second, third = MultiTaskMetrics(SPECS), MultiTaskMetrics(SPECS), MultiTaskMetrics(SPECS)
     first.update(*random_images(1)[0])
     assert all(isinstance(value, torch.Tensor) for value in first.state().values())
@@ -224,7 +224,7 @@ def test_a_metric_is_nan_where_nothing_was_known():
     assert all(math.isnan(value) for value in values.values())
 
 
-def test_an_image_of_which_nothing_is_known_changes_nothing():
+def test_an_image_without_known_pixels_changes_nothing():
     images = random_images()
     predictions, targets = images[0]
     nothing = {task: torch.full_like(target, NAN if target.is_floating_point() else IGNORE_INDEX) for task, target in targets.items()}
@@ -259,7 +259,7 @@ def test_better_is_larger_for_shares_and_smaller_for_errors():
     assert not any(metrics.is_better(name, 1.0, than=1.0) for name in NAMES)
 
 
-def test_a_table_is_printed_from_what_a_metric_knows():
+def test_tables_use_the_title_and_format_of_a_metric():
     unit_of = replace(SPECS["distance"], unit="m")
     shown = {name: (METRICS[name].title(unit_of), METRICS[name].format(0.12345)) for name in ("mean_iou", "rmse", "abs_rel", "mean_angle")}
     assert shown == {
@@ -459,7 +459,7 @@ def test_a_gain_over_no_task_is_refused():
         multi_task_gain({}, {}, {})
 
 
-def test_the_documentation_knows_every_metric():
+def test_the_documentation_lists_every_metric():
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     assert "with the suffix `_median_scaled`" in text
     assert "the same with `_0.011`" in text

@@ -97,7 +97,7 @@ def test_classes_that_never_occur_are_skipped_or_count_as_zero():
     assert values["pixel_accuracy"] == pytest.approx(2 / 4)
 
 
-def test_the_table_of_classes_is_scikit_learns_and_knows_their_names():
+def test_the_table_of_classes_is_scikit_learns_and_has_their_names():
     metrics = MultiTaskMetrics({"map": CLASSES})
     prediction, target = random_classes()
     metrics.update({"map": prediction}, {"map": target})
@@ -190,7 +190,7 @@ def test_median_scaling_is_numpys_median_per_image():
     assert [values[f"{name}_median_scaled"] for name in DEPTH_METRICS] == pytest.approx([by_hand[name] for name in DEPTH_METRICS], rel=1e-6)
 
 
-def test_after_median_scaling_each_images_own_factor_is_of_no_account():
+def test_median_scaling_removes_each_images_own_factor():
     prediction, target = random_depths()
     values = measured(NUMBERS, (prediction, target), (prediction, target))
     others = measured(NUMBERS, (3 * prediction, target), (0.1 * prediction, target))

@@ -121,14 +121,14 @@ def test_a_checkpoint_may_be_chosen_by_its_path(tmp_path):
 def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path):
     clear_for_new_run(tmp_path, overwrite=False)
     (tmp_path / "checkpoint-00000003").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"earlier run, the last of step 3; go on with --resume latest"):
+    with pytest.raises(ValueError, match=r"earlier run, the last of step 3; continue with --resume latest"):
         clear_for_new_run(tmp_path, overwrite=False)
     clear_for_new_run(tmp_path, overwrite=True)
     assert list_checkpoints(tmp_path) == []
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named_and_leaves_the_one_before(tmp_path, accelerator, monkeypatch):
-    """Torch's file writer has its own words for a full disk, which do not say so."""
+    """Torch's file writer reports a full disk with a message that does not mention it."""
     save_checkpoint(accelerator, tmp_path, 1, keep=1)
 
     def full(directory):

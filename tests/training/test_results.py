@@ -64,7 +64,7 @@ def test_the_card_is_filled_and_its_metadata_valid(trained):
 
 
 def test_a_seventh_task_is_one_entry_and_one_column(tmp_path, data):
-    """Trains, evaluates, saves, loads and shows in the pipeline; no file of the package knows it."""
+    """Trains, evaluates, saves, loads and shows in the pipeline; no file of the package contains it."""
     train(tmp_path, "--dataset", data)
     assert "principal_curvature/mae" in json.loads((tmp_path / "metrics.json").read_text())["model"]
     model = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path)

@@ -136,7 +136,7 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path, data):
     train(tmp_path, "--dataset", data, "--resume", "latest", "--logging_steps", 5)  # what is written may change
 
 
-def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, data):
+def test_a_new_run_does_not_overwrite_an_earlier_one_by_default(tmp_path, data):
     train(tmp_path, "--dataset", data)
     with pytest.raises(ValueError, match="checkpoints of an earlier run, the last of step 2"):
         train(tmp_path, "--dataset", data)

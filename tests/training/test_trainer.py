@@ -30,7 +30,7 @@ ENCODER_ATTENTION = r"mult\.backbone\..*\.(q_proj|v_proj)"
 
 
 def photos(count):
-    """Rows of photos and maps of noise, every pixel of every map known."""
+    """Rows of images and maps of noise, every pixel of every map known."""
     rng = np.random.default_rng(0)
     normals = rng.normal(size=(count, SIDE, SIDE, 3))
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
@@ -113,7 +113,7 @@ def numbers_of(results, prefix="eval"):
 # --- training ---
 
 
-def test_two_images_are_learnt_by_heart(make_trainer):
+def test_a_model_overfits_two_images(make_trainer):
     trainer = make_trainer(photos(2), max_steps=40, learning_rate=5e-3, per_device_train_batch_size=2)
     trainer.train()
     assert losses(trainer)[-1] < 0.8 * losses(trainer)[0]

@@ -133,7 +133,7 @@ def test_gradnorm_follows_the_gradient_of_its_formula(accelerator):
 
 
 def test_gradnorm_balances_a_network_with_tasks_of_two_scales(accelerator):
-    """The paper's toy (section 4): targets sigma_i tanh((B + eps_i) x) with sigma 1 and 10, one trunk, a head a task."""
+    """The paper's toy (section 4): targets sigma_i tanh((B + eps_i) x) with sigma 1 and 10, one trunk, one head per task."""
     torch.manual_seed(0)
     network = nn.ModuleDict({"backbone": nn.Sequential(nn.Linear(20, 32), nn.Tanh()), "a": nn.Linear(32, 8), "b": nn.Linear(32, 8)})
     base = torch.randn(20, 8)
@@ -169,7 +169,7 @@ def test_gradnorm_balances_a_network_with_tasks_of_two_scales(accelerator):
 @pytest.mark.parametrize("unknown", [{"b": 0.0}, {}], ids=["loss of 0", "no loss"])
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_step_without_labels_of_a_task_moves_nothing_of_it(name, unknown, accelerator):
-    """Task b sees two steps; between them lies one that knows nothing of it."""
+    """Task b sees two steps; between them lies one without its labels."""
     options = {"dwa": {"period": 1}}.get(name, {})
     known = [{"a": 1.0, "b": 8.0}, {"a": 1.0, "b": 2.0}]
     between = play(weighting_of(name, {"a": 1.0, "b": 1.0}, **options), accelerator, known[:1])
@@ -330,7 +330,7 @@ def test_methods_that_need_single_gradients_refuse_engines_that_hide_them(name, 
     weighting = make_weighting(name, specs_of(a=1.0), nn.ModuleDict({"backbone": nn.Linear(1, 1)}))
     engine = SimpleNamespace(distributed_type=kind, scaler=None, device="cpu")
     features = torch.ones(1, requires_grad=True) * 1
-    with pytest.raises(ValueError, match=rf"'{name}' needs the gradients of single tasks, which {kind.value} does not give"):
+    with pytest.raises(ValueError, match=rf"'{name}' needs the gradients of single tasks, which {kind.value} does not provide"):
         weighting.backward(losses_of(features, a=1.0), [features], engine)
     scaling = SimpleNamespace(distributed_type=DistributedType.NO, scaler=object(), mixed_precision="fp16", device="cpu")
     with pytest.raises(ValueError, match="loss scaling of mixed_precision='fp16'; use 'bf16'"):

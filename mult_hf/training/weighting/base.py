@@ -46,8 +46,8 @@ class TaskWeighting:
         """
         if self.reads_features or self.writes_gradients:
             raise ValueError(
-                f"task weighting {self.name!r} takes gradients of a graph several times, which a compiled one gives once; "
-                "do not compile, or take fixed, uncertainty or dwa"
+                f"task weighting {self.name!r} takes gradients of a graph several times, which a compiled graph allows only once; "
+                "do not compile the model, or use fixed, uncertainty or dwa"
             )
 
     def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
@@ -105,7 +105,7 @@ class TaskWeighting:
             )
 
     def _observe(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> None:
-        """Take note of a micro-batch before it is back-propagated."""
+        """Record a micro-batch before it is back-propagated."""
 
     def _update(self, accelerator: Accelerator) -> None:
         """Change the weights, once per optimizer step."""
@@ -126,7 +126,7 @@ def refuse_engines(name: str, accelerator: Accelerator) -> None:
     """
     if accelerator.distributed_type in _NO_TASK_GRADIENTS:
         raise ValueError(
-            f"task weighting {name!r} needs the gradients of single tasks, which {accelerator.distributed_type.value} does not give; "
+            f"task weighting {name!r} needs the gradients of single tasks, which {accelerator.distributed_type.value} does not provide; "
             "use one process or DistributedDataParallel, or one of: fixed, uncertainty, dwa"
         )
     if accelerator.scaler is not None:

@@ -18,8 +18,8 @@ class GradientWeighting(TaskWeighting):
 
     Row t of the Jacobian J (tasks, parameters of the encoder) is the gradient of L_t. It is summed over micro-batches and
     averaged over processes; then a torchjd weighting turns its Gramian J J^T into factors a_t, and the encoder's gradient is
-    a^T J. Tasks whose row is 0 take no part. The methods do not depend on the scale of J; torchjd's solvers do, and take
-    a small one for 0, so that they see the Gramian divided by its mean diagonal.
+    a^T J. Tasks whose row is 0 take no part. The methods do not depend on the scale of J; torchjd's solvers
+    do, and treat a small one as 0, so they get the Gramian divided by its mean diagonal.
 
     All parameters behind the encoder get the sum of the tasks' gradients, as `torchjd.autojac.mtl_backward` does it: those that
     one task owns, and the reference task's queries, keys and position biases, which the losses of all tasks reach.

@@ -1,7 +1,7 @@
 """Task weightings that learn from losses: uncertainty, dynamic weight averaging, GradNorm.
 
-f_t is a task's fixed weight ([`TaskSpec.weight`]) and L_t its loss times f_t. A loss of exactly 0 says that no pixel of the task
-was known in the batch: it moves nothing. Losses are averaged over the micro-batches and processes that know the task, so that
+f_t is a task's fixed weight ([`TaskSpec.weight`]) and L_t its loss times f_t. A loss of exactly 0 means that no pixel of the task was
+known in the batch: it changes nothing. Losses are averaged over the micro-batches and processes in which the task is known, so that
 every process computes the same weights.
 """
 
@@ -112,7 +112,7 @@ class DynamicWeightAveraging(_ObservingWeighting):
 
     Args:
         name: see [`TaskWeighting`], also for `specs` and `model`.
-        period: optimizer steps over which losses are averaged; batches should show most of what the data hold by then.
+        period: optimizer steps over which losses are averaged; enough batches to cover most of the data.
         temperature: the larger, the more equal; 2 in the paper.
 
     Raises:
@@ -213,7 +213,7 @@ class GradNormWeighting(_ObservingWeighting):
 
     @torch.no_grad()
     def _rescale(self, tasks: Mapping[str, float], total: float) -> None:
-        """Let the factors of these tasks add up to `total` again."""
+        """Rescale the factors of these tasks to add up to `total`."""
         values = self._log_factors.values
         shift = math.log(total / sum(math.exp(values[task].item()) for task in tasks))
         for task in tasks:
@@ -228,7 +228,7 @@ class GradNormWeighting(_ObservingWeighting):
 
 
 def _edges(features: Sequence[Tensor]) -> list[GradientEdge]:
-    """Where the features lie in the graph.
+    """Nodes of the features in the graph.
 
     In mixed precision Accelerate returns float32 copies of what a model returns; the losses come from the originals, one node
     before these.

@@ -27,13 +27,13 @@ def benchmark():
     del sys.modules["benchmark_data"]
 
 
-def test_the_command_prints_a_row_for_each_size_and_step_and_says_on_how_many_threads():
+def test_the_command_prints_a_row_for_each_size_and_step_and_the_number_of_threads():
     command = [sys.executable, str(ROOT / "examples/benchmarks/data.py"), "--sizes", "32", "48", "--batch_size", "2", "--batches", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert "3 batches of 2 samples, 1 process, 1 torch thread(s)" in printed
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if re.match(r"\| \d", line)]
-    steps = ["MulT's processor, 6 maps", "the same and a random view, 6 maps", "DPT's processor, 1 map(s)"]
+    steps = ["MulT's processor, 6 maps", "the same with augmentation, 6 maps", "DPT's processor, 1 map(s)"]
     assert [row[:2] for row in rows] == [[size, step] for size in ("32", "48") for step in steps]
     assert all(float(figure) > 0 for row in rows for figure in row[2:])
 

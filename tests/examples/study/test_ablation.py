@@ -137,7 +137,7 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(ablate, tmp_path):
     status, printed, out = ablate(content)
     assert status == 1
     assert list(results_of(out)) == ["good"]
-    assert re.search(r"failed: bad, exit status 1: the loss is not finite \(all of it in .*bad/log.txt\)", printed.err)
+    assert re.search(r"failed: bad, exit status 1: the loss is not finite \(full log: .*bad/log.txt\)", printed.err)
     (tmp_path / "trouble").unlink()
     assert ablate(content)[0] == 0
     assert list(results_of(out)) == ["bad", "good"]
@@ -199,7 +199,7 @@ def test_seeds_are_averaged_and_their_spread_shown(ablate):
     assert "| a | **3 ± 1** | **40 ± 0** |" in (out / "table.md").read_text()
 
 
-def test_a_metric_that_nothing_is_known_of_is_shown_and_never_best(ablate):
+def test_an_unknown_metric_is_shown_and_never_best(ablate):
     _, _, out = ablate({"runs": {"a": {"rmse": "nan"}, "b": {"rmse": 5.0}}})
     assert "| a | nan |" in (out / "table.md").read_text()
     assert "| b | **5** |" in (out / "table.md").read_text()

@@ -1,4 +1,4 @@
-"""The drawing of imports has every room and arrow of a package, and marks those that run upwards."""
+"""The drawing of imports has every component and arrow of a package, and marks those that run upwards."""
 
 import subprocess
 
@@ -47,24 +47,24 @@ def drawn(capsys):
     return draw
 
 
-def test_rooms_are_folders_and_files_beside_them_and_arrows_their_imports(tree, drawn):
-    assert drawn(tree(TREE)) == (DRAWING, "4 rooms, 4 arrows, 0 of them upwards")
+def test_components_are_folders_and_files_beside_them_and_arrows_their_imports(tree, drawn):
+    assert drawn(tree(TREE)) == (DRAWING, "4 components, 4 arrows, 0 of them upwards")
 
 
 def test_an_arrow_against_the_order_is_marked(tree, drawn):
     drawing, counts = drawn(tree({**TREE, "low/one.py": "from pack.high import two\n", "side.py": ""}))
     assert "low      -> ^high" in drawing
-    assert counts == "4 rooms, 4 arrows, 1 of them upwards"
+    assert counts == "4 components, 4 arrows, 1 of them upwards"
 
 
-def test_rooms_out_of_order_that_import_each_other_are_marked(tree, drawn):
+def test_components_out_of_order_that_import_each_other_are_marked(tree, drawn):
     circle = {"a.py": "from . import b\n", "b.py": "from .c import x\n", "c.py": "import pack.a\n", "d.py": "import pack.a\n"}
     drawing, counts = drawn(tree(circle))
     assert drawing.splitlines() == ["a -> ^b", "b -> ^c", "c -> ^a", "d -> a"]
-    assert counts == "4 rooms, 4 arrows, 3 of them upwards"
+    assert counts == "4 components, 4 arrows, 3 of them upwards"
 
 
-def test_files_can_be_rooms(tree, drawn):
+def test_files_can_be_components(tree, drawn):
     drawing, _ = drawn(tree(TREE), "--files")
     assert "low.part.deep -> low.one" in drawing.splitlines()
     assert "high.two      -> low.one, side" in drawing.splitlines()
@@ -74,9 +74,9 @@ def test_mermaid_draws_upward_arrows_dotted(tree, drawn):
     drawing, _ = drawn(tree({**TREE, "low/one.py": "from pack.high import two\n"}), "--format", "mermaid")
     lines = [line.strip() for line in drawing.splitlines()]
     assert lines[0] == "flowchart TD"
-    assert 'room_low["low"]' in lines
-    assert "room_low -.-> room_high" in lines
-    assert "room_high --> room_low" in lines
+    assert 'component_low["low"]' in lines
+    assert "component_low -.-> component_high" in lines
+    assert "component_high --> component_low" in lines
 
 
 def test_an_earlier_revision_is_drawn_from_git(tree, drawn):
@@ -85,8 +85,8 @@ def test_an_earlier_revision_is_drawn_from_git(tree, drawn):
         subprocess.run(["git", "-C", str(repository), *command], check=True)
     (repository / "pack/side.py").unlink()
     (repository / "pack/high/two.py").write_text("")
-    assert drawn(repository)[1] == "3 rooms, 1 arrows, 0 of them upwards"
-    assert drawn(repository, "--revision", "HEAD") == (DRAWING, "4 rooms, 4 arrows, 0 of them upwards")
+    assert drawn(repository)[1] == "3 components, 1 arrows, 0 of them upwards"
+    assert drawn(repository, "--revision", "HEAD") == (DRAWING, "4 components, 4 arrows, 0 of them upwards")
 
 
 def test_a_package_that_is_not_there_is_refused(tmp_path):

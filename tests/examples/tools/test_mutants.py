@@ -1,4 +1,4 @@
-"""Proves that the list of deliberate bugs fits the source, and that the command which applies them separates killed ones from survivors."""
+"""The list of deliberate bugs fits the present source, and the command that applies them distinguishes killed ones from survivors."""
 
 import subprocess
 import sys
