@@ -26,6 +26,7 @@ from .distributed import check_whole_parameters, whole_model
 from .fields import json_object
 from .optimization import learning_rate_schedule, parameter_groups
 from .progress import JsonLinesLog, Progress, describe_rows, mean_over_processes
+from .run_state import RunState
 from .saving import save_model
 from .stream import StreamBatches, TrainingStream, stream_loader
 from .validation import Measured, Validation
@@ -74,9 +75,9 @@ class TrainingLoop:
         self.progress = Progress({name: text for name, text in as_text(arguments).items() if name not in FREE_TO_CHANGE})
         self.progress.arguments |= {"num_processes": str(accelerator.num_processes), "mixed_precision": accelerator.mixed_precision}
         accelerator.init_trackers(arguments.output_dir.resolve().name, config=self.progress.arguments)
-        for part in (self.schedule, self.weighting, self.progress, self.average):
-            if part is not None:
-                accelerator.register_for_checkpointing(part)
+        parts = {"progress": self.progress, "schedule": self.schedule, "weighting": self.weighting, "average": self.average}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        self.state = RunState(accelerator, self.model, self.optimizer, parts, trusted=self.checkpoints)
 
     def _make_weighting(self, model: MulTForMultiTaskDensePrediction) -> TaskWeighting:
         options = json_object("weighting_options", self.arguments.weighting_options)
@@ -106,7 +107,7 @@ class TrainingLoop:
     def resume(self, checkpoint: Path | None) -> None:
         """Load the state of a checkpoint, or start anew if there is none."""
         if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
+            self.state.load(checkpoint)
             self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
         if self.accelerator.is_main_process:
             finished = self.progress.step == self.arguments.max_steps  # then only the last evaluation is repeated
@@ -136,7 +137,7 @@ class TrainingLoop:
                 self.evaluate()
             if progress.step % arguments.save_steps == 0 or progress.step == arguments.max_steps:
                 progress.losses = mean_over_processes(progress.losses)  # a checkpoint holds those of one process
-                save_checkpoint(self.accelerator, self.checkpoints, progress.step, arguments.keep_checkpoints)
+                save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
         """One optimizer step from numbered batches; returns the norm of the gradients before clipping.

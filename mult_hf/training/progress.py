@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,11 @@ class Progress:
         """From a checkpoint.
 
         Raises:
-            ValueError: if it is of a run with other arguments.
+            ValueError: if it is of a run with other arguments, or lacks something.
         """
+        expected = [each.name for each in fields(self)]
+        if sorted(state) != sorted(expected):
+            raise ValueError(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
         saved = state["arguments"]
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
