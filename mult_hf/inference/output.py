@@ -29,6 +29,8 @@ from mult_hf.data.schema import CARD_KEY, load_task_entries
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
+from .directory_lock import HOLDER_FILE, LOCK_FILE
+
 SETTINGS_KEY = "mult_prediction"
 """Key of the card's header that holds the settings that the predictions depend on."""
 
@@ -258,7 +260,7 @@ class PredictionDirectory:
             for name in ("maps", "panels", "images"):
                 shutil.rmtree(self.directory / name, ignore_errors=True)
             (self.directory / "metadata.jsonl").unlink(missing_ok=True)
-        elif self.directory.exists() and any(path.suffix != ".part" for path in self.directory.iterdir()):
+        elif self.directory.exists() and any(_is_foreign(path) for path in self.directory.iterdir()):
             raise ValueError(f"{self.directory} holds files that are not predictions; give a new or empty --output_dir")
         self._write_card(card_path, model, settings)
 
@@ -291,6 +293,11 @@ class PredictionDirectory:
         card.data.configs = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
         with whole_file(self.directory / "README.md") as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file that lies in a directory without a card is not of a prediction that was cut short."""
+    return path.suffix != ".part" and path.name not in (LOCK_FILE, HOLDER_FILE)
 
 
 def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.cli import predict as script
+from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 
@@ -306,6 +307,17 @@ def test_images_of_another_folder_do_not_pass_for_those_that_are_done(run, image
     run("--inputs", images / "a")
     with pytest.raises(ValueError, match=r"differ in \['names_below'\]"):
         run("--inputs", images / "b")
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]], ids=["continuing", "overwriting"])
+def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(run, images, tmp_path, flags):
+    run("--inputs", images)
+    with exclusive_run(tmp_path / "out"):
+        before = contents(tmp_path / "out")
+        with pytest.raises(ValueError, match=f"another run is writing to .*out: process {os.getpid()} on "):
+            run("--inputs", images, *flags)
+        assert contents(tmp_path / "out") == before
+    assert run("--inputs", images, *flags)[0] == 0
 
 
 def test_results_below_the_images_are_not_taken_for_images(run, images):

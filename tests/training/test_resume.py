@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mult_hf import MulTForMultiTaskDensePrediction
+from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
 from mult_hf.training.progress import JsonLinesLog
@@ -166,6 +167,17 @@ def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, da
     with pytest.raises(ValueError, match="checkpoints of an earlier run, the last of step 2"):
         train(tmp_path, "--dataset", data)
     train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume", "latest"]], ids=["new", "overwriting", "resuming"])
+def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(tmp_path, data, flags):
+    train(tmp_path, "--dataset", data)
+    with exclusive_run(tmp_path):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        with pytest.raises(ValueError, match=f"another run is writing to .*: process {os.getpid()} on .*, started "):
+            train(tmp_path, "--dataset", data, *flags)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    train(tmp_path, "--dataset", data, "--resume", "latest")
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path, data):
