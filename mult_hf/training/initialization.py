@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
 from mult_hf.evaluation.compatibility import check_compatible
+from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.decoder_mult import MulTHeads
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -171,9 +172,10 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
     A classification whose classes differ keeps its decoder and gets a new head; this is printed.
 
     Raises:
-        ValueError: if a task of both has another meaning in the data: another kind, another unit, other axes.
+        ValueError: if a task of both has another meaning in the data: another kind, another unit, other axes; or if the model lacks
+            weights, or has some that are not finite.
     """
-    model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path)
+    model = load_whole_model(name_or_path)
     for task, spec in specs.items():
         own = model.config.task_specs.get(task)
         if own is None:
