@@ -24,6 +24,8 @@ from torch import Tensor
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
+from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.inference.loading import load_whole_model
 from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
@@ -87,9 +89,9 @@ def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePre
     """Load the model and its processor.
 
     Raises:
-        ValueError: if the model lacks a task that was asked for.
+        ValueError: if the model lacks a task that was asked for, or weights.
     """
-    model = MulTForMultiTaskDensePrediction.from_pretrained(arguments.model).eval()
+    model = load_whole_model(arguments.model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
@@ -153,7 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line; that of this process by default.
 
     Raises:
-        ValueError: on flags, inputs, a model or an output directory that do not fit each other.
+        ValueError: on flags, inputs, a model or an output directory that do not fit each other, or if another run is
+            writing to the output directory.
         OSError: if the model cannot be loaded, or the disk is full.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -166,15 +169,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     specs = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     directory = PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images)
     predictor = make_predictor(arguments, model.to(accelerator.device))
-    if accelerator.is_main_process:
-        settings = prediction_settings(arguments, model, processor, origin)
-        directory.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)
-    accelerator.wait_for_everyone()
-
     run = PredictionRun(predictor, processor, directory, 1 if arguments.tile else arguments.batch_size, arguments.num_workers)
-    outcomes = gather_object([run(source, accelerator.process_index, accelerator.num_processes)])
-    if accelerator.is_main_process and arguments.keep_images:
-        directory.write_metadata()
+    with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
+        if accelerator.is_main_process:
+            settings = prediction_settings(arguments, model, processor, origin)
+            directory.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)
+        accelerator.wait_for_everyone()
+        outcomes = gather_object([run(source, accelerator.process_index, accelerator.num_processes)])
+        if accelerator.is_main_process and arguments.keep_images:
+            directory.write_metadata()
     accelerator.print(summarize(outcomes, arguments.output_dir))
     accelerator.end_training()
     return int(any(outcome.failed for outcome in outcomes))

@@ -5,15 +5,17 @@
     panels/NAME.jpg      image and maps side by side
     images/NAME.png      the images, if they are kept: then the directory is a data set of the schema (docs/data.md)
     metadata.jsonl       of this data set
+    sources/NAME.txt     digest of the contents that the image had, and size and times of its file; written last
 
 Every file is written beside its place, synced to disk and then moved there, so that an interruption leaves no half file.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +30,9 @@ from torch import Tensor, nn
 from mult_hf.data.schema import CARD_KEY, load_task_entries
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
+
+from .directory_lock import HOLDER_FILE, LOCK_FILE
+from .sources import SourceRecord
 
 SETTINGS_KEY = "mult_prediction"
 """Key of the card's header that holds the settings that the predictions depend on."""
@@ -196,6 +201,42 @@ class PredictionDirectory:
         """Path of the image itself, if it is kept."""
         return self.directory / "images" / f"{name}.png"
 
+    def source_path(self, name: str) -> Path:
+        """Path of the record of what an image was predicted from."""
+        return self.directory / "sources" / f"{name}.txt"
+
+    def is_predicted(self, name: str, stamp: Callable[[], str], digest: Callable[[], str]) -> bool:
+        """Whether every file of an image is there, and was made from the contents that the image has now.
+
+        Args:
+            name: of the image.
+            stamp: returns size and times of its file; if they are as they were, the contents are not read.
+            digest: returns the digest of its contents, which decides otherwise.
+
+        Raises:
+            ValueError: if the files' names would be too long.
+        """
+        if not self.is_finished(name) or (recorded := self._recorded(name)) is None:
+            return False
+        now = stamp()
+        if now and now == recorded.stamp:
+            return True
+        if digest() != recorded.digest:
+            return False
+        with contextlib.suppress(OSError):  # it only saves reading the contents again
+            self._write_record(name, SourceRecord(recorded.digest, now))
+        return True
+
+    def _recorded(self, name: str) -> SourceRecord | None:
+        try:
+            return SourceRecord(*self.source_path(name).read_text(encoding="utf-8").split("\n"))
+        except (OSError, TypeError, UnicodeDecodeError):  # none, or of another form
+            return None
+
+    def _write_record(self, name: str, record: SourceRecord) -> None:
+        with whole_file(self.source_path(name)) as unfinished:
+            unfinished.write_text("\n".join(record), encoding="utf-8")
+
     def is_finished(self, name: str) -> bool:
         """Whether every file of an image exists and is not empty.
 
@@ -211,14 +252,18 @@ class PredictionDirectory:
             )
         return all(path.is_file() and path.stat().st_size > 0 for path in paths)
 
-    def write(self, name: str, image: Image.Image, maps: Mapping[str, Tensor]) -> None:
+    def write(self, name: str, image: Image.Image, maps: Mapping[str, Tensor], record: SourceRecord | None = None) -> None:
         """Write every file of an image.
+
+        The record is removed first and written last, so that maps of two images never count as predictions of one.
 
         Args:
             name: of the image.
             image: RGB.
             maps: one map per task, as from `post_process`, of the image's size.
+            record: what the image was read from; without it a later run predicts the image again.
         """
+        self.source_path(name).unlink(missing_ok=True)
         for task, prediction in maps.items():
             write_map(self.map_path(task, name), prediction, self.stored[task])
         if self.keep_images:
@@ -227,6 +272,8 @@ class PredictionDirectory:
         if self.panels:
             with whole_file(self.panel_path(name)) as unfinished:
                 self._panel(image, maps).save(unfinished, "JPEG", quality=90)
+        if record is not None:
+            self._write_record(name, record)
 
     def _panel(self, image: Image.Image, maps: Mapping[str, Tensor]) -> Image.Image:
         """The image and its maps in a row, each at most [`PANEL_CELL`] wide and [`MAX_PANEL_ASPECT`] times as high."""
@@ -255,10 +302,10 @@ class PredictionDirectory:
             if not overwrite:
                 _refuse_others(self.directory, earlier, wanted)
                 return
-            for name in ("maps", "panels", "images"):
+            for name in ("maps", "panels", "images", "sources"):
                 shutil.rmtree(self.directory / name, ignore_errors=True)
             (self.directory / "metadata.jsonl").unlink(missing_ok=True)
-        elif self.directory.exists() and any(path.suffix != ".part" for path in self.directory.iterdir()):
+        elif self.directory.exists() and any(_is_foreign(path) for path in self.directory.iterdir()):
             raise ValueError(f"{self.directory} holds files that are not predictions; give a new or empty --output_dir")
         self._write_card(card_path, model, settings)
 
@@ -291,6 +338,11 @@ class PredictionDirectory:
         card.data.configs = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
         with whole_file(self.directory / "README.md") as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file that lies in a directory without a card is not of a prediction that was cut short."""
+    return path.suffix != ".part" and path.name not in (LOCK_FILE, HOLDER_FILE)
 
 
 def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from mult_hf.model.image_processing_mult import MulTImageProcessor
 
 from .output import PredictionDirectory
 from .predictor import Predictor
-from .sources import FailedInput, ImageStream, SkippedInput, Source, by_size
+from .sources import FailedInput, ImageStream, InputImage, SkippedInput, Source, SourceRecord, by_size
 
 MIN_SIDE = 32
 """Smallest height and width in pixels that the model takes: the encoder's coarsest step."""
@@ -32,11 +31,13 @@ class PreparedImage(NamedTuple):
         name: of its predictions.
         image: RGB.
         pixel_values: input of the model, (3, height, width).
+        record: what it was read from.
     """
 
     name: str
     image: Image.Image
     pixel_values: Tensor
+    record: SourceRecord | None = None
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Outcomes:
 
     Args:
         done: number of images whose files were written.
-        skipped: number of images whose files existed.
+        skipped: number of images that were predicted before and have the same contents.
         failed: the others, with their reasons.
     """
 
@@ -83,7 +84,7 @@ class PredictionRun:
         Raises:
             OSError: if the disk is full or cannot be written to.
         """
-        stream = ImageStream(source, partial(prepare, self.processor), self.directory.is_finished, process, processes)
+        stream = ImageStream(source, self._read, self._is_predicted, process, processes)
         loader = DataLoader(stream, batch_size=None, num_workers=self.num_workers)
         outcomes = Outcomes()
         total = len(source) // processes  # of videos only an estimate
@@ -94,6 +95,13 @@ class PredictionRun:
                 outcomes.failed += failed
                 bar.update(len(images))
         return outcomes
+
+    def _is_predicted(self, image: InputImage) -> bool:
+        return self.directory.is_predicted(image.name, image.stamp, image.digest)
+
+    def _read(self, image: InputImage) -> PreparedImage:
+        record = image.record()
+        return prepare(self.processor, image.name, image.read())._replace(record=record)
 
     def _predict_batch(self, images: list[PreparedImage]) -> list[FailedInput]:
         """Predict images of one size and write their maps; returns those that failed."""
@@ -116,7 +124,7 @@ class PredictionRun:
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
         """Write the maps of one image, predicted as (1, channels, height, width), at the image's own size."""
         (maps,) = self.processor.post_process(predictions, [(image.image.height, image.image.width)])
-        self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()})
+        self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()}, image.record)
 
 
 def prepare(processor: MulTImageProcessor, name: str, image: Image.Image) -> PreparedImage:

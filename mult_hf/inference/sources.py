@@ -8,11 +8,12 @@ Anything can be wrong with a file. What cannot be read is a [`FailedInput`] with
 """
 
 import glob
+import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -34,16 +35,37 @@ VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 # fmt: on
 
 
+class SourceRecord(NamedTuple):
+    """What an image was predicted from, by which another image under the same name is recognized.
+
+    Args:
+        digest: of the contents of the image's file, video or row.
+        stamp: size and times of the file; an equal one means equal contents. Empty where there is none.
+    """
+
+    digest: str
+    stamp: str = ""
+
+
 class InputImage(NamedTuple):
     """An image that was not read yet.
 
     Args:
         name: of its predictions, in the form of a relative path.
         read: returns the upright RGB image, or raises.
+        digest: returns the digest of the contents, or raises.
+        stamp: returns the stamp, or raises.
     """
 
     name: str
     read: Callable[[], Image.Image]
+    digest: Callable[[], str]
+    stamp: Callable[[], str] = str  # empty
+
+    def record(self) -> SourceRecord:
+        """The record of what is read from now on: a file that changes in between does not match it."""
+        stamp = self.stamp()
+        return SourceRecord(self.digest(), stamp)
 
 
 class FailedInput(NamedTuple):
@@ -154,7 +176,7 @@ class FileSource:
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 yield from video_frames(path, name, self.frame_step)
             else:
-                yield InputImage(name, partial(_read_file, path))
+                yield InputImage(name, partial(_read_file, path), partial(_digest_of_file, path), partial(_stamp_of_file, path))
 
     def __len__(self) -> int:
         videos = [path for path in self.found.paths if path.suffix.lower() in VIDEO_SUFFIXES]
@@ -165,6 +187,26 @@ def _read_file(path: Path) -> Image.Image:
     if path.suffix.lower() in HEIF_SUFFIXES:
         _register_heif()
     return read_image(path)
+
+
+def _stamp_of_file(path: Path) -> str:
+    """Size and times in nanoseconds; the time of the last change of the inode is not copied along with a file."""
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
+def _digest_of_file(path: Path) -> str:
+    return _digest_of_version(path, _stamp_of_file(path))
+
+
+@lru_cache(maxsize=1)  # all frames of a video have one
+def _digest_of_version(path: Path, stamp: str) -> str:
+    """Of the contents that the file has at this stamp."""
+    hashed = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            hashed.update(block)
+    return hashed.hexdigest()
 
 
 def _register_heif() -> None:
@@ -201,7 +243,8 @@ def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[InputIm
         with av.open(str(path)) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 if number % frame_step == 0:
-                    yield InputImage(f"{name}/{number:06d}", partial(_upright, frame))
+                    source = partial(_digest_of_file, path), partial(_stamp_of_file, path)
+                    yield InputImage(f"{name}/{number:06d}", partial(_upright, frame), *source)
     except (av.FFmpegError, IndexError) as error:  # IndexError: the file has no video stream
         yield FailedInput(name, f"{path} cannot be read as a video: {error}")
 
@@ -246,16 +289,24 @@ class RowSource:
             raise ValueError(f"the data set has columns {dataset.column_names}; the images must be in one called 'image'")
         self.dataset = dataset.select_columns([name for name in ("image", "id") if name in dataset.column_names])
         self.images = self.dataset.select_columns("image").cast_column("image", ImageFeature())
+        self.encoded = self.images.cast_column("image", ImageFeature(decode=False))
         self.names = self.dataset.remove_columns("image")
 
     def __iter__(self) -> Iterator[InputImage | FailedInput]:
         for number in range(len(self.dataset)):
             identity = self.names[number].get("id") if self.names.column_names else None
             suffix = "" if identity is None else "-" + re.sub(r"[^\w.-]+", "_", str(identity))
-            yield InputImage(f"{number:06d}{suffix}", partial(self._read, number))
+            yield InputImage(f"{number:06d}{suffix}", partial(self._read, number), partial(self._digest, number))
 
     def _read(self, number: int) -> Image.Image:
         return read_image(self.images[number]["image"], name=f"row {number}")
+
+    def _digest(self, number: int) -> str:
+        """Of the encoded image; of one that has no bytes and no file here, such as a URL, of its path."""
+        cell = self.encoded[number]["image"] or {"bytes": b"", "path": None}
+        if cell["bytes"] is None and os.path.isfile(cell["path"]):
+            return _digest_of_file(Path(cell["path"]))
+        return hashlib.sha256(cell["path"].encode() if cell["bytes"] is None else cell["bytes"]).hexdigest()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -269,8 +320,8 @@ class ImageStream(IterableDataset):
 
     Args:
         source: all images, the same in every process.
-        prepare: (name, image) -> what the consumer wants.
-        is_finished: whether the predictions of a name exist; such images are not read.
+        prepare: reads an image and makes what the consumer wants of it.
+        is_finished: whether the predictions of an image exist; such images are not read.
         process: number of this process.
         processes: number of processes.
     """
@@ -278,8 +329,8 @@ class ImageStream(IterableDataset):
     def __init__(
         self,
         source: Source,
-        prepare: Callable[[str, Image.Image], Any],
-        is_finished: Callable[[str], bool],
+        prepare: Callable[[InputImage], Any],
+        is_finished: Callable[[InputImage], bool],
         process: int = 0,
         processes: int = 1,
     ) -> None:
@@ -299,9 +350,9 @@ class ImageStream(IterableDataset):
         if isinstance(image, FailedInput):
             return image
         try:
-            if self.is_finished(image.name):
+            if self.is_finished(image):
                 return SkippedInput(image.name)
-            return self.prepare(image.name, image.read())
+            return self.prepare(image)
         except Exception as error:  # decoders raise anything on foreign bytes, and one input must not end the run
             return FailedInput.from_error(image.name, error)
 
@@ -331,6 +382,7 @@ __all__ = [
     "InputImage",
     "RowSource",
     "Source",
+    "SourceRecord",
     "by_size",
     "find_files",
     "video_frames",

@@ -4,12 +4,16 @@ A checkpoint is written to `checkpoint-N.partial` and renamed when all its files
 Old checkpoints are renamed before they are deleted, for the same reason.
 """
 
+import errno
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
@@ -72,11 +76,12 @@ def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: int) -> Path:
-    """Save everything that the accelerator prepared or that was registered with it, in all processes.
+def save_checkpoint(accelerator: Accelerator, save_state: Callable[[Path], None], directory: Path, step: int, keep: int) -> Path:
+    """Save the state of a run; call it in all processes.
 
     Args:
-        accelerator: with model, optimizer and registered objects.
+        accelerator: the processes.
+        save_state: writes the state to a directory that exists, in all processes.
         directory: where the run keeps its checkpoints.
         step: number of optimizer steps taken.
         keep: how many checkpoints to keep, the newest ones; at least 1.
@@ -86,28 +91,49 @@ def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, keep: 
 
     Raises:
         ValueError: if `keep` is below 1.
-        OSError: if it cannot be written; earlier checkpoints stay.
+        OSError: if it cannot be written; earlier checkpoints stay, and the newest of them is named.
     """
     if keep < 1:
         raise ValueError(f"{keep} checkpoints are to be kept; keep at least 1")
     final = directory / f"checkpoint-{step:08d}"
     partial = final.with_name(final.name + _PARTIAL)
+    with naming_what_was_not_written(final, directory):
+        if accelerator.is_main_process:
+            remove_partial(directory)
+            partial.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        save_state(partial)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            publish(partial, final)
     if accelerator.is_main_process:
-        remove_partial(directory)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    try:
-        accelerator.save_state(str(partial))
-    except (OSError, RuntimeError) as error:  # torch's file writer raises the latter where a disk is full
-        free = shutil.disk_usage(directory).free / 2**20
-        raise OSError(f"{final} could not be written, {free:.0f} MiB are free there; earlier checkpoints are whole: {error}") from error
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        publish(partial, final)
         for old in [path for path in list_checkpoints(directory)[:-keep] if path != final]:  # if a run continues from an older one
             remove(old)
     accelerator.wait_for_everyone()
     return final
+
+
+@contextmanager
+def naming_what_was_not_written(target: Path, checkpoints: Path) -> Iterator[None]:
+    """Turn whatever a file writer raises into one error that names the target, the free space and the newest checkpoint.
+
+    Args:
+        target: what is written in the block.
+        checkpoints: where the run keeps its checkpoints.
+
+    Raises:
+        OSError: if the block raises an `OSError`, or what safetensors or torch's file writer raise in its place.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        place = next(folder for folder in [target, *target.parents] if folder.exists())
+        free, found = shutil.disk_usage(place).free / 2**20, list_checkpoints(checkpoints)
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"{target} could not be written, {free:.0f} MiB are free there; newest whole checkpoint: {found[-1] if found else 'none yet'}; "
+            f"make room and go on with --resume latest: {error}",
+        ) from error
 
 
 def publish(partial: Path, final: Path) -> None:
@@ -158,6 +184,7 @@ __all__ = [
     "clear_for_new_run",
     "find_checkpoint",
     "list_checkpoints",
+    "naming_what_was_not_written",
     "publish",
     "remove",
     "remove_partial",

@@ -1,5 +1,6 @@
 """Accelerate for a training run, and what several processes need: FSDP, DeepSpeed, whole weights, memory."""
 
+import math
 import os
 import resource
 import sys
@@ -52,7 +53,7 @@ def configure_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accu
         accelerator: before it prepares a model.
         batch_size: images per batch and process.
         gradient_accumulation_steps: batches per step.
-        max_grad_norm: limit of the gradients' norm; Accelerate's default is 1.
+        max_grad_norm: limit of the gradients' norm, inf for none; Accelerate's default is 1.
 
     Raises:
         ValueError: if the configuration has another number of batches per step, which Accelerate would prefer.
@@ -65,7 +66,8 @@ def configure_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accu
             f"Accelerate's configuration has {accelerator.gradient_accumulation_steps} gradient_accumulation_steps and the run "
             f"{gradient_accumulation_steps}; remove the line from the configuration, or make them equal"
         )
-    plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": batch_size, "gradient_clipping": max_grad_norm}
+    limit = 0.0 if math.isinf(max_grad_norm) else max_grad_norm  # DeepSpeed's word for no clipping
+    plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": batch_size, "gradient_clipping": limit}
 
 
 def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskDensePrediction:
@@ -98,6 +100,12 @@ def check_whole_parameters(accelerator: Accelerator, module: nn.Module, *, avera
         raise ValueError("an average of the weights needs them whole in every process, but FSDP shards them; set --ema_decay 0, or use DDP")
 
 
+def print_once(message: str) -> None:
+    """Print in the main process; unlike `Accelerator.print` also before there is an accelerator."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, flush=True)
+
+
 def peak_memory(device: torch.device) -> float:
     """Largest memory so far in MiB: allocated on an accelerator, or resident in this process."""
     if device.type == "cuda":
@@ -106,4 +114,12 @@ def peak_memory(device: torch.device) -> float:
     return kibibytes / 1024
 
 
-__all__ = ["check_whole_parameters", "configure_deepspeed", "make_accelerator", "peak_memory", "use_fsdp_on_cpu", "whole_model"]
+__all__ = [
+    "check_whole_parameters",
+    "configure_deepspeed",
+    "make_accelerator",
+    "peak_memory",
+    "print_once",
+    "use_fsdp_on_cpu",
+    "whole_model",
+]

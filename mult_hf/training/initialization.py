@@ -1,19 +1,31 @@
 """The model that a run starts from: a new one on a small Swin or on a pretrained encoder, or a trained one; and its image size."""
 
+import statistics
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import torch
 from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import ExifTags, Image
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
 from mult_hf.evaluation.compatibility import check_compatible
+from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
+from mult_hf.model.decoder_mult import MulTHeads
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 
 from .arguments import ModelArguments
+from .distributed import print_once
+
+SIZE_STEP = 32
+"""Heights and widths that are chosen here are multiples of this: the encoder's coarsest step in pixels."""
+
+_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 DEFAULT_BLOCKS = {"mult": ["self+skip", "encoder+skip"]}
 """Blocks of a decoder stage per kind of decoder: the paper's, with the encoder's map in the values (docs/baselines.md)."""
@@ -28,7 +40,7 @@ def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_
         image_size: side of the images in pixels, which a new Swin's position embeddings are made for.
 
     Raises:
-        ValueError: if a trained model has a task of the same name with another meaning.
+        ValueError: if a trained model has a task of the same name with another meaning, other than its classes.
     """
     if arguments.model is not None:
         return load_trained(arguments.model, specs)
@@ -52,17 +64,51 @@ def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_
 def view_size(rows: Dataset, side: int | None = None) -> dict[str, int]:
     """Height and width of training images, as an image processor takes them.
 
+    Images of one size keep it. Of images of several sizes all are resized to the median height and the median width, rounded to
+    multiples of 32; the size is printed.
+
     Args:
         rows: of the data set.
-        side: of square images in pixels; by default height and width of the first row's image.
+        side: of square images in pixels; by default the size follows from the images, whose headers are read.
 
     Raises:
-        ValueError: if there are no rows, or no column `image`.
+        ValueError: if there are no rows, or no column `image`, or a row has no readable image.
     """
     if "image" not in rows.column_names or len(rows) == 0:
         raise ValueError(f"{len(rows)} rows with the columns {rows.column_names}; expected at least one row, and a column 'image'")
-    width, height = rows[0]["image"].size
-    return {"height": side or height, "width": side or width}
+    if side is not None:
+        return {"height": side, "width": side}
+    sizes = stored_sizes(rows)
+    (height, width), *others = sorted(set(sizes))
+    if others:
+        heights, widths = zip(*sizes)
+        height, width = (max(SIZE_STEP, round(statistics.median(sides) / SIZE_STEP) * SIZE_STEP) for sides in (heights, widths))
+        print_once(
+            f"the training images have {len(others) + 1} sizes, from {min(heights)} to {max(heights)} pixels high and {min(widths)} to "
+            f"{max(widths)} wide: all are resized to {height} x {width} (median height x width); --image_size sets another size"
+        )
+    return {"height": height, "width": width}
+
+
+def stored_sizes(rows: Dataset) -> list[tuple[int, int]]:
+    """(height, width) of each row's image in pixels, upright; only headers are decoded.
+
+    Raises:
+        ValueError: if a row has no readable image.
+    """
+    encoded = rows.select_columns("image").cast_column("image", ImageFeature(decode=False))
+    return [_stored_size(row["image"], number) for number, row in enumerate(encoded)]
+
+
+def _stored_size(cell: dict[str, Any] | None, number: int) -> tuple[int, int]:
+    if cell is None:
+        raise ValueError(f"row {number} has no image; every training row needs one")
+    try:
+        with Image.open(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"row {number}: its image {cell['path'] or ''} cannot be read: {error}") from error
 
 
 def init_sincos_position_embeddings(model: MulTForMultiTaskDensePrediction) -> None:
@@ -123,14 +169,23 @@ def new_swin(
 def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
     """A trained model with the tasks of the data: tasks that it lacks are added, tasks that the data lacks are removed.
 
+    A classification whose classes differ keeps its decoder and gets a new head; this is printed.
+
     Raises:
-        ValueError: if a task of both has another meaning in the data: other classes, another unit, other axes.
+        ValueError: if a task of both has another meaning in the data: another kind, another unit, other axes; or if the model lacks
+            weights, or has some that are not finite.
     """
-    model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path)
+    model = load_whole_model(name_or_path)
     for task, spec in specs.items():
         own = model.config.task_specs.get(task)
         if own is None:
             model.add_task(spec)
+        elif have_other_classes(own, spec):
+            replace_head(model, spec)
+            print_once(
+                f"{task}: {name_or_path} has {own.channels} classes and the data have {spec.channels} others; its decoder is kept, "
+                "its head starts from random weights"
+            )
         else:
             check_compatible(own, spec)
     for task in set(model.task_names) - set(specs):
@@ -138,12 +193,36 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
     return model
 
 
+def have_other_classes(own: TaskSpec, other: TaskSpec) -> bool:
+    """Whether two entries of one name both classify, but into other classes."""
+    return own.is_classification and other.is_classification and (own.channels, own.class_names) != (other.channels, other.class_names)
+
+
+@torch.no_grad()
+def replace_head(model: MulTForMultiTaskDensePrediction, spec: TaskSpec) -> None:
+    """Give a task of the model another entry and a new head for it; all other weights stay as they are.
+
+    Args:
+        model: has a task of this name.
+        spec: its new entry.
+    """
+    old = model.heads.tasks[spec.name].projection
+    head = MulTHeads(old.in_features, {spec.name: spec}).tasks[spec.name]
+    head.apply(model._init_weights)
+    model.heads.tasks[spec.name] = head.to(model.device, model.dtype).train(model.training)
+    model.config.tasks = [spec.to_dict() if entry["name"] == spec.name else entry for entry in model.config.tasks]
+
+
 __all__ = [
     "DEFAULT_BLOCKS",
+    "SIZE_STEP",
     "build_model",
+    "have_other_classes",
     "init_sincos_position_embeddings",
     "load_trained",
     "new_swin",
+    "replace_head",
     "sincos_position_embedding",
+    "stored_sizes",
     "view_size",
 ]

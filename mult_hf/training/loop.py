@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from mult_hf.data.augmentations import RandomAugmentation
@@ -24,8 +26,10 @@ from .averaging import WeightAverage
 from .checkpoints import list_checkpoints, save_checkpoint
 from .distributed import check_whole_parameters, whole_model
 from .fields import json_object
+from .fingerprint import describe_data
 from .optimization import learning_rate_schedule, parameter_groups
 from .progress import JsonLinesLog, Progress, describe_rows, mean_over_processes
+from .run_state import RunState
 from .saving import save_model
 from .stream import StreamBatches, TrainingStream, stream_loader
 from .validation import Measured, Validation
@@ -71,12 +75,15 @@ class TrainingLoop:
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
         self.weighting = self._make_weighting(model)
         self._prepare(model)
-        self.progress = Progress({name: text for name, text in as_text(arguments).items() if name not in FREE_TO_CHANGE})
+        self.progress = Progress(
+            {name: text for name, text in as_text(arguments).items() if name not in FREE_TO_CHANGE},
+            describe_data(accelerator, training=training_rows, validation=validation_rows),
+        )
         self.progress.arguments |= {"num_processes": str(accelerator.num_processes), "mixed_precision": accelerator.mixed_precision}
         accelerator.init_trackers(arguments.output_dir.resolve().name, config=self.progress.arguments)
-        for part in (self.schedule, self.weighting, self.progress, self.average):
-            if part is not None:
-                accelerator.register_for_checkpointing(part)
+        parts = {"progress": self.progress, "schedule": self.schedule, "weighting": self.weighting, "average": self.average}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        self.state = RunState(accelerator, self.model, self.optimizer, parts, trusted=self.checkpoints)
 
     def _make_weighting(self, model: MulTForMultiTaskDensePrediction) -> TaskWeighting:
         options = json_object("weighting_options", self.arguments.weighting_options)
@@ -106,7 +113,7 @@ class TrainingLoop:
     def resume(self, checkpoint: Path | None) -> None:
         """Load the state of a checkpoint, or start from scratch if there is none."""
         if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
+            self.state.load(checkpoint)
             self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
         if self.accelerator.is_main_process:
             finished = self.progress.step == self.arguments.max_steps  # then only the last evaluation is repeated
@@ -132,11 +139,16 @@ class TrainingLoop:
             bar.update()
             if progress.step % arguments.logging_steps == 0:
                 bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
-            if arguments.eval_steps and progress.step % arguments.eval_steps == 0 and progress.step < arguments.max_steps:
+            last = progress.step == arguments.max_steps
+            saves = last or progress.step % arguments.save_steps == 0
+            evaluates = arguments.eval_steps and progress.step % arguments.eval_steps == 0 and not last
+            if saves or evaluates:
+                self.check_weights()
+            if evaluates:
                 self.evaluate()
-            if progress.step % arguments.save_steps == 0 or progress.step == arguments.max_steps:
+            if saves:
                 progress.losses = mean_over_processes(progress.losses)  # a checkpoint holds those of one process
-                save_checkpoint(self.accelerator, self.checkpoints, progress.step, arguments.keep_checkpoints)
+                save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
         """One optimizer step from numbered batches; returns the norm of the gradients before clipping.
@@ -175,12 +187,30 @@ class TrainingLoop:
         """Stop before a step that would ruin the weights."""
         wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
         if wrong and not (self.accelerator.scaler is not None and "gradient" in wrong):  # the scaler skips such steps itself
-            found = list_checkpoints(self.checkpoints)
             raise FloatingPointError(
                 f"step {self.progress.step + 1}: {', '.join(f'{name} is {value}' for name, value in wrong.items())}; samples of the batch: "
-                f"{'; '.join(describe_rows(self.stream, positions))}; last good checkpoint: {found[-1] if found else 'none yet'}; "
-                "check these samples, or lower the learning rate"
+                f"{'; '.join(describe_rows(self.stream, positions))}; {self._last_good()}; check these samples, or lower the learning rate"
             )
+
+    def check_weights(self) -> None:
+        """Stop before weights that the last step ruined are evaluated or saved.
+
+        Raises:
+            FloatingPointError: if a weight, in any process, or its average is not finite.
+        """
+        named = dict(self.module.state_dict()) | ({} if self.average is None else self.average.state_dict())
+        local = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in named.items()}
+        wrong = [name for name, value in local.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+        wrong = sorted({*gather_object(wrong)})
+        if wrong:
+            raise FloatingPointError(
+                f"step {self.progress.step}: after it {len(wrong)} tensors of weights, such as {wrong[0]}, are not finite; "
+                f"{self._last_good()}; lower the learning rate"
+            )
+
+    def _last_good(self) -> str:
+        found = list_checkpoints(self.checkpoints)
+        return f"last good checkpoint: {found[-1] if found else 'none yet'}"
 
     def write_log(self, norm: float, seconds: float) -> dict[str, str]:
         """Write an entry with the mean losses since the last one; returns what the progress bar shows."""
@@ -217,7 +247,7 @@ class TrainingLoop:
             self.record({"step": progress.step, "gain_over_baseline": measured.gain, **metrics})
             if measured.gain > progress.best_gain:
                 progress.best_gain, progress.best_step = measured.gain, progress.step
-                save_model(self.accelerator, model, self.processor, self.arguments.output_dir / "best")
+                save_model(self.accelerator, model, self.processor, self.arguments.output_dir / "best", self.checkpoints)
         return measured
 
     @contextmanager

@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Progress:
 
     Args:
         arguments: of the run, by which the checkpoint of another run is recognized.
+        data: description of the rows by split, by which changed data are recognized.
         step: optimizer steps taken.
         seconds: training time so far, without interruptions.
         best_gain: highest multi-task gain over the constant baseline so far, in percent.
@@ -31,6 +32,7 @@ class Progress:
     """
 
     arguments: dict[str, str]
+    data: dict[str, str] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     best_gain: float = -math.inf
@@ -57,13 +59,20 @@ class Progress:
         """From a checkpoint.
 
         Raises:
-            ValueError: if it is of a run with other arguments.
+            ValueError: if it is of a run with other arguments or other data, or lacks something.
         """
+        expected = [each.name for each in fields(self)]
+        if sorted(state) != sorted(expected):
+            raise ValueError(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
         saved = state["arguments"]
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
             raise ValueError(f"the checkpoint is of another run: {message}; give the same flags, or start from its weights with --model")
+        changed = [name for name in sorted({*self.data, *state["data"]}) if self.data.get(name) != state["data"].get(name)]
+        if changed:
+            message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)
+            raise ValueError(f"the data changed since the checkpoint ({message}); restore them, or start from its weights with --model")
         for name, value in state.items():
             setattr(self, name, value)
 

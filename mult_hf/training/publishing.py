@@ -7,7 +7,9 @@ from huggingface_hub import HfApi
 
 def upload(directory: Path, repo_id: str) -> str:
     """Upload the result of a run without its checkpoints to a repository of the Hub; returns its address."""
-    return HfApi().upload_folder(repo_id=repo_id, folder_path=directory, ignore_patterns=["checkpoints/*", "best/*", ".partial/*"])
+    return HfApi().upload_folder(
+        repo_id=repo_id, folder_path=directory, ignore_patterns=["checkpoints/*", "best/*", ".partial/*", ".run.*"]
+    )
 
 
 __all__ = ["upload"]

@@ -58,7 +58,7 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
         **facts(loop, provenance),
     }
     with loop.final_weights() as model:
-        save_model(loop.accelerator, model, loop.processor, directory)
+        save_model(loop.accelerator, model, loop.processor, directory, loop.checkpoints)
         if loop.accelerator.is_main_process:
             (directory / "metrics.json").write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
             panel = example_panel(model, loop.validation.rows, loop.validation.collator, loop.arguments.panel_rows)

@@ -8,6 +8,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from mult_hf.data.schema import missing_columns
+from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
@@ -44,7 +45,8 @@ def train(
         what `metrics.json` holds, see [`save_results`][mult_hf.training.results.save_results].
 
     Raises:
-        ValueError: if rows, model, processor and settings do not fit each other, or `output_dir` has checkpoints of another run.
+        ValueError: if rows, model, processor and settings do not fit each other, or `output_dir` has checkpoints of another run, or
+            another run is writing to it.
         FloatingPointError: if a loss or gradient is not finite; it names the samples and the last good checkpoint.
 
     Examples:
@@ -69,6 +71,22 @@ def train(
         raise ValueError(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
     missing = missing_columns(training_rows.column_names, specs)
     accelerator = make_accelerator(arguments)
+    with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
+        return _train(accelerator, model, processor, training_rows, validation_rows, arguments, provenance, missing)
+
+
+def _train(
+    accelerator: Accelerator,
+    model: MulTForMultiTaskDensePrediction,
+    processor: MulTProcessingMixin,
+    training_rows: Dataset,
+    validation_rows: Dataset,
+    arguments: TrainingArguments,
+    provenance: Provenance,
+    missing: list[str],
+) -> dict[str, Any]:
+    """The run itself, in a directory that belongs to it; arguments as for [`train`], and the columns that the rows lack."""
+    specs = processor.task_specs
     _claim_destinations(arguments, accelerator)
     set_seed(arguments.seed, device_specific=True)  # processes drop different paths
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as Feature
 from PIL import Image
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.cli import predict as script
+from mult_hf.inference.directory_lock import HOLDER_FILE, LOCK_FILE, exclusive_run
 from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 
@@ -59,7 +62,9 @@ def run(model, tmp_path, capsys):
 
 
 def contents(directory):
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    """The files of a directory without those of the lock."""
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name not in (LOCK_FILE, HOLDER_FILE)]
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
 def assert_predicted(directory, name, path, model_directory, augmentation=None, **size):
@@ -107,7 +112,7 @@ def test_every_image_gets_the_models_maps_at_its_own_size(run, images, model, tm
         assert_predicted(tmp_path / "out", name, images / name, model)
         with Image.open(tmp_path / "out/panels" / f"{name}.jpg") as panel:
             assert panel.width > 5 * 200, "the image and four maps"
-    assert len(contents(tmp_path / "out")) == 1 + 3 * 5
+    assert len(contents(tmp_path / "out")) == 1 + 3 * 6, "the card; four maps, a panel and the record per image"
 
 
 def test_the_mirrored_image_is_averaged_in(run, images, model, tmp_path):
@@ -150,7 +155,7 @@ def test_an_image_smaller_than_a_tile_is_predicted_as_it_is_and_a_larger_one_in_
 
 def test_only_the_tasks_asked_for_are_there(run, images, tmp_path):
     run("--inputs", images, "--tasks", "depth", "--no_panels")
-    assert {name.split("/")[1] for name in contents(tmp_path / "out") if "/" in name} == {"depth"}
+    assert {name.split("/")[1] for name in contents(tmp_path / "out") if name.startswith("maps/")} == {"depth"}
 
 
 def test_rows_of_a_data_set_are_predicted_and_their_results_are_a_data_set_again(run, images, tmp_path):
@@ -175,7 +180,9 @@ def test_frames_of_a_video_are_predicted(run, tmp_path):
         container.mux(stream.encode())
     status, _ = run("--inputs", tmp_path / "clip.mp4", "--frame_step", 2, "--tasks", "depth", "--no_panels")
     assert status == 0
-    assert set(contents(tmp_path / "out")) == {"README.md", "maps/depth/clip.mp4/000000.png", "maps/depth/clip.mp4/000002.png"}
+    frames = ("000000", "000002")
+    expected = {*(f"maps/depth/clip.mp4/{frame}.png" for frame in frames), *(f"sources/clip.mp4/{frame}.txt" for frame in frames)}
+    assert set(contents(tmp_path / "out")) == {"README.md", *expected}
 
 
 # --- what breaks
@@ -259,10 +266,55 @@ def test_what_is_finished_is_not_done_again_and_what_is_new_or_missing_is(run, i
     after = contents(tmp_path / "out")
     assert after.keys() - before.keys() == {name.replace("b/x.png", "a/y.png") for name in before if "b/x.png" in name}
     kept = [name for name in before if "b/x.png" not in name]
-    assert len(kept) == 11
+    assert len(kept) == 13
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in kept} == {name: times[name] for name in kept}
     assert_same_maps(tmp_path / "out", tmp_path / "first", names=["b/x.png"])  # predicted in a batch of two now, of three before
+
+
+def test_another_image_under_the_name_of_an_earlier_one_is_predicted(run, images, tmp_path):
+    """Of another size, of the same size, and a renamed one; also where the times are those of before."""
+    run("--inputs", images)
+    before = contents(tmp_path / "out")
+    save_images(tmp_path / "new", "1.png", "2.png", "3.png", "4.png", size=(60, 50))
+    times = (images / "b/x.png").stat()
+    shutil.copy(tmp_path / "new/4.png", images / "b/x.png")
+    os.utime(images / "b/x.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+    Image.new("RGB", (33, 70)).save(images / "b/x.jpg")
+    status, printed = run("--inputs", images)
+    assert status == 0
+    assert "2 predicted, 1 predicted before, 0 failed" in printed
+    after = contents(tmp_path / "out")
+    assert after["maps/depth/b/x.png.png"] != before["maps/depth/b/x.png.png"]
+    assert Image.open(tmp_path / "out/maps/depth/b/x.jpg.png").size == (33, 70)
+    assert {name for name in after if after[name] != before[name]} == {name for name in after if "b/x" in name}
+    assert "0 predicted, 3 predicted before" in run("--inputs", images)[1]
+
+
+def test_an_image_that_was_only_touched_is_not_predicted_again(run, images, tmp_path):
+    run("--inputs", images)
+    os.utime(images / "a/x.png", (1, 1))
+    shutil.copytree(images, tmp_path / "moved")
+    shutil.rmtree(images)
+    shutil.copytree(tmp_path / "moved", images)
+    assert "0 predicted, 3 predicted before" in run("--inputs", images)[1]
+
+
+def test_another_image_in_a_row_of_a_data_set_is_predicted(run, tmp_path):
+    def write(*colours):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        (tmp_path / "data").mkdir()
+        rows = Dataset.from_dict(
+            {"image": [Image.new("RGB", (40, 40), colour) for colour in colours]}, features=Features({"image": Feature()})
+        )
+        rows.to_parquet(str(tmp_path / "data/test-00000-of-00001.parquet"))
+
+    flags = ["--dataset", tmp_path / "data", "--split", "test"]
+    write("red", "blue")
+    assert "2 predicted, 0 predicted before" in run(*flags)[1]
+    assert "0 predicted, 2 predicted before" in run(*flags)[1]
+    write("red", "green")
+    assert "1 predicted, 1 predicted before" in run(*flags)[1]
 
 
 def test_other_weights_are_refused_until_overwriting_is_asked_for(run, images, model, tmp_path):
@@ -306,6 +358,17 @@ def test_images_of_another_folder_are_not_taken_for_finished_ones(run, images):
     run("--inputs", images / "a")
     with pytest.raises(ValueError, match=r"differ in \['names_below'\]"):
         run("--inputs", images / "b")
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]], ids=["continuing", "overwriting"])
+def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(run, images, tmp_path, flags):
+    run("--inputs", images)
+    with exclusive_run(tmp_path / "out"):
+        before = contents(tmp_path / "out")
+        with pytest.raises(ValueError, match=f"another run is writing to .*out: process {os.getpid()} on "):
+            run("--inputs", images, *flags)
+        assert contents(tmp_path / "out") == before
+    assert run("--inputs", images, *flags)[0] == 0
 
 
 def test_results_below_the_images_are_not_taken_for_images(run, images):

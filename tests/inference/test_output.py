@@ -10,6 +10,7 @@ from PIL import Image
 
 from mult_hf import MULT_TASKS, TaskSpec, registered_tasks
 from mult_hf.inference.output import PredictionDirectory, digest, load_stored_forms, precision, read_map, stored_form, whole_file, write_map
+from mult_hf.inference.sources import SourceRecord
 
 OTHERS = [
     TaskSpec(name="curvature", kind="regression", channels=2, unit="1/m"),
@@ -140,6 +141,49 @@ def test_an_empty_file_is_not_finished(tmp_path):
     assert directory.is_finished("x")
     directory.map_path("depth", "x").write_bytes(b"")
     assert not directory.is_finished("x")
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A directory with one image, predicted from the contents `digest` at the time `stamp`."""
+    directory = PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}, panels=False)
+    directory.write("a/x", Image.new("RGB", (4, 3)), {"depth": torch.ones(1, 3, 4)}, SourceRecord("digest", "stamp"))
+    return directory
+
+
+def unread():
+    raise AssertionError("the contents were read")
+
+
+def test_an_image_is_predicted_if_its_file_has_the_size_and_times_of_before(recorded):
+    assert recorded.is_predicted("a/x", lambda: "stamp", unread)
+
+
+def test_with_other_times_the_contents_decide_and_are_read_once(recorded):
+    assert not recorded.is_predicted("a/x", lambda: "later", lambda: "other")
+    assert recorded.is_predicted("a/x", lambda: "later", lambda: "digest")
+    assert recorded.is_predicted("a/x", lambda: "later", unread), "the new times were recorded"
+
+
+def test_without_times_the_contents_decide(recorded):
+    recorded.write("a/x", Image.new("RGB", (4, 3)), {"depth": torch.ones(1, 3, 4)}, SourceRecord("digest"))
+    assert recorded.is_predicted("a/x", str, lambda: "digest")
+    assert not recorded.is_predicted("a/x", str, lambda: "other")
+
+
+@pytest.mark.parametrize("contents", [None, b"", b"\xff", b"one\ntwo\nthree"], ids=["missing", "empty", "no text", "more lines"])
+def test_a_broken_or_missing_record_means_not_predicted(recorded, contents):
+    path = recorded.source_path("a/x")
+    path.unlink() if contents is None else path.write_bytes(contents)
+    assert not recorded.is_predicted("a/x", lambda: "later", lambda: "digest")
+
+
+def test_a_write_that_is_cut_short_leaves_no_record(recorded, monkeypatch):
+    """Else the map of the new image and the rest of the old one would count as one result."""
+    monkeypatch.setattr("mult_hf.inference.output.write_map", lambda *_: unread())
+    with pytest.raises(AssertionError):
+        recorded.write("a/x", Image.new("RGB", (4, 3)), {"depth": torch.ones(1, 3, 4)}, SourceRecord("new", "stamp"))
+    assert not recorded.is_predicted("a/x", lambda: "stamp", lambda: "digest")
 
 
 def test_finished_means_every_wanted_file(tmp_path):

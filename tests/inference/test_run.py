@@ -28,7 +28,7 @@ class Images:
         return Image.new("RGB", (40, 36), (10 * self.names.index(name),) * 3)
 
     def __iter__(self):
-        return (InputImage(name, partial(self.read, name)) for name in self.names)
+        return (InputImage(name, partial(self.read, name), partial(str, name)) for name in self.names)
 
     def __len__(self):
         return len(self.names)

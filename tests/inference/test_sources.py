@@ -1,5 +1,7 @@
 """Proves that every image is found once, under a name of its own that does not change, and that what is broken stops nothing."""
 
+import os
+import shutil
 import sys
 from functools import partial
 
@@ -167,10 +169,10 @@ def test_without_its_plug_in_a_heic_image_fails_with_what_to_install(tmp_path, m
 
 @pytest.mark.parametrize("fails", ["prepare", "is_finished"])
 def test_whatever_fails_about_an_image_is_its_reason(fails):
-    def fail_at_two(name, *image):
-        if name == "2":
+    def fail_at_two(image):
+        if image.name == "2":
             raise MemoryError
-        return None if image else False
+        return False
 
     functions = {"prepare": name_and_width, "is_finished": is_seven, fails: fail_at_two}
     outcomes = list(ImageStream(Numbers(4), **functions))
@@ -253,18 +255,53 @@ class Numbers:
         return Image.new("RGB", (number + 1, 1))
 
     def __iter__(self):
-        return (InputImage(str(number), partial(self.read, number)) for number in range(self.count))
+        return (InputImage(str(number), partial(self.read, number), str) for number in range(self.count))
 
     def __len__(self):
         return self.count
 
 
-def name_and_width(name, picture):
-    return f"{name} is {picture.width} wide"
+def name_and_width(image):
+    return f"{image.name} is {image.read().width} wide"
 
 
-def is_seven(name):
-    return name == "7"
+def is_seven(image):
+    return image.name == "7"
+
+
+# --- what an image was read from
+
+
+def only(source):
+    (image,) = source
+    return image
+
+
+def test_the_record_of_a_file_depends_on_its_contents_and_not_on_its_name(tmp_path):
+    save_image(tmp_path / "a.png")
+    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
+    a, b = FileSource(find_files([str(tmp_path)], tmp_path / "results"))
+    assert a.digest() == b.digest()
+    assert a.stamp() != b.stamp()
+    before = a.record()
+    assert a.record() == before
+    os.utime(tmp_path / "a.png")
+    assert a.stamp() != before.stamp
+    assert a.digest() == before.digest
+    (tmp_path / "a.png").write_bytes(b"other")
+    assert a.digest() != before.digest
+
+
+def test_the_record_of_a_row_depends_on_the_bytes_of_its_image(tmp_path):
+    save_image(tmp_path / "a.png")
+    features = Features({"image": ImageFeature()})
+    bytes_of_it = (tmp_path / "a.png").read_bytes()
+    stored = Dataset.from_dict({"image": [{"bytes": bytes_of_it, "path": None}]}, features=features)
+    named = Dataset.from_dict({"image": [str(tmp_path / "a.png")]}, features=features)
+    other = Dataset.from_dict({"image": [Image.new("RGB", (8, 6), "red")]}, features=features)
+    digests = [only(RowSource(rows)).digest() for rows in (stored, named, other)]
+    assert digests[0] == digests[1] != digests[2]
+    assert only(RowSource(stored)).stamp() == ""
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

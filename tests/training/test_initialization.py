@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
 from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
@@ -68,11 +68,49 @@ def test_a_trained_model_takes_the_tasks_of_the_data(tiny_model, tmp_path):
     assert all(torch.equal(value, trained[name]) for name, value in kept.items())
 
 
-def test_a_trained_model_with_other_classes_is_refused(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    "classes",
+    [["wall", "floor"], [f"class {number}" for number in range(17)], [f"class {number}" for number in range(40)]],
+    ids=["fewer", "as many", "more"],
+)
+def test_other_classes_get_a_new_head_and_keep_every_other_weight(tiny_model, tmp_path, capsys, classes):
+    tiny_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
+    trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path)
+    specs = resolve_tasks([{"name": "segmentation", "class_names": classes}, "depth"])
+    model = load_trained(str(tmp_path), specs)
+    assert (
+        f"segmentation: {tmp_path} has 17 classes and the data have {len(classes)} others; its decoder is kept" in capsys.readouterr().out
+    )
+    changed = {
+        name for name, value in model.state_dict().items() if value.shape != trained.state_dict()[name].shape
+        or not torch.equal(value, trained.state_dict()[name])
+    }  # fmt: skip
+    assert changed == {"heads.tasks.segmentation.projection.weight", "heads.tasks.segmentation.projection.bias"}
+    assert model.state_dict().keys() == trained.state_dict().keys()
+    model.save_pretrained(tmp_path / "again")
+    again = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "again").eval()
+    assert list(again.config.task_specs["segmentation"].class_names) == classes
+    images = torch.rand(1, 3, 64, 64)
+    loss = again(images, labels={"segmentation": torch.full((1, 64, 64), len(classes) - 1)}).loss
+    assert again(images).predictions["segmentation"].shape[1] == len(classes)
+    assert loss.isfinite()
+
+
+def test_the_same_classes_keep_their_head(tiny_model, tmp_path, capsys):
     tiny_model(tasks=["segmentation"]).save_pretrained(tmp_path)
-    specs = resolve_tasks([{"name": "segmentation", "class_names": ["wall", "floor"]}])
-    with pytest.raises(ValueError, match="segmentation: channels is 17 for the model and 2 for the data"):
-        load_trained(str(tmp_path), specs)
+    trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
+    model = load_trained(str(tmp_path), resolve_tasks(["segmentation"]))
+    assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+    assert "head" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "entry", [{"name": "segmentation", "kind": "regression", "channels": 1, "class_names": None}, {"name": "depth", "unit": "mm"}]
+)
+def test_a_task_that_means_something_else_is_still_refused(tiny_model, tmp_path, entry):
+    tiny_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{entry['name']}: .* for the model and .* for the data"):
+        load_trained(str(tmp_path), resolve_tasks([entry]))
 
 
 def rows_of(width, height, **columns):
@@ -82,6 +120,50 @@ def rows_of(width, height, **columns):
 def test_views_have_the_stored_size_or_the_side_that_is_asked_for():
     assert view_size(rows_of(48, 32)) == {"height": 32, "width": 48}
     assert view_size(rows_of(48, 32), 64) == {"height": 64, "width": 64}
+
+
+def rows_of_sizes(*sizes):
+    return Dataset.from_dict(
+        {"image": [PILImage.new("RGB", (width, height)) for height, width in sizes]}, features=Features({"image": Image()})
+    )
+
+
+def test_images_of_several_sizes_are_resized_to_their_median_which_is_printed(capsys):
+    rows = rows_of_sizes((1000, 40), (100, 150), (60, 160), (100, 200), (90, 170))
+    assert view_size(rows) == {"height": 96, "width": 160}  # medians 100 and 160, to multiples of 32
+    printed = capsys.readouterr().out
+    assert "5 sizes, from 60 to 1000 pixels high and 40 to 200 wide: all are resized to 96 x 160" in printed
+    assert "--image_size" in printed
+
+
+def test_the_order_of_images_does_not_choose_the_size():
+    sizes = [(40, 60), (200, 300), (100, 100)]
+    assert view_size(rows_of_sizes(*sizes)) == view_size(rows_of_sizes(*sizes[::-1]))
+
+
+def test_small_images_of_several_sizes_are_resized_to_what_the_encoder_takes():
+    assert view_size(rows_of_sizes((8, 8), (9, 9))) == {"height": 32, "width": 32}
+
+
+def test_sizes_are_those_of_upright_images(tmp_path):
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    PILImage.new("RGB", (48, 32)).save(tmp_path / "turned.jpg", exif=exif)
+    rows = Dataset.from_dict({"image": [str(tmp_path / "turned.jpg")]}, features=Features({"image": Image()}))
+    assert rows[0]["image"].size == (32, 48), "premise: datasets makes it upright"
+    assert view_size(rows) == {"height": 48, "width": 32}
+
+
+def test_an_image_without_a_readable_header_is_named_by_its_row():
+    rows = Dataset.from_dict({"image": [{"bytes": b"nothing", "path": None}]}, features=Features({"image": Image()}))
+    with pytest.raises(ValueError, match="row 0: its image  cannot be read"):
+        view_size(rows)
+
+
+def test_a_row_without_an_image_is_named():
+    rows = Dataset.from_dict({"image": [PILImage.new("RGB", (8, 8)), None]}, features=Features({"image": Image()}))
+    with pytest.raises(ValueError, match="row 1 has no image"):
+        view_size(rows)
 
 
 @pytest.mark.parametrize(

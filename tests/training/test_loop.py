@@ -1,12 +1,16 @@
 """Proves the steps of the training loop: accumulation, clipping, decay, weighting, precision, trackers."""
 
+import resource
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
+from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.weighting import WEIGHTINGS
-from support.training_runs import log, same, train, weights
+from support.training_runs import log, train, weights
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path, data):
@@ -26,17 +30,103 @@ def test_an_encoder_with_a_rate_of_zero_does_not_change(tmp_path, data):
     assert not any("backbone" in name for name in one if not torch.equal(one[name], three[name]))
 
 
-def test_gradients_are_clipped(tmp_path, data):
-    """With a limit of 0 only weight decay could change a weight."""
-    flags = ["--dataset", data, "--weight_decay", 0, "--max_grad_norm", 0]
-    assert same(*(weights(train(tmp_path / str(steps), *flags, "--max_steps", steps)) for steps in (1, 3)))
+def norms_after_clipping(monkeypatch, output_dir, *flags):
+    """Norms of the gradients with which the optimizer steps."""
+    norms, clip = [], Accelerator.clip_grad_norm_
+
+    def clip_and_measure(self, parameters, limit):
+        parameters = [*parameters]
+        before = clip(self, parameters, limit)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norms.append((float(before), float(torch.nn.utils.get_total_norm(gradients))))
+        return before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "clip_grad_norm_", clip_and_measure)
+        train(output_dir, *flags)
+    return norms
 
 
-def test_weight_decay_shrinks_what_has_no_gradient(tmp_path, data):
-    flags = ["--dataset", data, "--max_grad_norm", 0, "--learning_rate", 0.1, "--warmup_steps", 0, "--schedule", "constant_with_warmup"]
+def test_gradients_are_clipped_to_the_limit(tmp_path, data, monkeypatch):
+    for before, after in norms_after_clipping(monkeypatch, tmp_path, "--dataset", data, "--max_grad_norm", 0.01):
+        assert before > 0.01, "premise: there is something to clip"
+        assert after == pytest.approx(0.01, rel=1e-3)
+
+
+def test_an_infinite_limit_clips_nothing(tmp_path, data, monkeypatch):
+    for before, after in norms_after_clipping(monkeypatch, tmp_path, "--dataset", data, "--max_grad_norm", "inf"):
+        assert after == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", ["0", "-0.0", "nan", "-1"])
+def test_a_limit_that_erases_every_gradient_is_refused(tmp_path, data, limit):
+    with pytest.raises(
+        ValueError, match=r"--max_grad_norm is .*; it must be above 0, since 0 would erase every gradient; inf clips nothing"
+    ):
+        train(tmp_path, "--dataset", data, "--max_grad_norm", limit)
+
+
+def test_weight_decay_shrinks_what_has_no_gradient(tmp_path, data, monkeypatch):
+    def erase(self, parameters, limit):
+        for parameter in parameters:
+            parameter.grad = None if parameter.grad is None else torch.zeros_like(parameter.grad)
+        return 0.0
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", erase)
+    flags = ["--dataset", data, "--learning_rate", 0.1, "--warmup_steps", 0, "--schedule", "constant_with_warmup"]
     one, two = (weights(train(tmp_path / str(steps), *flags, "--weight_decay", 0.5, "--max_steps", steps)) for steps in (1, 2))
     name = next(name for name in one if name.endswith("fc1.weight"))
     torch.testing.assert_close(two[name], one[name] * (1 - 0.1 * 0.5))
+
+
+def spoil_step(monkeypatch, number):
+    """The optimizer's step of this number leaves one weight of NaN."""
+    step, count = torch.optim.AdamW.step, iter(range(1, 100))
+
+    def spoiling(self, *arguments, **keywords):
+        result = step(self, *arguments, **keywords)
+        if next(count) == number:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].flatten()[0] = torch.nan
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoiling)
+
+
+@pytest.mark.parametrize("flags", [["--save_steps", 1], ["--save_steps", 1, "--eval_steps", 1], ["--save_steps", 1, "--ema_decay", 0.9]])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_weights_that_a_step_ruins_are_never_saved(tmp_path, data, monkeypatch, number, flags):
+    """Also those of the last step, after which no loss is computed."""
+    spoil_step(monkeypatch, number)
+    with pytest.raises(FloatingPointError, match=rf"step {number}: after it \d+ tensors .* not finite; last good checkpoint: ") as error:
+        train(tmp_path, "--dataset", data, "--max_steps", 3, *flags)
+    found = list_checkpoints(tmp_path / "checkpoints")
+    assert [path.name for path in found] == [f"checkpoint-{step:08d}" for step in range(max(1, number - 2), number)]
+    assert (str(found[-1]) if found else "none yet") in str(error.value)
+    assert not (tmp_path / "model.safetensors").exists()
+    saved = [*found, *([tmp_path / "best"] if (tmp_path / "best").exists() else [])]
+    assert all(value.isfinite().all() for directory in saved for value in weights(directory).values())
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Writing beyond this size fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_takes_no_more_ends_a_run_with_the_path_and_the_checkpoint_before(tmp_path, data, monkeypatch):
+    flags = ["--dataset", data, "--save_steps", 1, "--max_steps", 2]
+    with files_of_at_most(10_000), pytest.raises(OSError, match=r"checkpoint-00000001 could not be written, .*checkpoint: none yet; make"):
+        train(tmp_path, *flags)
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+    train(tmp_path, *flags, "--max_steps", 1)
+    with files_of_at_most(10_000), pytest.raises(OSError, match=r" could not be written, .*checkpoint-00000001; make room"):
+        train(tmp_path, *flags, "--max_steps", 1, "--resume", "latest")  # the model at the end
 
 
 @pytest.mark.parametrize("weighting", sorted(set(WEIGHTINGS) - {"fixed"}))

@@ -28,6 +28,13 @@ def test_the_checkpoint_of_another_run_is_refused_with_the_difference():
         Progress({"seed": "0", "learning_rate": "0.2"}).load_state_dict(saved)
 
 
+@pytest.mark.parametrize("now", [{"training": "5 rows, b"}, {"training": "4 rows, b"}, {}], ids=["fewer", "contents", "none"])
+def test_other_data_than_at_the_checkpoint_are_refused(now):
+    saved = Progress({}, {"training": "4 rows, a"}).state_dict()
+    with pytest.raises(ValueError, match=r"the data changed since the checkpoint \(training: 4 rows, a at the checkpoint, .* now\)"):
+        Progress({}, now).load_state_dict(saved)
+
+
 def test_samples_are_named_by_their_row_and_short_columns():
     rows = [{"image": object(), "room": number, "note": "x" * 100} for number in range(3)]
     stream = TrainingStream(rows, seed=0)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,24 @@ import pytest
 import torch
 
 from mult_hf import MulTForMultiTaskDensePrediction
+from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
 from mult_hf.training.progress import JsonLinesLog
-from support.training_runs import ROOT, TINY, environment, log, same, train, weights
+from support.training_runs import (
+    CURVATURE,
+    DEPTH,
+    ROOT,
+    TINY,
+    curvature_picture,
+    depth_picture,
+    environment,
+    log,
+    same,
+    train,
+    weights,
+    write_data,
+)
 
 # Everything that draws random numbers or keeps state from step to step.
 RANDOM = "--drop_path_rate 0.3 --ema_decay 0.9 --gradient_accumulation_steps 2 --num_workers 2 --max_steps 6 --save_steps 2".split()
@@ -136,11 +151,33 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path, data):
     train(tmp_path, "--dataset", data, "--resume", "latest", "--logging_steps", 5)  # what is written may change
 
 
-def test_a_new_run_does_not_overwrite_an_earlier_one_by_default(tmp_path, data):
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_run_whose_data_changed_is_not_resumed(tmp_path, data, split):
+    copy = shutil.copytree(data, tmp_path / "data")
+    train(tmp_path / "run", "--dataset", copy)
+    other = write_data(tmp_path / "other", {"depth": depth_picture, "principal_curvature": curvature_picture}, [DEPTH, CURVATURE], count=3)
+    name = f"{split}-00000-of-00001.parquet"
+    shutil.copy(other / name, copy / name)
+    with pytest.raises(ValueError, match=rf"the data changed since the checkpoint \({split}\w*: 4 rows, .* at the checkpoint, 3 rows, "):
+        train(tmp_path / "run", "--dataset", copy, "--resume", "latest")
+
+
+def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, data):
     train(tmp_path, "--dataset", data)
     with pytest.raises(ValueError, match="checkpoints of an earlier run, the last of step 2"):
         train(tmp_path, "--dataset", data)
     train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume", "latest"]], ids=["new", "overwriting", "resuming"])
+def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(tmp_path, data, flags):
+    train(tmp_path, "--dataset", data)
+    with exclusive_run(tmp_path):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        with pytest.raises(ValueError, match=f"another run is writing to .*: process {os.getpid()} on .*, started "):
+            train(tmp_path, "--dataset", data, *flags)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    train(tmp_path, "--dataset", data, "--resume", "latest")
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path, data):
@@ -180,7 +217,10 @@ def test_two_processes_train_as_one_with_their_batches_together(tmp_path, data, 
     subprocess.run(command, env=environment(), check=True, capture_output=True)
     assert_close_to(one_process, tmp_path)
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
-    assert (newest / "pytorch_model_fsdp_0").is_dir() == (configuration == "fsdp2_cpu"), "the weights are in shards, or whole"
+    shapes = [
+        {name: value.shape for name, value in weights(list_checkpoints(run / "checkpoints")[-1]).items()} for run in (tmp_path, one_process)
+    ]
+    assert shapes[0] == shapes[1], "the weights are stored whole, also those of a sharded model"
     newest.rename(newest.with_suffix(".partial"))  # as if the run had been killed in its last save
     subprocess.run([*command, "--resume", "latest"], env=environment(), check=True, capture_output=True)
     assert_close_to(one_process, tmp_path)

@@ -1,0 +1,73 @@
+"""One run per output directory: a second one is refused as long as the first one lives."""
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK_FILE = ".run.lock"
+"""The file that the operating system locks. It stays when a run ends; a file alone locks nothing."""
+
+HOLDER_FILE = ".run.json"
+"""The run that holds the lock. A file of its own, since opening a lock file may empty it."""
+
+
+@contextmanager
+def exclusive_run(directory: Path, *, main_process: bool = True) -> Iterator[None]:
+    """Hold an output directory for one run while the block runs.
+
+    The operating system frees the lock when the process ends, however it ends, so nothing is left after `kill -9` or a reboot.
+
+    Args:
+        directory: made if it does not exist.
+        main_process: whether this is the process of the run that takes the lock; in the others the block just runs.
+
+    Raises:
+        ValueError: if another run holds the directory; nothing in it is changed.
+    """
+    if not main_process:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another run is writing to {directory}: {_holder(directory)}; wait until it ends, stop it, or give another --output_dir"
+        ) from None
+    try:
+        _write_holder(directory)
+        yield
+    finally:
+        (directory / HOLDER_FILE).unlink(missing_ok=True)
+        lock.release()
+
+
+def _write_holder(directory: Path) -> None:
+    """Say who holds the lock; only for messages, so a full disk must not end the run here."""
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = {"process": os.getpid(), "host": platform.node(), "started": started, "command": shlex.join(sys.argv)}
+    with contextlib.suppress(OSError):
+        unfinished = directory / f"{HOLDER_FILE}.part"
+        unfinished.write_text(json.dumps(holder), encoding="utf-8")
+        unfinished.replace(directory / HOLDER_FILE)
+
+
+def _holder(directory: Path) -> str:
+    try:
+        holder = json.loads((directory / HOLDER_FILE).read_text(encoding="utf-8"))
+        return f"process {holder['process']} on {holder['host']}, started {holder['started']} ({str(holder['command'])[:100]})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that has not written its number yet"
+
+
+__all__ = ["HOLDER_FILE", "LOCK_FILE", "exclusive_run"]

@@ -1,0 +1,36 @@
+"""Load a trained model, and refuse one that is not whole."""
+
+import torch
+
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+
+
+def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
+    """Load a model whose file has every weight, each of them finite; transformers itself fills gaps with random weights.
+
+    Args:
+        name_or_path: directory or Hub id.
+
+    Returns:
+        the model in evaluation mode.
+
+    Raises:
+        ValueError: if weights are missing, have another shape, or are not finite.
+    """
+    model, found = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True)
+    absent = sorted([*found["missing_keys"], *(str(each[0]) for each in found["mismatched_keys"])])
+    if absent:
+        raise ValueError(
+            f"{name_or_path} lacks {len(absent)} of the model's {len(model.state_dict())} weights, such as {absent[0]}; predictions would "
+            "come from random weights, so save or download the model again"
+        )
+    broken = [name for name, value in model.state_dict().items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"{name_or_path} has weights that are not finite in {len(broken)} tensors, such as {broken[0]}; use an earlier checkpoint, or "
+            "download the model again"
+        )
+    return model.eval()
+
+
+__all__ = ["load_whole_model"]

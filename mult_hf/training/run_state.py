@@ -1,0 +1,178 @@
+"""Everything that a run needs to resume bit for bit: weights, optimizer, own parts and random states, without pickled code."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from .state_files import read_state, read_tensors, write_state, write_tensors
+
+_WEIGHTS = "model.safetensors"
+
+
+class Stateful(Protocol):
+    """A part of a run with a state of tensors, numbers, text, and containers of these."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """From a checkpoint."""
+        ...
+
+
+class RunState:
+    """Writes and reads the state of a run in all its processes.
+
+    Weights and optimizer states of a model that FSDP shards are stored whole. DeepSpeed alone writes and reads its own files, which are
+    pickled: they are read only below `trusted`.
+
+    Args:
+        accelerator: the processes.
+        model: as prepared by the accelerator.
+        optimizer: as prepared by the accelerator.
+        parts: the others by name; they are loaded in this order, so the first can refuse the checkpoint of another run.
+        trusted: directory that holds only what this run wrote.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, parts: Mapping[str, Stateful], *, trusted: Path
+    ) -> None:
+        self.accelerator, self.trusted = accelerator, trusted
+        self.module = accelerator.unwrap_model(model, keep_torch_compile=False)
+        self.optimizer = getattr(optimizer, "optimizer", optimizer)  # behind Accelerate's wrapper
+        self.parts = {**parts, **({} if accelerator.scaler is None else {"scaler": accelerator.scaler})}
+        self._random_name = f"random_states_{accelerator.process_index}"
+
+    def save(self, directory: Path) -> None:
+        """Write everything to an existing directory; call it in every process.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
+        kind = self.accelerator.distributed_type
+        if kind == DistributedType.DEEPSPEED:
+            self.accelerator.save_state(str(directory / "deepspeed"))
+            weights = optimizer = None
+        elif kind == DistributedType.FSDP:  # whole in the main process, empty in the others
+            whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            weights = get_model_state_dict(self.module, options=whole)
+            optimizer = get_optimizer_state_dict(self.module, self.optimizer, options=whole)
+        else:
+            weights, optimizer = self.module.state_dict(), self.optimizer.state_dict()
+        if self.accelerator.is_main_process:
+            if weights is not None:
+                write_tensors(directory / _WEIGHTS, weights)
+                write_state(directory, "optimizer", optimizer)
+            for name, part in self.parts.items():
+                write_state(directory, name, part.state_dict())
+        write_state(directory, self._random_name, random_state(self.accelerator.device))
+
+    def load(self, directory: Path) -> None:
+        """Read everything; call it in every process.
+
+        Raises:
+            ValueError: if the checkpoint is incomplete, damaged, or of another run.
+        """
+        states = {name: read_state(directory, name) for name in self.parts}
+        numbers = read_state(directory, self._random_name)
+        for name, part in self.parts.items():
+            _apply(directory, name, part.load_state_dict, states[name])
+        kind = self.accelerator.distributed_type
+        if kind == DistributedType.DEEPSPEED:
+            self._load_deepspeed(directory)
+        else:
+            weights, optimizer = read_tensors(directory / _WEIGHTS), read_state(directory, "optimizer")
+            broken = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+            if broken:
+                raise ValueError(
+                    f"{directory} has weights that are not finite in {len(broken)} tensors, such as {broken[0]}; resume from an earlier one"
+                )
+            if kind == DistributedType.FSDP:
+                whole = StateDictOptions(full_state_dict=True)
+                _apply(directory, "model", lambda state: set_model_state_dict(self.module, state, options=whole), weights)
+                load = lambda state: set_optimizer_state_dict(self.module, self.optimizer, state, options=whole)  # noqa: E731
+                _apply(directory, "optimizer", load, optimizer)
+            else:
+                _apply(directory, "model", self.module.load_state_dict, weights)
+                _apply(directory, "optimizer", self.optimizer.load_state_dict, optimizer)
+        # Last, since nothing before may draw from what is restored.
+        _apply(directory, self._random_name, lambda state: restore_random_state(state, self.accelerator.device), numbers)
+
+    def _load_deepspeed(self, directory: Path) -> None:
+        if not directory.resolve().is_relative_to(self.trusted.resolve()):
+            raise ValueError(
+                f"{directory} is not in {self.trusted}; DeepSpeed's files can run code when they are read, so only those of the run itself "
+                "are: move the checkpoint there if you trust it"
+            )
+        self.accelerator.load_state(str(directory / "deepspeed"))
+
+
+def _apply(directory: Path, name: str, load: Any, state: Any) -> None:
+    """Load one part, and say which one if it does not fit."""
+    try:
+        load(state)
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError) as error:
+        message = f"{directory}: the state {name!r} does not fit this run ({type(error).__name__}: {error})"
+        raise ValueError(f"{message}; resume from another checkpoint, or start a new run") from error
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of every random number generator of this process: Python's, numpy's, torch's, and that of the device."""
+    generator, keys, *rest = np.random.get_state()  # noqa: NPY002 (it is this generator that libraries draw from)
+    return {
+        "python": random.getstate(),
+        "numpy": (generator, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "device": device.type,
+        "on_device": None if device.type == "cpu" else torch.get_device_module(device.type).get_rng_state(),
+    }
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Set every generator to a state from [`random_state`].
+
+    Raises:
+        ValueError: if a generator's state is missing, or is of another kind of device; then no generator is changed.
+    """
+    expected = ("python", "numpy", "torch", "device", "on_device")
+    missing = [name for name in expected if name not in state]
+    if missing:
+        raise ValueError(f"the random state lacks {missing}; expected {list(expected)}, so the run would not continue as it was")
+    if state["device"] != device.type or (state["on_device"] is None) != (device.type == "cpu"):
+        raise ValueError(
+            f"the random state is of the device {state['device']!r} and this process runs on {device.type!r}; resume on the same kind of "
+            "device, or start from the weights with --model"
+        )
+    before = random_state(device)
+    try:
+        _set(state, device)
+    except Exception as error:
+        _set(before, device)
+        raise ValueError(f"the random state is damaged ({error}); resume from another checkpoint") from error
+
+
+def _set(state: dict[str, Any], device: torch.device) -> None:
+    generator, keys, *rest = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((generator, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type != "cpu":
+        torch.get_device_module(device.type).set_rng_state(state["on_device"])
+
+
+__all__ = ["RunState", "Stateful", "random_state", "restore_random_state"]

@@ -1,0 +1,52 @@
+"""Proves that a model that is not whole is refused, where transformers would fill it with random weights."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mult_hf.inference.loading import load_whole_model
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    """A saved model, and what rewrites its weights."""
+    model = tiny_model(tasks=["depth", "normals"])
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    return model, tmp_path, lambda change: save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def test_a_whole_model_is_loaded_as_it_was_saved(saved):
+    model, directory, _ = saved
+    found = load_whole_model(str(directory))
+    assert not found.training
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def head_of_depth(name):
+    return "depth" in name and "projection" in name and name.startswith("heads")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {"a": torch.zeros(1)}, r"lacks \d+ of the model's \d+ weights, such as"),
+        (lambda state: {f"other.{name}": value for name, value in state.items()}, r"lacks \d+ of the model's"),
+        (lambda state: {name: value for name, value in state.items() if not head_of_depth(name)}, "lacks 2 of the model's"),
+        (lambda state: {name: value / 0 if head_of_depth(name) else value for name, value in state.items()}, "not finite in 2 tensors"),
+    ],
+    ids=["another file", "other names", "no head", "infinite head"],
+)
+def test_a_model_that_is_not_whole_is_refused(saved, change, message):
+    _, directory, rewrite = saved
+    rewrite(change)
+    with pytest.raises(ValueError, match=message):
+        load_whole_model(str(directory))
+
+
+def test_weights_of_another_shape_are_refused(saved):
+    _, directory, rewrite = saved
+    name = "heads.tasks.normals.projection.bias"
+    rewrite(lambda state: {**state, name: state[name][:1].clone()})
+    with pytest.raises(ValueError, match=f"lacks 1 of the model's .* such as {name}"):
+        load_whole_model(str(directory))
