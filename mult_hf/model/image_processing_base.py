@@ -4,9 +4,11 @@ Images and stored label maps become model inputs and targets; predictions become
 import where torchvision is missing or broken.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -84,6 +86,8 @@ class MulTProcessingMixin:
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
         specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
+        if isinstance(kwargs.get("size"), Mapping):  # JSON holds no numpy integers
+            kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in kwargs["size"].items()}
         super().__init__(**kwargs, tasks=[spec.to_dict() for spec in specs.values()])
 
     @property
@@ -116,7 +120,7 @@ class MulTProcessingMixin:
 
     def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:
         """Images in the backend's format, channels first."""
-        images = images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+        images = _listed(images)
         channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
         images = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(images)]
         if not images:
@@ -141,6 +145,10 @@ class MulTProcessingMixin:
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
             given = {name: kwargs[name] for name in ("do_center_crop", "do_pad") if kwargs.get(name)}
             raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
+        if do_convert_rgb is False:
+            raise ValueError("do_convert_rgb is False, but the model takes RGB and every image is read as RGB; leave it True")
+        if not kwargs.get("do_rescale", True):
+            kwargs.update(self._rescaling(_listed(images), bool(kwargs.get("do_normalize"))))
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
@@ -151,6 +159,24 @@ class MulTProcessingMixin:
             targets = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
+
+    @staticmethod
+    def _rescaling(images: Sequence[Any], do_normalize: bool) -> dict[str, Any]:
+        """What `do_rescale=False` means: images are read as 8 bits, and those that came in [0, 1] go back there.
+
+        Raises:
+            ValueError: if other images are to be normalised, or only some images are in [0, 1].
+        """
+        in_0_to_1 = [_is_in_0_to_1(image) for image in images]
+        if all(in_0_to_1):
+            return {"do_rescale": True, "rescale_factor": 1 / 255}
+        if any(in_0_to_1) or do_normalize:
+            number = in_0_to_1.index(False)
+            raise ValueError(
+                f"do_rescale is False, and image {number} is no array or tensor of floats in [0, 1]: its mean and standard deviation would "
+                f"be taken from values up to 255; leave do_rescale True, or pass do_normalize=False for all images of the batch"
+            )
+        return {}
 
     def _targets(
         self, task: str, maps: LabelMap | Sequence[LabelMap], sizes: list[tuple[int, int]], specs: dict[str, TaskSpec]
@@ -243,6 +269,17 @@ class MulTProcessingMixin:
             backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
             values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
         return values
+
+
+def _listed(images: Any) -> Sequence[Any]:
+    """One image or several as several."""
+    return images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+
+
+def _is_in_0_to_1(image: Any) -> bool:
+    """Whether an image is an array or tensor of floats that `read_image` reads as in [0, 1]."""
+    floating = image.is_floating_point() if isinstance(image, Tensor) else isinstance(image, np.ndarray) and image.dtype.kind == "f"
+    return floating and bool(math.prod(image.shape) and image.max() <= 1)
 
 
 def _predictions(outputs: Any) -> Mapping[str, Tensor]:
