@@ -6,7 +6,7 @@ import where torchvision is missing or broken.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .images import LabelMap, label_array, read_image, resize_label
+from .alignment import misalignment_of_sizes, orientation
+from .images import LabelMap, label_array, open_file, read_image, resize_label
 from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
@@ -147,16 +148,20 @@ class MulTProcessingMixin:
             raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
         if do_convert_rgb is False:
             raise ValueError("do_convert_rgb is False, but the model takes RGB and every image is read as RGB; leave it True")
+        images = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
         if not kwargs.get("do_rescale", True):
-            kwargs.update(self._rescaling(_listed(images), bool(kwargs.get("do_normalize"))))
+            kwargs.update(self._rescaling(images, bool(kwargs.get("do_normalize"))))
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
         if label_maps is not None:
-            sizes = [tuple(image.shape[-2:]) for image in pixel_values]
+            places = [
+                _Place(tuple(pixels.shape[-2:]), tuple(upright.shape[-2:]), orientation(image))
+                for pixels, upright, image in zip(pixel_values, prepared, images)
+            ]
             specs = resolve_tasks(tasks)
-            targets = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}
+            targets = {task: self._targets(task, maps, places, specs) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
 
@@ -178,24 +183,22 @@ class MulTProcessingMixin:
             )
         return {}
 
-    def _targets(
-        self, task: str, maps: LabelMap | Sequence[LabelMap], sizes: list[tuple[int, int]], specs: dict[str, TaskSpec]
-    ) -> list[Tensor]:
+    def _targets(self, task: str, maps: LabelMap | Sequence[LabelMap], places: list["_Place"], specs: dict[str, TaskSpec]) -> list[Tensor]:
         """Decode and resize the maps of one task, one per image."""
         if task not in specs:
             raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
         maps = list(maps) if isinstance(maps, (list, tuple)) else [maps]
-        if len(maps) != len(sizes):
+        if len(maps) != len(places):
             raise ValueError(
-                f"label_maps[{task!r}] has {len(maps)} maps for {len(sizes)} images; give one per image, None where there is none"
+                f"label_maps[{task!r}] has {len(maps)} maps for {len(places)} images; give one per image, None where there is none"
             )
         targets = []
-        for number, (stored, size) in enumerate(zip(maps, sizes)):
+        for number, (stored, place) in enumerate(zip(maps, places)):
             try:
-                target = specs[task].unknown_target(*size) if stored is None else specs[task].decode(label_array(stored))
+                target = specs[task].unknown_target(*place.size) if stored is None else place.decode(stored, specs[task])
             except (ValueError, OSError, SyntaxError) as error:
                 raise ValueError(f"label map {number} of {getattr(stored, 'filename', '') or 'the batch'}: {error}") from None
-            targets.append(resize_label(torch.from_numpy(target), size, specs[task].resample))
+            targets.append(resize_label(torch.from_numpy(target), place.size, specs[task].resample))
         return targets
 
     def post_process(
@@ -269,6 +272,22 @@ class MulTProcessingMixin:
             backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
             values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
         return values
+
+
+class _Place(NamedTuple):
+    """Where an image's maps lie: (height, width) for the model, the same of the upright image, and its EXIF orientation."""
+
+    size: tuple[int, int]
+    upright_size: tuple[int, int]
+    orientation: int
+
+    def decode(self, stored: LabelMap, spec: TaskSpec) -> np.ndarray:
+        """Decode a stored map, and refuse one that does not lie on the image."""
+        target = spec.decode(label_array(stored))
+        reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)
+        if reason:
+            raise ValueError(f"{spec.name}: {reason}")
+        return target
 
 
 def _listed(images: Any) -> Sequence[Any]:

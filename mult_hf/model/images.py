@@ -73,15 +73,7 @@ def read_image(
         ValueError: if the image is empty, broken, too large, of another format, or has values or axes that are ambiguous; the message
             names it.
     """
-    if isinstance(image, Mapping):
-        image = _content_of_cell(image, name)
-    if isinstance(image, (str, Path)):
-        name = str(image) if len(str(image)) <= _LONGEST_NAME else f"{str(image)[:_LONGEST_NAME]}..."
-        image = _open_path(str(image), name, timeout)
-    elif isinstance(image, (bytes, bytearray, memoryview)):
-        image = open_image(BytesIO(image), name)
-    elif hasattr(image, "read"):
-        image = open_image(image, name)
+    image = open_file(image, name, timeout)
     if isinstance(image, Image.Image):
         return _rgb_image(image, getattr(image, "filename", "") or name)
     if isinstance(image, np.ndarray):
@@ -89,6 +81,24 @@ def read_image(
     if isinstance(image, Tensor):
         return _rgb_values(image.detach(), name, channels_last)
     raise ValueError(f"{name} is a {type(image).__name__}; expected a path, a URL, a PIL image, an array, a tensor, bytes or an open file")
+
+
+def open_file(image: Any, name: str = "image", timeout: float | None = None) -> Any:
+    """Open what `read_image` takes for a file, without reading its pixels; PIL images, arrays and tensors stay as they are.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    if isinstance(image, Mapping):
+        image = _content_of_cell(image, name)
+    if isinstance(image, (str, Path)):
+        name = str(image) if len(str(image)) <= _LONGEST_NAME else f"{str(image)[:_LONGEST_NAME]}..."
+        opened = _open_path(str(image), name, timeout)
+        opened.filename = name  # a URL's has none
+        return opened
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return open_image(BytesIO(image), name)
+    return open_image(image, name) if hasattr(image, "read") else image
 
 
 def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
@@ -259,4 +269,4 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     return array
 
 
-__all__ = ["LabelMap", "label_array", "open_image", "read_image", "resize_label"]
+__all__ = ["LabelMap", "label_array", "open_file", "open_image", "read_image", "resize_label"]

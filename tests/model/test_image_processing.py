@@ -320,12 +320,12 @@ def test_stored_normals_become_x_right_y_up_z_towards_the_viewer(targets):
 
 
 def test_stored_heat_maps_become_fractions(targets):
-    shading = np.full((5, 2, 3), 9, np.uint8)
-    shading[:, 0, 0], shading[:, 1, 0] = 51, 255  # the first of three stored channels holds the map
-    edges = np.tile(np.array([0, 65535], np.uint16), (5, 1))
-    maps = targets(5, 2, {"edges2d": edges, "reshading": shading})
-    torch.testing.assert_close(maps["edges2d"], torch.tensor([0.0, 1.0]).expand(1, 5, 2))
-    torch.testing.assert_close(maps["reshading"], torch.tensor([0.2, 1.0]).expand(1, 5, 2))
+    shading = np.full((5, 6, 3), 9, np.uint8)
+    shading[:, ::2, 0], shading[:, 1::2, 0] = 51, 255  # the first of three stored channels holds the map
+    edges = np.tile(np.array([0, 65535], np.uint16), (5, 3))
+    maps = targets(5, 6, {"edges2d": edges, "reshading": shading})
+    torch.testing.assert_close(maps["edges2d"], torch.tensor([0.0, 1.0]).repeat(1, 5, 3))
+    torch.testing.assert_close(maps["reshading"], torch.tensor([0.2, 1.0]).repeat(1, 5, 3))
 
 
 @pytest.mark.parametrize(
