@@ -48,15 +48,31 @@ class MulTBatchFeature(BatchFeature):
         return self
 
 
-def _clamp(prediction: Tensor, spec: TaskSpec) -> Tensor:
-    return prediction if spec.value_range is None else prediction.clamp(*spec.value_range)
+def _clamp(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
+    return resized if spec.value_range is None else resized.clamp(*spec.value_range)
 
 
-# What a prediction must satisfy again after resizing, by the activation that made it.
-_FINISH: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
+_CANCELLED = 1e-3
+"""Length of a resized vector, relative to the nearest predicted one, below which its direction is that of rounding errors."""
+
+
+def _unit_vectors(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
+    """Vectors of length 1. Where opposite ones meet and cancel out, the nearest predicted one; NaN where that has no direction."""
+    nearest = prediction
+    if resized.shape != prediction.shape:
+        nearest = F.interpolate(prediction[None], size=tuple(resized.shape[-2:]), mode="nearest-exact")[0]
+    cancelled = resized.norm(dim=0) <= _CANCELLED * nearest.norm(dim=0)
+    vectors = torch.where(cancelled, nearest, resized)
+    largest = vectors.abs().amax(dim=0)
+    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction, too
+    return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
+
+
+# What a prediction must satisfy again after resizing, by the activation that made it: (resized, as predicted, task's entry).
+_FINISH: dict[str, Callable[[Tensor, Tensor, TaskSpec], Tensor]] = {
     "identity": _clamp,
     "sigmoid": _clamp,
-    "unit_vector": lambda prediction, spec: F.normalize(prediction, dim=0),
+    "unit_vector": _unit_vectors,
 }
 
 
@@ -219,7 +235,8 @@ class MulTProcessingMixin:
 
         Returns:
             Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
-            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications.
+            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications. Unit vectors
+            have length 1: where opposite ones cancel out by resizing, the nearest predicted one stands, and NaN where that is 0.
 
         Raises:
             ValueError: if the number of sizes is not that of images, or a predicted task has no entry.
@@ -241,7 +258,7 @@ class MulTProcessingMixin:
     def post_process_normal_estimation(
         self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None
     ) -> list[dict[str, Tensor]]:
-        """Per image `{"normals": (3, height, width)}`, unit vectors: x right, y up, z towards the viewer."""
+        """Per image `{"normals": (3, height, width)}`, x right, y up, z towards the viewer; of length 1, or NaN."""
         return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
 
     def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
@@ -313,13 +330,13 @@ def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
 
 def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
     """Bring one (channels, height, width) prediction to its size and unit."""
-    prediction = prediction.float()
+    resized = prediction = prediction.float()
     if size is not None and tuple(prediction.shape[-2:]) != size:
-        prediction = F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
+        resized = F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
     if spec.is_classification:
-        scores = {"scores": prediction.softmax(dim=0)} if return_scores else {}
-        return {"prediction": prediction.argmax(dim=0), **scores}
-    finished = _FINISH[spec.activation](prediction, spec)
+        scores = {"scores": resized.softmax(dim=0)} if return_scores else {}
+        return {"prediction": resized.argmax(dim=0), **scores}
+    finished = _FINISH[spec.activation](resized, prediction, spec)
     return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 
