@@ -29,6 +29,7 @@ from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import tiled
+from mult_hf.model.weights import check_weights
 
 from .arguments import check_bounds, flag, parse_arguments
 
@@ -87,9 +88,10 @@ def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePre
     """Load the model and its processor.
 
     Raises:
-        ValueError: if the model lacks a task that was asked for.
+        ValueError: if the model lacks a task that was asked for, or weights (see `check_weights`).
     """
     model = MulTForMultiTaskDensePrediction.from_pretrained(arguments.model).eval()
+    check_weights(model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")

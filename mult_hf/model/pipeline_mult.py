@@ -17,6 +17,7 @@ from transformers.pipelines.base import Pipeline
 from .image_processing_mult import MulTImageProcessor
 from .images import read_image
 from .visualization import colorize
+from .weights import check_weights
 
 _SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, Mapping)
 
@@ -36,6 +37,11 @@ class MultiTaskVisionPipeline(Pipeline):
     - `tasks`: names of the tasks to compute; all by default. The others cost nothing.
     - `target_size`: (height, width) of the maps; each photo's own size by default.
     - `timeout`: seconds for the download of a URL, 30 by default.
+
+    The model is put into evaluation mode.
+
+    Raises:
+        ValueError: if weights of the model are missing in its checkpoint or not finite.
     """
 
     _load_processor = False
@@ -49,6 +55,7 @@ class MultiTaskVisionPipeline(Pipeline):
         elif image_processor is None:  # a model made in this process: nothing was saved beside it
             image_processor = MulTImageProcessor(tasks=model.config.tasks)
         super().__init__(model, image_processor=image_processor, **kwargs)
+        check_weights(self.model)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Predict.
@@ -98,6 +105,8 @@ class MultiTaskVisionPipeline(Pipeline):
         return {"pixel_values": pixel_values, "target_size": [tuple(map(int, target_size or _size(image)))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:
+        if self.model.training:  # dropout and stochastic depth make no prediction
+            self.model.eval()
         # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
         outputs = self.model(input_tensors["pixel_values"], tasks=tasks)
         return {**outputs.predictions, "target_size": input_tensors["target_size"]}
