@@ -24,10 +24,10 @@ try:
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
+from mult_hf.model.alignment import UPRIGHT, misalignment, orientation
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
-from .alignment import UPRIGHT, misalignment, orientation
 from .mistakes import Evidence, class_mistake, colour_coding, pair_evidence, pair_mistakes, scene_mistakes, suspicions
 from .schema import load_task_entries
 

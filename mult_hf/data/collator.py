@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mult_hf.model.alignment import check_aligned, upright_size
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
-
-from .alignment import check_aligned, upright_size
 
 Augmentation = Callable[..., dict[str, Any]]
 """Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. Where
@@ -54,7 +53,7 @@ class MultiTaskCollator:
             [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) and `labels` by task.
 
         Raises:
-            ValueError: if a row has no image, a map does not fit its task or lie on its image (see `mult_hf.data.alignment`), or the
+            ValueError: if a row has no image, a map does not fit its task or lie on its image (see `mult_hf.model.alignment`), or the
                 prepared images differ in size.
         """
         self._check_rows(rows)

@@ -23,6 +23,7 @@ except ImportError as error:
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.weights import check_weights
 
 from .predictor import Predictor
 
@@ -82,12 +83,13 @@ def load_exportable(
         attention: name of the attention function, as for `from_pretrained`.
 
     Raises:
-        ValueError: on a task that the model does not have.
+        ValueError: on a task that the model does not have, or weights that its checkpoint lacks.
     """
     model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attention).eval()
     wanted = model.mult.requested_tasks(tasks)
     for task in set(model.task_names) - {*wanted, model.config.reference_task}:
         model.remove_task(task)
+    check_weights(model)
     return Exportable(model, wanted, results).eval()
 
 

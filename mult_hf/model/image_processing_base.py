@@ -4,9 +4,11 @@ Images and stored label maps become model inputs and targets; predictions become
 import where torchvision is missing or broken.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -15,7 +17,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .images import LabelMap, label_array, read_image, resize_label
+from .alignment import misalignment_of_sizes, orientation
+from .images import LabelMap, label_array, open_file, read_image, resize_label
 from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
@@ -45,15 +48,31 @@ class MulTBatchFeature(BatchFeature):
         return self
 
 
-def _clamp(prediction: Tensor, spec: TaskSpec) -> Tensor:
-    return prediction if spec.value_range is None else prediction.clamp(*spec.value_range)
+def _clamp(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
+    return resized if spec.value_range is None else resized.clamp(*spec.value_range)
 
 
-# What a prediction must satisfy again after resizing, by the activation that made it.
-_FINISH: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
+_CANCELLED = 1e-3
+"""Length of a resized vector, relative to the nearest predicted one, below which its direction is that of rounding errors."""
+
+
+def _unit_vectors(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
+    """Vectors of length 1. Where opposite ones meet and cancel out, the nearest predicted one; NaN where that has no direction."""
+    nearest = prediction
+    if resized.shape != prediction.shape:
+        nearest = F.interpolate(prediction[None], size=tuple(resized.shape[-2:]), mode="nearest-exact")[0]
+    cancelled = resized.norm(dim=0) <= _CANCELLED * nearest.norm(dim=0)
+    vectors = torch.where(cancelled, nearest, resized)
+    largest = vectors.abs().amax(dim=0)
+    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction, too
+    return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
+
+
+# What a prediction must satisfy again after resizing, by the activation that made it: (resized, as predicted, task's entry).
+_FINISH: dict[str, Callable[[Tensor, Tensor, TaskSpec], Tensor]] = {
     "identity": _clamp,
     "sigmoid": _clamp,
-    "unit_vector": lambda prediction, spec: F.normalize(prediction, dim=0),
+    "unit_vector": _unit_vectors,
 }
 
 
@@ -84,6 +103,8 @@ class MulTProcessingMixin:
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
         specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
+        if isinstance(kwargs.get("size"), Mapping):  # JSON holds no numpy integers
+            kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in kwargs["size"].items()}
         super().__init__(**kwargs, tasks=[spec.to_dict() for spec in specs.values()])
 
     @property
@@ -116,7 +137,7 @@ class MulTProcessingMixin:
 
     def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:
         """Images in the backend's format, channels first."""
-        images = images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+        images = _listed(images)
         channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
         images = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(images)]
         if not images:
@@ -141,35 +162,59 @@ class MulTProcessingMixin:
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
             given = {name: kwargs[name] for name in ("do_center_crop", "do_pad") if kwargs.get(name)}
             raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
+        if do_convert_rgb is False:
+            raise ValueError("do_convert_rgb is False, but the model takes RGB and every image is read as RGB; leave it True")
+        images = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
+        if not kwargs.get("do_rescale", True):
+            kwargs.update(self._rescaling(images, bool(kwargs.get("do_normalize"))))
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
         if label_maps is not None:
-            sizes = [tuple(image.shape[-2:]) for image in pixel_values]
+            places = [
+                _Place(tuple(pixels.shape[-2:]), tuple(upright.shape[-2:]), orientation(image))
+                for pixels, upright, image in zip(pixel_values, prepared, images)
+            ]
             specs = resolve_tasks(tasks)
-            targets = {task: self._targets(task, maps, sizes, specs) for task, maps in label_maps.items()}
+            targets = {task: self._targets(task, maps, places, specs) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
 
-    def _targets(
-        self, task: str, maps: LabelMap | Sequence[LabelMap], sizes: list[tuple[int, int]], specs: dict[str, TaskSpec]
-    ) -> list[Tensor]:
+    @staticmethod
+    def _rescaling(images: Sequence[Any], do_normalize: bool) -> dict[str, Any]:
+        """What `do_rescale=False` means: images are read as 8 bits, and those that came in [0, 1] go back there.
+
+        Raises:
+            ValueError: if other images are to be normalised, or only some images are in [0, 1].
+        """
+        in_0_to_1 = [_is_in_0_to_1(image) for image in images]
+        if all(in_0_to_1):
+            return {"do_rescale": True, "rescale_factor": 1 / 255}
+        if any(in_0_to_1) or do_normalize:
+            number = in_0_to_1.index(False)
+            raise ValueError(
+                f"do_rescale is False, and image {number} is no array or tensor of floats in [0, 1]: its mean and standard deviation would "
+                f"be taken from values up to 255; leave do_rescale True, or pass do_normalize=False for all images of the batch"
+            )
+        return {}
+
+    def _targets(self, task: str, maps: LabelMap | Sequence[LabelMap], places: list["_Place"], specs: dict[str, TaskSpec]) -> list[Tensor]:
         """Decode and resize the maps of one task, one per image."""
         if task not in specs:
             raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
         maps = list(maps) if isinstance(maps, (list, tuple)) else [maps]
-        if len(maps) != len(sizes):
+        if len(maps) != len(places):
             raise ValueError(
-                f"label_maps[{task!r}] has {len(maps)} maps for {len(sizes)} images; give one per image, None where there is none"
+                f"label_maps[{task!r}] has {len(maps)} maps for {len(places)} images; give one per image, None where there is none"
             )
         targets = []
-        for number, (stored, size) in enumerate(zip(maps, sizes)):
+        for number, (stored, place) in enumerate(zip(maps, places)):
             try:
-                target = specs[task].unknown_target(*size) if stored is None else specs[task].decode(label_array(stored))
+                target = specs[task].unknown_target(*place.size) if stored is None else place.decode(stored, specs[task])
             except (ValueError, OSError, SyntaxError) as error:
                 raise ValueError(f"label map {number} of {getattr(stored, 'filename', '') or 'the batch'}: {error}") from None
-            targets.append(resize_label(torch.from_numpy(target), size, specs[task].resample))
+            targets.append(resize_label(torch.from_numpy(target), place.size, specs[task].resample))
         return targets
 
     def post_process(
@@ -190,7 +235,8 @@ class MulTProcessingMixin:
 
         Returns:
             Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
-            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications.
+            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications. Unit vectors
+            have length 1: where opposite ones cancel out by resizing, the nearest predicted one stands, and NaN where that is 0.
 
         Raises:
             ValueError: if the number of sizes is not that of images, or a predicted task has no entry.
@@ -212,7 +258,7 @@ class MulTProcessingMixin:
     def post_process_normal_estimation(
         self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None
     ) -> list[dict[str, Tensor]]:
-        """Per image `{"normals": (3, height, width)}`, unit vectors: x right, y up, z towards the viewer."""
+        """Per image `{"normals": (3, height, width)}`, x right, y up, z towards the viewer; of length 1, or NaN."""
         return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
 
     def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
@@ -245,6 +291,33 @@ class MulTProcessingMixin:
         return values
 
 
+class _Place(NamedTuple):
+    """Where an image's maps lie: (height, width) for the model, the same of the upright image, and its EXIF orientation."""
+
+    size: tuple[int, int]
+    upright_size: tuple[int, int]
+    orientation: int
+
+    def decode(self, stored: LabelMap, spec: TaskSpec) -> np.ndarray:
+        """Decode a stored map, and refuse one that does not lie on the image."""
+        target = spec.decode(label_array(stored))
+        reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)
+        if reason:
+            raise ValueError(f"{spec.name}: {reason}")
+        return target
+
+
+def _listed(images: Any) -> Sequence[Any]:
+    """One image or several as several."""
+    return images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+
+
+def _is_in_0_to_1(image: Any) -> bool:
+    """Whether an image is an array or tensor of floats that `read_image` reads as in [0, 1]."""
+    floating = image.is_floating_point() if isinstance(image, Tensor) else isinstance(image, np.ndarray) and image.dtype.kind == "f"
+    return floating and bool(math.prod(image.shape) and image.max() <= 1)
+
+
 def _predictions(outputs: Any) -> Mapping[str, Tensor]:
     return outputs if isinstance(outputs, Mapping) and "predictions" not in outputs else outputs.predictions
 
@@ -257,13 +330,13 @@ def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
 
 def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
     """Bring one (channels, height, width) prediction to its size and unit."""
-    prediction = prediction.float()
+    resized = prediction = prediction.float()
     if size is not None and tuple(prediction.shape[-2:]) != size:
-        prediction = F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
+        resized = F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
     if spec.is_classification:
-        scores = {"scores": prediction.softmax(dim=0)} if return_scores else {}
-        return {"prediction": prediction.argmax(dim=0), **scores}
-    finished = _FINISH[spec.activation](prediction, spec)
+        scores = {"scores": resized.softmax(dim=0)} if return_scores else {}
+        return {"prediction": resized.argmax(dim=0), **scores}
+    finished = _FINISH[spec.activation](resized, prediction, spec)
     return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 

@@ -1,9 +1,13 @@
 """Reading images of any usual form as RGB, and resizing label maps without mixing known and unknown pixels."""
 
+import struct
+import time
+import zlib
+from collections.abc import Mapping
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -15,6 +19,28 @@ from torch import Tensor
 URL_SCHEMES = ("http://", "https://", "data:")
 """How a name begins that is a URL and not a path."""
 
+MAX_DOWNLOAD_BYTES = 64 * 2**20
+"""Largest file that is read from a URL."""
+
+DOWNLOAD_SECONDS = 30.0
+"""Time for the whole download of a URL, where no other is given."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "TGA")
+"""Formats that are read, as Pillow names them, whatever a file's name ends in. Pillow reads more; for some of these it starts other
+programs (EPS)."""
+
+_WIDENED_FORMATS = ("PNG", "PPM")
+"""Formats of which Pillow returns 16-bit images as int32."""
+
+_WHITE_16_BIT = 65535
+_LONGEST_NAME = 200
+
+# What Pillow raises on broken data, and what connections and broken URLs raise.
+_BROKEN = (
+    *(OSError, HTTPException, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
 LabelMap = Image.Image | np.ndarray | Tensor | None
 """One stored map: an image, an array, a tensor, or None where the sample lacks the task."""
 
@@ -24,14 +50,18 @@ def read_image(
 ) -> Image.Image | np.ndarray | Tensor:
     """Read any usual image as RGB with values from 0 to 255.
 
-    Handles file names and URLs, PIL images of any mode (16-bit, palette, CMYK, with transparency, which is put on white), EXIF
-    rotation, and grey, RGB or RGBA arrays and tensors: black and white, 8-bit, 16-bit, or floats in [0, 1] or [0, 255] (a float
-    image whose highest value is at most 1 is read as one in [0, 1]).
+    Handles file names and URLs, encoded bytes and open files, PIL images of any mode (16-bit, palette, CMYK, with transparency, which
+    is put on white), EXIF rotation, and grey, RGB or RGBA arrays and tensors.
+
+    The type of an array decides its range: booleans are black and white, uint8 has 8 bits and uint16 has 16, however dark the image.
+    Wider and signed integers are read as 16 bits where a value above 255 shows that; below, they could be either and are refused. Floats
+    are in [0, 1] or [0, 255]: one whose highest value is at most 1 is read as one in [0, 1].
 
     Args:
-        image: a path, a URL, a PIL image, an array or a tensor.
+        image: a path, a URL, the bytes of a file, a file opened for reading bytes, an undecoded cell of `datasets` (a mapping with
+            `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
         name: of the image in error messages, if it has no file name.
-        timeout: seconds to wait for a URL.
+        timeout: seconds for the download of a URL, 30 by default; it may have 64 MiB.
         channels_last: whether an array's channels are its last axis; by default its shape decides, channels first if both are
             possible.
 
@@ -40,44 +70,107 @@ def read_image(
         nothing.
 
     Raises:
-        ValueError: if the image is empty, broken, or has values or axes that are ambiguous; the message names it.
+        ValueError: if the image is empty, broken, too large, of another format, or has values or axes that are ambiguous; the message
+            names it.
     """
-    if isinstance(image, (str, Path)):
-        name, image = str(image), _open(str(image), timeout)
+    image = open_file(image, name, timeout)
     if isinstance(image, Image.Image):
         return _rgb_image(image, getattr(image, "filename", "") or name)
     if isinstance(image, np.ndarray):
         return _rgb_values(_as_tensor(image, name), name, channels_last).numpy()
     if isinstance(image, Tensor):
         return _rgb_values(image.detach(), name, channels_last)
-    raise ValueError(f"{name} is a {type(image).__name__}; expected a path, a URL, a PIL image, an array or a tensor")
+    raise ValueError(f"{name} is a {type(image).__name__}; expected a path, a URL, a PIL image, an array, a tensor, bytes or an open file")
 
 
-def _open(source: str, timeout: float | None) -> Image.Image:
+def open_file(image: Any, name: str = "image", timeout: float | None = None) -> Any:
+    """Open what `read_image` takes for a file, without reading its pixels; PIL images, arrays and tensors stay as they are.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    if isinstance(image, Mapping):
+        image = _content_of_cell(image, name)
+    if isinstance(image, (str, Path)):
+        name = str(image) if len(str(image)) <= _LONGEST_NAME else f"{str(image)[:_LONGEST_NAME]}..."
+        opened = _open_path(str(image), name, timeout)
+        opened.filename = name  # a URL's has none
+        return opened
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return open_image(BytesIO(image), name)
+    return open_image(image, name) if hasattr(image, "read") else image
+
+
+def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """Open a file with Pillow, as one of [`FORMATS`]; its pixels are not read yet.
+
+    Args:
+        source: path, or a file opened for reading bytes.
+        name: of the image in error messages; the path by default.
+
+    Raises:
+        ValueError: if the file does not exist, is of another format, broken, or has more pixels than Pillow's limit; the message names
+            it.
+    """
+    name = str(source) if name is None else name
+    Image.init()
     try:
-        return Image.open(_download(source, timeout) if source.startswith(URL_SCHEMES) else source)
+        return Image.open(source, formats=[known for known in FORMATS if known in Image.OPEN])
     except FileNotFoundError:
-        raise ValueError(f"{source} does not exist; give the path of an image, or a URL") from None
-    except (OSError, ValueError, HTTPException) as error:  # what files, connections and broken URLs raise
-        raise ValueError(f"{source} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name} does not exist; give the path of an image, or a URL") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(FORMATS)}") from None
+    except _BROKEN as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None
 
 
-def _download(url: str, timeout: float | None) -> BytesIO:
-    """The bytes that a URL names."""
+def _content_of_cell(cell: Mapping[str, Any], name: str) -> Any:
+    """What an undecoded cell of `datasets` holds: bytes, or the path of a file."""
+    content = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
+    if not isinstance(content, (bytes, bytearray, memoryview, str, Path)):
+        raise ValueError(f"{name} is a mapping with {list(cell)[:5]}; expected `bytes` of a file or its `path`")
+    return content
+
+
+def _open_path(source: str, name: str, timeout: float | None) -> Image.Image:
+    if not source.startswith(URL_SCHEMES):
+        return open_image(source, name)
+    try:
+        content = _download(source, DOWNLOAD_SECONDS if timeout is None else timeout)
+    except _BROKEN as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+    return open_image(content, name)
+
+
+def _download(url: str, timeout: float) -> BytesIO:
+    """The bytes that a URL names, within a time and a size."""
+    content, deadline = BytesIO(), time.monotonic() + timeout
     with urlopen(Request(url, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
-        return BytesIO(response.read())
+        read = getattr(response, "read1", response.read)  # what has come, rather than wait for a slow server's last byte
+        while chunk := read(2**16):
+            content.write(chunk)
+            if content.tell() > MAX_DOWNLOAD_BYTES:
+                raise ValueError(f"it has more than {MAX_DOWNLOAD_BYTES:,} bytes; download it and give its path")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the download took more than {timeout:g} s; give a longer `timeout`")
+    content.seek(0)
+    return content
 
 
 def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
+    is_widened = image.format in _WIDENED_FORMATS
     try:
         image = ImageOps.exif_transpose(image)
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises any of these on broken data
+    except _BROKEN as error:
         raise ValueError(f"{name} is broken: {error}") from None
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_rgb_values(_as_tensor(np.array(image), name), name, None).permute(1, 2, 0).numpy())
+        values = np.array(image)
+        if is_widened and values.min() >= 0 and values.max() <= _WHITE_16_BIT:
+            values = values.astype(np.uint16)
+        return Image.fromarray(_rgb_values(_as_tensor(values, name), name, None).permute(1, 2, 0).numpy())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -85,11 +178,13 @@ def _rgb_image(image: Image.Image, name: str) -> Image.Image:
 
 
 def _as_tensor(array: np.ndarray, name: str) -> Tensor:
-    """An array as a tensor; unsigned integers that torch cannot compute with, and foreign byte orders, are converted."""
+    """An array as a tensor; foreign byte orders, and unsigned integers that torch cannot compute with, are converted."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} is an array of {array.dtype}; expected integers, floats or booleans")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 2:
+        array = np.minimum(array, min(np.iinfo(array.dtype).max, np.iinfo(np.int64).max)).astype(np.int64)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
@@ -119,14 +214,22 @@ def _to_255(image: Tensor, name: str) -> Tensor:
         return image.to(torch.uint8) * 255
     if image.is_complex():
         raise ValueError(f"{name} is a tensor of {image.dtype}; expected integers, floats or booleans")
-    floating = image.is_floating_point()
-    image = image.float() if floating else image.long()
-    low, high = image.min().item(), image.max().item()
-    if not 0 <= low <= high <= (255 if floating else 65535):  # false for NaN, too
-        raise ValueError(f"{name} has values from {low:g} to {high:g}; expected floats in [0, 1] or [0, 255], or integers of 8 or 16 bits")
-    if floating:
+    if image.is_floating_point():
+        image = image.float()
+        low, high = image.min().item(), image.max().item()
+        if not 0 <= low <= high <= 255:  # false for NaN, too
+            raise ValueError(f"{name} has values from {low:g} to {high:g}; expected floats in [0, 1] or [0, 255]")
         return image * 255 if high <= 1 else image
-    return image.to(torch.uint8) if high <= 255 else image.float() / 257  # 65535 / 255
+    type_of_values, image = image.dtype, image.long()
+    low, high = image.min().item(), image.max().item()
+    if not 0 <= low <= high <= _WHITE_16_BIT:
+        raise ValueError(f"{name} has values from {low:g} to {high:g}; expected integers of 8 or 16 bits")
+    if type_of_values != torch.uint16 and 0 < high <= 255:
+        raise ValueError(
+            f"{name} is {str(type_of_values).removeprefix('torch.')} with values up to {high}: an image of 8 bits or a dark one of 16; "
+            f"convert it to uint8 or uint16"
+        )
+    return image.float() / (_WHITE_16_BIT / 255)
 
 
 def resize_label(target: Tensor, size: tuple[int, int], resample: str) -> Tensor:
@@ -166,4 +269,4 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     return array
 
 
-__all__ = ["LabelMap", "label_array", "read_image", "resize_label"]
+__all__ = ["LabelMap", "label_array", "open_file", "open_image", "read_image", "resize_label"]

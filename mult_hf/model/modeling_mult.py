@@ -24,6 +24,7 @@ from .decoders import DECODERS
 from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput
 from .tasks import TaskSpec, resolve_tasks
+from .weights import remember_fresh_weights
 
 if TYPE_CHECKING:
     # Never runs. transformers copies the files that modeling imports beside a saved checkpoint; without this line a
@@ -55,6 +56,14 @@ class MulTPreTrainedModel(PreTrainedModel):
         config.validate_tasks()
         config.validate_blocks()
         super().__init__(config)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers; the model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
+        remember_fresh_weights(model, {*info["missing_keys"], *mismatched})
+        return (model, info) if output_loading_info else model
 
     def enable_input_require_grads(self) -> None:
         """Let gradients reach adapters behind frozen, checkpointed layers; patch embeddings return a tuple here, not a tensor."""
@@ -130,7 +139,7 @@ class MulTModel(MulTPreTrainedModel):
         """Encode an image batch and decode the wanted tasks.
 
         Args:
-            pixel_values: normalised images (batch, 3, height, width), height and width at least 32.
+            pixel_values: normalised images (batch, 3, height, width) of any float type, height and width at least 32.
             tasks: names of the tasks to compute; all of them by default.
             output_attentions: whether to return the shared attention maps.
             output_hidden_states: whether to return encoder maps and streams of all stages, or the numbers of the stages to return,
@@ -168,7 +177,8 @@ class MulTModel(MulTPreTrainedModel):
         return tuple(-(-side // self.patch_size) * self.patch_size for side in size)
 
     def _pad_to_patches(self, pixel_values: Tensor) -> Tensor:
-        """Zero-pad images on the right and bottom to whole patches, so that encoder maps and pixels stay aligned.
+        """Zero-pad images on the right and bottom to whole patches, so that encoder maps and pixels stay aligned, and cast them to the
+        weights' type.
 
         Raises:
             ValueError: on another shape than (batch, channels, height, width), sides below 32, or integer pixels.
@@ -184,7 +194,9 @@ class MulTModel(MulTPreTrainedModel):
         if min(height, width) < 32:
             raise ValueError(f"pixel_values are {height} x {width} pixels; both sides must be at least 32, the encoder's coarsest step")
         padded_height, padded_width = self.padded_size((height, width))
-        return F.pad(pixel_values, (0, padded_width - width, 0, padded_height - height))
+        # A half-precision model takes the processor's float32; a replica of DataParallel lists no parameters.
+        dtype = next((parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()), pixel_values.dtype)
+        return F.pad(pixel_values.to(dtype), (0, padded_width - width, 0, padded_height - height))
 
     def requested_tasks(self, tasks: Iterable[str] | None) -> list[str]:
         """Check names of tasks; `None` stands for all.
@@ -266,7 +278,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """Predict the wanted tasks, and their losses where labels are given.
 
         Args:
-            pixel_values: normalised images (batch, 3, height, width), height and width at least 32.
+            pixel_values: normalised images (batch, 3, height, width) of any float type, height and width at least 32.
             labels: per task the target at the images' size: (batch, height, width) int64 class ids with 255 unknown, or
                 (batch, channels, height, width) with NaN unknown. Tasks may be missing or `None`.
             tasks: names of the tasks to compute; all of them by default.

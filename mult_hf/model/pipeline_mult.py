@@ -1,6 +1,7 @@
 """The `multitask-vision` pipeline: a photo in, one map and one picture a task out."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -16,8 +17,9 @@ from transformers.pipelines.base import Pipeline
 from .image_processing_mult import MulTImageProcessor
 from .images import read_image
 from .visualization import colorize
+from .weights import check_weights
 
-_SINGLE = (str, Path, Image.Image, np.ndarray, Tensor, Mapping)
+_SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, Mapping)
 
 
 class MultiTaskVisionPipeline(Pipeline):
@@ -34,7 +36,12 @@ class MultiTaskVisionPipeline(Pipeline):
 
     - `tasks`: names of the tasks to compute; all by default. The others cost nothing.
     - `target_size`: (height, width) of the maps; each photo's own size by default.
-    - `timeout`: seconds to wait for a URL.
+    - `timeout`: seconds for the download of a URL, 30 by default.
+
+    The model is put into evaluation mode.
+
+    Raises:
+        ValueError: if weights of the model are missing in its checkpoint or not finite.
     """
 
     _load_processor = False
@@ -48,13 +55,14 @@ class MultiTaskVisionPipeline(Pipeline):
         elif image_processor is None:  # a model made in this process: nothing was saved beside it
             image_processor = MulTImageProcessor(tasks=model.config.tasks)
         super().__init__(model, image_processor=image_processor, **kwargs)
+        check_weights(self.model)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Predict.
 
         Args:
-            inputs: a path, URL, PIL picture, array (height, width, 3) or tensor (3, height, width), see `read_image`; a list,
-                generator or data set of them, or of dictionaries with an `image`.
+            inputs: a path, URL, PIL image, array (height, width, 3), tensor (3, height, width), bytes of a file or an open file, see
+                `read_image`; a list, generator or data set of them, or of dictionaries with an `image`.
             kwargs: `tasks`, `target_size`, `timeout`, `batch_size`, `num_workers`.
 
         Returns:
@@ -67,7 +75,12 @@ class MultiTaskVisionPipeline(Pipeline):
         # transformers' pipelines know lists, generators and torch data sets; everything else of several photos becomes one of these.
         if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
             inputs = list(inputs)
-        elif not isinstance(inputs, _SINGLE) and isinstance(inputs, Iterable) and not isinstance(inputs, (list, Dataset, GeneratorType)):
+        elif (
+            not isinstance(inputs, _SINGLE)
+            and not hasattr(inputs, "read")
+            and isinstance(inputs, Iterable)
+            and not isinstance(inputs, (list, Dataset, GeneratorType))
+        ):
             inputs = (photo for photo in inputs)
         if isinstance(inputs, list) and not inputs:
             return []
@@ -86,12 +99,14 @@ class MultiTaskVisionPipeline(Pipeline):
 
     def preprocess(self, input_: Any, target_size: tuple[int, int] | None = None, timeout: float | None = None) -> dict[str, Any]:
         """One photo to `pixel_values` (1, 3, height, width), and the size that its maps shall have."""
-        image = input_["image"] if isinstance(input_, Mapping) else input_
+        image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
         image = read_image(image, timeout=timeout)
         pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"].to(self.dtype)
-        return {"pixel_values": pixel_values, "target_size": [tuple(target_size or _size(image))]}
+        return {"pixel_values": pixel_values, "target_size": [tuple(map(int, target_size or _size(image)))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:
+        if self.model.training:  # dropout and stochastic depth make no prediction
+            self.model.eval()
         # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
         outputs = self.model(input_tensors["pixel_values"], tasks=tasks)
         return {**outputs.predictions, "target_size": input_tensors["target_size"]}
@@ -111,7 +126,11 @@ class MultiTaskVisionPipeline(Pipeline):
 
 
 def _check_size(size: Any) -> None:
-    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+    if not (
+        isinstance(size, (list, tuple))
+        and len(size) == 2
+        and all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in size)
+    ):
         raise ValueError(f"target_size is {size!r}; expected (height, width) in pixels, both above 0")
 
 

@@ -14,6 +14,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from torch import nn
+
+from .entry_fields import integer, integers, number, numbers, optional, set_fields, text, texts
+from .label_encoding import LabelEncoding
 
 IGNORE_INDEX = 255
 """Class id of pixels whose class is not known; losses, metrics and resizing skip them."""
@@ -21,138 +25,16 @@ IGNORE_INDEX = 255
 KINDS = ("classification", "regression")
 RESAMPLINGS = ("nearest", "bilinear")
 
+# Metrics whose sums are counts of classes. Those of the package's table of metrics, which does not travel with checkpoints; others
+# are of numbers.
+CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_accuracy")
 
-def _per_channel(value: float | tuple[float, ...]) -> np.ndarray:
-    """Shape a number, or one number per channel, so that it broadcasts over (channels, height, width)."""
-    return np.asarray(value, dtype=np.float64).reshape(-1, 1, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelEncoding:
-    """How a stored label map becomes a target: `target = stored * scale + offset`, and what means "not known".
-
-    Args:
-        dtype: numpy name of the stored values, e.g. `"uint16"` for a 16-bit PNG. A map of another integer width is refused,
-            because an 8-bit copy of a 16-bit file decodes to plausible wrong numbers.
-        scale: factor, or one factor per channel (a negative one flips an axis).
-        offset: added after scaling, or one number per channel. Class maps use it to drop a leading "unlabelled" id.
-        unknown: stored values that mean "not known". In maps of several channels all of them must hold such a value.
-        maximum: stored values above it are not known (far depth that is only noise).
-        channels: which stored channels hold the map, in order; `None` takes all of them.
-    """
-
-    dtype: str = "float32"
-    scale: float | tuple[float, ...] = 1.0
-    offset: float | tuple[float, ...] = 0.0
-    unknown: tuple[float, ...] = ()
-    maximum: float | None = None
-    channels: tuple[int, ...] | None = None
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Turn a stored map into a target map.
-
-        Args:
-            stored: (height, width), (height, width, channels) or (channels, height, width) as read from the file. Three
-                axes are taken as channels-last when the last is at most 4 and the first is not.
-
-        Returns:
-            `np.ndarray`: (channels, height, width), float32, NaN where the value is not known.
-
-        Raises:
-            ValueError: if the stored values are of another width than `dtype`, or a wanted channel is missing.
-        """
-        stored = self._channels_first(self._as_declared(np.asarray(stored)))
-        if self.channels is not None:
-            if max(self.channels) >= len(stored):
-                raise ValueError(f"the stored map has {len(stored)} channels, but channels {list(self.channels)} are to be read from it")
-            stored = stored[list(self.channels)]
-        self._check_channels(len(stored))
-        target = np.multiply(stored, _per_channel(self.scale), dtype=np.float64)
-        target += _per_channel(self.offset)
-        target = target.astype(np.float32)
-        target[:, self._means_unknown(stored)] = np.nan
-        return target
-
-    def encode(self, target: np.ndarray) -> np.ndarray:
-        """Turn a target map back into what is stored; the inverse of [`LabelEncoding.decode`] up to rounding.
-
-        Args:
-            target: (channels, height, width) float, NaN where not known.
-
-        Returns:
-            `np.ndarray`: (channels, height, width) of `dtype`.
-
-        Raises:
-            ValueError: if a value does not fit `dtype` or would be read back as unknown, or if something is not known and no
-                stored value says so.
-        """
-        unknown = np.broadcast_to(np.isnan(target).any(axis=0), target.shape)  # a pixel is known as a whole or not at all
-        if unknown.any() and not self.unknown:
-            raise ValueError(f"{int(unknown.sum())} values are not known, but this encoding has no stored value for that; set `unknown`")
-        stored = (np.asarray(target, np.float64) - _per_channel(self.offset)) / _per_channel(self.scale)
-        dtype = np.dtype(self.dtype)
-        if np.issubdtype(dtype, np.integer):
-            stored, limits = np.round(stored), np.iinfo(dtype)
-            low, high = np.nanmin(stored, initial=limits.max), np.nanmax(stored, initial=limits.min)
-            if low < limits.min or high > limits.max:
-                raise ValueError(
-                    f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`"
-                )
-        lost = ~unknown[0] & self._means_unknown(stored)
-        if lost.any():
-            examples = ", ".join(f"{value:g}" for value in np.unique(stored[:, lost])[:3])
-            raise ValueError(f"{int(lost.sum())} known pixels would be stored as {examples}, which means unknown; see `unknown`, `maximum`")
-        return np.where(unknown, self.unknown[0] if self.unknown else 0, stored).astype(dtype)
-
-    def _means_unknown(self, stored: np.ndarray) -> np.ndarray:
-        """Which pixels of a (channels, height, width) stored map are not known, (height, width) bool."""
-        unknown = ~np.isfinite(stored).all(axis=0)
-        if self.unknown:
-            unknown |= np.isin(stored, self.unknown).all(axis=0)
-        if self.maximum is not None:
-            unknown |= (stored > self.maximum).any(axis=0)
-        return unknown
-
-    def _check_channels(self, channels: int) -> None:
-        """Refuse numbers per channel that do not match the number of channels."""
-        for numbers in (self.scale, self.offset):
-            if isinstance(numbers, tuple) and len(numbers) != channels:
-                raise ValueError(f"the stored map has {channels} channels, its encoding has numbers for {len(numbers)}")
-
-    def __post_init__(self) -> None:
-        try:
-            np.dtype(self.dtype)
-        except TypeError:
-            raise ValueError(
-                f"encoding dtype {self.dtype!r} is not a numpy type; give one such as 'uint8', 'uint16' or 'float32'"
-            ) from None
-        if not np.all(_per_channel(self.scale)):
-            raise ValueError(f"encoding scale is {self.scale}; it must not be 0")
-        if self.channels is not None and (not self.channels or min(self.channels) < 0):
-            raise ValueError(f"encoding channels are {self.channels}; give the numbers of stored channels, from 0 on, or None for all")
-
-    def _as_declared(self, stored: np.ndarray) -> np.ndarray:
-        """Check the storage width; image libraries widen 16-bit files to int32, which is accepted when the values fit."""
-        declared = np.dtype(self.dtype)
-        if stored.dtype == declared or declared.kind == stored.dtype.kind == "f":
-            return stored
-        if stored.dtype.kind in "iu" and declared.kind in "iu" and stored.dtype.itemsize > declared.itemsize:
-            limits = np.iinfo(declared)
-            if limits.min <= stored.min(initial=limits.max) and stored.max(initial=limits.min) <= limits.max:
-                return stored.astype(declared)
-        raise ValueError(
-            f"the stored map is {stored.dtype} with values from {stored.min(initial=0)} to {stored.max(initial=0)}, but this encoding "
-            f"reads {self.dtype}; store the map as {self.dtype} or describe how it is stored in the task's `encoding`"
-        )
-
-    @staticmethod
-    def _channels_first(stored: np.ndarray) -> np.ndarray:
-        if stored.ndim == 2:
-            return stored[None]
-        if stored.ndim != 3:
-            raise ValueError(f"a stored map has 2 or 3 axes, got shape {stored.shape}")
-        # Contiguous while it is still small: all that follows is several times faster then.
-        return np.ascontiguousarray(np.moveaxis(stored, -1, 0)) if stored.shape[-1] <= 4 < stored.shape[0] else stored
+RESERVED_NAMES = (
+    *("image", "source", "augmentation_seed", "file_name"),  # columns of data sets
+    *("pixel_values", "labels", "tasks", "target_size"),  # inputs of the model and of the pipeline
+    *("loss", "predictions", "task_losses", "task_features", "last_hidden_state", "hidden_states", "task_hidden_states", "attentions"),
+)
+"""Names of columns, inputs and outputs that stand beside the tasks' own, so that no task can have them."""
 
 
 _CLASS_IDS = LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,))
@@ -160,6 +42,26 @@ _CLASS_IDS = LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,))
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "classification": {"loss": "cross_entropy", "metrics": ("mean_iou", "pixel_accuracy"), "colormap": "classes", "encoding": _CLASS_IDS},
     "regression": {"loss": "l1", "metrics": ("mae",), "colormap": "viridis", "encoding": LabelEncoding()},
+}
+
+
+_MODULES = nn.ModuleDict()
+_FIELDS = {
+    "channels": integer,
+    "activation": text,
+    "loss": text,
+    "weight": number,
+    "metrics": texts,
+    "unit": text,
+    "value_range": optional(numbers),
+    "class_names": texts,
+    "resample": text,
+    "horizontal_flip_signs": numbers,
+    "rotated_channels": integers,
+    "zoom_exponent": number,
+    "colormap": text,
+    "transformers_task": optional(text),
+    "description": text,
 }
 
 
@@ -224,37 +126,24 @@ class TaskSpec:
     description: str = ""
 
     def __post_init__(self) -> None:
+        what = f"task {self.name!r}" if isinstance(self.name, str) else "a task"
+        set_fields(self, what, {"name": text, "kind": text})
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise ValueError(f"task name {self.name!r} is not a lower-case identifier such as 'edge_occlusion'")
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"a task cannot be called {self.name!r}: a column, an input or an output has that name; choose another")
+        if hasattr(_MODULES, self.name):
+            raise ValueError(f"a task cannot be called {self.name!r}: torch.nn.ModuleDict has an attribute of that name; choose another")
         if self.kind not in KINDS:
-            raise ValueError(f"task {self.name!r} has kind {self.kind!r}; allowed: {', '.join(KINDS)}")
+            raise ValueError(f"{what} has kind {self.kind!r}; allowed: {', '.join(KINDS)}")
         for name, default in _DEFAULTS[self.kind].items():
-            if not getattr(self, name):
+            if getattr(self, name) in (None, "", (), []):
                 object.__setattr__(self, name, default)
         if not isinstance(self.encoding, LabelEncoding):
-            raise ValueError(f"task {self.name!r} has a {type(self.encoding).__name__} as encoding; give a LabelEncoding, or use from_dict")
-        if self.resample not in RESAMPLINGS:
-            raise ValueError(f"task {self.name!r} has resample {self.resample!r}; allowed: {', '.join(RESAMPLINGS)}")
-        if not isinstance(self.channels, int) or self.channels < 1 or (self.is_classification and not 2 <= self.channels <= IGNORE_INDEX):
-            raise ValueError(
-                f"task {self.name!r} has {self.channels} channels; a regression needs at least 1, a classification 2 to {IGNORE_INDEX}"
-            )
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"task {self.name!r} has weight {self.weight}; weights are at least 0")
-        if self.class_names and len(self.class_names) != self.channels:
-            raise ValueError(f"task {self.name!r} has {len(self.class_names)} class names for {self.channels} channels; give one per class")
-        if self.horizontal_flip_signs and len(self.horizontal_flip_signs) != self.channels:
-            raise ValueError(
-                f"task {self.name!r} has {len(self.horizontal_flip_signs)} flip signs for {self.channels} channels; give one per channel"
-            )
-        if self.rotated_channels and not (
-            len(self.rotated_channels) == len(set(self.rotated_channels)) == 2 and set(self.rotated_channels) <= set(range(self.channels))
-        ):
-            raise ValueError(f"task {self.name!r} rotates channels {self.rotated_channels}; give two below {self.channels}: right, up")
-        if self.is_classification and (self.zoom_exponent or self.rotated_channels):
-            raise ValueError(f"task {self.name!r} holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels")
-        if self.value_range is not None and not (len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]):
-            raise ValueError(f"task {self.name!r} has value range {self.value_range}; give two numbers, the smaller one first")
+            raise ValueError(f"{what} has a {type(self.encoding).__name__} as encoding; give a LabelEncoding, or use from_dict")
+        set_fields(self, what, _FIELDS)
+        for reason in filter(None, (check(self) for check in _CHECKS)):
+            raise ValueError(f"{what} {reason}")
 
     @property
     def is_classification(self) -> bool:
@@ -277,7 +166,7 @@ class TaskSpec:
             ValueError: if the map does not fit the encoding, the channels or the class list; the message names the task.
         """
         try:
-            target = self.encoding.decode(stored)
+            target = self.encoding.decode(stored, 1 if self.is_classification else self.channels)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         channels = 1 if self.is_classification else self.channels
@@ -317,18 +206,22 @@ class TaskSpec:
         field, `encoding` too, is replaced as a whole.
 
         Raises:
-            ValueError: on an unknown field or a missing name, kind or channels.
+            ValueError: on an unknown field, a value of a wrong type, a missing name, kind or channels, or fields that do not fit one
+                another; the message names the entry and the field.
         """
+        if not isinstance(entry, Mapping):
+            raise ValueError(
+                f"a task entry is {entry!r} ({type(entry).__name__}); give the name of a registered task or a mapping of fields"
+            )
         _refuse_unknown_fields(f"task entry {entry.get('name')!r}", entry, cls)
         if "name" not in entry:
             raise ValueError(f"a task entry needs a name, got {dict(entry)}")
-        values = _with_tuples(entry)
+        values = {**entry, "name": text("a task entry has the name", entry["name"])}
         base = _REGISTRY.get(values["name"])
-        if isinstance(values.get("encoding"), Mapping):
-            _refuse_unknown_fields(f"encoding of task {values['name']!r}", values["encoding"], LabelEncoding)
-            values["encoding"] = LabelEncoding(**_with_tuples(values["encoding"]))
+        if values.get("encoding") is not None:
+            values["encoding"] = _encoding(f"encoding of task {values['name']!r}", values["encoding"])
         if "class_names" in values and "channels" not in values:
-            values["channels"] = len(values["class_names"])
+            values["channels"] = len(texts(f"task {values['name']!r} has class_names", values["class_names"]))
         if base is not None:
             return replace(base, **values)
         missing = [key for key in ("kind", "channels") if key not in values]
@@ -337,15 +230,23 @@ class TaskSpec:
         return cls(**values)
 
 
+def _encoding(what: str, values: Any) -> LabelEncoding:
+    if isinstance(values, LabelEncoding):
+        return values
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} is {values!r} ({type(values).__name__}); give a mapping of fields such as `dtype: uint16`")
+    _refuse_unknown_fields(what, values, LabelEncoding)
+    try:
+        return LabelEncoding(**values)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
 def _refuse_unknown_fields(what: str, entry: Mapping[str, Any], cls: type) -> None:
     allowed = [f.name for f in fields(cls)]
-    unknown = sorted(set(entry) - set(allowed))
+    unknown = sorted(set(entry) - set(allowed), key=str)
     if unknown:
         raise ValueError(f"{what} has unknown fields {unknown}; allowed: {', '.join(allowed)}")
-
-
-def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 def _with_lists(value: Any) -> Any:
@@ -353,6 +254,87 @@ def _with_lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_lists(item) for key, item in value.items()}
     return [_with_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _check_resample(spec: TaskSpec) -> str | None:
+    return None if spec.resample in RESAMPLINGS else f"has resample {spec.resample!r}; allowed: {', '.join(RESAMPLINGS)}"
+
+
+def _check_channels(spec: TaskSpec) -> str | None:
+    fewest, most = (2, IGNORE_INDEX) if spec.is_classification else (1, float("inf"))
+    if fewest <= spec.channels <= most:
+        return None
+    return f"has {spec.channels} channels; a regression needs at least 1, a classification 2 to {IGNORE_INDEX}"
+
+
+def _check_weight(spec: TaskSpec) -> str | None:
+    return None if spec.weight >= 0 else f"has weight {spec.weight}; weights are at least 0"
+
+
+def _check_class_names(spec: TaskSpec) -> str | None:
+    if len(spec.class_names) in (0, spec.channels):
+        return None
+    return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
+
+
+def _check_flip_signs(spec: TaskSpec) -> str | None:
+    if len(spec.horizontal_flip_signs) not in (0, spec.channels):
+        return f"has {len(spec.horizontal_flip_signs)} flip signs for {spec.channels} channels; give one per channel"
+    if not set(spec.horizontal_flip_signs) <= {1, -1}:
+        return f"has horizontal_flip_signs {spec.horizontal_flip_signs}; give 1 or -1 per channel"
+    return None
+
+
+def _check_rotated_channels(spec: TaskSpec) -> str | None:
+    pair = set(spec.rotated_channels)
+    if not pair or (len(spec.rotated_channels) == len(pair) == 2 and pair <= set(range(spec.channels))):
+        return None
+    return f"has rotated_channels {spec.rotated_channels}; give two below {spec.channels}: right, up"
+
+
+def _check_geometry_of_classes(spec: TaskSpec) -> str | None:
+    if not spec.is_classification or not (spec.zoom_exponent or spec.rotated_channels):
+        return None
+    return "holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels"
+
+
+def _check_value_range(spec: TaskSpec) -> str | None:
+    if spec.value_range is None or (len(spec.value_range) == 2 and spec.value_range[0] < spec.value_range[1]):
+        return None
+    return f"has value range {spec.value_range}; give two numbers, the smaller one first"
+
+
+def _check_metrics(spec: TaskSpec) -> str | None:
+    wrong = [name for name in spec.metrics if (name in CLASS_METRICS) != spec.is_classification]
+    if not wrong:
+        return None
+    kinds = f"{', '.join(CLASS_METRICS)} are for classification, all others for regression"
+    return f"is a {spec.kind} and has metrics {wrong}; {kinds}"
+
+
+def _check_encoding_channels(spec: TaskSpec) -> str | None:
+    stored, needed = spec.encoding.number_of_channels(), 1 if spec.is_classification else spec.channels
+    if stored in (None, needed):
+        return None
+    return (
+        f"has {needed} channels in its maps, and its encoding has channels {spec.encoding.channels}, scale {spec.encoding.scale} and "
+        f"offset {spec.encoding.offset}; give one of each per channel"
+    )
+
+
+_CHECKS = (
+    _check_resample,
+    _check_channels,
+    _check_weight,
+    _check_class_names,
+    _check_flip_signs,
+    _check_rotated_channels,
+    _check_geometry_of_classes,
+    _check_value_range,
+    _check_metrics,
+    _check_encoding_channels,
+)
+"""Each says what is wrong with the fields of an entry together, or returns None."""
 
 
 _REGISTRY: dict[str, TaskSpec] = {}
@@ -383,8 +365,10 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
             specs as this function returns.
 
     Raises:
-        ValueError: on a name that is not registered, or one that is given twice.
+        ValueError: on a name that is not registered, one that is given twice, or an entry that is wrong.
     """
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        raise ValueError(f"tasks is {entries!r}; give a list of names of registered tasks or entries")
     specs: dict[str, TaskSpec] = {}
     for entry in entries.values() if isinstance(entries, Mapping) else entries:
         if isinstance(entry, str) and entry not in _REGISTRY:

@@ -50,8 +50,8 @@ def test_depth_is_read_in_metres_and_unknown_where_it_is_zero_saturated_or_beyon
 def test_taskonomy_normals_are_turned_from_y_down_and_z_inwards_to_y_up_and_z_towards_the_viewer():
     # 127 is zero; 255 is about +1 and 0 about -1. A floor is stored with y = -1 (down is positive), a facing wall with z = -1.
     floor, facing_wall, wall_on_the_left = (127, 0, 127), (127, 127, 0), (254, 127, 127)
-    stored = np.array([[floor, facing_wall, wall_on_the_left]], np.uint8)
-    normals = spec_of("normals").decode(np.moveaxis(stored, -1, 0))  # (3, 1, 3)
+    stored = np.array([[floor, facing_wall, wall_on_the_left, floor]], np.uint8)
+    normals = spec_of("normals").decode(np.moveaxis(stored, -1, 0))  # (3, 1, 4)
     np.testing.assert_allclose(normals[:, 0, 0], (0, 127 / 127.5, 0), atol=1e-6)
     np.testing.assert_allclose(normals[:, 0, 1], (0, 0, 127 / 127.5), atol=1e-6)
     np.testing.assert_allclose(normals[:, 0, 2], (127 / 127.5, 0, 0), atol=1e-6)

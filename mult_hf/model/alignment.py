@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from mult_hf.model.images import read_image
+from .images import open_file, read_image
 
 UPRIGHT = 1
 """EXIF orientation of a file whose first row is the top of the scene."""
@@ -23,7 +23,7 @@ def orientation(image: Any) -> int:
         image: PIL image, path of a file, array or tensor.
     """
     if isinstance(image, (str, Path)) and Path(image).is_file():
-        with Image.open(image) as opened:
+        with open_file(image) as opened:
             return orientation(opened)
     return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) if isinstance(image, Image.Image) else UPRIGHT
 
@@ -69,16 +69,22 @@ def misalignment(stored: Any, image: Any) -> str | None:
         stored: PIL image or array.
         image: PIL image, path, array or tensor.
     """
-    (height, width), (image_height, image_width) = map_size(stored), upright_size(image)
+    return misalignment_of_sizes(map_size(stored), upright_size(image), orientation(stored), orientation(image))
+
+
+def misalignment_of_sizes(
+    map_size: tuple[int, int], image_size: tuple[int, int], map_orientation: int = UPRIGHT, image_orientation: int = UPRIGHT
+) -> str | None:
+    """[`misalignment`] from (height, width) of the stored map and of the upright image, and the EXIF orientation of each."""
+    (height, width), (image_height, image_width), turned = map_size, image_size, image_orientation
     sizes = f"the map has {height} x {width} pixels, its image {image_height} x {image_width}"
-    turned = orientation(image)
     if not same_aspect((height, width), (image_height, image_width)):
         if not same_aspect((width, height), (image_height, image_width)):
             return f"{sizes}: another aspect ratio; crop or pad the map as the image was"
         cause = f"the image's EXIF orientation is {turned}, and the map shows the file's own pixels" if turned in SIDEWAYS else "transposed"
         return f"{sizes}: turned by 90 degrees ({cause}); turn the map to the upright image"
-    if orientation(stored) != UPRIGHT:
-        return f"the map has EXIF orientation {orientation(stored)}, which is not applied to maps; store it upright and without the tag"
+    if map_orientation != UPRIGHT:
+        return f"the map has EXIF orientation {map_orientation}, which is not applied to maps; store it upright and without the tag"
     if turned != UPRIGHT and not (turned in SIDEWAYS and not same_aspect((width, height), (image_height, image_width))):
         return (
             f"the image has EXIF orientation {turned} and is turned upright, and a map of {height} x {width} pixels does not show "
@@ -102,3 +108,6 @@ def check_aligned(maps: Mapping[str, Any], image: Any, where: str = "the sample"
         reason = None if stored is None else misalignment(stored, image)
         if reason:
             raise ValueError(f"{task} of {where}: {reason}")
+
+
+__all__ = ["UPRIGHT", "check_aligned", "map_size", "misalignment", "misalignment_of_sizes", "orientation", "same_aspect", "upright_size"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mult_hf import MulTImageProcessor
-from mult_hf.data.alignment import check_aligned, map_size, misalignment, orientation, same_aspect, upright_size
+from mult_hf import MulTImageProcessor, MulTImageProcessorPil
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.model.alignment import check_aligned, map_size, misalignment, orientation, same_aspect, upright_size
 
 SIDES = np.random.default_rng(0).integers(8, 2000, (500, 2)).tolist()
 
@@ -85,3 +85,45 @@ def test_the_collator_refuses_such_a_row_by_number(collate, name):
     getattr(collator, collate)([sound])
     with pytest.raises(ValueError, match=f"depth of row 1 of the batch: .*{message}"):
         getattr(collator, collate)([sound, {"image": image, "depth": stored}])
+
+
+# The image processors, on which training, evaluation and the user's own code rely.
+
+processors = pytest.mark.parametrize("processor_class", [MulTImageProcessor, MulTImageProcessorPil])
+
+
+@processors
+@pytest.mark.parametrize("side", [{"height": 64, "width": 64}, {"shortest_edge": 48}])
+def test_processors_refuse_a_map_that_does_not_lie_on_its_image(processor_class, side):
+    processor = processor_class(size=side, tasks=["depth"])
+    for image, stored in (
+        (image_of(96, 128), depth_of(128, 96)),
+        (image_of(96, 128), depth_of(96, 96)),
+        (image_of(96, 128), np.full((1, 128, 96), 512, np.uint16)),
+        (np.zeros((3, 96, 128), np.uint8), np.full((128, 96), 512, np.uint16)),
+        (torch.zeros(96, 128, 3, dtype=torch.uint8), torch.full((128, 96, 1), 512, dtype=torch.int32)),
+        (image_of(96, 128, 6), depth_of(96, 128)),
+        (image_of(96, 96, 8), depth_of(96, 96)),
+        (image_of(96, 128, 3), depth_of(96, 128)),
+    ):
+        with pytest.raises(ValueError, match="label map 0 of the batch: depth: the "):
+            processor(image, label_maps={"depth": stored}, return_tensors="pt")
+
+
+@processors
+def test_processors_accept_a_map_of_another_size_and_one_of_a_turned_image_that_is_upright(processor_class):
+    processor = processor_class(size={"height": 64, "width": 64}, tasks=["depth"])
+    for image, stored in ((image_of(96, 128), depth_of(48, 64)), (image_of(96, 128, 6), depth_of(128, 96))):
+        assert (processor(image, label_maps={"depth": stored}, return_tensors="pt")["labels"]["depth"] == 1).all()
+
+
+@processors
+def test_the_exif_orientation_of_a_file_counts_in_whatever_form_it_comes(processor_class, tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (60, 30)).save(path, exif=exif)
+    processor = processor_class(size={"height": 48, "width": 48}, tasks=["depth"])
+    for image in (path, str(path), path.read_bytes(), path.open("rb"), {"bytes": path.read_bytes()}, Image.open(path)):
+        with pytest.raises(ValueError, match=r"turned by 90 degrees \(the image's EXIF orientation is 6"):
+            processor(image, label_maps={"depth": depth_of(30, 60)})

@@ -1,0 +1,224 @@
+"""How a stored label map becomes a target and back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .entry_fields import integers, number, number_or_numbers, numbers, optional, set_fields, text
+
+
+def _per_channel(value: float | tuple[float, ...]) -> np.ndarray:
+    """Shape a number, or one number per channel, so that it broadcasts over (channels, height, width)."""
+    return np.asarray(value, dtype=np.float64).reshape(-1, 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelEncoding:
+    """How a stored label map becomes a target: `target = stored * scale + offset`, and what means "not known".
+
+    Args:
+        dtype: numpy name of the stored values, e.g. `"uint16"` for a 16-bit PNG. A map of another integer width is refused,
+            because an 8-bit copy of a 16-bit file decodes to plausible wrong numbers.
+        scale: factor, or one factor per channel (a negative one flips an axis).
+        offset: added after scaling, or one number per channel. Class maps use it to drop a leading "unlabelled" id.
+        unknown: stored values that mean "not known". In maps of several channels all of them must hold such a value. NaN and
+            infinity always mean it and are not listed.
+        maximum: stored values above it are not known (far depth that is only noise).
+        channels: which stored channels hold the map, in order; `None` takes all of them.
+
+    Raises:
+        ValueError: on a field of a wrong type, or fields that do not fit one another; the message names the field.
+    """
+
+    dtype: str = "float32"
+    scale: float | tuple[float, ...] = 1.0
+    offset: float | tuple[float, ...] = 0.0
+    unknown: tuple[float, ...] = ()
+    maximum: float | None = None
+    channels: tuple[int, ...] | None = None
+
+    def decode(self, stored: np.ndarray, channels: int | None = None) -> np.ndarray:
+        """Turn a stored map into a target map.
+
+        Args:
+            stored: (height, width), (height, width, channels) or (channels, height, width) as read from the file.
+            channels: of the target, where they are known: they decide which axis of `stored` is that of the channels. Without them
+                it is the last where that is at most 4 and the first is not.
+
+        Returns:
+            `np.ndarray`: (channels, height, width), float32, NaN where the value is not known.
+
+        Raises:
+            ValueError: if the stored values are of another width than `dtype`, a wanted channel is missing, or both the first and
+                the last axis may be that of the channels.
+        """
+        stored = self._channels_first(self._as_declared(np.asarray(stored)), channels)
+        if self.channels is not None:
+            if max(self.channels) >= len(stored):
+                raise ValueError(f"the stored map has {len(stored)} channels, but channels {list(self.channels)} are to be read from it")
+            stored = stored[list(self.channels)]
+        self._check_channels(len(stored))
+        target = np.multiply(stored, _per_channel(self.scale), dtype=np.float64)
+        target += _per_channel(self.offset)
+        target = target.astype(np.float32)
+        target[:, self._means_unknown(stored)] = np.nan
+        return target
+
+    def encode(self, target: np.ndarray) -> np.ndarray:
+        """Turn a target map back into what is stored; the inverse of [`LabelEncoding.decode`] up to rounding.
+
+        Args:
+            target: (channels, height, width) float, NaN where not known.
+
+        Returns:
+            `np.ndarray`: (channels, height, width) of `dtype`.
+
+        Raises:
+            ValueError: if a value does not fit `dtype` or would be read back as unknown, or if something is not known and no
+                stored value says so.
+        """
+        unknown = np.broadcast_to(np.isnan(target).any(axis=0), target.shape)  # a pixel is known as a whole or not at all
+        floating = np.dtype(self.dtype).kind == "f"
+        if unknown.any() and not self.unknown and not floating:
+            raise ValueError(f"{int(unknown.sum())} values are not known, but this encoding has no stored value for that; set `unknown`")
+        stored = (np.asarray(target, np.float64) - _per_channel(self.offset)) / _per_channel(self.scale)
+        lowest, highest = _limits(self.dtype)
+        if not floating:
+            stored = np.round(stored)
+            low, high = np.nanmin(stored, initial=highest), np.nanmax(stored, initial=lowest)
+            if low < lowest or high > highest:
+                raise ValueError(
+                    f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`"
+                )
+        lost = ~unknown[0] & self._means_unknown(stored)
+        if lost.any():
+            examples = ", ".join(f"{value:g}" for value in np.unique(stored[:, lost])[:3])
+            raise ValueError(f"{int(lost.sum())} known pixels would be stored as {examples}, which means unknown; see `unknown`, `maximum`")
+        return np.where(unknown, self.unknown[0] if self.unknown else np.nan if floating else 0, stored).astype(self.dtype)
+
+    def _means_unknown(self, stored: np.ndarray) -> np.ndarray:
+        """Which pixels of a (channels, height, width) stored map are not known, (height, width) bool."""
+        unknown = ~np.isfinite(stored).all(axis=0)
+        if self.unknown:
+            unknown |= self._holds_unknown(stored).all(axis=0)
+        if self.maximum is not None:
+            unknown |= (stored > self.maximum).any(axis=0)
+        return unknown
+
+    def _holds_unknown(self, stored: np.ndarray) -> np.ndarray:
+        """Where a stored map has one of the values `unknown`; floats are compared in the narrower of the two types.
+
+        The entry's 0.1 is no float32: a file of that type holds the nearest one, and a library may have widened it since.
+        """
+        if stored.dtype.kind != "f":
+            return np.isin(stored, self.unknown)
+        declared = np.dtype(self.dtype)
+        narrow = min(stored.dtype, declared if declared.kind == "f" else stored.dtype, key=lambda dtype: dtype.itemsize)
+        with np.errstate(over="ignore"):  # beyond the narrow type is infinite, and not known for that
+            return np.isin(stored.astype(narrow), np.array(self.unknown, narrow))
+
+    def _check_channels(self, channels: int) -> None:
+        """Refuse numbers per channel that do not match the number of channels."""
+        for values in (self.scale, self.offset):
+            if isinstance(values, tuple) and len(values) != channels:
+                raise ValueError(f"the stored map has {channels} channels, its encoding has numbers for {len(values)}")
+
+    def __post_init__(self) -> None:
+        set_fields(self, "encoding", _FIELDS)
+        try:
+            dtype = np.dtype(self.dtype)
+        except (TypeError, ValueError, SyntaxError):
+            dtype = None
+        if dtype is None or dtype.kind not in "biuf":
+            raise ValueError(
+                f"encoding dtype {self.dtype!r} is not a numpy type of numbers; give one such as 'uint8', 'uint16' or 'float32'"
+            )
+        if not np.all(_per_channel(self.scale)):
+            raise ValueError(f"encoding scale is {self.scale}; it must not be 0")
+        lowest, highest = _limits(dtype)
+        impossible = [value for value in self.unknown if not lowest <= value <= highest or (dtype.kind != "f" and value != int(value))]
+        if impossible:
+            raise ValueError(
+                f"encoding unknown has {impossible}, which {self.dtype} cannot hold (it has {lowest:g} to {highest:g}); "
+                f"give stored values, or correct `dtype`"
+            )
+        if self.channels is not None and (not self.channels or min(self.channels) < 0):
+            raise ValueError(f"encoding channels are {self.channels}; give the numbers of stored channels, from 0 on, or None for all")
+        counts = {name: len(getattr(self, name)) for name in _PER_CHANNEL if isinstance(getattr(self, name), tuple)}
+        if len(set(counts.values())) > 1 or 0 in counts.values():
+            raise ValueError(f"encoding has {counts} numbers per channel; give as many for each, or one number for all channels")
+
+    def _as_declared(self, stored: np.ndarray) -> np.ndarray:
+        """Check the storage width; image libraries widen 16-bit files to int32, which is accepted when the values fit."""
+        declared = np.dtype(self.dtype)
+        if stored.dtype == declared or declared.kind == stored.dtype.kind == "f":
+            return stored
+        if stored.dtype.kind in "iu" and declared.kind in "iu" and stored.dtype.itemsize > declared.itemsize:
+            limits = np.iinfo(declared)
+            if limits.min <= stored.min(initial=limits.max) and stored.max(initial=limits.min) <= limits.max:
+                return stored.astype(declared)
+        raise ValueError(
+            f"the stored map is {stored.dtype} with values from {stored.min(initial=0)} to {stored.max(initial=0)}, but this encoding "
+            f"reads {self.dtype}; store the map as {self.dtype} or describe how it is stored in the task's `encoding`"
+        )
+
+    def number_of_channels(self) -> int | None:
+        """How many channels the target has by this encoding alone; None if any number fits."""
+        return next((len(getattr(self, name)) for name in _PER_CHANNEL if isinstance(getattr(self, name), tuple)), None)
+
+    def _channels_first(self, stored: np.ndarray, channels: int | None) -> np.ndarray:
+        """Bring a stored map to (channels, height, width)."""
+        if stored.ndim == 2:
+            return stored[None]
+        if stored.ndim != 3:
+            raise ValueError(f"a stored map has 2 or 3 axes, got shape {stored.shape}")
+        first, last = (self._may_be_channels(stored.shape[axis], channels) for axis in (0, -1))
+        if first and last and (channels is not None or self.number_of_channels() is not None):
+            raise ValueError(
+                f"a stored map of shape {stored.shape} may have its channels first or last; give it more rows and columns than channels"
+            )
+        # Contiguous while it is still small: all that follows is several times faster then.
+        return np.ascontiguousarray(np.moveaxis(stored, -1, 0)) if channels_are_last(stored.shape, first, last) else stored
+
+    def _may_be_channels(self, length: int, channels: int | None) -> bool:
+        """Whether an axis of this length may be that of the stored channels, by what the entry says of them."""
+        if self.channels is not None:  # a file may hold more than are read, such as opacity
+            return max(self.channels) < length <= max(4, max(self.channels) + 1)
+        expected = self.number_of_channels() if channels is None else channels
+        return length <= 4 if expected is None else length == expected
+
+
+def channels_are_last(shape: tuple[int, ...], first: bool | None = None, last: bool | None = None) -> bool:
+    """Whether the last of a map's three axes is that of the channels.
+
+    Args:
+        shape: of the map.
+        first: whether the first axis may be that of the channels; by default, and if neither may, where it is at most 4.
+        last: likewise for the last one.
+    """
+    if not first and not last:
+        first, last = shape[0] <= 4, shape[-1] <= 4
+    return bool(last and not first)
+
+
+def _limits(dtype: str | np.dtype) -> tuple[float, float]:
+    """Lowest and highest finite value of a type."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return 0, 1
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return (float(limits.min), float(limits.max)) if dtype.kind == "f" else (int(limits.min), int(limits.max))
+
+
+_PER_CHANNEL = ("channels", "scale", "offset")
+_FIELDS = {
+    "dtype": text,
+    "scale": number_or_numbers,
+    "offset": number_or_numbers,
+    "unknown": numbers,
+    "maximum": optional(number),
+    "channels": optional(integers),
+}
+
+
+__all__ = ["LabelEncoding", "channels_are_last"]

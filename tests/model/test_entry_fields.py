@@ -1,0 +1,138 @@
+"""Proves that an entry with a wrong value is refused when it is made, by a ValueError that names its field."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from torch import nn
+
+from mult_hf import LabelEncoding, MulTDensePredictionOutput, MulTModelOutput, TaskSpec
+from mult_hf.data.collator import AUGMENTATION_SEED
+from mult_hf.metrics.table import METRICS, STATISTICS
+from mult_hf.model.tasks import CLASS_METRICS, RESERVED_NAMES, resolve_tasks
+
+NO_TEXT = [None, 5, 1.5, True, ["l1"], {"a": 1}]
+NO_NUMBER = ["1", "1/512", True, [1], {"a": 1}, float("nan"), float("inf"), -float("inf"), 10**400, 1j]
+NO_LIST = [5, 1.5, "mae", True, {"a": 1}, [[1]], [None], [float("nan")], [{}]]
+WRONG = {
+    "kind": NO_TEXT,
+    "channels": ["1", 1.0, True, [1], None, 0, -1],
+    "activation": NO_TEXT,
+    "loss": [5, ["l1"], True],
+    "weight": [*NO_NUMBER, None, -1],
+    "metrics": ["mae", 5, [5], [None], {"mae": 1}, ["mean_iou"]],
+    "unit": NO_TEXT,
+    "value_range": [10, "0-10", [0], [0, 1, 2], [1, 1], [1, 0], [0, float("inf")], [float("nan"), 1], ["0", "1"], [None, None]],
+    "class_names": ["a", 5, [5], [True], [None], {"a": 1}],
+    "resample": [*NO_TEXT, "bicubic"],
+    "horizontal_flip_signs": [*NO_LIST, [2.0], [0], ["1"], [1, 1]],
+    "rotated_channels": [0, "01", [0.0, 1.0], [0], [0, 1]],
+    "zoom_exponent": [*NO_NUMBER, None],
+    "colormap": [5, ["gray"]],
+    "transformers_task": [5, ["depth-estimation"]],
+    "description": NO_TEXT,
+    "encoding": [5, "uint8", [1], ["dtype"], True],
+}
+WRONG_ENCODINGS = {
+    "dtype": [None, 5, ["uint8"], "", "colour", "str", "object", "complex64", "datetime64[s]", "i4,i4"],
+    "scale": ["1/512", None, True, [], ["1"], [None], 0, [1, 0], float("nan"), float("inf"), {"a": 1}],
+    "offset": ["1", None, True, [], [None], float("nan"), {"a": 1}],
+    "unknown": [0, 255, "0", None, True, ["0"], [None], [True], [-1], [65536], [0.5], [float("nan")], [float("inf")]],
+    "maximum": ["8192", True, [8192], float("nan"), float("inf")],
+    "channels": [0, "0", [], ["0"], [0.0], [-1], [True]],
+}
+
+
+def cases(table):
+    return [pytest.param(field, value, id=f"{field}={value!r:.40}") for field, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize(("field", "value"), cases(WRONG))
+@pytest.mark.parametrize("name", ["depth", "roughness"], ids=["of a registered task", "of a new task"])
+def test_a_wrong_value_is_refused_by_the_name_of_its_field(name, field, value):
+    entry = {"name": name, "kind": "regression", "channels": 1}
+    assert resolve_tasks([entry])[name].channels == 1, "premise: without the value there is nothing to refuse"
+    words = field.rstrip("s").replace("horizontal_", "").replace("_", "[ _]")
+    with pytest.raises(ValueError, match=rf"(?=.*\b{name}\b).*{words}"):
+        resolve_tasks([{**entry, field: value}])
+
+
+@pytest.mark.parametrize(("field", "value"), cases(WRONG_ENCODINGS))
+def test_a_wrong_value_of_an_encoding_is_refused_by_the_name_of_its_field(field, value):
+    with pytest.raises(ValueError, match=rf"encoding of task 'depth': encoding .*{field}"):
+        resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", field: value}}])
+
+
+@pytest.mark.parametrize("entry", [None, 5, True, ["depth"], {"name": 5}, {"name": None}, {"name": ["depth"]}, {5: 1, "name": "depth"}])
+def test_what_is_no_entry_is_refused(entry):
+    with pytest.raises(ValueError, match="task entry"):
+        resolve_tasks([entry])
+
+
+@pytest.mark.parametrize("entries", [None, 5, "depth", True])
+def test_what_is_no_list_of_entries_is_refused(entries):
+    with pytest.raises(ValueError, match="give a list"):
+        resolve_tasks(entries)
+
+
+def test_a_long_value_does_not_fill_the_screen():
+    with pytest.raises(ValueError, match="weight") as refusal:
+        resolve_tasks([{"name": "depth", "weight": list(range(10_000))}])
+    assert len(str(refusal.value)) < 500
+
+
+def test_lists_and_numpy_numbers_become_what_json_can_hold():
+    spec = TaskSpec(
+        name="t", kind="regression", channels=np.int64(2), weight=np.float32(0.5), value_range=np.array([0, 1]), metrics=["mae"]
+    )
+    assert spec == TaskSpec(name="t", kind="regression", channels=2, weight=0.5, value_range=(0, 1), metrics=("mae",))
+    assert {type(spec.channels), type(spec.weight), type(spec.value_range[0])} == {int, float}
+
+
+# Parts that do not fit one another.
+
+
+def test_the_metrics_of_classes_are_those_of_the_table():
+    """The table stays behind when a checkpoint travels; what an entry is checked by must not drift from it."""
+    assert set(CLASS_METRICS) == {name for name, metric in METRICS.items() if STATISTICS[metric.statistics].kind == "classification"}
+
+
+def test_a_metric_of_the_other_kind_is_refused():
+    with pytest.raises(ValueError, match=r"task 't' is a classification and has metrics \['mae'\]"):
+        TaskSpec(name="t", kind="classification", channels=5, metrics=("mae", "mean_iou"))
+    with pytest.raises(ValueError, match=r"task 't' is a regression and has metrics \['mean_iou'\]"):
+        TaskSpec(name="t", kind="regression", channels=1, metrics=("mae", "mean_iou"))
+
+
+def test_an_encoding_of_another_number_of_channels_than_the_task_is_refused():
+    for changes in ({"channels": (0, 1)}, {"scale": (1.0, -1.0)}, {"offset": (1.0, 2.0)}):
+        with pytest.raises(ValueError, match=r"task 't' has 3 channels in its maps, and its encoding"):
+            TaskSpec(name="t", kind="regression", channels=3, encoding=LabelEncoding(**changes))
+        with pytest.raises(ValueError, match=r"task 't' has 1 channels in its maps, and its encoding"):
+            TaskSpec(name="t", kind="classification", channels=3, encoding=LabelEncoding(dtype="uint8", **changes))
+
+
+def test_an_encoding_whose_numbers_per_channel_differ_in_count_is_refused():
+    with pytest.raises(ValueError, match=r"\{'channels': 2, 'scale': 3\} numbers per channel"):
+        LabelEncoding(channels=(0, 1), scale=(1.0, 1.0, 1.0))
+
+
+# Names.
+
+
+def test_every_output_and_column_is_reserved():
+    taken = {field.name for kind in (MulTDensePredictionOutput, MulTModelOutput) for field in fields(kind)}
+    assert {*taken, "image", "pixel_values", "labels", "target_size", AUGMENTATION_SEED} <= set(RESERVED_NAMES)
+
+
+@pytest.mark.parametrize("name", RESERVED_NAMES)
+def test_the_name_of_an_output_or_a_column_is_refused(name):
+    with pytest.raises(ValueError, match=f"a task cannot be called '{name}'.*choose another"):
+        TaskSpec(name=name, kind="regression", channels=1)
+
+
+@pytest.mark.parametrize("name", ["type", "values", "training", "half", "update", "forward"])
+def test_a_name_that_torch_modules_use_is_refused_when_the_entry_is_made(name):
+    assert hasattr(nn.ModuleDict(), name), "premise"
+    with pytest.raises(ValueError, match=f"a task cannot be called '{name}'.*ModuleDict.*choose another"):
+        TaskSpec(name=name, kind="regression", channels=1)

@@ -1,0 +1,234 @@
+"""Proves that an image is read by its type and its format, or refused by name: nothing is guessed, started or waited for."""
+
+import io
+import re
+import struct
+import threading
+import zlib
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mult_hf import MulTImageProcessor, MulTImageProcessorPil
+from mult_hf.model import images
+from mult_hf.model.images import FORMATS, read_image
+
+RED = Image.new("RGB", (8, 6), "red")
+
+
+def encoded(file_format="PNG", image=RED):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format)
+    return buffer.getvalue()
+
+
+# Integers: the type decides.
+
+
+@pytest.mark.parametrize("brightest", [1, 200, 255, 256, 300, 65535])
+def test_a_16_bit_image_is_read_as_16_bits_however_dark(brightest, tmp_path):
+    dark = np.full((6, 8), min(brightest, 200), np.uint16)
+    dark[0, 0] = brightest
+    wanted = np.round(dark / 257).astype(np.uint8)
+    for suffix in ("png", "tif"):
+        Image.fromarray(dark).save(tmp_path / f"dark.{suffix}")
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / f"dark.{suffix}"))[..., 0], wanted)
+    for image in (dark, dark.astype(">u2"), torch.from_numpy(dark)):
+        np.testing.assert_array_equal(np.asarray(read_image(image))[0], wanted)
+
+
+def test_a_dark_16_bit_file_that_pillow_widens_to_int32_is_read_as_16_bits(tmp_path):
+    (tmp_path / "dark.pgm").write_bytes(b"P5 8 6 65535\n" + np.full((6, 8), 200, ">u2").tobytes())
+    with Image.open(tmp_path / "dark.pgm") as image:
+        assert np.asarray(image).dtype == np.int32, "premise"
+    assert np.asarray(read_image(tmp_path / "dark.pgm")).max() == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint32, np.uint64])
+def test_integers_of_no_image_type_are_refused_where_they_could_have_8_or_16_bits(dtype):
+    image = np.full((6, 8), 100, dtype)
+    with pytest.raises(ValueError, match=r"photo is u?int\d+ with values up to 100: .*convert it to uint8 or uint16"):
+        read_image(image, "photo")
+    assert read_image(image * 0).max() == 0, "black is black in both"
+    if np.iinfo(dtype).max > 300:
+        assert read_image(image * 3).max() == 1, "300 of 65535"
+
+
+def test_integers_beyond_16_bits_are_refused():
+    for image in (np.full((6, 8), 65536, np.int64), np.full((6, 8), -1, np.int32), np.full((6, 8), 2**64 - 1, np.uint64)):
+        with pytest.raises(ValueError, match=r"photo has values .*8 or 16 bits"):
+            read_image(image, "photo")
+
+
+# Files.
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda path: path,
+        lambda path: str(path),
+        lambda path: path.read_bytes(),
+        lambda path: bytearray(path.read_bytes()),
+        lambda path: memoryview(path.read_bytes()),
+        lambda path: io.BytesIO(path.read_bytes()),
+        lambda path: path.open("rb"),
+        lambda path: {"bytes": path.read_bytes(), "path": None},
+        lambda path: {"bytes": None, "path": str(path)},
+    ],
+    ids=["path", "text", "bytes", "bytearray", "memoryview", "BytesIO", "open file", "cell of bytes", "cell of a path"],
+)
+def test_a_file_is_read_in_any_form(source, tmp_path):
+    path = tmp_path / "red.png"
+    path.write_bytes(encoded())
+    np.testing.assert_array_equal(np.asarray(read_image(source(path))), np.asarray(RED))
+
+
+@pytest.mark.parametrize("cell", [{"photo": "a.png"}, {"bytes": None, "path": None}, {"bytes": 5}])
+def test_a_mapping_that_is_no_cell_is_refused(cell):
+    with pytest.raises(ValueError, match="image is a mapping with"):
+        read_image(cell)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "TGA"])
+def test_the_usual_formats_are_read_whatever_the_name_of_the_file(file_format, tmp_path):
+    path = tmp_path / "image.dat"
+    path.write_bytes(encoded(file_format, RED.resize((16, 16))))
+    assert np.abs(np.asarray(read_image(path)).reshape(-1, 3).astype(int) - (255, 0, 0)).max() < 4  # JPEG rounds
+
+
+@pytest.mark.parametrize(
+    "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n%%EOF\n", b"%PDF-1.4\n", b"8BPS"]
+)
+def test_a_file_that_other_programs_would_be_started_for_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail(f"started {args}"))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    for source in (path, content, io.BytesIO(content)):
+        with pytest.raises(ValueError, match="cannot be read as an image: it is broken or none of JPEG"):
+            read_image(source)
+    assert not {"EPS", "PDF", "PSD", "WMF"} & set(FORMATS)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_decompression_bomb_is_refused_by_name(tmp_path):
+    path = tmp_path / "huge.png"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b""))
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} cannot be read as an image: .*1600000000 pixels"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "TGA", "AVIF"])
+def test_broken_files_raise_only_value_errors_that_name_the_file(file_format, tmp_path):
+    """Cut off anywhere, or with bytes changed; Pillow raises a dozen kinds of errors on these."""
+    if file_format not in Image.registered_extensions().values():
+        pytest.skip(f"this Pillow does not write {file_format}")
+    noise = np.random.default_rng(0)
+    content = encoded(file_format, Image.fromarray(noise.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
+    path, refusals = tmp_path / "broken", []
+    for _ in range(60):
+        changed = bytearray(content[: noise.integers(0, len(content) + 1)] if noise.random() < 0.5 else content)
+        for place in noise.integers(0, max(1, min(len(changed), 200)), 5) if changed else []:
+            changed[place] = noise.integers(256)
+        path.write_bytes(changed)
+        try:
+            read_image(path)
+        except ValueError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 10, "premise: many of them are broken"
+    assert all(str(path) in refusal for refusal in refusals)
+
+
+# URLs.
+
+
+@pytest.fixture
+def server():
+    """Serves bytes without end, a few at a time."""
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while not stopped.wait(0.01):
+                    self.wfile.write(b"\0" * 1000)
+            except OSError:
+                pass  # the reader has gone
+
+        def log_message(self, *args):
+            pass
+
+    stopped, endless = threading.Event(), HTTPServer(("127.0.0.1", 0), Endless)
+    thread = threading.Thread(target=endless.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{endless.server_port}/photo.jpg"
+    stopped.set()
+    endless.shutdown()
+    thread.join()
+    endless.server_close()
+
+
+def test_a_download_ends_at_its_time(server):
+    with pytest.raises(ValueError, match=r"photo.jpg cannot be read as an image: the download took more than 0.2 s"):
+        read_image(server, timeout=0.2)
+
+
+def test_a_download_ends_at_its_size(server, monkeypatch):
+    monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 5000)
+    with pytest.raises(ValueError, match=r"photo.jpg cannot be read as an image: it has more than 5,000 bytes"):
+        read_image(server)
+
+
+def test_a_long_url_does_not_fill_the_screen():
+    with pytest.raises(ValueError, match="cannot be read as an image") as refusal:
+        read_image("data:image/png;base64," + "A" * 100_000)
+    assert len(str(refusal.value)) < 500
+
+
+# What the processor's switches mean.
+
+processors = pytest.mark.parametrize("processor_class", [MulTImageProcessor, MulTImageProcessorPil])
+
+
+@processors
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_floats_in_0_to_1_are_not_rescaled_twice(processor_class, do_normalize):
+    """`do_rescale=False` is what transformers advises for them; the values are the same either way."""
+    image = np.random.default_rng(0).random((64, 96, 3)).astype(np.float32)
+    processor = processor_class(size={"height": 64, "width": 96}, do_normalize=do_normalize)
+    usual = processor(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(processor(image, do_rescale=False, return_tensors="pt")["pixel_values"], usual)
+
+
+@processors
+def test_values_to_255_are_not_normalised_without_rescaling(processor_class):
+    processor = processor_class(size={"height": 64, "width": 96}, do_rescale=False)
+    for image in (RED, np.full((64, 96, 3), 200, np.uint8), np.full((64, 96, 3), 200, np.float32)):
+        with pytest.raises(ValueError, match=r"do_rescale is False, and image 0 is no array or tensor of floats in \[0, 1\]"):
+            processor(image)
+    assert processor(RED, do_normalize=False, return_tensors="pt")["pixel_values"].max() == 255, "as asked for"
+    with pytest.raises(ValueError, match="image 1 is no array"):
+        processor([np.zeros((64, 96, 3), np.float32), RED], do_normalize=False)
+
+
+@processors
+def test_an_image_that_is_not_to_become_rgb_is_refused(processor_class):
+    with pytest.raises(ValueError, match="do_convert_rgb is False, but the model takes RGB"):
+        processor_class()(RED, do_convert_rgb=False)
+
+
+@processors
+def test_sizes_may_be_numpy_integers(processor_class, tmp_path):
+    height, width = np.array([64, 96])
+    processor = processor_class(size={"height": height, "width": width})
+    assert processor(RED, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 96)
+    processor.save_pretrained(tmp_path)
+    assert processor_class.from_pretrained(tmp_path)(RED, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 96)

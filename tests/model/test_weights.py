@@ -1,0 +1,102 @@
+"""Proves that a model whose weights are missing, have other names or are not finite does not predict, and that a trained one does."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, pipeline
+
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.model.weights import check_weights
+
+HEAD = "heads.tasks.depth.projection.weight"
+
+
+@pytest.fixture
+def checkpoint(tiny_model, tmp_path):
+    """A complete checkpoint, and a way to change its weights."""
+    model = tiny_model(tasks=["depth", "edges2d"])
+    model.save_pretrained(tmp_path)
+    MulTImageProcessor(size={"height": 64, "width": 64}, tasks=model.config.tasks).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+
+    def change(weights):
+        save_file(weights(load_file(path)), path, {"format": "pt"})
+        return tmp_path
+
+    return change
+
+
+def load(directory, **kwargs):
+    return MulTForMultiTaskDensePrediction.from_pretrained(directory, **kwargs)
+
+
+def test_a_complete_checkpoint_passes(checkpoint):
+    model = load(checkpoint(lambda weights: weights))
+    check_weights(model)
+    check_weights(model.bfloat16())
+
+
+CHANGES = {
+    "one is missing": (lambda weights: {k: v for k, v in weights.items() if k != HEAD}, rf"lacks 1 weights, .*\({HEAD}\)"),
+    "none is there": (lambda weights: {"a": torch.zeros(1)}, r"lacks \d{3} weights, which are random"),
+    "all have other names": (lambda weights: {f"net.{k}": v for k, v in weights.items()}, r"lacks \d{3} weights"),
+    "one is NaN": (lambda weights: {**weights, HEAD: weights[HEAD] * torch.nan}, rf"1 of its weights have .* not finite \({HEAD}\)"),
+    "one value is infinite": (lambda weights: {**weights, HEAD: weights[HEAD].index_fill(1, torch.tensor([3]), torch.inf)}, "1 of its"),
+}
+
+
+@pytest.mark.parametrize(("weights", "message"), CHANGES.values(), ids=CHANGES)
+def test_an_incomplete_checkpoint_is_refused(checkpoint, weights, message):
+    directory = checkpoint(weights)
+    for model in (load(directory), load(directory).bfloat16(), AutoModel.from_pretrained(directory), copy.deepcopy(load(directory))):
+        with pytest.raises(ValueError, match=f"cannot predict: .*{message}"):
+            check_weights(model)
+    with pytest.raises(ValueError, match=message):
+        pipeline("multitask-vision", model=str(directory))
+
+
+def test_a_head_of_other_classes_is_fresh_until_it_is_trained(checkpoint):
+    two = {"name": "depth", "channels": 2, "metrics": ["mae"], "encoding": {"dtype": "float32"}}
+    model, info = load(checkpoint(lambda weights: weights), tasks=[two, "edges2d"], ignore_mismatched_sizes=True, output_loading_info=True)
+    assert HEAD in str(info["mismatched_keys"]), "premise, and what transformers returns stays"
+    with pytest.raises(ValueError, match="lacks 2 weights"):
+        check_weights(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    model(torch.randn(1, 3, 64, 64), labels={"depth": torch.ones(1, 2, 64, 64)}).loss.backward()
+    optimizer.step()
+    check_weights(model)
+
+
+def test_a_fresh_task_that_was_removed_does_not_count(checkpoint):
+    model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD.replace("depth", "edges2d")}))
+    with pytest.raises(ValueError, match="lacks 1 weights"):
+        check_weights(model)
+    model.remove_task("edges2d")
+    check_weights(model)
+
+
+def test_a_model_made_in_this_process_may_predict(tiny_model):
+    check_weights(tiny_model(tasks=["depth"]))
+
+
+def test_a_model_in_training_mode_is_put_into_evaluation_mode(tiny_model):
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    model = tiny_model(tasks=["depth"], drop_path_rate=0.5, hidden_dropout_prob=0.5).train()
+    predict = pipeline("multitask-vision", model=model)
+    once = predict(image)["depth"]["prediction"]
+    model.train()
+    torch.testing.assert_close(predict(image)["depth"]["prediction"], once)
+    assert not model.training
+
+
+def test_what_a_checkpoint_lacked_survives_pickling(checkpoint):
+    model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD}))
+    try:
+        again = pickle.loads(pickle.dumps(model))
+    except (AttributeError, pickle.PicklingError):
+        pytest.skip("this torch cannot pickle the model")
+    with pytest.raises(ValueError, match="lacks 1 weights"):
+        check_weights(again)
