@@ -25,12 +25,12 @@ from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTIma
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.inference.loading import load_whole_model
 from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import tiled
-from mult_hf.model.weights import check_weights
 
 from .arguments import check_bounds, flag, parse_arguments
 
@@ -89,10 +89,9 @@ def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePre
     """Load the model and its processor.
 
     Raises:
-        ValueError: if the model lacks a task that was asked for, or weights (see `check_weights`).
+        ValueError: if the model lacks a task that was asked for, or weights (see `load_whole_model`).
     """
-    model = MulTForMultiTaskDensePrediction.from_pretrained(arguments.model).eval()
-    check_weights(model)
+    model = load_whole_model(arguments.model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")

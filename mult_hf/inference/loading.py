@@ -1,8 +1,7 @@
 """Load a trained model, and refuse one that is not whole."""
 
-import torch
-
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.weights import check_weights
 
 
 def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
@@ -24,12 +23,7 @@ def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
             f"{name_or_path} lacks {len(absent)} of the model's {len(model.state_dict())} weights, such as {absent[0]}; predictions would "
             "come from random weights, so save or download the model again"
         )
-    broken = [name for name, value in model.state_dict().items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if broken:
-        raise ValueError(
-            f"{name_or_path} has weights that are not finite in {len(broken)} tensors, such as {broken[0]}; use an earlier checkpoint, or "
-            "download the model again"
-        )
+    check_weights(model)
     return model.eval()
 
 

@@ -33,7 +33,10 @@ def head_of_depth(name):
         (lambda state: {"a": torch.zeros(1)}, r"lacks \d+ of the model's \d+ weights, such as"),
         (lambda state: {f"other.{name}": value for name, value in state.items()}, r"lacks \d+ of the model's"),
         (lambda state: {name: value for name, value in state.items() if not head_of_depth(name)}, "lacks 2 of the model's"),
-        (lambda state: {name: value / 0 if head_of_depth(name) else value for name, value in state.items()}, "not finite in 2 tensors"),
+        (
+            lambda state: {name: value / 0 if head_of_depth(name) else value for name, value in state.items()},
+            "2 of its weights have values that are not finite",
+        ),
     ],
     ids=["another file", "other names", "no head", "infinite head"],
 )
