@@ -222,9 +222,13 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
     os.chdir(directory)
     os.environ["PYTHONPATH"] = str(directory)  # for processes that tests start
     sys.path[:] = [str(directory), *(path for path in sys.path if not _is_of_working_tree(path))]
-    for name, module in list(sys.modules.items()):  # the copy's modules must be imported, not found among those of the working tree
-        origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        if name != "__main__" and origin is not None and _is_of_working_tree(origin):
+    # The copy's modules must be imported, not found among those of the working tree. All places first: a namespace package asks for
+    # its parent, which must still be there.
+    places = {
+        name: getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None) for name, module in sys.modules.items()
+    }
+    for name, place in places.items():
+        if name != "__main__" and place is not None and _is_of_working_tree(place):
             del sys.modules[name]
     sys.dont_write_bytecode = True  # an edit that keeps a file's size within one second would be taken for the file compiled before
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
