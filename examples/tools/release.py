@@ -160,8 +160,9 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     section = f"""## On held-out images
 
 The weights in this directory ({numbers["dtype"]}, computed with as float32) on the split `{numbers["split"]}` of `{numbers["dataset"]}`
-({numbers["evaluated_samples"]} images, held out from all choices), once as they are and once averaged with the prediction for the mirrored image. Rounding the
-weights changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured by `{numbers["command"]}`.
+({numbers["evaluated_samples"]} images, held out from all choices), once as they are and once averaged with the prediction for the
+mirrored image. Rounding the weights
+changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured by `{numbers["command"]}`.
 
 {table}
 
