@@ -80,7 +80,7 @@ class TrainingArguments:
     schedule_power: float = flag(0.9, "exponent of the polynomial schedule")
     warmup_steps: int = flag(30, "steps of linear warm-up, capped at half of all steps")
     weight_decay: float = flag(0.05, "AdamW's weight decay, on weight matrices only")
-    max_grad_norm: float = flag(5.0, "gradients are clipped to this norm, above 0; inf to clip nothing")
+    max_grad_norm: float = flag(5.0, "gradients are clipped to this norm; 0 for no clipping")
     ema_decay: float = flag(0.0, "evaluate and save a moving average of the weights with this decay; 0 for none")
     weighting: str = flag("fixed", f"how task losses are balanced: {', '.join(WEIGHTINGS)}")
     weighting_options: str = flag("{}", "JSON object of options of the weighting, see docs/weighting.md")
@@ -106,15 +106,11 @@ class TrainingArguments:
     push_to_hub: str | None = flag(None, "id of the Hub repository to upload the result to")
 
     def __post_init__(self) -> None:
-        at_least_0 = ["num_workers", "warmup_steps", "learning_rate", "encoder_learning_rate_factor", "weight_decay"]
+        at_least_0 = ["num_workers", "warmup_steps", "learning_rate", "encoder_learning_rate_factor", "weight_decay", "max_grad_norm"]
         at_least_1 = ["max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "save_steps", "keep_checkpoints"]
         check_bounds(self, {0: [*at_least_0, "ema_decay"], 1: [*at_least_1, "logging_steps", "max_zoom", "panel_rows", "cpu_threads"]})
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
-        if not self.max_grad_norm > 0:
-            raise ValueError(
-                f"--max_grad_norm is {self.max_grad_norm}; it must be above 0, since 0 would erase every gradient; inf clips nothing"
-            )
         if not self.ema_decay < 1:
             raise ValueError(f"--ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
 

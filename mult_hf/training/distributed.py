@@ -53,7 +53,7 @@ def configure_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accu
         accelerator: before it prepares a model.
         batch_size: images per batch and process.
         gradient_accumulation_steps: batches per step.
-        max_grad_norm: limit of the gradients' norm, inf for none; Accelerate's default is 1.
+        max_grad_norm: limit of the gradients' norm, 0 or inf for none; Accelerate's default is 1.
 
     Raises:
         ValueError: if the configuration has another number of batches per step, which Accelerate would prefer.

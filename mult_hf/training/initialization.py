@@ -1,5 +1,6 @@
 """The model that a run starts from: a new one on a small Swin or on a pretrained encoder, or a trained one; and its image size."""
 
+import copy
 import statistics
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -169,7 +170,8 @@ def new_swin(
 def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
     """A trained model with the tasks of the data: tasks that it lacks are added, tasks that the data lacks are removed.
 
-    A classification whose classes differ keeps its decoder and gets a new head; this is printed.
+    A classification whose classes differ keeps its decoder and gets a new head. If the data lack the reference task of shared attention,
+    another task takes over its projections. Both are printed.
 
     Raises:
         ValueError: if a task of both has another meaning in the data: another kind, another unit, other axes; or if the model lacks
@@ -188,9 +190,31 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
             )
         else:
             check_compatible(own, spec)
+    reference = model.config.reference_task
+    if reference is not None and reference not in specs:
+        heir = next(task for task in model.task_names if task in specs)
+        model = hand_over_reference(model, heir)
+        print_once(
+            f"the data have no {reference}, which computes the shared attention of {name_or_path}: {heir} takes over its projections"
+        )
     for task in set(model.task_names) - set(specs):
         model.remove_task(task)
     return model
+
+
+def hand_over_reference(model: MulTForMultiTaskDensePrediction, task: str) -> MulTForMultiTaskDensePrediction:
+    """The same model with another reference task, which starts from the projections of the present one.
+
+    Args:
+        model: with shared attention or without.
+        task: one of its tasks.
+    """
+    config, weights = copy.deepcopy(model.config), model.state_dict()
+    config.reference_task = task
+    other = MulTForMultiTaskDensePrediction(config).to(model.device, model.dtype).train(model.training)
+    of_reference = {name: name.replace(f".{task}.", f".{model.config.reference_task}.") for name in other.state_dict()}
+    other.load_state_dict({name: weights[name if name in weights else source] for name, source in of_reference.items()})
+    return other
 
 
 def have_other_classes(own: TaskSpec, other: TaskSpec) -> bool:
@@ -217,6 +241,7 @@ __all__ = [
     "DEFAULT_BLOCKS",
     "SIZE_STEP",
     "build_model",
+    "hand_over_reference",
     "have_other_classes",
     "init_sincos_position_embeddings",
     "load_trained",

@@ -167,7 +167,7 @@ class TrainingLoop:
                 self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
                 del outputs  # gradient methods keep part of its graph, which would stay in memory with the next batch's
                 if self.accelerator.sync_gradients:
-                    norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm))
+                    norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm or math.inf))
                     self.check_finite({"gradient": norm}, [position for n, _ in batches for position in sampler.positions(n)])
                 self.optimizer.step()
                 self.optimizer.zero_grad()

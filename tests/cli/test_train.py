@@ -115,7 +115,7 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--ema_decay", "1"], "--ema_decay is 1.0"),
         (["--model", "a", "--backbone", "b"], "--model a brings its own; drop --backbone b, --embed_dim 8"),
         (["--backbone", "b"], "--backbone b brings its own; drop --embed_dim 8"),
-        (["--max_grad_norm", "-1"], r"--max_grad_norm is -1\.0; it must be above 0"),
+        (["--max_grad_norm", "-1"], r"--max_grad_norm is -1\.0; it must be at least 0"),
         (["--learning_rate", "nan"], "--learning_rate is nan; it must be at least 0"),
         (["--image_size", "0"], "--image_size is 0; it must be at least 32"),
         (["--panel_rows", "0"], "--panel_rows is 0; it must be at least 1"),

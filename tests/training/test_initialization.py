@@ -96,6 +96,20 @@ def test_other_classes_get_a_new_head_and_keep_every_other_weight(tiny_model, tm
     assert loss.isfinite()
 
 
+def test_data_without_the_reference_task_start_from_its_projections(tiny_model, tmp_path, capsys):
+    tiny_model(tasks=["depth", "normals", "segmentation"], reference_task="normals").save_pretrained(tmp_path)
+    trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
+    model = load_trained(str(tmp_path), resolve_tasks([{"name": "segmentation", "class_names": ["wall", "floor"]}]))
+    assert (model.task_names, model.config.reference_task) == (["segmentation"], "segmentation")
+    assert "the data have no normals, which computes the shared attention" in capsys.readouterr().out
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("heads.")}
+    taken_over = [name for name in kept if name not in trained]
+    assert taken_over, "premise: only the reference task has projections of queries and keys"
+    sources = {name: name if name in trained else name.replace(".segmentation.", ".normals.") for name in kept}
+    assert all(torch.equal(value, trained[sources[name]]) for name, value in kept.items())
+    assert model(torch.rand(1, 3, 64, 64)).predictions["segmentation"].isfinite().all()
+
+
 def test_the_same_classes_keep_their_head(tiny_model, tmp_path, capsys):
     tiny_model(tasks=["segmentation"]).save_pretrained(tmp_path)
     trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
