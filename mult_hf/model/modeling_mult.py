@@ -23,6 +23,7 @@ from .decoder_mult import MulTHeads, PerTask, RelativePositionBias, SharedWindow
 from .decoders import DECODERS
 from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput
+from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
 from .weights import remember_fresh_weights
 
@@ -64,6 +65,10 @@ class MulTPreTrainedModel(PreTrainedModel):
         mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
         remember_fresh_weights(model, {*info["missing_keys"], *mismatched})
         return (model, info) if output_loading_info else model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling and copying keep."""
+        return picklable_state(self)
 
     def enable_input_require_grads(self) -> None:
         """Let gradients reach adapters behind frozen, checkpointed layers; patch embeddings return a tuple here, not a tensor."""

@@ -1,6 +1,7 @@
 """What the models return."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -50,6 +51,19 @@ class MulTDensePredictionOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        """A field by its name or number.
+
+        Raises:
+            ValueError: on `"logits"`, which Trainer asks for where labels are to be smoothed.
+        """
+        if key == "logits":
+            raise ValueError(
+                "a model of several tasks has predictions, not 'logits'; Trainer's label_smoothing_factor smooths the classes of one task "
+                "and must be 0 here"
+            )
+        return super().__getitem__(key)
 
     def __getattr__(self, name: str) -> Tensor:
         """A prediction under its flat name.
