@@ -1,5 +1,6 @@
 """Fixtures that several test files share: models small enough to build in every test."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
 from support.models import TINY_SWIN
 
-torch.set_num_threads(1)  # models of a few thousand weights only lose by waiting for a second thread
+if "OMP_NUM_THREADS" not in os.environ:  # which says how many threads a run is to be tried with
+    torch.set_num_threads(1)  # models of a few thousand weights only lose by waiting for a second thread
 
 
 @pytest.fixture(scope="module")

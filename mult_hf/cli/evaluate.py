@@ -37,6 +37,7 @@ from mult_hf.evaluation.report import (
     save_worst,
     unmeasured_tasks,
 )
+from mult_hf.inference.loading import load_whole_model
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.model.tasks import resolve_tasks
 
@@ -161,7 +162,7 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
     paths = [arguments.model] if arguments.compare is None else [arguments.model, arguments.compare]
     names = [public_name(path) for path in paths]
     names = names if len({*names, BASELINE}) == len(names) + 1 else [full_name(path) for path in paths]
-    models = [MulTForMultiTaskDensePrediction.from_pretrained(path).to(device).eval() for path in paths]
+    models = [load_whole_model(path).to(device) for path in paths]
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
     if missing:
         raise ValueError(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")

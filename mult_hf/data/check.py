@@ -25,6 +25,7 @@ except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
 from mult_hf.model.alignment import UPRIGHT, misalignment, orientation
+from mult_hf.model.images import readable_formats
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
@@ -334,7 +335,7 @@ def _opened(cell: Any) -> Any:
     """The image file of a cell, opened with its metadata; arrays as they are."""
     if not isinstance(cell, Mapping):
         return cell
-    return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+    return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"], formats=readable_formats())
 
 
 def _file_of(cell: Any) -> str:

@@ -139,7 +139,7 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return stored.decode(arrays["map"])
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG"]) as picture:
         return stored.decode(np.asarray(picture))
 
 

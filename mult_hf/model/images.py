@@ -101,6 +101,12 @@ def open_file(image: Any, name: str = "image", timeout: float | None = None) -> 
     return open_image(image, name) if hasattr(image, "read") else image
 
 
+def readable_formats() -> list[str]:
+    """Those of [`FORMATS`] that this installation of Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Open a file with Pillow, as one of [`FORMATS`]; its pixels are not read yet.
 
@@ -113,9 +119,8 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
             it.
     """
     name = str(source) if name is None else name
-    Image.init()
     try:
-        return Image.open(source, formats=[known for known in FORMATS if known in Image.OPEN])
+        return Image.open(source, formats=readable_formats())
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist; give the path of an image, or a URL") from None
     except Image.UnidentifiedImageError:

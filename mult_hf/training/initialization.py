@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import ExifTags, Image
+from PIL import ExifTags
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
@@ -17,6 +17,7 @@ from mult_hf.evaluation.compatibility import check_compatible
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.decoder_mult import MulTHeads
+from mult_hf.model.images import open_image
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 
@@ -105,7 +106,7 @@ def _stored_size(cell: dict[str, Any] | None, number: int) -> tuple[int, int]:
     if cell is None:
         raise ValueError(f"row {number} has no image; every training row needs one")
     try:
-        with Image.open(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])) as image:
+        with open_image(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
             return (image.width, image.height) if turned else (image.height, image.width)
     except (OSError, SyntaxError, ValueError) as error:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mult_hf.model.images import readable_formats
+
 from .errors import ReadError
 
 
@@ -28,7 +30,7 @@ def read_picture(path: Path, dtype: str) -> Image.Image:
     if not path.is_file():
         raise ReadError("missing file", path, f"is not there, expected a {dtype} picture")
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=readable_formats()) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError) as error:
         message = f"cannot be read to its end ({error}; {path.stat().st_size} bytes); download it again"
