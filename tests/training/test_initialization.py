@@ -119,7 +119,11 @@ def test_the_same_classes_keep_their_head(tiny_model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "entry", [{"name": "segmentation", "kind": "regression", "channels": 1, "class_names": None}, {"name": "depth", "unit": "mm"}]
+    "entry",
+    [
+        {"name": "segmentation", "kind": "regression", "channels": 1, "class_names": [], "loss": "l1", "metrics": ["mae"]},
+        {"name": "depth", "unit": "mm"},
+    ],
 )
 def test_a_task_that_means_something_else_is_still_refused(tiny_model, tmp_path, entry):
     tiny_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
