@@ -98,7 +98,7 @@ def test_the_page_gets_all_numbers_of_all_maps_within_a_ten_thousandth():
 
 def test_a_class_without_a_name_is_called_by_its_number_and_numbers_have_no_classes():
     assert app.class_names(SPECS["segmentation"])[2] == "chair"
-    assert app.class_names(replace(SPECS["segmentation"], class_names=None))[2] == "class 2"
+    assert app.class_names(replace(SPECS["segmentation"], class_names=()))[2] == "class 2"
     assert app.class_names(SPECS["depth"]) == []
 
 
