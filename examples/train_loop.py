@@ -40,7 +40,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", default=str(ROOMS), help="local directory or Hub id of a data set (docs/data.md)")
     parser.add_argument("--output_dir", default="outputs/mult-loop", help="where model and processor are saved")
-    parser.add_argument("--max_steps", type=int, default=450, help="optimizer steps")
+    parser.add_argument("--max_steps", type=int, default=600, help="optimizer steps")
     parser.add_argument("--batch_size", type=int, default=8, help="images per step and process")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="largest learning rate, after the warm-up")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")

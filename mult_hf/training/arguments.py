@@ -71,7 +71,7 @@ class TrainingArguments:
     color_jitter: float = flag(0.2, "brightness, contrast and saturation change by up to this fraction")
     num_workers: int = flag(0, "processes that prepare batches")
     # Optimization
-    max_steps: int = flag(450, "optimizer steps")
+    max_steps: int = flag(600, "optimizer steps")
     batch_size: int = flag(8, "images per step and process")
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are averaged before a step")
     learning_rate: float = flag(2e-3, "largest learning rate, after the warm-up")
