@@ -81,7 +81,7 @@ def test_what_looks_wrong_is_status_1(taskonomy, tmp_path, capsys):
     Image.fromarray(rng.integers(512, 2048, (8, 8)).astype(np.uint16)).save(depth_file(taskonomy))
     convert.main([*words, str(tmp_path / "varied")])
     assert [check.main([str(tmp_path / name)]) for name in ("flat", "varied")] == [1, 0]
-    assert "WRONG: maps of one value only" in capsys.readouterr().out
+    assert "WRONG: maps with a single value" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "message"), [(["--samples", "0"], "--samples is 0"), ([], "has no README.md")])

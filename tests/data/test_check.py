@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 
 from mult_hf.cli.check import main
-from mult_hf.data.benchmarks.files import as_picture
+from mult_hf.data.benchmarks.files import as_image
 from mult_hf.data.check import check
 
 SIZE = (24, 32)
@@ -55,7 +55,7 @@ def write(directory: Path, rows: list[dict], entries=ENTRIES) -> Path:
 
     def stored(cell):
         if isinstance(cell, np.ndarray):
-            return as_picture(np.moveaxis(cell, -1, 0) if cell.ndim == 3 else cell)
+            return as_image(np.moveaxis(cell, -1, 0) if cell.ndim == 3 else cell)
         return {"bytes": cell, "path": "photo.png"} if isinstance(cell, bytes) else cell
 
     as_columns = {column: [stored(row.get(column)) for row in rows] for column in columns}
@@ -95,10 +95,10 @@ WRONG = {
     "normals not unit": ("normals", lambda normals: (127 + (normals.astype(int) - 127) // 2).astype(np.uint8), "not unit"),
     "normals pointing away": ("normals", lambda normals: (254 - normals).astype(np.uint8), "point away from the camera"),
     "a class beyond the list": ("segmentation", lambda classes: classes + np.uint8(2), "pixels have class 2, 3; classes run from 0 to 1"),
-    "a constant map": ("edges2d", lambda edges: np.full_like(edges, 7), "one value only"),
-    "a truncated picture": ("edges2d", truncated, "cannot be read to its end"),
-    "a truncated photo": ("image", truncated, "cannot be read to its end"),
-    "a map with nothing known": ("depth", np.zeros_like, "without one known pixel"),
+    "a constant map": ("edges2d", lambda edges: np.full_like(edges, 7), "maps with a single value"),
+    "a truncated picture": ("edges2d", truncated, "cannot be read completely"),
+    "a truncated photo": ("image", truncated, "cannot be read completely"),
+    "a map with nothing known": ("depth", np.zeros_like, "without a known pixel"),
     "another aspect ratio": ("edges2d", lambda edges: edges[:, :24], "24 x 24 pixels, its image 24 x 32: another aspect ratio"),
     "a transposed map": ("segmentation", lambda classes: classes.T.copy(), "32 x 24 pixels, its image 24 x 32: turned by 90 degrees"),
 }
@@ -147,14 +147,18 @@ CLASS_MISTAKES = {
     ),
     "1-based, 0 for unlabelled": (THREE_CLASSES, mask(0, 1, 2, 3), "ids look 1-based"),
     "1-based, the last class not among them": (THREE_CLASSES, mask(1, 2), "class 0 never occurs and all others do: ids look 1-based"),
-    "interpolated": (TWO_CLASSES, np.resize(np.arange(200, dtype=np.uint8), SIZE), "200 different ids: in-between values"),
+    "interpolated": (
+        TWO_CLASSES,
+        np.resize(np.arange(200, dtype=np.uint8), SIZE),
+        "200 different ids look like the result of JPEG or interpolation",
+    ),
     "colour-coded": (THREE_CLASSES, COLOURS[mask(0, 1, 2)], "a colour-coded mask of 3 colours; store one class id per pixel"),
     "colour-coded, one channel read": (
         classes_of(129, dtype="uint8", channels=[0]),
         COLOURS[mask(0, 1, 2)],
         "a colour-coded mask of 3 colours",
     ),
-    "grey as RGB": (THREE_CLASSES, np.stack([mask(0, 1, 2)] * 3, axis=-1), r"a grey mask stored as RGB; store one channel, or .* \[0\]"),
+    "grey as RGB": (THREE_CLASSES, np.stack([mask(0, 1, 2)] * 3, axis=-1), r"a grey mask is stored as RGB; store one channel, or .* \[0\]"),
 }
 
 
@@ -195,9 +199,9 @@ def depth_entry(**encoding) -> dict:
 
 METRES, VECTORS, _ = scene()
 DEPTH_MISTAKES = {
-    "millimetres": (depth_entry(), 1000 * METRES, "these look like millimetres; divide the encoding's scale by 1000"),
-    "centimetres": (depth_entry(), 100 * METRES * 0.9, "these look like centimetres; divide the encoding's scale by 100"),
-    "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera focuses"),
+    "millimetres": (depth_entry(), 1000 * METRES, "looks like millimetres; divide the encoding's scale by 1000"),
+    "centimetres": (depth_entry(), 100 * METRES * 0.9, "looks like centimetres; divide the encoding's scale by 100"),
+    "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera can focus"),
     "inverted": (depth_entry(), 4 - METRES, "inverted depth or disparity"),
     "disparity": (depth_entry(), 5 / METRES, "inverted depth or disparity"),
     "8 bits": (depth_entry(dtype="uint8", scale=3 / 255), np.round(METRES * 85).astype(np.uint8), "depth drawn for viewing"),
@@ -284,7 +288,7 @@ def test_what_is_wrong_with_many_rows_is_one_finding_even_if_its_numbers_differ(
     ((sentence, rows),) = findings.tasks["segmentation"].problems.items()
     assert sentence.startswith("32 pixels have class 2"), "with the first row's numbers"
     assert len(rows) == 4
-    assert list(findings.tasks["edges2d"].problems) == ["is no picture that can be opened"]
+    assert list(findings.tasks["edges2d"].problems) == ["cannot be opened as an image"]
     assert "[train row 0, train row 1, train row 2 and 1 more]" in str(findings)
 
 
@@ -313,7 +317,7 @@ def test_the_message_helps_when_the_card_or_the_data_is_missing(tmp_path):
 def test_columns_and_entries_that_do_not_meet_are_mentioned(tmp_path):
     rows = [{"image": sound_maps()["image"], "tiefe": sound_maps()["depth"]}]
     printed = str(check(write(tmp_path / "set", rows)))
-    assert "column 'tiefe' holds pictures but the card has no task of that name" in printed
+    assert "column 'tiefe' holds images, but the card has no task of that name" in printed
     assert "no column 'depth': unknown everywhere" in printed
     assert "no task of the card has a map" in printed
     assert "1 things look wrong" in printed

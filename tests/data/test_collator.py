@@ -133,7 +133,7 @@ def test_the_entries_of_a_data_set_come_from_its_card(tmp_path):
 
 
 def test_a_directory_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="no/such/place is no directory here"):
+    with pytest.raises(ValueError, match="no/such/place is not a local directory"):
         load_task_entries("no/such/place")
 
 
@@ -177,7 +177,7 @@ def test_stored_targets_of_a_mixture_are_decoded_as_each_set_stores_them():
 def test_photos_that_the_model_would_see_at_several_sizes_do_not_fit_one_batch():
     collator = MultiTaskCollator(MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"]))
     rows = [{"image": photo()}, {"image": photo().transpose(Image.Transpose.ROTATE_90)}]
-    with pytest.raises(ValueError, match=r"become \[\(32, 48\), \(48, 32\)\] pixels; take batches of one"):
+    with pytest.raises(ValueError, match=r"have sizes \[\(32, 48\), \(48, 32\)\]; use batches of one"):
         collator.collate_for_evaluation(rows)
     assert len(collator.collate_for_evaluation(rows[:1])[0]) == 1
 

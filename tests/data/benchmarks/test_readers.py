@@ -139,7 +139,7 @@ def test_edges_that_were_not_downloaded_follow_from_the_image_but_normals_do_not
     edges = decoded(reader, next(iter(reader)))["edges2d"]
     assert edges.shape == (1, HEIGHT, WIDTH)
     assert 0 <= edges.min() < edges.max() <= 1.001
-    with pytest.raises(ValueError, match="has no normals, and it does not follow"):
+    with pytest.raises(ValueError, match="has no normals, which cannot be derived"):
         TaskonomyReader(tmp_path, split="test", tasks=["normals"])
 
 
@@ -155,9 +155,9 @@ def break_bit_depth(path: Path) -> None:
 
 
 BREAKS = {
-    "broken file": (break_truncated, r"cannot be read to its end \(.+; \d+ bytes\); download it again"),
-    "wrong bit depth": (break_bit_depth, r"is uint8 \(mode L\), expected uint16; a tool that opened 16 bits as 8 spoils the values"),
-    "missing file": (Path.unlink, "is not there, expected a uint16 picture"),
+    "broken file": (break_truncated, r"cannot be read completely \(.+; \d+ bytes\); download it again"),
+    "wrong bit depth": (break_bit_depth, r"is uint8 \(mode L\), expected uint16; a tool that opens 16 bits as 8 corrupts the values"),
+    "missing file": (Path.unlink, "does not exist, expected a uint16 image"),
 }
 """Kind of problem: what causes it, and how the error describes it."""
 
@@ -173,7 +173,7 @@ def test_a_bad_map_is_named_or_counted(tmp_path, kind, caplog):
     with pytest.raises(ReadError) as raised:
         list(TaskonomyReader(root, split="test", tasks=tasks))
     assert raised.value.kind == kind
-    assert re.fullmatch(rf'{re.escape(str(bad))}: {message}; on_error="skip" reads on and counts such files', str(raised.value))
+    assert re.fullmatch(rf'{re.escape(str(bad))}: {message}; to continue and count such files, set on_error="skip"', str(raised.value))
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value), "it comes through from a loader's worker"
 
     reader = TaskonomyReader(root, split="test", tasks=tasks, on_error="skip")
@@ -194,7 +194,7 @@ def test_a_sample_without_its_image_is_left_out_and_counted(tmp_path):
 
 def test_wrong_arguments_are_refused_with_the_allowed_ones(tmp_path):
     write_taskonomy(tmp_path)
-    with pytest.raises(ValueError, match="'trian' is not known; allowed: train"):
+    with pytest.raises(ValueError, match="unknown split 'trian'; allowed: train"):
         TaskonomyReader(tmp_path, split="trian")
     with pytest.raises(ValueError, match="'huge' is not known; Taskonomy has tiny"):
         TaskonomyReader(tmp_path, subset="huge")
@@ -253,7 +253,7 @@ def test_conversion_streams_and_refuses_to_mix_entries(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="lists other task entries"):
         convert(TaskonomyReader(root, split="test", tasks=["normals"]), tmp_path / "out")
     write_taskonomy(root, buildings=["mcdade"])
-    with pytest.raises(ValueError, match="is of another conversion than test-00000-of-00002"):
+    with pytest.raises(ValueError, match="is from another conversion than test-00000-of-00002"):
         convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
 
 
@@ -411,7 +411,7 @@ def test_labelled_mat_is_turned_the_right_way_and_mapped_to_forty_classes(labele
 def test_half_a_mat_and_a_foreign_directory_are_refused(labeled_mat):
     path = labeled_mat / "nyu_depth_v2_labeled.mat"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="not a whole HDF5 file"):
+    with pytest.raises(ValueError, match="not a complete HDF5 file"):
         open_nyuv2(path)
     path.unlink()
     with pytest.raises(ValueError, match="not in the NYUD_MT layout"):

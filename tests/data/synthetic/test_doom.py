@@ -393,7 +393,7 @@ def test_a_folder_begun_with_other_settings_is_refused(folder):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; name a folder"):
+    with pytest.raises(ValueError, match="is a file; give a folder"):
         main([str(tmp_path / "file"), "--levels", "MAP01", "--views", "1"])
 
 

@@ -403,7 +403,7 @@ def test_files_of_other_settings_and_of_other_programs_are_refused(tmp_path, fak
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--size", "8"], "size is 8; pictures have at least 32"),
+    (["--size", "8"], "size is 8; it must be at least 32"),
     (["--rooms", "3", "--test_rooms", "4"], "more than the 3 rooms in all"),
     (["--views", "0"], "views is 0; it must be at least 1"),
     (["--num_proc", "0"], "num_proc is 0"),
