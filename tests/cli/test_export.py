@@ -284,7 +284,7 @@ def test_what_cannot_be_exported_is_refused_with_what_came(exported, tmp_path, w
 
 def test_a_processor_without_a_fixed_size_needs_one(tmp_path):
     save_model(tmp_path / "net", tasks=["depth"], size={"shortest_edge": 64})
-    with pytest.raises(ValueError, match=r"makes images of size \{'shortest_edge': 64\}; choose one with --image_size"):
+    with pytest.raises(ValueError, match=r"size \{'shortest_edge': 64\} is not fixed; choose a size with --image_size"):
         export(tmp_path / "net", tmp_path)
 
 

@@ -217,7 +217,7 @@ def test_odd_inputs_end_as_done_or_failed_with_their_reason_and_the_next_run_too
         *failed, summary = printed.splitlines()
         reasons = dict(line.removeprefix("not predicted: ").split(": ", 1) for line in failed)
         assert sorted(reasons) == sorted(["blocked.png", "clip.mp4", f"{'n' * 248}.png", "undecodable\\udcff.png"])
-        assert "is a folder, where a file is to be written; move it away" in reasons["blocked.png"]
+        assert "is a folder, but a file must be written there; move the folder away" in reasons["blocked.png"]
         assert 'pip install "mult-hf[video]"' in reasons["clip.mp4"]
         assert "at most 255 are allowed" in reasons[f"{'n' * 248}.png"]
         assert summary.endswith("4 failed")
@@ -229,7 +229,7 @@ def test_an_image_that_is_too_small_for_the_model_is_listed(run, tmp_path):
     folder = save_images(tmp_path / "images", "tiny.png", size=(31, 60))
     status, printed = run("--inputs", folder, "--image_size", "own")
     assert status == 1
-    assert "31 x 60 pixels are too small for the model, which needs 32; give --image_size" in printed
+    assert "31 x 60 pixels are too few; the model needs 32 per side; set --image_size" in printed
     assert run("--inputs", folder, output="resized")[0] == 0
 
 
@@ -350,7 +350,7 @@ def test_predictions_of_another_preprocessing_or_configuration_are_not_mixed_in(
 @pytest.mark.parametrize("flags", [["--flip"], ["--tile", "64"], ["--image_size", "own"], ["--tasks", "depth"]])
 def test_results_made_in_another_way_are_not_mixed_in(run, images, flags):
     run("--inputs", images, "--no_panels")
-    with pytest.raises(ValueError, match=r"holds predictions that differ in .*--overwrite"):
+    with pytest.raises(ValueError, match=r"contains predictions that differ in .*--overwrite"):
         run("--inputs", images, "--no_panels", *flags)
 
 

@@ -125,7 +125,7 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
             ["--torch_compile", "aot_eager", "--weighting", "gradnorm"],
             "gradients of a graph several times, which a compiled graph allows only once",
         ),
-        (["--tasks", "depth", "smell"], r"there are no tasks \['smell'\] in .*; it has \['depth', 'principal_curvature'\]"),
+        (["--tasks", "depth", "smell"], r"has no tasks \['smell'\]; it has \['depth', 'principal_curvature'\]"),
     ],
 )
 def test_impossible_flags_are_refused(tmp_path, data, flags, message):

@@ -104,7 +104,7 @@ def test_stages_without_a_shared_block_do_not_shift_the_numbers_of_the_others(se
     assert list(shared_blocks(model)) == [2, 4]
     looked = attention_of_pixel(model, outputs, (40, 40), stage=4)
     torch.testing.assert_close(looked.weights, brute_force(outputs.attentions[1][0], 18, 25, WINDOW, 0, (10, 10)).mean(dim=0))
-    with pytest.raises(ValueError, match=r"stage is 3; stages with a shared block are \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"stage is 3; stages with a shared block, starting with the coarsest, are \[2, 4\]"):
         attention_of_pixel(model, outputs, (40, 40), stage=3)
 
 
@@ -129,12 +129,12 @@ def test_the_reference_task_alone_decides_where_all_tasks_look(tiny_model, task,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pixel": (72, 0)}, r"pixel is \(72, 0\); the model's input has 72 rows and 100 columns"),
+        ({"pixel": (72, 0)}, r"pixel is \(72, 0\), but the model's input has 72 rows and 100 columns"),
         ({"pixel": (0, -1)}, r"pixel is \(0, -1\)"),
-        ({"stage": 0}, r"stage is 0; stages with a shared block are \[1, 2, 3, 4\]"),
-        ({"block": 1}, "block is 1; stage 4 has 1 shared"),
-        ({"image": 2}, "image is 2; the batch has 2"),
-        ({"head": 1}, "head is 1; stage 4 has 1, counted from 0"),
+        ({"stage": 0}, r"stage is 0; stages with a shared block, starting with the coarsest, are \[1, 2, 3, 4\]"),
+        ({"block": 1}, "block is 1, but stage 4 has 1 shared"),
+        ({"image": 2}, "image is 2, but the batch has 2"),
+        ({"head": 1}, "head is 1, but stage 4 has 1 heads, counted from 0"),
     ],
 )
 def test_what_is_not_there_is_refused(seen, arguments, message):

@@ -87,7 +87,7 @@ def test_an_error_frees_the_directory(tmp_path):
 def test_a_broken_description_of_the_holder_does_not_hide_the_refusal(tmp_path, contents):
     with exclusive_run(tmp_path):
         (tmp_path / HOLDER_FILE).write_text(contents)
-        assert "a process that has not written its number yet" in refused(tmp_path)
+        assert "a process that has not written its id yet" in refused(tmp_path)
 
 
 def test_only_the_main_process_of_a_run_takes_the_lock(tmp_path):

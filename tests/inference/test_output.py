@@ -235,7 +235,7 @@ def test_overwriting_removes_every_earlier_result_so_that_none_is_taken_for_new(
 def test_a_directory_of_something_else_is_never_touched(tmp_path, overwrite):
     (tmp_path / "README.md").write_text("# My images\n")
     (tmp_path / "maps").mkdir()
-    with pytest.raises(ValueError, match="holds files that are not predictions"):
+    with pytest.raises(ValueError, match="contains files that are not predictions"):
         PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}).claim("me/mult", SETTINGS, overwrite=overwrite)
     assert (tmp_path / "README.md").read_text() == "# My images\n"
 

@@ -79,7 +79,7 @@ def test_a_folder_in_the_place_of_a_file_fails_one_image(run, tmp_path):
     outcomes = run()(Images("a", "b", "c"))
     ((name, reason),) = outcomes.failed
     assert name == "b"
-    assert "maps/depth/b.png is a folder, where a file is to be written; move it away" in reason
+    assert "maps/depth/b.png is a folder, but a file must be written there; move the folder away" in reason
     assert written(tmp_path) == ["a", "c"]
     assert not list(tmp_path.rglob("*.part"))
 
@@ -98,7 +98,7 @@ def test_a_name_is_done_as_long_as_its_files_can_have_theirs(run, tmp_path, leng
     assert outcomes.done + len(outcomes.failed) == 2
     assert bool(outcomes.failed) == (length + 4 > 255)
     if outcomes.failed:
-        assert f"names of {length + 4} bytes; at most 255 are allowed, so rename it" in outcomes.failed[0].reason
+        assert f"names of {length + 4} bytes, but at most 255 are allowed; rename the image" in outcomes.failed[0].reason
 
 
 def test_bytes_count_and_not_characters(run):
@@ -118,5 +118,5 @@ def test_a_full_disk_ends_the_run_since_every_other_image_would_fail_too(run, mo
 
 
 def test_an_image_too_small_for_the_model_is_refused_with_its_size(run):
-    with pytest.raises(ValueError, match="31 x 60 pixels are too small for the model, which needs 32; give --image_size"):
+    with pytest.raises(ValueError, match="31 x 60 pixels are too few; the model needs 32 per side; set --image_size"):
         prepare(run().processor, "x", Image.new("RGB", (31, 60)))

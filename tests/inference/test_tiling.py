@@ -105,7 +105,7 @@ def test_the_predictor_gets_at_most_a_batch_of_tiles_of_one_size():
 
 
 def test_a_tile_that_no_model_takes_is_refused():
-    with pytest.raises(ValueError, match="tiles have a side of 31 pixels; it must be at least 32"):
+    with pytest.raises(ValueError, match="tile is 31 pixels; it must be at least 32"):
         tiled(pointwise, SPECS, 31)
 
 
