@@ -133,4 +133,4 @@ def test_doom_is_rendered_as_the_flags_say_and_missing_views_are_reported(tmp_pa
     render_doom.main([str(tmp_path), *"--levels MAP04 MAP05 --views 3 --size 32 --seed 2".split()])
     printed = capsys.readouterr()
     assert printed.out == f"2 views in {tmp_path}\n"
-    assert "fewer views than asked for, no more good places found: MAP05 0 of 1" in printed.err
+    assert "fewer views than requested, because no more suitable places were found: MAP05 0 of 1" in printed.err

@@ -55,9 +55,9 @@ def test_an_image_is_opened_upright_and_scaled_down_to_the_longest_allowed_side(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"These are words.", "no image that can be read; allowed are JPEG"),
-        (b"", "empty or no image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n", "no image that can be read"),
+        (b"These are words.", "not a readable image; allowed formats are JPEG"),
+        (b"", "empty or not a readable image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n", "not a readable image"),
         (b"x" * 100_001, "100,001 bytes; at most 100,000"),
         (png_that_says_it_is(101, 100), "101 x 100 pixels; at most 10,000"),
         (png_that_says_it_is(2_000_000, 2_000_000), "huge number of pixels; at most 10,000"),
@@ -257,7 +257,7 @@ def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_contacts_no_ot
     upload.set_input_files(words)
     page.wait_for_timeout(1000)
     predict.click()
-    page.get_by_text("no image that can be read").wait_for()
+    page.get_by_text("not a readable image").wait_for()
 
     page.reload()
     upload.set_input_files(image_file(tmp_path / "large.png", size=(300, 200)))

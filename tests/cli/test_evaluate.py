@@ -119,7 +119,7 @@ def test_tasks_without_numbers_are_named_with_the_reason(save_model, data, run):
     printed, results, _ = run(save_model("depth_only", tasks=["depth"]), data)
     assert "depth_only, in the data, but not the model's: segmentation." in printed
     printed, results, _ = run(save_model(), data, "--tasks", "segmentation")
-    assert "model, not asked for: depth." in printed
+    assert "model, not requested: depth." in printed
     assert {name.split("/")[0] for name in results["model"]} == {"segmentation"}
 
 
@@ -314,7 +314,7 @@ def test_what_does_not_fit_can_be_left_out(save_model, run, tmp_path):
         (["--worst", "-1"], "--worst is -1; it must be at least 0"),
         (["--image_size", "16"], r"--image_size is \[16\]; give a side"),
         (["--scales", "0"], r"scales are \(0.0,\)"),
-        (["--update_card", "--max_samples", "2"], "--max_samples 2 would publish the metrics of a subset"),
+        (["--update_card", "--max_samples", "2"], "--max_samples 2 would publish metrics of a subset"),
     ],
 )
 def test_impossible_flags_are_refused(flags, message, save_model, data, run):

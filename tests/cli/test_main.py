@@ -95,9 +95,9 @@ def test_no_command_is_imported_before_it_runs():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predikt"], "there is no command 'predikt'; choose from: predict, train"),
-        (["render"], "there is no command 'render'; choose from"),
-        (["render", "sun"], "there is no command 'render sun'; choose from"),
+        (["predikt"], "unknown command 'predikt'; choose from: predict, train"),
+        (["render"], "unknown command 'render'; choose from"),
+        (["render", "sun"], "unknown command 'render sun'; choose from"),
         ([], "required: COMMAND"),
     ],
 )

@@ -113,8 +113,8 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--eval_steps", "0"], "--eval_steps is 0; it must be at least 1"),
         (["--weighting", "fair"], "--weighting is 'fair'; allowed: fixed"),
         (["--ema_decay", "1"], "--ema_decay is 1.0"),
-        (["--model", "a", "--backbone", "b"], "--model a brings its own; drop --backbone b, --embed_dim 8"),
-        (["--backbone", "b"], "--backbone b brings its own; drop --embed_dim 8"),
+        (["--model", "a", "--backbone", "b"], "--model a replaces these settings; remove --backbone b, --embed_dim 8"),
+        (["--backbone", "b"], "--backbone b replaces these settings; remove --embed_dim 8"),
         (["--max_grad_norm", "-1"], r"--max_grad_norm is -1\.0; it must be at least 0"),
         (["--learning_rate", "nan"], "--learning_rate is nan; it must be at least 0"),
         (["--image_size", "0"], "--image_size is 0; it must be at least 32"),
@@ -123,7 +123,7 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--weighting_options", "[5]"], r"--weighting_options is '\[5\]'; give a JSON object"),
         (
             ["--torch_compile", "aot_eager", "--weighting", "gradnorm"],
-            "gradients of a graph several times, which a compiled graph allows only once",
+            "differentiates a graph several times, but a compiled graph allows this only once",
         ),
         (["--tasks", "depth", "smell"], r"has no tasks \['smell'\]; it has \['depth', 'principal_curvature'\]"),
     ],
@@ -177,5 +177,5 @@ def test_a_data_set_must_be_named_without_the_sample(tmp_path, monkeypatch):
     """As in an installed package."""
     monkeypatch.setattr(command.TrainFlags.__dataclass_fields__["dataset"], "default", None)
     monkeypatch.setattr(command.TrainFlags, "dataset", None)
-    with pytest.raises(ValueError, match="--dataset is missing; give a local directory or a Hub id of a data set"):
+    with pytest.raises(ValueError, match="--dataset is missing; give a local directory or Hub id of a data set"):
         command.main(["--output_dir", str(tmp_path)])
