@@ -37,7 +37,7 @@ from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_js
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import Evaluation, evaluate
-from mult_hf.evaluation.report import example_pictures, results_table
+from mult_hf.evaluation.report import example_images, results_table
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.model.visualization import panel
@@ -139,7 +139,7 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
     predictors["MulT, with the mirrored image"] = partial(predictors["MulT"], augmentation=TestTimeAugmentation(flip=True))
     predictors["constant baseline"] = constant_baseline(load_rows(arguments.dataset, split=arguments.baseline_split), collator)
     evaluations = evaluate(predictors, held_out, collator, accelerator, batch_size=arguments.batch_size, per_image=False)
-    examples = example_pictures(models["MulT"], held_out, collator, arguments.pictures)
+    examples = example_images(models["MulT"], held_out, collator, arguments.pictures)
     pictures = [
         panel([[each.image, each.predictions[task], each.truths[task]] for each in examples], ["image", task, "truth"]) for task in specs
     ]

@@ -96,5 +96,5 @@ def test_a_card_without_results_gets_its_directory_as_name_of_the_model(tmp_path
 
 
 def test_a_directory_without_card_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"README\.md does not exist; examples/train\.py writes a card"):
+    with pytest.raises(ValueError, match=r"README\.md does not exist; `mult-hf train` writes a card"):
         update_card(tmp_path / "README.md", [])

@@ -286,7 +286,7 @@ def test_impossible_bootstraps_are_refused(keywords):
 def test_images_that_were_not_kept_cannot_be_ranked_or_drawn():
     totals = measured(random_rows(3), per_image=False)
     for use in (lambda: totals.worst(1), lambda: bootstrap_differences(totals, totals)):
-        with pytest.raises(ValueError, match="3 images were not kept one by one; evaluate with per_image=True"):
+        with pytest.raises(ValueError, match="3 images were not kept; evaluate with per_image=True"):
             use()
 
 
@@ -371,7 +371,7 @@ def test_a_name_that_means_two_things_is_refused(task, change, message):
 
 
 def test_a_model_and_data_without_a_shared_task_are_refused():
-    with pytest.raises(ValueError, match=r"model's tasks are \['classes'\], the data have \['distance'\]; they share none"):
+    with pytest.raises(ValueError, match=r"model has tasks \['classes'\] and the data \['distance'\]; they need at least one in common"):
         measured_specs({"classes": SPECS["classes"]}, {"distance": SPECS["distance"]})
 
 

@@ -116,7 +116,7 @@ def test_what_cannot_be_known_is_nan():
 def test_other_sizes_are_refused():
     with pytest.raises(ValueError, match=r"heights: prediction has shape \(1, 2, 1\), target \(1, 3, 1\)"):
         pixel_error(torch.zeros(2, 1), torch.zeros(3, 1), NUMBERS)
-    with pytest.raises(ValueError, match=r"tasks have maps of \{'a': \(2, 1\), 'b': \(3, 1\)\}"):
+    with pytest.raises(ValueError, match=r"tasks' maps have sizes \{'a': \(2, 1\), 'b': \(3, 1\)\}"):
         ErrorCorrelation({"a": NUMBERS, "b": NUMBERS}).update(
             {"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)}, {"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)}
         )

@@ -210,5 +210,5 @@ def test_importing_the_modules_writes_nothing_that_evaluate_itself_does_not(tmp_
 
 
 def test_a_script_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="no evaluate module 'mult_height'; allowed: mult_boundaries, mult_depth"):
+    with pytest.raises(ValueError, match="unknown evaluate module 'mult_height'; allowed: mult_boundaries, mult_depth"):
         evaluation.script("mult_height")

@@ -14,7 +14,7 @@ from examples.tools import release as script
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows
-from mult_hf.evaluation.report import example_pictures
+from mult_hf.evaluation.report import example_images
 from mult_hf.model.visualization import panel
 from support.training_runs import DEPTH, train, weights
 
@@ -90,7 +90,7 @@ def test_the_picture_shows_image_prediction_of_the_released_weights_and_truth(re
     assert [path.name for path in released.glob("example-*.png")] == ["example-depth.png"]
     model = MulTForMultiTaskDensePrediction.from_pretrained(released).eval()
     collator = MultiTaskCollator(MulTImageProcessor.from_pretrained(released, tasks=[{**DEPTH, "metrics": ["rmse"]}]))
-    (example,) = example_pictures(model, load_rows(str(data), split="validation"), collator, 1)
+    (example,) = example_images(model, load_rows(str(data), split="validation"), collator, 1)
     shown = [example.image, example.predictions["depth"], example.truths["depth"]]
     expected = panel([shown], ["image", "depth", "truth"])
     with Image.open(released / "example-depth.png") as written:
