@@ -25,13 +25,13 @@ from mult_hf.model.tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpe
 __version__ = "0.1.0"
 
 DEFAULT_CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoints" / "rooms-tiny")
-"""Directory of the small model that comes with the package, trained on rendered rooms; its README.md says on what and how well."""
+"""Directory of the small model in the package, trained on rendered rooms; its README.md lists its training data and metrics."""
 
 
 def _register() -> None:
-    """Tell transformers about the classes, and let `save_pretrained` copy their code beside the weights."""
+    """Register the classes with transformers, and let `save_pretrained` copy their code next to the weights."""
     AutoConfig.register("mult", MulTConfig, exist_ok=True)
-    # The model with heads stands for AutoModel, because the pipeline loads its model through it.
+    # AutoModel loads the model with heads, because the pipeline loads its model through it.
     AutoModel.register(MulTConfig, MulTForMultiTaskDensePrediction, exist_ok=True)
     processors = {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
     AutoImageProcessor.register(MulTConfig, image_processor_classes=processors, exist_ok=True)
@@ -44,7 +44,7 @@ def _register() -> None:
             "multitask-vision",
             pipeline_class=MultiTaskVisionPipeline,
             pt_model=(AutoModel,),
-            default={"model": (DEFAULT_CHECKPOINT, "main")},  # the revision is for Hub ids, and not looked at for a directory
+            default={"model": (DEFAULT_CHECKPOINT, "main")},  # the revision only applies to Hub ids, not to a directory
             type="image",
         )
 

@@ -114,16 +114,16 @@ def test_checkpoints_are_ordered_by_step_not_by_letter(tmp_path):
 def test_a_checkpoint_may_be_chosen_by_its_path(tmp_path):
     (tmp_path / "checkpoint-00000003").mkdir()
     assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000003")).name == "checkpoint-00000003"
-    with pytest.raises(ValueError, match=r"checkpoint-00000004 does not exist; whole checkpoints are \[.*checkpoint-00000003'\]"):
+    with pytest.raises(ValueError, match=r"checkpoint-00000004 does not exist; complete checkpoints are \[.*checkpoint-00000003'\]"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000004"))
-    with pytest.raises(ValueError, match="not named like a checkpoint"):
+    with pytest.raises(ValueError, match="does not have a checkpoint's name"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000003.partial"))
 
 
 def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path):
     clear_for_new_run(tmp_path, overwrite=False)
     (tmp_path / "checkpoint-00000003").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"earlier run, the last of step 3; continue with --resume latest"):
+    with pytest.raises(ValueError, match=r"earlier run, the last at step 3; continue with --resume latest"):
         clear_for_new_run(tmp_path, overwrite=False)
     clear_for_new_run(tmp_path, overwrite=True)
     assert list_checkpoints(tmp_path) == []
@@ -142,8 +142,8 @@ def test_a_checkpoint_that_cannot_be_written_is_named_with_the_one_before(tmp_pa
         raise error
 
     message = (
-        r"checkpoint-00000002 could not be written, \d+ MiB are free there; newest whole checkpoint: .*checkpoint-00000001; "
-        rf"make room .*{re.escape(str(error))}"
+        r"checkpoint-00000002 could not be written; \d+ MiB are free there; newest complete checkpoint: .*checkpoint-00000001; "
+        rf"free some space .*{re.escape(str(error))}"
     )
     with pytest.raises(OSError, match=message):
         save(accelerator, tmp_path, 2, keep=1, write=full)
@@ -170,5 +170,5 @@ def test_replaced_files_leave_others_alone(tmp_path):
 
 
 def test_keeping_no_checkpoint_is_refused(tmp_path, accelerator):
-    with pytest.raises(ValueError, match="keep at least 1"):
+    with pytest.raises(ValueError, match="keep is 0; it must be at least 1"):
         save(accelerator, tmp_path, 1, keep=0)

@@ -30,5 +30,5 @@ def test_deepspeed_gets_the_batch_size_and_the_limit_of_the_gradients():
     accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), gradient_accumulation_steps=2)
     configure_deepspeed(accelerator, batch_size=8, gradient_accumulation_steps=2, max_grad_norm=5.0)
     assert plugin.deepspeed_config == {"train_micro_batch_size_per_gpu": 8, "gradient_clipping": 5.0}
-    with pytest.raises(ValueError, match="configuration has 2 gradient_accumulation_steps and the run 4"):
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2 in Accelerate's configuration and 4 in this run"):
         configure_deepspeed(accelerator, batch_size=8, gradient_accumulation_steps=4, max_grad_norm=5.0)

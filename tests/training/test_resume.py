@@ -164,7 +164,7 @@ def test_a_run_whose_data_changed_is_not_resumed(tmp_path, data, split):
 
 def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, data):
     train(tmp_path, "--dataset", data)
-    with pytest.raises(ValueError, match="checkpoints of an earlier run, the last of step 2"):
+    with pytest.raises(ValueError, match="checkpoints of an earlier run, the last at step 2"):
         train(tmp_path, "--dataset", data)
     train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
 

@@ -104,7 +104,7 @@ def test_a_pickle_in_place_of_any_file_is_refused_and_not_run(resumable, tmp_pat
         (checkpoint / name).write_bytes(pickle.dumps(evil))
     else:
         torch.save(evil, checkpoint / name)
-    with pytest.raises(ValueError, match=rf"{name} is damaged, cut short or of another format"):
+    with pytest.raises(ValueError, match=rf"{name} is damaged, truncated or in another format"):
         resume()
     assert not (tmp_path / "ran").exists()
     assert os.mkdir(tmp_path / "ran") is None, "premise: the file could have been made"
@@ -129,7 +129,7 @@ def test_a_file_that_was_cut_short_is_named(resumable, name, share):
     checkpoint, resume = resumable
     contents = (checkpoint / name).read_bytes()
     (checkpoint / name).write_bytes(contents[: int(share * len(contents))])
-    with pytest.raises(ValueError, match=rf"checkpoint-00000001/{name} is damaged, cut short .*; resume from another checkpoint"):
+    with pytest.raises(ValueError, match=rf"checkpoint-00000001/{name} is damaged, truncated .*; resume from another checkpoint"):
         resume()
 
 
@@ -190,7 +190,7 @@ def test_random_states_restore_every_generator():
     [
         ({"torch": torch.zeros(3, dtype=torch.uint8)}, "the random state is damaged"),
         ({"python": (3, (1, 2), None)}, "the random state is damaged"),
-        ({"device": "cuda"}, "of the device 'cuda' and this process runs on 'cpu'"),
+        ({"device": "cuda"}, "from device 'cuda', but this process runs on 'cpu'"),
         ({"on_device": torch.zeros(16, dtype=torch.uint8)}, "resume on the same kind of device"),
     ],
     ids=["short torch state", "short Python state", "other device", "state of a device"],

@@ -307,7 +307,7 @@ def test_a_resumed_weighting_goes_on_as_if_it_had_not_stopped(name, accelerator,
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(ValueError, match=r"'sum' is unknown; allowed: fixed, uncertainty"):
+    with pytest.raises(ValueError, match=r"unknown task weighting 'sum'; allowed: fixed, uncertainty"):
         weighting_of("sum", {"a": 1.0})
     with pytest.raises(ValueError, match=r"'dwa' has no options \['periods'\]; allowed: period, temperature"):
         weighting_of("dwa", {"a": 1.0}, periods=3)
@@ -347,7 +347,7 @@ def test_methods_that_balance_the_encoders_gradients_refuse_a_frozen_encoder(nam
 
 def test_gradnorm_refuses_feature_maps_of_another_forward_pass(accelerator):
     features, others = (torch.ones(1, requires_grad=True) * 1 for _ in range(2))
-    with pytest.raises(ValueError, match="the loss of 'a' does not depend on the feature maps that came"):
+    with pytest.raises(ValueError, match="the loss of 'a' does not depend on the given feature maps"):
         weighting_of("gradnorm", {"a": 1.0}).backward(losses_of(features, a=1.0), [others], accelerator)
 
 
