@@ -79,7 +79,8 @@ def test_other_classes_get_a_new_head_and_keep_every_other_weight(tiny_model, tm
     specs = resolve_tasks([{"name": "segmentation", "class_names": classes}, "depth"])
     model = load_trained(str(tmp_path), specs)
     assert (
-        f"segmentation: {tmp_path} has 17 classes and the data {len(classes)} different ones; its decoder is kept" in capsys.readouterr().out
+        f"segmentation: {tmp_path} has 17 classes and the data {len(classes)} different ones; its decoder is kept"
+        in capsys.readouterr().out
     )
     changed = {
         name for name, value in model.state_dict().items() if value.shape != trained.state_dict()[name].shape

@@ -99,7 +99,9 @@ def spoil_step(monkeypatch, number):
 def test_weights_that_a_step_ruins_are_never_saved(tmp_path, data, monkeypatch, number, flags):
     """Also those of the last step, after which no loss is computed."""
     spoil_step(monkeypatch, number)
-    with pytest.raises(FloatingPointError, match=rf"step {number}: \d+ weight tensors, .* are not finite after it; last good checkpoint: ") as error:
+    with pytest.raises(
+        FloatingPointError, match=rf"step {number}: \d+ weight tensors, .* are not finite after it; last good checkpoint: "
+    ) as error:
         train(tmp_path, "--dataset", data, "--max_steps", 3, *flags)
     found = list_checkpoints(tmp_path / "checkpoints")
     assert [path.name for path in found] == [f"checkpoint-{step:08d}" for step in range(max(1, number - 2), number)]
@@ -122,7 +124,7 @@ def files_of_at_most(size):
 
 def test_a_disk_that_takes_no_more_ends_a_run_with_the_path_and_the_checkpoint_before(tmp_path, data, monkeypatch):
     flags = ["--dataset", data, "--save_steps", 1, "--max_steps", 2]
-    with files_of_at_most(10_000), pytest.raises(OSError, match=r"checkpoint-00000001 could not be written, .*checkpoint: none yet; make"):
+    with files_of_at_most(10_000), pytest.raises(OSError, match=r"checkpoint-00000001 could not be written; .*checkpoint: none yet; free"):
         train(tmp_path, *flags)
     assert list_checkpoints(tmp_path / "checkpoints") == []
     train(tmp_path, *flags, "--max_steps", 1)
