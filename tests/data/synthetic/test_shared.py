@@ -77,7 +77,7 @@ def test_a_shard_whose_write_fails_leaves_no_file(tmp_path, monkeypatch):
 
 def test_files_of_other_settings_and_of_other_programs_are_refused(tmp_path):
     shards.write_shard(tmp_path / "train.parquet", [row()], FEATURES, SETTINGS)
-    with pytest.raises(ValueError, match=r"train.parquet was made with size 64 instead of 96, seed 3 instead of 4; repeat"):
+    with pytest.raises(ValueError, match=r"train.parquet was rendered with size 64 instead of 96, seed 3 instead of 4; use the file"):
         shards.check_existing_shards(tmp_path, {**SETTINGS, "size": 96, "seed": 4})
     datasets.Dataset.from_dict({"image": [1]}).to_parquet(tmp_path / "foreign.parquet")
     with pytest.raises(ValueError, match=r"foreign.parquet was not written by this command"):

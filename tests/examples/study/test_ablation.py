@@ -115,7 +115,7 @@ def test_a_finished_run_is_not_done_again(ablate):
 
 def test_other_flags_under_an_old_name_are_refused_with_the_difference(ablate):
     ablate({"runs": {"a": {"rmse": 1.0}, "b": {}}})
-    with pytest.raises(ValueError, match=r"/a was made with other flags \(angle: default -> 30.0; rmse: 1.0 -> 1.5\)"):
+    with pytest.raises(ValueError, match=r"/a was written with other flags \(angle: default -> 30.0; rmse: 1.0 -> 1.5\)"):
         ablate({"runs": {"b": {}, "a": {"rmse": 1.5, "angle": 30.0}}})
 
 
@@ -236,7 +236,7 @@ def test_further_right_is_better_in_every_panel(monkeypatch, compared):
         ({"runs": {"a": {}}, "sedes": [1]}, r"has \['sedes'\]; allowed: base, seeds, runs, grid, reference"),
         ({"runs": {"a": {}}, "reference": "b"}, r"the runs \['a'\] and the reference \['b'\]"),
         ({"runs": {"a": {"angel": 3}}}, r"run 'a' has the flag 'angel', which mult-hf train does not have; 'angle'\?"),
-        ({"runs": {"a": {"output_dir": "x"}}}, r"run 'a' has the flag 'output_dir'; it is set by --output_dir"),
+        ({"runs": {"a": {"output_dir": "x"}}}, r"run 'a' has the flag 'output_dir'; this script sets it from --output_dir"),
         ({"base": {"seed": 3}, "runs": {"a": {}}}, r"has the flag 'seed'; list seeds under 'seeds'"),
         ({"base": {"config": "x.yaml"}, "runs": {"a": {}}}, r"has the flag 'config'; write that file's flags here"),
         ({"runs": {"a b": {}, "a-b": {}}}, r"runs 'a b' and 'a-b' would both be written to .*/a-b"),

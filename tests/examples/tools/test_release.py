@@ -26,7 +26,7 @@ def run(data, tmp_path_factory):
 
 
 def release(run, data, directory, *flags):
-    argv = ["--model", run, "--dataset", data, "--split", "validation", "--output_dir", directory, "--pictures", "1", *flags]
+    argv = ["--model", run, "--dataset", data, "--split", "validation", "--output_dir", directory, "--images", "1", *flags]
     script.main([str(word) for word in argv])
     return directory
 
@@ -67,7 +67,7 @@ def test_the_card_says_what_was_measured_on_what_by_which_command(released):
     assert "python examples/tools/release.py --model" in card.text
     assert "--data_command 'make maps'" in card.text, "quoted, so that it can be typed"
     assert "## Limits\n\nRandom maps. Nothing is seen.\n" in card.text
-    assert "- data made by `make maps`" in card.text
+    assert "- data created by `make maps`" in card.text
 
 
 def test_the_cards_own_name_is_changed_and_nothing_else_that_contains_it(run, released):
