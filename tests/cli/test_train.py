@@ -1,4 +1,4 @@
-"""Proves that every flag of `mult-hf train` does what it says, or is refused."""
+"""Proves that every flag of `mult-hf train` has its documented effect or is refused."""
 
 import json
 from dataclasses import fields
@@ -13,7 +13,7 @@ from mult_hf.cli import train as command
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.training.loop import TrainingLoop
 from support.models import TINY_SWIN
-from support.training_runs import DEPTH, ROOT, depth_picture, log, same, train, weights, write_data
+from support.training_runs import DEPTH, ROOT, depth_map, log, same, train, weights, write_data
 
 AS_BY_DEFAULT = ["--embed_dim", 24, "--depths", 2, 2, 2, 2, "--window_size", 8]  # sizes that a model or an encoder brings along
 
@@ -50,12 +50,12 @@ SHAPING = {
 
 @pytest.mark.parametrize("name", SHAPING)
 def test_every_flag_that_shapes_the_run_changes_the_weights(tmp_path, data, plain_run, name):
-    """What it changes them to is tested elsewhere; here, that no flag is without effect."""
+    """The effects are tested elsewhere; here only that every flag has one."""
     train(tmp_path, "--dataset", data, f"--{name}", *str(SHAPING[name]).split())
     assert not same(weights(plain_run), weights(tmp_path))
 
 
-def test_evaluation_takes_its_own_split(tmp_path, data, plain_run):
+def test_evaluation_uses_its_own_split(tmp_path, data, plain_run):
     train(tmp_path, "--dataset", data, "--validation_split", "train")
     other, own = (json.loads((directory / "metrics.json").read_text()) for directory in (tmp_path, plain_run))
     assert (other["split"], own["split"]) == ("train", "validation")
@@ -71,7 +71,7 @@ def test_the_learning_rate_follows_the_schedule_and_power_of_the_flags(tmp_path,
     assert [rates[step] for step in (1, 2, 5)] == pytest.approx([0.005, 0.01, 0.01 * last])
 
 
-def test_training_goes_on_from_a_trained_model(tmp_path, data):
+def test_training_starts_from_a_trained_model(tmp_path, data):
     train(tmp_path / "first", "--dataset", data)
     flags = [*AS_BY_DEFAULT, "--model", tmp_path / "first", "--learning_rate", 0, "--weight_decay", 0]
     train(tmp_path / "second", "--dataset", data, *flags)
@@ -99,7 +99,7 @@ def test_flags_may_come_from_a_file(tmp_path, data):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
-    """Path and number types as the flags have them; a value that is the default would say nothing."""
+    """With the flags' types of paths and numbers; a default value would prove nothing."""
     given = yaml.safe_load(file.read_text())
     flags, default = (parse_arguments(command.TrainFlags, argv, "") for argv in (["--config", str(file)], []))
     assert {name: type(value)(getattr(flags, name)) for name, value in given.items()} == given
@@ -128,20 +128,20 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--tasks", "depth", "smell"], r"has no tasks \['smell'\]; it has \['depth', 'principal_curvature'\]"),
     ],
 )
-def test_impossible_flags_are_refused(tmp_path, data, flags, message):
+def test_invalid_flags_are_refused(tmp_path, data, flags, message):
     with pytest.raises(ValueError, match=message):
         train(tmp_path, "--dataset", data, *flags)
 
 
 def test_a_data_set_without_a_card_is_refused(tmp_path):
-    data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH])
+    data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH])
     (data / "README.md").unlink()
     with pytest.raises(ValueError, match=r"has no README\.md"):
         train(tmp_path / "model", "--dataset", data)
 
 
 def test_columns_without_the_name_of_a_task_are_refused(tmp_path):
-    data = write_data(tmp_path / "data", {"distance": depth_picture}, [DEPTH])
+    data = write_data(tmp_path / "data", {"distance": depth_map}, [DEPTH])
     with pytest.raises(ValueError, match=r"columns are .*'distance'.*; expected 'image' and at least one of \['depth'\]"):
         train(tmp_path / "model", "--dataset", data)
 
@@ -160,8 +160,8 @@ def test_every_flag_has_a_help_text_and_a_test():
     assert all(each.metadata["help"] for each in fields(command.TrainFlags))
 
 
-def test_precision_and_threads_are_those_of_the_flags(tmp_path, data, monkeypatch):
-    """Restored afterwards, since both are settings of the whole process."""
+def test_flags_set_precision_and_threads(tmp_path, data, monkeypatch):
+    """Restored afterwards, because both are settings of the whole process."""
     threads, seen = torch.get_num_threads(), []
     monkeypatch.setattr(TrainingLoop, "run", lambda loop: seen.append((torch.get_num_threads(), torch.get_float32_matmul_precision())))
     monkeypatch.setattr("mult_hf.training.run.save_results", lambda loop, provenance: {})

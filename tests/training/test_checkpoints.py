@@ -1,4 +1,4 @@
-"""Proves that a checkpoint is whole or is not there, whenever a save is interrupted."""
+"""Proves that a checkpoint is complete or does not exist, whenever a save is interrupted."""
 
 import errno
 import re
@@ -33,7 +33,7 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_the_newest_checkpoints_stay(tmp_path, accelerator):
+def test_the_newest_checkpoints_are_kept_by_number(tmp_path, accelerator):
     for step in (5, 10, 15):
         assert save(accelerator, tmp_path, step, keep=2) == tmp_path / f"checkpoint-{step:08d}"
     assert names(tmp_path) == ["checkpoint-00000010", "checkpoint-00000015"]
@@ -50,8 +50,8 @@ INTERRUPTIONS = ["mkdir", "write", "fsync", "rename", "rmtree"]
 
 @pytest.mark.parametrize("moment", INTERRUPTIONS)
 @pytest.mark.parametrize("occurrence", range(3))
-def test_whenever_a_save_is_killed_the_latest_checkpoint_is_whole(tmp_path, accelerator, monkeypatch, moment, occurrence):
-    """The first save is whole, the second is killed at one of its steps; then a third one goes through."""
+def test_the_latest_checkpoint_is_complete_whenever_a_save_is_killed(tmp_path, accelerator, monkeypatch, moment, occurrence):
+    """The first save is complete, the second is killed at one of its steps; then a third one succeeds."""
     save(accelerator, tmp_path, 1, keep=1)
     whole = names(tmp_path / "checkpoint-00000001")
     calls = {"count": 0}
@@ -87,7 +87,7 @@ def test_whenever_a_save_is_killed_the_latest_checkpoint_is_whole(tmp_path, acce
     assert names(tmp_path) == ["checkpoint-00000003"], "the next save clears away what the killed one left"
 
 
-def test_half_a_save_is_never_taken(tmp_path, accelerator):
+def test_an_incomplete_save_is_never_used(tmp_path, accelerator):
     def half(directory):
         Path(directory, "model.safetensors").write_bytes(b"half")
         raise Killed
@@ -99,13 +99,13 @@ def test_half_a_save_is_never_taken(tmp_path, accelerator):
     assert find_checkpoint(tmp_path, "latest") is None
 
 
-def test_a_step_that_is_saved_again_takes_the_place_of_the_first(tmp_path, accelerator):
+def test_a_step_that_is_saved_again_replaces_the_first_save(tmp_path, accelerator):
     first = save(accelerator, tmp_path, 7, keep=1)
     (first / "old").touch()
     assert not (save(accelerator, tmp_path, 7, keep=1) / "old").exists()
 
 
-def test_checkpoints_are_ordered_by_step_not_by_letter(tmp_path):
+def test_checkpoints_are_ordered_numerically(tmp_path):
     for name in ("checkpoint-90", "checkpoint-100", "checkpoint-9", "checkpoint-best", "other"):
         (tmp_path / name).mkdir()
     assert [checkpoint_step(path) for path in list_checkpoints(tmp_path)] == [9, 90, 100]
@@ -134,7 +134,7 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path):
     [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error"), RuntimeError("unexpected pos 1 vs 2")],
     ids=["the system's", "safetensors'", "torch's"],
 )
-def test_a_checkpoint_that_cannot_be_written_is_named_with_the_one_before(tmp_path, accelerator, error):
+def test_a_failed_save_names_its_checkpoint_and_the_previous_one(tmp_path, accelerator, error):
     """Whatever the file writer raises on a full disk."""
     save(accelerator, tmp_path, 1, keep=1)
 
@@ -150,15 +150,15 @@ def test_a_checkpoint_that_cannot_be_written_is_named_with_the_one_before(tmp_pa
     assert find_checkpoint(tmp_path, "latest").name == "checkpoint-00000001"
 
 
-def test_a_run_that_goes_on_from_an_older_checkpoint_keeps_its_own(tmp_path, accelerator):
-    """Newer ones of before are there still; they do not push out what is saved now."""
+def test_a_run_resumed_from_an_older_checkpoint_keeps_its_own(tmp_path, accelerator):
+    """Newer checkpoints of the earlier run still exist; they do not displace the new ones."""
     for step in (1, 2, 3):
         save(accelerator, tmp_path, step, keep=3)
     save(accelerator, tmp_path, 2, keep=1)
     assert "checkpoint-00000002" in names(tmp_path)
 
 
-def test_replaced_files_leave_others_alone(tmp_path):
+def test_replacing_files_does_not_affect_others(tmp_path):
     (tmp_path / "target").mkdir()
     for name in ("kept", "replaced"):
         (tmp_path / "target" / name).write_text("old")
