@@ -247,7 +247,7 @@ def test_the_printed_tables_compare_every_file_with_the_model(exported):
 
 
 def test_losses_are_in_percent_of_the_reference_and_positive_if_the_file_is_worse():
-    """Depth's error grows by a tenth and mIoU by a fifth; edges are unknown, and the error of normals is 0, so no loss is relative to it."""
+    """Depth's error grows by a tenth, mIoU by a fifth; edges are unknown, and the error of normals is 0, so no loss is relative to it."""
     before = {"depth/rmse": 0.5, "segmentation/mean_iou": 0.5, "edges2d/mae": math.nan, "normals/mean_angle": 0.0}
     after = {"depth/rmse": 0.55, "segmentation/mean_iou": 0.6, "edges2d/mae": math.nan, "normals/mean_angle": 1.0}
     evaluations = {name: SimpleNamespace(compute=lambda values=values: values) for name, values in (("PyTorch", before), ("int8", after))}

@@ -1,4 +1,4 @@
-"""Proves that the prediction command writes the model's predictions once, despite failures and interruptions, in any number of processes."""
+"""Proves that `mult-hf predict` writes the model's predictions once, despite failures and interruptions, with any number of processes."""
 
 import json
 import os

@@ -78,7 +78,7 @@ def test_gradient_methods_agree_with_mtl_backward_where_feature_maps_are_indepen
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_gradient_methods_do_not_depend_on_the_scale_of_all_losses(name, scale, accelerator, tiny_model):
-    """torchjd's solvers on their own treat a small Jacobian as zero, so CAGrad's encoder would stop learning."""
+    """The solvers of torchjd alone treat a small Jacobian as zero, so CAGrad's encoder would stop learning."""
     model = tiny_model(tasks=TASKS)
     outputs = []
     for factor in (1.0, scale):
