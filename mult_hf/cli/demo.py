@@ -113,11 +113,11 @@ def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
     if size > limits.max_bytes:
         raise refusal(f"The file has {size:,} bytes; at most {limits.max_bytes:,} are allowed. Save a smaller version.")
     try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height  # from the header, before decoding
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as upload:
+            pixels = upload.width * upload.height  # from the header, before decoding
             if pixels > limits.max_pixels:
-                raise refusal(f"The image has {picture.width:,} x {picture.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
-            image = read_image(picture, "The image")
+                raise refusal(f"The image has {upload.width:,} x {upload.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
+            image = read_image(upload, "The image")
     except Image.DecompressionBombError:
         raise refusal(f"The image's header states a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
     except Image.UnidentifiedImageError:
@@ -239,8 +239,8 @@ class Demo:
         tiles, zoom = [], enlargement(image.height, image.width)
         for task, spec in self.specs.items():
             ticked = task in results
-            picture = ImageOps.scale(results[task]["image"], zoom, Image.Resampling.NEAREST) if ticked else None
-            tiles.append(gr.update(value=picture, visible=ticked))
+            shown_map = ImageOps.scale(results[task]["image"], zoom, Image.Resampling.NEAREST) if ticked else None
+            tiles.append(gr.update(value=shown_map, visible=ticked))
             tiles.append(gr.update(value=legend_html(shown.maps[task], spec) if ticked else "", visible=ticked))
         archive = self.archive(image, {task: result["prediction"] for task, result in results.items()})
         return [shown, *tiles, self.readings(shown), self.view(shown, field_of_view), gr.update(value=archive, interactive=True)]
@@ -323,7 +323,7 @@ def maps_grid(specs: Mapping[str, TaskSpec]) -> list[tuple[gr.Image, gr.HTML]]:
         with gr.Row():
             for spec in entries[first : first + COLUMNS]:
                 with gr.Column(min_width=180, elem_classes="tile"):
-                    picture = gr.Image(
+                    tile = gr.Image(
                         show_label=False,
                         height=260,
                         interactive=False,
@@ -331,7 +331,7 @@ def maps_grid(specs: Mapping[str, TaskSpec]) -> list[tuple[gr.Image, gr.HTML]]:
                         buttons=["fullscreen", "download"],
                         elem_classes="map",
                     )
-                    tiles.append((picture, gr.HTML(caption(spec), padding=False)))
+                    tiles.append((tile, gr.HTML(caption(spec), padding=False)))
     return tiles
 
 

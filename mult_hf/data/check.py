@@ -247,8 +247,8 @@ def _class_name(number: int, spec: TaskSpec) -> str:
     return spec.class_names[number] if spec.class_names else f"class {number}"
 
 
-def _shortened(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _shortened(names: Sequence[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image | None:

@@ -194,8 +194,8 @@ def example_images(model: nn.Module, dataset: "Dataset", collator: MultiTaskColl
         pixel_values, (targets,) = collator.collate_for_evaluation([row])
         (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
         limits = {task: color_limits(target) for task, target in targets.items()}
-        pictures = ({task: colorize(maps[task].cpu(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets))
-        examples.append(ExampleImages(row["image"], *pictures))
+        coloured = ({task: colorize(maps[task].cpu(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets))
+        examples.append(ExampleImages(row["image"], *coloured))
     return examples
 
 

@@ -125,8 +125,8 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
             np.savez_compressed(file, map=values)  # unchanged, including NaN
         else:
             encoded = stored.encode(values)  # (channels, height, width)
-            picture = encoded[0] if len(encoded) == 1 else np.moveaxis(encoded, 0, -1)
-            Image.fromarray(np.ascontiguousarray(picture)).save(file, "PNG")
+            image = encoded[0] if len(encoded) == 1 else np.moveaxis(encoded, 0, -1)
+            Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
 
 
 def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
@@ -139,8 +139,8 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return stored.decode(arrays["map"])
-    with Image.open(path, formats=["PNG"]) as picture:
-        return stored.decode(np.asarray(picture))
+    with Image.open(path, formats=["PNG"]) as file:
+        return stored.decode(np.asarray(file))
 
 
 def load_stored_forms(directory: Path) -> dict[str, TaskSpec]:
@@ -281,8 +281,8 @@ class PredictionDirectory:
         shown = image.resize((PANEL_CELL, max(1, height)), Image.Resampling.BILINEAR)
         # Colour only every n-th pixel, because the panel is smaller than the maps.
         rows, columns = (max(1, side // (2 * cell)) for side, cell in zip((image.height, image.width), (shown.height, shown.width)))
-        pictures = [colorize(prediction[..., ::rows, ::columns], self.specs[task]) for task, prediction in maps.items()]
-        return panel([[shown, *pictures]], ["image", *maps], cell=PANEL_CELL)
+        coloured = [colorize(prediction[..., ::rows, ::columns], self.specs[task]) for task, prediction in maps.items()]
+        return panel([[shown, *coloured]], ["image", *maps], cell=PANEL_CELL)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Prepare the directory for this run, or continue an earlier run with the same settings.

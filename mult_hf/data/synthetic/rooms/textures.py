@@ -96,13 +96,13 @@ def tiles(rng: np.random.Generator, size: int = 256, across: int = 4) -> np.ndar
     colour = colour_of(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.4, 0.9))
     other = colour * rng.uniform(0.35, 1.0) if rng.random() < 0.5 else colour
     side, pattern = size // across, noise(rng, size, 3, 6)
-    picture = np.empty((size, size, 3))
+    texture = np.empty((size, size, 3))
     for row, column in np.ndindex(across, across):
         place = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
         base = colour if (row + column) % 2 else other
-        picture[place] = tinted(pattern[place], base * rng.uniform(0.93, 1.05), 0.22)
-        picture[place][:2] = picture[place][:, :2] = 0.35
-    return picture
+        texture[place] = tinted(pattern[place], base * rng.uniform(0.93, 1.05), 0.22)
+        texture[place][:2] = texture[place][:, :2] = 0.35
+    return texture
 
 
 def fabric(rng: np.random.Generator, colour: Colour, size: int = 128) -> np.ndarray:
@@ -126,52 +126,52 @@ def wallpaper(rng: np.random.Generator, size: int = 256) -> np.ndarray:
         np.abs((x * count) % 1 - 0.5) + np.abs((y * count) % 1 - 0.5) < 0.3,
         np.sin(2 * np.pi * count * (x + 0.12 * along / count)) > 0.2,
     )
-    picture = np.where(masks[rng.integers(len(masks))][..., None], figure, ground)
-    return np.clip(picture * (0.975 + 0.05 * noise(rng, size))[..., None], DARKEST, LIGHTEST)
+    texture = np.where(masks[rng.integers(len(masks))][..., None], figure, ground)
+    return np.clip(texture * (0.975 + 0.05 * noise(rng, size))[..., None], DARKEST, LIGHTEST)
 
 
 def brick(rng: np.random.Generator, size: int = 256, courses: int = 12) -> np.ndarray:
     """Bricks in running bond with pale mortar, red or whitewashed."""
     colour = np.full(3, rng.uniform(0.7, 0.88)) if rng.random() < 0.35 else np.array([0.5, 0.24, 0.17]) * rng.uniform(0.8, 1.6)
     pattern, height, length = noise(rng, size, 16, 4), size // courses, size // 4
-    picture = np.full((size, size, 3), 0.62)
+    texture = np.full((size, size, 3), 0.62)
     for course, index in np.ndindex(courses, 4):
         rows = np.arange(course * height + 2, (course + 1) * height)
         columns = np.arange(2, length) + index * length + (course % 2) * length // 2
         place = np.ix_(rows, columns % size)
-        picture[place] = tinted(pattern[place], colour * rng.uniform(0.75, 1.15), 0.3)
-    return picture
+        texture[place] = tinted(pattern[place], colour * rng.uniform(0.75, 1.15), 0.3)
+    return texture
 
 
 def art(rng: np.random.Generator, size: int = 128) -> np.ndarray:
     """A picture to hang on a wall: a landscape or abstract, some with a white margin; does not repeat."""
-    picture = _landscape(rng, size) if rng.random() < 0.5 else _abstract(rng, size)
-    picture = picture * (0.85 + 0.3 * noise(rng, size, 16, 3))[..., None]
+    texture = _landscape(rng, size) if rng.random() < 0.5 else _abstract(rng, size)
+    texture = texture * (0.85 + 0.3 * noise(rng, size, 16, 3))[..., None]
     margin = int(size * rng.uniform(0, 0.12))
     if margin:
-        picture[:margin] = picture[-margin:] = 0.92
-        picture[:, :margin] = picture[:, -margin:] = 0.92
-    return np.clip(picture, DARKEST, LIGHTEST)
+        texture[:margin] = texture[-margin:] = 0.92
+        texture[:, :margin] = texture[:, -margin:] = 0.92
+    return np.clip(texture, DARKEST, LIGHTEST)
 
 
 def _landscape(rng: np.random.Generator, size: int) -> np.ndarray:
     y = np.mgrid[:size, :size][0] / size
-    picture = colour_of(rng.random(), 0.5, 0.9) * (1 - y[..., None]) + np.array([0.95, 0.8, 0.6]) * y[..., None]
+    texture = colour_of(rng.random(), 0.5, 0.9) * (1 - y[..., None]) + np.array([0.95, 0.8, 0.6]) * y[..., None]
     for ridge in range(4):
         skyline = 0.35 + 0.15 * ridge + 0.18 * (noise(rng, size, 3, 4)[0] - 0.5)
-        picture[y > skyline] = colour_of(rng.uniform(0.2, 0.65), 0.5, 0.75 - 0.15 * ridge)
-    return picture
+        texture[y > skyline] = colour_of(rng.uniform(0.2, 0.65), 0.5, 0.75 - 0.15 * ridge)
+    return texture
 
 
 def _abstract(rng: np.random.Generator, size: int) -> np.ndarray:
     y, x = np.mgrid[:size, :size] / size
-    picture = np.ones((size, size, 3)) * colour_of(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.5, 0.95))
+    texture = np.ones((size, size, 3)) * colour_of(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.5, 0.95))
     for _ in range(rng.integers(4, 14)):
         centre_x, centre_y, extent, flatness = rng.random(), rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.1, 1)
         circle = (x - centre_x) ** 2 + (y - centre_y) ** 2 < extent**2
         bar = (abs(x - centre_x) < extent) & (abs(y - centre_y) < extent * flatness)
-        picture[circle if rng.random() < 0.5 else bar] = colour_of(rng.random(), rng.uniform(0.3, 0.9), rng.uniform(0.2, 1))
-    return picture
+        texture[circle if rng.random() < 0.5 else bar] = colour_of(rng.random(), rng.uniform(0.3, 0.9), rng.uniform(0.2, 1))
+    return texture
 
 
 def outdoors(rng: np.random.Generator, size: int = 256) -> np.ndarray:
