@@ -116,7 +116,7 @@ def test_the_table_of_classes_without_names_has_ids_and_of_other_tasks_is_refuse
     (first, _) = MultiTaskMetrics({"map": nameless}).per_class("map")
     assert first["class"] == "0"
     assert first["pixels"] == 0
-    with pytest.raises(ValueError, match=r"map: its metrics .* count no classes"):
+    with pytest.raises(ValueError, match=r"map: its metrics .* do not count classes"):
         MultiTaskMetrics({"map": VECTORS}).per_class("map")
 
 

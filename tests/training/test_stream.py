@@ -92,7 +92,7 @@ def test_the_rows_of_a_large_data_set_are_used_equally_often():
 
 
 def test_an_empty_data_set_and_an_empty_batch_are_refused():
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="have 0 rows"):
         TrainingStream([], seed=0)
     with pytest.raises(ValueError, match="batch_size is 0"):
         StreamBatches(0)
