@@ -158,9 +158,9 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     examples = "\n".join(f"![{task}: image, prediction, truth](example-{task}.png)" for task in specs)
     section = f"""## On held-out images
 
-The weights in this directory ({numbers["dtype"]}, computed with as float32) on the split `{numbers["split"]}` of `{numbers["dataset"]}`
-({numbers["evaluated_samples"]} images that were not used for any choice), with and without averaging over the mirrored image. Rounding
-the weights changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured with
+Results on the split `{numbers["split"]}` of `{numbers["dataset"]}` ({numbers["evaluated_samples"]} images that were not used for any
+choice), with and without averaging over the mirrored image. The weights in this directory are stored in {numbers["dtype"]} and used
+in float32; rounding changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured with
 `{numbers["command"]}`.
 
 {table}
