@@ -25,6 +25,7 @@ from mult_hf import MulTImageProcessor, TaskSpec
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.model.tasks import resolve_tasks
 
@@ -101,13 +102,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     stored = load_rows(arguments.dataset, split=f"{arguments.split}[:{arguments.batch_size}]")
     batches = f"{arguments.batches} batches of {len(stored)} samples"
     print(f"{batches}, 1 process, {torch.get_num_threads()} torch thread(s), {platform.machine()}, {os.cpu_count()} cores\n")
-    print("| pixels | step | CPU seconds per batch | wall seconds per batch | samples per CPU second | samples per second |")
-    print("|---|---|---|---|---|---|")
+    measured = []
     for size in arguments.sizes:
         rows = [resized(row, size, specs) for row in stored]
         for name, prepare in preparations(size, specs).items():
             cpu, wall = measure(prepare, rows, arguments.batches)
-            print(f"| {size} | {name} | {cpu:.4f} | {wall:.4f} | {len(rows) / cpu:.0f} | {len(rows) / wall:.0f} |", flush=True)
+            rates = [f"{len(rows) / seconds:.0f}" for seconds in (cpu, wall)]
+            measured.append([str(size), name, f"{cpu:.4f}", f"{wall:.4f}", *rates])
+    columns = ["pixels", "step", "CPU seconds per batch", "wall seconds per batch", "samples per CPU second", "samples per second"]
+    print(markdown_table(columns, measured))
 
 
 if __name__ == "__main__":

@@ -8,18 +8,12 @@ Prints a Markdown table per mode and batch size, and writes all results to `--ou
 no result depends on their values. docs/benchmark.md explains each column and how it is measured.
 """
 
-import itertools
 import json
-import math
 import os
 import platform
 import statistics
 import sys
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,33 +21,24 @@ from typing import Any, Literal
 import torch
 import transformers
 from inputs import random_target
+from products import MIB, Clock, Layout, count_products, profiled, run, seconds_alone, tensor_bytes
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import mult_hf
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
+from mult_hf.data.markdown import markdown_table
 from mult_hf.model.decoder_mult import SharedWindowAttention
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import build_model
 
-MIB = 2**20
 WARM_UP = 2  # warm-up runs of each case
 
 CASE_NAMES = ("mult", "networks", "subsets", "no_sharing", "swin_unet", "mtan", "attention")  # methods of Comparison
 
 # Sides of the matrices that measure the machine's limit: large enough to reach it, small enough to be quick.
 MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
-
-# torch.profiler's names of operations that multiply matrices on a CPU, including fused attention and those of torch.compile.
-PRODUCTS = {
-    *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkl::_mkl_linear", "mkldnn::_linear_pointwise"),
-    *("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_scaled_dot_product_flash_attention_for_cpu"),
-}
 
 
 @dataclass
@@ -236,143 +221,6 @@ class Comparison:
         return {name: [SharedAttention(self.network, each, self.batch, self.dtype)] for name, each in groups.items()}
 
 
-def run(steps: Sequence[Step]) -> None:
-    """Run the steps one after another."""
-    for step in steps:
-        step()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Properties of a tensor that affect the time of a product."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, value: Any) -> Any:
-        """The layout of a tensor; lists become tuples, so that they are hashable; other values are unchanged."""
-        if isinstance(value, Tensor):
-            return cls(tuple(value.shape), value.stride(), value.dtype)
-        return tuple(map(cls.of, value)) if isinstance(value, (list, tuple)) else value
-
-    def random(self, device: str) -> Tensor:
-        """A random tensor with this layout."""
-        elements = 1 + sum((side - 1) * step for side, step in zip(self.shape, self.stride))
-        return torch.randn(elements, dtype=self.dtype, device=device).as_strided(self.shape, self.stride)
-
-
-class RecordProducts(TorchDispatchMode):
-    """Counts, by operation and layouts, the calls of every operation that FlopCounterMode counts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[tuple[Any, Any]] = Counter()
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Record the call and run it."""
-        if operation.overloadpacket in flop_registry:
-            self.calls[operation, Layout.of(args)] += 1
-        return operation(*args, **(kwargs or {}))
-
-
-@contextmanager
-def written_out(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Compute attention as two products and a softmax, because FlopCounterMode does not count the CPU's fused kernel."""
-    configs = [module.config for root in modules for module in root.modules() if hasattr(module, "config")]
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = "eager"
-        yield
-    finally:
-        for config, implementation in zip(configs, before):
-            config._attn_implementation = implementation
-
-
-def count_products(steps: Sequence[Step]) -> tuple[int, Counter[tuple[Any, Any]]]:
-    """Floating-point operations in matrix products (a multiply-add is two), and the counted calls of these products."""
-    modules = [module for step in steps for module in step.modules]
-    with written_out(modules), RecordProducts() as recorded, FlopCounterMode(display=False) as counted:
-        run(steps)
-    return counted.get_total_flops(), recorded.calls
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Measures seconds: CPU time if this process has one thread, because other programs affect it least; otherwise wall time."""
-
-    device: str
-    threads: int
-
-    @property
-    def kind(self) -> str:
-        """Name of the kind of seconds."""
-        return "CPU" if self.device == "cpu" and self.threads == 1 else "wall"
-
-    def now(self) -> float:
-        """The current time, after all work on the device has finished."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.process_time() if self.kind == "CPU" else time.perf_counter()
-
-    def seconds(self, action: Callable[[], Any]) -> float:
-        """Seconds of one run."""
-        start = self.now()
-        action()
-        return self.now() - start
-
-
-def seconds_alone(calls: Mapping[tuple[Any, Any], int], clock: Clock) -> float:
-    """Time of a case's products in isolation: the sum over products of its time multiplied by its number of calls."""
-    total = 0.0
-    for (operation, layouts), number in calls.items():
-        inputs = tree_map(lambda value: value.random(clock.device) if isinstance(value, Layout) else value, layouts)
-
-        def product(operation: Any = operation, inputs: Any = inputs) -> None:
-            operation(*inputs)
-
-        with torch.no_grad():
-            product()
-            total += number * statistics.median(clock.seconds(product) for _ in range(3))
-    return total
-
-
-def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
-    """Share of one run's time in products (NaN on a GPU), and peak memory in MiB in addition to persistent tensors."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(steps)
-        return math.nan, (torch.cuda.max_memory_allocated() - before) / MIB
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run(steps)
-    with tempfile.TemporaryDirectory() as directory:  # only the trace file contains all of this in a public format
-        path = Path(directory) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = sorted(json.loads(path.read_text())["traceEvents"], key=lambda event: event["ts"])
-    return products_share(events), peak_bytes(events) / MIB
-
-
-def products_share(events: Sequence[Mapping[str, Any]]) -> float:
-    """Share of products in the time from the start of the first operation to the end of the last."""
-    operations = [event for event in events if event.get("cat") == "cpu_op"]
-    time_of_all = max(event["ts"] + event["dur"] for event in operations) - operations[0]["ts"]
-    return sum(event["dur"] for event in operations if event["name"] in PRODUCTS) / time_of_all
-
-
-def peak_bytes(events: Sequence[Mapping[str, Any]]) -> int:
-    """Peak of allocated memory."""
-    changes = [event["args"]["Bytes"] for event in events if event["name"] == "[memory]"]
-    return max(itertools.accumulate(changes), default=0)
-
-
-def tensor_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of tensors, each counted once."""
-    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
-
-
 @dataclass
 class Cost:
     """One row of a table."""
@@ -426,18 +274,18 @@ def measure(cases: Mapping[str, Sequence[Step]], arguments: BenchmarkArguments) 
 
 def table(costs: Mapping[str, Cost], limit: float, clock: Clock) -> str:
     """Markdown table with one row per case; rates are also given as shares of the limit, and of the rate of the products alone."""
-    lines = [
-        f"| case | ms ({clock.kind}) | ± % | parameters (M) | memory (MiB) | GFLOP | GFLOP/s | % of the limit | % of its products alone "
-        "| % of time in products |",
-        "|---" * 10 + "|",
-    ]
-    lines += [
-        f"| {name} | {1e3 * cost.median:.1f} | {100 * cost.spread:.1f} | {cost.parameters / 1e6:.2f} | {cost.peak_mib:.0f} "
-        f"| {cost.flops / 1e9:.2f} | {cost.flops / cost.median / 1e9:.1f} | {100 * cost.flops / cost.median / limit:.0f} "
-        f"| {100 * cost.products_alone / cost.median:.0f} | {100 * cost.products_share:.0f} |"
-        for name, cost in costs.items()
-    ]
-    return "\n".join(lines)
+    columns: dict[str, Callable[[Cost], str]] = {
+        f"ms ({clock.kind})": lambda cost: f"{1e3 * cost.median:.1f}",
+        "± %": lambda cost: f"{100 * cost.spread:.1f}",
+        "parameters (M)": lambda cost: f"{cost.parameters / 1e6:.2f}",
+        "memory (MiB)": lambda cost: f"{cost.peak_mib:.0f}",
+        "GFLOP": lambda cost: f"{cost.flops / 1e9:.2f}",
+        "GFLOP/s": lambda cost: f"{cost.flops / cost.median / 1e9:.1f}",
+        "% of the limit": lambda cost: f"{100 * cost.flops / cost.median / limit:.0f}",
+        "% of its products alone": lambda cost: f"{100 * cost.products_alone / cost.median:.0f}",
+        "% of time in products": lambda cost: f"{100 * cost.products_share:.0f}",
+    }
+    return markdown_table(["case", *columns], [[name, *(column(cost) for column in columns.values())] for name, cost in costs.items()])
 
 
 def ratios(one: Cost, other: Cost) -> dict[str, float]:

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from inputs import random_target
 
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
+from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_task_specs
 from mult_hf.training.arguments import ModelArguments, TrainingArguments
 from mult_hf.training.distributed import peak_memory
@@ -83,12 +84,11 @@ def table(results: Mapping[str, tuple[float, float]]) -> str:
     """Markdown table with one row per method, relative to the first."""
     first_seconds, first_memory = next(iter(results.values()))
     first = next(iter(results))
-    lines = [f"| method | seconds per step | of {first} | peak memory (MiB) | beyond {first} (MiB) |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {method} | {seconds:.3f} | {seconds / first_seconds:.2f} x | {memory:.0f} | {memory - first_memory:+.0f} |"
+    rows = [
+        [method, f"{seconds:.3f}", f"{seconds / first_seconds:.2f} x", f"{memory:.0f}", f"{memory - first_memory:+.0f}"]
         for method, (seconds, memory) in results.items()
     ]
-    return "\n".join(lines)
+    return markdown_table(["method", "seconds per step", f"of {first}", "peak memory (MiB)", f"beyond {first} (MiB)"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

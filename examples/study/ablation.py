@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 
 from mult_hf import TaskSpec
 from mult_hf.cli import arguments as command_line
+from mult_hf.data.markdown import markdown_table
 from mult_hf.evaluation.cards import to_jsonable
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.metrics import metrics_of
@@ -321,14 +322,14 @@ def table(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], referenc
     compared = columns(results, specs)
     best = {title: best_of(*column) for title, column in compared.items()}
     titles = [f"{title} ({'higher' if higher else 'lower'} is better)" for title, (_, higher) in compared.items()]
-    lines = ["| " + " | ".join(["run", *titles, "parameters", "minutes", "seeds"]) + " |", "|---" * (len(titles) + 4) + "|"]
+    rows = []
     for name, result in results.items():
         cells = [cell(numbers.get(name, []), bold=best[title] == name) for title, (numbers, _) in compared.items()]
         sizes = [f"{result.parameters:,}", f"{mean(result.minutes):.1f}", str(len(result.minutes))]
-        lines.append("| " + " | ".join([name, *cells, *sizes]) + " |")
+        rows.append([name, *cells, *sizes])
     notes = ["", "Numbers are means over seeds, with ± the standard deviation if there are several."]
     notes += [f"The gain is computed over the tasks that a run shares with: {', '.join(reference)}."] if reference else []
-    return "\n".join([*lines, *notes]) + "\n"
+    return "\n".join([markdown_table(["run", *titles, "parameters", "minutes", "seeds"], rows), *notes]) + "\n"
 
 
 def cell(seeds: list[float], *, bold: bool) -> str:

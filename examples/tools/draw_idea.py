@@ -8,7 +8,7 @@ its colour on the left, one column per task on the right. The file is identical 
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -153,15 +153,23 @@ def task_colors(tasks: Sequence[str]) -> dict[str, str]:
     return dict(zip(tasks, ("#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(len(tasks)).tolist())))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw and write.
+def write_figure(kind: type[DrawingArguments], draw: Callable[[list[str], str], str], description: str, argv: Sequence[str] | None) -> None:
+    """Draw and write what a command line asks for.
 
     Args:
+        kind: the flags.
+        draw: makes the figure from the tasks' names and the reference task.
+        description: for `--help`.
         argv: the flags; by default those of this process.
     """
-    arguments = parse_arguments(DrawingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
+    arguments = parse_arguments(kind, sys.argv[1:] if argv is None else argv, description)
     arguments.output.write_text(draw(arguments.tasks, arguments.reference_task), encoding="utf-8")
     print(f"written to {arguments.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw and write; `argv` are the flags, those of this process by default."""
+    write_figure(DrawingArguments, draw, __doc__.split("\n")[0], argv)
 
 
 if __name__ == "__main__":

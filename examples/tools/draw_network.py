@@ -6,15 +6,14 @@ The encoder's pyramid goes down on the left, and one decoder per task goes up on
 block feeds all decoders of its stage. The file is identical on every machine.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from draw_idea import COLUMN, DrawingArguments, arrow, box, figure, task_colors, text
+from draw_idea import COLUMN, DrawingArguments, arrow, box, figure, task_colors, text, write_figure
 
-from mult_hf.cli.arguments import flag, parse_arguments
+from mult_hf.cli.arguments import flag
 
 GREY = "#888888"
 ENCODER, SHARED, FIRST_TASK = 120, 350, 505  # middles of the columns
@@ -80,14 +79,8 @@ def draw(tasks: Sequence[str], reference_task: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw and write.
-
-    Args:
-        argv: the flags; by default those of this process.
-    """
-    arguments = parse_arguments(NetworkDrawingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    arguments.output.write_text(draw(arguments.tasks, arguments.reference_task), encoding="utf-8")
-    print(f"written to {arguments.output}")
+    """Draw and write; `argv` are the flags, those of this process by default."""
+    write_figure(NetworkDrawingArguments, draw, __doc__.split("\n")[0], argv)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_suffix(".yaml")
@@ -339,11 +340,10 @@ def run(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float, pre
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Markdown table with one row per mutant, and a line with the totals."""
-    lines = ["| mutant | file | result | by | seconds |", "|---|---|---|---|---|"]
-    for each in outcomes:
-        lines.append(f"| {each.mutant.id} | {each.mutant.file} | {each.result} | {each.test or '-'} | {each.seconds:.0f} |")
+    rows = [[each.mutant.id, each.mutant.file, each.result, each.test or "-", f"{each.seconds:.0f}"] for each in outcomes]
     killed = sum(each.result in (KILLED, HUNG) for each in outcomes)
-    return "\n".join([*lines, "", f"{killed} of {len(outcomes)} mutants killed"])
+    header = ["mutant", "file", "result", "by", "seconds"]
+    return f"{tabulate(rows, header, tablefmt='github', disable_numparse=True)}\n\n{killed} of {len(outcomes)} mutants killed"
 
 
 def main(argv: Sequence[str] | None = None, *, root: Path = ROOT, path: Path = LIST, preloaded: Sequence[str] = PRELOADED) -> int:

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTImageProcessor, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.compatibility import measured_specs
@@ -80,11 +81,12 @@ def seconds_per_image(predictor: Predictor, size: tuple[int, int], runs: int = 1
 
 def files_table(candidates: dict[str, Candidate], size: tuple[int, int]) -> str:
     """Markdown table of sizes, differences and times."""
-    lines = ["| | file | MB | largest difference | s per image |", "|---|---|---|---|---|"]
+    rows = []
     for name, each in candidates.items():
-        file = "- | -" if each.path is None else f"{each.path.name} | {sum(file.stat().st_size for file in files_of(each.path)) / 1e6:.1f}"
-        lines.append(f"| {name} | {file} | {each.difference:.1e} | {seconds_per_image(each.predictor, size):.4f} |")
-    return "\n".join(lines)
+        megabytes = None if each.path is None else sum(file.stat().st_size for file in files_of(each.path)) / 1e6
+        file = ["-", "-"] if each.path is None else [each.path.name, f"{megabytes:.1f}"]
+        rows.append([name, *file, f"{each.difference:.1e}", f"{seconds_per_image(each.predictor, size):.4f}"])
+    return markdown_table(["", "file", "MB", "largest difference", "s per image"], rows)
 
 
 def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> str:
@@ -114,18 +116,14 @@ def losses_table(evaluations: Mapping[str, Evaluation], specs: Mapping[str, Task
         specs: the measured tasks.
     """
     (name, before), *files = ((name, each.compute()) for name, each in evaluations.items())
-    lines = [
-        f"Loss against {name} in percent of its value, by each task's first metric; above 0 is worse, - is unknown:",
-        "",
-        f"| task | metric | {name} | {' | '.join(f'{file} loses' for file, _ in files)} |",
-        "|---|---|---" + "|---" * len(files) + "|",
-    ]
+    rows = []
     for task, spec in specs.items():
         key, metric = next(iter(metrics_of(spec).items()))
         losses = [-gain_over(after, before, {task: spec}) for _, after in files]
         cells = ["-" if math.isnan(loss) else f"{round(loss, 2) + 0.0:+.2f} %" for loss in losses]  # + 0.0: no "-0.00"
-        lines.append(f"| {task} | {metric.title(spec)} | {metric.format(before[f'{task}/{key}'])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([task, metric.title(spec), metric.format(before[f"{task}/{key}"]), *cells])
+    meaning = f"Loss against {name} in percent of its value, by each task's first metric; above 0 is worse, - is unknown:"
+    return f"{meaning}\n\n{markdown_table(['task', 'metric', name, *(f'{file} loses' for file, _ in files)], rows)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

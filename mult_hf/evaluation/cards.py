@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mult_hf.data.markdown import markdown_table
 from mult_hf.model.tasks import TaskSpec
 
 
@@ -104,7 +105,7 @@ def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], result
         tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs],
         metrics=sorted({result.metric_type for result in results}),
     )
-    rows = [f"| {s.name} | {s.description} | {'class id' if s.is_classification else s.unit} | {s.channels} |" for s in specs.values()]
+    rows = [[s.name, s.description, "class id" if s.is_classification else s.unit, str(s.channels)] for s in specs.values()]
     card = ModelCard.from_template(
         data,
         template_path=str(template),
@@ -112,7 +113,7 @@ def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], result
         model_path=name,
         task_list=", ".join(specs),
         example_line=f'maps["{shown.name}"]["prediction"]  # {shown.description} maps["{shown.name}"]["image"] shows it in colour.',
-        outputs_table="\n".join(["| task | meaning | unit | channels |", "|---|---|---|---|", *rows]),
+        outputs_table=markdown_table(["task", "meaning", "unit", "channels"], rows),
         **text,
     )
     card.save(path)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.markdown import markdown_table
 from mult_hf.inference.predictor import Predictor, predict
 from mult_hf.metrics import metrics_of, multi_task_gain
 from mult_hf.model.tasks import TaskSpec
@@ -31,15 +32,15 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> str:
     """
     values = {column: each.compute() for column, each in evaluations.items()}
     directions = {name: _direction(each, name) for column, each in evaluations.items() for name in values[column]}
-    lines = [f"| task | metric | {' | '.join(evaluations)} |", "|---|---" + "|---" * len(evaluations) + "|"]
+    rows = []
     for name, direction in directions.items():
         task, metric = name.split("/")
-        row = [values[column].get(name, math.nan) for column in evaluations]
-        known = [value for value in row if not math.isnan(value)]
+        numbers = [values[column].get(name, math.nan) for column in evaluations]
+        known = [value for value in numbers if not math.isnan(value)]
         best = (max if direction == "higher" else min)(known) if len(evaluations) > 1 and known else None
-        cells = [f"**{number(value)}**" if value == best else number(value) for value in row]
-        lines.append(f"| {task} | {metric} ({direction} is better) | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = [f"**{number(value)}**" if value == best else number(value) for value in numbers]
+        rows.append([task, f"{metric} ({direction} is better)", *cells])
+    return markdown_table(["task", "metric", *evaluations], rows)
 
 
 def _direction(evaluation: Evaluation, name: str) -> str:
@@ -62,14 +63,14 @@ def comparison_table(names: Sequence[str], differences: Mapping[str, Difference]
         confidence: confidence of the intervals.
     """
     first, second = names
-    lines = [f"| task | metric | {first} - {second} | {confidence:.0%} interval | better |", "|---|---|---|---|---|"]
+    rows = []
     for name, (difference, low, high) in differences.items():
         if math.isnan(difference):
             continue
         sign = 1 if _direction(evaluation, name) == "higher" else -1
         better = first if min(sign * low, sign * high) > 0 else second if max(sign * low, sign * high) < 0 else "undecided"
-        lines.append(f"| {' | '.join(name.split('/'))} | {difference:+.3g} | {low:+.3g} to {high:+.3g} | {better} |")
-    return "\n".join(lines)
+        rows.append([*name.split("/"), f"{difference:+.3g}", f"{low:+.3g} to {high:+.3g}", better])
+    return markdown_table(["task", "metric", f"{first} - {second}", f"{confidence:.0%} interval", "better"], rows)
 
 
 def per_class_rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
@@ -82,9 +83,8 @@ def per_class_tables(rows_by_task: Mapping[str, Sequence[Mapping[str, Any]]]) ->
     """Markdown tables of these rows; a dash marks a class that does not occur."""
     texts = []
     for task, rows in rows_by_task.items():
-        lines = [f"{task}, class by class:", "", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
-        lines += [f"| {' | '.join(number(cell) if isinstance(cell, float) else str(cell) for cell in row.values())} |" for row in rows]
-        texts.append("\n".join(lines))
+        cells = [[number(cell) if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows]
+        texts.append(f"{task}, class by class:\n\n{markdown_table([*rows[0]], cells)}")
     return texts
 
 
@@ -107,13 +107,14 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
         headlines = sorted(f"{task}/{spec.metrics[0]}" for task, spec in specs.items())
         raise ValueError(f"the single-task results have {sorted(single)}; expected at least one of {headlines} with a finite value in both")
     gain = multi_task_gain(values, single, counted)
-    lines = ["| task | metric | multi-task | single-task | gain |", "|---|---|---|---|---|"]
+    rows = []
     for task, spec in counted.items():
         name, own = f"{task}/{spec.metrics[0]}", multi_task_gain(values, single, {task: spec})
-        lines.append(f"| {task} | {spec.metrics[0]} | {values[name]:.4f} | {single[name]:.4f} | {own:+.2f} % |")
+        rows.append([task, spec.metrics[0], f"{values[name]:.4f}", f"{single[name]:.4f}", f"{own:+.2f} %"])
     left_out = [task for task in specs if task not in counted]
     note = f" Not counted, because a number is missing or 0: {', '.join(left_out)}." if left_out else ""
-    return gain, "\n".join([*lines, "", f"Multi-task gain over {len(counted)} of {len(specs)} tasks: {gain:+.2f} %.{note}"])
+    table = markdown_table(["task", "metric", "multi-task", "single-task", "gain"], rows)
+    return gain, f"{table}\n\nMulti-task gain over {len(counted)} of {len(specs)} tasks: {gain:+.2f} %.{note}"
 
 
 def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str], evaluation: Evaluation) -> list[str]:

@@ -90,7 +90,10 @@ def attention_of_pixel(
         )
     number, shift = _find_block(model, stage, block)
     attention, encoder_map = outputs.attentions[number], outputs.hidden_states[-stage]
-    size = tuple(next(iter(outputs.predictions.values())).shape[-2:])
+    if not outputs.predictions:
+        raise ValueError("the outputs hold no predictions, whose size is that of the model's input; pass them as the model returned them")
+    height, width = next(iter(outputs.predictions.values())).shape[-2:]
+    size = (height, width)
     if not (0 <= pixel[0] < size[0] and 0 <= pixel[1] < size[1]):
         raise ValueError(f"pixel is {tuple(pixel)}, but the model's input has {size[0]} rows and {size[1]} columns, counted from 0")
     if not 0 <= image < len(attention):

@@ -146,8 +146,16 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
 @torch.no_grad()
 def write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
     """Write ONNX in float32. Above 2 GB, protobuf's limit, the weights are in a second file next to it."""
-    names = {"input_names": ["pixel_values"], "output_names": list(facts["tasks"]), "dynamic_shapes": {"pixel_values": {0: "batch"}}}
-    exported = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+    exported = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        verbose=False,
+        input_names=["pixel_values"],
+        output_names=list(facts["tasks"]),
+        dynamic_shapes={"pixel_values": {0: "batch"}},
+    )
+    assert exported is not None, "with dynamo=True it returns a program"
     for node in exported.model.graph:
         node.metadata_props.clear()  # source positions, larger than the weights of a small model
     exported.model.metadata_props[METADATA] = json.dumps(facts)

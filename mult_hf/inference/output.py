@@ -27,6 +27,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 from torch import Tensor, nn
 
+from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, load_task_entries
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
@@ -311,13 +312,14 @@ class PredictionDirectory:
 
     def _write_card(self, card_path: Path, model: str, settings: Mapping[str, Any]) -> None:
         data = DatasetCardData(**{CARD_KEY: [spec.to_dict() for spec in self.stored.values()], SETTINGS_KEY: dict(settings)})
-        lines = ["| task | unit | files | stored as | value | precision |", "|---|---|---|---|---|---|"]
+        rows = []
         for task, spec in self.stored.items():
             form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit
             value = f"stored * {form.scale:.9g} + {form.offset:g}"
-            lines.append(f"| {task} | {unit} | `maps/{task}/NAME{_suffix(spec)}` | {form.dtype} | {value} | {precision(spec):.2g} |")
+            rows.append([task, unit, f"`maps/{task}/NAME{_suffix(spec)}`", form.dtype, value, f"{precision(spec):.2g}"])
+        table = markdown_table(["task", "unit", "files", "stored as", "value", "precision"], rows)
         text = "Written by `mult-hf predict`. Stored values that the header above lists under `unknown` mark unknown pixels."
-        parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, "\n".join(lines)]
+        parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, table]
         with whole_file(card_path) as unfinished:
             unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -335,7 +337,7 @@ class PredictionDirectory:
         contents = hashlib.sha256(path.read_bytes() + json.dumps(card.data.to_dict()[SETTINGS_KEY]).encode()).hexdigest()[:16]
         data_files = [{"split": "train", "path": ["metadata.jsonl", "images/**", "maps/**"]}]
         # `datasets` (5.2) identifies its cached copy of a local directory by the directory's last name and this configuration alone.
-        card.data.configs = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
+        card.data["configs"] = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
         with whole_file(self.directory / "README.md") as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
 

@@ -1,9 +1,9 @@
 """Point clouds from depth maps, with the surface's tilt from normals, and files of them for 3D viewers (glTF)."""
 
-import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 MAX_TILT = 0.05
 """Largest distance of a square's corner from its middle along the optical axis, as a share of its depth."""
@@ -61,44 +61,40 @@ def point_cloud(
 
 
 def to_glb(points: Points) -> bytes:
-    """The point cloud as a binary glTF 2.0 file, without lighting (https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html)."""
+    """The point cloud as a binary glTF 2.0 file, without lighting.
+
+    Each square shows one pixel of a texture, which glTF reads as sRGB: colours are exact.
+
+    Raises:
+        ImportError: if trimesh is not installed.
+    """
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ImportError(f'writing glTF needs trimesh ({error}); install it with: pip install "mult-hf[demo]"') from error
     count = len(points.corners)
-    corners = points.corners.reshape(-1, 3).astype("<f4")
-    srgb = points.colors / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)  # what glTF's vertex colours are
-    opaque = np.concatenate([linear, np.ones((count, 1))], axis=1)
-    colors = np.round(opaque * 65535).astype("<u2").repeat(4, axis=0)
-    triangles = (np.arange(count)[:, None] * 4 + np.array([0, 1, 2, 0, 2, 3])).astype("<u4").reshape(-1)
-    low, high = (corners.min(axis=0).tolist(), corners.max(axis=0).tolist())
-    accessors = [
-        {"componentType": 5126, "type": "VEC3", "count": len(corners), "min": low, "max": high},
-        {"componentType": 5123, "type": "VEC4", "count": len(colors), "normalized": True},
-        {"componentType": 5125, "type": "SCALAR", "count": len(triangles)},
-    ]
-    parts = [array.tobytes() for array in (corners, colors, triangles)]
-    starts = np.cumsum([0, *map(len, parts)]).tolist()
-    scene = {
-        "asset": {"version": "2.0", "generator": "mult_hf"},
-        "extensionsUsed": ["KHR_materials_unlit"],
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "materials": [{"doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}],
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}, "indices": 2, "material": 0}]}],
-        "accessors": [{"bufferView": number, **accessor} for number, accessor in enumerate(accessors)],
-        "bufferViews": [{"buffer": 0, "byteOffset": start, "byteLength": len(part)} for start, part in zip(starts, parts)],
-        "buffers": [{"byteLength": starts[-1]}],
-    }
-    return _glb_file(json.dumps(scene).encode(), b"".join(parts))
+    side = int(np.ceil(np.sqrt(count)))  # of the texture
+    colors = np.zeros((side * side, 3), np.uint8)
+    colors[:count] = points.colors
+    rows, columns = np.divmod(np.arange(count), side)
+    middles = np.stack([columns + 0.5, side - rows - 0.5], axis=-1) / side  # of the pixels; trimesh's second axis goes up
+    material = trimesh.visual.material.PBRMaterial(
+        baseColorTexture=Image.fromarray(colors.reshape(side, side, 3)), doubleSided=True, metallicFactor=0.0
+    )
+    mesh = trimesh.Trimesh(
+        vertices=points.corners.reshape(-1, 3),
+        faces=(4 * np.arange(count)[:, None, None] + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3),
+        visual=trimesh.visual.TextureVisuals(uv=middles.repeat(4, axis=0), material=material),  # a square's corners share a pixel
+        process=False,  # keep the order, and corners that touch apart
+    )
+    return trimesh.exchange.gltf.export_glb(trimesh.Scene(mesh), include_normals=False, tree_postprocessor=_without_lighting)
 
 
-def _glb_file(scene: bytes, binary: bytes) -> bytes:
-    """Header and the two chunks; each chunk's length is a multiple of 4."""
-    chunks = b""
-    for kind, data, filler in ((b"JSON", scene, b" "), (b"BIN\0", binary, b"\0")):
-        data += filler * (-len(data) % 4)
-        chunks += len(data).to_bytes(4, "little") + kind + data
-    return b"glTF" + (2).to_bytes(4, "little") + (12 + len(chunks)).to_bytes(4, "little") + chunks
+def _without_lighting(tree: dict[str, Any]) -> None:
+    """Mark the material of a glTF file as not lit, which trimesh has no option for."""
+    tree["extensionsUsed"] = [*tree.get("extensionsUsed", ()), "KHR_materials_unlit"]
+    for material in tree["materials"]:
+        material["extensions"] = {"KHR_materials_unlit": {}}
 
 
 __all__ = ["MAX_TILT", "Points", "point_cloud", "to_glb"]

@@ -72,13 +72,13 @@ def predict(
     if augmentation is None:
         return dict(model(pixel_values=pixel_values, tasks=tasks).predictions)
     specs = extract_model_from_parallel(model, keep_torch_compile=False).config.task_specs
-    size = tuple(pixel_values.shape[-2:])
+    height, width = pixel_values.shape[-2:]
     views = augmentation.views
     totals: dict[str, Tensor] = {}
     for scale, mirrored in views:
         seen = _view(pixel_values, scale, mirrored)
         for task, prediction in model(pixel_values=seen, tasks=tasks).predictions.items():
-            addend = to_average(_undo_view(prediction.float(), specs[task], size, mirrored), specs[task])
+            addend = to_average(_undo_view(prediction.float(), specs[task], (height, width), mirrored), specs[task])
             totals[task] = totals[task] + addend if task in totals else addend
     return {task: from_average(total / len(views), specs[task]) for task, total in totals.items()}
 

@@ -125,7 +125,9 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
     Raises:
         ValueError: if an input does not exist, or there is no image or video.
     """
-    roots, paths, ignored = [], {}, Counter()
+    roots: list[Path] = []
+    paths: dict[Path, None] = {}  # a set in order
+    ignored: Counter[str] = Counter()
     for text in inputs:
         root, named = _matches(text)
         roots.append(root)

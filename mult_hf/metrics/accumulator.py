@@ -87,7 +87,7 @@ class MultiTaskMetrics:
         if unknown := sorted(fields.keys() - allowed.keys()):
             raise ValueError(f"the state has unknown sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
         for name, tensors in fields.items():
-            self._add(name, STATISTICS[allowed[name].statistics].sums(**tensors))
+            self._add(name, STATISTICS[allowed[name].statistics].sums.of(tensors))
 
     def compute(self) -> dict[str, float]:
         """All metrics so far by `"task/metric"`, in the order of the entries; NaN where no pixel was known."""
@@ -111,8 +111,9 @@ class MultiTaskMetrics:
         if not any(metric.statistics == "confusion" for metric in self.metrics[task].values()):
             raise ValueError(f"{task}: its metrics {list(self.metrics[task])} do not count classes; add 'mean_iou' to its entry")
         spec = self.specs[task]
-        nothing = ConfusionMatrix(torch.zeros(spec.channels, spec.channels, dtype=torch.float64))
-        confusion = self.sums.get(f"{task}/confusion", nothing)
+        confusion = self.sums.get(f"{task}/confusion")
+        if not isinstance(confusion, ConfusionMatrix):  # nothing was counted so far
+            confusion = ConfusionMatrix(torch.zeros(spec.channels, spec.channels, dtype=torch.float64))
         names = spec.class_names or [str(class_id) for class_id in range(spec.channels)]
         columns = class_iou(confusion).tolist(), class_accuracy(confusion).tolist(), confusion.counts.sum(1).long().tolist()
         return [{"class": name, "iou": iou, "accuracy": accuracy, "pixels": pixels} for name, iou, accuracy, pixels in zip(names, *columns)]

@@ -5,7 +5,9 @@ al., TPAMI 2011, and in the code behind published results (https://github.com/pd
 docs/metrics.md lists the differences.
 """
 
+import operator
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +35,8 @@ def _removable() -> list[np.ndarray]:
     """
     x = [(np.arange(256) >> bit & 1).astype(bool) for bit in range(8)]
     x.append(x[0])
-    crossings = sum((~x[i] & (x[i + 1] | x[i + 2])).astype(int) for i in (0, 2, 4, 6))
-    pairs = [sum((x[i + shift] | x[i + 1 + shift]).astype(int) for i in (0, 2, 4, 6)) for shift in (0, 1)]
+    crossings = np.sum([~x[i] & (x[i + 1] | x[i + 2]) for i in (0, 2, 4, 6)], axis=0)
+    pairs = [np.sum([x[i + shift] | x[i + 1 + shift] for i in (0, 2, 4, 6)], axis=0) for shift in (0, 1)]
     thick = np.isin(np.minimum(*pairs), (2, 3))
     sides = [(x[1] | x[2] | ~x[7]) & x[0], (x[5] | x[6] | ~x[3]) & x[4]]
     return [(crossings == 1) & thick & ~side for side in sides]
@@ -80,7 +82,7 @@ def thin(mask: np.ndarray) -> np.ndarray:
 
 def _neighbourhoods(flat: np.ndarray, pixels: np.ndarray, neighbours: tuple[int, ...]) -> np.ndarray:
     """The neighbours of each pixel that are on, as bits of a number."""
-    return sum(flat[pixels + step] << bit for bit, step in enumerate(neighbours))
+    return reduce(operator.or_, (flat[pixels + step] << bit for bit, step in enumerate(neighbours)))
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,9 @@ def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_d
     strength = torch.where(known, prediction[0], 0).float().cpu().numpy()
     truth = (known & (target[0] >= TRUTH)).cpu().numpy()
     reach = _reach(truth, max_dist)
-    matched, predicted = [], []
-    last = None
+    matched: list[int] = []
+    predicted: list[int] = []
+    last: np.ndarray | None = None
     for threshold in THRESHOLDS:
         mask = strength >= threshold
         if last is not None and np.array_equal(mask, last):  # binary maps are equal at many thresholds

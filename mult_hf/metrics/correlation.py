@@ -1,9 +1,11 @@
 """Correlation of errors between tasks, from sums that add up over images and processes."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from tabulate import tabulate
 from torch import Tensor
 
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
@@ -139,7 +141,8 @@ class ErrorCorrelation:
 
 def correlation_table(correlation: Tensor, tasks: list[str]) -> str:
     """Markdown table with a row and a column per task; a dash where the correlation is unknown."""
-    lines = [f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
-    for task, row in zip(tasks, correlation.tolist(), strict=True):
-        lines.append(f"| {task} | {' | '.join('-' if value != value else f'{value:.2f}' for value in row)} |")
-    return "\n".join(lines)
+    rows = [
+        [task, *("-" if math.isnan(value) else f"{value:.2f}" for value in row)]
+        for task, row in zip(tasks, correlation.tolist(), strict=True)
+    ]
+    return tabulate(rows, ["", *tasks], tablefmt="github", disable_numparse=True)

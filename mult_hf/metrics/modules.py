@@ -110,8 +110,8 @@ class MultSegmentation(_SumsMetric):
     def __init__(
         self, num_classes: int, class_names: Sequence[str] = (), metrics: Sequence[str] = tuple(SEGMENTATION_METRICS), **kwargs: Any
     ) -> None:
-        entry = {"kind": "classification", "channels": num_classes, "class_names": tuple(class_names)}
-        super().__init__(TaskSpec(name="classes", metrics=tuple(metrics), **entry), **kwargs)
+        spec = TaskSpec(name="classes", kind="classification", channels=num_classes, class_names=tuple(class_names), metrics=tuple(metrics))
+        super().__init__(spec, **kwargs)
 
     def _numbers(self, collected: MultiTaskMetrics) -> dict[str, Any]:
         return {**super()._numbers(collected), "per_class": collected.per_class(self.spec.name)}

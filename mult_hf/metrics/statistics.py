@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .sums import Sums
+from .sums import CountedSums, Sums
 
 Statistics = Callable[[Tensor, Tensor, TaskSpec], Sums]
 
@@ -80,7 +80,7 @@ def _known_values(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class ErrorSums(Sums):
+class ErrorSums(CountedSums):
     """Sums over known numbers of e = prediction - target.
 
     Args:
@@ -89,7 +89,6 @@ class ErrorSums(Sums):
         squared: sum of e^2.
     """
 
-    count: Tensor
     absolute: Tensor
     squared: Tensor
 
@@ -107,7 +106,7 @@ def _count(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RatioSums(Sums):
+class RatioSums(CountedSums):
     """Sums over known numbers with a target above 0 of e = prediction - target and d = log prediction - log target.
 
     Args:
@@ -121,7 +120,6 @@ class RatioSums(Sums):
         within_3: the same for 1.25^3.
     """
 
-    count: Tensor
     relative: Tensor
     squared_relative: Tensor
     log: Tensor
@@ -163,7 +161,7 @@ def median_scaled(statistics: Statistics) -> Statistics:
         known_prediction, known_target = _known_values(prediction, target)
         positive = known_target > 0
         median = _median(known_prediction[positive])
-        factor = _median(known_target[positive]) / median if median > 0 else 1.0
+        factor = _median(known_target[positive]) / median if median > 0 else torch.ones_like(median)
         return statistics(prediction.double() * factor, target, spec)
 
     return scaled
@@ -189,7 +187,7 @@ def angle_between(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AngleSums(Sums):
+class AngleSums(CountedSums):
     """Sums over known pixels of angles in degrees.
 
     Args:
@@ -199,7 +197,6 @@ class AngleSums(Sums):
         histogram: ([`BINS`],) counts of angles from 0 to 180 degrees.
     """
 
-    count: Tensor
     angle: Tensor
     squared: Tensor
     histogram: Tensor

@@ -1,6 +1,6 @@
 """Named sums from which metrics are computed, added over images and processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -30,9 +30,15 @@ class Sums:
         """The fields by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @classmethod
+    def of(cls: type[AnySums], tensors: Mapping[str, Tensor]) -> AnySums:
+        """Those of these fields; the inverse of [`tensors`]."""
+        make: Callable[..., AnySums] = cls
+        return make(**tensors)
+
     def map(self: AnySums, function: Callable[..., Tensor], *others: AnySums) -> AnySums:
         """Apply a function to each field, together with the same field of other objects of this class."""
-        return type(self)(**{name: function(value, *(getattr(other, name) for other in others)) for name, value in self.tensors().items()})
+        return self.of({name: function(value, *(getattr(other, name) for other in others)) for name, value in self.tensors().items()})
 
     def __add__(self: AnySums, other: AnySums) -> AnySums:
         return self.map(torch.add, other)
@@ -52,4 +58,15 @@ class Sums:
 
 def _restore(kind: type[AnySums], values: dict[str, np.ndarray]) -> AnySums:
     # torch.tensor copies, because an array from a pickle may be read-only; asarray, because numpy unpickles a 0-d array as a number.
-    return kind(**{name: torch.tensor(np.asarray(value)) for name, value in values.items()})
+    return kind.of({name: torch.tensor(np.asarray(value)) for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class CountedSums(Sums):
+    """Sums over known numbers or pixels, whose means are of interest.
+
+    Args:
+        count: of the numbers or pixels.
+    """
+
+    count: Tensor

@@ -28,7 +28,7 @@ from .statistics import (
     median_scaled,
     ratios,
 )
-from .sums import Sums
+from .sums import CountedSums, Sums
 
 TOLERANCES = (0.0075, 0.011)
 """Largest distances of matched boundary pixels as shares of the image diagonal: BSDS, and the usual value for NYUv2."""
@@ -134,15 +134,15 @@ class Metric:
         return f"{value * self.unit.factor:.{self.unit.digits}f}"
 
 
-def _mean_of(sums: Sums, field: str) -> Tensor:
+def _mean_of(sums: CountedSums, field: str) -> Tensor:
     return getattr(sums, field) / sums.count  # 0 / 0 is NaN: nothing was known
 
 
-def _mean(field: str) -> Callable[[Sums], float]:
+def _mean(field: str) -> Callable[[CountedSums], float]:
     return lambda sums: _mean_of(sums, field).item()
 
 
-def _root_mean(field: str) -> Callable[[Sums], float]:
+def _root_mean(field: str) -> Callable[[CountedSums], float]:
     return lambda sums: _mean_of(sums, field).sqrt().item()
 
 

@@ -2,9 +2,9 @@
 
 import math
 import os
-import resource
 import sys
 
+import psutil
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import PartialState
@@ -111,8 +111,11 @@ def peak_memory(device: torch.device) -> float:
     """Peak memory in MiB: allocated on an accelerator, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    return kibibytes / 1024
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # which Windows lacks; elsewhere psutil has the current memory only
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 __all__ = [

@@ -20,6 +20,7 @@ from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import evaluate
 from mult_hf.evaluation.report import results_table
 from mult_hf.metrics import MultiTaskMetrics
+from support.tables import unpadded
 
 NAN = math.nan
 SPECS = {
@@ -323,8 +324,8 @@ def test_the_table_marks_the_best_value_of_each_row_and_names_the_direction():
     far = lambda pixels: {**constant("distance", 3.0)(pixels), **constant("classes", 0.0, 1.0, 0.0)(pixels)}  # noqa: E731
     near = lambda pixels: {**constant("distance", 1.5)(pixels), **constant("classes", 1.0, 0.0, 0.0)(pixels)}  # noqa: E731
     collator = collator_for("classes", "distance")
-    lines = results_table(evaluate({"far": far, "near": near}, rows, collator, Accelerator(), progress=False)).splitlines()
-    assert lines == [
+    table = results_table(evaluate({"far": far, "near": near}, rows, collator, Accelerator(), progress=False))
+    assert unpadded(table).splitlines() == [
         "| task | metric | far | near |",
         "|---|---|---|---|",
         "| classes | mean_iou (higher is better) | **1.0000** | 0.0000 |",
@@ -336,7 +337,7 @@ def test_the_table_marks_the_best_value_of_each_row_and_names_the_direction():
 
 def test_unknown_values_are_dashes_and_a_single_column_has_no_bold():
     rows = [{"image": black_image(), "distance": np.ones((8, 8), np.float32), "classes": None}]
-    table = results_table({"one": measured(rows, depends_on_every_pixel, ["classes", "distance"])})
+    table = unpadded(results_table({"one": measured(rows, depends_on_every_pixel, ["classes", "distance"])}))
     assert "| classes | mean_iou (higher is better) | - |" in table
     assert "**" not in table
 

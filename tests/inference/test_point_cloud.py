@@ -1,12 +1,15 @@
-"""Proves that a point cloud matches depth and normals, and is read back from its file by another library."""
+"""Proves that a point cloud matches depth and normals, and is the same in its file, read without trimesh."""
 
+import io
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from mult_hf.inference.point_cloud import MAX_TILT, Points, point_cloud, to_glb
+from mult_hf.inference.point_cloud import MAX_TILT, point_cloud, to_glb
 
 
 def test_a_wall_at_two_metres_in_a_ninety_degree_view_is_four_metres_wide():
@@ -57,21 +60,61 @@ def test_there_are_never_more_points_than_allowed(size):
     assert 0 < len(points.corners) <= 500
 
 
-def test_another_library_reads_the_same_squares_and_colours_from_the_file(tmp_path):
-    trimesh = pytest.importorskip("trimesh", reason="reads the file independently: pip install trimesh")
-    image = np.random.default_rng(0).integers(0, 255, (3, 5, 3), np.uint8)
-    points = point_cloud(np.full((3, 5), 2.0), image, 60)
-    (tmp_path / "points.glb").write_bytes(to_glb(points))
-    mesh = trimesh.load(tmp_path / "points.glb", process=False).to_geometry()
-    np.testing.assert_allclose(mesh.vertices, points.corners.reshape(-1, 3), atol=1e-6)
-    assert len(mesh.faces) == 2 * 15
-    assert mesh.area == pytest.approx(np.prod(np.ptp(points.corners.reshape(-1, 3), axis=0)[:2]))  # the squares tile the wall
+def read_glb(data):
+    """A glTF file by the words of its specification: its scene, and the arrays and the texture of its only mesh."""
+    magic, version, length, json_length, json_kind = struct.unpack("<4sIII4s", data[:20])
+    assert (magic, version, length, json_kind) == (b"glTF", 2, len(data), b"JSON")
+    scene = json.loads(data[20 : 20 + json_length])
+    binary_length, binary_kind = struct.unpack("<I4s", data[20 + json_length : 28 + json_length])
+    assert binary_kind == b"BIN\0"
+    binary = data[28 + json_length :][:binary_length]
+
+    def view(number):
+        entry = scene["bufferViews"][number]
+        return binary[entry.get("byteOffset", 0) :][: entry["byteLength"]]
+
+    def array(number, dtype):
+        entry = scene["accessors"][number]
+        return np.frombuffer(view(entry["bufferView"])[entry.get("byteOffset", 0) :], dtype).reshape(entry["count"], -1)
+
+    ((primitive,),) = (mesh["primitives"] for mesh in scene["meshes"])
+    corners, places = (array(primitive["attributes"][name], "<f4") for name in ("POSITION", "TEXCOORD_0"))
+    triangles = array(primitive["indices"], "<u4").reshape(-1, 3)
+    texture = np.asarray(Image.open(io.BytesIO(view(scene["images"][0]["bufferView"]))).convert("RGB"))
+    return scene, corners, triangles, places, texture
 
 
-def test_vertex_colours_in_the_file_are_linear_as_gltf_requires():
-    points = Points(np.zeros((1, 4, 3)), np.array([[255, 188, 0]], np.uint8))
-    data = to_glb(points)
-    (length,) = struct.unpack("<I", data[12:16])
-    view = json.loads(data[20 : 20 + length])["bufferViews"][1]
-    colors = np.frombuffer(data[28 + length + view["byteOffset"] :][: view["byteLength"]], "<u2").reshape(4, 4)
-    np.testing.assert_allclose(colors / 65535, [(1, 0.5, 0, 1)] * 4, atol=0.005)  # half of white's light is 188 in sRGB
+def test_the_file_holds_the_same_squares_counter_clockwise_and_where_they_are():
+    points = point_cloud(np.full((3, 5), 2.0), np.zeros((3, 5, 3), np.uint8), 60)
+    scene, corners, triangles, _, _ = read_glb(to_glb(points))
+    np.testing.assert_allclose(corners, points.corners.reshape(-1, 3), atol=1e-6)
+    assert not [node for node in scene["nodes"] if {"matrix", "rotation", "scale", "translation"} & node.keys()], "nothing moves them"
+    first, second, third = corners[triangles].transpose(1, 0, 2)  # each (triangles, 3)
+    crossed = np.cross(second - first, third - first)
+    assert (crossed[:, 2] > 0).all(), "their front is where the camera is"
+    area = np.prod(np.ptp(points.corners.reshape(-1, 3), axis=0)[:2])
+    assert np.linalg.norm(crossed, axis=1).sum() / 2 == pytest.approx(area), "the squares tile the wall"
+
+
+@pytest.mark.parametrize("size", [(3, 5), (4, 4)])  # the texture has room to spare, and none
+def test_every_corner_of_a_square_shows_the_middle_of_a_texture_pixel_of_its_colour(size):
+    """In glTF textures are sRGB, and their first pixel is at (0, 0)."""
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    points = point_cloud(np.full(size, 2.0), image, 60)
+    scene, _, _, places, texture = read_glb(to_glb(points))
+    height, width = texture.shape[:2]
+    columns, rows = (places * (width, height)).T
+    np.testing.assert_allclose(columns % 1, 0.5, atol=1e-4)
+    np.testing.assert_allclose(rows % 1, 0.5, atol=1e-4)
+    np.testing.assert_array_equal(texture[rows.astype(int), columns.astype(int)], points.colors.repeat(4, axis=0))
+    (material,) = scene["materials"]
+    assert material["extensions"] == {"KHR_materials_unlit": {}}
+    assert material["doubleSided"]
+    assert scene["extensionsUsed"] == ["KHR_materials_unlit"]
+
+
+def test_without_trimesh_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    points = point_cloud(np.ones((2, 2)), np.zeros((2, 2, 3), np.uint8), 60)
+    with pytest.raises(ImportError, match=r'pip install "mult-hf\[demo\]"'):
+        to_glb(points)
