@@ -70,6 +70,9 @@ def to_glb(points: Points) -> bytes:
     """
     try:
         import trimesh
+        from trimesh.exchange.gltf import export_glb
+        from trimesh.visual import TextureVisuals
+        from trimesh.visual.material import PBRMaterial
     except ImportError as error:
         raise ImportError(f'writing glTF needs trimesh ({error}); install it with: pip install "mult-hf[demo]"') from error
     count = len(points.corners)
@@ -78,16 +81,15 @@ def to_glb(points: Points) -> bytes:
     colors[:count] = points.colors
     rows, columns = np.divmod(np.arange(count), side)
     middles = np.stack([columns + 0.5, side - rows - 0.5], axis=-1) / side  # of the pixels; trimesh's second axis goes up
-    material = trimesh.visual.material.PBRMaterial(
-        baseColorTexture=Image.fromarray(colors.reshape(side, side, 3)), doubleSided=True, metallicFactor=0.0
-    )
+    texture = Image.fromarray(colors.reshape(side, side, 3))
+    material = PBRMaterial(baseColorTexture=texture, doubleSided=True, metallicFactor=0.0)
     mesh = trimesh.Trimesh(
         vertices=points.corners.reshape(-1, 3),
         faces=(4 * np.arange(count)[:, None, None] + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3),
-        visual=trimesh.visual.TextureVisuals(uv=middles.repeat(4, axis=0), material=material),  # a square's corners share a pixel
+        visual=TextureVisuals(uv=middles.repeat(4, axis=0), material=material),  # a square's corners share a pixel
         process=False,  # keep the order, and corners that touch apart
     )
-    return trimesh.exchange.gltf.export_glb(trimesh.Scene(mesh), include_normals=False, tree_postprocessor=_without_lighting)
+    return export_glb(trimesh.Scene(mesh), include_normals=False, tree_postprocessor=_without_lighting)
 
 
 def _without_lighting(tree: dict[str, Any]) -> None:
