@@ -92,7 +92,7 @@ def test_the_number_of_workers_does_not_change_the_weights(tmp_path, data):
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path, data):
     """Signal 9, several times; a checkpoint is written at every step, so that many kills fall into a save."""
-    flags = ["--dataset", str(data), *RANDOM, "--max_steps", "24", "--save_steps", "1", "--eval_steps", "9"]
+    flags = ["--dataset", str(data), *RANDOM, "--max_steps", "30", "--save_steps", "1", "--eval_steps", "9"]
     train(tmp_path / "through", *flags)
     command = [
         sys.executable,
