@@ -69,7 +69,7 @@ def test_image_and_targets_are_mirrored_together(processor):
     plain, mirrored = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=always)(rows)
     torch.testing.assert_close(mirrored["pixel_values"], plain["pixel_values"].flip(-1), rtol=0, atol=GRID_ROUNDING)
     assert mirrored["labels"]["depth"][0, 0, :, 24:].eq(1).all()
-    assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is not known"
+    assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is unknown"
 
 
 def test_each_row_of_a_mixture_is_decoded_with_its_own_encodings():

@@ -193,7 +193,7 @@ def test_duplicate_rows_and_different_kinds_of_results_are_refused():
     twice, totals = measured(rows), measured(rows, per_image=False)
     with pytest.raises(ValueError, match=r"rows \[0, 1\] were measured twice"):
         twice.merge(measured(rows))
-    with pytest.raises(ValueError, match="per_image is True here and False there"):
+    with pytest.raises(ValueError, match="per_image is True here and False in the other"):
         twice.merge(totals)
 
 

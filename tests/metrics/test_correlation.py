@@ -91,7 +91,7 @@ def test_sums_of_two_processes_add_up():
 
 
 def test_sums_of_other_tasks_are_not_added():
-    with pytest.raises(ValueError, match=r"sums of \['a'\], those of \['b'\]"):
+    with pytest.raises(ValueError, match=r"tasks are \['a'\] here and \['b'\] in the other"):
         ErrorCorrelation({"a": NUMBERS}).merge(ErrorCorrelation({"b": NUMBERS}))
 
 
