@@ -19,13 +19,13 @@ from mult_hf.model.pipeline_mult import MultiTaskVisionPipeline
 from mult_hf.model.tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
 
 DEFAULT_CHECKPOINT = str(Path(__file__).resolve().parents[1] / "checkpoints" / "rooms-tiny")
-"""Directory of the small model that comes with the package, trained on rendered rooms; its README.md says on what and how well."""
+"""Directory of the small model in the package, trained on rendered rooms; its README.md lists its training data and metrics."""
 
 
 def _register() -> None:
-    """Tell transformers about the classes, and let `save_pretrained` copy their code beside the weights."""
+    """Register the classes with transformers, and let `save_pretrained` copy their code next to the weights."""
     AutoConfig.register("mult", MulTConfig, exist_ok=True)
-    # The model with heads stands for AutoModel, because the pipeline loads its model through it.
+    # AutoModel loads the model with heads, because the pipeline loads its model through it.
     AutoModel.register(MulTConfig, MulTForMultiTaskDensePrediction, exist_ok=True)
     processors = {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
     AutoImageProcessor.register(MulTConfig, image_processor_classes=processors, exist_ok=True)
