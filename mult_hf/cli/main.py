@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [word for word in argv if word != "--debug"]
     name, rest = _split(argv)
     try:
+        importlib.import_module("mult_hf.model.registration")  # the package itself left it to this moment
         return importlib.import_module(COMMANDS[name].module).main(rest) or 0
     except KeyboardInterrupt:
         print(f"mult-hf {name}: interrupted", file=sys.stderr)

@@ -74,6 +74,14 @@ def test_the_version_is_that_of_the_package(capsys):
     assert (exit_.value.code, capsys.readouterr().out) == (0, f"mult-hf {mult_hf.__version__}\n")
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["paint"]])
+def test_help_and_version_and_misspelt_commands_answer_without_importing_torch(argv):
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mult_hf", *argv], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == (2 if argv == ["paint"] else 0)
+    assert "mult_hf.cli.main\n" in done.stderr, "the report of imports"
+    assert " torch\n" not in done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_of_the_table_is_a_module_whose_help_shows_its_name(name, capsys):
     with pytest.raises(SystemExit) as exit_:
