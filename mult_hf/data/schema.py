@@ -90,7 +90,7 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
         if not path.is_file():
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
     else:
-        path = _hub_card(str(name_or_path), revision=revision, token=token)
+        path = Path(_hub_card(str(name_or_path), revision=revision, token=token))
     entries = DatasetCard.load(path).data.to_dict().get(CARD_KEY)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
@@ -127,8 +127,8 @@ def missing_columns(columns: Sequence[str], tasks: Iterable[str]) -> list[str]:
     return missing
 
 
-def _hub_card(repo_id: str, **kwargs: str | None) -> str:
+def _hub_card(repo_id: str, revision: str | None, token: str | None) -> str:
     try:
-        return hf_hub_download(repo_id, "README.md", repo_type="dataset", **kwargs)
+        return hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision, token=token)
     except (OSError, ValueError) as error:  # no network, no such repository, no card in it, or not a valid id
         raise ValueError(f"{repo_id} is not a local directory, and the Hub has no card for a data set of that id: {error}") from error

@@ -299,7 +299,7 @@ def finish(
     specs = processor.task_specs
     images: list[dict[str, Tensor]] = [{} for _ in targets]
     for task in (task for task in predictions if task in specs):
-        sizes = [tuple(target[task].shape[-2:]) for target in targets]
+        sizes = [(target[task].shape[-2], target[task].shape[-1]) for target in targets]
         # One task at a time, because labels of different tasks may be stored at different sizes.
         for image, maps in zip(images, processor.post_process({task: predictions[task]}, sizes, tasks=[specs[task]])):
             image[task] = maps[task]["prediction"]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.markdown import markdown_table
 from mult_hf.inference.predictor import Predictor, predict
 from mult_hf.metrics import metrics_of, multi_task_gain
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import color_limits, colorize, panel
 
@@ -161,8 +161,8 @@ def save_worst(
         for row, value in ranked:
             pixel_values, targets = collator.collate_for_evaluation([dataset[row]])
             (maps,) = finish(predictor(pixel_values), targets, collator.processor)
-            limits = color_limits(targets[0][task])
-            rows.append([dataset[row]["image"], *(colorize(of[task].cpu(), spec, limits) for of in (maps, targets[0]))])
+            limits = color_limits(targets[0][task].numpy())
+            rows.append([dataset[row]["image"], *(colorize(of[task].cpu().numpy(), spec, limits) for of in (maps, targets[0]))])
             captions.append(f"{evaluation.names[row]}: {metric.split('/')[1]} {value:.4f}")
         if rows:
             panel(rows, ["image", "prediction", "truth"], captions, cell=240).save(directory / f"worst_{task}.png")
@@ -179,7 +179,9 @@ class ExampleImages:
     truths: dict[str, Image.Image]
 
 
-def example_images(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> list[ExampleImages]:
+def example_images(
+    model: MulTForMultiTaskDensePrediction, dataset: "Dataset", collator: MultiTaskCollator, count: int
+) -> list[ExampleImages]:
     """Coloured maps of evenly spaced rows.
 
     Args:
@@ -194,13 +196,15 @@ def example_images(model: nn.Module, dataset: "Dataset", collator: MultiTaskColl
         row = dataset[row_number]
         pixel_values, (targets,) = collator.collate_for_evaluation([row])
         (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
-        limits = {task: color_limits(target) for task, target in targets.items()}
-        coloured = ({task: colorize(maps[task].cpu(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets))
+        limits = {task: color_limits(target.numpy()) for task, target in targets.items()}
+        coloured = (
+            {task: colorize(maps[task].cpu().numpy(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets)
+        )
         examples.append(ExampleImages(row["image"], *coloured))
     return examples
 
 
-def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
+def example_panel(model: MulTForMultiTaskDensePrediction, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
     """A panel of these examples: one row with image and predictions, and below it one with the truth."""
     examples = example_images(model, dataset, collator, count)
     rows = [row for each in examples for row in ([each.image, *each.predictions.values()], [None, *each.truths.values()])]

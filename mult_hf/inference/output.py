@@ -69,7 +69,7 @@ def stored_form(spec: TaskSpec) -> TaskSpec:
 
 def precision(stored: TaskSpec) -> float:
     """Largest rounding error of a stored number, in the task's unit; 0 for class ids and floats."""
-    return 0.0 if stored.is_classification or _is_float(stored) else float(stored.encoding.scale) / 2
+    return 0.0 if stored.is_classification or _is_float(stored) else float(np.max(stored.encoding.scale)) / 2
 
 
 def _is_float(stored: TaskSpec) -> bool:
@@ -282,7 +282,7 @@ class PredictionDirectory:
         shown = image.resize((PANEL_CELL, max(1, height)), Image.Resampling.BILINEAR)
         # Colour only every n-th pixel, because the panel is smaller than the maps.
         rows, columns = (max(1, side // (2 * cell)) for side, cell in zip((image.height, image.width), (shown.height, shown.width)))
-        coloured = [colorize(prediction[..., ::rows, ::columns], self.specs[task]) for task, prediction in maps.items()]
+        coloured = [colorize(prediction[..., ::rows, ::columns].numpy(), self.specs[task]) for task, prediction in maps.items()]
         return panel([[shown, *coloured]], ["image", *maps], cell=PANEL_CELL)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -311,7 +311,9 @@ class PredictionDirectory:
         self._write_card(card_path, model, settings)
 
     def _write_card(self, card_path: Path, model: str, settings: Mapping[str, Any]) -> None:
-        data = DatasetCardData(**{CARD_KEY: [spec.to_dict() for spec in self.stored.values()], SETTINGS_KEY: dict(settings)})
+        data = DatasetCardData()
+        data[CARD_KEY] = [spec.to_dict() for spec in self.stored.values()]
+        data[SETTINGS_KEY] = dict(settings)
         rows = []
         for task, spec in self.stored.items():
             form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit

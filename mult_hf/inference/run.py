@@ -151,7 +151,7 @@ def _to_predict(
             bar.update()
         else:
             outcomes.skipped += 1
-            bar.total = max(0, bar.total - 1)
+            bar.total = max(0, (bar.total or 0) - 1)
 
 
 __all__ = ["Outcomes", "PredictionRun", "PreparedImage", "prepare"]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
@@ -188,7 +188,7 @@ class FileSource:
 def _read_file(path: Path) -> Image.Image:
     if path.suffix.lower() in HEIF_SUFFIXES:
         _register_heif()
-    return read_image(path)
+    return cast("Image.Image", read_image(path))  # which returns arrays for arrays only
 
 
 def _stamp_of_file(path: Path) -> str:
@@ -301,7 +301,7 @@ class RowSource:
             yield InputImage(f"{number:06d}{suffix}", partial(self._read, number), partial(self._digest, number))
 
     def _read(self, number: int) -> Image.Image:
-        return read_image(self.images[number]["image"], name=f"row {number}")
+        return cast("Image.Image", read_image(self.images[number]["image"], name=f"row {number}"))
 
     def _digest(self, number: int) -> str:
         """Digest of the encoded image, or of its path if it has neither bytes nor a local file (a URL, for example)."""

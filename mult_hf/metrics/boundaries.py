@@ -183,7 +183,7 @@ def _matched(graph: "csr_array") -> int:
     """
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    return np.count_nonzero(maximum_bipartite_matching(graph) >= 0)
+    return int(np.count_nonzero(maximum_bipartite_matching(graph) >= 0))
 
 
 def _f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ class _SumsMetric(evaluate.Metric):
         With several processes, each must call this once; process 0 gets the numbers, the others None.
         """
         if predictions is not None or references is not None:
-            self.add_batch(predictions=predictions, references=references)
+            self.add_batch(predictions=() if predictions is None else predictions, references=() if references is None else references)
         super().add_batch(predictions=[safetensors.torch.save(self.collected.state())], references=[self.images])
         self.collected, self.images = MultiTaskMetrics(self.collected.specs), 0
         return super().compute()

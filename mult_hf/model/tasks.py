@@ -114,7 +114,7 @@ class TaskSpec:
     unit: str = ""
     value_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] = ()
-    encoding: LabelEncoding | None = None
+    encoding: LabelEncoding = None  # type: ignore[assignment]  # None stands for the kind's own until __post_init__
     # Geometry: what resizing, mirroring, turning and magnifying do to a map.
     resample: str = "nearest"
     horizontal_flip_signs: tuple[float, ...] = ()
