@@ -15,12 +15,11 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from mult_hf import MulTImageProcessor
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.cli.train import TrainFlags, provenance
 from mult_hf.data.schema import load_rows, load_task_specs
 from mult_hf.training.fields import flag
-from mult_hf.training.initialization import build_model, view_size
+from mult_hf.training.initialization import build_model, build_processor, view_size
 from mult_hf.training.run import train
 
 ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Processor: converts images and maps to the model's inputs, and its outputs to maps.
     size = view_size(training_rows, flags.image_size)
-    processor = MulTImageProcessor(size=size, tasks=list(specs.values()))
+    processor = build_processor(flags, specs, size)
 
     # Model: trained (--model), with a pretrained encoder (--backbone), or with a new small Swin. Set the seed first: weights are random.
     set_seed(flags.seed)

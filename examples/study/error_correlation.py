@@ -26,7 +26,7 @@ from mult_hf.evaluation.loop import evenly_spread, finish
 from mult_hf.inference.predictor import predict
 from mult_hf.metrics.correlation import ErrorCorrelation, correlation_table
 from mult_hf.model.tasks import resolve_tasks
-from mult_hf.model.visualization import matrix_picture
+from mult_hf.model.visualization import matrix_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     report = {"split": arguments.split, "samples": len(dataset), "tasks": tasks, "correlation": values.tolist(), "pixels": pixels}
     (arguments.output_dir / "correlation.json").write_text(json.dumps(to_jsonable(report), indent=2, allow_nan=False) + "\n")
-    matrix_picture(values.numpy(), tasks).save(arguments.output_dir / "correlation.png")
+    matrix_image(values.numpy(), tasks).save(arguments.output_dir / "correlation.png")
     print(f"written to {arguments.output_dir}")
 
 

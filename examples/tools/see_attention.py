@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli.arguments import flag, parse_arguments
 from mult_hf.inference.attention_maps import PixelAttention, attention_of_pixel, shared_blocks
-from mult_hf.model.visualization import attention_picture, mark_pixel, panel
+from mult_hf.model.visualization import attention_image, mark_pixel, panel
 
 
 @dataclass
@@ -68,7 +68,7 @@ def row_of_images(
             continue
         weights = attention[stage].over_pixels().numpy()
         place = pixel[0] * weights.shape[0] // image.height, pixel[1] * weights.shape[1] // image.width
-        images.append(attention_picture(image, weights, place))
+        images.append(attention_image(image, weights, place))
     return images
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from mult_hf import MulTImageProcessor
 from mult_hf.data.schema import load_rows, load_task_specs
 from mult_hf.evaluation.cards import shareable
 from mult_hf.training.arguments import CHECKOUT, DataArguments, ModelArguments, TrainingArguments
 from mult_hf.training.fields import flag
-from mult_hf.training.initialization import build_model, view_size
+from mult_hf.training.initialization import build_model, build_processor, view_size
 from mult_hf.training.results import Provenance
 from mult_hf.training.run import train
 
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
     specs = load_task_specs(flags.dataset, flags.tasks)
     training_rows, validation_rows = (load_rows(flags.dataset, split=split) for split in (flags.train_split, flags.validation_split))
-    processor = MulTImageProcessor(size=view_size(training_rows, flags.image_size), tasks=list(specs.values()))
+    processor = build_processor(flags, specs, view_size(training_rows, flags.image_size))
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, specs, max(processor.size["height"], processor.size["width"]))
     train(model, processor, training_rows, validation_rows, flags, provenance(flags, ["mult-hf", "train", *argv]))

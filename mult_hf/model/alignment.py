@@ -1,4 +1,4 @@
-"""Do a stored map and its image show the same pixels?"""
+"""Check that a stored map and its image show the same pixels."""
 
 from collections.abc import Mapping
 from pathlib import Path

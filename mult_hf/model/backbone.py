@@ -1,13 +1,14 @@
-"""The encoder: any backbone of transformers with a pyramid of feature maps, made ready for MulT's decoders."""
+"""The encoder: any backbone of transformers with a pyramid of feature maps, prepared for MulT's decoders."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers.backbone_utils import load_backbone
 from transformers.utils import logging
 
 from .configuration_mult import MulTConfig
+from .encoder_sources import find_timm_encoder, load_timm_weights
 
 logger = logging.get_logger(__name__)
 
@@ -19,9 +20,9 @@ def make_backbone(config: MulTConfig) -> nn.Module:
     (`DistributedDataParallel` waits for every parameter). They become `nn.Identity`, so that they hold no parameters:
 
     - `swin.layernorm`, after the last stage: transformers' backbone normalises each feature map by `hidden_states_norms`
-      instead. It goes always.
+      instead. It is always replaced.
     - `hidden_states_norms[stage]` of a finer map that no decoder block reads, as with `block_attention=["self", "self"]`. The
-      coarsest map's stays, because all streams start there.
+      coarsest map's norm stays, because all streams start there.
 
     Backbones without these norms are returned as they are. Names of dropped norms in a checkpoint are ignored on load.
     """
@@ -73,7 +74,7 @@ def load_pretrained_weights(backbone: nn.Module, name_or_path: str, **kwargs: An
 
     Args:
         backbone: as [`make_backbone`] returns it.
-        name_or_path: Hub id or local directory.
+        name_or_path: Hub id, local directory, or timm's own name for a backbone of timm.
         kwargs: for `from_pretrained` (`revision`, `token`, `local_files_only`, ...).
 
     Returns:
@@ -82,6 +83,23 @@ def load_pretrained_weights(backbone: nn.Module, name_or_path: str, **kwargs: An
     Raises:
         ValueError: if the checkpoint has nothing that fits, or weights of another size.
     """
+    config = cast(Any, backbone.config)
+    load = _load_from_timm if config.model_type == "timm_backbone" else _load_from_transformers
+    report = load(backbone, name_or_path, **kwargs)
+    log = logger.warning if report.fresh or report.not_used else logger.info
+    log(f"{name_or_path}: {report}")
+    return report
+
+
+def _load_from_timm(backbone: nn.Module, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
+    encoder, config = find_timm_encoder(str(name_or_path), **kwargs), cast(Any, backbone.config)
+    if encoder is None:
+        raise ValueError(f"{name_or_path} is no checkpoint of timm, and this encoder is timm's {config.backbone!r}")
+    not_used = load_timm_weights(backbone, encoder, **kwargs)
+    return BackboneLoadReport(tuple(backbone.state_dict()), tuple(not_used), ())
+
+
+def _load_from_transformers(backbone: nn.Module, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
     source, info = type(backbone).from_pretrained(
         name_or_path, config=backbone.config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
@@ -98,10 +116,7 @@ def load_pretrained_weights(backbone: nn.Module, name_or_path: str, **kwargs: An
     backbone.load_state_dict(state, strict=False)
     own = set(backbone.state_dict())
     not_used = set(info["unexpected_keys"]) | (set(source_state) - own - fresh)
-    report = BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
-    log = logger.warning if report.fresh or report.not_used else logger.info
-    log(f"{name_or_path}: {report}")
-    return report
+    return BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
 
 
 __all__ = ["BackboneLoadReport", "load_pretrained_weights", "make_backbone"]

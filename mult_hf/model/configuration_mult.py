@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What `pipeline(..., trust_remote_code=True)` reads in config.json to find the pipeline's file in the checkpoint.
 CUSTOM_PIPELINES = {"multitask-vision": {"impl": "pipeline_mult.MultiTaskVisionPipeline", "pt": ["AutoModel"], "type": "image"}}
 
-# Keywords that transformers itself hands to a configuration beside its declared fields.
+# Keywords that transformers itself passes to a configuration, beside its declared fields.
 _TRANSFORMERS_KEYWORDS = {
     "auto_map",
     "custom_pipelines",
@@ -57,6 +57,10 @@ _TRANSFORMERS_KEYWORDS = {
     "trust_remote_code",
     "code_revision",
 }
+
+
+# Keywords by which configurations of transformers name a pretrained backbone; transformers would ask the Hub about it at once.
+_BACKBONE_KEYWORDS = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "backbone_kwargs")
 
 
 def _preferred_reference_task(config: "MulTConfig") -> str | None:
@@ -141,7 +145,7 @@ class MulTConfig(PreTrainedConfig):
         initializer_range: standard deviation of the truncated normal for new linear weights.
 
     Raises:
-        ValueError: on an unknown or impossible task entry.
+        ValueError: on an unknown or impossible task entry, or a backbone by name (`backbone="..."`).
         huggingface_hub.errors.StrictDataclassError: on a wrong type or an impossible combination; the message says what is
             allowed.
 
@@ -179,6 +183,7 @@ class MulTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        _refuse_backbone_keywords(kwargs)
         _warn_about_unknown_names(kwargs, list(type(self).__dataclass_fields__))
         if not __name__.startswith("transformers_modules"):
             # Where this package is installed its own pipeline runs; transformers would ask for trust_remote_code otherwise.
@@ -349,6 +354,21 @@ def _placeholder_labels(number: int) -> dict[int, str]:
 
 def _class_names(spec: TaskSpec) -> list[str]:
     return list(spec.class_names) or [f"class {number}" for number in range(spec.channels)]
+
+
+def _refuse_backbone_keywords(kwargs: dict[str, Any]) -> None:
+    """Refuse a backbone by name, before transformers looks for it: a configuration describes an encoder, and has no weights of one.
+
+    Raises:
+        ValueError: naming what to give instead.
+    """
+    given = {name: kwargs[name] for name in _BACKBONE_KEYWORDS if kwargs.get(name)}
+    if given:
+        raise ValueError(
+            f"MulTConfig takes no {', '.join(f'{name}={value!r}' for name, value in given.items())}; give backbone_config, which "
+            "describes an encoder, or build the model with MulTForMultiTaskDensePrediction.from_backbone(name), which loads an encoder of "
+            "transformers or timm with its weights"
+        )
 
 
 def _warn_about_unknown_names(kwargs: dict[str, Any], fields: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""An MTAN-style decoder: one shared trunk, from which every task takes by soft masks what it needs.
+"""An MTAN-style decoder: one shared trunk, whose features each task selects by soft masks.
 
 MTAN (Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", arXiv 1803.10704, section 3). At stage j, u and p are an
 early and a late feature map of the shared trunk, t a task, x_sa the encoder map of the resolution:
@@ -7,7 +7,7 @@ early and a late feature map of the shared trunk, t a task, x_sa the encoder map
         a_j^t = sigmoid(h^t(g^t([u_j, f(up(xhat_(j-1)^t))])))                                the mask: g, h the task's, f shared
         xhat_j^t = a_j^t * p_j                                                               equations 1 and 2
 
-One number in (0, 1) a pixel and channel: a mask of ones passes the trunk on, one of zeros passes nothing. Convolutions conv and f are
+One number in (0, 1) per pixel and channel: a mask of ones passes the trunk on, a mask of zeros passes nothing. Convolutions conv and f are
 3 x 3, g and h 1 x 1.
 
 What differs from the paper: masks are in the decoder alone (MTAN also attends to the encoder, whose place a pretrained backbone takes
@@ -30,7 +30,7 @@ from .decoder_mult import MulTDecoderOutput, PerTask, channels_first, channels_l
 
 
 class ConvolutionLayer(nn.Module):
-    """3 x 3 convolution, LayerNorm, ReLU: what the trunk and f are made of."""
+    """3 x 3 convolution, LayerNorm, ReLU: the layer of the trunk and of f."""
 
     def __init__(self, channels: int, out_channels: int, layer_norm_eps: float) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class SoftAttention(nn.Module):
 
 
 class MTANStage(GradientCheckpointingLayer):
-    """One resolution of the trunk, and every task's mask of it.
+    """One resolution of the trunk, and each task's mask of it.
 
     Args:
         config: the model's configuration.
@@ -92,12 +92,12 @@ class MTANStage(GradientCheckpointingLayer):
         return late, {task: mask * late for task, mask in masks.items()}
 
     def attention_input(self, early: Tensor, stream: Tensor | None) -> Tensor:
-        """What a mask is computed from: the early features, and the task's own stream so far beside them on the channels."""
+        """What a mask is computed from: the early features and the task's own stream so far, concatenated on the channels."""
         return early if stream is None else torch.cat([early, self.carry(resize(stream, early.shape[1:3]))], dim=-1)
 
 
 class MTANDecoder(nn.Module):
-    """One shared decoder trunk with a soft mask a task and stage (arXiv 1803.10704), by the interface of `decoders.py`.
+    """One shared decoder trunk with one soft mask per task and stage (arXiv 1803.10704), by the interface of `decoders.py`.
 
     Its masks belong to one task each, so none is returned as a shared map; a forward hook on a [`SoftAttention`] gives them.
 

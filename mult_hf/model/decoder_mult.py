@@ -1,4 +1,4 @@
-"""MulT's decoders: one per task, side by side, with attention maps that are computed once and shared.
+"""MulT's decoders: one per task, with attention maps that are computed once and shared.
 
 The idea (paper, section 3.2; one class, [`SharedWindowAttention`]):
 
@@ -35,7 +35,7 @@ _OTHER_REGION = -100.0  # what Swin adds to the scores of tokens that only the c
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """How a map of `height` x `width` tokens is cut into square windows and put together again.
+    """Partition of a map of `height` x `width` tokens into square windows, and its inverse.
 
     The map is zero-padded on the right and bottom to whole windows; padded tokens are not masked (as in Swin). With a shift
     the map is first rolled up and left by it, so that windows straddle the borders of the regular ones.
@@ -143,7 +143,7 @@ def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
 
 
 class AttentionProjections(nn.Module):
-    """The linear layers that one task owns in one block's attention.
+    """The linear layers of one task in one block's attention.
 
     Every task has its own values and output projection. Queries, keys and the position bias exist only in the task that
     makes an attention map: each task in a `"self"` block, the reference task alone in a shared one.
@@ -253,7 +253,7 @@ class SharedWindowAttention(nn.Module):
 
 
 class BlockLayers(nn.Module):
-    """What one task owns in a block besides attention: two layer norms, the MLP, and stochastic depth on both branches."""
+    """The layers of one task in a block, besides attention: two layer norms, the MLP, and stochastic depth on both branches."""
 
     def __init__(self, config: MulTConfig, channels: int, drop_path: float) -> None:
         super().__init__()
@@ -488,6 +488,11 @@ class MulTHeads(nn.Module):
     def __init__(self, channels: int, specs: Mapping[str, TaskSpec]) -> None:
         super().__init__()
         self.tasks = PerTask(specs, lambda task: MulTHead(channels, specs[task]))
+
+    @property
+    def specs(self) -> dict[str, TaskSpec]:
+        """The entries of the tasks by name."""
+        return {task: head.spec for task, head in self.tasks.items()}
 
     def forward(self, features: Mapping[str, Tensor], padded_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Tensor]:
         """Predictions of the tasks that `features` holds; arguments as for [`MulTHead`]."""

@@ -1,4 +1,4 @@
-"""A Swin-Unet-style decoder: every task decodes alone, and the encoder maps enter by concatenation.
+"""A Swin-Unet-style decoder: each task decodes alone, and encoder maps are concatenated to its stream.
 
 Swin-Unet (Cao et al., "Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arXiv 2105.05537, section 3) is a Swin
 encoder whose last stage is the bottleneck, and a decoder that mirrors the others. One step up, x the stream and s the encoder map:
@@ -43,7 +43,7 @@ class PatchExpanding(nn.Module):
 
 
 class SkipConnection(nn.Module):
-    """What one task owns between two stages: patch expanding, then the encoder map beside the stream, and a linear back."""
+    """What one task owns between two stages: patch expanding, then a linear of the stream and the encoder map, concatenated."""
 
     def __init__(self, channels: int, next_channels: int, layer_norm_eps: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class SwinUnetStage(nn.Module):
 
 
 class SwinUnetDecoder(nn.Module):
-    """One Swin-Unet decoder a task (arXiv 2105.05537), by the interface of `decoders.py`; returns no attention maps.
+    """One Swin-Unet decoder per task (arXiv 2105.05537), by the interface of `decoders.py`; returns no attention maps.
 
     Args:
         config: the model's configuration.

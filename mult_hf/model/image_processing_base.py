@@ -6,6 +6,7 @@ import where torchvision is missing or broken.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .alignment import misalignment_of_sizes, orientation
+from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .images import LabelMap, label_array, open_file, read_image, resize_label
-from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
+from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
     # Never runs. transformers saves the files that a class's file imports; a saved processor needs those of both backends.
@@ -32,9 +35,14 @@ class MulTImageProcessorKwargs(ImagesKwargs, total=False):
 
     tasks (`list`):
         Task entries: how stored labels are decoded and predictions post-processed. The six tasks of the paper by default.
+    do_reduce_labels (`bool`):
+        Whether stored class maps have 0 for pixels without a class, as those of ADE20k: 0 and 255 become 255, every other class is
+        reduced by 1. This replaces the offset and the unknown values in the encodings of classifications; other tasks are not
+        affected. False by default.
     """
 
     tasks: list
+    do_reduce_labels: bool
 
 
 class MulTBatchFeature(BatchFeature):
@@ -68,7 +76,7 @@ def _unit_vectors(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor
     return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
 
 
-# What a prediction must satisfy again after resizing, by the activation that made it: (resized, as predicted, task's entry).
+# Restores after resizing what the activation guaranteed, by the activation: (resized, as predicted, task's entry) -> finished.
 _FINISH: dict[str, Callable[[Tensor, Tensor, TaskSpec], Tensor]] = {
     "identity": _clamp,
     "sigmoid": _clamp,
@@ -98,6 +106,7 @@ class MulTProcessingMixin:
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
+    do_reduce_labels = False
     tasks = None
 
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
@@ -107,6 +116,21 @@ class MulTProcessingMixin:
             kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in kwargs["size"].items()}
         super().__init__(**kwargs, tasks=[spec.to_dict() for spec in specs.values()])
 
+    @classmethod
+    def from_backbone(cls, name_or_path: str, **kwargs: Any) -> Any:
+        """A new processor that normalises images as a published encoder was trained, see
+        [`MulTForMultiTaskDensePrediction.from_backbone`].
+
+        Args:
+            name_or_path: Hub id or local directory of a checkpoint of transformers or timm, or timm's own name.
+            kwargs: arguments of the processor, and `revision`, `token`, `cache_dir`, `local_files_only` for loading.
+
+        Returns:
+            The processor; with ImageNet's mean and standard deviation where the checkpoint states none.
+        """
+        hub = {key: kwargs.pop(key) for key in HUB_KEYWORDS if key in kwargs}
+        return cls(**{**image_statistics(str(name_or_path), **hub), **kwargs})
+
     @property
     def task_specs(self) -> dict[str, TaskSpec]:
         """The task entries as [`TaskSpec`] objects by name."""
@@ -115,6 +139,7 @@ class MulTProcessingMixin:
     def preprocess(
         self,
         images: ImageInput,
+        segmentation_maps: LabelMap | Sequence[LabelMap] = None,
         label_maps: Mapping[str, LabelMap | Sequence[LabelMap]] | None = None,
         **kwargs: Unpack[MulTImageProcessorKwargs],
     ) -> MulTBatchFeature:
@@ -122,18 +147,21 @@ class MulTProcessingMixin:
 
         Args:
             images: one image or a list, see [`read_image`].
+            segmentation_maps: the maps of the one classification among the tasks, as transformers' segmentation models take them;
+                short for `label_maps={task: segmentation_maps}`.
             label_maps: per task one stored map per image, as the data set stores it (PIL image, array or tensor); a single map
                 for a single image; `None` for an image without the task, whose target is all unknown.
-            kwargs: `size`, `do_resize`, `return_tensors`, ... as for every image processor, and `tasks`.
+            kwargs: `size`, `do_resize`, `return_tensors`, ... as for every image processor, `tasks`, and `do_reduce_labels`.
 
         Returns:
             [`MulTBatchFeature`]: `pixel_values` (batch, 3, height, width) float32, and with label maps `labels`: per task
             (batch, height, width) int64 class ids with 255 unknown, or (batch, channels, height, width) float32 with NaN unknown.
 
         Raises:
-            ValueError: on a broken or empty image, or a label map that does not fit its task; the message names it.
+            ValueError: on a broken or empty image, a label map that does not fit its task, or `segmentation_maps` where not exactly
+                one task is a classification; the message names it.
         """
-        return super().preprocess(images, label_maps, **kwargs)
+        return super().preprocess(images, segmentation_maps, label_maps, **kwargs)
 
     def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:
         """Images in the backend's format, channels first."""
@@ -150,10 +178,12 @@ class MulTProcessingMixin:
     def _preprocess_image_like_inputs(
         self,
         images: ImageInput,
+        segmentation_maps: Any,
         label_maps: Mapping[str, Any] | None,
         *,
         return_tensors: str | None = None,
         tasks: list | None = None,
+        do_reduce_labels: bool | None = None,
         do_convert_rgb: bool | None = None,
         input_data_format: str | None = None,
         device: Any = None,
@@ -171,12 +201,16 @@ class MulTProcessingMixin:
         prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+        specs = resolve_tasks(tasks)
+        if segmentation_maps is not None:
+            label_maps = _with_segmentation_maps(label_maps, segmentation_maps, specs)
         if label_maps is not None:
             places = [
                 _Place(tuple(pixels.shape[-2:]), tuple(upright.shape[-2:]), orientation(image))
                 for pixels, upright, image in zip(pixel_values, prepared, images)
             ]
-            specs = resolve_tasks(tasks)
+            if do_reduce_labels:
+                specs = {task: _reduced(spec) for task, spec in specs.items()}
             targets = {task: self._targets(task, maps, places, specs) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
@@ -247,9 +281,29 @@ class MulTProcessingMixin:
             for image, size in self._images(outputs, target_sizes)
         ]
 
-    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[Tensor]:
-        """Class ids of each image, (height, width) int64, as in transformers' segmentation models."""
-        return self._only("semantic-segmentation", outputs, target_sizes)
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None, return_segmentation_scores: bool = False
+    ) -> list[Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+        """Classes of each image, as in transformers' segmentation models.
+
+        Args:
+            outputs: as for `post_process`.
+            target_sizes: as for `post_process`.
+            return_segmentation_scores: whether to return the logits, too.
+
+        Returns:
+            Per image its class ids, (height, width) int64; with scores an object with these as `segmentation` and the logits, (classes,
+            height, width), as `segmentation_scores`.
+
+        Raises:
+            ValueError: as `post_process`, or if not exactly one predicted task is a semantic segmentation.
+        """
+        task = self._only_task("semantic-segmentation", outputs)
+        logits = [_resized(image[task], size) for image, size in self._images(outputs, target_sizes)]
+        if not return_segmentation_scores:
+            return [scores.argmax(dim=0) for scores in logits]
+        both = [dict(segmentation=scores.argmax(dim=0), segmentation_scores=scores) for scores in logits]  # noqa: C408
+        return [SemanticSegmentationPostProcessorOutput(data=data) for data in both]
 
     def post_process_depth_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
         """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models."""
@@ -263,13 +317,17 @@ class MulTProcessingMixin:
 
     def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
         """The finished maps of the one task with this `transformers_task`."""
+        task = self._only_task(transformers_task, outputs)
+        spec, images = self.task_specs[task], self._images(outputs, target_sizes)
+        return [_finish(image[task], spec, size, return_scores=False)["prediction"] for image, size in images]
+
+    def _only_task(self, transformers_task: str, outputs: Any) -> str:
+        """The name of the one predicted task with this `transformers_task`."""
         predictions = _predictions(outputs)
         names = [name for name, spec in self.task_specs.items() if spec.transformers_task == transformers_task and name in predictions]
         if len(names) != 1:
             raise ValueError(f"the outputs have {len(names)} tasks for {transformers_task!r} among {list(predictions)}; use post_process")
-        spec = self.task_specs[names[0]]
-        images = self._images(outputs, target_sizes)
-        return [_finish(image[names[0]], spec, size, return_scores=False)["prediction"] for image, size in images]
+        return names[0]
 
     def _images(
         self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None
@@ -312,6 +370,29 @@ def _listed(images: Any) -> Sequence[Any]:
     return images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
 
 
+def _with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_maps: Any, specs: dict[str, TaskSpec]) -> dict[str, Any]:
+    """Label maps by task, with those of the one classification among the tasks."""
+    if isinstance(segmentation_maps, Mapping):
+        raise ValueError(f"segmentation_maps is a mapping of {list(segmentation_maps)[:5]}; pass maps by task as label_maps={{task: maps}}")
+    classifications = [task for task, spec in specs.items() if spec.is_classification]
+    if len(classifications) != 1:
+        raise ValueError(
+            f"segmentation_maps is for the one classification of a processor, and {len(classifications)} of the tasks {list(specs)} "
+            f"classify: {classifications}; pass label_maps={{task: maps}}"
+        )
+    (task,) = classifications
+    if label_maps is not None and task in label_maps:
+        raise ValueError(f"the maps of {task!r} came both as segmentation_maps and in label_maps; pass them once")
+    return {**(label_maps or {}), task: segmentation_maps}
+
+
+def _reduced(spec: TaskSpec) -> TaskSpec:
+    """A classification whose stored ids are 1 more than its classes, with 0 and 255 unknown; other tasks as they are."""
+    if not spec.is_classification:
+        return spec
+    return replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX)))
+
+
 def _is_in_0_to_1(image: Any) -> bool:
     """Whether an image is an array or tensor of floats that `read_image` reads as in [0, 1]."""
     floating = image.is_floating_point() if isinstance(image, Tensor) else isinstance(image, np.ndarray) and image.dtype.kind == "f"
@@ -328,11 +409,18 @@ def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
     return specs[task]
 
 
+def _resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """One (channels, height, width) prediction at its size, float32."""
+    prediction = prediction.float()
+    if size is None or tuple(prediction.shape[-2:]) == size:
+        return prediction
+    return F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
 def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
     """Bring one (channels, height, width) prediction to its size and unit."""
-    resized = prediction = prediction.float()
-    if size is not None and tuple(prediction.shape[-2:]) != size:
-        resized = F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
+    prediction = prediction.float()
+    resized = _resized(prediction, size)
     if spec.is_classification:
         scores = {"scores": resized.softmax(dim=0)} if return_scores else {}
         return {"prediction": resized.argmax(dim=0), **scores}

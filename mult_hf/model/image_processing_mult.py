@@ -13,6 +13,8 @@ class MulTImageProcessor(MulTProcessingMixin, TorchvisionBackend):
             aspect ratio.
         tasks (list): names, [`TaskSpec`] objects or plain entries; the six tasks of the paper by default. A data set that stores
             its labels differently gives entries with its own `encoding`.
+        do_reduce_labels (bool): whether stored class maps have 0 for pixels without a class, see [`MulTImageProcessorKwargs`]; False by
+            default.
         kwargs: as for every image processor of transformers (`do_resize`, `image_mean`, ...).
     """
 

@@ -81,7 +81,7 @@ class LabelEncoding:
         floating = np.dtype(self.dtype).kind == "f"
         if unknown.any() and not self.unknown and not floating:
             raise ValueError(f"{int(unknown.sum())} values are not known, but this encoding has no stored value for that; set `unknown`")
-        stored = (np.asarray(target, np.float64) - _per_channel(self.offset)) / _per_channel(self.scale)
+        stored = self.stored_values(np.asarray(target, np.float64))
         lowest, highest = _limits(self.dtype)
         if not floating:
             stored = np.round(stored)
@@ -95,6 +95,10 @@ class LabelEncoding:
             examples = ", ".join(f"{value:g}" for value in np.unique(stored[:, lost])[:3])
             raise ValueError(f"{int(lost.sum())} known pixels would be stored as {examples}, which means unknown; see `unknown`, `maximum`")
         return np.where(unknown, self.unknown[0] if self.unknown else np.nan if floating else 0, stored).astype(self.dtype)
+
+    def stored_values(self, target: np.ndarray) -> np.ndarray:
+        """What a file holds for a target (channels, height, width), before it is rounded."""
+        return (target - _per_channel(self.offset)) / _per_channel(self.scale)
 
     def _means_unknown(self, stored: np.ndarray) -> np.ndarray:
         """Which pixels of a (channels, height, width) stored map are not known, (height, width) bool."""

@@ -50,7 +50,8 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f"class ids are {target.dtype}; expected integers")
     target = target.long()
-    if target.device.type == "cpu":  # elsewhere looking would stop the device at every step
+    # Elsewhere looking would stop the device at every step, and it would cut a compiled graph in two.
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = target[(target != IGNORE_INDEX) & ((target < 0) | (target >= prediction.shape[1]))]
         if len(wrong):
             raise ValueError(
@@ -68,7 +69,7 @@ def l1(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def rotate_l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """L1 that forgives a shift of one pixel: the "rotate loss" of Standley et al. (arXiv 1905.07553, released code).
+    """L1 that tolerates a shift of one pixel: the "rotate loss" of Standley et al. (arXiv 1905.07553, released code).
 
     The target loses a border of one pixel; the nine crops of the prediction that are shifted by -1, 0 or +1 in each
     direction are compared with it. Per image the smallest of the nine mean errors counts. The means are over known pixels
@@ -176,7 +177,7 @@ def multi_task_loss(
         if not isinstance(target, Tensor):
             raise ValueError(f"{task}: the label is a {type(target).__name__}; expected a tensor")
         if not specs[task].is_classification and target.ndim == 3 and prediction.shape[1] == 1:
-            target = target.unsqueeze(1)  # (batch, height, width) is as good for one channel
+            target = target.unsqueeze(1)  # one channel may come without its axis
         try:
             losses[task] = loss_function(specs[task])(prediction, target)
         except ValueError as error:

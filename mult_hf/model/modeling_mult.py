@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, SwinBackbone
+from transformers import SwinBackbone
 from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightTransform
@@ -21,6 +21,7 @@ from .backbone import BackboneLoadReport, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
 from .decoder_mult import MulTHeads, PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
+from .encoder_sources import HUB_KEYWORDS, encoder_configuration
 from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput
 from .pickling import picklable_state
@@ -71,10 +72,10 @@ class MulTPreTrainedModel(PreTrainedModel):
         return picklable_state(self)
 
     def enable_input_require_grads(self) -> None:
-        """Let gradients reach adapters behind frozen, checkpointed layers; patch embeddings return a tuple here, not a tensor."""
+        """Let gradients reach adapters behind frozen, checkpointed layers; transformers' own expects embeddings of tokens."""
 
-        def require_grad(module: nn.Module, inputs: Any, output: Tensor | tuple[Any, ...]) -> None:
-            (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
+        def require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            output.requires_grad_(True)
 
         self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_grad)]
         self._require_grads_hook = self._require_grads_hooks[0]
@@ -110,6 +111,9 @@ class MulTPreTrainedModel(PreTrainedModel):
 class MulTModel(MulTPreTrainedModel):
     """One encoder and one decoder per task, without heads.
 
+    No Auto class makes it: `AutoModel`, which has one class per configuration, stands for [`MulTForMultiTaskDensePrediction`], because
+    pipelines load their model through it. `MulTModel.from_pretrained` loads the encoder and decoders of any MulT checkpoint.
+
     Args:
         config: [`MulTConfig`].
 
@@ -126,11 +130,8 @@ class MulTModel(MulTPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's patch embedding, or its first convolution where the encoder does not name one."""
-        try:
-            return self.backbone.get_input_embeddings()
-        except (NotImplementedError, AttributeError):  # ConvNeXt, timm's encoders
-            return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
+        """The convolution that embeds patches: the encoder's first."""
+        return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
 
     @can_return_tuple
     def forward(
@@ -147,8 +148,8 @@ class MulTModel(MulTPreTrainedModel):
             pixel_values: normalised images (batch, 3, height, width) of any float type, height and width at least 32.
             tasks: names of the tasks to compute; all of them by default.
             output_attentions: whether to return the shared attention maps.
-            output_hidden_states: whether to return encoder maps and streams of all stages, or the numbers of the stages to return,
-                0 being the finest.
+            output_hidden_states: whether to return encoder maps and streams of all stages; or the numbers of the stages to return,
+                0 being the finest, with None in place of the others.
             kwargs: further keywords that transformers may pass to any model; they have no effect.
 
         Returns:
@@ -266,7 +267,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         return list(self.config.task_specs)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's patch embedding."""
+        """The convolution that embeds patches: the encoder's first."""
         return self.mult.get_input_embeddings()
 
     @can_return_tuple
@@ -288,8 +289,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
                 (batch, channels, height, width) with NaN unknown. Tasks may be missing or `None`.
             tasks: names of the tasks to compute; all of them by default.
             output_attentions: whether to return the shared attention maps.
-            output_hidden_states: whether to return encoder maps and streams of all stages, or the numbers of the stages to return,
-                0 being the finest.
+            output_hidden_states: whether to return encoder maps and streams of all stages; or the numbers of the stages to return,
+                0 being the finest, with None in place of the others.
             return_loss: whether to compute the losses; by default where there are labels.
             kwargs: further keywords that transformers may pass to any model; they have no effect.
 
@@ -307,7 +308,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         size = tuple(pixel_values.shape[-2:])
         predictions = self.heads(outputs.task_features, self.mult.padded_size(size), size)
         with_loss = labels is not None and return_loss is not False
-        loss, task_losses = multi_task_loss(predictions, labels, self.config.task_specs) if with_loss else (None, None)
+        # The heads' entries, and not the configuration's, whose parsing torch.compile cannot follow.
+        loss, task_losses = multi_task_loss(predictions, labels, self.heads.specs) if with_loss else (None, None)
         result = MulTDensePredictionOutput(
             loss=loss,
             predictions=predictions,
@@ -323,8 +325,11 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> "MulTForMultiTaskDensePrediction":
         """A new model on a published encoder: its configuration and weights; decoders and heads start fresh.
 
+        `MulTImageProcessor.from_backbone` makes the processor that normalises images as the encoder was trained.
+
         Args:
-            name_or_path: Hub id or local directory of a transformers checkpoint, e.g. "microsoft/swin-tiny-patch4-window7-224".
+            name_or_path: Hub id or local directory of a checkpoint of transformers or timm, e.g.
+                "microsoft/swin-tiny-patch4-window7-224" or "timm/convnext_tiny.fb_in1k"; or timm's own name, e.g. "resnet50".
             kwargs: arguments of [`MulTConfig`], `dtype` of the weights, and `revision`, `token`, `cache_dir`, `local_files_only`
                 for loading.
 
@@ -333,17 +338,11 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
 
         Raises:
             ValueError: if the checkpoint is no backbone with a pyramid of feature maps, or nothing in it fits.
+            ImportError: for an encoder of timm where timm is not installed.
         """
         dtype = kwargs.pop("dtype", None)
-        hub = {key: kwargs.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
-        backbone_config = AutoConfig.from_pretrained(name_or_path, **hub)
-        stages = [name for name in getattr(backbone_config, "stage_names", []) if name != "stem"]
-        if not stages:
-            raise ValueError(
-                f"{name_or_path} is a {backbone_config.model_type!r}; expected a backbone with stages, such as Swin or ConvNeXt"
-            )
-        backbone_config.out_features = stages
-        model = cls(MulTConfig(backbone_config=backbone_config, **kwargs))
+        hub = {key: kwargs.pop(key) for key in HUB_KEYWORDS if key in kwargs}
+        model = cls(MulTConfig(backbone_config=encoder_configuration(str(name_or_path), **hub), **kwargs))
         model.load_backbone_weights(name_or_path, **hub)
         return model.to(dtype).eval()
 
@@ -428,8 +427,8 @@ def _refuse_unknown_keywords(kwargs: Mapping[str, Any]) -> None:
         raise TypeError(f"forward() got unexpected keyword arguments {unknown}")
 
 
-def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor, ...]:
-    """All maps, or those of the stages that `output_hidden_states` numbers.
+def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor | None, ...]:
+    """All maps, or those of the stages that `output_hidden_states` numbers and None for the others, as transformers' encoders do.
 
     Raises:
         ValueError: if there is no such stage.
@@ -439,7 +438,8 @@ def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tupl
     stages = [which] if isinstance(which, int) else list(which)
     if not all(-len(maps) <= stage < len(maps) for stage in stages):
         raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
-    return tuple(maps[stage] for stage in stages)
+    chosen = {stage % len(maps) for stage in stages}
+    return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
 
 
 def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:

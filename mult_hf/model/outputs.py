@@ -14,7 +14,8 @@ class MulTModelOutput(ModelOutput):
     Args:
         last_hidden_state: the encoder's coarsest feature map, (batch, channels, height / 32, width / 32).
         task_features: per task its finest stream, (batch, channels, height / 4, width / 4).
-        hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if asked for.
+        hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if asked for. None stands for stages
+            that were not chosen.
         task_hidden_states: per task its stream after each decoder stage, finest first as `hidden_states`; if asked for.
         attentions: the map of each shared block, (batch, windows, heads, tokens, tokens), in the order in which they run; if
             asked for. Blocks without sharing contribute none.
@@ -23,8 +24,8 @@ class MulTModelOutput(ModelOutput):
     # ModelOutput unpacks a lone dict in its first field, so a tensor stands there.
     last_hidden_state: Tensor | None = None
     task_features: dict[str, Tensor] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    task_hidden_states: dict[str, tuple[Tensor | None, ...]] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
@@ -48,8 +49,8 @@ class MulTDensePredictionOutput(ModelOutput):
     loss: Tensor | None = None
     predictions: dict[str, Tensor] | None = None
     task_losses: dict[str, Tensor] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    task_hidden_states: dict[str, tuple[Tensor, ...]] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    task_hidden_states: dict[str, tuple[Tensor | None, ...]] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
     def __getitem__(self, key: str | int | slice) -> Any:

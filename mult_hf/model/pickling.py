@@ -9,8 +9,8 @@ _INSTALLER = "transformers.utils.output_capturing"
 
 
 def picklable_state(model: nn.Module) -> dict[str, Any]:
-    """The state of a model without the hooks by which transformers collects hidden states: functions within functions, which cannot
-    be pickled. transformers installs them again at the next forward pass, as the flag that says that they are there is left out, too.
+    """The state of a model without the hooks by which transformers collects hidden states: they are local functions, which cannot
+    be pickled. The flag of their presence is left out, too, so transformers installs them again at the next forward pass.
 
     Args:
         model: stays as it is.
@@ -19,7 +19,7 @@ def picklable_state(model: nn.Module) -> dict[str, Any]:
 
 
 def _without_hooks(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
-    """A module of the same tensors; a module that stands in two places stays one."""
+    """A module of the same tensors; a module that is used in two places stays one."""
     if id(module) not in copies:
         copied = copies[id(module)] = module.__class__.__new__(module.__class__)
         copied.__dict__.update(module.__dict__)

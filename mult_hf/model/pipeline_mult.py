@@ -1,4 +1,4 @@
-"""The `multitask-vision` pipeline: a photo in, one map and one picture a task out."""
+"""The `multitask-vision` pipeline: an image in, one map and one colour image per task out."""
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
@@ -23,7 +23,7 @@ _SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Ten
 
 
 class MultiTaskVisionPipeline(Pipeline):
-    """Several dense maps of each photo from one model.
+    """Several dense maps of each image from one model.
 
     Examples:
         >>> from transformers import pipeline
@@ -34,8 +34,8 @@ class MultiTaskVisionPipeline(Pipeline):
 
     Keywords of the call, or of `pipeline(...)`:
 
-    - `tasks`: names of the tasks to compute; all by default. The others cost nothing.
-    - `target_size`: (height, width) of the maps; each photo's own size by default.
+    - `tasks`: names of the tasks to compute; all by default. Tasks that are left out are not computed.
+    - `target_size`: (height, width) of the maps; each image's own size by default.
     - `timeout`: seconds for the download of a URL, 30 by default.
 
     The model is put into evaluation mode.
@@ -45,14 +45,14 @@ class MultiTaskVisionPipeline(Pipeline):
     """
 
     _load_processor = False
-    _load_image_processor = None  # see __init__: a model that is passed as an object brings its own
+    _load_image_processor = None  # see __init__: a model that is passed as an object has its processor saved beside it
     _load_feature_extractor = False
     _load_tokenizer = False
 
     def __init__(self, model: PreTrainedModel, image_processor: BaseImageProcessor | None = None, **kwargs: Any) -> None:
         if image_processor is None and model.name_or_path:
             image_processor = MulTImageProcessor.from_pretrained(model.name_or_path)
-        elif image_processor is None:  # a model made in this process: nothing was saved beside it
+        elif image_processor is None:  # a model that was never saved has no processor
             image_processor = MulTImageProcessor(tasks=model.config.tasks)
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
@@ -66,13 +66,13 @@ class MultiTaskVisionPipeline(Pipeline):
             kwargs: `tasks`, `target_size`, `timeout`, `batch_size`, `num_workers`.
 
         Returns:
-            Per photo `{task: {"prediction": Tensor, "image": PIL picture}}`: the prediction in the task's unit as
-            `post_process` gives it, the picture in its colour map. A list for a list, an iterator for a generator or a data set.
+            Per image `{task: {"prediction": Tensor, "image": PIL image}}`: the prediction in the task's unit as `post_process`
+            returns it, and the same in the task's colour map. A list for a list, an iterator for a generator or a data set.
 
         Raises:
-            ValueError: on an unknown task, or a photo that cannot be read.
+            ValueError: on an unknown task, or an image that cannot be read.
         """
-        # transformers' pipelines know lists, generators and torch data sets; everything else of several photos becomes one of these.
+        # transformers' pipelines take lists, generators and torch data sets; any other series of images becomes one of these.
         if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
             inputs = list(inputs)
         elif (
@@ -81,7 +81,7 @@ class MultiTaskVisionPipeline(Pipeline):
             and isinstance(inputs, Iterable)
             and not isinstance(inputs, (list, Dataset, GeneratorType))
         ):
-            inputs = (photo for photo in inputs)
+            inputs = (image for image in inputs)
         if isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs, **kwargs)
@@ -98,26 +98,26 @@ class MultiTaskVisionPipeline(Pipeline):
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
     def preprocess(self, input_: Any, target_size: tuple[int, int] | None = None, timeout: float | None = None) -> dict[str, Any]:
-        """One photo to `pixel_values` (1, 3, height, width), and the size that its maps shall have."""
+        """One image to `pixel_values` (1, 3, height, width), and the size of its maps."""
         image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
         image = read_image(image, timeout=timeout)
         pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"].to(self.dtype)
         return {"pixel_values": pixel_values, "target_size": [tuple(map(int, target_size or _size(image)))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:
-        if self.model.training:  # dropout and stochastic depth make no prediction
+        if self.model.training:  # else dropout and stochastic depth would act
             self.model.eval()
-        # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
+        # transformers splits batches key by key, so predictions must be on the same level as the sizes.
         outputs = self.model(input_tensors["pixel_values"], tasks=tasks)
         return {**outputs.predictions, "target_size": input_tensors["target_size"]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """One photo's predictions to its size and units, with a picture of each."""
+        """One image's predictions to its size and units, each also as a colour image."""
         size = model_outputs.pop("target_size")
-        while isinstance(size[0], (list, tuple)):  # batching wraps the size once more
+        while isinstance(size[0], (list, tuple)):  # each level of batching adds one list
             size = size[0]
         specs = self.model.config.task_specs
-        # The model's tasks, since one may have been added after the processor was saved; and as plain entries, since model and
+        # The model's tasks, because a task may have been added after the processor was saved; as plain entries, because model and
         # processor of a checkpoint with remote code have two different classes called TaskSpec.
         (result,) = self.image_processor.post_process(model_outputs, [size], tasks=self.model.config.tasks)
         for task, maps in result.items():
@@ -135,7 +135,7 @@ def _check_size(size: Any) -> None:
 
 
 def _size(image: Any) -> tuple[int, int]:
-    """Height and width of what `read_image` returns: a PIL picture, or an array or tensor with channels first."""
+    """Height and width of what `read_image` returns: a PIL image, or an array or tensor with channels first."""
     return (image.height, image.width) if isinstance(image, Image.Image) else tuple(image.shape[1:])
 
 

@@ -1,6 +1,6 @@
-"""What a task is: one declarative entry each, and nothing about tasks anywhere else.
+"""Tasks: one declarative entry each; no other module has knowledge of a task.
 
-Every other module works from the fields of a [`TaskSpec`] and none contains the name of a task. Adding a task is one
+All other modules work from the fields of a [`TaskSpec`], and none contains the name of a task. Adding a task is one
 call of [`register_task`], or one entry in a configuration or a data set's card; the entry travels in `config.json`, so a
 checkpoint loads even where the task was never registered.
 
@@ -34,7 +34,7 @@ RESERVED_NAMES = (
     *("pixel_values", "labels", "tasks", "target_size"),  # inputs of the model and of the pipeline
     *("loss", "predictions", "task_losses", "task_features", "last_hidden_state", "hidden_states", "task_hidden_states", "attentions"),
 )
-"""Names of columns, inputs and outputs that stand beside the tasks' own, so that no task can have them."""
+"""Names of columns, inputs and outputs that are used beside those of tasks; no task can have them."""
 
 
 _CLASS_IDS = LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,))
@@ -178,9 +178,12 @@ class TaskSpec:
         classes = np.where(known, target[0], IGNORE_INDEX).astype(np.int64)
         wrong = known & ((classes < 0) | (classes >= self.channels) | (classes != target[0]))
         if wrong.any():
-            examples = ", ".join(f"{value:g}" for value in np.unique(target[0][wrong])[:5])
+            ids = np.unique(target[:1, wrong])[:5].astype(np.float64)
+            stored_ids = self.encoding.stored_values(ids[None, None])[0, 0]
+            found, in_file = (", ".join(f"{value:g}" for value in values) for values in (ids, stored_ids))
+            found += "" if found == in_file else f", which the file stores as {in_file}"
             raise ValueError(
-                f"{self.name}: {int(wrong.sum())} pixels have class {examples}; classes run from 0 to {self.channels - 1}, see `encoding`"
+                f"{self.name}: {int(wrong.sum())} pixels have class {found}; classes run from 0 to {self.channels - 1}, see `encoding`"
             )
         return classes
 
@@ -334,7 +337,7 @@ _CHECKS = (
     _check_metrics,
     _check_encoding_channels,
 )
-"""Each says what is wrong with the fields of an entry together, or returns None."""
+"""Each returns what is wrong with the fields of an entry together, or None."""
 
 
 _REGISTRY: dict[str, TaskSpec] = {}
@@ -493,4 +496,4 @@ MULT_TASKS: tuple[str, ...] = tuple(_REGISTRY)
 """Names of the six tasks of the paper, in its order."""
 
 PREFERRED_REFERENCE_TASK = "normals"
-"""Stream that makes the shared attention unless a configuration says otherwise (paper, section 4.3)."""
+"""Task that computes the shared attention unless a configuration names another (paper, section 4.3)."""

@@ -1,4 +1,4 @@
-"""Pictures of predictions and targets: colour maps by name, a legend of classes, panels, attention and matrices. numpy and PIL only."""
+"""Colour images of predictions and targets: colour maps by name, a legend of classes, panels, attention and matrices."""
 
 import colorsys
 from collections.abc import Callable, Sequence
@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from .tasks import TaskSpec
 
 UNKNOWN_COLOR = (112, 72, 112)
-"""What unknown pixels look like, in a colour that no map uses."""
+"""Colour of unknown pixels; no colour map uses it."""
 
-# Colours at equal steps from the lowest to the highest value; what lies between is interpolated.
+# Colours at equal steps from the lowest to the highest value, interpolated in between.
 _ANCHORS: dict[str, tuple[str, ...]] = {
     "gray": ("000000", "ffffff"),
     "viridis": ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"),
@@ -23,7 +23,7 @@ _ANCHORS: dict[str, tuple[str, ...]] = {
 def class_palette(classes: int) -> np.ndarray:
     """A colour for each class id that does not depend on how many classes there are: (classes, 3) uint8.
 
-    Hues step by the golden angle, so that neighbouring ids differ; brightness takes turns.
+    Hues step by the golden angle, so that neighbouring ids differ; brightness alternates.
     """
     colors = [colorsys.hsv_to_rgb(0.61803398875 * i % 1, (0.62, 0.85, 0.45)[i % 3], (0.95, 0.70, 0.85)[i // 2 % 3]) for i in range(classes)]
     return np.round(np.asarray(colors, np.float64).reshape(-1, 3) * 255).astype(np.uint8)
@@ -62,7 +62,7 @@ def _shade(position: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
 
 
 def _magnitude(values: np.ndarray) -> np.ndarray:
-    """The value itself, or the length of a vector, so that every task has a picture in every colour map."""
+    """The value itself, or the length of a vector, so that every colour map can show every task."""
     return values[0] if len(values) == 1 else np.linalg.norm(values, axis=0)
 
 
@@ -80,21 +80,21 @@ COLORMAPS: dict[str, Callable[[np.ndarray, TaskSpec, tuple[float, float]], np.nd
 
 
 def color_limits(values: np.ndarray) -> tuple[float, float]:
-    """The range of values that a scalar picture spans: 1st to 99th percentile of the known ones; (0, 1) if none is known."""
+    """The range of values that a scalar colour map spans: 1st to 99th percentile of the known ones; (0, 1) if none is known."""
     magnitude = _magnitude(_channels_first(values))
     known = magnitude[np.isfinite(magnitude)]
     return tuple(np.percentile(known, [1, 99]).tolist()) if len(known) else (0.0, 1.0)
 
 
 def colorize(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float] | None = None) -> Image.Image:
-    """Picture of a prediction or target in the task's colour map.
+    """A prediction or target as an image in the task's colour map.
 
     Args:
         values: (height, width) or (channels, height, width), an array or CPU tensor in the target's unit, or class ids; NaN
             or 255 where unknown.
         spec: the task.
-        limits: values at the two ends of a scalar colour map; the map's own 1st and 99th percentile by default. Pass the
-            target's to compare a prediction with it. Maps of classes and vectors have fixed colours.
+        limits: values at the two ends of a scalar colour map; the 1st and 99th percentile of `values` by default. Pass the target's
+            to compare a prediction with it. Classes and vectors have fixed colours.
 
     Returns:
         `PIL.Image.Image`: RGB, of the map's size.
@@ -122,8 +122,8 @@ def legend(spec: TaskSpec, classes: np.ndarray | None = None, *, row_height: int
 
     Args:
         spec: a classification task.
-        classes: only list ids that occur in this map; all by default.
-        row_height: pixels a row.
+        classes: a map; only its ids are listed. All ids by default.
+        row_height: pixels per row.
 
     Raises:
         ValueError: if the task has no classes.
@@ -146,25 +146,25 @@ def legend(spec: TaskSpec, classes: np.ndarray | None = None, *, row_height: int
 def panel(
     rows: Sequence[Sequence[Image.Image | None]], titles: Sequence[str] = (), captions: Sequence[str] = (), *, cell: int = 160
 ) -> Image.Image:
-    """Grid of pictures with a title a column.
+    """Grid of images with a title per column.
 
     Args:
-        rows: pictures row by row; `None` leaves a cell empty.
-        titles: one a column, or none at all.
-        captions: one a row, written above it, or none at all.
-        cell: width of a cell in pixels; its height follows from the first picture's shape.
+        rows: images row by row; `None` leaves a cell empty.
+        titles: one per column, or none at all.
+        captions: one per row, written above it, or none at all.
+        cell: width of a cell in pixels; its height follows from the first image's shape.
 
     Raises:
-        ValueError: if there is no picture, more titles than columns, or another number of captions than rows.
+        ValueError: if there is no image, more titles than columns, or another number of captions than rows.
     """
     if captions and len(captions) != len(rows):
-        raise ValueError(f"a panel has {len(captions)} captions for {len(rows)} rows; give one a row")
+        raise ValueError(f"a panel has {len(captions)} captions for {len(rows)} rows; give one per row")
     if len(titles) > max(map(len, rows), default=0):
-        raise ValueError(f"a panel has {len(titles)} titles for {max(map(len, rows), default=0)} columns; give one a column")
-    pictures = [picture for row in rows for picture in row if picture is not None]
-    if not pictures:
-        raise ValueError("a panel needs at least one picture, got none")
-    height = max(1, round(cell * pictures[0].height / pictures[0].width))
+        raise ValueError(f"a panel has {len(titles)} titles for {max(map(len, rows), default=0)} columns; give one per column")
+    images = [image for row in rows for image in row if image is not None]
+    if not images:
+        raise ValueError("a panel needs at least one image, got none")
+    height = max(1, round(cell * images[0].height / images[0].width))
     header, caption_height, gap = (20 if titles else 0), (18 if captions else 0), 4
     columns, step = max(len(row) for row in rows), caption_height + height + gap
     sheet = Image.new("RGB", (columns * (cell + gap) + gap, header + len(rows) * step + gap), "white")
@@ -174,54 +174,54 @@ def panel(
     for number, caption in enumerate(captions):
         draw.text((gap, header + gap + number * step + caption_height / 2), caption, fill="black", font=font, anchor="lm")
     for number, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            if picture is not None:
+        for column, image in enumerate(row):
+            if image is not None:
                 where = gap + column * (cell + gap), header + gap + number * step + caption_height
-                sheet.paste(picture.convert("RGB").resize((cell, height), Image.Resampling.NEAREST), where)
+                sheet.paste(image.convert("RGB").resize((cell, height), Image.Resampling.NEAREST), where)
     return sheet
 
 
-def attention_picture(photo: Image.Image, weights: np.ndarray, pixel: tuple[int, int]) -> Image.Image:
-    """Photo with what one pixel looks at: the brighter, the more weight, up to the largest; the pixel is ringed.
+def attention_image(image: Image.Image, weights: np.ndarray, pixel: tuple[int, int]) -> Image.Image:
+    """The attention of one pixel over an image: brighter where the weight is larger, with a ring around the pixel.
 
     Args:
-        photo: any size; in the picture it is grey and dim.
-        weights: (height, width) over the photo's area at any resolution, at least 0.
+        image: any size; it is shown grey and dim.
+        weights: (height, width) over the image at any resolution, at least 0.
         pixel: row and column in `weights`.
 
     Returns:
-        `PIL.Image.Image`: RGB, of the photo's size.
+        `PIL.Image.Image`: RGB, of the image's size.
 
     Raises:
-        ValueError: if the weights have another number of axes, or one below 0 or not known, or the pixel lies outside of them.
+        ValueError: if the weights have another number of axes, or one is negative or NaN, or the pixel lies outside.
     """
     weights = np.asarray(weights, np.float64)
     if weights.ndim != 2 or not (weights >= 0).all():  # false for NaN, too
         raise ValueError(f"weights have shape {weights.shape} and reach down to {weights.min()}; expected (height, width), at least 0")
     share = weights / max(weights.max(), 1e-12)
     glow = Image.fromarray(_to_bytes(_shade(share, _ANCHORS["magma"]), np.ones(share.shape, bool)))
-    glow = glow.resize(photo.size, Image.Resampling.NEAREST)
-    return mark_pixel(Image.blend(photo.convert("L").convert("RGB"), glow, 0.65), pixel, weights.shape)
+    glow = glow.resize(image.size, Image.Resampling.NEAREST)
+    return mark_pixel(Image.blend(image.convert("L").convert("RGB"), glow, 0.65), pixel, weights.shape)
 
 
-def mark_pixel(picture: Image.Image, pixel: tuple[int, int], size: tuple[int, int] | None = None) -> Image.Image:
-    """A copy of a picture with a ring around a pixel.
+def mark_pixel(image: Image.Image, pixel: tuple[int, int], size: tuple[int, int] | None = None) -> Image.Image:
+    """A copy of an image with a ring around a pixel.
 
     Args:
-        picture: any picture.
+        image: any image.
         pixel: row and column.
-        size: rows and columns that the pixel is counted in; the picture's own by default.
+        size: rows and columns that the pixel is counted in; the image's own by default.
 
     Raises:
         ValueError: if the pixel lies outside.
     """
-    rows, columns = size or (picture.height, picture.width)
+    rows, columns = size or (image.height, image.width)
     if not (0 <= pixel[0] < rows and 0 <= pixel[1] < columns):
         raise ValueError(f"pixel is {tuple(pixel)}; there are {rows} rows and {columns} columns, counted from 0")
-    marked = picture.convert("RGB")
-    x, y = (pixel[1] + 0.5) * picture.width / columns, (pixel[0] + 0.5) * picture.height / rows
-    radius, draw = max(3.0, min(picture.size) / 25), ImageDraw.Draw(marked)
-    for color, width in (((0, 0, 0), 0.6), ((80, 255, 120), 0.3)):  # a dark rim shows it on bright ground, too
+    marked = image.convert("RGB")
+    x, y = (pixel[1] + 0.5) * image.width / columns, (pixel[0] + 0.5) * image.height / rows
+    radius, draw = max(3.0, min(image.size) / 25), ImageDraw.Draw(marked)
+    for color, width in (((0, 0, 0), 0.6), ((80, 255, 120), 0.3)):  # the dark rim keeps it visible on bright images
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=max(1, round(radius * width)))
     return marked
 
@@ -229,7 +229,7 @@ def mark_pixel(picture: Image.Image, pixel: tuple[int, int], size: tuple[int, in
 _DIVERGING = ("2166ac", "f7f7f7", "b2182b")  # blue for -1, white for 0, red for 1
 
 
-def matrix_picture(values: np.ndarray, names: Sequence[str], *, cell: int = 88) -> Image.Image:
+def matrix_image(values: np.ndarray, names: Sequence[str], *, cell: int = 88) -> Image.Image:
     """Square table of numbers from -1 (blue) over 0 (white) to 1 (red), such as correlations.
 
     Args:
@@ -247,8 +247,8 @@ def matrix_picture(values: np.ndarray, names: Sequence[str], *, cell: int = 88) 
     colors = _to_bytes(_shade(np.where(known, (np.clip(values, -1, 1) + 1) / 2, 0), _DIVERGING), known)
     font = ImageFont.load_default(cell / 7)
     left, top = int(max(font.getlength(name) for name in names)) + 16, 28
-    picture = Image.new("RGB", (left + len(names) * cell, top + len(names) * cell), "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (left + len(names) * cell, top + len(names) * cell), "white")
+    draw = ImageDraw.Draw(image)
     for row, name in enumerate(names):
         draw.text((left - 8, top + (row + 0.5) * cell), name, fill="black", font=font, anchor="rm")
         draw.text((left + (row + 0.5) * cell, top / 2), name, fill="black", font=font, anchor="mm")
@@ -258,4 +258,4 @@ def matrix_picture(values: np.ndarray, names: Sequence[str], *, cell: int = 88) 
             text = f"{value:.2f}" if known[row, column] else "-"
             ink = "white" if not known[row, column] or abs(value) > 0.7 else "black"
             draw.text((corner[0] + cell / 2, corner[1] + cell / 2), text, fill=ink, font=font, anchor="mm")
-    return picture
+    return image

@@ -1,4 +1,4 @@
-"""Is a model complete? One whose weights are missing or not finite predicts maps that look like any others."""
+"""Check that a model is complete: with missing or non-finite weights it would predict maps that look like any others."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 SAMPLES = 64
-"""Values of a weight that are kept to see whether training has changed it."""
+"""Values per weight that are kept, to detect whether training has changed it."""
 
 
 def remember_fresh_weights(model: nn.Module, names: Iterable[str]) -> None:
-    """Keep which weights a checkpoint did not have and a few of their initial values; see [`check_weights`].
+    """Record which weights a checkpoint lacked, and a few of their initial values; see [`check_weights`].
 
     Args:
         model: just loaded.
@@ -57,7 +57,7 @@ def _equals(weight: Tensor, sample: Tensor) -> bool:
     if weight.is_meta or weight.numel() == 0:
         return False
     now = _sample(weight)
-    return torch.equal(now.cpu(), sample.to("cpu", now.dtype))  # a cast to half precision is no training
+    return torch.equal(now.cpu(), sample.to("cpu", now.dtype))  # a cast to half precision does not count as training
 
 
 def _sample(weight: Tensor) -> Tensor:

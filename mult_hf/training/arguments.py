@@ -45,7 +45,7 @@ class ModelArguments:
     """The initial model: a trained one, a new one with a pretrained encoder, or a new one with a new small Swin."""
 
     model: str | None = flag(None, "directory or Hub id of a trained MulT to start from; a new model by default")
-    backbone: str | None = flag(None, "directory or Hub id of a pretrained encoder; by default a new small Swin")
+    backbone: str | None = flag(None, "directory, Hub id or timm name of a pretrained encoder; by default a new small Swin")
     embed_dim: int = flag(24, "channels of a new Swin's first stage")
     depths: list[int] = flag([2, 2, 2, 2], "blocks per stage of a new Swin")
     window_size: int = flag(8, "side of a new Swin's windows, in patches of 4 pixels")

@@ -17,6 +17,7 @@ from mult_hf.evaluation.compatibility import check_compatible
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.decoder_mult import MulTHeads
+from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.images import open_image
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
@@ -61,6 +62,20 @@ def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, **decoder))
     init_sincos_position_embeddings(model)
     return model
+
+
+def build_processor(arguments: ModelArguments, specs: Mapping[str, TaskSpec], size: Mapping[str, int]) -> MulTImageProcessor:
+    """The processor of the model that the arguments name: images are normalised as a pretrained encoder's were.
+
+    Args:
+        arguments: of the model.
+        specs: the task entries by name.
+        size: height and width of the images.
+    """
+    settings = {"size": dict(size), "tasks": list(specs.values())}
+    if arguments.backbone is not None:
+        return MulTImageProcessor.from_backbone(arguments.backbone, **settings)
+    return MulTImageProcessor(**settings)
 
 
 def view_size(rows: Dataset, side: int | None = None) -> dict[str, int]:
@@ -242,6 +257,7 @@ __all__ = [
     "DEFAULT_BLOCKS",
     "SIZE_STEP",
     "build_model",
+    "build_processor",
     "hand_over_reference",
     "have_other_classes",
     "init_sincos_position_embeddings",

@@ -264,6 +264,15 @@ def test_known_arguments_and_those_of_transformers_do_not_warn(caplog, tmp_path)
 # The classes that transformers sees.
 
 
+@pytest.mark.parametrize(
+    "named", [{"backbone": "microsoft/swin-tiny-patch4-window7-224"}, {"backbone": "resnet50", "use_timm_backbone": True}]
+)
+def test_a_backbone_by_name_is_refused_before_the_hub_is_asked(named, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_exists", lambda *_, **__: pytest.fail("asked the Hub"))
+    with pytest.raises(ValueError, match=rf"takes no backbone='{named['backbone']}'.*MulTForMultiTaskDensePrediction\.from_backbone"):
+        MulTConfig(**named)
+
+
 def test_class_names_and_their_number_set_the_entry_of_the_one_classification(caplog):
     with caplog.at_level(logging.WARNING):
         named = MulTConfig(tasks=["depth", "segmentation"], id2label={0: "floor", 1: "wall", 2: "rest"})

@@ -359,6 +359,71 @@ def test_a_data_set_states_its_own_encoding(targets):
     torch.testing.assert_close(depth, torch.tensor([[[2.5, np.nan]]]), equal_nan=True)
 
 
+# As transformers' processors of segmentation models take them
+
+ANIMALS = {"name": "animals", "kind": "classification", "class_names": ["cat", "dog", "hen"]}
+STORED = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
+
+
+@pytest.mark.parametrize("form", [np.asarray, Image.fromarray, torch.from_numpy, lambda stored: [stored]])
+def test_segmentation_maps_are_those_of_the_one_classification(processor_class, form):
+    processor = processor_class(
+        size={"height": 2, "width": 3}, tasks=["depth", {**ANIMALS, "encoding": {"dtype": "uint8", "unknown": [3, 255]}}]
+    )
+    image = np.zeros((2, 3, 3), np.uint8)
+    labels = processor(image, form(STORED), return_tensors="pt")["labels"]
+    assert {task: target.tolist() for task, target in labels.items()} == {"animals": [[[0, 1, 2], [255, 255, 1]]]}
+    depth = np.full((2, 3), 1024, np.uint16)
+    both = processor(image, segmentation_maps=form(STORED), label_maps={"depth": depth}, return_tensors="pt")["labels"]
+    assert both["animals"].tolist() == labels["animals"].tolist()
+    assert (both["depth"] == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "given", "said"),
+    [
+        (["depth"], {"segmentation_maps": STORED}, r"0 of the tasks \['depth'\] classify: \[\]"),
+        (["segmentation", ANIMALS], {"segmentation_maps": STORED}, r"2 of the tasks .* classify: \['segmentation', 'animals'\]"),
+        ([ANIMALS], {"segmentation_maps": STORED, "label_maps": {"animals": STORED}}, "maps of 'animals' came both as"),
+        ([ANIMALS], {"segmentation_maps": {"animals": STORED}}, r"mapping of \['animals'\]; pass maps by task as label_maps="),
+    ],
+)
+def test_segmentation_maps_that_no_one_task_can_take_are_refused(processor_class, tasks, given, said):
+    with pytest.raises(ValueError, match=said):
+        processor_class(size={"height": 2, "width": 3}, tasks=tasks)(np.zeros((2, 3, 3), np.uint8), **given)
+
+
+@pytest.mark.parametrize("entry", [ANIMALS, {"name": "segmentation", "class_names": ["cat", "dog", "hen"]}])
+@pytest.mark.parametrize("when", ["made", "called", "saved"])
+def test_reduced_labels_lose_the_leading_class_in_both_arguments(processor_class, entry, when, tmp_path):
+    """As SegFormer's: 0 and 255 become 255, all others lose 1; the registered encoding does so already and is not applied twice."""
+    reduce = {"do_reduce_labels": True}
+    processor = processor_class(size={"height": 2, "width": 3}, tasks=[entry, "depth"], **(reduce if when != "called" else {}))
+    if when == "saved":
+        processor.save_pretrained(tmp_path)
+        processor = processor_class.from_pretrained(tmp_path)
+    image, call = np.zeros((2, 3, 3), np.uint8), {"return_tensors": "pt", **(reduce if when == "called" else {})}
+    depth = np.full((2, 3), 1024, np.uint16)
+    wanted = [[[255, 0, 1], [2, 255, 0]]]
+    assert processor(image, STORED, **call)["labels"][entry["name"]].tolist() == wanted
+    labels = processor(image, label_maps={entry["name"]: STORED, "depth": depth}, **call)["labels"]
+    assert labels[entry["name"]].tolist() == wanted
+    assert (labels["depth"] == 2).all(), "other tasks are not reduced"
+
+
+def test_labels_are_not_reduced_by_default(processor_class):
+    processor = processor_class(size={"height": 2, "width": 3}, tasks=[{**ANIMALS, "channels": 4, "class_names": []}])
+    assert processor.to_dict()["do_reduce_labels"] is False
+    assert processor(np.zeros((2, 3, 3), np.uint8), STORED, return_tensors="pt")["labels"]["animals"].tolist() == [[[0, 1, 2], [3, 255, 1]]]
+
+
+def test_reading_images_as_other_than_rgb_is_refused(processor_class):
+    with pytest.raises(ValueError, match="do_convert_rgb is False"):
+        processor_class()(PHOTO, do_convert_rgb=False)
+    with pytest.raises(ValueError, match="do_convert_rgb is False"):
+        processor_class(do_convert_rgb=False)(PHOTO)
+
+
 def test_a_photo_without_a_map_has_an_unknown_target(processor_class, rgb):
     processor = processor_class(size={"height": 4, "width": 5})
     stored = {"depth": [np.full((6, 9), 512, np.uint16), None], "segmentation": [None, np.ones((6, 9), np.uint8)], "normals": [None, None]}
@@ -448,7 +513,10 @@ def test_resizing_does_not_let_extreme_unknown_values_in():
     [
         ({"depth": np.ones((4, 4), np.uint8)}, "depth: the stored map is uint8.*reads uint16"),
         ({"depth": np.full((4, 4), 70000)}, "70000.*reads uint16"),
-        ({"segmentation": np.full((4, 4), 18, np.uint8)}, "segmentation: 16 pixels have class 17; classes run from 0 to 16"),
+        (
+            {"segmentation": np.full((4, 4), 255, np.uint8)},
+            "segmentation: 16 pixels have class 254, which the file stores as 255; classes run from 0 to 16",
+        ),
         ({"normals": np.ones((4, 4), np.uint8)}, "normals: the stored map has 1 channels.* 3"),
         ({"depth": [None, None]}, "2 maps for 1 images"),
         ({"dpeth": None}, "'dpeth'.*tasks are"),
@@ -563,6 +631,9 @@ def test_the_names_that_transformers_gives_return_what_it_returns(processor):
     }
     outputs = MulTDensePredictionOutput(predictions=predictions)
     (classes,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(2, 3)])
+    (both,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(2, 3)], return_segmentation_scores=True)
+    assert torch.equal(both.segmentation, classes)
+    torch.testing.assert_close(both.segmentation_scores, torch.eye(17)[3].reshape(17, 1, 1).expand(17, 2, 3))  # logits
     (depth,) = processor.post_process_depth_estimation(outputs, target_sizes=[(2, 3)])
     (normals,) = processor.post_process_normal_estimation(outputs, target_sizes=[(2, 3)])
     assert torch.equal(classes, torch.full((2, 3), 3))

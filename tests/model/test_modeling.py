@@ -149,9 +149,11 @@ def test_single_stages_are_returned_by_their_numbers(tiny_model):
         (everything.hidden_states, some.hidden_states, one.hidden_states),
         (everything.task_hidden_states["depth"], some.task_hidden_states["depth"], one.task_hidden_states["depth"]),
     ):
-        assert [tuple(m.shape) for m in chosen] == [tuple(maps[0].shape), tuple(maps[2].shape)]
-        torch.testing.assert_close(chosen[1], maps[2])
-        assert [tuple(m.shape) for m in last] == [tuple(maps[3].shape)]
+        assert [each is None for each in chosen] == [False, True, False, True]
+        assert [each is None for each in last] == [True, True, True, False]
+        for each, expected in ((chosen[0], maps[0]), (chosen[2], maps[2]), (last[3], maps[3])):
+            torch.testing.assert_close(each, expected)
+    assert [each is None for each in model(pixels(), output_hidden_states=[-1]).hidden_states] == [True, True, True, False]
     with pytest.raises(ValueError, match=r"output_hidden_states=\[4\]; the model has stages 0 \(the finest\) to 3"):
         model(pixels(), output_hidden_states=[4])
 
@@ -499,6 +501,14 @@ def test_a_model_is_built_on_a_published_encoder_in_one_call(tiny_config, tmp_pa
     assert list(model(pixels()).predictions) == ["depth", "normals"]
 
 
+def test_an_auto_model_has_heads_and_the_model_without_heads_reads_its_checkpoint(tiny_model, tmp_path):
+    model = tiny_model(tasks=["depth"])
+    model.save_pretrained(tmp_path)
+    assert type(AutoModel.from_pretrained(tmp_path)) is MulTForMultiTaskDensePrediction
+    features = MulTModel.from_pretrained(tmp_path)(pixels()).task_features["depth"]
+    torch.testing.assert_close(features, model.mult(pixels()).task_features["depth"])
+
+
 def test_an_encoder_without_a_pyramid_is_refused(tmp_path):
     ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a 'vit'; expected a backbone with stages"):
@@ -615,7 +625,7 @@ def test_adapters_train_behind_checkpointed_layers_of_any_encoder(name):
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted(pixel_values=pixels(), labels=labels_for(model)).loss.backward()
     (output,) = embedded
-    assert (output[0] if isinstance(output, tuple) else output).requires_grad
+    assert output.requires_grad
     assert [n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -640,6 +650,23 @@ def test_compiling_the_whole_graph_gives_the_same_numbers(tiny_model):
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="eager")(pixels())
     assert_same_predictions(compiled.predictions, model(pixels()).predictions)
+
+
+@pytest.mark.slow
+def test_compiling_the_whole_training_graph_gives_the_same_gradients(tiny_model):
+    model = tiny_model(tasks=["depth", "normals", "segmentation"])  # in evaluation mode: nothing random
+    labels = labels_for(model)
+    losses, gradients = [], []
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        outputs = run(pixels(), labels=labels)
+        outputs.loss.backward()
+        losses.append(outputs.loss)
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(*losses)
+    assert all(gradient is not None for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():  # sums in another order
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5, msg=lambda message, name=name: f"{name}: {message}")
 
 
 @pytest.mark.slow

@@ -220,7 +220,7 @@ def test_a_class_map_that_was_stored_as_a_colour_picture_is_refused():
 
 
 def test_a_class_beyond_the_list_is_refused():
-    with pytest.raises(ValueError, match=r"segmentation: 2 pixels have class 17; classes run from 0 to 16"):
+    with pytest.raises(ValueError, match=r"segmentation: 2 pixels have class 17, which the file stores as 18; classes run from 0 to 16"):
         spec_of("segmentation").decode(np.array([[1, 18, 18]], np.uint8))
 
 

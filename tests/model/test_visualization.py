@@ -11,13 +11,13 @@ from mult_hf import IGNORE_INDEX, TaskSpec, registered_tasks
 from mult_hf.model.visualization import (
     COLORMAPS,
     UNKNOWN_COLOR,
-    attention_picture,
+    attention_image,
     class_palette,
     color_limits,
     colorize,
     legend,
     mark_pixel,
-    matrix_picture,
+    matrix_image,
     panel,
 )
 
@@ -307,7 +307,7 @@ def test_captions_stand_above_their_rows_and_move_the_pictures_down():
 
 
 def test_another_number_of_captions_than_rows_is_refused():
-    with pytest.raises(ValueError, match="2 captions for 1 rows; give one a row"):
+    with pytest.raises(ValueError, match="2 captions for 1 rows; give one per row"):
         panel([[plain(RED)]], captions=["a", "b"])
 
 
@@ -333,7 +333,7 @@ def test_grey_pictures_are_shown_too():
 
 @pytest.mark.parametrize("rows", [[], [[]], [[None, None]]])
 def test_a_panel_without_a_picture_is_refused(rows):
-    with pytest.raises(ValueError, match="at least one picture, got none"):
+    with pytest.raises(ValueError, match="at least one image, got none"):
         panel(rows)
 
 
@@ -343,14 +343,14 @@ def test_a_panel_without_a_picture_is_refused(rows):
 def test_the_largest_weight_glows_and_no_weight_is_dim():
     weights = np.zeros((2, 4))
     weights[0, 3] = 0.2
-    picture = colors_of(attention_picture(plain(WHITE, 80, 40), weights, pixel=(1, 0)))
+    picture = colors_of(attention_image(plain(WHITE, 80, 40), weights, pixel=(1, 0)))
     brightest, darkest = (0.35 * 255 + 0.65 * np.array(ENDS["magma"][end]) for end in (2, 0))
     np.testing.assert_allclose(picture[5, 70], brightest, atol=1)
     np.testing.assert_allclose(picture[5, 30], darkest, atol=1)
 
 
 def test_half_the_largest_weight_has_the_middle_colour_whatever_the_largest_is():
-    pictures = [colors_of(attention_picture(plain(WHITE, 60, 20), np.array([[1.0, 0.5, 0]]) * largest, (0, 2))) for largest in (1, 1e-3)]
+    pictures = [colors_of(attention_image(plain(WHITE, 60, 20), np.array([[1.0, 0.5, 0]]) * largest, (0, 2))) for largest in (1, 1e-3)]
     np.testing.assert_array_equal(*pictures)
     np.testing.assert_allclose(pictures[0][10, 30], 0.35 * 255 + 0.65 * np.array(ENDS["magma"][1]), atol=1)
 
@@ -366,17 +366,17 @@ def test_a_ring_is_drawn_around_the_pixel_and_nowhere_else():
 @pytest.mark.parametrize("weights", [np.zeros((2, 2, 2)), np.array([[-0.1, 1]]), np.array([[NAN, 1]])])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match=r"expected \(height, width\), at least 0"):
-        attention_picture(plain(WHITE), weights, (0, 0))
+        attention_image(plain(WHITE), weights, (0, 0))
 
 
 def test_a_pixel_outside_cannot_be_marked():
     with pytest.raises(ValueError, match=r"pixel is \(2, 0\); there are 2 rows and 4 columns"):
-        attention_picture(plain(WHITE), np.ones((2, 4)), (2, 0))
+        attention_image(plain(WHITE), np.ones((2, 4)), (2, 0))
 
 
 def test_a_matrix_shows_minus_one_blue_zero_white_one_red_and_nan_as_unknown():
     values = np.array([[1, 0, -1], [0, 1, NAN], [-1, NAN, 1]])
-    picture = matrix_picture(values, ["a", "b", "c"], cell=40)
+    picture = matrix_image(values, ["a", "b", "c"], cell=40)
     left, top = picture.width - 3 * 40, picture.height - 3 * 40
     corners = [tuple(colors_of(picture)[top + 3, left + 40 * column + 3].tolist()) for column in range(3)]
     assert corners == [(178, 24, 43), (247, 247, 247), (33, 102, 172)]
@@ -385,4 +385,4 @@ def test_a_matrix_shows_minus_one_blue_zero_white_one_red_and_nan_as_unknown():
 
 def test_a_matrix_of_another_shape_than_its_names_is_refused():
     with pytest.raises(ValueError, match=r"shape \(2, 2\) for 3 names"):
-        matrix_picture(np.eye(2), ["a", "b", "c"])
+        matrix_image(np.eye(2), ["a", "b", "c"])

@@ -7,7 +7,14 @@ from PIL import Image as PILImage
 
 from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.model.tasks import resolve_tasks
-from mult_hf.training.initialization import init_sincos_position_embeddings, load_trained, sincos_position_embedding, view_size
+from mult_hf.training.arguments import ModelArguments
+from mult_hf.training.initialization import (
+    build_processor,
+    init_sincos_position_embeddings,
+    load_trained,
+    sincos_position_embedding,
+    view_size,
+)
 
 
 def test_sincos_embeddings_of_any_two_positions_differ():
@@ -54,6 +61,18 @@ def test_a_model_without_position_embeddings_does_not_change(tiny_model):
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     init_sincos_position_embeddings(model)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_images_are_normalised_as_those_of_the_pretrained_encoder(tmp_path):
+    specs, size = resolve_tasks(["depth"]), {"height": 32, "width": 64}
+    (tmp_path / "config.json").write_text('{"model_type": "swin"}')
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1]}')
+    own = build_processor(ModelArguments(), specs, size)
+    encoders = build_processor(ModelArguments(backbone=str(tmp_path)), specs, size)
+    assert [*own.image_mean] == [0.485, 0.456, 0.406]
+    assert ([*encoders.image_mean], [*encoders.image_std]) == ([0.5, 0.4, 0.3], [0.3, 0.2, 0.1])
+    for processor in (own, encoders):
+        assert (processor.size["height"], processor.size["width"], list(processor.task_specs)) == (32, 64, ["depth"])
 
 
 def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(tiny_model, tmp_path):

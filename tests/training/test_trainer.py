@@ -271,7 +271,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(make_trainer):
     straight = make_trainer(noise_rows(5), **arguments)
     straight.train()
     resumed = make_trainer(noise_rows(5), **arguments)
-    torch.nn.init.zeros_(resumed.model.get_input_embeddings().projection.weight)  # it must all come from the checkpoint
+    torch.nn.init.zeros_(resumed.model.get_input_embeddings().weight)  # it must all come from the checkpoint
     resumed.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-2")
     assert losses(resumed) == losses(straight)
     assert_same(weights(resumed.model), weights(straight.model))

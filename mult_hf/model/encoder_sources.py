@@ -1,0 +1,199 @@
+"""Where published encoders come from: checkpoints of transformers, and encoders of the timm library.
+
+timm is optional. It is imported where its encoders are built, and not for reading its checkpoints' configurations.
+"""
+
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, cast
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import AutoConfig, TimmBackboneConfig
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only")
+"""Keywords that say how files are fetched from the Hub."""
+
+STEPS = (4, 8, 16, 32)
+"""Pixels per token of the feature maps that are taken from an encoder of timm, finest first."""
+
+_CLASSIFIER_ARGUMENTS = ("num_classes", "global_pool")
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+class TimmEncoder(NamedTuple):
+    """An encoder of timm: its architecture, and where its weights and the statistics of its images are.
+
+    Args:
+        architecture: name in timm, with the tag of its weights where timm downloads them, e.g. `resnet50.a1_in1k`.
+        directory: holds timm's `config.json` and the weights; `None` where timm downloads them.
+        values: of `config.json`.
+    """
+
+    architecture: str
+    directory: Path | None
+    values: dict[str, Any]
+
+
+def find_timm_encoder(name_or_path: str, **hub: Any) -> TimmEncoder | None:
+    """The encoder of timm that a name means, or None for a checkpoint of transformers.
+
+    Args:
+        name_or_path: timm's own name, which has no slash; or a directory or Hub id, whose `config.json` shows whose it is.
+        hub: see [`HUB_KEYWORDS`].
+
+    Raises:
+        ValueError: if the checkpoint changes timm's architecture by arguments, which a configuration of transformers cannot hold.
+    """
+    if not os.path.isdir(name_or_path) and "/" not in name_or_path:
+        return TimmEncoder(name_or_path, None, {})
+    values, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
+    if "pretrained_cfg" not in values:
+        return None
+    changes = {name: value for name, value in (values.get("model_args") or {}).items() if name not in _CLASSIFIER_ARGUMENTS}
+    if changes and changes != {"in_chans": 3}:
+        raise ValueError(f"{name_or_path} changes timm's {values['architecture']} by model_args {changes}; give an encoder without changes")
+    if os.path.isdir(name_or_path):
+        directory = name_or_path
+    else:
+        directory = snapshot_download(name_or_path, allow_patterns=["config.json", *_WEIGHTS], **hub)
+    return TimmEncoder(values["architecture"], Path(directory), values)
+
+
+def encoder_configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:
+    """The configuration of a published encoder that returns its pyramid of feature maps.
+
+    Args:
+        name_or_path: as for [`find_timm_encoder`].
+        hub: see [`HUB_KEYWORDS`].
+
+    Raises:
+        ValueError: if the encoder has no pyramid of feature maps.
+    """
+    encoder = find_timm_encoder(name_or_path, **hub)
+    if encoder is not None:
+        return TimmBackboneConfig(backbone=encoder.architecture, out_indices=_pyramid(encoder.architecture))
+    config = AutoConfig.from_pretrained(name_or_path, **hub)
+    stages = [name for name in getattr(config, "stage_names", []) if name != "stem"]
+    if not stages:
+        raise ValueError(f"{name_or_path} is a {config.model_type!r}; expected a backbone with stages, such as Swin or ConvNeXt")
+    config.out_features = stages
+    return config
+
+
+def _pyramid(architecture: str) -> list[int]:
+    """Numbers of the feature maps at [`STEPS`] of an architecture of timm.
+
+    Raises:
+        ValueError: if timm lacks the architecture, or it has no such maps for images of any size.
+    """
+    timm = _timm()
+    if not timm.is_model(architecture):
+        raise ValueError(
+            f"{architecture!r} is neither a directory, nor a Hub id 'owner/name', nor the name of a model in timm {timm.__version__}"
+        )
+    try:
+        encoder = timm.create_model(architecture, features_only=True)
+        last = {level["reduction"]: index for index, level in enumerate(encoder.feature_info.info)}  # of several maps at one step
+        if not last.keys() >= set(STEPS):
+            raise ValueError(f"its maps are at 1/{', 1/'.join(map(str, last))}")
+        chosen = [last[step] for step in STEPS]
+        encoder = timm.create_model(architecture, features_only=True, out_indices=chosen).eval()
+        with torch.no_grad():
+            maps = encoder(torch.zeros(1, 3, 64, 96))
+        expected = [(1, channels, 64 // step, 96 // step) for step, channels in zip(STEPS, encoder.feature_info.channels())]
+        if [tuple(each.shape) for each in maps] != expected:
+            raise ValueError(f"its maps of an image of 64 x 96 pixels have shapes {[tuple(each.shape) for each in maps]}, not {expected}")
+    except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{architecture!r} of timm does not return maps of 1/4, 1/8, 1/16 and 1/32 of an image of any size, channels first; choose a "
+            f"network such as 'resnet50' or 'convnext_tiny' ({error})"
+        ) from error
+    return chosen
+
+
+def load_timm_weights(backbone: nn.Module, encoder: TimmEncoder, **hub: Any) -> list[str]:
+    """Fill a `TimmBackbone` with the weights of a published encoder.
+
+    Args:
+        backbone: of the encoder's architecture.
+        encoder: see [`find_timm_encoder`].
+        hub: see [`HUB_KEYWORDS`].
+
+    Returns:
+        Names of weights in the checkpoint that no encoder of this architecture has: those of its classifier.
+
+    Raises:
+        ValueError: if weights are missing, or of another size, or if timm cannot do what `hub` asks for.
+    """
+    timm = _timm()
+    not_used: list[str] = []
+    if encoder.directory is None:
+        asked = sorted(name for name, value in hub.items() if value is not None and name != "cache_dir")
+        if asked:
+            raise ValueError(f"timm downloads {encoder.architecture!r} by itself, without {asked}; give the Hub id, 'timm/...'")
+        weights: dict[str, Any] = {"cache_dir": hub.get("cache_dir")}
+    else:
+        path = _weights_file(encoder.directory)
+        stored = timm.models.load_state_dict(str(path)).keys()
+        needed = timm.create_model(encoder.architecture, num_classes=0).state_dict().keys()
+        missing = sorted(name for name in needed - stored if not name.endswith("num_batches_tracked"))
+        if missing:
+            raise ValueError(f"{path} lacks {len(missing)} weights of {encoder.architecture!r}: {missing[:3]}")
+        not_used = sorted(stored - needed)
+        weights = {"pretrained_cfg_overlay": {"file": str(path), "custom_load": False}}
+    stages = tuple(cast(Any, backbone.config).out_indices)
+    try:
+        source = timm.create_model(encoder.architecture, pretrained=True, features_only=True, out_indices=stages, **weights)
+        backbone.get_submodule("_backbone").load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{encoder.directory or encoder.architecture} does not fit this encoder: {error}") from error
+    return not_used
+
+
+def image_statistics(name_or_path: str, **hub: Any) -> dict[str, Any]:
+    """Mean and standard deviation of the images that an encoder was trained on, as arguments of an image processor.
+
+    Args:
+        name_or_path: as for [`find_timm_encoder`].
+        hub: see [`HUB_KEYWORDS`].
+
+    Returns:
+        `image_mean` and `image_std`, per channel in [0, 1]; empty, with a warning, where a checkpoint has no image processor.
+    """
+    encoder = find_timm_encoder(name_or_path, **hub)
+    if encoder is not None:
+        values = encoder.values.get("pretrained_cfg") or _timm().get_pretrained_cfg(encoder.architecture).to_dict()
+        return {"image_mean": [*values["mean"]], "image_std": [*values["std"]]}
+    try:
+        values, _ = BaseImageProcessor.get_image_processor_dict(name_or_path, **hub)
+    except OSError as error:
+        logger.warning(f"{name_or_path} has no image processor that can be read; images are normalised by ImageNet's statistics ({error})")
+        return {}
+    return {name: values[name] for name in ("image_mean", "image_std") if values.get(name) is not None}
+
+
+def _weights_file(directory: Path) -> Path:
+    for name in _WEIGHTS:
+        if (directory / name).is_file():
+            return directory / name
+    raise ValueError(f"{directory} has none of {', '.join(_WEIGHTS)}; expected a checkpoint as timm saves it")
+
+
+def _timm() -> ModuleType:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("encoders of timm need the library timm; pip install timm") from error
+    return timm
+
+
+__all__ = ["HUB_KEYWORDS", "TimmEncoder", "encoder_configuration", "find_timm_encoder", "image_statistics", "load_timm_weights"]

@@ -1,0 +1,107 @@
+"""transformers' own test mixins hold for MulT's classes: ModelTesterMixin, ConfigTester, PipelineTesterMixin, ImageProcessingTestMixin.
+
+The mixins run unchanged on `classes_*.py`, each file in a process of its own, because they change transformers' tables. By default on two
+kinds of model; `MULT_HF_ALL_KINDS=1` runs all that the classes list, and transformers' slow tests.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from support.transformers_tests import IMAGE_VARIABLE, Unavailable, lay_out
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+pytest.importorskip("parameterized", reason="transformers' tests need the package `parameterized`")
+
+REASONS = re.compile(
+    "|".join(
+        [
+            # What this machine, or this run, lacks.
+            r"^test requires (accelerator|multiple accelerators|MPS|Flash Attention|the kernels library|deepspeed|PyTesseract)",
+            r"^test is slow$",
+            # What models of text, of several modalities, or of experts have.
+            r"RoPE|grouped_mm|test_resize_embeddings|take a cache as input|(language modeling|sequence-to-sequence).* head to check",
+            r"token embeddings|doesn't use `inputs_embeds`|sparse experts|output_router_logits|position embeddings|sliding window mask",
+            r"is not (a )?composite|marked as composite|`_?keep_in_fp32_modules|_keep_in_fp32_modules .* attribute defined|TP plan",
+            # What other pipelines and processors have.
+            r"is not in `self.pipeline_model_mapping`|`run_pipeline_test` is currently not implemented",
+            r"No validation found for `preprocess`|does not have dict size or list image_mean|imports transformers alone",
+        ]
+    )
+)
+"""Why a test may be skipped; a reason that is not listed fails, so that no test is lost without notice."""
+
+
+@pytest.fixture(scope="module")
+def mixins(pytestconfig):
+    """Directory from which transformers' mixins can be imported."""
+    try:
+        return lay_out(pytestconfig.cache.mkdir("transformers-suite"))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+def run_classes(file, mixins, directory):
+    """Run the test classes of a file in a process of its own; returns the path of its report."""
+    report = directory / "report.xml"
+    paths = [ROOT, HERE, mixins]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "TRANSFORMERS_TINY_MODEL_PATH": str(directory / "tiny"),
+        IMAGE_VARIABLE: str(ROOT / "docs" / "images" / "coffee.jpg"),
+        "HF_HUB_OFFLINE": "1",
+        "RUN_SLOW": "1" if os.environ.get("MULT_HF_ALL_KINDS") else "0",
+    }
+    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+        environment.pop(name, None)
+    configuration = directory / "pytest.ini"
+    configuration.write_text("[pytest]\nfilterwarnings = ignore\n")
+    options = [
+        "-c",
+        str(configuration),
+        "--noconftest",
+        "-q",
+        "--tb=short",
+        f"--junitxml={report}",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+    ]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(HERE / file)], cwd=directory, env=environment, capture_output=True, text=True
+    )
+    assert report.exists(), result.stdout[-5000:] + result.stderr[-5000:]
+    return report, result.stdout
+
+
+def outcomes(report):
+    """Of each test of a report: its class and name, and `passed`, `failed` or `skipped` with the reason."""
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        name = f"{case.get('classname').rpartition('.')[2]}.{case.get('name')}"
+        ends = {end.tag: end.get("message", "") for end in case}
+        if "failure" in ends or "error" in ends:
+            yield name, "failed", ends.get("failure", ends.get("error"))
+        else:
+            yield name, "skipped" if "skipped" in ends else "passed", ends.get("skipped", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "fewest"), [("classes_modeling.py", 100), ("classes_image_processing.py", 15)])
+def test_the_mixins_of_transformers_pass_or_are_skipped_for_a_known_reason(file, fewest, mixins, tmp_path):
+    report, output = run_classes(file, mixins, tmp_path)
+    found = list(outcomes(report))
+    counts = Counter(outcome for _, outcome, _ in found)
+    assert not counts["failed"], output[-20000:]
+    unexplained = [f"{name}: {reason}" for name, outcome, reason in found if outcome == "skipped" and not REASONS.search(reason)]
+    assert not unexplained, "\n".join(unexplained)
+    assert counts["passed"] >= fewest, counts
