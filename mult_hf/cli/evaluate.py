@@ -37,6 +37,7 @@ from mult_hf.evaluation.report import (
     save_worst,
     unmeasured_tasks,
 )
+from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.model.tasks import resolve_tasks
@@ -270,14 +271,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)
     candidates = load_candidates(arguments, data_specs, accelerator.device)
-    evaluations = measure(candidates, dataset, training, arguments, accelerator)
-    if accelerator.is_main_process:
-        report = build_report(candidates, evaluations, list(data_specs), described)
-        if arguments.compare is not None:
-            report.add_comparison(evaluations, [each.name for each in candidates], arguments)
-        if single is not None:
-            report.add_gain(single, candidates[0].specs)
-        publish(report, candidates[0], evaluations[candidates[0].name], dataset, arguments)
+    with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
+        evaluations = measure(candidates, dataset, training, arguments, accelerator)
+        if accelerator.is_main_process:
+            report = build_report(candidates, evaluations, list(data_specs), described)
+            if arguments.compare is not None:
+                report.add_comparison(evaluations, [each.name for each in candidates], arguments)
+            if single is not None:
+                report.add_gain(single, candidates[0].specs)
+            publish(report, candidates[0], evaluations[candidates[0].name], dataset, arguments)
     accelerator.end_training()
 
 

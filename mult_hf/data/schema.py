@@ -36,21 +36,28 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
 
     Raises:
         ImportError: if `datasets` is not installed.
+        ValueError: if a file of the data set is broken.
     """
     try:
         from datasets import config, load_dataset
+        from datasets.exceptions import DatasetGenerationError
+        from pyarrow import ArrowInvalid
     except ImportError as error:
         raise ImportError(
             f'reading data sets needs the datasets library ({error}); install it with: pip install "mult-hf[train]"'
         ) from error
 
     directory = Path(name_or_path)
-    if not directory.is_dir():
-        return load_dataset(str(name_or_path), split=split, revision=revision)
-    place = hashlib.sha256(str(directory.resolve()).encode())
-    for path in _files(directory):
-        place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
-    return load_dataset(str(directory), split=split, cache_dir=str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16]))
+    options: dict[str, Any] = {"revision": revision}
+    if directory.is_dir():
+        place = hashlib.sha256(str(directory.resolve()).encode())
+        for path in _files(directory):
+            place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+        options = {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16])}
+    try:
+        return load_dataset(str(name_or_path), split=split, **options)
+    except (DatasetGenerationError, ArrowInvalid) as error:
+        raise ValueError(f"{name_or_path} cannot be read: {error.__cause__ or error}; make or download its files again") from error
 
 
 def card_configs(directory: Path, data_files: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Load a trained model, and reject an incomplete one."""
 
+from safetensors import SafetensorError
+
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.weights import check_weights
 
@@ -14,9 +16,12 @@ def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
         The model in evaluation mode.
 
     Raises:
-        ValueError: if weights are missing, have another shape, or are not finite.
+        ValueError: if the file of weights is broken, or weights are missing, have another shape, or are not finite.
     """
-    model, found = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True)
+    try:
+        model, found = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True)
+    except SafetensorError as error:
+        raise ValueError(f"the weights of {name_or_path} are cut off or broken: {error}; save or download the model again") from error
     absent = sorted([*found["missing_keys"], *(str(each[0]) for each in found["mismatched_keys"])])
     if absent:
         raise ValueError(

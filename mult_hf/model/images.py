@@ -1,14 +1,18 @@
 """Reading images of any usual form as RGB, and resizing label maps without mixing known and unknown pixels."""
 
+import base64
 import struct
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import cache
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
 import torch
@@ -24,6 +28,9 @@ MAX_DOWNLOAD_BYTES = 64 * 2**20
 
 DOWNLOAD_SECONDS = 30.0
 """Time for the whole download of a URL, where no other is given."""
+
+MAX_REDIRECTS = 5
+"""Most redirects that are followed from one URL."""
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "TGA")
 """Formats that are read, as Pillow names them, whatever a file's name ends in. Pillow reads more; for some of these it starts other
@@ -50,16 +57,16 @@ def read_image(
 ) -> Image.Image | np.ndarray | Tensor:
     """Read any usual image as RGB with values from 0 to 255.
 
-    Handles file names and URLs, encoded bytes and open files, PIL images of any mode (16-bit, palette, CMYK, with transparency, which
-    is put on white), EXIF rotation, and grey, RGB or RGBA arrays and tensors.
+    Handles file names and URLs, files as bytes, in base64 and opened, PIL images of any mode (16-bit, palette, CMYK, with transparency,
+    which is put on white), EXIF rotation, and grey, RGB or RGBA arrays and tensors.
 
     The type of an array decides its range: booleans are black and white, uint8 has 8 bits and uint16 has 16, however dark the image.
     Wider and signed integers are read as 16 bits where a value above 255 shows that; below, they could be either and are refused. Floats
     are in [0, 1] or [0, 255]: one whose highest value is at most 1 is read as one in [0, 1].
 
     Args:
-        image: a path, a URL, the bytes of a file, a file opened for reading bytes, an undecoded cell of `datasets` (a mapping with
-            `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
+        image: a path, a URL, the bytes of a file, these in base64, a file opened for reading bytes, an undecoded cell of `datasets` (a
+            mapping with `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
         name: of the image in error messages, if it has no file name.
         timeout: seconds for the download of a URL, 30 by default; it may have 64 MiB.
         channels_last: whether an array's channels are its last axis; by default its shape decides, channels first if both are
@@ -102,9 +109,19 @@ def open_file(image: Any, name: str = "image", timeout: float | None = None) -> 
 
 
 def readable_formats() -> list[str]:
-    """Those of [`FORMATS`] that this installation of Pillow reads."""
+    """Those of [`FORMATS`] that this installation reads: those of Pillow, and HEIF with pillow-heif."""
     Image.init()
+    _register_heif()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+@cache
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
 
 
 def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
@@ -124,9 +141,11 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist; give the path of an image, or a URL") from None
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(FORMATS)}") from None
-    except _BROKEN as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+        formats = readable_formats()
+        heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
+        raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(formats)}{heic}") from None
+    except _BROKEN as error:  # the message of an impossible path repeats it
+        raise ValueError(f"{name} cannot be read as an image: {str(error)[:_LONGEST_NAME]}") from None
 
 
 def _content_of_cell(cell: Mapping[str, Any], name: str) -> Any:
@@ -139,7 +158,7 @@ def _content_of_cell(cell: Mapping[str, Any], name: str) -> Any:
 
 def _open_path(source: str, name: str, timeout: float | None) -> Image.Image:
     if not source.startswith(URL_SCHEMES):
-        return open_image(source, name)
+        return _open_local(source, name)
     try:
         content = _download(source, DOWNLOAD_SECONDS if timeout is None else timeout)
     except _BROKEN as error:
@@ -147,17 +166,64 @@ def _open_path(source: str, name: str, timeout: float | None) -> Image.Image:
     return open_image(content, name)
 
 
+def _open_local(source: str, name: str) -> Image.Image:
+    """A file, or the contents of one in base64, which transformers' pipelines take in place of a path."""
+    try:
+        return open_image(source, name)
+    except ValueError as error:
+        no_path = error
+    try:
+        return Image.open(BytesIO(base64.b64decode("".join(source.split()), validate=True)), formats=readable_formats())
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+    except _BROKEN:  # no base64, or not of an image
+        raise no_path from None
+
+
+class _FewRedirects(HTTPRedirectHandler):
+    """Follows at most [`MAX_REDIRECTS`], to web addresses only: urllib would also follow one to an FTP server."""
+
+    max_redirections = MAX_REDIRECTS
+    inf_msg = f"it redirects in a circle or more than {MAX_REDIRECTS} times; give the final URL. "
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        """The next request, as urllib asks for it."""
+        if not newurl.startswith(("http://", "https://")):
+            raise ValueError(f"it redirects to {newurl[:_LONGEST_NAME]}; only http and https are followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _download(url: str, timeout: float) -> BytesIO:
-    """The bytes that a URL names, within a time and a size."""
+    """The bytes that a URL names, within a time and a size.
+
+    A thread of its own reads them, since timeouts of sockets hold for one step only: not for looking up a name, and not for a server that
+    sends its headers byte by byte.
+    """
+    content: Future[BytesIO] = Future()
+
+    def read() -> None:
+        try:
+            content.set_result(_read_url(url, timeout))
+        except BaseException as error:
+            content.set_exception(error)
+
+    Thread(target=read, daemon=True).start()
+    try:
+        return content.result(timeout)
+    except TimeoutError:
+        raise TimeoutError(f"the download took more than {timeout:g} s; give a longer `timeout`") from None
+
+
+def _read_url(url: str, timeout: float) -> BytesIO:
     content, deadline = BytesIO(), time.monotonic() + timeout
-    with urlopen(Request(url, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
+    with build_opener(_FewRedirects).open(Request(url, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
         read = getattr(response, "read1", response.read)  # what has come, rather than wait for a slow server's last byte
         while chunk := read(2**16):
             content.write(chunk)
             if content.tell() > MAX_DOWNLOAD_BYTES:
                 raise ValueError(f"it has more than {MAX_DOWNLOAD_BYTES:,} bytes; download it and give its path")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the download took more than {timeout:g} s; give a longer `timeout`")
+                raise TimeoutError
     content.seek(0)
     return content
 

@@ -1,6 +1,7 @@
 """Dataclass fields that become flags, and checks of their values."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields
@@ -21,7 +22,7 @@ def flag(default: Any, help_text: str, **keywords: Any) -> Any:
 
 
 def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:
-    """Reject numbers that are too small, and NaN.
+    """Refuse numbers that are too small, NaN and infinity.
 
     Args:
         arguments: a dataclass of flags; values of None are skipped.
@@ -33,8 +34,8 @@ def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> Non
     for least, names in at_least.items():
         for name in names:
             value = getattr(arguments, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"--{name} is {value}; it must be at least {least}")
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"--{name} is {value}; it must be at least {least}{'' if value < math.inf else ', and finite'}")
 
 
 def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -> None:
