@@ -25,10 +25,10 @@ from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTIma
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
-from mult_hf.inference.loading import load_whole_model
+from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
-from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
+from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import tiled
 
@@ -74,8 +74,11 @@ class PredictionArguments:
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
         check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads"]})
         size = self.image_size
-        if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(word.isdigit() and int(word) >= MIN_SIDE for word in size)):
-            raise ValueError(f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels, or `{OWN_SIZE}`")
+        if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(_is_side(word) for word in size)):
+            raise ValueError(
+                f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels and at most {MAX_SIDE}, or "
+                f"`{OWN_SIZE}`"
+            )
 
     @property
     def resizing(self) -> dict[str, Any]:
@@ -83,6 +86,10 @@ class PredictionArguments:
         if self.image_size == [OWN_SIZE] or (self.image_size is None and self.tile is not None):
             return {"do_resize": False}
         return {} if self.image_size is None else {"size": {"height": int(self.image_size[0]), "width": int(self.image_size[-1])}}
+
+
+def _is_side(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10 and MIN_SIDE <= int(word) <= MAX_SIDE
 
 
 def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePrediction, MulTImageProcessor]:
@@ -95,7 +102,7 @@ def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePre
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
-    return model, MulTImageProcessor.from_pretrained(arguments.model, tasks=model.config.tasks, **arguments.resizing)
+    return model, load_processor(arguments.model, tasks=model.config.tasks, **arguments.resizing)
 
 
 def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[Source, str]:

@@ -1,6 +1,7 @@
 """Dataclass fields that become flags, and checks of their values."""
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields
@@ -20,21 +21,23 @@ def flag(default: Any, help_text: str, **keywords: Any) -> Any:
     return field(default=default, metadata={"help": help_text, **keywords})
 
 
-def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:
-    """Refuse numbers that are too small, and NaN.
+def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]], at_most: Mapping[float, Sequence[str]] | None = None) -> None:
+    """Refuse numbers that are too small or too large, and NaN.
 
     Args:
-        arguments: a dataclass of flags; values of None are skipped.
+        arguments: a dataclass of flags; values of None are skipped, and of a list every item is checked.
         at_least: smallest allowed value -> names of the flags that it holds for.
+        at_most: the same with the largest allowed value.
 
     Raises:
         ValueError: with the flag, its value, and what is allowed.
     """
-    for least, names in at_least.items():
-        for name in names:
-            value = getattr(arguments, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"--{name} is {value}; it must be at least {least}")
+    for bounds, fits, words in ((at_least, operator.ge, "at least"), (at_most or {}, operator.le, "at most")):
+        for bound, names in bounds.items():
+            for name in names:
+                value = getattr(arguments, name)
+                if not all(each is None or fits(each, bound) for each in (value if isinstance(value, list) else [value])):
+                    raise ValueError(f"--{name} is {value}; it must be {words} {bound}")
 
 
 def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -> None:
