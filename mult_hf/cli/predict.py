@@ -27,10 +27,10 @@ from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTIma
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
-from mult_hf.inference.loading import load_whole_model
+from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
-from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
+from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import Layout, tiled
@@ -77,8 +77,11 @@ class PredictionArguments:
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
         check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads"]})
         size = self.image_size
-        if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(word.isdigit() and int(word) >= MIN_SIDE for word in size)):
-            raise ValueError(f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels, or `{OWN_SIZE}`")
+        if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(_is_side(word) for word in size)):
+            raise ValueError(
+                f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels and at most {MAX_SIDE}, or "
+                f"`{OWN_SIZE}`"
+            )
 
     def view(self, trained: ViewSize | None) -> ViewSize | None:
         """Size at which the model sees images, or tiles; None if they keep theirs.
@@ -89,6 +92,10 @@ class PredictionArguments:
         if self.image_size == [OWN_SIZE]:
             return None
         return trained if self.image_size is None else ViewSize(int(self.image_size[0]), int(self.image_size[-1]))
+
+
+def _is_side(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10 and MIN_SIDE <= int(word) <= MAX_SIDE
 
 
 class LoadedModel(NamedTuple):
@@ -117,12 +124,12 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
-    processor = MulTImageProcessor.from_pretrained(arguments.model, tasks=model.config.tasks)
+    processor = load_processor(arguments.model, tasks=model.config.tasks)
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
     do_resize = view is not None and arguments.tile is None
-    processor = MulTImageProcessor.from_pretrained(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing)
+    processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing)
     return LoadedModel(model, processor, view, trained)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 
 from .output import PredictionDirectory
@@ -20,6 +21,9 @@ from .sources import FailedInput, ImageStream, InputImage, SkippedInput, Source,
 
 MIN_SIDE = 32
 """Smallest height and width, in pixels, that the model accepts: the encoder's largest stride."""
+
+MAX_SIDE = 16_384
+"""Largest height and width in pixels that images are resized to; larger ones are slips of the hand."""
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Write errors that would affect all following images, and so end the run."""
@@ -80,6 +84,7 @@ class PredictionRun:
     min_side: int = MIN_SIDE
     remark: Callable[[tuple[int, int]], str | None] | None = None
 
+    @naming_killed_workers("go on with the same command")
     def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
         """Predict every `processes`-th image.
 
@@ -89,7 +94,7 @@ class PredictionRun:
             processes: number of processes.
 
         Raises:
-            OSError: if the disk is full or cannot be written to.
+            OSError: if the disk is full or cannot be written to, or a process that reads images was killed.
         """
         stream = ImageStream(source, self._read, self._is_predicted, process, processes)
         loader = DataLoader(stream, batch_size=None, num_workers=self.num_workers)

@@ -62,7 +62,8 @@ def read_image(
 
     The type of an array decides its range: booleans are black and white, uint8 has 8 bits and uint16 has 16, however dark the image.
     Wider and signed integers are read as 16 bits where a value above 255 shows that; below, they could be either and are refused. Floats
-    are in [0, 1] or [0, 255]: one whose highest value is at most 1 is read as one in [0, 1].
+    are in [0, 1] or [0, 255]: one whose highest value is at most 1 is read as one in [0, 1]. Between 1 and 2 it could be either, bright
+    or black, and is refused.
 
     Args:
         image: a path, a URL, the bytes of a file, these in base64, a file opened for reading bytes, an undecoded cell of `datasets` (a
@@ -135,7 +136,7 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
         ValueError: if the file does not exist, is of another format, broken, or has more pixels than Pillow's limit; the message names
             it.
     """
-    name = str(source) if name is None else name
+    name = (str(source) if name is None else name)[:_LONGEST_NAME]
     try:
         return Image.open(source, formats=readable_formats())
     except FileNotFoundError:
@@ -144,15 +145,20 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
         formats = readable_formats()
         heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
         raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(formats)}{heic}") from None
-    except _BROKEN as error:  # the message of an impossible path repeats it
-        raise ValueError(f"{name} cannot be read as an image: {str(error)[:_LONGEST_NAME]}") from None
+    except _BROKEN as error:
+        raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the path that an `OSError` repeats."""
+    return str(getattr(error, "strerror", None) or error)[:_LONGEST_NAME]
 
 
 def _content_of_cell(cell: Mapping[str, Any], name: str) -> Any:
     """What an undecoded cell of `datasets` holds: bytes, or the path of a file."""
     content = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
     if not isinstance(content, (bytes, bytearray, memoryview, str, Path)):
-        raise ValueError(f"{name} is a mapping with {list(cell)[:5]}; expected `bytes` of a file or its `path`")
+        raise ValueError(f"{name} is a mapping with {str(list(cell))[:_LONGEST_NAME]}; expected `bytes` of a file or its `path`")
     return content
 
 
@@ -162,7 +168,7 @@ def _open_path(source: str, name: str, timeout: float | None) -> Image.Image:
     try:
         content = _download(source, DOWNLOAD_SECONDS if timeout is None else timeout)
     except _BROKEN as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
     return open_image(content, name)
 
 
@@ -243,9 +249,16 @@ def _rgb_image(image: Image.Image, name: str) -> Image.Image:
             values = values.astype(np.uint16)
         return Image.fromarray(_rgb_values(_as_tensor(values, name), name, None).permute(1, 2, 0).numpy())
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = _converted(image, "RGBA", name)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return _converted(image, "RGB", name)
+
+
+def _converted(image: Image.Image, mode: str, name: str) -> Image.Image:
+    try:
+        return image.convert(mode)
+    except ValueError:
+        raise ValueError(f"{name} has mode {image.mode}, which Pillow does not convert to {mode}; convert it to RGB beforehand") from None
 
 
 def _as_tensor(array: np.ndarray, name: str) -> Tensor:
@@ -290,6 +303,11 @@ def _to_255(image: Tensor, name: str) -> Tensor:
         low, high = image.min().item(), image.max().item()
         if not 0 <= low <= high <= 255:  # false for NaN, too
             raise ValueError(f"{name} has values from {low:g} to {high:g}; expected floats in [0, 1] or [0, 255]")
+        if 1 < high < 2:  # resampling with a cubic filter overshoots
+            raise ValueError(
+                f"{name} has floats up to {high:g}: an image in [0, 1] that goes beyond, or a black one in [0, 255]; clip it to [0, 1], or "
+                f"convert it to uint8"
+            )
         return image * 255 if high <= 1 else image
     type_of_values, image = image.dtype, image.long()
     low, high = image.min().item(), image.max().item()
