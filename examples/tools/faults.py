@@ -48,6 +48,7 @@ from mult_hf.cli.main import main as mult_hf
 SAMPLE = Path(__file__).resolve().parents[2] / "examples/data/rooms-sample"
 IMAGES, ROWS, ROOMS = 12, 6, 4
 WRITABLE_BYTES, PIPE_BYTES = 2**11, 2**20
+PROGRESS_BAR = re.compile(r"^.*\d+(/\d+)?\w* \[[^\]]*\]")
 
 
 @dataclass
@@ -184,10 +185,9 @@ class Run:
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self._messages, PIPE_BYTES):
                 text += part
-        lines = [line.split("\r")[-1].strip() for line in text.decode(errors="replace").splitlines()]
-        return next(
-            (line for line in reversed(lines) if line and not re.search(r"(it|image|view)/s|s/(it|image|view)|\?\w+/s", line)), "nothing"
-        )
+        # An error may stand at the end of a progress bar's line.
+        lines = [PROGRESS_BAR.sub("", line.split("\r")[-1]).strip() for line in text.decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "nothing")
 
 
 def _run(argv: list[str], messages: int) -> None:

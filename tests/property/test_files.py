@@ -98,7 +98,7 @@ def copy(checkpoint, tmp_path_factory):
     return make
 
 
-@cases(2)
+@cases(0.5)
 @given(st.data())
 def test_a_spoilt_file_of_weights_is_refused_or_gives_finite_weights(copy, data):
     directory = copy()
@@ -128,7 +128,7 @@ def test_a_checkpoint_with_a_weight_renamed_cut_or_left_out_is_refused(copy, dat
         assert refusal(lambda: load_whole_model(directory)), f"{name} of the file is not that of the model"
 
 
-@cases(2)
+@cases(0.5)
 @given(st.data())
 def test_a_spoilt_configuration_file_is_refused_or_read(copy, data):
     directory = copy()
