@@ -152,7 +152,7 @@ def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_si
     """
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < min_side:
-        raise ValueError(f"{image.width} x {image.height} pixels are too small for the model, which needs {min_side}; give --image_size")
+        raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {min_side} per side; set --image_size")
     return PreparedImage(name, image, pixel_values)
 
 
