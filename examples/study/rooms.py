@@ -4,6 +4,7 @@ Views of one room resemble each other, so they are no independent samples; rooms
 small enough to be committed as JSON, and everything that is reported follows from them.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -82,15 +83,19 @@ def sums_by_room(evaluation: Evaluation, rooms: Sequence[int]) -> dict[str, Room
 
 
 def to_json(sums: Mapping[str, RoomSums]) -> dict[str, Any]:
-    """Plain lists: whole numbers as such, others with eight significant digits."""
-    return {task: {name: _plain(values) for name, values in named.items()} for task, named in sums.items()}
+    """Plain lists."""
+    return compact({task: {name: values.tolist() for name, values in named.items()} for task, named in sums.items()})
 
 
-def _plain(values: np.ndarray) -> Any:
-    if values.ndim:
-        return [_plain(value) for value in values]
-    number = float(values)
-    return int(number) if number.is_integer() else float(f"{number:.8g}")
+def compact(value: Any) -> Any:
+    """Plain values with every float rounded to eight significant digits; whole numbers become integers."""
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [compact(item) for item in value]
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return int(value) if value.is_integer() else float(f"{value:.8g}")
 
 
 def from_json(sums: Mapping[str, Any]) -> dict[str, RoomSums]:

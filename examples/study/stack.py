@@ -119,16 +119,29 @@ class Stack:
         Returns:
             each task's unweighted losses, (networks,).
         """
-        predictions = torch.vmap(self._predict)(self.parameters(), pixel_values)
-        losses = {task: self._losses(task, predictions[task], labels[task]) for task in self.specs}
-        total = torch.stack([self.specs[task].weight * loss for task, loss in losses.items()]).sum(dim=0)  # (networks,)
-        total.sum().backward()  # no network depends on the weights of another
+        losses = self.backward(pixel_values, labels)
         for own in zip(*self.vectors):
             clip_grad_norm_(own, self.arguments.max_grad_norm or torch.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
+        return losses
+
+    def backward(self, pixel_values: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute losses, and gradients of all vectors; arguments and result as for [`step`]."""
+        predictions = torch.vmap(self._predict)(self.parameters(), pixel_values)
+        losses = {task: self._losses(task, predictions[task], labels[task]) for task in self.specs}
+        total = torch.stack([self.specs[task].weight * loss for task, loss in losses.items()]).sum(dim=0)  # (networks,)
+        total.sum().backward()  # no network depends on the weights of another
         return {task: loss.detach() for task, loss in losses.items()}
+
+    def gradient(self, number: int) -> dict[str, Tensor]:
+        """Gradients of one network by parameter."""
+        return {
+            name: values[0]
+            for piece, vectors in zip(self.pieces, self.vectors)
+            for name, values in piece.unpacked(vectors[number].grad[None]).items()
+        }
 
     def _predict(self, parameters: Mapping[str, Tensor], pixel_values: Tensor) -> dict[str, Tensor]:
         """Predictions of one network."""

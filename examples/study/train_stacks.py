@@ -240,10 +240,11 @@ def train_stack(job: Job) -> dict[str, Any] | None:
     models = {seed: new_network(flags, processor, seed) for seed in job.seeds}
     facts = {"parameters": sum(p.numel() for p in models[job.seeds[0]].parameters()), "flops": forward_flops(models[job.seeds[0]], flags)}
     stack = Stack([models[seed] for _, seed in job.members], [rate for rate, _ in job.members], flags, accelerator.device)
+    training = time.time()
     curve = train(stack, job, flags, accelerator.device)
     if curve is None:
         return None
-    facts |= {"seconds": time.time() - started, "networks": len(job.members), "device": device_name(accelerator.device)}
+    facts |= {"seconds": time.time() - training, "networks": len(job.members), "device": device_name(accelerator.device)}
     measured = measure(stack, job, flags, processor, accelerator)
     described = {"row": job.network.row, "name": job.network.name, "flags": job.network.flags, "steps": flags.max_steps}
     return to_jsonable(
@@ -372,7 +373,7 @@ def train_all(plan: Plan, output_dir: Path, pool: ProcessPoolExecutor, directory
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result completely or not at all."""
     with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(result) + "\n")
+        unfinished.write_text(json.dumps(rooms.compact(result)) + "\n")
 
 
 def unfinished(plan: Plan, output_dir: Path) -> Plan:

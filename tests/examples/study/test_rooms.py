@@ -13,6 +13,12 @@ from mult_hf.model.tasks import IGNORE_INDEX, resolve_tasks
 IMAGES, ROOMS = 7, [5, 5, 2, 9, 2, 9, 9]
 
 
+def random_map(spec, generator):
+    if spec.is_classification:
+        return torch.randint(0, 5, (8, 8), generator=generator)
+    return torch.rand(spec.channels, 8, 8, generator=generator)
+
+
 @pytest.fixture(scope="module")
 def evaluation():
     """Random predictions of all tasks, some pixels unknown."""
@@ -21,13 +27,7 @@ def evaluation():
     for number in range(IMAGES):
         predictions, targets = {}, {}
         for task, spec in found.specs.items():
-            shape = (8, 8) if spec.is_classification else (spec.channels, 8, 8)
-            make = (
-                (lambda: torch.randint(0, 5, shape, generator=generator))
-                if spec.is_classification
-                else lambda: torch.rand(shape, generator=generator)
-            )
-            predictions[task], targets[task] = make(), make()
+            predictions[task], targets[task] = random_map(spec, generator), random_map(spec, generator)
             targets[task][..., :2] = IGNORE_INDEX if spec.is_classification else torch.nan
         found.update(number, f"image {number}", predictions, targets)
     return found
