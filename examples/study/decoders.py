@@ -3,11 +3,15 @@
 `mult_own_maps` is MulT with one difference: in the blocks that share a map, every task computes its own one, from the same
 encoder map by its own projections. It shows what sharing does by itself. (`["self", "self"]` changes the source of queries and keys,
 too.)
+
+`cross_task` lets the tokens of all tasks attend to one another, see `cross_task.py`.
 """
 
 from mult_hf.model.configuration_mult import DECODER_OPTIONS, BlockAttention, MulTConfig
 from mult_hf.model.decoder_mult import MulTDecoder, SharedWindowAttention
 from mult_hf.model.decoders import DECODERS
+
+from .cross_task import CrossTaskDecoder
 
 
 class OwnMap(BlockAttention):
@@ -41,5 +45,7 @@ class OwnMapsDecoder(MulTDecoder):
                     block.attention = SharedWindowAttention(config, width, block.attention.heads, OwnMap(*kind), config.task_specs)
 
 
+DECODERS["cross_task"] = CrossTaskDecoder
+DECODER_OPTIONS["cross_task"] = ("mlp_ratio", "hidden_act", "qkv_bias")
 DECODERS["mult_own_maps"] = OwnMapsDecoder
 DECODER_OPTIONS["mult_own_maps"] = DECODER_OPTIONS["mult"]

@@ -378,7 +378,7 @@ def read_seconds(directory: Path) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    rows = read_rows(arguments.results)
+    rows = read_rows(arguments.results, RESAMPLES)
     parts = generated(rows, read_seconds(arguments.results))
     if arguments.page is None:
         print("\n\n".join(parts.values()))

@@ -22,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from multiprocessing import get_context
@@ -68,7 +68,7 @@ class StudyArguments:
 
     plan: Path = field(metadata={"help": "YAML file of the networks"})
     output_dir: Path = command_line.flag(Path("outputs/study"), "where one JSON file per network is written")
-    jobs: int = command_line.flag(1, "stacks that train at once, each in a process of its own")
+    jobs: int = command_line.flag(1, "stacks that train at once, each in a process of its own; with 1 in this process")
     scratch: Path | None = command_line.flag(None, "directory for prepared samples; a temporary one by default")
     minutes: float | None = command_line.flag(None, "no result is written after this time; unfinished stacks are given up")
     only: list[str] | None = command_line.flag(None, "names of the networks to train; all of the plan by default")
@@ -205,7 +205,7 @@ def prepare(network: Network, directory: Path, seed: int, positions: range) -> N
     streams.fill(directory / str(seed), split_rows(flags.dataset, flags.train_split), processor_of(flags), flags, positions)
 
 
-def prepare_all(plan: Plan, directory: Path, pool: ProcessPoolExecutor) -> None:
+def prepare_all(plan: Plan, directory: Path, pool: Executor) -> None:
     """Prepare the streams of all seeds, as long as the longest training needs them.
 
     Raises:
@@ -339,7 +339,7 @@ def best_rate(gains: Mapping[float, Sequence[float]]) -> float:
 # --- all stacks ---
 
 
-def train_all(plan: Plan, output_dir: Path, pool: ProcessPoolExecutor, directory: Path, deadline: float) -> list[str]:
+def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, deadline: float) -> list[str]:
     """Train all stacks of a plan, and write each result as it comes.
 
     Args:
@@ -368,6 +368,13 @@ def train_all(plan: Plan, output_dir: Path, pool: ProcessPoolExecutor, directory
             f"{name}: {result['steps']} steps of {result['networks']} networks in {result['seconds']:.0f} s, rate {result['chosen']}"
         )
     return problems
+
+
+def executor(jobs: int) -> Executor:
+    """Processes that train one stack at a time each; a single job runs in this process."""
+    if jobs == 1:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))  # forked processes could not use CUDA
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
@@ -414,8 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with (
         TemporaryDirectory(dir=arguments.scratch) as directory,
-        # Forked processes could not use CUDA.
-        ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool,
+        executor(arguments.jobs) as pool,
     ):
         prepare_all(plan, Path(directory), pool)
         problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline)

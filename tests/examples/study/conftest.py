@@ -1,13 +1,17 @@
 """A few rooms, small enough to train on in a test."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import concatenate_datasets
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from examples.study import train_stacks
 from examples.study.shrink import shrink
 from mult_hf.data.schema import load_rows, load_task_entries
+from support.studies import write_plan
 
 SAMPLE = Path(__file__).resolve().parents[3] / "examples/data/rooms-sample"
 
@@ -30,3 +34,20 @@ def small_rooms(few_rooms):
     directory = few_rooms.parent / "small"
     shrink(few_rooms, directory, 32)
     return directory
+
+
+@pytest.fixture(scope="session")
+def study_results(small_rooms, tmp_path_factory):
+    """Directory and results of a tiny study: MulT, its counterpart without sharing, and single tasks with half of the steps."""
+    directory = tmp_path_factory.mktemp("study")
+    blocks = {"block_attention": ["self+skip", "encoder+skip"]}
+    networks = {
+        "MulT with skip": blocks,
+        "own maps with skip": {"decoder": "mult_own_maps", **blocks},
+        "single-task with skip, half the steps": {**blocks, "alone": True, "tasks": ["depth", "segmentation"], "steps": 0.5},
+    }
+    plan = write_plan(directory / "plan.yaml", small_rooms, networks)
+    threads = torch.get_num_threads()
+    assert train_stacks.main(["--plan", str(plan), "--output_dir", str(directory / "out"), "--scratch", str(directory)]) == 0
+    torch.set_num_threads(threads)
+    return directory, {path.stem: json.loads(path.read_text()) for path in (directory / "out").glob("*.json")}

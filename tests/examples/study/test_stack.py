@@ -24,6 +24,7 @@ ALL_KINDS = [
     {"decoder": "mult_own_maps", "block_attention": ["self", "encoder"]},
     {"decoder": "swin_unet"},
     {"decoder": "mtan"},
+    {"decoder": "cross_task"},
 ]
 
 

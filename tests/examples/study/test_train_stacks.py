@@ -7,41 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from examples.study import rooms, train_stacks
 from examples.study.train_stacks import Job, StudyArguments, best_rate, expand, main, read_plan, train_stack
 from mult_hf.data.schema import load_rows
+from support.studies import write_plan
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = {"image_size": 32, "embed_dim": 8, "depths": [1, 1, 1, 1], "window_size": 4, "batch_size": 2, "warmup_steps": 1, "max_steps": 4}
 
 
-def write_plan(path, dataset, networks, **changes):
-    content = {"base": {"dataset": str(dataset), **TINY}, "learning_rates": [1e-3, 4e-3], "seeds": [0, 1], "networks": networks} | changes
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(small_rooms, tmp_path_factory):
-    """Results of a tiny study in two processes: MulT, and one network for each of two tasks with half of the steps."""
-    directory = tmp_path_factory.mktemp("study")
-    networks = {
-        "MulT": {"block_attention": ["self", "encoder"]},
-        "single, half": {"alone": True, "tasks": ["depth", "segmentation"], "steps": 0.5},
-    }
-    plan = write_plan(directory / "plan.yaml", small_rooms, networks)
-    assert main(["--plan", str(plan), "--output_dir", str(directory / "out"), "--jobs", "2", "--scratch", str(directory)]) == 0
-    return directory, {path.stem: json.loads(path.read_text()) for path in (directory / "out").glob("*.json")}
-
-
-def test_every_network_has_one_result_with_all_rates_and_seeds(finished):
-    directory, results = finished
-    assert set(results) == {"mult", "single-half-depth", "single-half-segmentation"}
-    mult, depth = results["mult"], results["single-half-depth"]
-    assert (mult["row"], mult["steps"], mult["networks"]) == ("MulT", 4, 4)
-    assert (depth["row"], depth["name"], depth["steps"]) == ("single, half", "single, half, depth", 2)
+def test_every_network_has_one_result_with_all_rates_and_seeds(study_results):
+    directory, results = study_results
+    alone = "single-task-with-skip-half-the-steps"
+    assert set(results) == {"mult-with-skip", "own-maps-with-skip", f"{alone}-depth", f"{alone}-segmentation"}
+    mult, depth = results["mult-with-skip"], results[f"{alone}-depth"]
+    assert (mult["row"], mult["steps"], mult["networks"]) == ("MulT with skip", 4, 4)
+    assert (depth["row"], depth["steps"]) == ("single-task with skip, half the steps", 2)
+    assert depth["name"] == "single-task with skip, half the steps, depth"
     assert mult["parameters"] > depth["parameters"] > 10_000
     assert mult["flops"] > depth["flops"] > 100_000
     assert set(mult["learning_rates"]) == {"0.001", "0.004"}
@@ -49,35 +31,35 @@ def test_every_network_has_one_result_with_all_rates_and_seeds(finished):
     assert list(directory.glob("tmp*")) == [], "prepared samples are removed"
 
 
-def test_the_rate_with_the_best_validation_gain_is_tested(finished):
-    for result in finished[1].values():
+def test_the_rate_with_the_best_validation_gain_is_tested(study_results):
+    for result in study_results[1].values():
         means = {float(rate): sum(found["gains"]) / 2 for rate, found in result["learning_rates"].items()}
         assert result["chosen"] == max(means, key=means.get)
 
 
-def test_test_metrics_follow_from_the_sums_per_room(finished, small_rooms):
+def test_test_metrics_follow_from_the_sums_per_room(study_results, small_rooms):
     assert sorted(set(load_rows(small_rooms, split="test")["room"])) == [0, 1, 2, 3], "premise"
-    for test, sums in zip(finished[1]["mult"]["test"], finished[1]["mult"]["rooms"]):
+    for test, sums in zip(study_results[1]["mult-with-skip"]["test"], study_results[1]["mult-with-skip"]["rooms"]):
         assert len(sums["depth"]["count"]) == 4
         for name, value in test.items():
             task, metric = name.split("/")
             assert rooms.value(metric, rooms.from_json(sums)[task]) == pytest.approx(value, rel=1e-6)
 
 
-def test_losses_are_recorded_as_they_fall(finished):
-    losses = finished[1]["mult"]["training_losses"]
+def test_losses_are_recorded_as_they_fall(study_results):
+    losses = study_results[1]["mult-with-skip"]["training_losses"]
     assert len(losses["depth"]) == 4, "one point per step where there are fewer than ten"
     assert len(losses["depth"][0]) == 4, "one number per network"
     assert all(math.isfinite(value) for points in losses.values() for point in points for value in point)
 
 
-def test_a_finished_network_is_not_trained_again(finished, capsys, monkeypatch):
-    directory, _ = finished
+def test_a_finished_network_is_not_trained_again(study_results, capsys, monkeypatch):
+    directory, _ = study_results
     argv = ["--plan", str(directory / "plan.yaml"), "--output_dir", str(directory / "out")]
-    monkeypatch.setattr(train_stacks, "ProcessPoolExecutor", None)  # would fail if anything were left
+    monkeypatch.setattr(train_stacks, "executor", None)  # would fail if anything were left
     assert main(argv) == 0
     assert "every network of the plan has a result" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"mult.json was made with .*the plan has .*rename the network, or remove that file"):
+    with pytest.raises(ValueError, match=r"mult-with-skip.json was made with .*the plan has .*rename the network, or remove that file"):
         main([*argv, "--max_steps", "8"])
 
 
@@ -89,6 +71,17 @@ def test_a_stack_that_time_does_not_suffice_for_is_given_up(small_rooms, tmp_pat
         assert train_stack(Job(plan.networks[0], (1e-3,), (0,), tmp_path, deadline=time.time())) is None
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_stacks_in_several_processes_give_the_results_of_one(study_results, small_rooms, tmp_path):
+    directory, alone = study_results
+    argv = ["--plan", str(directory / "plan.yaml"), "--output_dir", str(tmp_path / "out"), "--jobs", "2", "--only", "MulT with skip"]
+    assert main(argv) == 0
+    found = json.loads((tmp_path / "out/mult-with-skip.json").read_text())
+    assert found["chosen"] == alone["mult-with-skip"]["chosen"]
+    for other, result in zip(alone["mult-with-skip"]["test"], found["test"]):
+        assert result == pytest.approx(other, rel=1e-3)
 
 
 def test_a_rate_with_a_diverged_seed_is_not_chosen():
