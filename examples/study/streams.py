@@ -62,8 +62,7 @@ def fill(
     batch = MultiTaskCollator(processor, augment=training_views(arguments, processor.task_specs))([stream[p] for p in positions])
     for name, values in {IMAGES: batch["pixel_values"], **batch["labels"]}.items():
         file = np.load(directory / f"{name}.npy", mmap_mode="r+")
-        file[positions.start : positions.stop] = values.numpy()
-        file.flush()
+        file[positions.start : positions.stop] = values.numpy()  # other processes see it without a flush to the disk
 
 
 class Stream:

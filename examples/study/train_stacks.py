@@ -44,7 +44,7 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.files import whole_file
 from mult_hf.data.schema import load_rows, load_task_specs
 from mult_hf.evaluation.baseline import constant_baseline
-from mult_hf.evaluation.cards import to_jsonable
+from mult_hf.evaluation.cards import public_name, to_jsonable
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.loop import evaluate
 from mult_hf.inference.predictor import Predictor, predict
@@ -99,6 +99,11 @@ class Network:
     def file_name(self) -> str:
         """Name of its JSON file."""
         return f"{slug(self.name)}.json"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Its flags without paths of this machine."""
+        return {**self.flags, "dataset": public_name(self.flags["dataset"])}
 
     def parsed(self, **changes: Any) -> TrainFlags:
         """Its flags as `mult-hf train` reads them."""
@@ -231,8 +236,10 @@ def prepare_all(plan: Plan, directory: Path, pool: Executor) -> None:
 
 def train_stack(job: Job) -> dict[str, Any] | None:
     """Train and measure a network with every learning rate and seed; None if time ran out."""
-    torch.set_num_threads(1)
     started = time.time()
+    if started > job.deadline:
+        return None
+    torch.set_num_threads(1)
     flags = job.network.parsed()
     torch.set_float32_matmul_precision(flags.float32_matmul)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -246,7 +253,7 @@ def train_stack(job: Job) -> dict[str, Any] | None:
         return None
     facts |= {"seconds": time.time() - training, "networks": len(job.members), "device": device_name(accelerator.device)}
     measured = measure(stack, job, flags, processor, accelerator)
-    described = {"row": job.network.row, "name": job.network.name, "flags": job.network.flags, "steps": flags.max_steps}
+    described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "steps": flags.max_steps}
     return to_jsonable(
         {**described, **facts, "seeds": list(job.seeds), "training_losses": curve, **measured, "all_seconds": time.time() - started}
     )
@@ -296,10 +303,11 @@ def measure(stack: Stack, job: Job, flags: TrainFlags, processor: MulTImageProce
     measured = partial(evaluate, collator=collator, accelerator=accelerator, batch_size=EVALUATED_AT_ONCE, progress=False)
     constant = constant_baseline(split_rows(flags.dataset, flags.train_split), collator)
     members = {str(number): predictor_of(stack, number) for number in range(len(stack))}
-    found = measured({"constant": constant, **members}, split_rows(flags.dataset, flags.validation_split))
+    found = measured({"constant": constant, **members}, split_rows(flags.dataset, flags.validation_split), per_image=False)
     baseline = found["constant"].compute()
     validation = [found[number].compute() for number in members]
-    gains = [gain_over(values, baseline, processor.task_specs) for values in validation]
+    finite = [all(map(math.isfinite, values.values())) for values in validation]
+    gains = [gain_over(values, baseline, processor.task_specs) if known else math.nan for values, known in zip(validation, finite)]
     by_rate: dict[float, dict[str, list[Any]]] = {rate: {"gains": [], "validation": []} for rate in job.learning_rates}
     for (rate, _), gain, values in zip(job.members, gains, validation):
         by_rate[rate]["gains"].append(gain)
@@ -307,7 +315,7 @@ def measure(stack: Stack, job: Job, flags: TrainFlags, processor: MulTImageProce
     chosen = best_rate({rate: results["gains"] for rate, results in by_rate.items()})
     rows = split_rows(flags.dataset, TEST_SPLIT)
     best = {number: members[number] for number, (rate, _) in zip(members, job.members) if rate == chosen}
-    tested = [measured({"it": predictor}, rows)["it"] for predictor in best.values()]
+    tested = list(measured(best, rows).values())
     return {
         "constant_baseline": baseline,
         "learning_rates": {str(rate): results for rate, results in by_rate.items()},
@@ -397,7 +405,7 @@ def unfinished(plan: Plan, output_dir: Path) -> Plan:
             continue
         found = json.loads(path.read_text())
         made = (found["flags"], [float(rate) for rate in found["learning_rates"]], found["seeds"])
-        wanted = (network.flags, plan.learning_rates, plan.seeds)
+        wanted = (network.description, plan.learning_rates, plan.seeds)
         if made != wanted:
             raise ValueError(f"{path} was made with {made}, the plan has {wanted}; rename the network, or remove that file")
     return replace(plan, networks=waiting)
