@@ -64,6 +64,7 @@ class Stack:
         check_stackable(models, learning_rates, arguments)
         self.arguments = arguments
         self.model = models[0].to(device).train()
+        self.model.set_attn_implementation("eager")  # the same equations; vmap has no gradient of the fused ones
         self.specs = self.model.config.task_specs
         self.buffers = dict(self.model.named_buffers())
         self.pieces: list[Piece] = []

@@ -44,7 +44,10 @@ def test_one_task_alone_gets_the_numbers_of_the_full_run(tiny_model, decoder):
 @BOTH
 def test_every_parameter_gets_a_gradient(tiny_model, decoder):
     model = tiny_model(decoder_type=decoder, tasks=TASKS).train()
-    sum(maps.square().mean() for maps in model(pixels(128, 128)).predictions.values()).backward()
+    generator = torch.Generator().manual_seed(2)
+    targets = {task: torch.rand(2, 3 if task == "normals" else 1, 128, 128, generator=generator) for task in TASKS[1:]}
+    classes = torch.randint(0, 17, (2, 128, 128), generator=generator)
+    model(pixels(128, 128), labels={"segmentation": classes, **targets}).loss.backward()
     zero = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
     assert [name for name in zero if "k_proj.bias" not in name] == [], "a key's bias has no gradient by mathematics"
 
