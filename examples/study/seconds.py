@@ -77,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = read_plan(arguments.plan, StudyArguments(plan=arguments.plan, dataset=arguments.dataset))
     found = {}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for network in plan.networks:
         flags = network.parsed()
         found[network.name] = seconds_per_step(new_network(flags, processor_of(flags), seed=0), flags, arguments.steps, device)
         print(f"{network.name}: {1000 * found[network.name]:.1f} ms per step", flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"device": device_name(device), "seconds_per_step": found}, indent=2) + "\n")
+        arguments.output.write_text(json.dumps({"device": device_name(device), "seconds_per_step": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

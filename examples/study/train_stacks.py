@@ -252,6 +252,7 @@ def train_stack(job: Job) -> dict[str, Any] | None:
     if curve is None:
         return None
     facts |= {"seconds": time.time() - training, "networks": len(job.members), "device": device_name(accelerator.device)}
+    print(f"{job.network.name}: {flags.max_steps} steps of {len(stack)} networks in {facts['seconds']:.1f} s", file=sys.stderr, flush=True)
     measured = measure(stack, job, flags, processor, accelerator)
     described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "steps": flags.max_steps}
     return to_jsonable(
@@ -372,9 +373,7 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
             problems.append(f"{name}: {f'{type(problem).__name__}: {problem}' if problem else 'not finished in time'}")
             continue
         write_result(output_dir / waiting[done].file_name, result)
-        tqdm.write(
-            f"{name}: {result['steps']} steps of {result['networks']} networks in {result['seconds']:.0f} s, rate {result['chosen']}"
-        )
+        tqdm.write(f"{name}: measured after {result['all_seconds']:.0f} s, learning rate {result['chosen']}", file=sys.stderr)
     return problems
 
 
