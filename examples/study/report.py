@@ -46,6 +46,10 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     "against MTAN": ("MulT with skip", "MTAN"),
     "against Swin-Unet": ("MulT with skip", "Swin-Unet"),
     "against cross-task attention": ("MulT with skip", "cross-task attention"),
+    **{
+        f"normals as the reference task, against {task}": ("MulT with skip", f"reference {task}")
+        for task in ("segmentation", "depth", "reshading", "edges2d", "keypoints2d")
+    },
 }
 """What is compared: the first row against the second; comparisons with a missing row are left out."""
 
