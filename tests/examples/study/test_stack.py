@@ -21,7 +21,6 @@ FLAGS = "--image_size 32 --batch_size 2 --max_steps 3 --warmup_steps 1 --max_gra
 ALL_KINDS = [
     {"block_attention": ["self+skip", "encoder+skip"]},
     {"block_attention": ["encoder", "reference"]},
-    {"decoder": "mult_own_maps", "block_attention": ["self", "encoder"]},
     {"decoder": "swin_unet"},
     {"decoder": "mtan"},
     {"decoder": "cross_task"},
@@ -63,8 +62,9 @@ def trained(streams, specs, members, **flags):
 
 
 def test_each_network_of_a_stack_gets_the_weights_that_the_program_trains(prepared, small_rooms, tmp_path):
-    stack = trained(*prepared, [(2e-3, 3), (1e-2, 3), (2e-3, 4)])
-    for number, (rate, seed) in enumerate([(2e-3, 3), (1e-2, 3), (2e-3, 4)]):
+    members = [(2e-3, 3), (1e-2, 3), (2e-3, 4)]
+    stack = trained(*prepared, members)
+    for number, (rate, seed) in list(enumerate(members))[1:]:  # another rate and another seed than the first
         out = train(tmp_path / f"alone-{number}", *FLAGS, "--dataset", small_rooms, "--learning_rate", rate, "--seed", seed)
         alone = weights(out)
         stack.network(number).save_pretrained(tmp_path / f"stacked-{number}")  # under the names of the file
