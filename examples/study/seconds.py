@@ -34,10 +34,9 @@ class SecondsArguments:
     output: Path = command_line.flag(Path("outputs/study/seconds.json"), "JSON file that is written")
     dataset: str | None = command_line.flag(None, "instead of the plan's; only the entries of its tasks are read")
     steps: int = command_line.flag(10, "steps that are measured, of which the median counts")
-    threads: int = command_line.flag(1, "threads on the CPU")
 
     def __post_init__(self) -> None:
-        command_line.check_bounds(self, {1: ["steps", "threads"]})
+        command_line.check_bounds(self, {1: ["steps"]})
 
 
 def random_batch(specs: Mapping[str, TaskSpec], batch: int, side: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,7 +72,7 @@ def seconds_per_step(model: MulTForMultiTaskDensePrediction, flags: TrainFlags, 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the networks of a plan."""
     arguments = command_line.parse_arguments(SecondsArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = read_plan(arguments.plan, StudyArguments(plan=arguments.plan, dataset=arguments.dataset))
     found = {}

@@ -4,7 +4,7 @@
 
 The plan:
 
-    base: {dataset: data/rooms-64, image_size: 64, max_steps: 1500}   # flags of `mult-hf train` that all networks have
+    base: {dataset: data/rooms-64, image_size: 64, max_steps: 800}   # flags of `mult-hf train` that all networks have
     learning_rates: [1e-3, 2e-3, 4e-3]
     seeds: [0, 1, 2]
     networks:                                   # in order of importance; flags that differ from base
@@ -69,7 +69,6 @@ class StudyArguments:
     plan: Path = field(metadata={"help": "YAML file of the networks"})
     output_dir: Path = command_line.flag(Path("outputs/study"), "where one JSON file per network is written")
     jobs: int = command_line.flag(1, "stacks that train at once, each in a process of its own; with 1 in this process")
-    scratch: Path | None = command_line.flag(None, "directory for prepared samples; a temporary one by default")
     minutes: float | None = command_line.flag(None, "no result is written after this time; unfinished stacks are given up")
     only: list[str] | None = command_line.flag(None, "names of the networks to train; all of the plan by default")
     dataset: str | None = command_line.flag(None, "instead of the plan's")
@@ -426,10 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not plan.networks:
         print("every network of the plan has a result")
         return 0
-    with (
-        TemporaryDirectory(dir=arguments.scratch) as directory,
-        executor(arguments.jobs) as pool,
-    ):
+    with TemporaryDirectory() as directory, executor(arguments.jobs) as pool:
         prepare_all(plan, Path(directory), pool)
         problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline)
     for problem in problems:
