@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mult_hf.cli import arguments as command_line
@@ -28,6 +30,8 @@ from . import rooms
 RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
+PLAN = HERE / "ablations/main_table.yaml"
+COLUMNS = 4  # panels of a plot side by side
 
 REFERENCE = "single-task with skip"
 """The row that gains in the main table are relative to."""
@@ -35,6 +39,7 @@ REFERENCE = "single-task with skip"
 COMPARISONS: dict[str, tuple[str, str]] = {
     "sharing, maps from the encoder": ("MulT with skip", "own maps with skip"),
     "sharing, against maps of each task's own stream": ("MulT with skip", "no sharing with skip"),
+    "maps from the encoder or from each task's own stream, without sharing": ("own maps with skip", "no sharing with skip"),
     "sharing, the paper's blocks, maps from the encoder": ("MulT", "own maps"),
     "sharing, the paper's blocks, against maps of each task's own stream": ("MulT", "no sharing"),
     "six tasks together, against one network per task": ("MulT with skip", "single-task with skip"),
@@ -239,7 +244,8 @@ def cell(measured: Measured, *, bold: bool) -> str:
     """Mean and standard deviation over seeds, in the metric's unit."""
     unit = METRICS[measured.metric].unit
     values = measured.values * unit.factor
-    text = f"{values.mean():.{unit.digits}f}" + (f" ± {values.std(ddof=1):.{unit.digits}f}" if len(values) > 1 else "")
+    digits = unit.digits + bool(values.mean() < 0.1)  # else the spread of small errors would be shown as 0
+    text = f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
     return f"**{text}**" if bold else text
 
 
@@ -283,29 +289,42 @@ def rate_cell(gains: Sequence[float | None], *, bold: bool) -> str:
 
 
 def facts(rows: Mapping[str, Row]) -> str:
-    """Markdown: how much was trained, on what."""
+    """Markdown: how much was trained, on what, and what of the plan was not."""
     networks = [network for row in rows.values() for network in row.networks]
     trained = sum(network["networks"] for network in networks)
     steps = sum(network["networks"] * network["steps"] for network in networks)
     devices = sorted({network["device"] for network in networks})
     seeds = sorted({len(network["seeds"]) for network in networks})
+    edges = {edge: sum(n["chosen"] == edge(map(float, n["learning_rates"])) for n in networks) for edge in (max, min)}
+    missing = [name for name in yaml.safe_load(PLAN.read_text())["networks"] if name not in rows]
     return (
         f"{trained} trainings ({steps:,} optimizer steps) of {len(networks)} architectures on {', '.join(devices)}; {seeds[-1]} seeds, "
         f"{len(networks[0]['learning_rates'])} learning rates; at most {max(network['steps'] for network in networks):,} steps each; "
-        f"{len(next(iter(next(iter(rows.values())).tasks.values())).draws[0])} test rooms, {RESAMPLES:,} resamples."
+        f"{len(next(iter(next(iter(rows.values())).tasks.values())).draws[0])} test rooms, {RESAMPLES:,} resamples. "
+        f"The chosen learning rate is the highest one for {edges[max]} of these architectures and the lowest one for {edges[min]}.\n\n"
+        f"**Not run**: {'; '.join(missing) or 'nothing'}."
     )
 
 
 # --- plots ---
 
 
+def panels(number: int, height: float, **keywords: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, each with a height in inches, and some empty places at the end."""
+    rows = math.ceil(number / COLUMNS)
+    figure = Figure(figsize=(3.2 * COLUMNS, rows * height), layout="constrained")
+    places = [*figure.subplots(rows, COLUMNS, squeeze=False, **keywords).flat]
+    for place in places[number:]:
+        place.axis("off")
+    return figure, places
+
+
 def plot_comparisons(rows: Mapping[str, Row], path: Path) -> None:
     """One panel per task: differences in percent with their intervals over rooms, and the seeds as ticks."""
     compared = present(rows)
     tasks = [*dict.fromkeys(task for row in rows.values() for task in row.tasks), "all six"]
-    figure = Figure(figsize=(3.5 + 2.2 * len(tasks), 1.2 + 0.45 * len(compared)), layout="constrained")
-    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    for axes, task in zip(panels, tasks):
+    figure, places = panels(len(tasks), 1.2 + 0.4 * len(compared), sharey=True)
+    for axes, task in zip(places, tasks):
         for height, (one, other) in enumerate(compared.values()):
             if task in one.tasks.keys() & other.tasks.keys() or task == tasks[-1]:
                 found = mean_difference(one, other) if task == tasks[-1] else difference(one.tasks[task], other.tasks[task])
@@ -318,27 +337,27 @@ def plot_comparisons(rows: Mapping[str, Row], path: Path) -> None:
         axes.set_xlabel("better by [%]", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.set_yticks(range(len(compared)), [f"{one.name}\nover {other.name}" for one, other in compared.values()])
-    panels[0].set_ylim(len(compared) - 0.5, -0.5)
+    places[0].set_ylim(len(compared) - 0.5, -0.5)
     figure.savefig(path, dpi=120)
 
 
 def plot_losses(rows: Mapping[str, Row], path: Path) -> None:
     """Training losses of the chosen learning rate over the steps: one panel per task, one line per row."""
     tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
-    figure = Figure(figsize=(2.8 * len(tasks), 3.2), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
-        for row in rows.values():
+    figure, places = panels(len(tasks) + 1, 2.6)
+    for axes, task in zip(places, tasks):
+        for number, row in enumerate(rows.values()):
             for network in (network for network in row.networks if task in network["training_losses"]):
                 losses = np.array(network["training_losses"][task], np.float64)  # (points, networks)
                 first = len(network["seeds"]) * list(map(float, network["learning_rates"])).index(network["chosen"])
                 mean = losses[:, first : first + len(network["seeds"])].mean(axis=1)
                 steps = (np.arange(len(mean)) + 0.5) * network["steps"] / len(mean)
-                axes.plot(steps, mean, label=row.name, linewidth=1)
+                axes.plot(steps, mean, label=row.name, linewidth=1, color=f"C{number}")
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
-        axes.set_yscale("log")
-        axes.tick_params(labelsize=7, which="both")
-    axes.legend(fontsize=5)
+        axes.tick_params(labelsize=8)
+    places[len(tasks)].axis("off")
+    places[len(tasks)].legend(*places[0].get_legend_handles_labels(), fontsize=9, loc="center")
     figure.savefig(path, dpi=120)
 
 
