@@ -9,5 +9,5 @@ else:
     pytest_collect_file = Sybil(
         parsers=[PythonCodeBlockParser(), SkipParser()],
         patterns=["README.md", "docs/*.md"],
-        excludes=["mult_hf/checkpoints/*/README.md"],  # model cards use the reader's own photo.jpg
+        excludes=["mult_hf/checkpoints/*/README.md"],  # model cards use the reader's own image.jpg
     ).pytest()

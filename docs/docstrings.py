@@ -1,4 +1,4 @@
-"""What the reference must know about this package's docstrings and Griffe, which reads them, does not."""
+"""Griffe extension for this package's docstrings, used to build the API reference."""
 
 import re
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ NAME = re.compile(r"\[`([\w.]+)`\](?![\[(])")
 
 
 class PackageDocstrings(griffe.Extension):
-    """Turns names in brackets into links, and fields into arguments."""
+    """Converts names in brackets to links, and fields to arguments."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
-        """Docstrings name objects as transformers' do, [`MulTConfig`]: a link, or plain text where the reference has no such object."""
+        """Replace object names such as [`MulTConfig`] by links, or by plain text if the reference does not contain the object."""
         for part in parts_of(pkg):
             if part.docstring:
                 part.docstring.value = NAME.sub(lambda name, part=part: reference(part, name[1]), part.docstring.value)
 
     def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
-        """Classes under huggingface_hub's `@strict` and named tuples are made of their fields, like data classes, which Griffe knows."""
+        """Treat fields of named tuples and of huggingface_hub's `@strict` classes as arguments, as Griffe does for data classes."""
         if any(str(decorator.value) == "strict" for decorator in cls.decorators) or "NamedTuple" in map(str, cls.bases):
             fields = [part for part in cls.attributes.values() if part.annotation and "property" not in part.labels]
             keyword = griffe.ParameterKind.keyword_only
@@ -28,7 +28,7 @@ class PackageDocstrings(griffe.Extension):
 
 
 def parts_of(whole: griffe.Object) -> Iterator[griffe.Object]:
-    """A module or class and all that it defines; what it imports is another's."""
+    """A module or class and everything that it defines, without imported objects."""
     yield whole
     for part in whole.members.values():
         if not part.is_alias:
@@ -36,7 +36,7 @@ def parts_of(whole: griffe.Object) -> Iterator[griffe.Object]:
 
 
 def reference(part: griffe.Object, name: str) -> str:
-    """The link for a name as it is understood where a docstring stands."""
+    """The link for a name, resolved in the scope of the docstring."""
     try:
         path = part.resolve(name)
     except griffe.NameResolutionError:

@@ -1,9 +1,8 @@
-"""A hook of MkDocs that makes the links of the repository work in the site as they stand.
+"""MkDocs hook that makes the repository's links work on the site.
 
-Pages are read in two places. In the repository `../examples/train.py` is a file beside docs/; a site has no such place. So every file or
-folder outside docs/ that a page links to becomes a page of the site itself, README.md the first of them, and the links are
-turned to these pages; pictures stay pictures. What a link names and the repository lacks stays as it is, and `mkdocs build --strict`
-refuses it.
+Pages are read in the repository and on the site. In the repository, `../examples/train.py` is a file next to docs/, which a site does not
+have. So every file or folder outside docs/ that a page links to becomes a page of the site, starting with README.md, and the links are
+adapted. Images stay images. Links to missing files are not changed, and `mkdocs build --strict` rejects them.
 """
 
 import os
@@ -18,7 +17,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
-# Files outside docs/ that are pages with a place in the navigation, and their addresses.
+# Files outside docs/ that are pages in the navigation, and their addresses.
 PAGES = {
     "index.md": ROOT / "README.md",
     "rooms-tiny.md": ROOT / "mult_hf/checkpoints/rooms-tiny/README.md",
@@ -30,7 +29,7 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages whose text lies outside docs/, then a page or a picture for everything else out there that a page links to."""
+    """Add the pages whose text is outside docs/, then a page or an image for every other linked file there."""
     for address, path in PAGES.items():
         files.append(File.generated(config, address, content=path.read_text()))
     linked = {path for file in files.documentation_pages() for path in linked_paths(file)}
@@ -42,7 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn the links of a page from places in the repository to places in the site."""
+    """Replace a page's links to places in the repository by links to places on the site."""
 
     def turned(match: re.Match[str]) -> str:
         path = resolved(page.file, match[0])
@@ -52,30 +51,30 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def linked_paths(file: File) -> Iterator[Path]:
-    """Whatever of the repository a page links to."""
+    """The repository's files and folders that a page links to."""
     for target in LINK.findall(file.content_string):
         if resolved(file, target).exists():
             yield resolved(file, target)
 
 
 def resolved(file: File, target: str) -> Path:
-    """Where in the repository a link of a page leads."""
+    """The path in the repository that a page's link points to."""
     origin = PAGES.get(file.src_uri, DOCS / file.src_uri)
     return (origin.parent / target).resolve()
 
 
 def address_of(path: Path) -> str:
-    """Where in the site a file of the repository is, or would be."""
+    """The address on the site of a file in the repository, whether or not it has a page."""
     for address, origin in PAGES.items():
         if path == origin:
             return address
-    if path.is_relative_to(DOCS) and path.suffix != ".py":  # the site's own machinery is source, not site
+    if path.is_relative_to(DOCS) and path.suffix != ".py":  # the site's hooks are source files, not pages
         return str(path.relative_to(DOCS))
     return f"source/{path.relative_to(ROOT)}" + ".md" * (path.suffix not in PICTURES)
 
 
 def shown(path: Path) -> str:
-    """A page that shows a text file, or the names in a folder."""
+    """A page with the contents of a text file, or the names in a folder."""
     if path.is_dir():
         text, language = "\n".join(sorted(child.name + "/" * child.is_dir() for child in path.iterdir())), "text"
     else:

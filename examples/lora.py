@@ -1,10 +1,10 @@
-"""Adapt the shipped model to new rooms with few weights: LoRA (PEFT) on its encoder, and its heads trained in full.
+"""Adapt the shipped model to new rooms with few trained weights: LoRA (PEFT) on its encoder, and fully trained heads.
 
     pip install peft
     python examples/lora.py
     python examples/lora.py --model outputs/mult-rooms --max_steps 200
 
-The adapter is saved to `--output_dir`, the model with the adapter merged into its weights to `merged/` in it.
+The adapter is saved to `--output_dir`, and the model with the merged adapter to its subdirectory `merged/`.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from mult_hf.training.trainer_metrics import TrainerMetrics
 
 ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
 
-# Only the attention of a Swin encoder: ["q_proj", "v_proj"] would also match the decoders, whose layers have the same
-# names. Other encoders have other names; print(model.mult.backbone) shows them.
+# Only the attention of a Swin encoder: ["q_proj", "v_proj"] would also match the decoders, whose layers have the same names. Other
+# encoders use other names; print(model.mult.backbone) shows them.
 ENCODER_ATTENTION = r"mult\.backbone\..*\.(q_proj|v_proj)"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train the adapter, evaluate it, and save it alone and merged."""
+    """Train the adapter, evaluate it, and save it both separately and merged."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="directory or Hub id of a trained MulT")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/lora"), help="where the adapter is saved")
@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     trainer.train()
     trainer.log_metrics("eval", trainer.evaluate())
-    trainer.save_model()  # the adapter and the heads alone
+    trainer.save_model()  # only the adapter and the heads
 
-    # Merged, it is a plain MulT model again, as fast as before.
+    # After merging it is an ordinary MulT model again, as fast as before.
     fresh = MulTForMultiTaskDensePrediction.from_pretrained(flags.model)
     merged = PeftModel.from_pretrained(fresh, flags.output_dir).merge_and_unload()
     merged.save_pretrained(flags.output_dir / "merged")

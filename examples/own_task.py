@@ -3,8 +3,8 @@
     python examples/own_task.py
     python examples/own_task.py --max_steps 450 --rows 192 --batch_size 8
 
-The task marks where depth jumps: the outlines of objects in front of others. Its maps are computed from the depth of the shipped
-Rooms; with maps of your own only `with_occlusion` differs. docs/own-task.md explains each step.
+The task marks jumps in depth: the outlines of objects in front of others. Its maps are computed from the depth of the shipped Rooms
+sample. For your own maps, change only `with_occlusion`. docs/own-task.md explains each step.
 """
 
 import argparse
@@ -50,7 +50,7 @@ OCCLUSION = {
 
 
 def with_occlusion(row: dict[str, Any]) -> dict[str, Any]:
-    """The new column of a row, as it is stored: an 8-bit image, 255 where depth is unknown."""
+    """Add the new column to a row in its stored form: an 8-bit image, 255 where depth is unknown."""
     depth = np.asarray(row["depth"], dtype=float)  # (height, width), 0 where unknown
     slope = np.hypot(*np.gradient(np.log(np.maximum(depth, 1))))
     stored = np.where(depth == 0, 255, 254 * np.clip(5 * slope, 0, 1)).round().astype(np.uint8)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = train(model, processor, training_rows, validation_rows, arguments, provenance)
     print(f"mean absolute error of occlusion: {results['model']['occlusion/mae']:.4f}")
 
-    # 4. The saved configuration carries the entry, so the pipeline handles the task like the others.
+    # 4. The saved configuration contains the entry, so the pipeline handles the task like the others.
     maps = pipeline("multitask-vision", model=str(flags.output_dir))(validation_rows[0]["image"])
     maps["occlusion"]["image"].save(flags.output_dir / "occlusion.png")  # maps["occlusion"]["prediction"]: (height, width) in [0, 1]
     print(f"saved {flags.output_dir / 'occlusion.png'}")

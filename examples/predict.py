@@ -1,10 +1,10 @@
-"""Predict the maps of one image, and save them.
+"""Predict the maps of one image and save them.
 
     python examples/predict.py
     python examples/predict.py --model outputs/mult-rooms --image my.jpg --output_dir outputs/my-maps
 
-Model and processor first, step by step; then the pipeline, which does the same in three lines. For folders, videos, data sets and several
-processes there is `mult-hf predict` (docs/prediction.md).
+The script first uses model and processor step by step, then the pipeline, which does the same in three lines. For folders, videos, data
+sets and several processes, use `mult-hf predict` (docs/prediction.md).
 """
 
 import argparse
@@ -29,19 +29,19 @@ arguments = parser.parse_args()
 model = AutoModel.from_pretrained(arguments.model).eval()
 processor = AutoImageProcessor.from_pretrained(arguments.model)
 
-# 2. Predict. The processor resizes and normalises the image; the model returns one map per task at that size.
+# 2. Predict. The processor resizes and normalises the image; the model returns one map per task at the resized image's size.
 image = Image.open(arguments.image).convert("RGB")
 inputs = processor(image, return_tensors="pt")  # pixel_values (1, 3, height, width)
 with torch.no_grad():
     outputs = model(**inputs)  # outputs.predictions[task] (1, channels, height, width)
 
-# 3. Post-process: maps of the image's own size in each task's unit, and class ids in place of logits. One dictionary per image.
+# 3. Post-process: maps at the image's original size in each task's unit, and class ids instead of logits. One dictionary per image.
 (results,) = processor.post_process(outputs, target_sizes=[(image.height, image.width)])
 maps = {task: result["prediction"] for task, result in results.items()}  # (height, width), or (channels, height, width)
 for task, spec in model.config.task_specs.items():
     print(f"{task:14} {tuple(maps[task].shape)}, {maps[task].min():.3g} to {maps[task].max():.3g} {spec.unit}")
 
-# 4. Save each map with its values, a panel to look at, and a card that says how the values are stored.
+# 4. Save each map with its values, a panel for viewing, and a card that describes how the values are stored.
 directory = PredictionDirectory(arguments.output_dir, model.config.task_specs)
 directory.claim(str(arguments.model), settings={}, overwrite=True)
 directory.write(arguments.image.stem, image, maps)
@@ -51,7 +51,7 @@ task, stored = next(iter(load_stored_forms(arguments.output_dir).items()))
 values = read_map(directory.map_path(task, arguments.image.stem), stored)
 print(f"{task} from {directory.map_path(task, arguments.image.stem)}: {values.shape}, {values.min():.3g} to {values.max():.3g}")
 
-# The same by the pipeline, which loads, prepares, predicts and post-processes. Its results also hold a coloured image of each map.
+# The same with the pipeline, which loads, preprocesses, predicts and post-processes. Its results also contain coloured images of the maps.
 predict = pipeline("multitask-vision", model=arguments.model)
 results = predict(str(arguments.image))
 results[task]["image"].save(arguments.output_dir / f"{task}.png")

@@ -1,11 +1,11 @@
-"""Train MulT: build data, model and processor, and hand them to the package's training function.
+"""Train MulT: build data, model and processor, and pass them to the package's training function.
 
     accelerate launch examples/train.py                                    # a small model on the shipped Rooms sample
     accelerate launch examples/train.py --config examples/configs/no-sharing.yaml --resume latest
     accelerate launch examples/train.py --dataset user/my-rooms --backbone microsoft/swin-tiny-patch4-window7-224
 
-All flags of `mult-hf train` work. docs/training.md says what is written to `--output_dir`. To change how a model is trained,
-start from the loop in examples/train_loop.py.
+All flags of `mult-hf train` work. docs/training.md describes the contents of `--output_dir`. To change how a model is trained, start
+from the loop in examples/train_loop.py.
 """
 
 import sys
@@ -28,7 +28,7 @@ ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
 
 @dataclass
 class Flags(TrainFlags):
-    """The flags of `mult-hf train`; your own go here."""
+    """The flags of `mult-hf train`; add your own here."""
 
     dataset: str = flag(str(ROOMS), "local directory or Hub id of a data set (docs/data.md)")
 
@@ -38,16 +38,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     flags = parse_arguments(Flags, argv, __doc__.split("\n")[0])
 
-    # Data: rows with an image and one map per task; the card of the data set says what the maps mean.
+    # Data: rows with an image and one map per task; the data set's card describes the maps.
     specs = load_task_specs(flags.dataset, flags.tasks)
     training_rows = load_rows(flags.dataset, split=flags.train_split)
     validation_rows = load_rows(flags.dataset, split=flags.validation_split)
 
-    # Processor: makes the model's inputs from images and maps, and maps from the model's outputs.
+    # Processor: converts images and maps to the model's inputs, and its outputs to maps.
     size = view_size(training_rows, flags.image_size)
     processor = MulTImageProcessor(size=size, tasks=list(specs.values()))
 
-    # Model: trained (--model), on a pretrained encoder (--backbone), or on a small new Swin. The seed comes first: weights are drawn.
+    # Model: trained (--model), with a pretrained encoder (--backbone), or with a new small Swin. Set the seed first: weights are random.
     set_seed(flags.seed)
     model = build_model(flags, specs, max(size.values()))
 

@@ -1,9 +1,9 @@
-"""Train MulT with a bare Accelerate loop: everything in one file, to copy and change.
+"""Train MulT with a minimal Accelerate loop: everything in one file, to copy and change.
 
     python examples/train_loop.py
     accelerate launch --config_file examples/accelerate/ddp.yaml examples/train_loop.py --max_steps 1000
 
-For the same seed it takes the steps of examples/train.py, which adds evaluation, checkpoints, logs, task weighting and the model card.
+With the same seed it takes the same steps as examples/train.py, which adds evaluation, checkpoints, logs, task weighting and a model card.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
 
-    # Data: rows with an image and one map per task. The card of the data set says what the maps mean.
+    # Data: rows with an image and one map per task. The data set's card describes the maps.
     tasks = load_task_entries(flags.dataset)
     rows = load_rows(flags.dataset, split="train")
     width, height = rows[0]["image"].size
     processor = MulTImageProcessor(size={"height": height, "width": width}, tasks=tasks)
 
     # Batches: {"pixel_values": (batch, 3, height, width), "labels": {task: (batch, channels, height, width)}}. Order and augmentation
-    # follow from the seed alone, whatever the number of processes and workers.
+    # depend only on the seed, not on the number of processes and workers.
     jitter = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0}
     augment = RandomAugmentation(tasks=processor.task_specs, zoom=(1.0, 1.15), degrees=0.0, **jitter)
     loader = DataLoader(
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     # Model, optimizer, schedule. No weight decay on norms, biases and position embeddings.
-    set_seed(flags.seed)  # the same first weights in every process
+    set_seed(flags.seed)  # the same initial weights in every process
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks))
     optimizer = torch.optim.AdamW(parameter_groups(model, learning_rate=flags.learning_rate, weight_decay=0.05))
     schedule = get_cosine_schedule_with_warmup(optimizer, min(30, flags.max_steps // 2), flags.max_steps)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for step, batch in zip(range(1, flags.max_steps + 1), loader):
         batch = batch.to(accelerator.device)
         outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
-        accelerator.backward(outputs.loss)  # the sum of outputs.task_losses, each times the weight of its task entry
+        accelerator.backward(outputs.loss)  # the sum of outputs.task_losses, each multiplied by its task's weight
         accelerator.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()

@@ -1,55 +1,47 @@
 """MulT (CVPR 2022) for Hugging Face: several dense maps of one image from one network with shared attention.
 
 Importing the package registers its classes with transformers' `AutoConfig`, `AutoModel`, `AutoImageProcessor` and
-`pipeline("multitask-vision")`, and nothing else.
+`pipeline("multitask-vision")`, and nothing else. In the command `mult-hf` this waits until a command runs, so that
+`mult-hf --help` answers without importing torch.
 """
 
-from pathlib import Path
-
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from mult_hf.model.configuration_mult import MulTConfig
-from mult_hf.model.image_processing_mult import MulTImageProcessor
-from mult_hf.model.image_processing_pil_mult import MulTImageProcessorPil
-from mult_hf.model.modeling_mult import (
-    MulTDensePredictionOutput,
-    MulTForMultiTaskDensePrediction,
-    MulTModel,
-    MulTModelOutput,
-    MulTPreTrainedModel,
-)
-from mult_hf.model.pipeline_mult import MultiTaskVisionPipeline
-from mult_hf.model.tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-DEFAULT_CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoints" / "rooms-tiny")
-"""Directory of the small model that comes with the package, trained on rendered rooms; its README.md says on what and how well."""
+# While Python looks for the module of `python -m mult_hf`, sys.argv[0] is "-m".
+_PROGRAM = (sys.argv or [""])[0].replace("\\", "/").rpartition("/")[2]
+_IS_COMMAND = _PROGRAM in ("mult-hf", "mult-hf.exe") or (_PROGRAM == "-m" and "mult_hf" in sys.orig_argv)
 
+if TYPE_CHECKING or not _IS_COMMAND:
+    from mult_hf.model.registration import (
+        DEFAULT_CHECKPOINT,
+        IGNORE_INDEX,
+        MULT_TASKS,
+        LabelEncoding,
+        MulTConfig,
+        MulTDensePredictionOutput,
+        MulTForMultiTaskDensePrediction,
+        MulTImageProcessor,
+        MulTImageProcessorPil,
+        MultiTaskVisionPipeline,
+        MulTModel,
+        MulTModelOutput,
+        MulTPreTrainedModel,
+        TaskSpec,
+        register_task,
+        registered_tasks,
+    )
+else:
 
-def _register() -> None:
-    """Tell transformers about the classes, and let `save_pretrained` copy their code beside the weights."""
-    AutoConfig.register("mult", MulTConfig, exist_ok=True)
-    # The model with heads stands for AutoModel, because the pipeline loads its model through it.
-    AutoModel.register(MulTConfig, MulTForMultiTaskDensePrediction, exist_ok=True)
-    processors = {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
-    AutoImageProcessor.register(MulTConfig, image_processor_classes=processors, exist_ok=True)
-    MulTConfig.register_for_auto_class()
-    MulTForMultiTaskDensePrediction.register_for_auto_class("AutoModel")
-    MulTImageProcessor.register_for_auto_class()
-    MulTImageProcessorPil.register_for_auto_class()
-    if "multitask-vision" not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            "multitask-vision",
-            pipeline_class=MultiTaskVisionPipeline,
-            pt_model=(AutoModel,),
-            default={"model": (DEFAULT_CHECKPOINT, "main")},  # the revision is for Hub ids, and not looked at for a directory
-            type="image",
-        )
+    def __getattr__(name: str) -> Any:
+        """Import the classes when the first of them is asked for."""
+        if name in __all__:
+            return getattr(importlib.import_module("mult_hf.model.registration"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-_register()
 
 __all__ = [
     "DEFAULT_CHECKPOINT",

@@ -1,4 +1,4 @@
-"""`python -m mult_hf` is the command `mult-hf`, for launchers that take a module: `accelerate launch -m mult_hf train ...`."""
+"""`python -m mult_hf` runs the command `mult-hf`, for launchers that take a module: `accelerate launch -m mult_hf train ...`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: models small enough to build in every test."""
+"""Fixtures shared by several test files: models small enough to build in every test."""
 
 import os
 from collections.abc import Callable
@@ -14,25 +14,29 @@ from support.models import TINY_SWIN
 if "OMP_NUM_THREADS" not in os.environ:  # which says how many threads a run is to be tried with
     torch.set_num_threads(1)  # models of a few thousand weights only lose by waiting for a second thread
 
+# Accelerate and pipelines take a GPU where there is one, and a GPU rounds otherwise than the CPU that the expected numbers are for.
+if "MULT_HF_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of two tasks, one of which no file of the package knows."""
-    from support.training_runs import CURVATURE, DEPTH, curvature_picture, depth_picture, write_data
+    """A data set of two tasks, one of which does not occur in the package."""
+    from support.training_runs import CURVATURE, DEPTH, curvature_map, depth_map, write_data
 
     directory = tmp_path_factory.mktemp("data") / "maps"
-    return write_data(directory, {"depth": depth_picture, "principal_curvature": curvature_picture}, [DEPTH, CURVATURE])
+    return write_data(directory, {"depth": depth_map, "principal_curvature": curvature_map}, [DEPTH, CURVATURE])
 
 
 @pytest.fixture
 def tiny_config() -> Callable[..., MulTConfig]:
-    """Make a configuration on a very small Swin; keywords as for [`MulTConfig`]."""
+    """Make a configuration with a very small Swin; keywords as for [`MulTConfig`]."""
     return lambda **kwargs: MulTConfig(backbone_config=dict(TINY_SWIN), **kwargs)
 
 
 @pytest.fixture
 def tiny_model(tiny_config: Callable[..., MulTConfig]) -> Callable[..., MulTForMultiTaskDensePrediction]:
-    """Make a very small model in evaluation mode, the same one every time, with every parameter away from its initial value."""
+    """Make a very small model in evaluation mode, always the same one, in which no parameter has its initial value."""
 
     def make(**kwargs: Any) -> MulTForMultiTaskDensePrediction:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Proves that the documentation is whole: every page is in the navigation, and what it lists is what the code has."""
+"""Proves that the documentation is complete: every page is in the navigation, and its lists match the code."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def table(header, rows):
 
 
 def numbers(values):
-    """Numbers as people write them: 1/512, not 0.001953125."""
+    """Numbers in readable form: 1/512, not 0.001953125."""
     values = values if isinstance(values, tuple) else (values,)
     return ", ".join(f"{'-' * (value < 0)}1/{abs(1 / value):.6g}" if 0 < abs(value) < 0.5 else f"{value:.4g}" for value in values)
 
@@ -89,7 +89,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_the_tables_of_tasks_say_what_the_entries_say(name):
+def test_the_tables_of_tasks_match_the_entries(name):
     header, row = TABLES[name]
     expected = table(header, [row(spec) for spec in TASKS])
     found = re.search(rf"<!-- table: {name} -->\n\n(.*?)\n\n", (DOCS / "tasks.md").read_text(), re.DOTALL)

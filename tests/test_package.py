@@ -1,4 +1,4 @@
-"""Proves the promises about the package as a whole: who may import whom, who may know a task's name, and one version."""
+"""Proves rules for the whole package: directions of imports, where tasks may be named, and a single version."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mult_hf"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Which folders each folder may import; `model` travels with checkpoints, `cli` is what people start.
+# Folders that each folder may import; `model` is copied to checkpoints, `cli` contains the commands.
 ALLOWED = {
     "model": set(),
     "metrics": {"model"},
@@ -25,12 +25,12 @@ ALLOWED = {
     "cli": {"model", "data", "metrics", "inference", "evaluation", "training"},
 }
 MODEL = sorted((PACKAGE / "model").glob("*.py"))
-# What a machine has that loads a checkpoint with `trust_remote_code=True`.
+# Libraries of a machine that loads a checkpoint with `trust_remote_code=True`.
 MODEL_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
 
 
 def imported_modules(path):
-    """(own modules as full dotted names, names of other top-level packages) that a file imports, inside functions too."""
+    """(own modules as full dotted names, names of other top-level packages) that a file imports, also inside functions."""
     package = path.relative_to(ROOT).parent.parts
     own, others = set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -54,7 +54,7 @@ def folder_of(module):
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.parent != PACKAGE], ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_between_folders_run_one_way(path):
+def test_imports_between_folders_go_one_way(path):
     folder = path.relative_to(PACKAGE).parts[0]
     reached = {folder_of(module) for module in imported_modules(path)[0]} - {folder, None}
     assert reached <= ALLOWED[folder], f"{path.relative_to(ROOT)} imports {sorted(reached - ALLOWED[folder])}"
@@ -66,8 +66,8 @@ def test_every_folder_has_its_place_in_the_order():
 
 
 @pytest.mark.parametrize("path", MODEL, ids=lambda p: p.stem)
-def test_files_that_travel_with_a_checkpoint_are_flat_and_import_only_what_every_machine_has(path):
-    """`save_pretrained` copies what is imported as `from .x import y`, and loses every other form without a word."""
+def test_files_copied_to_checkpoints_are_flat_and_import_only_transformers_dependencies(path):
+    """`save_pretrained` copies modules imported as `from .x import y`, and silently ignores every other form."""
     own, others = imported_modules(path)
     assert not [p for p in (PACKAGE / "model").iterdir() if p.is_dir() and p.name != "__pycache__"], "premise: no folders within"
     assert {module.split(".")[1] for module in own} <= {"model"}
@@ -89,7 +89,7 @@ def is_type_checking(node):
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def test_no_modules_import_one_another_in_a_circle():
+def test_there_are_no_circular_imports():
     """Imports for type checking never run, and those inside functions run late: neither is counted."""
     edges = {}
     for path in MODULES:
@@ -119,7 +119,7 @@ def string_constants(tree):
     return [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in expressions]
 
 
-# Data sets have tables of their own that say which columns they store how; these alone may name tasks.
+# Data sets have their own tables of stored columns; only these may name tasks.
 DATA_SETS = {"benchmarks", "synthetic", "check.py"}
 
 
@@ -128,7 +128,7 @@ def is_a_data_set(path):
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if not is_a_data_set(p)], ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_module_but_tasks_names_a_task(path):
+def test_only_the_tasks_module_names_tasks(path):
     named = [text for text in string_constants(ast.parse(path.read_text())) if text in MULT_TASKS]
     assert bool(named) == (path.name == "tasks.py"), f"{path.name} names {named}"
 
@@ -154,8 +154,8 @@ def test_public_names_exist_and_are_documented():
         assert name in ("IGNORE_INDEX", "MULT_TASKS") or value.__doc__, name
 
 
-def test_importing_the_package_imports_no_extra():
-    """Training, data and metric libraries are paid for only by those who use them."""
+def test_importing_the_package_imports_no_optional_libraries():
+    """Training, data and metric libraries are only needed by those who use them."""
     import subprocess
 
     script = "import sys, mult_hf, mult_hf.metrics; print(' '.join(sorted({name.split('.')[0] for name in sys.modules})))"

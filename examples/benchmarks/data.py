@@ -3,8 +3,8 @@
     python examples/benchmarks/data.py                                            # the shipped Rooms sample at 128 and 512 pixels
     python examples/benchmarks/data.py --dataset user/my-rooms --sizes 384 --batch_size 16
 
-Prints a Markdown table. Images are decoded and brought to each size beforehand, so only their preparation is timed. Each row is
-the median over batches. CPU seconds are reliable even on a busy machine.
+Prints a Markdown table. Images are decoded and resized beforehand, so only their preparation is timed. Each row is the median over
+batches. CPU seconds are reliable even on a busy machine.
 """
 
 import os
@@ -31,12 +31,12 @@ from mult_hf.model.tasks import resolve_tasks
 ROOT = Path(__file__).resolve().parents[2]
 
 Row = dict[str, Any]
-"""One row of a data set, images decoded."""
+"""One row of a data set, with decoded images."""
 
 
 @dataclass
 class BenchmarkArguments:
-    """What is measured; each field is a flag."""
+    """Settings of the measurement; each field is a flag."""
 
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("train", "split whose first rows are used")
@@ -53,19 +53,19 @@ class BenchmarkArguments:
 
 
 def resized(row: Row, size: int, specs: dict[str, TaskSpec]) -> Row:
-    """The image and the stored maps of a row at another size; a map's values stay as they are."""
+    """Resize the image and the stored maps of a row; the values of maps are kept."""
     maps = {task: row[task].resize((size, size), Image.Resampling.NEAREST) for task in specs if row.get(task) is not None}
     return {"image": row["image"].resize((size, size), Image.Resampling.BICUBIC), **maps}
 
 
 def preparations(size: int, specs: dict[str, TaskSpec]) -> dict[str, Callable[[list[Row]], Any]]:
-    """What is measured, by name: functions of a batch of rows."""
+    """The measured functions of a batch of rows, by name."""
     sides = {"height": size, "width": size}
     processor, dpt = MulTImageProcessor(size=sides, tasks=list(specs.values())), DPTImageProcessor(size=sides)
     one_map = next((task for task, spec in specs.items() if spec.is_classification), None)
 
     def dpt_batch(rows: list[Row]) -> Any:
-        # Without a map of classes in the data set it gets only the images.
+        # If the data set has no class map, the processor gets only the images.
         maps = {} if one_map is None else {"segmentation_maps": [row[one_map] for row in rows]}
         return dpt([row["image"] for row in rows], return_tensors="pt", **maps)
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, measure, print.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     torch.set_num_threads(arguments.threads)

@@ -1,11 +1,11 @@
-"""Benchmark: one network for six tasks against six single-task networks. Time, memory, parameters, arithmetic, and the machine's limit.
+"""Benchmark one network for six tasks against six single-task networks: time, memory, parameters, FLOPs, and the machine's limit.
 
     python examples/benchmarks/network.py                                   # the small default network of training, at 128 pixels
     python examples/benchmarks/network.py --preset swin-tiny --image_size 224 --batch_sizes 1 8 --modes inference
     python examples/benchmarks/network.py --preset swin-large --image_size 224 --device cuda --dtype bfloat16 --torch_compile inductor
 
-Prints a Markdown table per mode and batch size, and writes all figures to `--output`. Weights, images and labels are random: no
-figure depends on their values. docs/benchmark.md explains each column and how it is measured.
+Prints a Markdown table per mode and batch size, and writes all results to `--output`. Weights, images and labels are random, because
+no result depends on their values. docs/benchmark.md explains each column and how it is measured.
 """
 
 import itertools
@@ -46,10 +46,10 @@ WARM_UP = 2  # warm-up runs of each case
 
 CASE_NAMES = ("mult", "networks", "subsets", "no_sharing", "swin_unet", "mtan", "attention")  # methods of Comparison
 
-# Sides of the matrices whose product rate is the machine's limit: large enough to reach it, small enough to be quick.
+# Sides of the matrices that measure the machine's limit: large enough to reach it, small enough to be quick.
 MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
 
-# What torch.profiler calls the operations that multiply matrices on a CPU, fused attention and those of torch.compile among them.
+# torch.profiler's names of operations that multiply matrices on a CPU, including fused attention and those of torch.compile.
 PRODUCTS = {
     *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkl::_mkl_linear", "mkldnn::_linear_pointwise"),
     *("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_scaled_dot_product_flash_attention_for_cpu"),
@@ -58,18 +58,18 @@ PRODUCTS = {
 
 @dataclass
 class BenchmarkArguments:
-    """What is measured; each field is a flag."""
+    """Settings of the measurement; each field is a flag."""
 
     preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag("small", "small is the default of training")
     image_size: int = flag(128, "side of the images in pixels")
-    batch_sizes: list[int] = flag([8], "images per batch; one table for each")
+    batch_sizes: list[int] = flag([8], "images per batch; one table per value")
     tasks: list[str] = flag([*MULT_TASKS], "names of registered tasks")
     modes: list[str] = flag(["inference", "training"], "inference, and a training step: forward, backward and AdamW")
-    cases: list[str] = flag([*CASE_NAMES], "what is compared, in the order of the table")
+    cases: list[str] = flag([*CASE_NAMES], "cases to compare, in the order of the table")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "type of the weights in inference; of autocast in training")
     float32_matmul: Literal["highest", "high", "medium"] = flag("highest", "see torch.set_float32_matmul_precision")
     attention: Literal["sdpa", "eager"] = flag("sdpa", "attention implementation")
-    torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
+    torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; no compilation by default")
     device: Literal["cpu", "cuda"] = flag("cpu", "device to run on")
     cpu_threads: int = flag(1, "threads of torch on a CPU")
     repeats: int = flag(10, "timed runs; their median is shown")
@@ -88,7 +88,7 @@ class BenchmarkArguments:
 
 
 def build(arguments: BenchmarkArguments, tasks: Sequence[str], **decoder: Any) -> MulTForMultiTaskDensePrediction:
-    """A network with random weights on the chosen device; `decoder` holds flags of training: `decoder`, `block_attention`."""
+    """Build a network with random weights on the chosen device; `decoder` are training flags: `decoder`, `block_attention`."""
     if arguments.preset == "small":
         network = build_model(ModelArguments(**decoder), resolve_tasks(tasks), arguments.image_size)
     else:
@@ -107,14 +107,14 @@ class Batch:
 
     @classmethod
     def random(cls, arguments: BenchmarkArguments, batch_size: int) -> "Batch":
-        """Everything known everywhere."""
+        """Random images and labels; all pixels are known."""
         size, device = arguments.image_size, arguments.device
         labels = {task: random_target(spec, batch_size, size).to(device) for task, spec in resolve_tasks(arguments.tasks).items()}
         return cls(torch.randn(batch_size, 3, size, size).to(device), labels)
 
 
 class Step:
-    """What is timed: a call is one run. Here, a forward pass of a network for some of its tasks; `modules` are what runs."""
+    """A timed step: a call is one run. The base class is a forward pass of a network for some of its tasks; `modules` take part."""
 
     def __init__(self, network: MulTForMultiTaskDensePrediction, tasks: Sequence[str], batch: Batch, dtype: torch.dtype) -> None:
         self.network, self.tasks, self.images = network.to(dtype).eval(), tasks, batch.images.to(dtype)
@@ -131,7 +131,7 @@ class Step:
 
 
 class TrainingStep(Step):
-    """Forward, backward and an AdamW step of a network for some of its tasks; weights are float32, autocast does the rest."""
+    """Forward, backward and an AdamW step of a network for some of its tasks, with float32 weights and autocast."""
 
     def __init__(self, network: MulTForMultiTaskDensePrediction, tasks: Sequence[str], batch: Batch, dtype: torch.dtype) -> None:
         super().__init__(network, tasks, batch, torch.float32)
@@ -152,9 +152,9 @@ class TrainingStep(Step):
 
 
 class SharedAttention(Step):
-    """The attention of all shared blocks alone, on the streams that a network makes of a batch: a call for each group of tasks.
+    """Only the attention of all shared blocks, on the streams of a network for a batch, with one call per group of tasks.
 
-    One group of all tasks is what MulT does; one group per task computes the same map again for each. The results are equal.
+    MulT uses one group of all tasks. One group per task computes the same map again for each task. The results are equal.
     """
 
     def __init__(self, network: MulTForMultiTaskDensePrediction, groups: Sequence[Sequence[str]], batch: Batch, dtype: torch.dtype) -> None:
@@ -179,7 +179,7 @@ MODES: dict[str, type[Step]] = {"inference": Step, "training": TrainingStep}
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that the cases of one table have in common."""
+    """Common settings and methods of the cases of one table."""
 
     arguments: BenchmarkArguments
     mode: str
@@ -188,7 +188,7 @@ class Comparison:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the products."""
+        """Type of the matrix products."""
         return getattr(torch, self.arguments.dtype)
 
     def step(self, network: MulTForMultiTaskDensePrediction, tasks: Sequence[str]) -> Step:
@@ -196,21 +196,21 @@ class Comparison:
         return MODES[self.mode](network, tasks, self.batch, self.dtype)
 
     def variant(self, **decoder: Any) -> list[Step]:
-        """A network of all tasks with another decoder."""
+        """A network for all tasks with another decoder."""
         tasks = self.arguments.tasks
         return [self.step(build(self.arguments, tasks, **decoder), tasks)]
 
     def mult(self) -> dict[str, list[Step]]:
-        """One network of all tasks."""
+        """One network for all tasks."""
         return {f"MulT, {len(self.arguments.tasks)} tasks": [self.step(self.network, self.arguments.tasks)]}
 
     def networks(self) -> dict[str, list[Step]]:
-        """A network of the same architecture for each task, run one after the other."""
+        """One network of the same architecture per task, run one after another."""
         tasks = self.arguments.tasks
         return {f"{len(tasks)} networks of one task": [self.step(build(self.arguments, [task]), [task]) for task in tasks]}
 
     def subsets(self) -> dict[str, list[Step]]:
-        """Only the first tasks of the network: does the cost grow with their number?"""
+        """Only the first tasks of the network, to show how the cost grows with their number."""
         tasks, numbers = self.arguments.tasks, {len(self.arguments.tasks) // 2, 1} - {0, len(self.arguments.tasks)}
         return {f"MulT, {n} of its {len(tasks)} tasks": [self.step(self.network, tasks[:n])] for n in sorted(numbers, reverse=True)}
 
@@ -228,7 +228,7 @@ class Comparison:
         return {"mtan decoder": self.variant(decoder="mtan")}
 
     def attention(self) -> dict[str, list[Step]]:
-        """The idea alone: maps computed once, or again for each task; without gradients, so not in training."""
+        """Only the shared attention: maps computed once, or again for each task; without gradients, so not in training."""
         tasks = self.arguments.tasks
         groups = {"shared attention alone, one map for all tasks": [tasks], "the same, one map per task": [[task] for task in tasks]}
         if self.mode == "training":
@@ -237,14 +237,14 @@ class Comparison:
 
 
 def run(steps: Sequence[Step]) -> None:
-    """One after the other."""
+    """Run the steps one after another."""
     for step in steps:
         step()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The properties of a tensor that the time of a product depends on."""
+    """Properties of a tensor that affect the time of a product."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -252,13 +252,13 @@ class Layout:
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """Of a tensor; lists become tuples, so that they can be counted; everything else stays."""
+        """The layout of a tensor; lists become tuples, so that they are hashable; other values are unchanged."""
         if isinstance(value, Tensor):
             return cls(tuple(value.shape), value.stride(), value.dtype)
         return tuple(map(cls.of, value)) if isinstance(value, (list, tuple)) else value
 
     def random(self, device: str) -> Tensor:
-        """A tensor of this layout."""
+        """A random tensor with this layout."""
         elements = 1 + sum((side - 1) * step for side, step in zip(self.shape, self.stride))
         return torch.randn(elements, dtype=self.dtype, device=device).as_strided(self.shape, self.stride)
 
@@ -279,7 +279,7 @@ class RecordProducts(TorchDispatchMode):
 
 @contextmanager
 def written_out(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Attention as two products and a softmax, since FlopCounterMode does not count the CPU's fused kernel."""
+    """Compute attention as two products and a softmax, because FlopCounterMode does not count the CPU's fused kernel."""
     configs = [module.config for root in modules for module in root.modules() if hasattr(module, "config")]
     before = [config._attn_implementation for config in configs]
     try:
@@ -292,7 +292,7 @@ def written_out(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def count_products(steps: Sequence[Step]) -> tuple[int, Counter[tuple[Any, Any]]]:
-    """Floating point operations in matrix products (a multiply-add is two), and the calls that they are made in."""
+    """Floating-point operations in matrix products (a multiply-add is two), and the counted calls of these products."""
     modules = [module for step in steps for module in step.modules]
     with written_out(modules), RecordProducts() as recorded, FlopCounterMode(display=False) as counted:
         run(steps)
@@ -301,7 +301,7 @@ def count_products(steps: Sequence[Step]) -> tuple[int, Counter[tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds of a call: CPU time if this process has one thread, because other programs affect it least; otherwise wall time."""
+    """Measures seconds: CPU time if this process has one thread, because other programs affect it least; otherwise wall time."""
 
     device: str
     threads: int
@@ -312,20 +312,20 @@ class Clock:
         return "CPU" if self.device == "cpu" and self.threads == 1 else "wall"
 
     def now(self) -> float:
-        """The time when all work on the device is finished."""
+        """The current time, after all work on the device has finished."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.process_time() if self.kind == "CPU" else time.perf_counter()
 
     def seconds(self, action: Callable[[], Any]) -> float:
-        """Of one run."""
+        """Seconds of one run."""
         start = self.now()
         action()
         return self.now() - start
 
 
 def seconds_alone(calls: Mapping[tuple[Any, Any], int], clock: Clock) -> float:
-    """Time of the products of a case in isolation: that of each one, times the number of its calls."""
+    """Time of a case's products in isolation: the sum over products of its time multiplied by its number of calls."""
     total = 0.0
     for (operation, layouts), number in calls.items():
         inputs = tree_map(lambda value: value.random(clock.device) if isinstance(value, Layout) else value, layouts)
@@ -340,7 +340,7 @@ def seconds_alone(calls: Mapping[tuple[Any, Any], int], clock: Clock) -> float:
 
 
 def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
-    """Share of one run's time in products (NaN on a GPU), and the peak of its memory in MiB in addition to persistent tensors."""
+    """Share of one run's time in products (NaN on a GPU), and peak memory in MiB in addition to persistent tensors."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -348,7 +348,7 @@ def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
         return math.nan, (torch.cuda.max_memory_allocated() - before) / MIB
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run(steps)
-    with tempfile.TemporaryDirectory() as directory:  # the trace is the profiler's only public format with all of this
+    with tempfile.TemporaryDirectory() as directory:  # only the trace file contains all of this in a public format
         path = Path(directory) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events = sorted(json.loads(path.read_text())["traceEvents"], key=lambda event: event["ts"])
@@ -356,14 +356,14 @@ def profiled(steps: Sequence[Step], device: str) -> tuple[float, float]:
 
 
 def products_share(events: Sequence[Mapping[str, Any]]) -> float:
-    """Share of the time from the start of the first operation to the end of the last one."""
+    """Share of products in the time from the start of the first operation to the end of the last."""
     operations = [event for event in events if event.get("cat") == "cpu_op"]
     time_of_all = max(event["ts"] + event["dur"] for event in operations) - operations[0]["ts"]
     return sum(event["dur"] for event in operations if event["name"] in PRODUCTS) / time_of_all
 
 
 def peak_bytes(events: Sequence[Mapping[str, Any]]) -> int:
-    """Peak of the memory that was allocated and not yet freed."""
+    """Peak of allocated memory."""
     changes = [event["args"]["Bytes"] for event in events if event["name"] == "[memory]"]
     return max(itertools.accumulate(changes), default=0)
 
@@ -378,11 +378,11 @@ class Cost:
     """One row of a table."""
 
     parameters: int  # of all networks of the case
-    flops: int  # floating point operations in matrix products of one run
-    products_alone: float  # seconds of these products by themselves
-    products_share: float  # of a run's time
+    flops: int  # floating-point operations in matrix products of one run
+    products_alone: float  # seconds of these products in isolation
+    products_share: float  # share of a run's time
     kept_mib: float  # weights, and AdamW's moments in training
-    peak_mib: float  # the most that is in memory at once, with these
+    peak_mib: float  # peak memory, including these
     seconds: list[float]  # of each timed run
 
     @property
@@ -392,7 +392,7 @@ class Cost:
 
     @property
     def spread(self) -> float:
-        """Half the distance of the quartiles, as a share of the median."""
+        """Half the interquartile range, as a share of the median."""
         if len(self.seconds) == 1:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -400,7 +400,7 @@ class Cost:
 
 
 def measure(cases: Mapping[str, Sequence[Step]], arguments: BenchmarkArguments) -> tuple[dict[str, Cost], float]:
-    """The costs of all cases, and the machine's limit in operations per second; timed in turns, so that drift affects all equally."""
+    """Costs of all cases, and the machine's limit in operations per second; cases are timed in turns, so that drift affects all equally."""
     clock = Clock(arguments.device, arguments.cpu_threads)
     costs = {}
     for name, steps in cases.items():
@@ -425,7 +425,7 @@ def measure(cases: Mapping[str, Sequence[Step]], arguments: BenchmarkArguments) 
 
 
 def table(costs: Mapping[str, Cost], limit: float, clock: Clock) -> str:
-    """Markdown: one row per case; rates are also shares of the limit, and of the rate of the products alone."""
+    """Markdown table with one row per case; rates are also given as shares of the limit, and of the rate of the products alone."""
     lines = [
         f"| case | ms ({clock.kind}) | ± % | parameters (M) | memory (MiB) | GFLOP | GFLOP/s | % of the limit | % of its products alone "
         "| % of time in products |",
@@ -447,7 +447,7 @@ def ratios(one: Cost, other: Cost) -> dict[str, float]:
 
 
 def compare(arguments: BenchmarkArguments, mode: str, batch_size: int) -> dict[str, Any]:
-    """Measure the cases of one table, print it, and return its figures."""
+    """Measure the cases of one table, print it, and return its results."""
     torch.manual_seed(arguments.seed)
     batch = Batch.random(arguments, batch_size)
     comparison = Comparison(arguments, mode, batch, build(arguments, arguments.tasks))
@@ -466,7 +466,7 @@ def compare(arguments: BenchmarkArguments, mode: str, batch_size: int) -> dict[s
 
 
 def machine(arguments: BenchmarkArguments) -> dict[str, Any]:
-    """The environment that the results depend on, besides the flags."""
+    """The environment that the results depend on, in addition to the flags."""
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.cpu_threads} thread(s)"
     return {
         "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",
@@ -476,7 +476,7 @@ def machine(arguments: BenchmarkArguments) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write; `argv` are those of the command line by default."""
+    """Measure, print, write; `argv` is the command line of this process by default."""
     arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     torch.set_num_threads(arguments.cpu_threads)
     torch.set_float32_matmul_precision(arguments.float32_matmul)

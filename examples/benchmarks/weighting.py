@@ -3,9 +3,9 @@
     python examples/benchmarks/weighting.py                       # the small default model of training, 8 images of 128 x 128 pixels
     python examples/benchmarks/weighting.py --methods fixed gradnorm upgrad --device cuda
 
-Every method runs in a fresh process. A step is a forward pass on a random batch with labels everywhere, the weighting's backward
-pass, and AdamW. Time is the median after a warm-up. Memory is the largest resident size of the process on a CPU, Python and
-libraries included, and the largest amount that torch had allocated on a GPU.
+Every method runs in a new process. A step is a forward pass on a random, fully labelled batch, the weighting's backward pass, and
+AdamW. Time is the median after a warm-up. Memory is the peak resident size of the process on a CPU, including Python and libraries,
+and torch's peak allocation on a GPU.
 """
 
 import platform
@@ -35,11 +35,11 @@ ROOMS = Path(__file__).resolve().parents[1] / "data/rooms-sample"
 
 @dataclass
 class BenchmarkArguments:
-    """Everything that the results depend on; each field is a flag."""
+    """Settings of the measurement; each field is a flag."""
 
-    methods: list[str] = flag(list(WEIGHTINGS), "names of task weightings; the first is what the others are compared with")
-    steps: int = flag(10, "steps that are timed")
-    warmup_steps: int = flag(3, "warm-up steps before these")
+    methods: list[str] = flag(list(WEIGHTINGS), "names of task weightings; the others are compared with the first")
+    steps: int = flag(10, "timed steps")
+    warmup_steps: int = flag(3, "warm-up steps before the timed ones")
     batch_size: int = flag(8, "images per step")
     image_size: int = flag(128, "side of the images in pixels")
     embed_dim: int = flag(ModelArguments.embed_dim, "channels of the Swin's first stage")
@@ -54,7 +54,7 @@ class BenchmarkArguments:
 
 
 def measure(method: str, arguments: BenchmarkArguments) -> tuple[float, float]:
-    """Median seconds per step and peak MiB of one method; to be called in a process of its own."""
+    """Median seconds per step and peak MiB of one method; call it in a separate process."""
     torch.manual_seed(0)
     torch.set_num_threads(arguments.cpu_threads)
     accelerator = Accelerator(cpu=arguments.device == "cpu")
@@ -80,7 +80,7 @@ def measure(method: str, arguments: BenchmarkArguments) -> tuple[float, float]:
 
 
 def table(results: Mapping[str, tuple[float, float]]) -> str:
-    """Markdown: one row per method, relative to the first one."""
+    """Markdown table with one row per method, relative to the first."""
     first_seconds, first_memory = next(iter(results.values()))
     first = next(iter(results))
     lines = [f"| method | seconds per step | of {first} | peak memory (MiB) | beyond {first} (MiB) |", "|---|---|---|---|---|"]
@@ -92,10 +92,10 @@ def table(results: Mapping[str, tuple[float, float]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure one method after the other.
+    """Measure one method after another.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     results = {}

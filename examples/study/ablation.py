@@ -14,9 +14,9 @@ The file (docs/baselines.md has a complete one):
       decoder: [mult, mtan]
     reference: mult                             # optional: the run, or list of runs, that the multi-task gain is computed against
 
-Each run is a process of its own with its own directory. Called again, the script skips finished runs, continues an interrupted
-one, tries failed ones again, and refuses a name whose flags have changed. Written to `--output_dir`: one directory per run (with
-`log.txt`), and after every run `table.md`, `plot.png` and `results.json`.
+Each run has its own process and directory. If the script is started again, it skips finished runs, continues an interrupted one,
+repeats failed ones, and rejects a name whose flags have changed. `--output_dir` receives one directory per run (with `log.txt`), and
+after every run `table.md`, `plot.png` and `results.json`.
 """
 
 import difflib
@@ -51,8 +51,8 @@ TRAIN = ["-m", "mult_hf", "train"]
 LAUNCHERS = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.launch"]}
 KEYS = ("base", "seeds", "runs", "grid", "reference")
 OWN_FLAGS = {
-    "output_dir": "it is set by --output_dir and the run's name",
-    "resume": "it is set here",
+    "output_dir": "this script sets it from --output_dir and the run's name",
+    "resume": "this script sets it",
     "seed": "list seeds under 'seeds'",
     "config": "write that file's flags here, so that changes to them are noticed",
 }
@@ -60,7 +60,7 @@ OWN_FLAGS = {
 
 @dataclass
 class AblationArguments:
-    """What is compared, and where it is written."""
+    """The runs to compare, and the output directory."""
 
     plan: Path = field(metadata={"help": "YAML file of the runs"})
     output_dir: Path = command_line.flag(Path("outputs/ablation"), "where everything is written")
@@ -75,12 +75,12 @@ class AblationArguments:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a variant of the file with one seed.
+    """One training run: a variant of the file with one seed.
 
     Args:
-        name: of the variant; its seeds share a row of the table.
-        flags: of `mult-hf train`, the seed among them.
-        directory: where it is written.
+        name: name of the variant; its seeds share a row of the table.
+        flags: flags of `mult-hf train`, including the seed.
+        directory: output directory.
     """
 
     name: str
@@ -93,10 +93,10 @@ class Result:
     """Results of a variant so far; lists have one number per finished seed.
 
     Args:
-        flags: of `mult-hf train`, without the seed.
-        values: by "task/metric", as metrics.json has them.
-        parameters: of the model.
-        minutes: of training.
+        flags: flags of `mult-hf train`, without the seed.
+        values: metrics by "task/metric", as in metrics.json.
+        parameters: number of the model's parameters.
+        minutes: duration of training.
         gains: multi-task gain over the reference runs in percent; NaN where no task has a reference.
     """
 
@@ -111,11 +111,11 @@ class Result:
 
 
 def read_plan(path: Path, output_dir: Path) -> tuple[list[Run], list[str]]:
-    """The runs of a file, all of the first seed first, and the names of the reference runs.
+    """Read the runs of a file, starting with all runs of the first seed, and the names of the reference runs.
 
     Raises:
-        ValueError: on an unknown key, no run at all, an unknown reference, a flag that this script sets itself, or two runs
-            with one directory.
+        ValueError: if a key or a reference is unknown, there is no run, a run has a flag that this script sets, or two runs have
+            the same directory.
     """
     content = yaml.safe_load(path.read_text()) or {}
     if set(content) - set(KEYS):
@@ -139,7 +139,7 @@ def read_plan(path: Path, output_dir: Path) -> tuple[list[Run], list[str]]:
 
 
 def named(variants: Mapping[Any, Any]) -> dict[str, Any]:
-    """YAML reads a name such as 3 as a number."""
+    """Convert names to text, because YAML reads a name such as 3 as a number."""
     return {str(name): differing for name, differing in variants.items()}
 
 
@@ -160,7 +160,7 @@ def combinations(grid: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
 
 
 def slug(name: str) -> str:
-    """A name as that of a directory."""
+    """Convert a name to a directory name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -171,10 +171,10 @@ def known_flags() -> set[str]:
 
 
 def check(runs: Iterable[Run], flags: set[str]) -> None:
-    """Refuse, before any training, what would fail or mislead.
+    """Check all runs before any training.
 
     Raises:
-        ValueError: on a flag that `mult-hf train` does not have, or a directory that was made with other flags.
+        ValueError: if `mult-hf train` does not have one of the flags, or a directory was written with other flags.
     """
     for run in runs:
         for flag in run.flags.keys() - flags:
@@ -186,7 +186,7 @@ def check(runs: Iterable[Run], flags: set[str]) -> None:
 
 
 def check_same_flags(run: Run) -> None:
-    """Refuse to show results under flags that they were not made with."""
+    """Reject results that were computed with other flags."""
     record = run.directory / "ablation.json"
     if not record.is_file():
         raise ValueError(f"{run.directory} exists, but is not a run of an ablation; choose another --output_dir")
@@ -197,23 +197,23 @@ def check_same_flags(run: Run) -> None:
         if before.get(flag) != run.flags.get(flag)
     ]
     if changes:
-        raise ValueError(f"{run.directory} was made with other flags ({'; '.join(changes)}); rename the run, or remove that directory")
+        raise ValueError(f"{run.directory} was written with other flags ({'; '.join(changes)}); rename the run, or remove that directory")
 
 
 # --- the runs ---
 
 
 def finished_metrics(run: Run) -> dict[str, Any] | None:
-    """What metrics.json holds, or None if the run is not finished."""
+    """The contents of metrics.json, or None if the run is not finished."""
     try:
         numbers = json.loads((run.directory / "metrics.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):  # a run that was killed while writing leaves half a file
+    except (FileNotFoundError, json.JSONDecodeError):  # a run that is killed while writing leaves a partial file
         return None
     return numbers | {"model": {name: math.nan if value is None else value for name, value in numbers["model"].items()}}
 
 
 def command(run: Run, launcher: str) -> list[str]:
-    """The command line of a run, which starts or continues it."""
+    """The command line that starts or continues a run."""
     argv = [*LAUNCHERS[launcher], *TRAIN, "--output_dir", str(run.directory)]
     for flag, value in run.flags.items():
         argv += command_line.as_argv(flag, value)
@@ -221,7 +221,7 @@ def command(run: Run, launcher: str) -> list[str]:
 
 
 def execute(run: Run, argv: list[str]) -> str | None:
-    """Train in a process of its own; returns None, or what went wrong."""
+    """Train in a separate process; returns None, or a description of the failure."""
     run.directory.mkdir(parents=True, exist_ok=True)
     write_whole(run.directory / "ablation.json", json.dumps(run.flags, indent=2) + "\n")
     log_path = run.directory / "log.txt"
@@ -253,8 +253,8 @@ def write_whole(path: Path, text: str) -> None:
 def collect(runs: Iterable[Run], reference: list[str]) -> tuple[dict[str, Result], dict[str, TaskSpec]]:
     """Results by variant, and the entries of all their tasks.
 
-    The gain of a run is over the tasks that it shares with the reference runs, each against the mean over the seeds of the first
-    of them that has the task.
+    A run's gain is computed over the tasks that it shares with the reference runs. Each task is compared with the first reference
+    run that has it, averaged over seeds.
     """
     finished = [(run, numbers) for run in runs if (numbers := finished_metrics(run)) is not None]
     specs: dict[str, TaskSpec] = {}
@@ -282,35 +282,35 @@ def collect(runs: Iterable[Run], reference: list[str]) -> tuple[dict[str, Result
 
 
 def gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
-    """Multi-task gain in percent over the tasks that both have; NaN if there is none."""
+    """Multi-task gain in percent over the common tasks; NaN if there are none."""
     common = {task: spec for task, spec in specs.items() if {headline(spec)} <= values.keys() & reference.keys()}
     return gain_over(values, reference, common)
 
 
 def headline(spec: TaskSpec) -> str:
-    """A task's first metric, as metrics.json names it."""
+    """Name of a task's first metric in metrics.json."""
     return f"{spec.name}/{spec.metrics[0]}"
 
 
 def higher_is_better(spec: TaskSpec) -> bool:
-    """The direction of a task's headline."""
+    """Whether a higher value of a task's headline metric is better."""
     return next(iter(metrics_of(spec).values())).higher_is_better
 
 
 def mean(numbers: Iterable[float]) -> float:
-    """Mean of the seeds that are known; NaN if none is."""
+    """Mean over the seeds with a known value; NaN if there are none."""
     known = [number for number in numbers if not math.isnan(number)]
     return statistics.fmean(known) if known else math.nan
 
 
 def spread(numbers: Iterable[float]) -> float:
-    """Standard deviation over the seeds that are known; 0 of one."""
+    """Standard deviation over the seeds with a known value; 0 for a single one."""
     known = [number for number in numbers if not math.isnan(number)]
     return statistics.stdev(known) if len(known) > 1 else 0.0
 
 
 def columns(results: Mapping[str, Result], specs: Mapping[str, TaskSpec]) -> dict[str, tuple[dict[str, list[float]], bool]]:
-    """What is compared, by title: the seeds' numbers by variant, and whether higher is better."""
+    """Columns of the comparison by title: the seeds' numbers by variant, and whether higher is better."""
     compared = {
         headline(spec).replace("/", " "): (
             {name: result.values[headline(spec)] for name, result in results.items() if headline(spec) in result.values},
@@ -323,13 +323,13 @@ def columns(results: Mapping[str, Result], specs: Mapping[str, TaskSpec]) -> dic
 
 
 def best_of(numbers: Mapping[str, list[float]], higher: bool) -> str | None:
-    """The variant with the best mean, if any is known."""
+    """The variant with the best known mean, if any."""
     means = {name: mean(seeds) for name, seeds in numbers.items() if not math.isnan(mean(seeds))}
     return (max if higher else min)(means, key=means.__getitem__, default=None)
 
 
 def table(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], reference: list[str]) -> str:
-    """Markdown: one row per variant, mean and standard deviation over its seeds, the best of each column in bold."""
+    """Markdown table: one row per variant with mean and standard deviation over its seeds, the best of each column in bold."""
     compared = columns(results, specs)
     best = {title: best_of(*column) for title, column in compared.items()}
     titles = [f"{title} ({'higher' if higher else 'lower'} is better)" for title, (_, higher) in compared.items()]
@@ -338,13 +338,13 @@ def table(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], referenc
         cells = [cell(numbers.get(name, []), bold=best[title] == name) for title, (numbers, _) in compared.items()]
         sizes = [f"{result.parameters:,}", f"{mean(result.minutes):.1f}", str(len(result.minutes))]
         lines.append("| " + " | ".join([name, *cells, *sizes]) + " |")
-    notes = ["", "Numbers are the mean over seeds, after ± the standard deviation where there are several."]
-    notes += [f"The gain is over the tasks that a run shares with: {', '.join(reference)}."] if reference else []
+    notes = ["", "Numbers are means over seeds, with ± the standard deviation if there are several."]
+    notes += [f"The gain is computed over the tasks that a run shares with: {', '.join(reference)}."] if reference else []
     return "\n".join([*lines, *notes]) + "\n"
 
 
 def cell(seeds: list[float], *, bold: bool) -> str:
-    """One number of the table, empty where the run has none."""
+    """One cell of the table; empty if the run has no value."""
     if not seeds:
         return ""
     text = f"{mean(seeds):.4g}" + (f" ± {spread(seeds):.2g}" if len(seeds) > 1 else "")
@@ -367,13 +367,13 @@ def plot(results: Mapping[str, Result], specs: Mapping[str, TaskSpec], path: Pat
         axes.set_yticks(range(len(names)), names)
         if not higher:
             axes.invert_xaxis()
-    axes.set_ylim(len(names) - 0.5, -0.5)  # all panels share it: the file's first run on top
+    axes.set_ylim(len(names) - 0.5, -0.5)  # shared by all panels; the file's first run is on top
     figure.suptitle("further right is better; green is best", fontsize=9)
     figure.savefig(path, dpi=120)
 
 
 def write_comparison(runs: list[Run], reference: list[str], output_dir: Path) -> str:
-    """Write table.md, plot.png and results.json from the runs that are finished; returns the table."""
+    """Write table.md, plot.png and results.json from the finished runs; returns the table."""
     results, specs = collect(runs, reference)
     if not results:
         return "no run is finished\n"
@@ -398,13 +398,13 @@ def write_comparison(runs: list[Run], reference: list[str], output_dir: Path) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what is not finished, and compare what is.
+    """Train unfinished runs, and compare finished ones.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
 
     Returns:
-        the exit status, 1 if a run failed.
+        The exit status, 1 if a run failed.
     """
     arguments = command_line.parse_arguments(AblationArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     runs, reference = read_plan(arguments.plan, arguments.output_dir)
@@ -412,7 +412,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     waiting = [run for run in runs if finished_metrics(run) is None]
     failures = {}
     pool = ThreadPoolExecutor(arguments.jobs)  # each thread waits for the process of a run
-    # The bar starts after the finished runs, so that the estimated time is that of the others.
+    # The bar starts after the finished runs, so that the estimated time only includes the others.
     with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run") as bar:
         try:
             for run, failure in completed(pool, waiting, arguments.launcher):

@@ -2,8 +2,8 @@
 
     python examples/study/error_correlation.py --model outputs/mult-rooms --split test
 
-Errors are at the size of the stored labels, over the pixels at which both tasks are known (docs/idea.md). Written to `--output_dir`:
-`correlation.json` and `correlation.png`.
+Errors are computed at the size of the stored labels, over the pixels at which both tasks are known (docs/idea.md). `--output_dir`
+receives `correlation.json` and `correlation.png`.
 """
 
 import json
@@ -33,13 +33,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class CorrelationArguments:
-    """What is measured; each field is a flag."""
+    """Settings of the measurement; each field is a flag."""
 
     model: str = field(metadata={"help": "directory or Hub id of the model"})
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("test", "split to measure on")
     batch_size: int = flag(8, "images per batch")
-    max_samples: int | None = flag(None, "measure on this many evenly spread rows; on all by default")
+    max_samples: int | None = flag(None, "measure on this many evenly spaced rows; by default on all")
     output_dir: Path = flag(Path("outputs/error-correlation"), "where everything is written")
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class CorrelationArguments:
 
 
 def correlate(path: str, dataset: Dataset, entries: list[dict], batch_size: int) -> ErrorCorrelation:
-    """Predict all rows and add up the errors of the tasks that model and data share."""
+    """Predict all rows and sum the errors of the tasks that model and data share."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model = MulTForMultiTaskDensePrediction.from_pretrained(path).to(device).eval()
     specs = measured_specs(model.config.task_specs, resolve_tasks(entries))
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, measure, write.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     arguments = parse_arguments(CorrelationArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     dataset = load_rows(arguments.dataset, split=arguments.split)

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of the MulT authors' released two-task head into a directory for `from_pretrained`.
+"""Convert a checkpoint of the MulT authors' released two-task head to a directory for `from_pretrained`.
 
     python examples/tools/convert_original_checkpoint.py original.pth mult-nyu-two-tasks
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.model.tasks import TaskSpec, registered_tasks
 
-# The authors' suffixes of the two streams, and which of them makes the shared attention.
+# The authors' suffixes of the two streams, and the one that computes the shared attention.
 STREAMS = {"se": "segmentation", "de": "depth"}
 REFERENCE = "depth"
 HEADS = {"conv_seg": "segmentation", "conv_de": "depth"}
@@ -41,16 +41,16 @@ IGNORED = re.compile(r".*relative_position_index$|backbone\.norm\.|auxiliary_hea
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read weights by the authors' names from a safetensors file or a `.pth` (without running any code in it).
+    """Read weights with the authors' names from a safetensors file or a `.pth` (without running any code in it).
 
     Raises:
-        ValueError: if the file holds no dictionary of tensors.
+        ValueError: if the file does not contain a dictionary of tensors.
     """
     state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors or one under 'state_dict'")
+        raise ValueError(f"{path} contains a {type(state).__name__}; expected a dictionary of tensors or one under 'state_dict'")
     return {name: value for name, value in state.items() if name.startswith(("backbone.", "decode_head.", "auxiliary_head."))}
 
 
@@ -96,7 +96,7 @@ def _segmentation_entry(classes: int) -> TaskSpec | dict[str, object]:
 
 
 def _block_kinds(state: dict[str, Tensor], stage: int) -> list[str]:
-    """A block with joint `qk` reads the encoder map; one with `qkv_de` reads the depth stream. Wide values have the skip."""
+    """Kinds of a stage's blocks: with joint `qk`, the encoder map; with `qkv_de`, the depth stream; with wide values, also the skip."""
     kinds = []
     prefix = f"decode_head.layers.{stage}.blocks."
     for block in sorted({int(name[len(prefix) :].split(".")[0]) for name in state if name.startswith(prefix)}):
@@ -111,7 +111,7 @@ def convert_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename and split the authors' weights into this package's.
 
     Raises:
-        ValueError: naming the weights that have no place.
+        ValueError: if weights have no counterpart; the message names them.
     """
     converted: dict[str, Tensor] = {}
     unknown = []
@@ -123,7 +123,7 @@ def convert_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
             unknown.append(name)
         converted.update(new)
     if unknown:
-        raise ValueError(f"{len(unknown)} weights have no place in MulT, among them {unknown[:5]}; only the two-task head is supported")
+        raise ValueError(f"{len(unknown)} weights have no counterpart in MulT, such as {unknown[:5]}; only the two-task head is supported")
     return converted
 
 
@@ -169,16 +169,16 @@ def _split(value: Tensor, letters: str, prefix: str, kind: str) -> dict[str, Ten
 
 
 def convert(path: Path) -> MulTForMultiTaskDensePrediction:
-    """Build the model that a checkpoint of the authors describes.
+    """Build the model of the authors' checkpoint.
 
     Raises:
-        ValueError: if the file is no such checkpoint, or a weight is left over or missing.
+        ValueError: if the file is not such a checkpoint, or a weight is unexpected or missing.
     """
     state = read_checkpoint(path)
     model = MulTForMultiTaskDensePrediction(config_from_weights(state))
     missing, unexpected = model.load_state_dict(convert_state(state), strict=False)
     if missing or unexpected:
-        raise ValueError(f"{path}: weights missing {missing[:5]} ({len(missing)}), left over {unexpected[:5]} ({len(unexpected)})")
+        raise ValueError(f"{path}: missing weights {missing[:5]} ({len(missing)}), unexpected {unexpected[:5]} ({len(unexpected)})")
     return model.eval()
 
 
@@ -186,11 +186,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert a file.
 
     Args:
-        argv: the command line; that of this process by default.
+        argv: the command line; by default that of this process.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="the authors' .pth or .safetensors file")
-    parser.add_argument("output_dir", type=Path, help="where save_pretrained writes")
+    parser.add_argument("output_dir", type=Path, help="output directory of save_pretrained")
     arguments = parser.parse_args(argv)
     model = convert(arguments.checkpoint)
     model.save_pretrained(arguments.output_dir)

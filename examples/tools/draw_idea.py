@@ -1,9 +1,9 @@
-"""Draw the idea, attention that is computed once and shared by all tasks, as docs/images/shared-attention.svg.
+"""Draw attention that is computed once and shared by all tasks, as docs/images/shared-attention.svg.
 
     python examples/tools/draw_idea.py
 
-One shared block of [`SharedWindowAttention`] and what follows it in [`BlockLayers`]: the reference task's projections in its colour on
-the left, one column per task on the right. The same bytes on every machine.
+The figure shows one shared block of [`SharedWindowAttention`] and the following [`BlockLayers`]: the reference task's projections in
+its colour on the left, one column per task on the right. The file is identical on every machine.
 """
 
 import re
@@ -26,7 +26,7 @@ STREAM, NORM, VALUES, ATTENDED, OUTPUT, SUM, MLP, SECOND_SUM, END = 66, 116, 176
 
 @dataclass
 class DrawingArguments:
-    """What is drawn; each field is a flag."""
+    """Settings of the figure; each field is a flag."""
 
     tasks: list[str] = flag(list(MULT_TASKS), "names of the tasks, one column each")
     reference_task: str = flag(PREFERRED_REFERENCE_TASK, "the task that computes the map")
@@ -83,7 +83,7 @@ def reference_column(color: str) -> list[str]:
         arrow((x + 55, NORM + 17), (x + 55, VALUES - 21)),
         box(x, VALUES, "A^r = softmax(q^r k^r^T / √d + B^r)", color, width=250, height=42),
         text(x, VALUES + 36, "once: one map per head and window,", 12),
-        text(x, VALUES + 52, "whatever the number of tasks", 12),
+        text(x, VALUES + 52, "for any number of tasks", 12),
         # The map goes to every column.
         f'<polyline points="{x - 110:g},{VALUES + 21:g} {x - 110:g},{ATTENDED:g} {LEFT - 20:g},{ATTENDED:g}" fill="none" '
         f'stroke="{color}" stroke-width="4"/>',
@@ -117,11 +117,11 @@ def task_column(number: int, task: str, color: str, map_color: str) -> list[str]
 
 
 def draw(tasks: Sequence[str], reference_task: str) -> str:
-    """The figure as the text of an SVG file.
+    """Draw the figure as the text of an SVG file.
 
     Args:
-        tasks: names, one column each.
-        reference_task: the one whose colour the map has.
+        tasks: names of the tasks, one column each.
+        reference_task: the task whose colour the map has.
     """
     colors = task_colors(tasks)
     width, height = LEFT + len(tasks) * COLUMN + 16, END + 16
@@ -129,11 +129,11 @@ def draw(tasks: Sequence[str], reference_task: str) -> str:
     for number, task in enumerate(tasks):
         parts += task_column(number, task, colors[task], colors[reference_task])
     parts.append(text(150, 26, f"reference task r: {reference_task}", 14))
-    return figure(width, height, f"One attention map, made by {reference_task}, serves {len(tasks)} tasks", parts)
+    return figure(width, height, f"One attention map, computed by {reference_task}, for {len(tasks)} tasks", parts)
 
 
 def figure(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    """An SVG file of these parts, which may end lines with the marker `head`."""
+    """An SVG file of these parts, with the line marker `head`."""
     head = '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     return "\n".join(
         [
@@ -149,7 +149,7 @@ def figure(width: float, height: float, title: str, parts: Sequence[str]) -> str
 
 
 def task_colors(tasks: Sequence[str]) -> dict[str, str]:
-    """A hexadecimal colour for each task."""
+    """A hexadecimal colour per task."""
     return dict(zip(tasks, ("#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(len(tasks)).tolist())))
 
 
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw and write.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     arguments = parse_arguments(DrawingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     arguments.output.write_text(draw(arguments.tasks, arguments.reference_task), encoding="utf-8")

@@ -2,8 +2,8 @@
 
     python examples/tools/draw_network.py
 
-The encoder's pyramid runs down on the left, one decoder per task runs up on the right. Between them, one attention map per shared block
-feeds all decoders of its stage. The same bytes on every machine.
+The encoder's pyramid goes down on the left, and one decoder per task goes up on the right. Between them, one attention map per shared
+block feeds all decoders of its stage. The file is identical on every machine.
 """
 
 import sys
@@ -25,13 +25,13 @@ STAGES = {4: 226, 8: 326, 16: 426, 32: 526}
 
 @dataclass
 class NetworkDrawingArguments(DrawingArguments):
-    """What is drawn; each field is a flag."""
+    """Settings of the figure; each field is a flag."""
 
     output: Path = flag(Path(__file__).resolve().parents[2] / "docs/images/network.svg", "file to write the figure to")
 
 
 def encoder(color: str) -> list[str]:
-    """The left part: image, the encoder's maps, and the attention map that each one gives to its decoder stage."""
+    """The left part: image, the encoder's maps, and the attention map of each decoder stage."""
     parts = [text(ENCODER, TITLES, "encoder", 15), box(ENCODER, PREDICTIONS, "image, H x W", GREY, width=200)]
     rows = [PREDICTIONS, *STAGES.values()]
     parts += [arrow((ENCODER, above + 17), (ENCODER, below - 21)) for above, below in pairwise(rows)]
@@ -57,11 +57,11 @@ def decoder(number: int, task: str, color: str, map_color: str) -> list[str]:
 
 
 def draw(tasks: Sequence[str], reference_task: str) -> str:
-    """The figure as the text of an SVG file.
+    """Draw the figure as the text of an SVG file.
 
     Args:
-        tasks: names, one decoder each.
-        reference_task: the one whose colour the shared maps have.
+        tasks: names of the tasks, one decoder each.
+        reference_task: the task whose colour the shared maps have.
     """
     colors = task_colors(tasks)
     last = FIRST_TASK + (len(tasks) - 1) * COLUMN
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw and write.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     arguments = parse_arguments(NetworkDrawingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     arguments.output.write_text(draw(arguments.tasks, arguments.reference_task), encoding="utf-8")

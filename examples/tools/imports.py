@@ -1,12 +1,12 @@
-"""Draw the imports between the folders of the package, from its source: components, arrows, and arrows that run upwards.
+"""Draw the imports between the package's folders from its source: components, arrows, and upward arrows.
 
     python examples/tools/imports.py                                   # the working tree, as text
     python examples/tools/imports.py --revision 2b4a228 --format mermaid
-    python examples/tools/imports.py --files                           # between files, in place of folders
+    python examples/tools/imports.py --files                           # between files instead of folders
 
-A component is a folder of the package, or a file next to these folders. An arrow is one component that imports another; imports for
-type checks do not count. `--order` lists components from the bottom to the top: an arrow to a later one runs upwards, and so do all
-arrows of a cycle among components that are not listed. The package is read, not imported.
+A component is a folder of the package, or a file next to these folders. An arrow means that one component imports another; imports for
+type checks do not count. `--order` lists components from bottom to top. Arrows to a later component point upwards, and so do all arrows
+of cycles between unlisted components. The package is read, not imported.
 """
 
 import ast
@@ -20,7 +20,7 @@ from typing import Literal
 from mult_hf.cli.arguments import flag, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
-# The public names of `__init__` are for users; of the package itself only commands may import them.
+# The public names of `__init__` are for users; inside the package, only commands may import them.
 ORDER = ["model", "data", "metrics", "inference", "evaluation", "training", "__init__", "cli", "__main__"]
 
 Source = Mapping[str, str]
@@ -29,13 +29,13 @@ Source = Mapping[str, str]
 
 @dataclass
 class DrawingArguments:
-    """What is drawn; each field is a flag."""
+    """Settings of the drawing; each field is a flag."""
 
     package: str = flag("mult_hf", "directory of the package, relative to the repository")
     repository: Path = flag(ROOT, "directory of the repository")
     revision: str | None = flag(None, "git revision to draw; the working tree by default")
-    files: bool = flag(False, "draw files in place of folders")
-    order: list[str] = flag(ORDER, "components from the bottom to the top")
+    files: bool = flag(False, "draw files instead of folders")
+    order: list[str] = flag(ORDER, "components from bottom to top")
     format: Literal["text", "mermaid"] = flag("text", "mermaid: for Markdown pages")
 
 
@@ -43,7 +43,7 @@ def read_package(arguments: DrawingArguments) -> Source:
     """Read the Python files of the package.
 
     Raises:
-        ValueError: if there is none, or git does not find the revision.
+        ValueError: if there are none, or git does not find the revision.
     """
     root = arguments.repository / arguments.package
     if arguments.revision is None:
@@ -68,12 +68,12 @@ def _git(repository: Path, *argv: str) -> str:
 
 
 def imported_modules(text: str, package: str, path: str) -> Iterator[str]:
-    """Absolute names of what a file imports: modules, and names in modules, which may be modules, too.
+    """Absolute names that a file imports: modules, and names in modules, which may also be modules.
 
     Args:
-        text: of the file.
+        text: text of the file.
         package: name of the package.
-        path: of the file within it.
+        path: path of the file within the package.
     """
     here = [package, *Path(path).parts[:-1]]
     for node in _runtime_nodes(ast.parse(text)):
@@ -86,7 +86,7 @@ def imported_modules(text: str, package: str, path: str) -> Iterator[str]:
 
 
 def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING:`."""
+    """All nodes except those under `if TYPE_CHECKING:`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             continue
@@ -101,20 +101,20 @@ def module_name(path: str) -> str:
 
 
 def component_of(module: str, *, files: bool) -> str:
-    """The component that a module of the package is in."""
+    """The component that contains a module of the package."""
     return module if files else module.split(".")[0]
 
 
 def find_arrows(source: Source, package: str, *, files: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
-    """The components of a package, and who imports whom.
+    """The components of a package, and the imports between them.
 
     Args:
-        source: of the package.
-        package: its name.
-        files: whether files are components, in place of folders.
+        source: source of the package.
+        package: name of the package.
+        files: whether files, instead of folders, are components.
 
     Returns:
-        components, and arrows from the importing component to the imported one; both sorted.
+        Components, and arrows from the importing component to the imported one; both sorted.
     """
     modules = {module_name(path): path for path in source}
     components = {component_of(module, files=files) for module in modules}
@@ -137,7 +137,7 @@ def _longest_module(name: str, modules: Iterable[str]) -> str:
 
 
 def upward_arrows(arrows: Iterable[tuple[str, str]], order: Sequence[str]) -> list[tuple[str, str]]:
-    """Arrows to a component that comes later in the order, and arrows of cycles among components that are not in it."""
+    """Arrows to a component that is later in the order, and arrows of cycles between components that are not in the order."""
     arrows = list(arrows)
     rank = {component: number for number, component in enumerate(order)}
 
@@ -151,7 +151,7 @@ def upward_arrows(arrows: Iterable[tuple[str, str]], order: Sequence[str]) -> li
 
 
 def _reached_from(component: str, arrows: Iterable[tuple[str, str]]) -> set[str]:
-    """The component and all that it imports, directly or not."""
+    """The component and all components that it imports, directly or indirectly."""
     reached, new = set(), {component}
     while new:
         reached |= new
@@ -160,7 +160,7 @@ def _reached_from(component: str, arrows: Iterable[tuple[str, str]]) -> set[str]
 
 
 def draw_text(components: Sequence[str], arrows: Sequence[tuple[str, str]], upward: Sequence[tuple[str, str]]) -> str:
-    """One line per component with what it imports; `^` marks upward arrows."""
+    """One line per component with its imports; `^` marks upward arrows."""
     width = max(map(len, components))
     lines = []
     for component in components:
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read, draw, count.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     arguments = parse_arguments(DrawingArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     components, arrows = find_arrows(read_package(arguments), Path(arguments.package).name, files=arguments.files)

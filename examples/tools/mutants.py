@@ -1,11 +1,11 @@
-"""Mutation test: check that the test suite fails for each bug on a list of deliberate ones.
+"""Mutation test: check that the test suite fails for each of a list of deliberate bugs.
 
     python examples/tools/mutants.py [--only ID ...] [--jobs 2] [--timeout 300]
 
-`mutants.yaml` beside this file lists small edits of the package, each a plausible bug: a flipped sign, a missing mask, a wrong axis. The
-command copies the tree, runs the tests that the list names on the unchanged copy, then applies the edits one by one to the copy and
-runs each edit's tests. An edit whose tests fail is killed; one whose tests pass survives, so a bug of that kind would go unnoticed.
-The working tree is never changed. The exit status is 0 if every edit is killed, 1 if one survives, 2 if the list itself is wrong.
+`mutants.yaml` next to this file lists small edits of the package, each a plausible bug: a flipped sign, a missing mask, a wrong axis. The
+command copies the tree, runs the listed tests on the unchanged copy, then applies the edits to the copy one by one and runs each edit's
+tests. An edit whose tests fail is killed. One whose tests pass survives, so a bug of that kind would go unnoticed. The working tree is
+never changed. The exit status is 0 if every edit is killed, 1 if one survives, 2 if the list itself is wrong.
 """
 
 import argparse
@@ -128,10 +128,10 @@ def read_list(path: Path) -> list[Mutant]:
 
 
 def check_list(mutants: Sequence[Mutant], root: Path) -> list[str]:
-    """Find entries that do not fit the tree.
+    """Find entries that do not match the tree.
 
     Returns:
-        One message per wrong entry, each with the mutant's id; empty if all of them apply and their tests exist.
+        One message per wrong entry, with the mutant's id; empty if all entries apply and their tests exist.
     """
     problems = []
     for mutant in mutants:
@@ -146,35 +146,35 @@ def check_list(mutants: Sequence[Mutant], root: Path) -> list[str]:
 
 
 def _exists(root: Path, test: str) -> bool:
-    """Whether there is a file or directory of that path, and in a file the test after `::`."""
+    """Whether the file or directory exists and, for a file, contains the test after `::`."""
     path, _, name = test.partition("::")
     return (root / path).exists() and (not name or f"def {name}(" in (root / path).read_text(encoding="utf-8"))
 
 
 def select(mutants: Sequence[Mutant], only: Sequence[str]) -> list[Mutant]:
-    """Return the mutants with these ids; all of them if there are none.
+    """Return the mutants with these ids, or all mutants if there are no ids.
 
     Raises:
-        ValueError: on an unknown id.
+        ValueError: if an id is unknown.
     """
     unknown = sorted(set(only) - {mutant.id for mutant in mutants})
     if unknown:
-        raise ValueError(f"there are no mutants {unknown}; the list has {', '.join(mutant.id for mutant in mutants)}")
+        raise ValueError(f"unknown mutants {unknown}; the list has {len(mutants)}, such as {mutants[0].id}; see mutants.yaml")
     return [mutant for mutant in mutants if not only or mutant.id in only]
 
 
 @dataclass
 class TestRun:
-    """A run of tests in a process of its own, on a copy of the tree.
+    """A run of tests in a separate process, on a copy of the tree.
 
-    The process is a fork of this one, which has already imported the large libraries that the tests need but nothing of the tree.
+    The process is a fork of this one, which has already imported the large libraries that the tests need, but nothing from the tree.
 
     Args:
         directory: root of the copy.
         tests: files, directories or `file::test` in it.
     """
 
-    __test__ = False  # pytest would take a class of this name for tests
+    __test__ = False  # otherwise pytest would collect a class of this name
 
     directory: Path
     tests: Sequence[str]
@@ -187,7 +187,7 @@ class TestRun:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self.start
 
     @property
@@ -209,7 +209,7 @@ class TestRun:
         if self.process.exitcode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.kill()  # in case it was not yet the leader of its group
+            self.process.kill()  # if it is not yet the leader of its group
             self.process.join()
 
 
@@ -222,22 +222,22 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
     os.chdir(directory)
     os.environ["PYTHONPATH"] = str(directory)  # for processes that tests start
     sys.path[:] = [str(directory), *(path for path in sys.path if not _is_of_working_tree(path))]
-    # The copy's modules must be imported, not found among those of the working tree. All places first: a namespace package asks for
-    # its parent, which must still be there.
+    # The copy's modules must be imported, not those of the working tree. Find the locations of all modules before removing any, because
+    # a namespace package needs its parent to find its location.
     places = {
         name: getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None) for name, module in sys.modules.items()
     }
     for name, place in places.items():
         if name != "__main__" and place is not None and _is_of_working_tree(place):
             del sys.modules[name]
-    sys.dont_write_bytecode = True  # an edit that keeps a file's size within one second would be taken for the file compiled before
+    sys.dont_write_bytecode = True  # bytecode of an edit that keeps a file's size, within one second, would look up to date
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     status = _NOT_RUN
     try:
         import pytest
 
         status = pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", *tests])
-    except BaseException:  # an uncaught error would exit with 1, which means that a test failed
+    except BaseException:  # an uncaught error would exit with 1, pytest's status for failed tests
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -245,7 +245,7 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
 
 
 def _is_of_working_tree(path: str) -> bool:
-    """Whether a path belongs to the repository, and not to a virtual environment inside it."""
+    """Whether a path belongs to the repository but not to a virtual environment inside it."""
     place = Path(path).absolute()
     return place.is_relative_to(ROOT) and not place.is_relative_to(Path(sys.prefix).absolute())
 
@@ -259,7 +259,7 @@ def preload(names: Sequence[str]) -> None:
 
 @contextmanager
 def copies(root: Path, count: int) -> Iterator[list[Path]]:
-    """Copy a tree `count` times for the time of the block; the tree itself is never written to."""
+    """Copy a tree `count` times for the duration of a `with` block; the tree itself is never modified."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         paths = [Path(directory).resolve() / f"copy-{number}" for number in range(count)]
         for path in paths:
@@ -271,18 +271,18 @@ def check_unchanged(directory: Path, tests: Sequence[str], timeout: float) -> No
     """Run tests on an unchanged copy.
 
     Raises:
-        ValueError: if one fails; then its failure on a mutant would show nothing.
+        ValueError: if one fails, because its failure on a mutant would then prove nothing.
     """
     run = TestRun(directory, tests)
     while not (over := run.poll(timeout))[0]:
         time.sleep(_POLL_SECONDS)
     if over[1] != _PASSED:
-        raise ValueError(f"the tests do not pass on the unchanged tree, so failures on mutants would show nothing:\n{run.output[-3000:]}")
+        raise ValueError(f"the tests do not pass on the unchanged tree, so failures on mutants would prove nothing:\n{run.output[-3000:]}")
     print(f"{len(tests)} named tests pass on the unchanged tree ({run.seconds:.0f} s)", flush=True)
 
 
 def attempt(mutants: Sequence[Mutant], directories: Sequence[Path], timeout: float) -> Iterator[Outcome]:
-    """Apply mutants one by one to copies of the tree, side by side in as many as there are, and yield outcomes as they come."""
+    """Apply mutants one by one to copies of the tree, in parallel on all copies, and yield outcomes as they finish."""
     waiting, free = list(mutants), list(directories)
     running: list[tuple[Mutant, str, TestRun]] = []
     try:
@@ -311,9 +311,9 @@ def run(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float, pre
     """Test every mutant on copies of a tree.
 
     Args:
-        mutants: to apply, one at a time per copy.
-        root: of the tree.
-        jobs: copies that are tested side by side.
+        mutants: mutants to apply, one at a time per copy.
+        root: root of the tree.
+        jobs: number of copies that are tested in parallel.
         timeout: seconds per mutant.
         preloaded: libraries to import before the tests run.
 
@@ -321,7 +321,7 @@ def run(mutants: Sequence[Mutant], root: Path, *, jobs: int, timeout: float, pre
         Outcomes in the order of the mutants.
 
     Raises:
-        ValueError: if the list does not fit the tree, or a named test fails without any mutant.
+        ValueError: if the list does not match the tree, or a listed test fails without a mutant.
     """
     problems = check_list(mutants, root)
     if problems:
@@ -351,8 +351,8 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT, path: Path = L
 
     Args:
         argv: the command line without the program's name.
-        root: of the tree to test.
-        path: of the list.
+        root: root of the tree to test.
+        path: path of the list.
         preloaded: libraries to import before the tests run.
 
     Returns:
@@ -360,7 +360,7 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT, path: Path = L
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="test only these mutants")
-    parser.add_argument("--jobs", type=int, default=1, help="mutants tested side by side, each on its own copy (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants to test in parallel, each on its own copy (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=300, help="seconds per mutant; a hang counts as killed (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1 or not arguments.timeout > 0:

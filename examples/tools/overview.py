@@ -1,4 +1,4 @@
-"""Draw one image, its six maps and a legend as a 4 x 2 sheet: the figure at the top of the README.
+"""Draw one image, its six maps and a legend on a 4 x 2 sheet: the figure at the top of the README.
 
 python examples/tools/overview.py --image docs/images/living-room.jpg --output docs/images/overview.jpg
 
@@ -20,24 +20,24 @@ COLUMNS = 4
 
 
 def captioned(cells: list[tuple[str, Image.Image]]) -> Image.Image:
-    """Images in rows of four, each below its caption; cells have the first image's aspect ratio, and each image keeps its own."""
+    """Images in rows of four, each below its caption; all cells have the first image's aspect ratio, and each image keeps its own."""
     first = cells[0][1]
     width, height = CELL_WIDTH, round(CELL_WIDTH * first.height / first.width)
     rows = -(-len(cells) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (width + GAP) + GAP, rows * (height + HEADER + GAP) + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for number, (caption, picture) in enumerate(cells):
+    for number, (caption, cell) in enumerate(cells):
         left = GAP + number % COLUMNS * (width + GAP)
         top = GAP + number // COLUMNS * (height + HEADER + GAP)
         draw.text((left + width / 2, top + HEADER / 2), caption, fill="black", font=font, anchor="mm")
-        scale = min(width / picture.width, height / picture.height)
-        fitted = picture.convert("RGB").resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+        scale = min(width / cell.width, height / cell.height)
+        fitted = cell.convert("RGB").resize((round(cell.width * scale), round(cell.height * scale)), Image.Resampling.LANCZOS)
         sheet.paste(fitted, (left + (width - fitted.width) // 2, top + HEADER))
     return sheet
 
 
 def overview(model: str, image: Image.Image) -> Image.Image:
-    """The sheet of one image: the image, each task's map with its unit, and the legend of the classes that occur."""
+    """The sheet for one image: the image, each task's map with its unit, and the legend of the classes that occur."""
     predict = pipeline("multitask-vision", model=model)
     maps = predict(image)
     cells, legends = [("image", image)], []

@@ -4,10 +4,9 @@ r"""Package a trained model for release: half-precision weights, measured on hel
     python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --packaged \
         --output_dir mult_hf/checkpoints/rooms-tiny
 
-The second command made the shipped checkpoint. The weights are measured after writing and loading them as a
-user does. Written to `--output_dir`: model, processor, the code for machines without this package, the training's card with
-a section on the held-out split, `results.json`, `panel.png` and `training.json` of the training, and `example-TASK.png` with image,
-prediction and truth.
+The second command created the shipped checkpoint. The weights are measured after they have been written and loaded as a user would load
+them. `--output_dir` receives model, processor, the code for machines without this package, the training run's card with a section on the
+held-out split, `results.json`, the training run's `panel.png` and `training.json`, and `example-TASK.png` with image, prediction and truth.
 """
 
 import json
@@ -37,7 +36,7 @@ from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_js
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import Evaluation, evaluate
-from mult_hf.evaluation.report import example_pictures, results_table
+from mult_hf.evaluation.report import example_images, results_table
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.model.visualization import panel
@@ -49,33 +48,33 @@ COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 """Files of a training run that are copied, and their new names."""
 
 FOLLOWING_SECTION = "## Outputs"
-"""Heading of the card that the held-out results precede."""
+"""Heading in the card; the held-out results are inserted before it."""
 
 IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline and includes this model"
-"""Line of a packaged model's card: there is no copy of the code that trust_remote_code could run."""
+"""Import line in a packaged model's card, because there is no copy of the code for trust_remote_code."""
 
 
 @dataclass
 class ReleaseArguments:
-    """The model to release, and the data to measure it on; each field is a flag, and a key of the file that `--config` names."""
+    """The model to release, and the data to measure it on; each field is a flag, and a key of the file given by `--config`."""
 
-    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py")
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("test", "held-out split to measure on")
     baseline_split: str = flag("train", "split that the constant baseline is computed from")
     dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "type of the weights in the file; they are loaded as float32")
-    packaged: bool = flag(False, "release it as the shipped checkpoint: without a copy of the code, and loaded by default")
+    packaged: bool = flag(False, "release as the shipped checkpoint: without a copy of the code, and loaded by default")
     license: str | None = flag(None, "licence of the weights in the Hub's notation, such as mit")
-    data_command: str | None = flag(None, "command that makes the data, shown in the card")
+    data_command: str | None = flag(None, "command that creates the data, shown in the card")
     limits: list[str] = flag([], "first sentences of the card's section on limits")
-    pictures: int = flag(6, "number of images in each task's panel")
+    images: int = flag(6, "number of images in each task's panel")
     batch_size: int = flag(8, "images per batch")
     cpu_threads: int | None = flag(None, "threads on a machine without accelerator; all cores by default")
     output_dir: Path = flag(Path("outputs/release/mult-rooms"), "output directory; its name becomes the model's")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {1: ("pictures", "batch_size", "cpu_threads")})
+        check_bounds(self, {1: ("images", "batch_size", "cpu_threads")})
         if not (self.model / "README.md").is_file():
             raise ValueError(f"--model is {self.model}, which has no README.md; give the output directory of examples/train.py")
         if self.output_dir.resolve() == self.model.resolve():
@@ -83,7 +82,7 @@ class ReleaseArguments:
 
 
 def write_model(arguments: ReleaseArguments, directory: Path) -> None:
-    """Model and processor with weights of the given type.
+    """Write model and processor, with weights of the given type.
 
     Raises:
         ValueError: if a weight is too large for the type.
@@ -91,7 +90,7 @@ def write_model(arguments: ReleaseArguments, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     MulTForMultiTaskDensePrediction.from_pretrained(arguments.model, dtype=torch.float32).save_pretrained(directory, max_shard_size="1TB")
     MulTImageProcessor.from_pretrained(arguments.model).save_pretrained(directory)
-    # config.json still says float32, the type in which transformers loads the file.
+    # config.json still contains float32, the type in which transformers loads the file.
     save_file(to_dtype(load_file(directory / WEIGHTS), getattr(torch, arguments.dtype)), directory / WEIGHTS, metadata={"format": "pt"})
     (directory / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read it; others may use the same installation
     if arguments.packaged:
@@ -99,10 +98,10 @@ def write_model(arguments: ReleaseArguments, directory: Path) -> None:
 
 
 def to_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights rounded to a type.
+    """Round weights to a type.
 
     Raises:
-        ValueError: if one is too large for it.
+        ValueError: if a weight is too large for the type.
     """
     rounded = {name: weight.to(dtype) for name, weight in weights.items()}
     lost = [name for name, weight in rounded.items() if not weight.isfinite().all()]
@@ -125,8 +124,8 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
     """Measure the released weights and the original ones.
 
     Returns:
-        evaluations of the released weights, of those before rounding, of the released ones averaged over the mirrored image,
-        and of the constant baseline; and one panel per task.
+        Evaluations of the released weights, the weights before rounding, the released weights with the mirrored image averaged in,
+        and the constant baseline; and one panel per task.
     """
     models = {
         name: MulTForMultiTaskDensePrediction.from_pretrained(path).to(accelerator.device).eval()
@@ -139,15 +138,15 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
     predictors["MulT, with the mirrored image"] = partial(predictors["MulT"], augmentation=TestTimeAugmentation(flip=True))
     predictors["constant baseline"] = constant_baseline(load_rows(arguments.dataset, split=arguments.baseline_split), collator)
     evaluations = evaluate(predictors, held_out, collator, accelerator, batch_size=arguments.batch_size, per_image=False)
-    examples = example_pictures(models["MulT"], held_out, collator, arguments.pictures)
-    pictures = [
+    examples = example_images(models["MulT"], held_out, collator, arguments.images)
+    panels = [
         panel([[each.image, each.predictions[task], each.truths[task]] for each in examples], ["image", task, "truth"]) for task in specs
     ]
-    return evaluations, pictures
+    return evaluations, panels
 
 
 def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[str, Any], table: str, specs: Mapping[str, TaskSpec]) -> None:
-    """The training's card with the results measured here."""
+    """Write the training run's card with the results measured here."""
     card = ModelCard.load(arguments.model / "README.md")
     old, new = public_name(str(arguments.model)), arguments.output_dir.resolve().name
     card.data.model_name = new
@@ -156,17 +155,17 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     if arguments.packaged:
         card.text = re.sub(r"(?m)^import mult_hf  # .*$", IMPORT_OF_PACKAGED, card.text, count=1)
     card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f', model="{old}"', loaded, 1)
-    pictures = "\n".join(f"![{task}: image, prediction, truth](example-{task}.png)" for task in specs)
+    examples = "\n".join(f"![{task}: image, prediction, truth](example-{task}.png)" for task in specs)
     section = f"""## On held-out images
 
-The weights in this directory ({numbers["dtype"]}, computed with as float32) on the split `{numbers["split"]}` of `{numbers["dataset"]}`
-({numbers["evaluated_samples"]} images, held out from all choices), once as they are and once averaged with the prediction for the
-mirrored image. Rounding the weights
-changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured by `{numbers["command"]}`.
+Results on the split `{numbers["split"]}` of `{numbers["dataset"]}` ({numbers["evaluated_samples"]} images that were not used for any
+choice), with and without averaging over the mirrored image. The weights in this directory are stored in {numbers["dtype"]} and used
+in float32; rounding changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.2g} %. Measured with
+`{numbers["command"]}`.
 
 {table}
 
-{pictures}
+{examples}
 
 """
     if FOLLOWING_SECTION not in card.text:
@@ -175,7 +174,7 @@ changed the headline metrics by at most {numbers["largest_change_by_rounding"]:.
         )
     card.text = card.text.replace(FOLLOWING_SECTION, section + FOLLOWING_SECTION, 1)
     if arguments.data_command is not None:
-        card.text = card.text.replace("## Training\n\n", f"## Training\n\n- data made by `{arguments.data_command}`\n", 1)
+        card.text = card.text.replace("## Training\n\n", f"## Training\n\n- data created by `{arguments.data_command}`\n", 1)
     if arguments.limits:
         card.text = card.text.replace("## Limits\n", "## Limits\n\n" + " ".join(arguments.limits) + "\n", 1)
     card.save(directory / "README.md")
@@ -206,10 +205,10 @@ def describe(arguments: ReleaseArguments, evaluations: Mapping[str, Evaluation],
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write, measure what was written, and publish it under its name.
+    """Write the model, measure it, and rename it to its final name.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     arguments = parse_arguments(ReleaseArguments, argv, __doc__.split("\n")[0])
@@ -218,14 +217,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(arguments.cpu_threads)
     unfinished = arguments.output_dir / ".partial"
     write_model(arguments, unfinished)
-    evaluations, pictures = measure(arguments, unfinished, accelerator)
+    evaluations, panels = measure(arguments, unfinished, accelerator)
     numbers = describe(arguments, evaluations, argv)
     shown = {name: each for name, each in evaluations.items() if name != "before rounding"}
     table, specs = results_table(shown), evaluations["MulT"].specs
     print(table)
     (unfinished / "results.json").write_text(json.dumps(to_jsonable(numbers), indent=2, allow_nan=False) + "\n")
-    for task, picture in zip(specs, pictures):
-        picture.save(unfinished / f"example-{task}.png", optimize=True)
+    for task, each in zip(specs, panels):
+        each.save(unfinished / f"example-{task}.png", optimize=True)
     for name, copy in COPIED.items():
         shutil.copy2(arguments.model / name, unfinished / copy)
     write_card(arguments, unfinished, numbers, table, specs)

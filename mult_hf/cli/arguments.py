@@ -18,15 +18,15 @@ Arguments = TypeVar("Arguments")
 
 
 def positional(help_text: str, **keywords: Any) -> Any:
-    """A dataclass field that becomes a required argument without a flag; `keywords` as for [`flag`]."""
+    """A dataclass field that becomes a required positional argument; `keywords` as for [`flag`]."""
     return field(metadata={"help": help_text, "positional": True, **keywords})
 
 
 class CommandParser(OneLineParser, HfArgumentParser):
-    """`HfArgumentParser` with positional arguments, and errors of one line."""
+    """`HfArgumentParser` with positional arguments and one-line errors."""
 
     def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
-        """Add a flag, or a positional argument of the flag's name."""
+        """Add a flag, or a positional argument with the flag's name."""
         if not positional:
             return super().add_argument(*names, **keywords)
         keywords.pop("required", None)
@@ -34,17 +34,17 @@ class CommandParser(OneLineParser, HfArgumentParser):
 
 
 def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str, prog: str | None = None) -> Arguments:
-    """Read a command line, after the file that `--config` names, if the dataclass has such a field.
+    """Parse a command line. If the dataclass has a field `config`, the file given by `--config` is read first.
 
     Args:
         kind: dataclass whose fields are the flags.
         argv: the command line without the program's name.
-        description: for `--help`.
+        description: description for `--help`.
         prog: name of the program in messages, such as `"mult-hf predict"`; the running file's name by default.
 
     Raises:
-        ValueError: if the configuration file does not exist, is no YAML, or has a key that is no flag; and what `kind` raises.
-        SystemExit: with status 2 after one line, if the command line has flags or values that `kind` does not take.
+        ValueError: if the configuration file does not exist, is not YAML, or has a key that is not a flag; or if `kind` raises it.
+        SystemExit: with status 2 after a one-line message, if the command line has invalid flags or values.
     """
     parser = CommandParser(kind, prog=prog, description=description)
     config: Path | None = getattr(parser.parse_args([*argv]), "config", None)
@@ -63,7 +63,7 @@ def _config_argv(config: Path, kind: type) -> list[str]:
 
 
 def _read(config: Path) -> Any:
-    """The values of a YAML file, which JSON is, too."""
+    """The values of a YAML file; JSON is valid YAML."""
     try:
         return yaml.safe_load(config.read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -71,7 +71,7 @@ def _read(config: Path) -> Any:
 
 
 def as_argv(key: str, value: Any) -> list[str]:
-    """An entry of a configuration file as arguments of a command line, so that both are checked in the same way.
+    """Convert an entry of a configuration file to command-line arguments, so that both are checked in the same way.
 
     Examples:
         >>> as_argv("tasks", ["depth", "normals"]), as_argv("weighting_options", {"period": 24})
@@ -82,7 +82,7 @@ def as_argv(key: str, value: Any) -> list[str]:
 
 def _as_word(value: Any) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "no"  # as text they fit switches, and choices of which YAML takes `no` for false
+        return "yes" if value else "no"  # as text they work for switches, and for choices such as `no`, which YAML reads as false
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 

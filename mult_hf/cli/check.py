@@ -2,8 +2,8 @@
 
     mult-hf check DIR_OR_ID [--split S] [--samples N] [--sheet OUT.png]
 
-Reads the first samples of each split, decodes every map as the card says, and prints what is there and what looks wrong. The exit
-status is 1 if something looks wrong.
+Reads the first samples of each split, decodes every map with the card's encodings, and prints a summary and what looks wrong. The
+exit status is 1 if something looks wrong.
 """
 
 import sys
@@ -18,11 +18,11 @@ from .arguments import check_bounds, flag, parse_arguments, positional
 
 @dataclass
 class CheckArguments:
-    """Which data are checked; each field is an argument."""
+    """Data to check; each field is an argument."""
 
     data: str = positional("local directory or Hub id of the data set", metavar="DIR_OR_ID")
     split: str | None = flag(None, "split to check; all by default")
-    samples: int = flag(64, "rows to read of each split")
+    samples: int = flag(64, "rows to read per split")
     sheet: Path | None = flag(None, "write a contact sheet to this file", metavar="OUT.png")
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check a data set and print the findings; returns 1 if something looks wrong.
 
     Args:
-        argv: the command line; that of this process by default.
+        argv: the command line; by default that of this process.
 
     Raises:
         ValueError: if the card or the data cannot be read.

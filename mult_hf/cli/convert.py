@@ -1,10 +1,10 @@
-"""Read a downloaded benchmark to its end and report, or convert it.
+"""Read a downloaded benchmark completely and report problems, or convert it.
 
     mult-hf convert taskonomy ROOT --split train --subset tiny
     mult-hf convert nyuv2 nyu_depth_v2_labeled.mat --split test --output_dir converted
 
-Without `--output_dir` and `--push_to_hub` every file of the split is read and nothing is written. The exit status is 1 if a file
-was missing or broken.
+Without `--output_dir` and `--push_to_hub`, every file of the split is read and nothing is written. The exit status is 1 if a file
+is missing or broken.
 """
 
 import sys
@@ -26,13 +26,13 @@ from .errors import OneLineParser
 
 @dataclass
 class ConvertArguments:
-    """What is read and where it goes; each field is an argument."""
+    """Input and output; each field is an argument."""
 
     root: Path = positional("directory or file of the download")
     split: str = flag("train", "split to read", choices=[*SPLIT_NAMES])
     tasks: list[str] | None = flag(None, "columns to read; all by default")
     on_error: str = flag("raise", "raise: stop at the first broken file; skip: leave broken cells empty and count them", choices=ON_ERROR)
-    output_dir: Path | None = flag(None, "write parquet files and a card to this directory")
+    output_dir: Path | None = flag(None, "write Parquet files and a card to this directory")
     push_to_hub: str | None = flag(None, "convert and upload as a private data set", metavar="ID")
 
 
@@ -67,7 +67,7 @@ class Benchmark(NamedTuple):
     """A benchmark.
 
     Args:
-        open_reader: makes the reader; takes every argument but those of [`DESTINATIONS`].
+        open_reader: creates the reader; takes every argument except those in [`DESTINATIONS`].
         arguments: dataclass of the command line.
     """
 
@@ -83,17 +83,17 @@ BENCHMARKS = {
 }
 
 DESTINATIONS = ("output_dir", "push_to_hub")
-"""Arguments that say where a split goes; the reader does not take them."""
+"""Arguments for the output, which the reader does not take."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read or convert a split; returns 1 if a file was missing or broken.
+    """Read or convert a split; returns 1 if a file is missing or broken.
 
     Args:
-        argv: the benchmark and its arguments; those of this process by default.
+        argv: the benchmark and its arguments; by default those of this process.
 
     Raises:
-        ValueError: at the first broken file unless `--on_error` is `skip`, and on what the reader does not take.
+        ValueError: at the first broken file unless `--on_error` is `skip`, or if the reader rejects an argument.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = OneLineParser(prog="mult-hf convert", description=__doc__.split("\n")[0])
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif arguments.output_dir:
         convert(reader, arguments.output_dir)
     else:
-        for _ in reader:  # to its end: the report counts every file
+        for _ in reader:  # read everything: the report counts every file
             pass
     print(f"{reader.name} {reader.split}, {', '.join(reader.tasks)}: {reader.report}")
     return int(bool(reader.report.problems))

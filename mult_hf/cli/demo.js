@@ -1,8 +1,8 @@
 // Shows the values of the maps at the pixel under the mouse. The server sends all numbers once; moving the mouse makes no request.
-// `demo.py` makes this the `js_on_load` of the line below the button, so that Gradio runs it once with `element`, `props` and `watch`
+// `demo.py` sets this as the `js_on_load` of the line below the button, so that Gradio runs it once with `element`, `props` and `watch`
 // (https://www.gradio.app/guides/custom-HTML-components). Text is inserted as text, never as HTML: the model's author chose the names.
 
-let numbers = null; // of the maps on the page, one after the other, each (channels, height, width)
+let numbers = null; // values of the maps on the page, one map after another, each (channels, height, width)
 
 watch("value", async () => {
   const value = props.value;
@@ -21,11 +21,11 @@ watch("value", async () => {
 
 for (const kind of ["pointermove", "pointerdown"]) { // the second is for touch screens
   document.addEventListener(kind, (event) => {
-    const picture = event.target.closest?.(".map img");
-    if (numbers === null || !picture?.naturalWidth) return;
+    const image = event.target.closest?.(".map img");
+    if (numbers === null || !image?.naturalWidth) return;
     const { width, height } = props.value;
-    const box = picture.getBoundingClientRect(); // the image is centred, reduced to fit but never enlarged
-    const pixel = Math.min(box.width / picture.naturalWidth, box.height / picture.naturalHeight, 1) * (picture.naturalWidth / width);
+    const box = image.getBoundingClientRect(); // the image is centred, reduced to fit but never enlarged
+    const pixel = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight, 1) * (image.naturalWidth / width);
     const column = Math.floor((event.clientX - box.left - (box.width - width * pixel) / 2) / pixel);
     const row = Math.floor((event.clientY - box.top - (box.height - height * pixel) / 2) / pixel);
     if (0 <= column && column < width && 0 <= row && row < height) read(column, row);

@@ -1,7 +1,7 @@
-"""Serve a page in the browser: an image in; every map with its legend, values under the mouse, a point cloud and raw maps out.
+"""Serve a web page that predicts maps of an image: every map with its legend and values, a point cloud, and raw maps.
 
     mult-hf demo
-    mult-hf demo --model me/mult --host 0.0.0.0 --max_side 512      # for others on the network, see docs/demo.md
+    mult-hf demo --model me/mult --host 0.0.0.0 --max_side 512      # for others on the network; see docs/demo.md
 
 Everything about tasks comes from the model's own entries, so a model with a seventh task shows seven maps.
 """
@@ -39,16 +39,16 @@ from .arguments import check_bounds, flag, parse_arguments
 from .errors import CommandError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Formats of uploads. Pillow reads more, some of which start other programs (EPS) or are rarely tested."""
+"""Allowed formats of uploads. Pillow reads more, but some start other programs (EPS) or are rarely tested."""
 
 FIELDS_OF_VIEW = (20, 120)
 """Range of the slider in degrees."""
 
 SHOWN_SIDE = 512
-"""Smaller maps are enlarged by a whole number up to this side, since the page shows no image above its own size."""
+"""Smaller maps are enlarged by an integer factor up to this side, because the page does not enlarge images."""
 
 COLUMNS = 3
-"""Maps in a row."""
+"""Maps per row."""
 
 HOUR = 3600  # seconds
 
@@ -74,14 +74,14 @@ STYLE = """
 class DemoArguments:
     """Model, address and limits; each field is a flag, and a key of the file that `--config` names."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
-    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 opens the page to everyone on the network, without a password")
     port: int = flag(7860, "port to listen on; 0 chooses a free one")
     images: list[str] | None = flag(None, "image files to offer as examples")
     max_bytes: int = flag(20_000_000, "largest upload")
-    max_pixels: int = flag(50_000_000, "largest number of pixels of an upload, read from its header before it is decoded")
-    max_side: int = flag(1024, "larger images, and so their maps, are scaled down to this longer side")
+    max_pixels: int = flag(50_000_000, "largest number of pixels of an upload, read from its header before decoding")
+    max_side: int = flag(1024, "longest side in pixels; larger images are scaled down to it, and their maps with them")
     max_points: int = flag(30_000, "largest number of points of the point cloud")
     field_of_view: float = flag(60.0, "horizontal field of view of the camera in degrees, the slider's initial value")
 
@@ -98,14 +98,14 @@ class DemoArguments:
 
 
 def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
-    """An upload as an upright RGB image of at most `max_side`.
+    """Open an upload as an upright RGB image with sides of at most `max_side`.
 
     Args:
-        path: of the file, `None` if there is none.
-        limits: in bytes and pixels.
+        path: path of the file, or `None` if there is none.
+        limits: limits in bytes and pixels.
 
     Raises:
-        gr.Error: one sentence for the person who uploaded it.
+        gr.Error: with a message for the visitor.
     """
     if path is None:
         raise refusal("There is no image yet: upload one, take one with the webcam, or choose an example.")
@@ -113,23 +113,23 @@ def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
     if size > limits.max_bytes:
         raise refusal(f"The file has {size:,} bytes; at most {limits.max_bytes:,} are allowed. Save a smaller version.")
     try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height  # from the header, before decoding
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as upload:
+            pixels = upload.width * upload.height  # from the header, before decoding
             if pixels > limits.max_pixels:
-                raise refusal(f"The image has {picture.width:,} x {picture.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
-            image = read_image(picture, "The image")
+                raise refusal(f"The image has {upload.width:,} x {upload.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
+            image = read_image(upload, "The image")
     except Image.DecompressionBombError:
         raise refusal(f"The image's header states a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
     except Image.UnidentifiedImageError:
-        raise refusal(f"The file is empty or no image that can be read; allowed are {', '.join(FORMATS)}.") from None
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow and `read_image` raise on broken data
+        raise refusal(f"The file is empty or not a readable image; allowed formats are {', '.join(FORMATS)}.") from None
+    except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow and `read_image` on broken data
         raise refusal(f"The image cannot be read: {error}.") from None
     image.thumbnail((limits.max_side, limits.max_side))
     return image
 
 
 def refusal(sentence: str) -> gr.Error:
-    """An error that the page shows, and the log does not."""
+    """An error that is shown on the page but not logged."""
     return gr.Error(sentence, print_exception=False)
 
 
@@ -142,10 +142,10 @@ def class_names(spec: TaskSpec) -> list[str]:
 
 
 def numbers_file(maps: Mapping[str, np.ndarray]) -> bytes:
-    """The file that the page reads values from: the numbers of all maps in order, as little-endian float32 in gzip.
+    """The file with the values that the page shows: the numbers of all maps in order, as gzipped little-endian float32.
 
-    Each number is rounded to 13 of its 24 significant bits, since the page shows three decimal digits: that leaves about a fifth of the
-    bytes.
+    Each number is rounded to 13 of its 24 significant bits, because the page shows three decimal digits. This reduces the file to
+    about a fifth.
 
     Args:
         maps: (height, width) or (channels, height, width) by task.
@@ -155,7 +155,7 @@ def numbers_file(maps: Mapping[str, np.ndarray]) -> bytes:
 
 
 def caption(spec: TaskSpec) -> str:
-    """A task's name and unit, and the element that the page writes a value to, as HTML."""
+    """HTML of a task's name and unit, with the element in which the page shows a value."""
     return (
         f"<div class='map-caption'><b>{escape(spec.name)}</b> "
         f"<span><output data-task='{escape(spec.name)}'></output> {escape(spec.unit)}</span></div>"
@@ -163,7 +163,7 @@ def caption(spec: TaskSpec) -> str:
 
 
 def legend_html(values: np.ndarray, spec: TaskSpec) -> str:
-    """The caption, and the meaning of the colours: the classes that occur, a colour scale, or the task's description."""
+    """HTML of the caption and the meaning of the colours: the classes that occur, a colour scale, or the task's description."""
     return f"{caption(spec)}<div class='chips'>{_colors_meaning(values, spec)}</div>"
 
 
@@ -190,7 +190,7 @@ def enlargement(height: int, width: int) -> int:
 
 
 def with_meaning(specs: Mapping[str, TaskSpec], meaning: str) -> str | None:
-    """Name of the first task that has this name in transformers, if any."""
+    """Name of the first task with this name in transformers, if any."""
     return next((task for task, spec in specs.items() if spec.transformers_task == meaning), None)
 
 
@@ -198,7 +198,7 @@ def with_meaning(specs: Mapping[str, TaskSpec], meaning: str) -> str | None:
 
 
 class Shown(NamedTuple):
-    """What a visitor's page shows, kept for the slider.
+    """Image and maps on a visitor's page, kept for the slider.
 
     Args:
         image: (height, width, 3) uint8.
@@ -215,8 +215,8 @@ class Demo:
 
     Args:
         predictor: the model.
-        arguments: limits.
-        folder: where files for visitors are written; the caller removes it.
+        arguments: the flags, with the limits.
+        folder: folder for visitors' files; the caller removes it.
     """
 
     predictor: MultiTaskVisionPipeline
@@ -229,24 +229,24 @@ class Demo:
         return self.predictor.model.config.task_specs
 
     def predict(self, path: str | None, tasks: list[str], field_of_view: float) -> list[Any]:
-        """New contents of all outputs of the page: what is shown, an image and a legend per task, values, point cloud, download."""
+        """New contents of all outputs of the page: state, an image and a legend per task, values, point cloud, download."""
         image = open_image(path, self.arguments)
         tasks = [task for task in self.specs if task in tasks]
         if not tasks:
-            raise refusal("No map is chosen: tick at least one.")
+            raise refusal("No map is selected: tick at least one.")
         results = self.predictor(image, tasks=tasks)
         shown = Shown(np.asarray(image), {task: result["prediction"].cpu().numpy() for task, result in results.items()})
         tiles, zoom = [], enlargement(image.height, image.width)
         for task, spec in self.specs.items():
             ticked = task in results
-            picture = ImageOps.scale(results[task]["image"], zoom, Image.Resampling.NEAREST) if ticked else None
-            tiles.append(gr.update(value=picture, visible=ticked))
+            shown_map = ImageOps.scale(results[task]["image"], zoom, Image.Resampling.NEAREST) if ticked else None
+            tiles.append(gr.update(value=shown_map, visible=ticked))
             tiles.append(gr.update(value=legend_html(shown.maps[task], spec) if ticked else "", visible=ticked))
         archive = self.archive(image, {task: result["prediction"] for task, result in results.items()})
         return [shown, *tiles, self.readings(shown), self.view(shown, field_of_view), gr.update(value=archive, interactive=True)]
 
     def readings(self, shown: Shown) -> dict[str, Any]:
-        """What `demo.js` reads values from: the file of [`numbers_file`], and the maps' size, names and channels in the file's order."""
+        """Input of `demo.js`: the file of [`numbers_file`], and the maps' size, names and channels in the file's order."""
         height, width = shown.image.shape[:2]
         path = Path(tempfile.mkdtemp(dir=self.folder)) / "values.bin"
         path.write_bytes(numbers_file(shown.maps))
@@ -266,7 +266,7 @@ class Demo:
         return str(path)
 
     def archive(self, image: Image.Image, predictions: Mapping[str, Any]) -> str:
-        """ZIP of the maps as `mult-hf predict` writes them, with the card that they are read back by."""
+        """ZIP of the maps as `mult-hf predict` writes them, with the card that describes their encodings."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         directory = PredictionDirectory(folder / "maps", {task: self.specs[task] for task in predictions})
         directory.claim(public_name(self.arguments.model), {}, overwrite=False)
@@ -280,7 +280,7 @@ def build(demo: Demo) -> gr.Blocks:
     """The page: input and values on the left, maps and point cloud on the right."""
     with gr.Blocks(title="MulT", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)) as page:
         shown = gr.State(time_to_live=HOUR)
-        # A directory by its last name only: visitors need not see paths of this machine.
+        # Only the last name of a directory: visitors must not see paths of this machine.
         gr.Markdown(f"### MulT: one image, one network, {len(demo.specs)} maps\nModel: `{public_name(demo.arguments.model)}`")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -296,8 +296,8 @@ def build(demo: Demo) -> gr.Blocks:
                         *FIELDS_OF_VIEW, demo.arguments.field_of_view, step=1, label="Horizontal field of view, degrees", min_width=240
                     )
         flat = [part for tile in tiles for part in tile]
-        # Only the page itself calls these functions: no public API. Progress and errors cover the values, not the image, which the
-        # visitor may want to replace.
+        # Only the page calls these functions: no public API. Progress and errors cover the values, not the image, which the visitor
+        # may want to replace.
         button.click(
             demo.predict, [image, tasks, fov], [shown, *flat, readings, view, download], api_visibility="private", show_progress_on=readings
         )
@@ -323,7 +323,7 @@ def maps_grid(specs: Mapping[str, TaskSpec]) -> list[tuple[gr.Image, gr.HTML]]:
         with gr.Row():
             for spec in entries[first : first + COLUMNS]:
                 with gr.Column(min_width=180, elem_classes="tile"):
-                    picture = gr.Image(
+                    tile = gr.Image(
                         show_label=False,
                         height=260,
                         interactive=False,
@@ -331,7 +331,7 @@ def maps_grid(specs: Mapping[str, TaskSpec]) -> list[tuple[gr.Image, gr.HTML]]:
                         buttons=["fullscreen", "download"],
                         elem_classes="map",
                     )
-                    tiles.append((picture, gr.HTML(caption(spec), padding=False)))
+                    tiles.append((tile, gr.HTML(caption(spec), padding=False)))
     return tiles
 
 
@@ -340,8 +340,8 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
 
     Args:
         arguments: the flags.
-        folder: of uploads and predictions while the page is served.
-        options: of Gradio's `launch`, for tests.
+        folder: folder for uploads and predictions while the page is served.
+        options: options of Gradio's `launch`, for tests.
 
     Raises:
         CommandError: if the model cannot be loaded, or the port cannot be opened.
@@ -360,11 +360,11 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
             server_port=arguments.port or None,
             max_file_size=arguments.max_bytes,
             share=False,
-            show_error=True,  # of errors that are not ours, too
+            show_error=True,  # also errors of other libraries
             state_session_capacity=32,  # visitors whose maps are kept in memory
             ssr_mode=False,
             footer_links=[],
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts from elsewhere
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no web fonts
             css=STYLE,
             **options,
         )
@@ -379,10 +379,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Serve until interrupted.
 
     Args:
-        argv: the command line; that of this process by default.
+        argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: on flags that are out of bounds.
+        ValueError: if a flag is out of bounds.
         CommandError: if the model cannot be loaded, or the port cannot be opened.
     """
     arguments = parse_arguments(DemoArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf demo")

@@ -1,15 +1,15 @@
-"""Errors that a command shows as one line."""
+"""Errors that commands show on one line."""
 
 import argparse
 from typing import NoReturn
 
 
 class CommandError(Exception):
-    """An error that stops a command and is not a bug: the message has what came, what is allowed and what to do."""
+    """An error that stops a command but is not a bug; its message states the cause, what is allowed and what to do."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """`ArgumentParser` whose errors are one line, without the usage of all flags."""
+    """`ArgumentParser` with one-line errors, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""

@@ -1,10 +1,10 @@
-"""Measure a model on a data set, and compare it with a constant baseline, another model or single-task results.
+"""Evaluate a model on a data set, and compare it with a constant baseline, another model or single-task results.
 
     mult-hf evaluate --model outputs/mult-rooms --split test --baseline_split train
     accelerate launch -m mult_hf evaluate --model me/mult --dataset me/rooms --split test --flip --compare outputs/other --worst 4
 
-The numbers are the same for any number of processes. Predictions are measured at the size of the stored labels (docs/evaluation.md).
-Written to `--output_dir`: `results.json`, `tables.md` and, with `--worst`, `worst_<task>.png`.
+The results do not depend on the number of processes. Predictions are measured at the size of the stored labels (docs/evaluation.md).
+`--output_dir` receives `results.json`, `tables.md` and, with `--worst`, `worst_<task>.png`.
 """
 
 import json
@@ -50,38 +50,38 @@ BASELINE = "constant baseline"  # column of the baseline
 
 
 def full_name(path: str) -> str:
-    """A directory by its whole path, a Hub id as it is."""
+    """The full path of a directory, or an unchanged Hub id."""
     return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 @dataclass
 class EvaluationArguments:
-    """What is measured and how; each field is a flag, and a key of the file that `--config` names."""
+    """Model, data and method of an evaluation; each field is a flag, and a key of the file given by `--config`."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
-    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     # Data
     dataset: str | None = flag(
         str(ROOMS_SAMPLE) if ROOMS_SAMPLE.is_dir() else None,
         "local directory or Hub id of a data set (docs/data.md); in a checkout by default the Rooms sample",
     )
     split: str = flag("validation", "split to measure on")
-    tasks: list[str] | None = flag(None, "names of tasks to measure; all shared tasks of model and data by default")
-    max_samples: int | None = flag(None, "measure on this many evenly spread rows; on all by default")
+    tasks: list[str] | None = flag(None, "names of tasks to measure; by default all tasks that model and data share")
+    max_samples: int | None = flag(None, "measure on this many evenly spaced rows; by default on all")
     # Method
     image_size: list[int] | None = flag(
-        None, "side, or height and width, that images are resized to for the model; the size of its processor by default"
+        None, "side, or height and width, to which images are resized for the model; by default the size of its processor"
     )
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     scales: list[float] = flag([1.0], "average over the image at these factors of its size")
     batch_size: int = flag(8, "images per batch and process")
-    num_workers: int = flag(0, "processes that prepare batches, for each process that predicts")
-    cpu_threads: int | None = flag(None, "threads per process without accelerator; all cores, shared, by default")
+    num_workers: int = flag(0, "worker processes that prepare batches, per predicting process")
+    cpu_threads: int | None = flag(None, "threads per process without accelerator; by default all cores, shared between processes")
     # Comparison
     baseline_split: str | None = flag(None, "split that the constant baseline is computed from; no baseline by default")
     compare: str | None = flag(None, "directory or Hub id of a second model to compare with")
-    resamples: int = flag(1000, "number of draws for the intervals of differences")
-    seed: int = flag(0, "seed of these draws")
+    resamples: int = flag(1000, "number of bootstrap resamples for the intervals of differences")
+    seed: int = flag(0, "seed of these resamples")
     single_task_results: Path | None = flag(
         None, "directory with one directory per single-task run, each with a metrics.json or results.json"
     )
@@ -101,31 +101,31 @@ class EvaluationArguments:
         if self.compare is not None and full_name(self.compare) == full_name(self.model):
             raise ValueError(f"--compare is {self.compare}, the same as --model; give another model")
         if self.update_card and self.max_samples is not None:
-            raise ValueError(f"--update_card with --max_samples {self.max_samples} would publish the metrics of a subset; drop one of them")
+            raise ValueError(f"--update_card with --max_samples {self.max_samples} would publish metrics of a subset; remove one of them")
         if self.update_card and not (Path(self.model) / "README.md").is_file():
-            raise ValueError(f"--update_card needs {self.model}/README.md, which is not there; download the model, or train one")
+            raise ValueError(f"--update_card needs {self.model}/README.md, which does not exist; download the model, or train one")
 
     @property
     def augmentation(self) -> TestTimeAugmentation | None:
-        """The views to average over; None for the plain image."""
+        """The views to average over; None for the unchanged image."""
         augmentation = TestTimeAugmentation(self.flip, tuple(self.scales))
         return None if augmentation == TestTimeAugmentation() else augmentation
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What differs from plain use of the model, for its card."""
+        """Settings that differ from the defaults, for the model's card."""
         views = {} if self.augmentation is None else {"flip": self.flip, "scales": self.scales}
         return views if self.image_size is None else {**views, "image_size": self.image_size}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A loaded model, ready to be measured on the data.
+    """A loaded model and its collator for the data.
 
     Args:
-        name: column of the model in tables.
-        model: in evaluation mode, on its device.
-        collator: reads the data's labels, and makes images into inputs as the model's own processor does.
+        name: name of the model's column in tables.
+        model: the model in evaluation mode, on its device.
+        collator: reads the data's labels, and preprocesses images as the model's own processor does.
         augmentation: views to average over.
     """
 
@@ -140,12 +140,12 @@ class Candidate:
         return self.collator.processor.task_specs
 
     def predict(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        """What is measured, a [`Predictor`]."""
+        """Predict the measured tasks; a [`Predictor`]."""
         return predict(self.model, pixel_values.to(self.model.device), augmentation=self.augmentation, tasks=list(self.specs))
 
 
 def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelerator) -> Dataset:
-    """A split of the data; its images are decoded as rows are read."""
+    """Load a split of the data; its images are decoded as rows are read."""
     with accelerator.main_process_first():
         dataset = load_rows(arguments.dataset, split=split)
     if len(dataset) == 0:
@@ -154,10 +154,10 @@ def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelera
 
 
 def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSpec], device: torch.device) -> list[Candidate]:
-    """The model, and the one it is compared with.
+    """Load the model, and the model to compare with, if any.
 
     Raises:
-        ValueError: if the model or the data lack a task that was asked for, or mean different things by one.
+        ValueError: if the model or the data lack a requested task, or define it differently.
     """
     paths = [arguments.model] if arguments.compare is None else [arguments.model, arguments.compare]
     names = [public_name(path) for path in paths]
@@ -172,7 +172,7 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
 def build_candidate(
     model: MulTForMultiTaskDensePrediction, path: str, name: str, data_specs: dict[str, TaskSpec], arguments: EvaluationArguments
 ) -> Candidate:
-    """A model with its own processor, whose size and normalisation it was trained with, set to read this data set's labels."""
+    """A model with its own processor (for the size and normalisation it was trained with), set to read this data set's labels."""
     wanted = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     try:
         specs = measured_specs(wanted, data_specs)
@@ -187,7 +187,7 @@ def build_candidate(
 def measure(
     candidates: list[Candidate], dataset: Dataset, training: Dataset | None, arguments: EvaluationArguments, accelerator: Accelerator
 ) -> dict[str, Evaluation]:
-    """Each model in a pass of its own, since each has a processor of its own; the constant baseline goes with the first."""
+    """Measure each model in a separate pass, because each has its own processor; the first pass also measures the baseline."""
     evaluations = {}
     for candidate in candidates:
         predictors = {candidate.name: candidate.predict}
@@ -228,7 +228,7 @@ class Report:
 
     @property
     def text(self) -> str:
-        """All tables, those of the classes last."""
+        """All tables; the tables of classes come last."""
         return "\n\n".join([*self.texts, *per_class_tables(self.numbers["per_class"])])
 
     def save(self, directory: Path) -> None:
@@ -240,7 +240,7 @@ class Report:
 def build_report(
     candidates: list[Candidate], evaluations: dict[str, Evaluation], data_tasks: Sequence[str], described: dict[str, Any]
 ) -> Report:
-    """The table of all metrics, and the tasks that are not in it."""
+    """A report with the table of all metrics, and the reasons for missing tasks."""
     ours = evaluations[candidates[0].name]
     texts = [results_table(evaluations)]
     for each in candidates:
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, measure, write.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(EvaluationArguments, argv, __doc__.split("\n")[0], prog="mult-hf evaluate")
@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def publish(report: Report, candidate: Candidate, evaluation: Evaluation, dataset: Dataset, arguments: EvaluationArguments) -> None:
-    """Print the tables, and write files and card."""
+    """Print the tables, and write the files and the card."""
     print(report.text)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     if arguments.worst:

@@ -4,7 +4,7 @@
     mult-hf export --model me/mult --tasks depth normals --image_size 480 640 --results finished
     mult-hf export --model outputs/mult-rooms --formats onnx int8 pt2 --dataset data/rooms-128 --split test
 
-Files are written to `--output_dir` and named after model and size; docs/export.md says how to use them.
+Files are written to `--output_dir` and named after model and size; docs/export.md describes how to use them.
 """
 
 import math
@@ -38,20 +38,20 @@ from .errors import CommandError
 
 @dataclass
 class ExportArguments:
-    """What is exported and how; each field is a flag."""
+    """Model and files of an export; each field is a flag."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
-    tasks: list[str] | None = flag(None, "names of tasks to export; all of the model by default")
-    image_size: list[int] | None = flag(None, "side, or height and width, of the images in pixels; that of the processor by default")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    tasks: list[str] | None = flag(None, "names of tasks to export; by default all tasks of the model")
+    image_size: list[int] | None = flag(None, "side, or height and width, of the images in pixels; by default that of the processor")
     results: Literal["predictions", "finished"] = flag(
         "predictions", "predictions: as the model returns them, with logits of classes; finished: class ids, values within the task's range"
     )
-    formats: list[str] = flag(["onnx"], "any of onnx, int8 (ONNX with 8-bit matrix products, made from onnx) and pt2 (torch.export)")
+    formats: list[str] = flag(["onnx"], "any of onnx, int8 (ONNX with 8-bit matrix products, converted from onnx) and pt2 (torch.export)")
     dataset: str | None = flag(None, "local directory or Hub id of data to measure the files on; not measured by default")
     split: str = flag("test", "split of the data set")
-    max_samples: int | None = flag(None, "number of rows to measure on, from the beginning; all by default")
+    max_samples: int | None = flag(None, "number of rows to measure on, from the start; all by default")
     cpu_threads: int | None = flag(None, "threads of PyTorch and ONNX Runtime; all cores by default")
-    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     output_dir: Path = flag(Path("outputs/export"), "directory of the files")
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class ExportArguments:
         if unknown or not self.formats:
             raise ValueError(f"--formats is {self.formats}; give at least one of {', '.join(FORMATS)}")
         if "int8" in self.formats and "onnx" not in self.formats:
-            raise ValueError(f"--formats is {self.formats}; int8 is made from the ONNX file, so add onnx")
+            raise ValueError(f"--formats is {self.formats}; int8 is converted from the ONNX file, so add onnx")
         if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
             raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
         if self.dataset is not None and self.results == "finished":
@@ -69,7 +69,7 @@ class ExportArguments:
 
 @torch.no_grad()
 def seconds_per_image(predictor: Predictor, size: tuple[int, int], runs: int = 10) -> float:
-    """Median of several runs of one image, after two that are not timed."""
+    """Median time of several runs on one image, after two untimed ones."""
     pixel_values, seconds = torch.zeros(1, 3, *size), []
     for _ in range(2 + runs):
         start = time.perf_counter()
@@ -88,7 +88,7 @@ def files_table(candidates: dict[str, Candidate], size: tuple[int, int]) -> str:
 
 
 def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> str:
-    """Markdown table of each candidate's metrics on the split, and of how much the files lose, task by task.
+    """Markdown tables of each candidate's metrics on the split, and of the files' losses per task.
 
     Raises:
         ValueError: if model and data share no task, or define one differently.
@@ -107,11 +107,11 @@ def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, fac
 
 
 def losses_table(evaluations: Mapping[str, Evaluation], specs: Mapping[str, TaskSpec]) -> str:
-    """Markdown table of what each file loses against PyTorch in each task's first metric, in percent of PyTorch's value.
+    """Markdown table of each file's loss against PyTorch in each task's first metric, in percent of PyTorch's value.
 
     Args:
-        evaluations: by name; PyTorch's is the first.
-        specs: the tasks that were measured.
+        evaluations: evaluations by name; the first is PyTorch's.
+        specs: the measured tasks.
     """
     (name, before), *files = ((name, each.compute()) for name, each in evaluations.items())
     lines = [
@@ -132,11 +132,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, trace once, write and check each file, measure.
 
     Args:
-        argv: the command line; that of this process by default.
+        argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: on flags, a model or data that do not fit each other.
-        CommandError: if the model cannot be exported, or a file predicts something else.
+        ValueError: if flags, model and data are incompatible.
+        CommandError: if the model cannot be exported, or a file's predictions differ.
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(ExportArguments, argv, __doc__.split("\n")[0], prog="mult-hf export")
@@ -156,10 +156,10 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     """Trace the model, and write every format; returns PyTorch and the files by name.
 
     Raises:
-        ExportError: if the model cannot be traced, or a file predicts something else.
+        ExportError: if the model cannot be traced, or a file's predictions differ.
     """
     size = (facts["height"], facts["width"])
-    # Eager attention: ONNX makes twice the nodes of torch's fused attention.
+    # Eager attention, because torch's fused attention needs twice as many ONNX nodes.
     program = trace(load_exportable(arguments.model, arguments.tasks, arguments.results, attention="eager"), size)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     parts = [Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"]

@@ -16,18 +16,18 @@ from typing import NamedTuple
 from .errors import CommandError, OneLineParser
 
 MAX_MESSAGE = 500
-"""Longest error message in characters; `--debug` shows all of it."""
+"""Longest error message in characters; `--debug` shows longer ones in full."""
 
 USER_ERRORS = (CommandError, ValueError, OSError, ImportError)
-"""What wrong flags, missing files, broken data and missing packages raise: shown as one line. All else is a bug and keeps its traceback."""
+"""Errors from wrong flags, missing files, broken data and missing packages, shown on one line. Others are bugs and keep their traceback."""
 
 
 class Command(NamedTuple):
     """A command.
 
     Args:
-        module: has `main(argv) -> int | None`; imported when the command runs.
-        summary: one line for `mult-hf --help`.
+        module: module with `main(argv) -> int | None`; imported when the command runs.
+        summary: one-line summary for `mult-hf --help`.
     """
 
     module: str
@@ -51,16 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the command and its flags; those of this process by default. `--debug`, anywhere among them, shows tracebacks.
+        argv: the command and its flags; by default those of this process. `--debug`, at any position, shows tracebacks.
 
     Returns:
-        the exit status: that of the command; 2 after an error that the user can fix, and 130 after an interrupt.
+        The exit status: that of the command; 2 after an error that the user can fix, and 130 after an interrupt.
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     name, rest = _split(argv)
     try:
+        importlib.import_module("mult_hf.model.registration")  # the package itself left it to this moment
         return importlib.import_module(COMMANDS[name].module).main(rest) or 0
     except KeyboardInterrupt:
         print(f"mult-hf {name}: interrupted", file=sys.stderr)
@@ -73,13 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:
-    """(name of the command, what follows it); exits on `--help`, `--version`, and names that do not exist."""
+    """The command's name and its arguments; exits on `--help`, `--version` and unknown names."""
     name = next((name for name in COMMANDS if name.split() == argv[: len(name.split())]), None)
     if name is not None:
         return name, argv[len(name.split()) :]
     parser = _parser()
     parser.parse_args(argv[:1])  # --help, --version, or nothing at all
-    return parser.error(f"there is no command {' '.join(argv[:2])!r}; choose from: {', '.join(COMMANDS)}")
+    return parser.error(f"unknown command {' '.join(argv[:2])!r}; choose from: {', '.join(COMMANDS)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", help="see below; COMMAND --help lists its flags")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; goes anywhere on the line")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; allowed at any position")
     parser.add_argument("--version", action="version", version=f"mult-hf {_version()}")
     return parser
 

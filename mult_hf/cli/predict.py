@@ -1,12 +1,12 @@
-"""Predict maps of images, videos and data sets, and write them as files that read back in their units.
+"""Predict maps of images, videos and data sets, and write them to files from which they can be read back in their units.
 
     mult-hf predict --model outputs/mult-rooms --inputs images clip.mp4 --output_dir outputs/predictions
     mult-hf predict --model me/mult --inputs 'scans/**/*.tif' --tile 512
     accelerate launch -m mult_hf predict --model me/mult --dataset me/rooms --split test --flip
 
-Written to `--output_dir`: `maps/TASK/NAME.png` (or .npz), `panels/NAME.jpg`, and a `README.md` whose header says how each map is stored
-(docs/prediction.md). The same command continues an interrupted run. Inputs that fail are listed at the end with their reasons, and the
-exit status is then 1.
+`--output_dir` receives `maps/TASK/NAME.png` (or .npz), `panels/NAME.jpg`, and a `README.md` whose header describes how each map is
+stored (docs/prediction.md). To continue an interrupted run, repeat the command. Failed inputs are listed at the end with their
+reasons, and the exit status is then 1.
 """
 
 import os
@@ -38,31 +38,31 @@ OWN_SIZE = "own"
 """Value of --image_size for images at their own size."""
 
 MAX_REASON = 300
-"""Longest reason of a failed input in characters."""
+"""Longest reason for a failed input, in characters."""
 
 
 @dataclass
 class PredictionArguments:
-    """What is predicted and how; each field is a flag, and a key of the file that `--config` names."""
+    """Inputs, model and method of a prediction; each field is a flag, and a key of the file given by `--config`."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; the small one that comes with the package by default")
-    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     # Inputs
     inputs: list[str] | None = flag(None, "images, videos, folders (searched recursively), and quoted patterns with * and **")
-    dataset: str | None = flag(None, "in place of inputs: local directory or Hub id of a data set with a column `image`")
+    dataset: str | None = flag(None, "instead of --inputs: local directory or Hub id of a data set with a column `image`")
     split: str = flag("test", "split of the data set")
-    frame_step: int = flag(1, "predict every frame of a video whose number is a multiple of this")
-    tasks: list[str] | None = flag(None, "names of tasks to predict; all of the model by default")
+    frame_step: int = flag(1, "for videos, predict only frames whose number is a multiple of this")
+    tasks: list[str] | None = flag(None, "names of tasks to predict; by default all tasks of the model")
     # Method
     image_size: list[str] | None = flag(
-        None, "side, or height and width, that images are resized to for the model; `own` keeps their size; "
+        None, "side, or height and width, to which images are resized for the model; `own` keeps their size; "
         "by default the size of the model's processor, or `own` with --tile"
     )  # fmt: skip
-    tile: int | None = flag(None, "side of overlapping tiles that images are cut into, in pixels; not cut by default")
+    tile: int | None = flag(None, "side in pixels of overlapping tiles into which images are cut; no tiles by default")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
-    num_workers: int = flag(0, "processes that read images, for each process that predicts")
-    cpu_threads: int | None = flag(None, "threads per process without accelerator; all cores, shared, by default")
+    num_workers: int = flag(0, "worker processes that read images, per predicting process")
+    cpu_threads: int | None = flag(None, "threads per process without accelerator; by default all cores, shared between processes")
     # Outputs
     output_dir: Path = flag(Path("outputs/predictions"), "directory of all outputs")
     panels: bool = flag(True, "write a JPEG per image that shows it next to its maps")
@@ -79,7 +79,7 @@ class PredictionArguments:
 
     @property
     def resizing(self) -> dict[str, Any]:
-        """Keywords in which the processor differs from the model's own."""
+        """Keywords that change the size of the model's processor."""
         if self.image_size == [OWN_SIZE] or (self.image_size is None and self.tile is not None):
             return {"do_resize": False}
         return {} if self.image_size is None else {"size": {"height": int(self.image_size[0]), "width": int(self.image_size[-1])}}
@@ -89,7 +89,7 @@ def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePre
     """Load the model and its processor.
 
     Raises:
-        ValueError: if the model lacks a task that was asked for, or weights (see `load_whole_model`).
+        ValueError: if the model lacks a requested task, or weights (see `load_whole_model`).
     """
     model = load_whole_model(arguments.model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
@@ -99,7 +99,7 @@ def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePre
 
 
 def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[Source, str]:
-    """Open the inputs; returns them and a description of what their names are relative to."""
+    """Open the inputs; returns them and the root that their names are relative to."""
     if arguments.dataset is not None:
         with accelerator.main_process_first():
             return RowSource(load_rows(arguments.dataset, arguments.split)), f"{arguments.dataset}, {arguments.split}"
@@ -111,7 +111,7 @@ def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tup
 
 
 def make_predictor(arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction) -> Predictor:
-    """Make the predictor that the flags ask for. Images that are cut into tiles stay on their device; the tiles go to the model's."""
+    """Create the predictor for the flags. Images that are cut into tiles stay on their device; the tiles are moved to the model's."""
     augmentation = TestTimeAugmentation(flip=True) if arguments.flip else None
 
     def on_device(pixel_values: Tensor) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ def make_predictor(arguments: PredictionArguments, model: MulTForMultiTaskDenseP
 def prediction_settings(
     arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction, processor: MulTImageProcessor, origin: str
 ) -> dict[str, Any]:
-    """Plain values that the predictions depend on; a directory holds predictions of one set of them."""
+    """JSON values that the predictions depend on; all predictions in a directory share them."""
     return {
         "weights": digest(model),
         "configuration": digest_of_values(model.config.to_dict()),
@@ -136,7 +136,7 @@ def prediction_settings(
 
 
 def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
-    """One line per failed input, and one of totals."""
+    """One line per failed input, and a line of totals."""
     failed = sorted(each for outcome in outcomes for each in outcome.failed)
     lines = [_printable(f"not predicted: {name}: {' '.join(reason.split())[:MAX_REASON]}") for name, reason in failed]
     done, skipped = sum(each.done for each in outcomes), sum(each.skipped for each in outcomes)
@@ -144,7 +144,7 @@ def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
 
 
 def _printable(text: str) -> str:
-    """File names may hold bytes that are no text, which no stream prints."""
+    """Escape bytes in file names that are not valid text, because streams cannot print them."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -152,11 +152,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Find, predict, write; returns 1 if an input failed.
 
     Args:
-        argv: the command line; that of this process by default.
+        argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: on flags, inputs, a model or an output directory that do not fit each other, or if another run is
-            writing to the output directory.
+        ValueError: if flags, inputs, model and output directory are incompatible, or another run is writing to the output
+            directory.
         OSError: if the model cannot be loaded, or the disk is full.
     """
     argv = sys.argv[1:] if argv is None else argv

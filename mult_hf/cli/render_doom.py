@@ -2,7 +2,7 @@
 
     mult-hf render doom OUT --levels all --views 1000 --size 128 --seed 0
 
-The same command continues an interrupted run; finished files are kept.
+To continue an interrupted run, repeat the command; finished files are kept.
 """
 
 import signal
@@ -19,28 +19,28 @@ from .arguments import flag, parse_arguments, positional
 
 @dataclass
 class DoomArguments:
-    """What is rendered; each field is an argument."""
+    """Settings of the rendering; each field is an argument."""
 
-    output_dir: Path = positional("directory of the data set, made if it does not exist")
-    levels: list[str] = flag(["all"], "levels (E1M1 .. E4M9, MAP01 .. MAP32), splits, or all")
-    views: int = flag(1000, "views of all levels together")
+    output_dir: Path = positional("directory of the data set, created if it does not exist")
+    levels: list[str] = flag(["all"], "levels (E1M1 to E4M9, MAP01 to MAP32), splits, or all")
+    views: int = flag(1000, "total number of views of all levels")
     size: int = flag(128, "height and width in pixels")
     seed: int = flag(0, "seed of places, headings and fields of view")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Render the data set and print which levels gave fewer views than asked for.
+    """Render the data set and print which levels have fewer views than requested.
 
     Args:
-        argv: the command line; that of this process by default.
+        argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: on levels or numbers that cannot be rendered, or a directory of other settings.
+        ValueError: if levels or numbers are invalid, or the directory has other settings.
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(DoomArguments, argv, __doc__.split("\n")[0], prog="mult-hf render doom")
     rendering = Rendering(select_levels(arguments.levels), arguments.views, arguments.size, arguments.seed)
-    # A scheduler's SIGTERM must unwind the stack like an interrupt, or the engine, a process of its own, would stay alive.
+    # A scheduler's SIGTERM must unwind the stack like an interrupt; otherwise the engine, a separate process, would keep running.
     earlier = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         rows = write_dataset(arguments.output_dir, rendering)
@@ -48,5 +48,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, earlier)
     short = [f"{level} {rows[level]} of {count}" for level, count in rendering.views_by_level().items() if rows[level] < count]
     if short:
-        print(f"fewer views than asked for, no more good places found: {', '.join(short)}", file=sys.stderr)
+        print(f"fewer views than requested, because no more suitable places were found: {', '.join(short)}", file=sys.stderr)
     print(f"{sum(rows.values())} views in {arguments.output_dir}")

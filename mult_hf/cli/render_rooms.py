@@ -2,7 +2,7 @@
 
     mult-hf render rooms OUT --rooms 100 --views 6 --size 128
 
-The same command continues an interrupted run; finished files are kept.
+To continue an interrupted run, repeat the command; finished files are kept.
 """
 
 import sys
@@ -18,18 +18,18 @@ from .errors import CommandError
 
 @dataclass
 class RoomsArguments:
-    """What is rendered; each field is an argument."""
+    """Settings of the rendering; each field is an argument."""
 
-    output_dir: Path = positional("directory of the data set, made if it does not exist")
-    rooms: int = flag(100, "rooms in all splits together")
+    output_dir: Path = positional("directory of the data set, created if it does not exist")
+    rooms: int = flag(100, "total number of rooms in all splits")
     validation_rooms: int | None = flag(None, "rooms of the validation split; a tenth by default")
     test_rooms: int | None = flag(None, "rooms of the test split; a tenth by default")
-    views: int = flag(6, "images of each room")
+    views: int = flag(6, "images per room")
     size: int = flag(128, "height and width in pixels")
     spp: int = flag(8, "light paths per pixel, before denoising")
-    seed: int = flag(0, "seed of the first room; the others have the following numbers")
+    seed: int = flag(0, "seed of the first room; the following rooms have consecutive seeds")
     num_proc: int = flag(1, "number of processes; one already uses every core")
-    rooms_per_shard: int = flag(20, "rooms in one file; an interruption loses at most one file's work")
+    rooms_per_shard: int = flag(20, "rooms per file; an interruption loses at most one file's work")
     variant: str = flag(variants.AUTO, "variant of Mitsuba", choices=variants.VARIANTS)
 
 
@@ -37,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Render the data set; returns 130 after an interrupt.
 
     Args:
-        argv: the command line; that of this process by default.
+        argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: on numbers that cannot be rendered, or a directory of other settings.
+        ValueError: if numbers are invalid, or the directory has other settings.
         CommandError: if no variant of Mitsuba runs.
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(RoomsArguments, argv, __doc__.split("\n")[0], prog="mult-hf render rooms")
-    # These load the renderer, which `--help` does not need.
+    # These imports load the renderer, which `--help` does not need.
     from mult_hf.data.synthetic.rooms.settings import RoomsSettings
     from mult_hf.data.synthetic.rooms.writing import write_dataset
 
@@ -68,6 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; repeat the command to continue", file=sys.stderr)
         return 130
     return 0

@@ -37,7 +37,7 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
         str(ROOMS_SAMPLE) if ROOMS_SAMPLE.is_dir() else None,
         "local directory or Hub id of a data set (docs/data.md); in a checkout by default the Rooms sample",
     )
-    config: Path | None = flag(None, "YAML or JSON file of flags; those on the command line win")
+    config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
 
     def __post_init__(self) -> None:
         for part in (DataArguments, ModelArguments, TrainingArguments):
@@ -45,7 +45,7 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
 
 
 def provenance(flags: TrainFlags, command: Sequence[str]) -> Provenance:
-    """What the model card says about data, weights and the command line, without paths of this machine."""
+    """Data, weights and command line for the model card, without paths of this machine."""
     return Provenance(
         dataset=flags.dataset,
         train_split=flags.train_split,
@@ -56,17 +56,17 @@ def provenance(flags: TrainFlags, command: Sequence[str]) -> Provenance:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load data, processor and model as the flags say, and train.
+    """Load data, processor and model according to the flags, and train.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
     specs = load_task_specs(flags.dataset, flags.tasks)
     training_rows, validation_rows = (load_rows(flags.dataset, split=split) for split in (flags.train_split, flags.validation_split))
     processor = MulTImageProcessor(size=view_size(training_rows, flags.image_size), tasks=list(specs.values()))
-    set_seed(flags.seed)  # before weights are drawn
+    set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, specs, max(processor.size["height"], processor.size["width"]))
     train(model, processor, training_rows, validation_rows, flags, provenance(flags, ["mult-hf", "train", *argv]))
 

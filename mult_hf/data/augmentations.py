@@ -1,4 +1,4 @@
-"""Random views of a sample: a change of viewpoint for the image and its labels, then of the image's colours."""
+"""Random views of a sample: geometric changes of the image and its labels, then colour changes of the image."""
 
 import math
 from collections.abc import Mapping
@@ -16,24 +16,24 @@ from .photometric import colour_jitter, gaussian_blur, gaussian_noise
 class RandomAugmentation:
     """A random view of each sample: flip, rotation, zoom and crop, then colours, blur and noise of the image.
 
-    The defaults make plausible photographs of the same scene. For a test on a new domain, raise `blur` and `noise`.
+    The defaults give plausible photographs of the same scene. If the model will be tested on a new domain, raise `blur` and `noise`.
 
     Args:
-        tasks: specs by name, at least of the tasks in the samples.
-        size: (height, width) of the result in pixels; the sample's own when left out.
-        flip: probability of mirroring.
-        zoom: lowest and highest magnification, drawn evenly on a logarithmic scale. Below 1 the window may reach beyond the
-            image, where nothing is known.
-        degrees: largest angle of rotation to either side.
-        brightness: factors are drawn from 1 - brightness to 1 + brightness.
-        contrast: likewise.
-        saturation: likewise.
-        hue: the shift is drawn from -hue to hue.
+        tasks: specs by name; must include every task in the samples.
+        size: (height, width) of the result in pixels; defaults to the sample's own size.
+        flip: probability of a horizontal flip.
+        zoom: lowest and highest magnification, sampled uniformly on a logarithmic scale. Below 1, the window may extend beyond
+            the image, where all labels are unknown.
+        degrees: largest angle of rotation in either direction.
+        brightness: factors are sampled from 1 - brightness to 1 + brightness.
+        contrast: as for `brightness`.
+        saturation: as for `brightness`.
+        hue: the shift is sampled from -hue to hue.
         blur: highest sigma in pixels; half of the images stay sharp, the others get 0 to `blur`.
         noise: highest standard deviation; half of the images stay clean, the others get 0 to `noise`.
 
     Raises:
-        ValueError: if a range is impossible.
+        ValueError: if a range is invalid.
 
     Examples:
         >>> from mult_hf.model.tasks import registered_tasks
@@ -65,20 +65,20 @@ class RandomAugmentation:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and {highest}")
 
     def __call__(self, sample: Sample, generator: torch.Generator | None = None) -> Sample:
-        """Draw a view.
+        """Draw a random view.
 
         Args:
             sample: as described in `mult_hf.data.geometric`.
-            generator: source of randomness; the same state gives the same view. Torch's global one when left out, which a
+            generator: source of randomness; the same state gives the same view. Defaults to torch's global generator, which a
                 `DataLoader` seeds for each worker.
 
         Returns:
-            `dict`: the new sample; the given one is not changed.
+            `dict`: a new sample; the given one is not modified.
 
         Raises:
-            ValueError: if the sample's maps do not fit its image or the tasks.
+            ValueError: if the sample's maps do not match its image or the tasks.
         """
-        # All numbers are drawn at once, so that switching one change off does not alter the others of the same seed.
+        # All numbers are drawn at once, so that disabling one change does not alter the others for the same seed.
         flip, zoom, turn, left, top, brightness, contrast, saturation, hue, blur, noise = torch.rand(11, generator=generator).tolist()
         if flip < self.flip:
             sample = horizontal_flip(sample, self.tasks)
@@ -95,11 +95,11 @@ class RandomAugmentation:
         return {**sample, "pixel_values": pixel_values}
 
     def _draw_window(self, sample: Sample, zoom: float, degrees: float, left: float, top: float) -> Sample:
-        """Turn numbers in [0, 1) into a zoom and a window."""
+        """Convert numbers in [0, 1) to a zoom and a window, and cut the window out."""
         height, width = sample["pixel_values"].shape[-2:]
         size = self.size or (height, width)
         lowest, highest = self.zoom
         factor = lowest * (highest / lowest) ** zoom
-        # Whole pixels, so that without zoom and rotation values are copied, not blurred.
+        # Whole pixels, so that values are copied, not interpolated, when there is no zoom or rotation.
         corner = (round(left * (factor * width - size[1])), round(top * (factor * height - size[0])))
         return rotate_zoom_crop(sample, self.tasks, size, degrees=degrees, zoom=factor, corner=corner)

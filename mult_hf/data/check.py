@@ -1,9 +1,9 @@
-"""Does a data set hold what its card says?
+"""Check whether a data set matches its card.
 
     mult-hf check DIR_OR_ID [--split S] [--samples N] [--sheet OUT.png]
 
-Reads the first samples of each split through `datasets`, decodes every map with the card's `mult_tasks` record, prints what is
-there and what looks wrong, and writes a contact sheet to look at. The exit status is 1 when something is wrong.
+Reads the first samples of each split with `datasets`, decodes every map with the card's `mult_tasks` record, prints a summary and
+everything that looks wrong, and writes a contact sheet for visual inspection. The exit status is 1 if something looks wrong.
 """
 
 import io
@@ -38,18 +38,18 @@ SHEET_ROWS = 8
 
 @dataclass
 class TaskFindings:
-    """What the read samples hold of one column.
+    """Findings about one column of the samples that were read.
 
     Args:
-        rows: samples read.
-        found: cells with a map.
-        dtypes: of the stored maps.
-        lowest: decoded value, over all known pixels.
-        highest: decoded value, over all known pixels.
-        pixels: of all maps.
-        unknown: how many of them are not known.
-        problems: sentence -> rows that it is true of.
-        evidence: what all maps together show.
+        rows: number of samples read.
+        found: number of cells with a map.
+        dtypes: types of the stored maps.
+        lowest: lowest decoded value of all known pixels.
+        highest: highest decoded value of all known pixels.
+        pixels: number of pixels of all maps.
+        unknown: number of unknown pixels.
+        problems: description of a problem -> rows that have it.
+        evidence: statistics over all maps of the column.
     """
 
     rows: int = 0
@@ -63,21 +63,21 @@ class TaskFindings:
     evidence: Evidence = field(default_factory=Evidence)
 
     def wrong(self, sentence: str, row: str) -> None:
-        """Note something that looks wrong, and where; sentences that differ in their numbers only are kept as the first one."""
+        """Record a problem and its row. Sentences that differ only in their numbers are merged into the first one."""
         first = next((known for known in self.problems if _without_numbers(known) == _without_numbers(sentence)), sentence)
         self.problems.setdefault(first, []).append(row)
 
     def describe(self) -> str:
-        """One line: how many maps, of which type, range, share unknown, and which classes occur."""
+        """One line with the number of maps, their stored type, decoded range and share of unknown pixels."""
         if not self.found:
             return f"0 of {self.rows} maps: unknown everywhere"
-        values = f"{self.lowest:.4g} to {self.highest:.4g}" if self.lowest <= self.highest else "nothing known"
+        values = f"{self.lowest:.4g} to {self.highest:.4g}" if self.lowest <= self.highest else "no known values"
         dtypes = ", ".join(sorted(self.dtypes)) or "unreadable"
         return f"{self.found} of {self.rows} maps, stored {dtypes}, decoded {values}, {self.unknown_share:.1%} unknown"
 
     @property
     def unknown_share(self) -> float:
-        """Share of all pixels that is unknown."""
+        """Share of pixels that are unknown."""
         return self.unknown / max(self.pixels, 1)
 
 
@@ -91,8 +91,8 @@ class Findings:
 
     Args:
         tasks: findings by column, `image` first.
-        notes: worth knowing, not wrong.
-        sheet: contact sheet, `None` if no image could be read.
+        notes: remarks that are not errors.
+        sheet: contact sheet, or `None` if no image could be read.
     """
 
     tasks: dict[str, TaskFindings]
@@ -101,7 +101,7 @@ class Findings:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing looks wrong."""
+        """Whether no problem was found."""
         return not any(findings.problems for findings in self.tasks.values())
 
     def __str__(self) -> str:
@@ -117,13 +117,13 @@ class Findings:
 
 
 def check(name_or_path: str | Path, split: str | None = None, samples: int = 64, token: str | None = None) -> Findings:
-    """Read the first samples of a data set and look for what is commonly wrong.
+    """Read the first samples of a data set and look for common mistakes.
 
     Args:
         name_or_path: local directory or Hub id with a `mult_tasks` record in its card.
-        split: all splits if left out.
-        samples: rows read of each split, from its beginning.
-        token: for private data sets.
+        split: name of the split to check; all splits by default.
+        samples: number of rows to read from the start of each split.
+        token: Hub token for private data sets.
 
     Raises:
         ValueError: if the card or the data cannot be read at all.
@@ -135,19 +135,19 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     for split_name, dataset in _open(name_or_path, split, token).items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
         for number, row in enumerate(islice(_undecoded(dataset), samples)):
-            pictures = _check_row(row, f"{split_name} row {number}", specs, findings)
+            cells = _check_row(row, f"{split_name} row {number}", specs, findings)
             if len(shown) < SHEET_ROWS:
-                shown.append(pictures)
+                shown.append(cells)
     if not findings["image"].rows:
-        raise ValueError(f"{name_or_path} has no rows to check")
+        raise ValueError(f"{name_or_path} has no rows to check; --samples is {samples}")
     if specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(f"no task of the card has a map; the card lists {', '.join(specs)}", "all rows")
     for task, spec in specs.items():
         _judge_all_maps(findings[task], spec)
         notes += _task_notes(task, findings[task], spec)
     _judge_pairs(findings, specs)
-    any_picture = any(picture is not None for pictures in shown for picture in pictures)
-    return Findings(findings, notes, panel(shown, ("image", *specs)) if any_picture else None)
+    any_image = any(cell is not None for cells in shown for cell in cells)
+    return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None)
 
 
 def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dict[str, IterableDataset]:
@@ -164,14 +164,14 @@ def _column_notes(dataset: IterableDataset, specs: Mapping[str, TaskSpec]) -> It
     columns = dataset.features or {}
     for column, feature in columns.items():
         if isinstance(feature, ImageFeature) and column not in ("image", *specs):
-            yield f"column {column!r} holds pictures but the card has no task of that name"
+            yield f"column {column!r} holds images, but the card has no task of that name"
     for task in specs:
         if columns and task not in columns:
             yield f"no column {task!r}: unknown everywhere"
 
 
 def _undecoded(dataset: IterableDataset) -> Iterator[dict[str, Any]]:
-    """Rows with pictures as their bytes, so that a broken one is a finding and not the end."""
+    """Rows with undecoded images, so that a broken one is reported and does not stop the check."""
     for column, feature in (dataset.features or {}).items():
         if isinstance(feature, ImageFeature):
             dataset = dataset.cast_column(column, ImageFeature(decode=False))
@@ -181,13 +181,13 @@ def _undecoded(dataset: IterableDataset) -> Iterator[dict[str, Any]]:
 def _check_row(
     row: Mapping[str, Any], where: str, specs: Mapping[str, TaskSpec], findings: dict[str, TaskFindings]
 ) -> list[Image.Image | None]:
-    """Check the cells of a row; returns their pictures for the sheet, `None` for what is not there or unreadable."""
+    """Check the cells of a row and return their images for the sheet, `None` if missing or unreadable."""
     image = _check_image(row.get("image"), where, findings["image"])
-    pictures: list[Image.Image | None] = [image]
+    shown: list[Image.Image | None] = [image]
     targets: dict[str, np.ndarray] = {}
     for task, spec in specs.items():
         target = _check_map(row.get(task), where, spec, findings[task])
-        pictures.append(None if target is None else colorize(target, spec))
+        shown.append(None if target is None else colorize(target, spec))
         if target is None:
             continue
         targets[task] = target
@@ -197,17 +197,17 @@ def _check_row(
     for depth, normals in _pairs(specs):
         if depth in targets and normals in targets:
             pair_evidence(targets[depth], targets[normals], findings[normals].evidence.counts)
-    return pictures
+    return shown
 
 
 def _pairs(specs: Mapping[str, TaskSpec]) -> list[tuple[str, str]]:
-    """The first task in metres with the first one of unit vectors, if there are both."""
+    """The first task in metres paired with the first task of unit vectors, if both exist."""
     of_unit = {unit: [task for task, spec in specs.items() if spec.unit == unit] for unit in ("m", "unit vector")}
     return list(zip(of_unit["m"][:1], of_unit["unit vector"][:1], strict=False))
 
 
 def _judge_all_maps(findings: TaskFindings, spec: TaskSpec) -> None:
-    """Note the mistakes that only several maps show; what explains ids that could not be decoded is added to their finding."""
+    """Record mistakes that only show over several maps; an explanation of undecodable ids is added to their problem."""
     for sentence in scene_mistakes(findings.evidence):
         findings.wrong(sentence, "all rows")
     mistake = class_mistake(findings.evidence, spec) if spec.is_classification else None
@@ -227,7 +227,7 @@ def _judge_pairs(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskS
 
 
 def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:
-    """Which classes occur, and whether most of the maps is unknown."""
+    """Notes about which classes occur, and whether more than half of the pixels are unknown."""
     if findings.pixels and findings.unknown_share > 0.5:
         yield f"{task}: {findings.unknown_share:.1%} of the pixels of its maps are unknown"
     pixels = findings.evidence.class_pixels
@@ -247,8 +247,8 @@ def _class_name(number: int, spec: TaskSpec) -> str:
     return spec.class_names[number] if spec.class_names else f"class {number}"
 
 
-def _shortened(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _shortened(names: Sequence[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image | None:
@@ -256,7 +256,7 @@ def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image |
     stored = _stored(cell, where, findings)
     if stored is None:
         if cell is None:
-            findings.wrong("the image is missing, and a sample cannot be without one", where)
+            findings.wrong("the image is missing; every sample needs one", where)
         return None
     findings.lowest, findings.highest = min(findings.lowest, stored.min()), max(findings.highest, stored.max())
     findings.pixels += stored.shape[0] * stored.shape[1]
@@ -264,7 +264,7 @@ def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image |
         findings.wrong(f"the image is {stored.dtype}, expected 8-bit RGB", where)
         return None
     if stored.min() == stored.max():
-        findings.wrong("the image has one colour only", where)
+        findings.wrong("the image has only one colour", where)
     return Image.fromarray(stored).convert("RGB")
 
 
@@ -286,7 +286,7 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
     findings.pixels += known.size
     findings.unknown += int((~known).sum())
     if not known.any():
-        findings.wrong("maps without one known pixel; a null cell says the same", where)
+        findings.wrong("maps without a known pixel; use a null cell instead", where)
         return target
     findings.evidence.add_target(target, known, spec)
     values = target[..., known]
@@ -297,42 +297,42 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
 
 
 def _check_class_file(cell: Any, stored: np.ndarray, where: str, findings: TaskFindings) -> None:
-    """Note files that cannot hold class ids, and the ids of the others."""
+    """Report files that cannot hold class ids, and record the ids of the others."""
     coding = colour_coding(stored)
     if coding:
         findings.wrong(coding, where)
         return
     findings.evidence.add_ids(stored)
     if isinstance(cell, Mapping):
-        with _opened(cell) as picture:
-            if picture.format == "JPEG":
+        with _opened(cell) as file:
+            if file.format == "JPEG":
                 findings.wrong("class ids stored as JPEG, whose compression changes them; use PNG", where)
 
 
 def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
-    """The array of a cell; what cannot be read is noted."""
+    """The array of a cell, or `None` if it is empty or unreadable; the latter is reported."""
     if cell is None:
         return None
     findings.found += 1
     try:
-        stored = _picture_array(cell) if isinstance(cell, Mapping) else np.asarray(cell)
-    except UnidentifiedImageError:  # its own text holds an address in memory
-        findings.wrong("is no picture that can be opened", f"{where}{_file_of(cell)}")
+        stored = _image_array(cell) if isinstance(cell, Mapping) else np.asarray(cell)
+    except UnidentifiedImageError:  # its own message contains a memory address
+        findings.wrong("cannot be opened as an image", f"{where}{_file_of(cell)}")
         return None
     except (OSError, SyntaxError, ValueError) as error:
-        findings.wrong(f"cannot be read to its end: {error}", f"{where}{_file_of(cell)}")
+        findings.wrong(f"cannot be read completely: {error}", f"{where}{_file_of(cell)}")
         return None
     findings.dtypes.add(str(stored.dtype))
     return stored
 
 
-def _picture_array(cell: Mapping[str, Any]) -> np.ndarray:
-    with _opened(cell) as picture:
-        return np.asarray(ImageOps.exif_transpose(picture) if orientation(picture) != UPRIGHT else picture)
+def _image_array(cell: Mapping[str, Any]) -> np.ndarray:
+    with _opened(cell) as file:
+        return np.asarray(ImageOps.exif_transpose(file) if orientation(file) != UPRIGHT else file)
 
 
 def _opened(cell: Any) -> Any:
-    """The image file of a cell, opened with its metadata; arrays as they are."""
+    """The image file of a cell, opened with its metadata; an array is returned unchanged."""
     if not isinstance(cell, Mapping):
         return cell
     return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"], formats=readable_formats())

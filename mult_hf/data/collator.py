@@ -1,4 +1,4 @@
-"""From rows of a data set to a batch for the model."""
+"""Collate rows of a data set into a batch for the model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,25 +12,25 @@ from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessing
 from mult_hf.model.tasks import TaskSpec
 
 Augmentation = Callable[..., dict[str, Any]]
-"""Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. Where
-rows carry a seed it is called with a `torch.Generator` as its second argument."""
+"""Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. If a
+row has a seed, a `torch.Generator` is passed as the second argument."""
 
 AUGMENTATION_SEED = "augmentation_seed"
-"""Key of a row under which its augmentation is seeded, so that it does not depend on what was drawn before it."""
+"""Key of a row's augmentation seed, which makes its augmentation independent of all earlier random draws."""
 
 
 class MultiTaskCollator:
-    """Turns rows with `image` and one column per task into `pixel_values` and nested `labels`.
+    """Converts rows with `image` and one column per task to `pixel_values` and nested `labels`.
 
-    A missing column and a null cell are the same: all of that map is unknown. Every task of the processor is in every batch,
-    so that each decoder takes part in each step, which distributed training needs.
+    A missing column and a null cell mean the same: the whole map is unknown. Every batch contains every task of the processor,
+    so that each decoder takes part in each step, as distributed training requires.
 
     Args:
         processor: a MulT image processor; its tasks are the columns that are read.
         augment: applied to each sample, image and targets together, before the image is normalised. A row with an
-            `"augmentation_seed"` gets a generator of its own, the others draw from torch's global one.
-        tasks_by_source: for a mixture of data sets ([`mix_datasets`]): for each name in the column `source` its tasks' entries,
-            with the encodings of that set.
+            `"augmentation_seed"` gets its own generator; the others use torch's global one.
+        tasks_by_source: for a mixture of data sets ([`mix_datasets`]): task entries with that set's encodings, for each name in
+            the column `source`.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class MultiTaskCollator:
         self.tasks_by_source = tasks_by_source
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> MulTBatchFeature:
-        """Collate.
+        """Collate rows into a batch.
 
         Args:
-            rows: as `datasets` yields them, pictures decoded.
+            rows: as `datasets` yields them, with decoded images.
 
         Returns:
             [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) and `labels` by task.
 
         Raises:
-            ValueError: if a row has no image, a map does not fit its task or lie on its image (see `mult_hf.model.alignment`), or the
-                prepared images differ in size.
+            ValueError: if a row has no image, a map does not match its task or align with its image (see
+                `mult_hf.model.alignment`), or the prepared images differ in size.
         """
         self._check_rows(rows)
         if self.augment is None:
@@ -63,24 +63,24 @@ class MultiTaskCollator:
         return _stacked([self._augmented(sample, seed) for sample, seed in zip(self._samples(rows, do_normalize=False), seeds)])
 
     def collate_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """For evaluation: images as the model sees them, and targets that no resizing has touched.
+        """Collate rows for evaluation: the model's input, and targets that have not been resized.
 
         Args:
-            rows: as for a batch; `augment` does not act.
+            rows: as for a batch; `augment` is not applied.
 
         Returns:
-            `pixel_values` (batch, 3, height, width), and a row's targets by task, decoded at the size of the stored map: (height,
-            width) class ids with 255 unknown, or (channels, height, width) with NaN unknown. A missing map is unknown at the image's
-            size.
+            `pixel_values` (batch, 3, height, width), and for each row its targets by task, decoded at the size of the stored map:
+            (height, width) class ids with 255 unknown, or (channels, height, width) with NaN unknown. A missing map becomes an
+            unknown target of the image's size.
 
         Raises:
-            ValueError: as for a batch, or if the model would see images of several sizes.
+            ValueError: as for a batch, or if the prepared images differ in size.
         """
         self._check_rows(rows)
         images = self.processor([row["image"] for row in rows])["pixel_values"]
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) > 1:
-            raise ValueError(f"the images of a batch become {sorted(sizes)} pixels; take batches of one, or a processor of one size")
+            raise ValueError(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
         return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row) for row in rows]
 
     def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -99,7 +99,7 @@ class MultiTaskCollator:
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
     def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
-        """Each row as `pixel_values` and `labels`, not stacked yet; in a mixture each by its own set's encodings."""
+        """Each row as unstacked `pixel_values` and `labels`, decoded with the encodings of its own data set."""
         groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
         for group in groups:
             specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(group[0])
@@ -111,15 +111,15 @@ class MultiTaskCollator:
                 yield {"pixel_values": torch.as_tensor(image), "labels": labels}
 
     def _tasks_of(self, row: Mapping[str, Any]) -> dict[str, TaskSpec]:
-        """The processor's tasks, with the encodings of the set that a row is from."""
+        """The processor's tasks, with the encodings of the row's data set."""
         source = row.get("source")
         if source not in self.tasks_by_source:
-            raise ValueError(f"a row is from data set {source!r}; tasks_by_source has {list(self.tasks_by_source)}")
+            raise ValueError(f"a row is from data set {source!r}, but tasks_by_source has {list(self.tasks_by_source)}; add its tasks")
         own = self.tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
     def _augmented(self, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
-        """Augment a sample, and normalise what comes out as the processor would have."""
+        """Augment a sample, then normalise its image as the processor would."""
         sample = self.augment(sample) if seed is None else self.augment(sample, torch.Generator().manual_seed(seed))
         if not self.processor.do_normalize:
             return sample
@@ -130,6 +130,6 @@ class MultiTaskCollator:
 def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:
     sizes = {tuple(sample["pixel_values"].shape) for sample in samples}
     if len(sizes) > 1:
-        raise ValueError(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation one size")
+        raise ValueError(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation a fixed size")
     labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in samples[0]["labels"]}
     return MulTBatchFeature(data={"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": labels})

@@ -1,10 +1,10 @@
-"""Maps that follow from others: edges and keypoints from the image, reshading and normals from the geometry.
+"""Derive maps from others: edges and keypoints from the image, reshading and normals from the geometry.
 
-A data set that lacks one of these tasks gets it from what it has. The definitions are Taskonomy's (Zamir et al., CVPR 2018,
-supplementary material; https://github.com/StanfordVL/taskonomy/tree/master/data), found again from its published samples.
+These functions supply tasks that a data set lacks. The definitions are Taskonomy's (Zamir et al., CVPR 2018, supplementary
+material; https://github.com/StanfordVL/taskonomy/tree/master/data), reconstructed from its published samples.
 
-Coordinates. A pixel's centre is half a pixel from its corner: the centre of the top left pixel lies at (0.5, 0.5), the centre
-of an image without a given principal point at (width / 2, height / 2). Camera axes are x right, y up, z towards the viewer.
+Coordinates: the centre of the top left pixel is at (0.5, 0.5), and the principal point defaults to (width / 2, height / 2).
+Camera axes are x right, y up, z towards the viewer.
 """
 
 import numpy as np
@@ -18,39 +18,40 @@ except ImportError as error:
     raise ImportError(f'mult_hf.data.derive needs scikit-image ({error}); install it with: pip install "mult-hf[data]"') from error
 
 EDGES_GAIN = 4.0
-"""Makes a [0, 1] map of [`edges2d`]: magnitudes from 0.25 on are 1, where readers of Taskonomy commonly clamp."""
+"""Scales [`edges2d`] to [0, 1]: magnitudes of at least 0.25 become 1, the usual clamp for Taskonomy."""
 
 KEYPOINTS_GAIN = 20.0
-"""Makes a [0, 1] map of [`keypoints2d`], whose highest values are near 0.02 to 0.05."""
+"""Scales [`keypoints2d`] to [0, 1]; its highest values are about 0.02 to 0.05."""
 
 DEFINED_AT = 512
-"""Pixels of the shorter image side that the widths below refer to: the side of Taskonomy's images."""
+"""Shorter image side in pixels that the widths below refer to: the side of Taskonomy's images."""
 
 EDGES_SIGMA = 3.0
-"""Width of the smoothing before the edge filter, in pixels of an image of side `DEFINED_AT`."""
+"""Sigma of the smoothing before the edge filter, in pixels of an image of side `DEFINED_AT`."""
 
 KEYPOINTS_SIGMAS = tuple(float(sigma) for sigma in np.linspace(1, 30, 10))
 """Scales of the corner filter, in pixels of an image of side `DEFINED_AT`."""
 
 LIGHT = 2 * 0.8
-"""Strength of the reshading light times the albedo of the bare surface."""
+"""Strength of the reshading light times the albedo of the untextured surface."""
 
 LIGHT_FALLOFF = 8.0
-"""Square metres at which the reshading light has fallen to half."""
+"""Squared distance, in square metres, at which the reshading light falls to half."""
 
 ROUGHNESS = 0.001
-"""Bend of the inverse depth from pixel to pixel, as a share of it, that passes for a plane: the rounding of 16-bit depth."""
+"""Second difference of the inverse depth, as a share of it, that still counts as a plane: the rounding of 16-bit depth."""
 
 
 def edges2d(rgb: np.ndarray) -> np.ndarray:
     """Magnitude of texture edges: Sobel magnitude of the smoothed grey image (Taskonomy's `edge_texture`).
 
-    Grey in [0, 1] (ITU-R 601 weights), a Gaussian of sigma 3 that does not see beyond the border (divided by the smoothed
-    mask of the image), then `skimage.filters.sobel`. On Taskonomy's samples the correlation with its maps is 1.0000.
+    Steps: convert to grey in [0, 1] (ITU-R 601 weights), smooth with a Gaussian of sigma 3 that ignores pixels beyond the border
+    (it is divided by the smoothed mask of the image), and apply `skimage.filters.sobel`. On Taskonomy's samples the correlation
+    with its maps is 1.0000.
 
-    The sigma is defined for a shorter side of 512 pixels. Other images are brought to that size (bicubic), filtered, and
-    the response is brought back by averaging, so that a map means the same at every size: the change of grey over
-    1/512 of the shorter side.
+    The sigma is defined for a shorter side of 512 pixels. Other images are resized to that size (bicubic) and filtered, and the
+    response is averaged back to the original size. So a map means the same at every size: the change of grey over 1/512 of the
+    shorter side.
 
     Args:
         rgb: (height, width, 3) uint8.
@@ -59,7 +60,7 @@ def edges2d(rgb: np.ndarray) -> np.ndarray:
         `np.ndarray`: (height, width) float32, at least 0, not scaled; `heat_map(response, EDGES_GAIN)` is the target.
 
     Raises:
-        ValueError: if `rgb` is of another shape or type.
+        ValueError: if `rgb` has another shape or type.
     """
     grey = _grey_at_defined_size(rgb)
     inside = gaussian_filter(np.ones_like(grey), EDGES_SIGMA, mode="constant")
@@ -78,11 +79,11 @@ def keypoints2d(rgb: np.ndarray) -> np.ndarray:
         rgb: (height, width, 3) uint8.
 
     Returns:
-        `np.ndarray`: (height, width) float32, at least 0 (a saddle of every scale is 0), not scaled;
+        `np.ndarray`: (height, width) float32, at least 0 (0 where the point is a saddle at every scale), not scaled;
             `heat_map(response, KEYPOINTS_GAIN)` is the target.
 
     Raises:
-        ValueError: if `rgb` is of another shape or type.
+        ValueError: if `rgb` has another shape or type.
     """
     grey = _grey_at_defined_size(rgb)
     response = hessian_matrix_det(grey, KEYPOINTS_SIGMAS[0], approximate=True)
@@ -92,11 +93,11 @@ def keypoints2d(rgb: np.ndarray) -> np.ndarray:
 
 
 def heat_map(response: np.ndarray, gain: float) -> np.ndarray:
-    """Make a [0, 1] target of a response: `clip(response * gain, 0, 1)`; NaN stays NaN.
+    """Scale a response to a [0, 1] target: `clip(response * gain, 0, 1)`; NaN stays NaN.
 
     Args:
         response: any shape, as [`edges2d`] or [`keypoints2d`] return it.
-        gain: `EDGES_GAIN` or `KEYPOINTS_GAIN`; the same for every image, or values of two images could not be compared.
+        gain: `EDGES_GAIN` or `KEYPOINTS_GAIN`. Use the same for every image, so that values stay comparable.
 
     Returns:
         `np.ndarray`: float32 of the same shape.
@@ -105,22 +106,22 @@ def heat_map(response: np.ndarray, gain: float) -> np.ndarray:
 
 
 def reshading(depth: np.ndarray, normals: np.ndarray, focal: float, principal_point: tuple[float, float] | None = None) -> np.ndarray:
-    """Shading of the bare geometry by a point light at the camera, without shadows (Taskonomy's `reshading`).
+    """Shading of the untextured geometry by a point light at the camera, without shadows (Taskonomy's `reshading`).
 
     `clip(2 * 0.8 * cos(theta) * 8 / (8 + r^2), 0, 1)` with the distance r in metres and the angle theta between the normal
     and the ray to the camera. On Taskonomy's samples the correlation is 0.997.
 
     Args:
-        depth: (height, width) metres along the optical axis; NaN or not above 0 where unknown.
+        depth: (height, width) metres along the optical axis; unknown where NaN or not positive.
         normals: (3, height, width) unit vectors in camera axes, NaN where unknown.
         focal: focal length in pixels.
-        principal_point: (x, y) in pixels from the top left corner; the image's centre when left out.
+        principal_point: (x, y) in pixels from the top left corner; defaults to the image's centre.
 
     Returns:
         `np.ndarray`: (height, width) float32 in [0, 1], NaN where depth or normal is unknown.
 
     Raises:
-        ValueError: if the shapes do not belong together or the focal length is not positive.
+        ValueError: if the shapes do not match or the focal length is not positive.
     """
     depth = _checked_depth(depth)
     if normals.shape != (3, *depth.shape):
@@ -134,25 +135,25 @@ def reshading(depth: np.ndarray, normals: np.ndarray, focal: float, principal_po
 
 
 def normals_from_depth(depth: np.ndarray, focal: float, principal_point: tuple[float, float] | None = None) -> np.ndarray:
-    """Surface normals of a depth map, exact on planes and not smeared over depth steps.
+    """Surface normals of a depth map: exact on planes, and not blurred across depth steps.
 
-    The inverse depth q of a plane is linear in the image, so its slopes give the normal without an error of discretisation:
-    with x, y the ray's slopes to the right and downwards, the normal is along (-dq/dx, dq/dy, q - x dq/dx - y dq/dy).
-    Each slope is the weighted mean of the differences to the two neighbours. A side on which the next pixel does not go on
-    in a straight line (a depth step, a crease) loses its weight with the square of the bend, as in WENO schemes (Jiang and
-    Shu 1996); bends below `ROUGHNESS` weigh the same, so that rounded depth does not make walls face the camera.
+    The inverse depth q of a plane is linear in the image, so its slopes give the normal without discretisation error: if x and y
+    are the ray's slopes to the right and downwards, the normal points along (-dq/dx, dq/dy, q - x dq/dx - y dq/dy).
+    Each slope is a weighted mean of the differences to the two neighbours. If the inverse depth bends on one side (a depth step,
+    a crease), that side's weight falls with the square of the second difference, as in WENO schemes (Jiang and Shu 1996). Second
+    differences below `ROUGHNESS` have equal weight, so that rounded depth does not turn walls towards the camera.
 
     Args:
-        depth: (height, width) metres along the optical axis; NaN or not above 0 where unknown.
+        depth: (height, width) metres along the optical axis; unknown where NaN or not positive.
         focal: focal length in pixels.
-        principal_point: (x, y) in pixels from the top left corner; the image's centre when left out.
+        principal_point: (x, y) in pixels from the top left corner; defaults to the image's centre.
 
     Returns:
         `np.ndarray`: (3, height, width) float32 unit vectors in camera axes (x right, y up, z towards the viewer), NaN where
-            the depth is unknown or has no known neighbour in its row or in its column.
+            the depth is unknown, or has no known neighbour in its row or no known neighbour in its column.
 
     Raises:
-        ValueError: if the depth is not a map or the focal length is not positive.
+        ValueError: if the depth is not two-dimensional or the focal length is not positive.
     """
     inverse_depth = 1 / _checked_depth(depth)
     right, down = _ray_slopes(inverse_depth.shape, focal, principal_point)
@@ -164,12 +165,12 @@ def normals_from_depth(depth: np.ndarray, focal: float, principal_point: tuple[f
 
 
 def _slope(inverse_depth: np.ndarray, axis: int) -> np.ndarray:
-    """Change of the inverse depth by pixel along an axis, from the side that goes on straight; NaN where no side is known."""
+    """Change of the inverse depth per pixel along an axis, mostly from the straighter side; NaN where no side is known."""
     ends = [(1, 1) if a == axis else (0, 0) for a in range(inverse_depth.ndim)]
     change = np.diff(np.pad(inverse_depth, ends, constant_values=np.nan), axis=axis)
-    sides = np.stack([np.delete(change, -1, axis), np.delete(change, 0, axis)])  # (2, height, width): from before, to behind
-    beyond = np.stack([np.roll(sides[0], 1, axis), np.roll(sides[1], -1, axis)])  # the same one pixel further out
-    bend = np.where(np.isnan(beyond), inverse_depth, sides - beyond)  # not seen to go on: trusted least
+    sides = np.stack([np.delete(change, -1, axis), np.delete(change, 0, axis)])  # (2, height, width): from the previous pixel, to the next
+    beyond = np.stack([np.roll(sides[0], 1, axis), np.roll(sides[1], -1, axis)])  # the same differences, one pixel further out
+    bend = np.where(np.isnan(beyond), inverse_depth, sides - beyond)  # unknown beyond: lowest weight
     weights = np.where(np.isnan(sides), 0, 1 / (bend**2 + (ROUGHNESS * inverse_depth) ** 2))
     total = weights.sum(axis=0)
     slope = (weights * np.nan_to_num(sides)).sum(axis=0) / np.where(total > 0, total, 1)
@@ -177,9 +178,9 @@ def _slope(inverse_depth: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _ray_slopes(size: tuple[int, int], focal: float, principal_point: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
-    """How far the ray of each pixel goes right and down while it goes 1 forward: two maps (height, width)."""
+    """Slopes of each pixel's ray to the right and downwards, per unit of depth: two maps (height, width)."""
     if not focal > 0:
-        raise ValueError(f"focal length {focal} is not positive; give it in pixels, e.g. width / 2 for a field of view of 90 degrees")
+        raise ValueError(f"focal length {focal} is not positive; give it in pixels, for example width / 2 for a 90 degree field of view")
     height, width = size
     centre_x, centre_y = principal_point if principal_point is not None else (width / 2, height / 2)
     right, down = np.meshgrid((np.arange(width) + 0.5 - centre_x) / focal, (np.arange(height) + 0.5 - centre_y) / focal)
@@ -195,7 +196,7 @@ def _checked_depth(depth: np.ndarray) -> np.ndarray:
 
 
 def _grey_at_defined_size(rgb: np.ndarray) -> np.ndarray:
-    """The grey image in [0, 1], its shorter side brought to `DEFINED_AT` pixels."""
+    """The grey image in [0, 1], resized to a shorter side of `DEFINED_AT` pixels."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"the image is {rgb.dtype} of shape {rgb.shape}; expected uint8 (height, width, 3)")
     grey = (rgb @ np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
@@ -206,7 +207,7 @@ def _grey_at_defined_size(rgb: np.ndarray) -> np.ndarray:
 
 
 def _averaged_to(response: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bring a response to an image size: each pixel is the mean of what it covers (linear in between when enlarging)."""
+    """Resize a response to an image size: each pixel is the mean of its area (linear interpolation when enlarging)."""
     height, width = size
     resampling = Image.Resampling.BOX if height <= response.shape[0] else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(response.astype(np.float32)).resize((width, height), resampling))

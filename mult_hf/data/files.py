@@ -6,18 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
-"""End of the name of a file that is still being written."""
+"""Suffix of a file that is still being written."""
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Write a file under a temporary name and rename it once it is complete and on the disk.
+    """Write a file under a temporary name and rename it once it is complete and on disk.
 
     Args:
         path: final name; an existing file of that name is replaced.
 
     Yields:
-        `Path`: hidden name in the same directory to write to. It is removed if the block raises.
+        `Path`: hidden file to write to, in the same directory. It is removed if the block raises.
 
     Examples:
         >>> with whole_file("README.md") as unfinished:  # doctest: +SKIP
@@ -27,7 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         yield unfinished
-        with open(unfinished, "rb+") as file:  # else a power failure can leave the new name with none of the content
+        with open(unfinished, "rb+") as file:  # otherwise a power failure can leave an empty file under the final name
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
@@ -35,6 +35,6 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what a killed run left half written in a directory."""
+    """Remove partial files that a killed run left in a directory."""
     for leftover in directory.glob(f".*{UNFINISHED}"):
         leftover.unlink()

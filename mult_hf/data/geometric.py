@@ -1,21 +1,21 @@
 """Changes of viewpoint: the image and all its label maps change together.
 
-A sample is a dict as the readers make it, before normalisation and batching:
+A sample is a dict, before normalisation and batching:
 
 - `pixel_values`: (3, height, width) float in [0, 1];
 - `labels`: one map per task, (channels, height, width) float with NaN where unknown, or (height, width) int64 class ids with 255
   where unknown;
 - `focal` (optional): focal length in pixels;
-- `principal_point` (optional): (x, y) in pixels, the top left corner of the image being (0, 0) and the centre of its first
-  pixel (0.5, 0.5); the image's centre when left out.
+- `principal_point` (optional): (x, y) in pixels. The top left corner of the image is (0, 0), and the centre of its first pixel
+  is (0.5, 0.5). Defaults to the image's centre.
 
-Other keys pass through. Every function returns a new sample and leaves the given one as it is. How the values of a task
-change is declared in its [`TaskSpec`]: `horizontal_flip_signs`, `rotated_channels`, `zoom_exponent`, `resample`.
+Other keys pass through. Every function returns a new sample and does not modify its input. Each task's [`TaskSpec`] declares how
+its values change: `horizontal_flip_signs`, `rotated_channels`, `zoom_exponent`, `resample`.
 
-The geometry is the camera's. A flip mirrors the scene. A rotation about the principal point rolls the camera. A zoom multiplies
-the focal length; that depth is divided by it at the same time means that the scene is made smaller as a whole, which leaves
-the directions of surfaces alone, so that image, depth, normals and intrinsics still belong together. Maps that are made of the
-image or of light (edges, keypoints, reshading) move with the pixels and keep their values.
+The changes correspond to changes of camera and scene. A flip mirrors the scene. A rotation about the principal point rolls the
+camera. A zoom multiplies the focal length and divides depth by the same factor: it shrinks the whole scene. This does not change
+the directions of surfaces, so image, depth, normals and intrinsics stay consistent. Maps derived from the image or from light
+(edges, keypoints, reshading) move with the pixels and keep their values.
 """
 
 import math
@@ -38,17 +38,17 @@ Sample = dict[str, Any]
 
 
 def horizontal_flip(sample: Sample, tasks: Mapping[str, TaskSpec]) -> Sample:
-    """Mirror a sample left to right; doing it twice gives the sample back.
+    """Mirror a sample left to right; applying it twice restores the sample.
 
     Args:
         sample: as described in `mult_hf.data.geometric`.
-        tasks: specs by name, at least of the tasks in `sample["labels"]`.
+        tasks: specs by name; must include every task in `sample["labels"]`.
 
     Returns:
         `dict`: the mirrored sample; each channel is multiplied by the task's flip sign.
 
     Raises:
-        ValueError: if the sample's maps do not fit its image or the tasks.
+        ValueError: if the sample's maps do not match its image or the tasks.
     """
     _check_sample(sample, tasks)
     labels = {}
@@ -72,25 +72,25 @@ def rotate_zoom_crop(
     zoom: float = 1.0,
     corner: tuple[float, float] = (0.0, 0.0),
 ) -> Sample:
-    """Turn a sample about its principal point, magnify it, and cut out a window, with one resampling for all three.
+    """Rotate a sample about its principal point, magnify it, and cut out a window, all in one resampling step.
 
-    Known and unknown pixels are never mixed: a pixel is known where the nearest pixel of the original is, and then its value
-    is that pixel's (`resample="nearest"`) or the mean of the known ones of the four around it (`"bilinear"`). Beyond the
-    image nothing is known and the colour is `BEYOND_IMAGE`.
+    Known and unknown pixels are never mixed. A pixel is known if the nearest pixel of the original is known. Its value is that
+    pixel's (`resample="nearest"`) or the weighted mean of the known ones among the four neighbours (`"bilinear"`). Beyond the
+    image, labels are unknown and the colour is `BEYOND_IMAGE`.
 
     Args:
         sample: as described in `mult_hf.data.geometric`.
-        tasks: specs by name, at least of the tasks in `sample["labels"]`.
+        tasks: specs by name; must include every task in `sample["labels"]`.
         size: (height, width) of the window in pixels.
-        degrees: angle by which the image turns, counter-clockwise.
+        degrees: angle by which the image rotates, counter-clockwise.
         zoom: magnification, above 0; 2 shows everything twice as large. Depth is divided by it, the focal length multiplied.
-        corner: (left, top) of the window in the magnified image, in pixels; may lie outside of it.
+        corner: (left, top) of the window in the magnified image, in pixels; may lie outside it.
 
     Returns:
-        `dict`: the new sample; one with a focal length has a `principal_point`, too.
+        `dict`: the new sample; if it has a focal length, it also has a `principal_point`.
 
     Raises:
-        ValueError: if the sample's maps do not fit its image or the tasks, or size or zoom is not positive.
+        ValueError: if the sample's maps do not match its image or the tasks, or size or zoom is not positive.
     """
     _check_sample(sample, tasks)
     if zoom <= 0 or min(size) < 1:
@@ -105,20 +105,20 @@ def rotate_zoom_crop(
     changed = {**sample, "pixel_values": _resample_image(sample["pixel_values"], lookup, zoom), "labels": labels}
     if sample.get("focal") is not None:
         changed["focal"] = sample["focal"] * zoom
-    if given is not None or "focal" in changed:  # what was the centre need not be the centre of the window
+    if given is not None or "focal" in changed:  # the window may be centred elsewhere
         changed["principal_point"] = (centre[0] * zoom - corner[0], centre[1] * zoom - corner[1])
     return changed
 
 
 @dataclass(frozen=True)
 class _Lookup:
-    """Where in the original image each pixel of a window comes from; made once for all maps.
+    """Where in the original image each pixel of a window comes from; computed once for all maps.
 
     Args:
-        grid: (1, height, width, 2) positions as `grid_sample` counts them, -1 and 1 being the borders of the original.
-        source: (height * width,) number of the nearest pixel of the original, int64, counted row by row.
+        grid: (1, height, width, 2) positions in the convention of `grid_sample`: the borders of the original are -1 and 1.
+        source: (height * width,) index of the nearest pixel of the original, int64, counted row by row.
         inside: (height, width) bool, whether the position lies in the original.
-        all_inside: whether every position does, as of most windows; then there is nothing to mask.
+        all_inside: whether every position lies in the original, as for most windows; then no mask is needed.
     """
 
     grid: Tensor
@@ -136,7 +136,7 @@ class _Lookup:
         corner: tuple[float, float],
         centre: tuple[float, float],
     ) -> "_Lookup":
-        """Invert "turn about the centre, magnify, cut" for the centre of each pixel of the window."""
+        """Compute where the centre of each pixel of the window was before rotation, magnification and cropping."""
         right = ((torch.arange(window[1], dtype=torch.float64) + 0.5 + corner[0]) / zoom - centre[0])[None, :]
         down = ((torch.arange(window[0], dtype=torch.float64) + 0.5 + corner[1]) / zoom - centre[1])[:, None]
         cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -162,19 +162,19 @@ class _Lookup:
         return functional.grid_sample(values[None], self.grid.to(values.dtype), padding_mode="border", align_corners=False)[0]
 
     def masked(self, values: Tensor, beyond: float | Tensor) -> Tensor:
-        """The values (..., height, width) of the window, `beyond` where it reaches out of the original."""
+        """The values (..., height, width) of the window, replaced by `beyond` outside the original."""
         return values if self.all_inside else torch.where(self.inside, values, beyond)
 
 
 def _resample_image(pixel_values: Tensor, lookup: _Lookup, zoom: float) -> Tensor:
-    """The image through a lookup, smoothed before where pixels get fewer, against aliasing."""
+    """Resample the image with a lookup; blurred first against aliasing if it gets smaller."""
     if zoom < 1:
         pixel_values = gaussian_blur(pixel_values, math.sqrt(zoom**-2 - 1) / 2)
     return lookup.masked(lookup.bilinear(pixel_values), _per_channel(BEYOND_IMAGE, pixel_values))
 
 
 def _resample_map(values: Tensor, spec: TaskSpec, lookup: _Lookup) -> Tensor:
-    """A label map through a lookup; known and unknown pixels stay apart."""
+    """Resample a label map with a lookup, without mixing known and unknown pixels."""
     if spec.is_classification:
         return lookup.nearest(values, IGNORE_INDEX)
     if spec.resample == "nearest":
@@ -183,17 +183,17 @@ def _resample_map(values: Tensor, spec: TaskSpec, lookup: _Lookup) -> Tensor:
     if known.all():
         return lookup.masked(_as_declared(lookup.bilinear(values), spec), math.nan)
     sums = lookup.bilinear(torch.cat([torch.where(known, values, 0), known.to(values.dtype)]))
-    means = _as_declared(sums[:-1] / sums[-1:], spec)  # over the known ones of the four pixels
+    means = _as_declared(sums[:-1] / sums[-1:], spec)  # over the known ones among the four pixels
     return torch.where(lookup.nearest(known, 0).bool(), means, math.nan)
 
 
 def _as_declared(means: Tensor, spec: TaskSpec) -> Tensor:
-    """Means of vectors are shorter than these; a task of unit vectors wants them of length 1."""
+    """Normalise means of unit vectors, which are shorter than 1, to unit length; other tasks' means are unchanged."""
     return functional.normalize(means, dim=0) if spec.activation == "unit_vector" else means
 
 
 def _turn_and_zoom_values(values: Tensor, spec: TaskSpec, degrees: float, zoom: float) -> Tensor:
-    """What rotation and zoom do to the values of a task, as it declares."""
+    """Apply a rotation and a zoom to the values of a task, as its spec declares."""
     if spec.zoom_exponent:
         values = values * zoom**spec.zoom_exponent
     if spec.rotated_channels and degrees:
@@ -212,16 +212,16 @@ def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
 
 
 def _check_sample(sample: Sample, tasks: Mapping[str, TaskSpec]) -> None:
-    """Refuse a sample whose maps do not lie on top of its image."""
+    """Reject a sample whose maps do not align with its image."""
     image = sample["pixel_values"]
     if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
         raise ValueError(f"pixel_values are {image.dtype} of shape {tuple(image.shape)}; expected float (3, height, width) in [0, 1]")
     for name, values in sample["labels"].items():
         if name not in tasks:
-            raise ValueError(f"the sample has a map of task {name!r}, whose spec was not given; given: {', '.join(tasks)}")
+            raise ValueError(f"the sample has a map of task {name!r}, but tasks has no spec of it; it has {', '.join(tasks)}")
         expected = image.shape[-2:] if tasks[name].is_classification else (tasks[name].channels, *image.shape[-2:])
         if values.shape != torch.Size(expected):
-            raise ValueError(f"the map of {name!r} has shape {tuple(values.shape)}; its image and task ask for {tuple(expected)}")
+            raise ValueError(f"the map of {name!r} has shape {tuple(values.shape)}; its image and task require {tuple(expected)}")
         if values.is_floating_point() == tasks[name].is_classification:
             wanted = "class ids as int64" if tasks[name].is_classification else "float"
             raise ValueError(f"the map of {name!r} is {values.dtype}; a {tasks[name].kind} needs {wanted}")

@@ -1,8 +1,8 @@
-"""Usual mistakes in stored maps, and how the checker recognises them.
+"""Common mistakes in stored maps, and how the checker detects them.
 
-Some show in a single map (values out of range). Others only show over several maps: which class ids occur, and what the geometry of
-most scenes implies. Images are taken upright: their lower border is nearer to the camera than their middle, and floors are in the
-lower half. Where a data set has depth and normals of the same pixels, the signs of the depth's slopes say where surfaces turn.
+Some show in a single map (values out of range). Others only show over several maps: which class ids occur, and what the geometry
+of most scenes implies. Images are assumed to be upright: their lower border is nearer to the camera than their middle, and floors
+are in the lower half. If a data set has depth and normals of the same pixels, the depth's slopes give the signs of the normals.
 """
 
 from collections import Counter
@@ -14,42 +14,42 @@ import numpy as np
 from mult_hf.model.tasks import TaskSpec
 
 STEP_OF_8_BITS = 1 / 127
-"""What rounding to 8 bits may do to a component: floors before a level camera have z = 0, stored a little above or below it."""
+"""Tolerance for rounding to 8 bits: floors seen by a level camera have z = 0, which is stored slightly above or below 0."""
 
 USUAL_FARTHEST = 10.0
-"""Metres; the farthest distance of a task that states no range."""
+"""Largest distance, in metres, of a task that states no range."""
 
 FEWEST_MAPS = 3
-"""Maps that a judgement about scenes takes; a single one may show anything."""
+"""Maps needed for a conclusion about scenes, because a single one may show anything."""
 
 FEWEST_PIXELS = 200
-"""Pixels that a judgement about signs takes."""
+"""Pixels needed for a conclusion about signs."""
 
 MOST_IDS = 512
-"""Stored values of class maps that are kept; more only say that these are no class ids."""
+"""Distinct stored values of class maps to keep; more values cannot be class ids."""
 
 MOST_SPREAD_IDS = 16
-"""Ids beyond the class list that may be classes drawn for viewing; more are values in between."""
+"""Most ids beyond the class list that may be ids spread out for viewing; more ids come from interpolation."""
 
 LARGEST_STEP = 0.2
-"""Change of the inverse depth from pixel to pixel, as a share of it, that still is one surface."""
+"""Largest relative change of the inverse depth between neighbouring pixels of one surface."""
 
 INVERTED = (
-    "near and far look exchanged (what is lower in the image, or faces the camera less, should be nearer there): inverted depth or "
+    "near and far look swapped (distances should fall towards the lower border, and agree with the normals): inverted depth or "
     "disparity; store metres"
 )
-Y_DOWN = "floors point down: y looks stored downwards, y is up here; turn the sign of the encoding's second scale and offset"
-X_LEFT = "surfaces face the wrong side: x looks mirrored, x is right here; turn the sign of the encoding's first scale and offset"
+Y_DOWN = "floors point down: y looks stored downwards, but must point up; flip the sign of the encoding's second scale and offset"
+X_LEFT = "surfaces face the wrong side: x looks mirrored, but must point right; flip the sign of the encoding's first scale and offset"
 
 
 @dataclass
 class Evidence:
-    """What all maps of a task together show.
+    """Statistics over all maps of a task.
 
     Args:
         stored_ids: values of class maps as stored.
-        class_pixels: pixels of each class.
-        counts: numbers of maps or pixels by what they speak for.
+        class_pixels: number of pixels of each class.
+        counts: number of maps or pixels by what they indicate.
     """
 
     stored_ids: set[float] = field(default_factory=set)
@@ -57,17 +57,17 @@ class Evidence:
     counts: Counter[str] = field(default_factory=Counter)
 
     def add_ids(self, stored: np.ndarray) -> None:
-        """Note the values of a stored class map of one channel."""
+        """Record the values of a stored class map with one channel."""
         if len(self.stored_ids) <= MOST_IDS:
             self.stored_ids.update(np.unique(stored).tolist())
 
     def add_target(self, target: np.ndarray, known: np.ndarray, spec: TaskSpec) -> None:
-        """Note what a decoded map shows.
+        """Record the statistics of a decoded map.
 
         Args:
             target: as `TaskSpec.decode` returns it.
             known: (height, width) bool.
-            spec: of its task.
+            spec: spec of its task.
         """
         if spec.is_classification:
             classes, pixels = np.unique(target[known], return_counts=True)
@@ -80,28 +80,28 @@ class Evidence:
 
 
 def suspicions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    """What looks wrong about one map.
+    """Problems that one map shows.
 
     Args:
-        values: known ones, (pixels,) class ids or (channels, pixels) numbers.
-        spec: of its task.
+        values: values of known pixels, (pixels,) class ids or (channels, pixels) numbers.
+        spec: spec of its task.
     """
     if not spec.is_classification and values.shape[-1] > 1 and (values.max(axis=-1) == values.min(axis=-1)).all():
-        yield "maps of one value only"
+        yield "maps with a single value"
     yield from UNIT_CHECKS.get(spec.unit, lambda values, spec: ())(values, spec)
 
 
 def colour_coding(stored: np.ndarray) -> str | None:
-    """What a class map of several channels is, or `None` if it has one channel.
+    """Describe a class map that has several channels; `None` if it has one channel.
 
     Args:
-        stored: as read from the file.
+        stored: the array as read from the file.
     """
     if stored.ndim != 3 or min(stored.shape) == 1 or stored.shape[-1] not in (3, 4):
         return None
     colours = stored[..., :3].reshape(-1, 3)
     if (colours == colours[:, :1]).all():
-        return "a grey mask stored as RGB; store one channel, or set the encoding's channels to [0]"
+        return "a grey mask is stored as RGB; store one channel, or set the encoding's channels to [0]"
     return f"a colour-coded mask of {len(np.unique(colours, axis=0))} colours; store one class id per pixel"
 
 
@@ -111,23 +111,23 @@ def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         unit, factor = ("millimetres", 1000) if median >= 1000 else ("centimetres", 100)
         if 300 <= median < 1000:
             unit, factor = "millimetres or centimetres", "1000 or 100"
-        yield f"median of {median:.4g} m where {farthest:g} m is far: these look like {unit}; divide the encoding's scale by {factor}"
+        yield f"a median of {median:.4g} m, where {farthest:g} m is far, looks like {unit}; divide the encoding's scale by {factor}"
     if median < 0.02:
-        yield f"median of {median:.2g} m: nearer than any camera focuses; check the encoding's scale"
+        yield f"a median of {median:.2g} m is nearer than any camera can focus; check the encoding's scale"
     if values.min() <= 0:
-        yield "distances of 0 or less are known pixels; list the stored value under the encoding's unknown"
+        yield "some known pixels have a distance of 0 or less; list the stored value under the encoding's unknown"
     if spec.encoding.dtype == "uint8":
-        yield "distances in 8 bits: this looks like depth drawn for viewing; store 16-bit or float32 metres"
+        yield "distances in 8 bits look like depth drawn for viewing; store 16-bit or float32 metres"
 
 
 def _unit_vectors(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     length = np.linalg.norm(values, axis=0)
     if np.mean(np.abs(length - 1) > 0.1) > 0.05:
-        yield "vectors that are not unit in over 5% of pixels; check the encoding's scale and offset, list the value of holes as unknown"
-    # No visible normal points away along its own ray, but a floor does point away from the axis of a camera that looks up. Such
+        yield "over 5% of vectors do not have unit length; check the encoding's scale and offset, and list the value of holes as unknown"
+    # No visible normal points away along its own ray, but a floor can point away along the axis of a camera that looks up. Such
     # surfaces never fill half of an image.
     if np.mean(values[-1] < -STEP_OF_8_BITS) > 0.5:
-        yield "vectors that point away from the camera; z is towards the viewer here: turn the sign of the encoding's scale and offset"
+        yield "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's scale and offset"
 
 
 def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -142,14 +142,14 @@ UNIT_CHECKS: dict[str, Callable[[np.ndarray, TaskSpec], Iterator[str]]] = {
     "unit vector": _unit_vectors,
     "[0, 1]": _within_range,
 }
-"""What can be wrong with one map of a unit; a task without an entry here is only checked against its encoding."""
+"""Checks of a single map, by the task's unit. Tasks with other units are only checked against their encoding."""
 
 
 # --- mistakes that several maps show ---
 
 
 def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
-    """The usual mistake that explains the stored ids of a class task, or `None`."""
+    """The common mistake that explains the stored ids of a class task, or `None`."""
     stored, last = sorted(evidence.stored_ids), spec.channels - 1
     if not stored:
         return None
@@ -160,14 +160,14 @@ def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     foreground_is_lost = len(stored) == 2 and stored[0] == 0 and stored[1] == 255 and len([i for i in ids if 0 <= i <= last]) < 2
     if foreground_is_lost and last >= 1:
         return (
-            "stored values are 0 and 255 only, and 255 is not a class: a 0/255 mask whose foreground is not read as class 1; store 0 "
+            "stored values are only 0 and 255, and 255 is not a class: a 0/255 mask whose foreground is not read as class 1; store 0 "
             "and 1, or set the encoding's scale to 0.00392156862745098 (1/255) and unknown to []"
         )
     beyond = [value for value in ids if not 0 <= value <= last or value != int(value)]
     if len(beyond) > MOST_SPREAD_IDS and len(ids) > spec.channels:
-        return f"{len(ids)} different ids: in-between values, as JPEG and interpolation make them; use PNG and resize by nearest neighbour"
+        return f"{len(ids)} different ids look like the result of JPEG or interpolation; use PNG and resize by nearest neighbour"
     if beyond and stored[-1] >= 100 and len(stored) <= spec.channels + 1:
-        return f"stored values {listed} look spread out for viewing; store the class ids themselves"
+        return f"stored values {listed} look spread out for viewing; store the class ids"
     if ids and ids[-1] == spec.channels and ids[0] >= 0:
         remedy = f"set the encoding's offset to {offset - 1:g} and list {0.0 - offset / scale:g} under unknown"
         return f"ids look 1-based: they run up to {ids[-1]:g} for {spec.channels} classes; {remedy}, or name the missing class"
@@ -177,28 +177,28 @@ def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
 
 
 def scene_mistakes(evidence: Evidence) -> Iterator[str]:
-    """What the geometry of most scenes says against the maps of a task."""
+    """Problems of a task's maps that contradict the geometry of most scenes."""
     counts = evidence.counts
     if counts["maps"] >= FEWEST_MAPS and counts["bottom farther"] > 2 / 3 * counts["maps"]:
         yield INVERTED
     if counts["maps up to 1"] >= FEWEST_MAPS and counts["maps up to 1"] == counts["maps"]:
-        yield "every map ends at 1: these look like depth normalised per image, not metres"
+        yield "every map has a maximum of 1, which looks like depth normalised per image; store metres"
     if _mostly(counts, "faces down below", "faces up below"):
         yield Y_DOWN
 
 
 def pair_evidence(depth: np.ndarray, normals: np.ndarray, counts: Counter[str]) -> None:
-    """Compare the signs of normals with the slopes of the depth of the same pixels, whatever the camera's intrinsics.
+    """Compare the signs of normals with the slopes of the depth at the same pixels; needs no camera intrinsics.
 
-    The inverse depth q of a plane is linear in the image, and x and y of its normal have the signs of -dq/dx and, downwards, dq/dy.
+    The inverse depth q of a plane is linear in the image. The x and y of its normal have the signs of -dq/dx and dq/dy (y downwards).
 
     Args:
         depth: (1, height, width), NaN where unknown.
         normals: (3, height, width), NaN where unknown.
-        counts: gets pixels by whether x and y agree.
+        counts: receives the numbers of pixels where x and y agree or contradict.
     """
     if depth.shape[-2:] != normals.shape[-2:] or min(depth.shape[-2:]) < 2 or np.nanmean(normals[2]) < 0:
-        return  # normals that point away are a finding of their own
+        return  # normals that point away are reported separately
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = 1 / np.where(depth[0] > 0, depth[0].astype(np.float64), np.nan)
     down, right = np.gradient(inverse)
@@ -211,7 +211,7 @@ def pair_evidence(depth: np.ndarray, normals: np.ndarray, counts: Counter[str]) 
 
 
 def pair_mistakes(counts: Counter[str]) -> tuple[str | None, str | None]:
-    """What depth and normals of the same pixels say against the depth, and against the normals."""
+    """Problems of the depth, and of the normals, if the two contradict each other; `None` for each without a problem."""
     x, y = (_mostly(counts, f"{axis} contradicts", f"{axis} agrees") for axis in "xy")
     if x and y:
         return INVERTED, None
@@ -223,7 +223,7 @@ def _mostly(counts: Counter[str], against: str, agreeing: str) -> bool:
 
 
 def _depth_of_scenes(depth: np.ndarray, counts: Counter[str]) -> None:
-    """(1, height, width) metres: is the lowest sixth of the image farther than the rows above its middle?"""
+    """Count whether the lowest sixth of a depth map, (1, height, width) metres, is farther than the rows above its middle."""
     height = depth.shape[-2]
     bottom, middle = depth[0, -max(1, height // 6) :], depth[0, height // 3 : max(height // 2, height // 3 + 1)]
     counts["maps"] += 1
@@ -233,7 +233,7 @@ def _depth_of_scenes(depth: np.ndarray, counts: Counter[str]) -> None:
 
 
 def _normals_of_scenes(normals: np.ndarray, counts: Counter[str]) -> None:
-    """(3, height, width) unit vectors: do level surfaces in the lower half of the image face up?"""
+    """Count level surfaces that face up or down in the lower half of normals, (3, height, width) unit vectors."""
     upward = normals[1, normals.shape[1] // 2 :]
     counts["faces up below"] += int((upward > 0.7).sum())
     counts["faces down below"] += int((upward < -0.7).sum())

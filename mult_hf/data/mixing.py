@@ -1,7 +1,7 @@
-"""Several data sets with different tasks in one training run.
+"""Train one model on several data sets with different tasks.
 
-A sample keeps the columns of its own set; those of the other sets are null in it, which means unknown. So a set with depth
-only and one with classes only train one model, and batches may hold samples of both.
+A sample has the columns of its own set; the columns of other sets are null, which means unknown. So a data set with only depth
+and another with only classes can train one model, and a batch may contain samples of both.
 """
 
 import math
@@ -17,7 +17,7 @@ except ImportError as error:
     raise ImportError(f'mult_hf.data.mixing needs datasets ({error}); install it with: pip install "mult-hf[train]"') from error
 
 SOURCE_COLUMN = "source"
-"""Column of a mixed set that names the set a sample is from, whose encodings its maps must be decoded with."""
+"""Column of a mixture that names each sample's data set, whose encodings decode its maps."""
 
 
 def mix_datasets(
@@ -28,29 +28,29 @@ def mix_datasets(
     seed: int = 0,
     stopping_strategy: str = "all_exhausted",
 ) -> Dataset | IterableDataset:
-    """Draw samples from several sets in turn, each next one from a set chosen at random by weight.
+    """Interleave samples of several data sets; each sample comes from a data set chosen at random by weight.
 
-    Built on `datasets.interleave_datasets` (https://huggingface.co/docs/datasets/process#interleave). Within a set the order
-    stays; shuffle the sets, or the result. If one of the sets is iterable, all are made iterable and so is the result. Images
-    are not decoded here. A set with an indices mapping (after `select`, `shuffle`) is written to the cache once, to get the
-    source column; mix before you shuffle where that matters.
+    Built on `datasets.interleave_datasets` (https://huggingface.co/docs/datasets/process#interleave). The order within a data set
+    is kept; shuffle the data sets or the result. If one data set is iterable, the result is iterable. Images are not decoded here.
+    A data set with an indices mapping (after `select` or `shuffle`) is written to the cache once, to add the source column. To
+    avoid this, mix before you shuffle.
 
     Args:
-        sources: sets by name, with the features of each known. The name goes to the column `"source"`.
-        weights: by name, above 0; the chance of a set is its weight over the sum. All alike when left out.
-        columns: which columns to keep, where a set has them; all when left out. Columns of the same name must have the same
-            type in every set.
-        seed: of the choice of sets.
-        stopping_strategy: `"all_exhausted"` (default) goes on until every sample of every set was drawn at least once, and
-            repeats the sets that end earlier; `"first_exhausted"` ends with the set that ends first;
-            `"all_exhausted_without_replacement"` draws every sample once, so that the weights only rule the order.
+        sources: data sets by name; the features of each must be known. The name is stored in the column `"source"`.
+        weights: weight of each data set by name, above 0; its probability is its weight divided by the sum. Equal by default.
+        columns: columns to keep, if a data set has them; all by default. Columns of the same name must have the same type in
+            every data set.
+        seed: seed of the choice of data sets.
+        stopping_strategy: `"all_exhausted"` (default) continues until every sample of every data set was drawn at least once,
+            and repeats data sets that end earlier; `"first_exhausted"` stops when the first data set ends;
+            `"all_exhausted_without_replacement"` draws every sample once, so that the weights only affect the order.
 
     Returns:
-        `Dataset` or `IterableDataset`: all columns of all sets, null where a set lacks one, and `"source"`.
+        `Dataset` or `IterableDataset`: all columns of all data sets, null where a data set lacks one, and `"source"`.
 
     Raises:
-        ValueError: if there are no sets, a weight is impossible or missing, columns contradict each other, a set does not
-            know its features, or has a format or transform, which mixing would lose.
+        ValueError: if there are no data sets, a weight is invalid or missing, columns have conflicting types, a data set's
+            features are unknown, or it has a format or transform, which mixing would lose.
 
     Examples:
         >>> rooms = Dataset.from_dict({"image": ["a", "b"], "depth": [1.0, 2.0]})
@@ -59,7 +59,7 @@ def mix_datasets(
         ['image', 'depth', 'source', 'segmentation']
     """
     if not sources:
-        raise ValueError("there are no data sets to mix; give at least one by name")
+        raise ValueError(f"there are no data sets to mix: sources is {sources!r}; give at least one by name")
     probabilities = _probabilities(list(sources), weights)
     for name, source in sources.items():
         _check_source(name, source)
@@ -73,19 +73,19 @@ def mix_datasets(
 
 
 def merge_tasks(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[str, TaskSpec]:
-    """The tasks of a model that is trained on a mixture: all that any of the sets has.
+    """The tasks of a model that is trained on a mixture: every task of any data set.
 
-    Sets may store a task in different ways (`encoding`): decode each sample with the specs of its own set,
-    `tasks_by_source[sample["source"]]`. In everything else they must agree, or targets of one name would mean two things.
+    Data sets may store a task in different ways (`encoding`): decode each sample with the specs of its own data set,
+    `tasks_by_source[sample["source"]]`. All other fields must agree, so that a task's targets have one meaning.
 
     Args:
-        tasks_by_source: for each set its specs by name.
+        tasks_by_source: specs by task name, for each data set.
 
     Returns:
-        `dict`: specs by name in order of appearance, each with the encoding of the first set that has the task.
+        `dict`: specs by name in order of appearance, each with the encoding of the first data set that has the task.
 
     Raises:
-        ValueError: if two sets state a task differently; the message names the sets and the fields.
+        ValueError: if two data sets define a task differently; the message names the data sets and the fields.
     """
     merged: dict[str, TaskSpec] = {}
     first_source: dict[str, str] = {}
@@ -98,36 +98,36 @@ def merge_tasks(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[s
                 different = [key for key in ours if key != "encoding" and ours[key] != theirs[key]]
                 raise ValueError(
                     f"task {name!r} differs between {first_source[name]!r} and {source!r} in {', '.join(different)}; "
-                    f"state the same in both sets' entries, or give the task another name in one of them"
+                    f"use the same values in both data sets' entries, or rename the task in one of them"
                 )
     return merged
 
 
 def _probabilities(names: list[str], weights: Mapping[str, float] | None) -> list[float]:
-    """Weights of all sets, divided by their sum."""
+    """Weights of all data sets, divided by their sum."""
     if weights is None:
         return [1 / len(names)] * len(names)
     if set(weights) != set(names):
-        raise ValueError(f"weights are given for {sorted(weights)}, but the data sets are {sorted(names)}; give one weight a set")
+        raise ValueError(f"weights are given for {sorted(weights)}, but the data sets are {sorted(names)}; give one weight per data set")
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"the weight of {name!r} is {weight}; weights are above 0, leave a set out to draw nothing from it")
+            raise ValueError(f"the weight of {name!r} is {weight}; it must be above 0. To exclude a data set, remove it from sources")
     total = sum(weights.values())
     return [weights[name] / total for name in names]
 
 
 def _check_source(name: str, source: Dataset | IterableDataset) -> None:
-    """Refuse what interleaving would lose or could not align."""
+    """Reject a data set with properties that interleaving would lose or could not align."""
     if source.features is None:
-        raise ValueError(f"the features of data set {name!r} are not known; pass features=Features(...) where it is made")
+        raise ValueError(f"the features of data set {name!r} are unknown; pass features=Features(...) when you create it")
     if SOURCE_COLUMN in source.features:
-        raise ValueError(f"data set {name!r} has a column {SOURCE_COLUMN!r} already; rename it with rename_column")
+        raise ValueError(f"data set {name!r} already has a column {SOURCE_COLUMN!r}; rename it with rename_column")
     if isinstance(source, Dataset) and source.format["type"] is not None:
         raise ValueError(f"data set {name!r} has the format {source.format['type']!r}, which mixing would drop; set it on the mixed set")
 
 
 def _check_types(sources: Mapping[str, Dataset | IterableDataset]) -> None:
-    """Refuse columns that have one name and two types."""
+    """Reject columns that have the same name but different types."""
     seen: dict[str, str] = {}
     for name, source in sources.items():
         for column, feature in source.features.items():
@@ -140,15 +140,15 @@ def _check_types(sources: Mapping[str, Dataset | IterableDataset]) -> None:
 
 
 def _with_source(source: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
-    """Add the column that names the set."""
+    """Add the column that names the data set."""
     if isinstance(source, Dataset):
         return source.add_column(SOURCE_COLUMN, [name] * len(source), feature=Value("string"))
-    # Images stay bytes in here (decoded ones would be compressed anew on their way out of the mixture), and the types are
-    # declared by a cast: those given to `map` would be taken as a promise that nothing is left to decode.
+    # Images stay bytes here, because decoded ones would be compressed again when they leave the mixture. The types are set by a
+    # cast, because features given to `map` would mark the images as already decoded.
     types = Features({**source.features, SOURCE_COLUMN: Value("string")})
     return source.decode(False).map(partial(_source_cell, name), input_columns=[]).cast(types)
 
 
 def _source_cell(name: str) -> dict[str, str]:
-    """The added cell of a sample; a function of the module, so that worker processes can be handed it."""
+    """The added cell of a sample; a module-level function, so that worker processes can pickle it."""
     return {SOURCE_COLUMN: name}

@@ -1,4 +1,4 @@
-"""Random changes of an image alone: colours, blur and noise. Labels stay as they are."""
+"""Changes of colours, blur and noise: they affect the image only, not its labels."""
 
 import math
 
@@ -10,14 +10,14 @@ from torchvision.transforms.v2 import functional as image_functional
 def colour_jitter(
     pixel_values: Tensor, *, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
 ) -> Tensor:
-    """Change the colours of an image, in the order of the arguments, as `torchvision.transforms.v2.ColorJitter` does.
+    """Change the colours of an image like `torchvision.transforms.v2.ColorJitter`, in the order of the arguments.
 
     Args:
         pixel_values: (3, height, width) float in [0, 1].
-        brightness: factor; 1 changes nothing, 0 makes black.
-        contrast: factor of the distance to the mean grey; 1 changes nothing.
-        saturation: factor of the distance to the pixel's own grey; 1 changes nothing, 0 makes grey.
-        hue: share of the colour circle to turn by, in [-0.5, 0.5]; 0 changes nothing.
+        brightness: factor; 1 has no effect, 0 gives black.
+        contrast: factor of the distance to the mean grey; 1 has no effect.
+        saturation: factor of the distance to the pixel's own grey; 1 has no effect, 0 gives grey.
+        hue: rotation on the colour circle as a share of a full turn, in [-0.5, 0.5]; 0 has no effect.
 
     Returns:
         `Tensor`: (3, height, width) in [0, 1].
@@ -33,14 +33,14 @@ def gaussian_blur(pixel_values: Tensor, sigma: float) -> Tensor:
 
     Args:
         pixel_values: (3, height, width) float.
-        sigma: in pixels; 0 changes nothing.
+        sigma: standard deviation in pixels; 0 has no effect.
 
     Returns:
         `Tensor`: (3, height, width).
     """
     if sigma == 0:
         return pixel_values
-    # Reflecting at the border needs a kernel that reaches less far than the image.
+    # Reflection at the border needs a kernel that is smaller than the image.
     reach = min(math.ceil(3 * sigma), min(pixel_values.shape[-2:]) - 1)
     return image_functional.gaussian_blur(pixel_values, [2 * reach + 1, 2 * reach + 1], [sigma, sigma])
 
@@ -48,12 +48,12 @@ def gaussian_blur(pixel_values: Tensor, sigma: float) -> Tensor:
 def gaussian_noise(pixel_values: Tensor, std: float, generator: torch.Generator | None = None) -> Tensor:
     """Add independent normal noise to every value and clip to [0, 1].
 
-    torchvision's own function takes no generator and could not be repeated.
+    torchvision's own function takes no generator, so its noise would not be reproducible.
 
     Args:
         pixel_values: (3, height, width) float in [0, 1].
-        std: standard deviation in the same unit; 0 changes nothing.
-        generator: source of randomness; torch's global one when left out.
+        std: standard deviation in the same unit; 0 has no effect.
+        generator: source of randomness; torch's global one by default.
 
     Returns:
         `Tensor`: (3, height, width) in [0, 1].

@@ -1,7 +1,7 @@
-"""The one schema of multi-task data sets: an `image` column, one column a task, and the tasks' entries in the card.
+"""The schema of multi-task data sets: an `image` column, one column per task, and the tasks' entries in the card.
 
 The card is the `README.md` of the data set. Its YAML header has a list `mult_tasks` of task entries (see
-[`TaskSpec.from_dict`]): how the stored maps are encoded, which classes there are, or a whole new task.
+[`TaskSpec.from_dict`]): the encoding of the stored maps, the classes, or a complete new task.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ CARD_KEY = "mult_tasks"
 
 
 def load_rows(name_or_path: str | Path, split: str | None = None, revision: str | None = None) -> "Dataset | DatasetDict":
-    """`datasets.load_dataset`, but a local directory is never read from the cached copy of another one.
+    """Call `datasets.load_dataset`, but never read a local directory from the cached copy of another one.
 
-    `datasets` (5.2) knows the copy of a directory whose card has `configs` by the directory's last name and that entry alone: made
-    anew, or moved to another place, the set would silently have its old rows. Here the copy is known by path, names, sizes
-    and times of the files.
+    If a directory's card has `configs`, `datasets` (5.2) identifies its cached copy only by the directory's last name and that
+    entry. A data set that was regenerated or moved would silently load its old rows. Here the copy is identified by the path and
+    the names, sizes and times of the files.
 
     Args:
         name_or_path: local directory or Hub id.
-        split: as for `load_dataset`; all of them by default.
+        split: as for `load_dataset`; all splits by default.
         revision: branch, tag or commit on the Hub.
 
     Returns:
@@ -54,18 +54,18 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
 
 
 def card_configs(directory: Path, data_files: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """The `configs` of a local data set's card, with a digest of its files, so that plain `load_dataset` sees a change too.
+    """The `configs` of a local data set's card, with a digest of its files, so that plain `load_dataset` detects changes too.
 
     Args:
-        directory: of the finished data set.
-        data_files: per split its `split` and `path`.
+        directory: directory of the finished data set.
+        data_files: the `split` and `path` of each split.
     """
     digest = hashlib.sha256("".join(f"{p.relative_to(directory)} {p.stat().st_size}\n" for p in _files(directory)).encode())
     return [{"config_name": "default", "data_files": [*data_files], "description": f"contents {digest.hexdigest()[:16]}"}]
 
 
 def _files(directory: Path) -> list[Path]:
-    """All files but the card and hidden ones, in a fixed order."""
+    """All files except the card and hidden files, in a fixed order."""
     found = (path for path in directory.rglob("*") if path.is_file() and path.name != "README.md")
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts))
 
@@ -76,13 +76,13 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
     Args:
         name_or_path: local directory or Hub id.
         revision: branch, tag or commit on the Hub.
-        token: for private data sets.
+        token: Hub token for private data sets.
 
     Returns:
         The list under `mult_tasks` in the YAML header of the card.
 
     Raises:
-        ValueError: if there is no such directory or id, no card, or no such list in it.
+        ValueError: if the directory or id does not exist, or has no card with this list.
     """
     directory = Path(name_or_path)
     if directory.is_dir():
@@ -98,19 +98,19 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
 
 
 def load_task_specs(name_or_path: str | Path, names: Sequence[str] | None = None) -> dict[str, TaskSpec]:
-    """The tasks of a data set, or those of them that are asked for.
+    """Load the specs of a data set's tasks.
 
     Args:
         name_or_path: local directory or Hub id.
-        names: of the tasks; all of them by default.
+        names: names of the tasks to return; all by default.
 
     Raises:
-        ValueError: if the data set lacks one of these, and as [`load_task_entries`].
+        ValueError: if the data set lacks one of them, or as for [`load_task_entries`].
     """
     specs = resolve_tasks(load_task_entries(name_or_path))
     unknown = sorted(set(names or []) - set(specs))
     if unknown:
-        raise ValueError(f"there are no tasks {unknown} in {name_or_path}; it has {list(specs)}")
+        raise ValueError(f"{name_or_path} has no tasks {unknown}; it has {list(specs)}")
     return {task: spec for task, spec in specs.items() if names is None or task in names}
 
 
@@ -118,7 +118,7 @@ def missing_columns(columns: Sequence[str], tasks: Iterable[str]) -> list[str]:
     """Tasks without a column, whose maps are unknown in every row.
 
     Raises:
-        ValueError: if there is no column of photos, or none of any task.
+        ValueError: if there is no `image` column, or no column of any task.
     """
     tasks = list(tasks)
     missing = [task for task in tasks if task not in columns]
@@ -130,5 +130,5 @@ def missing_columns(columns: Sequence[str], tasks: Iterable[str]) -> list[str]:
 def _hub_card(repo_id: str, **kwargs: str | None) -> str:
     try:
         return hf_hub_download(repo_id, "README.md", repo_type="dataset", **kwargs)
-    except (OSError, ValueError) as error:  # no network, no such repository, no card in it; not the form of an id
-        raise ValueError(f"{repo_id} is no directory here, and no card of a data set of that id came from the Hub: {error}") from error
+    except (OSError, ValueError) as error:  # no network, no such repository, no card in it, or not a valid id
+        raise ValueError(f"{repo_id} is not a local directory, and the Hub has no card for a data set of that id: {error}") from error

@@ -1,1 +1,1 @@
-"""Measuring models on a data set: the loop over processes, comparisons, tables and model cards."""
+"""Evaluation of models on a data set: the loop over processes, comparisons, tables and model cards."""

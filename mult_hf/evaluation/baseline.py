@@ -1,4 +1,4 @@
-"""The predictor that a model has to beat: one constant map per task."""
+"""The constant baseline, which a model has to beat: one constant map per task."""
 
 import math
 from typing import TYPE_CHECKING
@@ -18,19 +18,19 @@ from .loop import check_data, evenly_spread
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_MAX_PIXELS = 2**24  # of all images that the constant baseline is computed from: 1,024 at 128 x 128, 64 at 512 x 512
+_MAX_PIXELS = 2**24  # pixels of all images used for the constant baseline: 1,024 images at 128 x 128, 64 at 512 x 512
 
 
 def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_images: int = 500) -> Predictor:
-    """The predictor that a model has to beat: one constant map per task, the best by the task's headline metric.
+    """Compute the constant baseline: one constant map per task, the best one by the task's headline metric.
 
     Args:
-        dataset: training images; at most `max_images` evenly spread ones are read, fewer if they are large, to bound memory.
-        collator: without augmentation. The maps have the size of its processor's images.
-        max_images: images to use, at most.
+        dataset: training images; at most `max_images` evenly spaced ones are read, or fewer large ones, to limit memory.
+        collator: a collator without augmentation. The maps have the size of its processor's images.
+        max_images: largest number of images to use.
 
     Returns:
-        a [`Predictor`] whose maps do not depend on the image.
+        A [`Predictor`] whose maps do not depend on the image.
 
     Raises:
         ValueError: if the data set is empty.
@@ -51,7 +51,7 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
 
 
 def _as_prediction(constant: Tensor, spec: TaskSpec) -> Tensor:
-    """(channels, height, width) as a model would predict it: class ids as logits."""
+    """Convert a constant to (channels, height, width) in a model's output space: class ids become logits."""
     return F.one_hot(constant, spec.channels).movedim(-1, 0).float() if spec.is_classification else constant
 
 

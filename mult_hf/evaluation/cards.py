@@ -1,4 +1,4 @@
-"""Publish results: in model cards, as the Hub's `eval_results`, and as plain JSON without paths of this machine."""
+"""Publish results: in model cards, as the Hub's `eval_results`, and as JSON without paths of this machine."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ def to_jsonable(value: Any) -> Any:
 
 
 def shareable(value: Any, root: Path) -> Any:
-    """Shorten paths for publication: relative to the directory `root` inside it, relative to the home directory elsewhere."""
+    """Shorten paths for publication: relative to `root` inside that directory, and relative to the home directory elsewhere."""
     return str(value).replace(f"{root}/", "").replace(str(Path.home()), "~") if isinstance(value, (str, Path)) else value
 
 
@@ -40,7 +40,7 @@ def card_template() -> Path:
     places = [package / "model_card.md", package.parent / "model_card.md"]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"the template of model cards is at none of {[str(place) for place in places]}; install mult-hf again")
+        raise FileNotFoundError(f"the template of model cards is at none of {[str(place) for place in places]}; reinstall mult-hf")
     return found
 
 
@@ -51,17 +51,17 @@ def eval_results(
     split: str,
     settings: Mapping[str, Any] | None = None,
 ) -> list[EvalResult]:
-    """Metrics in the form that a model card contains.
+    """Convert metrics to entries of a model card.
 
     Args:
-        values: by `"task/metric"`, as from `MultiTaskMetrics.compute`; unknown ones (NaN) are left out.
+        values: metrics by `"task/metric"`, as from `MultiTaskMetrics.compute`; unknown ones (NaN) are left out.
         specs: the tasks' entries.
         dataset: name or Hub id of the data.
-        split: of the data.
-        settings: differences from plain use, such as test-time augmentation, as plain values.
+        split: split of the data.
+        settings: settings that differ from the defaults, such as test-time augmentation, as JSON values.
 
     Returns:
-        one entry per metric, rounded to five digits after the point.
+        One entry per metric, rounded to five decimal places.
     """
     return [
         EvalResult(
@@ -79,7 +79,7 @@ def eval_results(
     ]
 
 
-# What the Hub calls a model with such an output.
+# The Hub's name of the task for each kind of output.
 _HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "image-segmentation"}
 
 
@@ -88,9 +88,10 @@ def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], result
 
     Args:
         path: the model's README.md; the directory's name is the model's.
-        template: with `{{ card_data }}` for the metadata, and names in double braces; `model_card.md` of this repository.
+        template: template with `{{ card_data }}` for the metadata and other names in double braces, such as this repository's
+            `model_card.md`.
         specs: the model's task entries.
-        results: as from [`eval_results`].
+        results: entries from [`eval_results`].
         text: values of the other names in the template.
     """
     known = [_HUB_TASKS[spec.transformers_task] for spec in specs.values() if spec.transformers_task in _HUB_TASKS]
@@ -118,17 +119,17 @@ def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], result
 
 
 def update_card(path: Path, results: Sequence[EvalResult]) -> None:
-    """Write results into the metadata of a model card; an earlier value of the same measurement is replaced, all else stays.
+    """Write results into the metadata of a model card. Only earlier values of the same measurements are replaced.
 
     Args:
         path: the model's README.md.
-        results: as from [`eval_results`].
+        results: entries from [`eval_results`].
 
     Raises:
         ValueError: if there is no card.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; examples/train.py writes a card next to a model, or start from model_card.md")
+        raise ValueError(f"{path} does not exist; `mult-hf train` writes a card next to a model, or start from model_card.md")
     card = ModelCard.load(path)
     kept = [old for old in card.data.eval_results or [] if not any(old.is_equal_except_value(new) for new in results)]
     card.data.eval_results = [*kept, *results]

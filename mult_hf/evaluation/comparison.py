@@ -17,7 +17,7 @@ from .loop import Evaluation
 
 
 def comparable_tasks(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
-    """The tasks whose headline metric is a number in both, and not 0 in the reference (nothing is relative to 0)."""
+    """The tasks whose headline metric is finite in both and not 0 in the reference (no difference is relative to 0)."""
     return {task: spec for task, spec in specs.items() if _is_comparable(f"{task}/{spec.metrics[0]}", values, reference)}
 
 
@@ -27,32 +27,32 @@ def _is_comparable(name: str, values: Mapping[str, float], reference: Mapping[st
 
 
 def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
-    """Multi-task gain over a baseline in percent, over the tasks that have it.
+    """Multi-task gain over a baseline in percent, over the comparable tasks.
 
     Args:
-        values: by `"task/metric"`.
-        baseline: the same of the baseline.
+        values: metrics by `"task/metric"`.
+        baseline: metrics of the baseline by the same names.
         specs: the tasks' entries; the first metric of each counts.
 
     Returns:
-        the mean relative gain over the [`comparable_tasks`]; NaN if there is none.
+        The mean relative gain over the [`comparable_tasks`]; NaN if there are none.
     """
     counted = comparable_tasks(values, baseline, specs)
     return multi_task_gain(values, baseline, counted) if counted else math.nan
 
 
 def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of several runs, each of one task; a run's `results.json` is preferred to its `metrics.json`.
+    """Read the metrics of several single-task runs; a run's `results.json` is preferred to its `metrics.json`.
 
     Args:
-        directory: holds one directory per run.
-        described: the data that these results must be of; a file that says otherwise is refused.
+        directory: directory with one directory per run.
+        described: description of the data; results measured on other data are rejected.
 
     Returns:
-        values by `"task/metric"`.
+        Metrics by `"task/metric"`.
 
     Raises:
-        ValueError: if there is no result, two of one task, one of several tasks, or one of other data.
+        ValueError: if there are no results, two results of one task, results of several tasks in one run, or of other data.
     """
     files = {path.parent: path for name in ("metrics.json", "results.json") for path in sorted(directory.glob(f"*/{name}"))}
     if not files:
@@ -62,10 +62,10 @@ def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> d
         run = json.loads(path.read_text())
         other = {key: run[key] for key, value in described.items() if run.get(key, value) != value}
         if other:
-            raise ValueError(f"{path} was measured on {other}, this run on { {key: described[key] for key in other} }; measure on one set")
+            raise ValueError(f"{path} was measured on {other}, this run on { {key: described[key] for key in other} }; use the same data")
         tasks = sorted({name.split("/")[0] for name in run["model"]})
         if len(tasks) != 1 or run["model"].keys() & values.keys():
-            raise ValueError(f"{path} has results of {tasks}, {sorted(values)} came before; give one run of one task each")
+            raise ValueError(f"{path} has results of {tasks}, and {sorted(values)} were already read; give one run per task")
         values |= {name: math.nan if value is None else value for name, value in run["model"].items()}
     return values
 
@@ -83,20 +83,20 @@ def bootstrap_differences(
 ) -> dict[str, Difference]:
     """Intervals of the differences of two predictors by the paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
-    Images are drawn with replacement, the same ones for both, and every metric is computed from their added statistics. The
-    interval reflects image sampling only, not training variance. It assumes independent images: for views of one room or frames of one
-    video it is too narrow.
+    Images are drawn with replacement, the same ones for both predictors, and every metric is computed from their summed statistics.
+    The interval reflects image sampling only, not training variance. It assumes independent images, so it is too narrow for views of
+    one room or frames of one video.
 
     Args:
-        a: one predictor.
-        b: the other, on the same images.
-        resamples: how often images are drawn.
-        confidence: share of the resamples that the interval holds.
-        seed: of the draws.
+        a: evaluation of the first predictor.
+        b: evaluation of the second predictor, on the same images.
+        resamples: number of resamples.
+        confidence: share of the resamples inside the interval.
+        seed: seed of the resampling.
 
     Returns:
-        for each metric that both have `a - b` and the ends of its interval; NaN where nothing was known. Resamples in which
-        nothing is known are left out.
+        For each metric of both, `a - b` and the ends of its interval; NaN where nothing is known. Resamples in which nothing is
+        known are left out.
 
     Raises:
         ValueError: if the images differ or were not kept, or `resamples` or `confidence` is out of range.
@@ -104,14 +104,16 @@ def bootstrap_differences(
     for evaluation in (a, b):
         evaluation.check_images()
     if a.names != b.names:
-        raise ValueError(f"the first has {len(a.names)} images, {a.names[:3]}..., the second {len(b.names)}, {b.names[:3]}...; use one set")
+        raise ValueError(
+            f"the first has {len(a.names)} images, {a.names[:3]}..., the second {len(b.names)}, {b.names[:3]}...; use the same images"
+        )
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"resamples is {resamples} and confidence {confidence}; give at least 1, and a share between 0 and 1")
     totals = (a.compute(), b.compute())
     shared = [name for name in totals[0] if name in totals[1]]
     drawn = np.full((resamples, len(shared)), np.nan)
     generator = np.random.default_rng(seed)
-    chunk = 100  # draws that are added up in one product
+    chunk = 100  # resamples that are summed in one product
     for start in range(0, resamples, chunk):
         counts = _draw_counts(generator, min(chunk, resamples - start), len(a.names))
         for number, (ours, theirs) in enumerate(zip(_resampled(a, counts), _resampled(b, counts))):

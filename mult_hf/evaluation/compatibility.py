@@ -1,33 +1,33 @@
-"""Refuse to measure a model on data whose task of the same name means something else."""
+"""Reject data in which a model's task has another meaning."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from mult_hf.model.tasks import TaskSpec
 
-# Fields that define what a task's values mean; results are meaningless if model and data differ in one of them.
+# Fields that define the meaning of a task's values; results are meaningless if model and data differ in one of them.
 _MEANING = ("kind", "channels", "unit", "class_names", "horizontal_flip_signs", "rotated_channels", "zoom_exponent")
 
 
 def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
-    """The tasks that a model and a data set share, as a collator needs them to measure one on the other.
+    """Specs of the tasks that a model and a data set share, for measuring the model on the data set.
 
-    The data set defines how stored maps are read and what is measured (`encoding`, `resample`, `metrics`), the model how
-    predictions are finished (`activation`, `value_range`).
+    The data set defines how stored maps are read and which metrics are computed (`encoding`, `resample`, `metrics`). The model
+    defines how predictions are post-processed (`activation`, `value_range`).
 
     Args:
         model_specs: the model's entries by name.
-        data_specs: the data set's.
+        data_specs: the data set's entries by name.
 
     Returns:
-        entries by name in the model's order, for the image processor of a [`MultiTaskCollator`].
+        Entries by name in the model's order, for the image processor of a [`MultiTaskCollator`].
 
     Raises:
         ValueError: if they share no task, or a shared task differs in classes, unit or axes.
     """
     shared = [task for task in model_specs if task in data_specs]
     if not shared:
-        raise ValueError(f"the model's tasks are {list(model_specs)}, the data have {list(data_specs)}; they share none")
+        raise ValueError(f"the model has tasks {list(model_specs)} and the data {list(data_specs)}; they need at least one in common")
     for task in shared:
         check_compatible(model_specs[task], data_specs[task])
     return {
@@ -37,7 +37,7 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
 
 
 def check_compatible(model: TaskSpec, data: TaskSpec) -> None:
-    """Refuse a task that means different things in a model and a data set.
+    """Reject a task that has different meanings in a model and a data set.
 
     Raises:
         ValueError: if it differs in classes, unit or axes.

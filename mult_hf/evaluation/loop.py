@@ -1,8 +1,8 @@
 """Measure predictors on a data set, in any number of processes.
 
-Predictions are brought to the size of the stored labels before they are measured; labels are never resampled, so the same data
-give comparable numbers whatever size a model works at. Every image's statistics are kept and summed in the order of the rows:
-the totals do not depend on the number of processes, and images can be ranked and resampled afterwards.
+Predictions are resized to the stored labels before they are measured. Labels are never resampled, so results on the same data are
+comparable between models with different input sizes. Every image's statistics are kept and summed in the order of the rows: the
+totals do not depend on the number of processes, and images can be ranked and resampled afterwards.
 """
 
 import math
@@ -32,9 +32,9 @@ class Evaluation:
     """Results of one predictor on a data set: collected image by image, merged over processes, computed once.
 
     Args:
-        specs: the entries of the tasks that are measured.
-        per_image: whether to keep the statistics of every image. Totals then are added in the order of the rows and are the same
-            to the last bit however the images were spread; without, memory is constant, and totals are added as they come.
+        specs: entries of the measured tasks.
+        per_image: whether to keep the statistics of every image. Totals are then summed in the order of the rows and are identical
+            to the last bit for any distribution of the images. If false, memory is constant, and totals are summed in any order.
     """
 
     def __init__(self, specs: Mapping[str, TaskSpec], *, per_image: bool = True) -> None:
@@ -48,13 +48,13 @@ class Evaluation:
         """Add one image.
 
         Args:
-            row: its number in the data set.
-            name: of the image.
-            predictions: a finished map per task, see [`finish`].
-            targets: per task, of the same size.
+            row: index of the row in the data set.
+            name: name of the image.
+            predictions: a post-processed map per task, see [`finish`].
+            targets: a target of the same size per task.
 
         Raises:
-            ValueError: if this row came before, or [`MultiTaskMetrics.update`] refuses the maps.
+            ValueError: if this row was already added, or [`MultiTaskMetrics.update`] rejects the maps.
         """
         self._check_new([row])
         image = MultiTaskMetrics(self.specs)
@@ -66,20 +66,20 @@ class Evaluation:
             self._add(image.sums)
 
     def merge(self, other: "Evaluation") -> None:
-        """Add the images of another evaluation, which does not change.
+        """Add the images of another evaluation, which is not modified.
 
         Raises:
-            ValueError: if both have the same row, or keep statistics in different ways.
+            ValueError: if both contain the same row, or differ in `per_image`.
         """
         if self.per_image != other.per_image:
-            raise ValueError(f"per_image is {self.per_image} here and {other.per_image} there; merge results of one kind")
+            raise ValueError(f"per_image is {self.per_image} here and {other.per_image} in the other; use the same value for both")
         self._check_new(other._names)
         self._names |= other._names
         self._images |= other._images
         self._add(other._sums)
 
     def compute(self) -> dict[str, float]:
-        """All metrics by `"task/metric"`; NaN where nothing was known."""
+        """All metrics by `"task/metric"`; NaN where no pixel was known."""
         return self.metrics.compute()
 
     @property
@@ -99,7 +99,7 @@ class Evaluation:
         """Statistics of one image.
 
         Args:
-            number: of the image in [`names`].
+            number: index of the image in [`names`].
 
         Raises:
             ValueError: if the images' statistics were not kept.
@@ -116,7 +116,7 @@ class Evaluation:
         return self.metrics_of_image(number).compute()
 
     def stacked(self) -> dict[str, Sums]:
-        """The statistics of all images in order of the rows: by `"task/statistics"`, (images, ...) in each field.
+        """The statistics of all images by `"task/statistics"`, in the order of the rows: (images, ...) in each field.
 
         Raises:
             ValueError: if the images' statistics were not kept.
@@ -126,10 +126,10 @@ class Evaluation:
         return {name: type(sums).stack([image[name] for image in images]) for name, sums in images[0].items()}
 
     def worst(self, count: int) -> dict[str, list[tuple[int, float]]]:
-        """For each task's headline metric, "task/metric", the worst images.
+        """The worst images by each task's headline metric, "task/metric".
 
         Returns:
-            at most `count` (number of the image, value), the worst first; images in which nothing is known are left out.
+            Per metric at most `count` pairs (index of the image, value), worst first; images without a known pixel are left out.
 
         Raises:
             ValueError: if the images' statistics were not kept.
@@ -144,9 +144,9 @@ class Evaluation:
         return ranked
 
     def check_images(self) -> None:
-        """Refuse to rank or resample images whose statistics were not kept."""
+        """Reject ranking or resampling if the images' statistics were not kept."""
         if not self._images:
-            raise ValueError(f"the statistics of these {len(self._names)} images were not kept one by one; evaluate with per_image=True")
+            raise ValueError(f"the statistics of these {len(self._names)} images were not kept; evaluate with per_image=True")
 
     def _check_new(self, rows: Iterable[int]) -> None:
         twice = sorted(self._names.keys() & set(rows))
@@ -168,10 +168,10 @@ class _Batch:
     """Prepared rows.
 
     Args:
-        rows: their numbers in the data set.
-        names: of their images.
+        rows: indices in the data set.
+        names: names of the images.
         pixel_values: (batch, 3, height, width).
-        targets: per image its targets by task.
+        targets: targets by task, per image.
     """
 
     rows: list[int]
@@ -181,7 +181,7 @@ class _Batch:
 
 
 class _Batches(TorchDataset):
-    """Prepared batches by number; every batch has the same rows, however many processes share them."""
+    """Prepared batches by index; a batch has the same rows for any number of processes."""
 
     def __init__(self, dataset: "Dataset", collator: MultiTaskCollator, batch_size: int) -> None:
         self.dataset, self.collator, self.batch_size = dataset, collator, batch_size
@@ -211,22 +211,22 @@ def evaluate(
 ) -> dict[str, Evaluation]:
     """Measure several predictors in one pass over the data.
 
-    Each row is measured by exactly one process, in a batch that does not depend on how many there are, and every process gets the
-    whole result. Each process calls the predictors equally often, as sharded models need: where batches do not come out even, a
-    padding batch is predicted and excluded from the sums.
+    Each row is measured by exactly one process, in a batch that does not depend on the number of processes, and every process gets
+    the complete result. Each process calls the predictors equally often, because sharded models need this: if the number of batches
+    is not divisible by the number of processes, a padding batch is predicted and excluded from the sums.
 
     Args:
-        predictors: by name, see [`Predictor`]; models in evaluation mode, through [`predict`] for example.
-        dataset: rows with `image` and one column per task, images decoded; with a length.
-        collator: its processor makes `pixel_values`, reads the labels and finishes the predictions; see [`measured_specs`].
-        accelerator: the processes, and the device that `pixel_values` go to.
+        predictors: [`Predictor`]s by name, for example [`predict`] with a model in evaluation mode.
+        dataset: rows with a decoded `image` and one column per task; must have a length.
+        collator: its processor prepares `pixel_values`, reads the labels and post-processes predictions; see [`measured_specs`].
+        accelerator: the processes, and the device for `pixel_values`.
         batch_size: images per batch in each process.
-        num_workers: processes that prepare batches, for each process that predicts.
+        num_workers: worker processes that prepare batches, per predicting process.
         per_image: whether to keep every image's statistics, to rank and resample images; see [`Evaluation`].
-        progress: whether to show a bar.
+        progress: whether to show a progress bar.
 
     Returns:
-        by predictor its [`Evaluation`].
+        An [`Evaluation`] per predictor.
 
     Raises:
         ValueError: if the data set is empty or has no length, `batch_size` is below 1, or a row cannot be read.
@@ -250,14 +250,14 @@ def evaluate(
             for row, image, maps, targets in zip(batch.rows, batch.names, finished, batch.targets):
                 measured[name].update(row, image, maps, targets)
     whole = {name: Evaluation(specs, per_image=per_image) for name in predictors}
-    for part in gather_object([measured]):  # of each process
+    for part in gather_object([measured]):  # one per process
         for name, evaluation in part.items():
             whole[name].merge(evaluation)
     return whole
 
 
 def check_data(dataset: Any, batch_size: int) -> None:
-    """Refuse data that cannot be measured.
+    """Reject data that cannot be measured.
 
     Raises:
         ValueError: if the data set is empty or has no length, or `batch_size` is below 1.
@@ -268,13 +268,13 @@ def check_data(dataset: Any, batch_size: int) -> None:
             "take some rows: datasets.Dataset.from_list(list(stream.take(500)), features=stream.features)"
         )
     if len(dataset) == 0:
-        raise ValueError("the data set has 0 rows; choose another split, or more samples")
+        raise ValueError(f"the data set has {len(dataset)} rows; choose another split, or more samples")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
 
 
 def evenly_spread(rows: int, count: int | None) -> list[int]:
-    """Numbers of at most `count` rows from the first to the last; of all without a count.
+    """Indices of at most `count` evenly spaced rows, from the first to the last; all rows if `count` is None.
 
     Examples:
         >>> evenly_spread(9, 3), evenly_spread(2, 3), evenly_spread(2, None)
@@ -286,21 +286,21 @@ def evenly_spread(rows: int, count: int | None) -> list[int]:
 def finish(
     predictions: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]], processor: MulTProcessingMixin
 ) -> list[dict[str, Tensor]]:
-    """A predictor's batch in units and at the size of each target, image by image.
+    """Post-process a batch of predictions: per image, in the tasks' units and at the size of each target.
 
     Args:
-        predictions: of a [`Predictor`].
-        targets: an image's targets by task, as from [`MultiTaskCollator.collate_for_evaluation`].
-        processor: whose entries say how predictions are finished.
+        predictions: predictions of a [`Predictor`].
+        targets: targets by task per image, as from [`MultiTaskCollator.collate_for_evaluation`].
+        processor: the image processor; its entries define the post-processing.
 
     Returns:
-        per image a map by task, as `post_process` makes them; tasks without a target are left out.
+        Maps by task per image, as from `post_process`; tasks without a target are left out.
     """
     specs = processor.task_specs
     images: list[dict[str, Tensor]] = [{} for _ in targets]
     for task in (task for task in predictions if task in specs):
         sizes = [tuple(target[task].shape[-2:]) for target in targets]
-        # One task at a time: its labels may be stored at another size than those of its neighbours.
+        # One task at a time, because labels of different tasks may be stored at different sizes.
         for image, maps in zip(images, processor.post_process({task: predictions[task]}, sizes, tasks=[specs[task]])):
             image[task] = maps[task]["prediction"]
     return images

@@ -27,7 +27,7 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> str:
     """Markdown table with one row per metric and one column per predictor; the best value of each row is bold.
 
     Args:
-        evaluations: by name of the column. Cells of missing tasks and unknown values have a dash.
+        evaluations: evaluations by column name. Missing tasks and unknown values are shown as a dash.
     """
     values = {column: each.compute() for column, each in evaluations.items()}
     directions = {name: _direction(each, name) for column, each in evaluations.items() for name in values[column]}
@@ -48,7 +48,7 @@ def _direction(evaluation: Evaluation, name: str) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits after the point, or a dash for an unknown value."""
+    """A value with four decimal places, or a dash if it is unknown."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
@@ -56,10 +56,10 @@ def comparison_table(names: Sequence[str], differences: Mapping[str, Difference]
     """Markdown table of differences between two models, and which of them is better where the interval excludes 0.
 
     Args:
-        names: of the two models.
-        differences: the first minus the second, by `"task/metric"`.
-        evaluation: of the first, which has the directions of the metrics.
-        confidence: of the intervals.
+        names: names of the two models.
+        differences: first minus second, by `"task/metric"`.
+        evaluation: evaluation of the first model, for the directions of the metrics.
+        confidence: confidence of the intervals.
     """
     first, second = names
     lines = [f"| task | metric | {first} - {second} | {confidence:.0%} interval | better |", "|---|---|---|---|---|"]
@@ -73,13 +73,13 @@ def comparison_table(names: Sequence[str], differences: Mapping[str, Difference]
 
 
 def per_class_rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
-    """For each classification task one row per class."""
+    """Per classification task, one row per class."""
     metrics = evaluation.metrics
     return {task: metrics.per_class(task) for task, spec in evaluation.specs.items() if spec.is_classification}
 
 
 def per_class_tables(rows_by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The same in Markdown; a dash where a class does not occur."""
+    """Markdown tables of these rows; a dash marks a class that does not occur."""
     texts = []
     for task, rows in rows_by_task.items():
         lines = [f"{task}, class by class:", "", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
@@ -92,12 +92,12 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
     """Multi-task gain over single-task results.
 
     Args:
-        values: of the multi-task model, by `"task/metric"`.
-        single: of the single-task models, by the same names.
+        values: metrics of the multi-task model, by `"task/metric"`.
+        single: metrics of the single-task models, by the same names.
         specs: the tasks' entries.
 
     Returns:
-        the gain in percent, and a Markdown table of it task by task.
+        The gain in percent, and a Markdown table of the gain per task.
 
     Raises:
         ValueError: if no task has a number in both.
@@ -105,7 +105,7 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
     counted = comparable_tasks(values, single, specs)
     if not counted:
         headlines = sorted(f"{task}/{spec.metrics[0]}" for task, spec in specs.items())
-        raise ValueError(f"the single-task results have {sorted(single)}, none of {headlines} with a number here")
+        raise ValueError(f"the single-task results have {sorted(single)}; expected at least one of {headlines} with a finite value in both")
     gain = multi_task_gain(values, single, counted)
     lines = ["| task | metric | multi-task | single-task | gain |", "|---|---|---|---|---|"]
     for task, spec in counted.items():
@@ -117,20 +117,20 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
 
 
 def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str], evaluation: Evaluation) -> list[str]:
-    """Sentences about tasks without numbers, and why.
+    """Sentences that list tasks without results, with the reasons.
 
     Args:
-        name: of the model.
-        tasks: of the model.
-        data_tasks: of the data set.
-        evaluation: of the model.
+        name: name of the model.
+        tasks: tasks of the model.
+        data_tasks: tasks of the data set.
+        evaluation: evaluation of the model.
     """
     measured, values = evaluation.specs, evaluation.compute()
     unknown = [task for task in measured if all(math.isnan(value) for key, value in values.items() if key.split("/")[0] == task)]
     reasons = {
         "not in the data": [task for task in tasks if task not in data_tasks],
         "in the data, but not the model's": [task for task in data_tasks if task not in tasks],
-        "not asked for": [task for task in tasks if task in data_tasks and task not in measured],
+        "not requested": [task for task in tasks if task in data_tasks and task not in measured],
         "without a known pixel in this split": unknown,
     }
     return [f"{name}, {reason}: {', '.join(names)}." for reason, names in reasons.items() if names]
@@ -143,15 +143,15 @@ def save_worst(
     """Save `worst_<task>.png` per task: image, prediction and truth of the worst images by its headline metric.
 
     Args:
-        evaluation: of the predictor on the data set, with its images' statistics.
-        predictor: what was measured; it brings the images to its device.
+        evaluation: evaluation of the predictor on the data set, with every image's statistics.
+        predictor: the measured predictor; it moves the images to its device.
         dataset: as for [`evaluate`].
-        collator: the same.
-        count: images per task, at most.
-        directory: where the panels are written.
+        collator: as for [`evaluate`].
+        count: largest number of images per task.
+        directory: output directory for the panels.
 
     Returns:
-        by `"task/metric"` the images' names and values, the worst first.
+        The images' names and values by `"task/metric"`, worst first.
     """
     listed = {}
     for metric, ranked in evaluation.worst(count).items():
@@ -170,7 +170,7 @@ def save_worst(
 
 
 @dataclass(frozen=True)
-class ExamplePictures:
+class ExampleImages:
     """An image with one coloured map per task of the prediction and of the truth, in the colours of the truth."""
 
     image: Image.Image
@@ -178,14 +178,14 @@ class ExamplePictures:
     truths: dict[str, Image.Image]
 
 
-def example_pictures(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> list[ExamplePictures]:
-    """Coloured maps of evenly spread rows.
+def example_images(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> list[ExampleImages]:
+    """Coloured maps of evenly spaced rows.
 
     Args:
         model: a [`MulTForMultiTaskDensePrediction`] in evaluation mode.
         dataset: as for [`evaluate`].
-        collator: the same.
-        count: images, at most.
+        collator: as for [`evaluate`].
+        count: largest number of images.
     """
     specs = collator.processor.task_specs
     examples = []
@@ -194,23 +194,23 @@ def example_pictures(model: nn.Module, dataset: "Dataset", collator: MultiTaskCo
         pixel_values, (targets,) = collator.collate_for_evaluation([row])
         (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
         limits = {task: color_limits(target) for task, target in targets.items()}
-        pictures = ({task: colorize(maps[task].cpu(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets))
-        examples.append(ExamplePictures(row["image"], *pictures))
+        coloured = ({task: colorize(maps[task].cpu(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets))
+        examples.append(ExampleImages(row["image"], *coloured))
     return examples
 
 
 def example_panel(model: nn.Module, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
-    """The same as one panel: a row of image and predictions, and below it a row of the truth."""
-    examples = example_pictures(model, dataset, collator, count)
+    """A panel of these examples: one row with image and predictions, and below it one with the truth."""
+    examples = example_images(model, dataset, collator, count)
     rows = [row for each in examples for row in ([each.image, *each.predictions.values()], [None, *each.truths.values()])]
     return panel(rows, ["image", *collator.processor.task_specs])
 
 
 __all__ = [
-    "ExamplePictures",
+    "ExampleImages",
     "comparison_table",
     "example_panel",
-    "example_pictures",
+    "example_images",
     "gain_table",
     "per_class_rows",
     "per_class_tables",

@@ -1,1 +1,1 @@
-"""Running a model over images, videos and data sets: predictors, tiles, sources of images, files of results, attention maps."""
+"""Inference on images, videos and data sets: predictors, tiling, image sources, output files, attention maps."""

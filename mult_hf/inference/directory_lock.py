@@ -1,4 +1,4 @@
-"""One run per output directory: a second one is refused as long as the first one lives."""
+"""Lock an output directory for one run; a second run is rejected until the first has ended."""
 
 import contextlib
 import json
@@ -14,24 +14,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_FILE = ".run.lock"
-"""The file that the operating system locks. It stays when a run ends; a file alone locks nothing."""
+"""The file that the operating system locks. It remains after a run, but its existence alone locks nothing."""
 
 HOLDER_FILE = ".run.json"
-"""The run that holds the lock. A file of its own, since opening a lock file may empty it."""
+"""Describes the run that holds the lock. This is a separate file, because opening a lock file may empty it."""
 
 
 @contextmanager
 def exclusive_run(directory: Path, *, main_process: bool = True) -> Iterator[None]:
-    """Hold an output directory for one run while the block runs.
+    """Lock an output directory for the duration of a `with` block.
 
-    The operating system frees the lock when the process ends, however it ends, so nothing is left after `kill -9` or a reboot.
+    The operating system releases the lock however the process ends, so no lock remains after `kill -9` or a reboot.
 
     Args:
-        directory: made if it does not exist.
-        main_process: whether this is the process of the run that takes the lock; in the others the block just runs.
+        directory: created if it does not exist.
+        main_process: whether this process takes the lock for its run; in the run's other processes this has no effect.
 
     Raises:
-        ValueError: if another run holds the directory; nothing in it is changed.
+        ValueError: if another run holds the lock; the directory is left unchanged.
     """
     if not main_process:
         yield
@@ -53,7 +53,7 @@ def exclusive_run(directory: Path, *, main_process: bool = True) -> Iterator[Non
 
 
 def _write_holder(directory: Path) -> None:
-    """Say who holds the lock; only for messages, so a full disk must not end the run here."""
+    """Record which run holds the lock. This is only used in messages, so a full disk must not stop the run here."""
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     holder = {"process": os.getpid(), "host": platform.node(), "started": started, "command": shlex.join(sys.argv)}
     with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ def _holder(directory: Path) -> str:
         holder = json.loads((directory / HOLDER_FILE).read_text(encoding="utf-8"))
         return f"process {holder['process']} on {holder['host']}, started {holder['started']} ({str(holder['command'])[:100]})"
     except (OSError, ValueError, KeyError, TypeError):
-        return "a process that has not written its number yet"
+        return "a process that has not written its id yet"
 
 
 __all__ = ["HOLDER_FILE", "LOCK_FILE", "exclusive_run"]

@@ -1,7 +1,8 @@
-"""Models as files for other runtimes: ONNX in float32 and in 8 bits, and `torch.export`; each file is checked against PyTorch.
+"""Export models for other runtimes: ONNX in float32 and 8 bits, and `torch.export`; each file is checked against PyTorch.
 
-Every file takes `pixel_values` (batch, 3, height, width) float32, any batch of one height and width, and returns one map per task under
-the task's name. Size, normalisation and the tasks' entries are stored inside, so that it runs without this package (docs/export.md).
+Every file takes `pixel_values` (batch, 3, height, width) float32, with any batch size and a fixed height and width, and returns one
+map per task under the task's name. The file contains size, normalisation and task entries, so that it runs without this package
+(docs/export.md).
 """
 
 import json
@@ -31,23 +32,23 @@ METADATA = "mult_hf"
 """Key of the JSON object inside each file."""
 
 CHECKED_BATCHES = (1, 3)
-"""Neither is the batch that is traced, so that a batch size that was fixed by mistake is found."""
+"""Neither is the traced batch size, so that an accidentally fixed batch size is detected."""
 
 TOLERANCE = 1e-4
-"""Largest difference of a float32 file from PyTorch, in the units of the predictions: rounding in another order of operations."""
+"""Largest allowed difference of a float32 file from PyTorch, in the units of the predictions, due to another order of rounding."""
 
 
 class ExportError(RuntimeError):
-    """A model that cannot be exported, or a file that predicts something else than the model."""
+    """A model cannot be exported, or the predictions of an exported file differ from the model's."""
 
 
 class Exportable(nn.Module):
     """A model as a function of `pixel_values` alone.
 
     Args:
-        model: in evaluation mode.
+        model: the model in evaluation mode.
         tasks: names of the tasks to predict.
-        results: `"predictions"`, or `"finished"` as `post_process` of the image processor finishes them.
+        results: `"predictions"`, or `"finished"` for results as from the image processor's `post_process`.
     """
 
     def __init__(self, model: MulTForMultiTaskDensePrediction, tasks: list[str], results: str) -> None:
@@ -62,7 +63,7 @@ class Exportable(nn.Module):
 
 
 def finished(prediction: Tensor, spec: TaskSpec) -> Tensor:
-    """Class ids (batch, height, width) int64; or (batch, channels, height, width) within the task's range, in its unit."""
+    """Post-process: class ids (batch, height, width) int64, or (batch, channels, height, width) in the task's unit and range."""
     if spec.is_classification:
         return prediction.argmax(dim=1)
     return prediction if spec.value_range is None else prediction.clamp(*spec.value_range)
@@ -74,7 +75,7 @@ RESULTS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {"predictions": lambd
 def load_exportable(
     name_or_path: str, tasks: Iterable[str] | None = None, results: str = "predictions", attention: str | None = None
 ) -> Exportable:
-    """Load a model in float32, without the decoders that the wanted tasks do not need.
+    """Load a model in float32, without the decoders that the requested tasks do not need.
 
     Args:
         name_or_path: directory or Hub id.
@@ -83,7 +84,7 @@ def load_exportable(
         attention: name of the attention function, as for `from_pretrained`.
 
     Raises:
-        ValueError: on a task that the model does not have, or weights that its checkpoint lacks.
+        ValueError: if the model does not have one of the tasks, or its checkpoint lacks weights.
     """
     model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attention).eval()
     wanted = model.mult.requested_tasks(tasks)
@@ -94,23 +95,23 @@ def load_exportable(
 
 
 def describe(exportable: Exportable, processor: MulTImageProcessor, image_size: Sequence[int] | None = None) -> dict[str, Any]:
-    """Facts that a user of the file needs, as plain values; its pixel values are `(rgb * rescale_factor - image_mean) / image_std`.
+    """Metadata for users of the file, as JSON values; its pixel values are `(rgb * rescale_factor - image_mean) / image_std`.
 
     Args:
         exportable: the model.
-        processor: of the model.
+        processor: the model's image processor.
         image_size: side, or height and width, in pixels; the processor's size by default.
 
     Raises:
-        ValueError: if no size is given, and the processor has no fixed one.
+        ValueError: if no size is given and the processor has no fixed size.
     """
     size = image_size or [processor.size[side] for side in ("height", "width") if side in processor.size]
     if not size:
-        raise ValueError(f"the processor makes images of size {dict(processor.size)}; choose one with --image_size")
+        raise ValueError(f"the processor's size {dict(processor.size)} is not fixed; choose a size with --image_size")
     return {
         "height": size[0],
         "width": size[-1],
-        "resample": int(processor.resample),  # of resizing, by PIL's number
+        "resample": int(processor.resample),  # PIL's number of the resizing filter
         "rescale_factor": processor.rescale_factor if processor.do_rescale else 1.0,
         "image_mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
         "image_std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
@@ -121,10 +122,10 @@ def describe(exportable: Exportable, processor: MulTImageProcessor, image_size: 
 
 @torch.no_grad()
 def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.ExportedProgram:
-    """Trace the model as a graph, for any batch of images of this (height, width).
+    """Trace the model as a graph, for any batch size and this (height, width).
 
     Raises:
-        ExportError: if the model cannot be traced. Every decoder can, so the backbone is named.
+        ExportError: if the model cannot be traced. All decoders can be traced, so the message names the backbone.
     """
     batch = torch.export.Dim("batch", min=1)
     try:
@@ -135,7 +136,7 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
             f"a model with a {backbone} encoder could not be exported at {size[0]} x {size[1]} pixels; Swin encoders can: {error}"
         ) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # megabytes of lines of code and of paths of this machine
+        node.meta.pop("stack_trace", None)  # megabytes of source lines and paths of this machine
     return program
 
 
@@ -144,7 +145,7 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
 
 @torch.no_grad()
 def write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
-    """Write ONNX in float32. Above 2 GB, protobuf's limit, the weights are in a second file beside it."""
+    """Write ONNX in float32. Above 2 GB, protobuf's limit, the weights are in a second file next to it."""
     names = {"input_names": ["pixel_values"], "output_names": list(facts["tasks"]), "dynamic_shapes": {"pixel_values": {0: "batch"}}}
     exported = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
     for node in exported.model.graph:
@@ -158,7 +159,7 @@ def write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
 def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
     """Write ONNX with linear layers in 8 bits: one scale per channel of the weights, and activations scaled at run time.
 
-    Attention maps, norms and convolutions (the first layer, the trunk of mtan) stay in float32.
+    Attention maps, norms and convolutions (the first layer, the trunk of `mtan`) stay in float32.
     """
     path = stem.with_name(f"{stem.name}.int8.onnx")
     source = stem.with_name(f"{stem.name}.onnx")
@@ -167,7 +168,7 @@ def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
 
 
 def write_pt2(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
-    """Write a file for PyTorch without this package: `torch.export.load(path).module()(pixel_values)`."""
+    """Write a file that runs in PyTorch without this package: `torch.export.load(path).module()(pixel_values)`."""
     path = stem.with_name(f"{stem.name}.pt2")
     torch.export.save(program, path, extra_files={METADATA: json.dumps(facts)})
     return path
@@ -183,13 +184,13 @@ def onnx_predictor(path: Path, threads: int | None) -> Predictor:
 
 
 def pt2_predictor(path: Path, threads: int | None) -> Predictor:
-    """Open a file in PyTorch, whose threads are those of the whole process."""
+    """Open a file in PyTorch; the number of threads applies to the whole process."""
     return torch.export.load(path).module()
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a file is written and run, and the largest allowed difference of its maps from PyTorch's; None allows any."""
+    """How to write and run a file, and the largest allowed difference of its maps from PyTorch's (`None` for no limit)."""
 
     write: Callable[[torch.export.ExportedProgram, dict[str, Any], Path], Path]
     predictor: Callable[[Path, int | None], Predictor]
@@ -201,7 +202,7 @@ FORMATS: dict[str, Format] = {
     "int8": Format(write_int8, onnx_predictor, tolerance=None),
     "pt2": Format(write_pt2, pt2_predictor),
 }
-"""In the order in which they are written: `int8` is made from the file of `onnx`."""
+"""Formats in the order in which they are written: `int8` is converted from the `onnx` file."""
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------------------
@@ -209,12 +210,12 @@ FORMATS: dict[str, Format] = {
 
 @dataclass
 class Candidate:
-    """PyTorch itself, or a file that was written.
+    """PyTorch itself, or an exported file.
 
     Args:
-        predictor: runs it.
-        path: of the file; None for PyTorch.
-        difference: largest one from PyTorch.
+        predictor: function that runs it.
+        path: path of the file; None for PyTorch.
+        difference: largest difference from PyTorch.
     """
 
     predictor: Predictor
@@ -224,7 +225,7 @@ class Candidate:
 
 @torch.no_grad()
 def largest_difference(predictor: Predictor, reference: Predictor, size: tuple[int, int]) -> float:
-    """Over random images and all tasks: the largest difference of values, and the largest share of pixels of another class."""
+    """The largest difference over random images and all tasks: of values, and for classes the share of pixels that differ."""
     generator = torch.Generator().manual_seed(0)
     differences = []
     for batch in CHECKED_BATCHES:
@@ -233,21 +234,21 @@ def largest_difference(predictor: Predictor, reference: Predictor, size: tuple[i
         for task, maps in expected.items():
             difference = (came[task] - maps).abs() if maps.is_floating_point() else (came[task] != maps).float().mean()
             differences.append(difference.max())
-    return torch.stack(differences).max().item()  # NaN if any is
+    return torch.stack(differences).max().item()  # NaN if any difference is
 
 
 def write(
     name: str, exportable: Predictor, program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path, threads: int | None
 ) -> Candidate:
-    """Write a file and check it; one that differs too much from the model is deleted.
+    """Write a file and check it; the file is deleted if it differs too much from the model.
 
     Args:
-        name: of the format, a key of [`FORMATS`].
+        name: name of the format, a key of [`FORMATS`].
         exportable: the model.
         program: the traced model.
-        facts: as from [`describe`].
+        facts: metadata from [`describe`].
         stem: path of the file without its suffix.
-        threads: of the runtime; all cores if None.
+        threads: number of threads of the runtime; all cores if None.
 
     Raises:
         ExportError: if the file was deleted.
@@ -264,7 +265,7 @@ def write(
 
 
 def files_of(path: Path) -> list[Path]:
-    """An exported file, and that of its weights if there is one."""
+    """An exported file, and its weights file if there is one."""
     return [file for file in (path, path.with_name(f"{path.name}.data")) if file.exists()]
 
 

@@ -1,17 +1,17 @@
-"""Load a trained model, and refuse one that is not whole."""
+"""Load a trained model, and reject an incomplete one."""
 
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.weights import check_weights
 
 
 def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
-    """Load a model whose file has every weight, each of them finite; transformers itself fills gaps with random weights.
+    """Load a model and check that its file has every weight and that all are finite; transformers would fill gaps at random.
 
     Args:
         name_or_path: directory or Hub id.
 
     Returns:
-        the model in evaluation mode.
+        The model in evaluation mode.
 
     Raises:
         ValueError: if weights are missing, have another shape, or are not finite.

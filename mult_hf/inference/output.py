@@ -1,13 +1,13 @@
-"""Predictions as files that read back with `TaskSpec.decode`, in a directory that says how each map is stored.
+"""Write predictions as files that `TaskSpec.decode` reads back, in a directory whose card describes their encodings.
 
-    README.md            card: the tasks with the encodings of these files under `mult_tasks`, and how they were made
+    README.md            card: the tasks with the encodings of these files under `mult_tasks`, and the settings
     maps/TASK/NAME.png   or .npz, see [`stored_form`]
     panels/NAME.jpg      image and maps side by side
     images/NAME.png      the images, if they are kept: then the directory is a data set of the schema (docs/data.md)
-    metadata.jsonl       of this data set
-    sources/NAME.txt     digest of the contents that the image had, and size and times of its file; written last
+    metadata.jsonl       metadata of this data set
+    sources/NAME.txt     digest of the image's contents, and size and times of its file; written last
 
-Every file is written beside its place, synced to disk and then moved there, so that an interruption leaves no half file.
+Every file is written under a temporary name, synced to disk and then renamed, so that an interruption leaves no partial file.
 """
 
 import contextlib
@@ -35,27 +35,27 @@ from .directory_lock import HOLDER_FILE, LOCK_FILE
 from .sources import SourceRecord
 
 SETTINGS_KEY = "mult_prediction"
-"""Key of the card's header that holds the settings that the predictions depend on."""
+"""Key in the card's header for the settings that the predictions depend on."""
 
 PANEL_CELL = 240
 """Width of an image in a panel, in pixels."""
 
 MAX_PANEL_ASPECT = 4
-"""An image that is more times as high as wide is shown compressed in its panel."""
+"""Highest ratio of height to width in a panel; taller images are squeezed to it."""
 
 MAX_FILE_NAME = 255
 """Longest file name in bytes on Linux, macOS and Windows."""
 
-# Integer type of a PNG by number of channels; the highest value means "unknown".
+# Integer type of a PNG by its number of channels; the highest value means "unknown".
 _PNG_TYPES = {1: "uint16", 3: "uint8"}
 
 
 def stored_form(spec: TaskSpec) -> TaskSpec:
-    """A task's entry with the encoding that its predictions are stored in, whatever the labels of its training data had.
+    """A task's entry with the encoding of its stored predictions, which is independent of the encoding of its training labels.
 
-    Class ids are an 8-bit PNG with 255 for unknown. Numbers of a known range are a PNG, 16-bit for one channel and 8-bit for three,
-    since no PNG that Pillow writes has three channels of 16 bits; one step is the range over 65,534 or 254. Everything else is a
-    float32 array of shape (channels, height, width), compressed in an NPZ file under the key `map`.
+    Class ids are stored as an 8-bit PNG with 255 for unknown. Numbers with a known range are stored as a PNG: 16-bit for one channel,
+    and 8-bit for three, because Pillow cannot write three channels of 16 bits. One step is the range divided by 65,534 or 254.
+    Everything else is a compressed float32 array (channels, height, width) in an NPZ file under the key `map`.
     """
     if spec.is_classification:
         return replace(spec, encoding=LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,)))
@@ -67,7 +67,7 @@ def stored_form(spec: TaskSpec) -> TaskSpec:
 
 
 def precision(stored: TaskSpec) -> float:
-    """Largest difference between a number and what is read back, in the task's unit; 0 for class ids and floats."""
+    """Largest rounding error of a stored number, in the task's unit; 0 for class ids and floats."""
     return 0.0 if stored.is_classification or _is_float(stored) else float(stored.encoding.scale) / 2
 
 
@@ -81,14 +81,14 @@ def _suffix(stored: TaskSpec) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Path to write to, of a file that appears at `path` when it is complete and on disk, in place of what was there.
+    """Yield a temporary path to write to; the file replaces `path` once it is complete and on disk.
 
     Raises:
-        IsADirectoryError: if there is a folder of this name.
+        IsADirectoryError: if a folder has this name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, where a file is to be written; move it away")
+        raise IsADirectoryError(f"{path} is a folder, but a file must be written there; move the folder away")
     unfinished = path.with_name(f"{hashlib.sha256(path.name.encode(errors='surrogateescape')).hexdigest()[:16]}.part")
     try:
         yield unfinished
@@ -97,12 +97,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # on other systems a folder cannot be opened
         _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk: else a power cut could leave an empty file of the final name."""
+    """Wait until a file, or the names in a folder, are on disk; otherwise a power cut could leave an empty file at the final path."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -114,37 +114,37 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
     """Store a prediction.
 
     Args:
-        path: of the file.
+        path: path of the file.
         prediction: as from `post_process`: (height, width) class ids or numbers, or (channels, height, width), on any device.
-        stored: from [`stored_form`].
+        stored: the task's entry from [`stored_form`].
     """
     values = prediction.cpu().numpy()
     values = values if stored.is_classification or values.ndim == 3 else values[None]
     with whole_file(path) as unfinished, open(unfinished, "wb") as file:
         if _is_float(stored):
-            np.savez_compressed(file, map=values)  # as it is, NaN too
+            np.savez_compressed(file, map=values)  # unchanged, including NaN
         else:
             encoded = stored.encode(values)  # (channels, height, width)
-            picture = encoded[0] if len(encoded) == 1 else np.moveaxis(encoded, 0, -1)
-            Image.fromarray(np.ascontiguousarray(picture)).save(file, "PNG")
+            image = encoded[0] if len(encoded) == 1 else np.moveaxis(encoded, 0, -1)
+            Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
 
 
 def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
     """Read a map that [`write_map`] stored: (height, width) int64 class ids, or (channels, height, width) float32.
 
     Args:
-        path: of the file.
+        path: path of the file.
         stored: the task's entry in the card, see [`load_stored_forms`].
     """
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return stored.decode(arrays["map"])
-    with Image.open(path, formats=["PNG"]) as picture:
-        return stored.decode(np.asarray(picture))
+    with Image.open(path, formats=["PNG"]) as file:
+        return stored.decode(np.asarray(file))
 
 
 def load_stored_forms(directory: Path) -> dict[str, TaskSpec]:
-    """The entries of the tasks in a directory of predictions, with the encodings of its files."""
+    """Load the task entries of a directory of predictions, with the encodings of its files."""
     return resolve_tasks(load_task_entries(directory))
 
 
@@ -162,7 +162,7 @@ _NOT_MEANT = ("_name_or_path", "transformers_version", "dtype")
 
 
 def digest_of_values(values: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that depend on every value of a configuration but its path, dtype and version of transformers."""
+    """16 hexadecimal digits that depend on every value of a configuration except its path, dtype and transformers version."""
     return hashlib.sha256(json.dumps(_meant(values), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -175,10 +175,10 @@ class PredictionDirectory:
     """The files of one output directory.
 
     Args:
-        directory: where they are written.
-        specs: the entries of the predicted tasks.
-        panels: whether each image gets a panel.
-        keep_images: whether the images are written, too.
+        directory: path of the directory.
+        specs: entries of the predicted tasks.
+        panels: whether to write a panel per image.
+        keep_images: whether to write the images too.
     """
 
     directory: Path
@@ -198,20 +198,20 @@ class PredictionDirectory:
         return self.directory / "panels" / f"{name}.jpg"
 
     def image_path(self, name: str) -> Path:
-        """Path of the image itself, if it is kept."""
+        """Path of the copied image, if images are kept."""
         return self.directory / "images" / f"{name}.png"
 
     def source_path(self, name: str) -> Path:
-        """Path of the record of what an image was predicted from."""
+        """Path of the record of the image's source."""
         return self.directory / "sources" / f"{name}.txt"
 
     def is_predicted(self, name: str, stamp: Callable[[], str], digest: Callable[[], str]) -> bool:
-        """Whether every file of an image is there, and was made from the contents that the image has now.
+        """Whether every file of an image exists and was predicted from the image's current contents.
 
         Args:
-            name: of the image.
-            stamp: returns size and times of its file; if they are as they were, the contents are not read.
-            digest: returns the digest of its contents, which decides otherwise.
+            name: name of the image.
+            stamp: returns size and times of its file; if these are unchanged, the contents are not read.
+            digest: returns the digest of its contents, which is compared if the stamp has changed.
 
         Raises:
             ValueError: if the files' names would be too long.
@@ -223,14 +223,14 @@ class PredictionDirectory:
             return True
         if digest() != recorded.digest:
             return False
-        with contextlib.suppress(OSError):  # it only saves reading the contents again
+        with contextlib.suppress(OSError):  # the new stamp only saves reading the contents again
             self._write_record(name, SourceRecord(recorded.digest, now))
         return True
 
     def _recorded(self, name: str) -> SourceRecord | None:
         try:
             return SourceRecord(*self.source_path(name).read_text(encoding="utf-8").split("\n"))
-        except (OSError, TypeError, UnicodeDecodeError):  # none, or of another form
+        except (OSError, TypeError, UnicodeDecodeError):  # no record, or in another format
             return None
 
     def _write_record(self, name: str, record: SourceRecord) -> None:
@@ -248,20 +248,20 @@ class PredictionDirectory:
         longest = max((len(os.fsencode(path.name)) for path in paths), default=0)
         if longest > MAX_FILE_NAME:
             raise ValueError(
-                f"the files of its predictions would have names of {longest} bytes; at most {MAX_FILE_NAME} are allowed, so rename it"
+                f"its prediction files would have names of {longest} bytes, but at most {MAX_FILE_NAME} are allowed; rename the image"
             )
         return all(path.is_file() and path.stat().st_size > 0 for path in paths)
 
     def write(self, name: str, image: Image.Image, maps: Mapping[str, Tensor], record: SourceRecord | None = None) -> None:
         """Write every file of an image.
 
-        The record is removed first and written last, so that maps of two images never count as predictions of one.
+        The record is removed first and written last, so that a mixture of maps from two images never counts as finished.
 
         Args:
-            name: of the image.
-            image: RGB.
-            maps: one map per task, as from `post_process`, of the image's size.
-            record: what the image was read from; without it a later run predicts the image again.
+            name: name of the image.
+            image: the RGB image.
+            maps: one map per task, as from `post_process`, at the image's size.
+            record: the image's source; without it a later run predicts the image again.
         """
         self.source_path(name).unlink(missing_ok=True)
         for task, prediction in maps.items():
@@ -276,24 +276,24 @@ class PredictionDirectory:
             self._write_record(name, record)
 
     def _panel(self, image: Image.Image, maps: Mapping[str, Tensor]) -> Image.Image:
-        """The image and its maps in a row, each at most [`PANEL_CELL`] wide and [`MAX_PANEL_ASPECT`] times as high."""
+        """The image and its maps in a row, each at most [`PANEL_CELL`] wide and [`MAX_PANEL_ASPECT`] times that high."""
         height = min(round(PANEL_CELL * image.height / image.width), MAX_PANEL_ASPECT * PANEL_CELL)
         shown = image.resize((PANEL_CELL, max(1, height)), Image.Resampling.BILINEAR)
-        # Colours of every n-th pixel: nobody sees more of them.
+        # Colour only every n-th pixel, because the panel is smaller than the maps.
         rows, columns = (max(1, side // (2 * cell)) for side, cell in zip((image.height, image.width), (shown.height, shown.width)))
-        pictures = [colorize(prediction[..., ::rows, ::columns], self.specs[task]) for task, prediction in maps.items()]
-        return panel([[shown, *pictures]], ["image", *maps], cell=PANEL_CELL)
+        coloured = [colorize(prediction[..., ::rows, ::columns], self.specs[task]) for task, prediction in maps.items()]
+        return panel([[shown, *coloured]], ["image", *maps], cell=PANEL_CELL)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Make the directory this run's, or continue an earlier run of the same settings.
+        """Prepare the directory for this run, or continue an earlier run with the same settings.
 
         Args:
             model: name of the model, for the card.
-            settings: plain values that the predictions depend on.
-            overwrite: remove an earlier run's predictions first.
+            settings: JSON values that the predictions depend on.
+            overwrite: whether to remove an earlier run's predictions first.
 
         Raises:
-            ValueError: if the directory holds something else, or, without `overwrite`, predictions of other settings.
+            ValueError: if the directory contains other files or, without `overwrite`, predictions with other settings.
         """
         card_path = self.directory / "README.md"
         wanted = {**settings, "tasks": [spec.to_dict() for spec in self.stored.values()]}
@@ -306,7 +306,7 @@ class PredictionDirectory:
                 shutil.rmtree(self.directory / name, ignore_errors=True)
             (self.directory / "metadata.jsonl").unlink(missing_ok=True)
         elif self.directory.exists() and any(_is_foreign(path) for path in self.directory.iterdir()):
-            raise ValueError(f"{self.directory} holds files that are not predictions; give a new or empty --output_dir")
+            raise ValueError(f"{self.directory} contains files that are not predictions; give a new or empty --output_dir")
         self._write_card(card_path, model, settings)
 
     def _write_card(self, card_path: Path, model: str, settings: Mapping[str, Any]) -> None:
@@ -316,13 +316,13 @@ class PredictionDirectory:
             form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit
             value = f"stored * {form.scale:.9g} + {form.offset:g}"
             lines.append(f"| {task} | {unit} | `maps/{task}/NAME{_suffix(spec)}` | {form.dtype} | {value} | {precision(spec):.2g} |")
-        text = "Made by `mult-hf predict`. A stored value that is listed as `unknown` in the header above means that the value is unknown."
+        text = "Written by `mult-hf predict`. Stored values that the header above lists under `unknown` mark unknown pixels."
         parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, "\n".join(lines)]
         with whole_file(card_path) as unfinished:
             unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
     def write_metadata(self) -> None:
-        """List the kept images with their maps for `datasets.load_dataset`; tasks that are stored in NPZ files are left out."""
+        """List the kept images with their maps for `datasets.load_dataset`; tasks stored in NPZ files are left out."""
         folder, path = self.directory / "images", self.directory / "metadata.jsonl"
         names = sorted(image.relative_to(folder).as_posix()[: -len(".png")] for image in folder.rglob("*.png"))
         tasks = [task for task, spec in self.stored.items() if not _is_float(spec)]
@@ -341,17 +341,17 @@ class PredictionDirectory:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file that lies in a directory without a card is not of a prediction that was cut short."""
+    """Whether a file in a directory without a card does not come from an interrupted prediction run."""
     return path.suffix != ".part" and path.name not in (LOCK_FILE, HOLDER_FILE)
 
 
 def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    # Through JSON, as the card's header went through YAML.
+    # Convert through JSON, because the card's header was converted through YAML.
     other = [key for key, value in wanted.items() if json.dumps(earlier.get(key)) != json.dumps(value)]
     if other:
         differing = "; ".join(f"{key}: {earlier.get(key)!r} there, {wanted[key]!r} now" for key in other if key != "tasks")
         raise ValueError(
-            f"{directory} holds predictions that differ in {other}{f' ({differing})' if differing else ''}; give another --output_dir, "
+            f"{directory} contains predictions that differ in {other}{f' ({differing})' if differing else ''}; give another --output_dir, "
             "or replace them with --overwrite"
         )
 

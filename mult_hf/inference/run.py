@@ -1,4 +1,4 @@
-"""Predict a stream of images batch by batch and write the maps; an input that fails does not stop the others."""
+"""Predict a stream of images in batches and write the maps; a failed input does not stop the run."""
 
 import errno
 from collections.abc import Iterable, Iterator
@@ -18,20 +18,20 @@ from .predictor import Predictor
 from .sources import FailedInput, ImageStream, InputImage, SkippedInput, Source, SourceRecord, by_size
 
 MIN_SIDE = 32
-"""Smallest height and width in pixels that the model takes: the encoder's coarsest step."""
+"""Smallest height and width, in pixels, that the model accepts: the encoder's largest stride."""
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
-"""Errors of writing that concern every following image, too, and end the run."""
+"""Write errors that would affect all following images, and so end the run."""
 
 
 class PreparedImage(NamedTuple):
-    """An image that was read.
+    """An image that has been read and preprocessed.
 
     Args:
-        name: of its predictions.
-        image: RGB.
+        name: name of its predictions.
+        image: the RGB image.
         pixel_values: input of the model, (3, height, width).
-        record: what it was read from.
+        record: the image's source.
     """
 
     name: str
@@ -42,12 +42,12 @@ class PreparedImage(NamedTuple):
 
 @dataclass
 class Outcomes:
-    """What happened to the inputs of one process.
+    """Results of one process.
 
     Args:
         done: number of images whose files were written.
-        skipped: number of images that were predicted before and have the same contents.
-        failed: the others, with their reasons.
+        skipped: number of images that were predicted earlier and have not changed.
+        failed: inputs that failed, with their reasons.
     """
 
     done: int = 0
@@ -57,14 +57,14 @@ class Outcomes:
 
 @dataclass
 class PredictionRun:
-    """Predicts the share of one process.
+    """Predicts one process's share of the images.
 
     Args:
         predictor: the model.
-        processor: makes its input, and maps of its predictions.
-        directory: where the files go.
-        batch_size: images of one size per batch.
-        num_workers: processes that read images.
+        processor: the image processor, for preprocessing and post-processing.
+        directory: the output directory.
+        batch_size: images of equal size per batch.
+        num_workers: number of processes that read images.
     """
 
     predictor: Predictor
@@ -77,8 +77,8 @@ class PredictionRun:
         """Predict every `processes`-th image.
 
         Args:
-            source: all images, the same in every process.
-            process: number of this process; the first one shows a progress bar.
+            source: all images; must be the same in every process.
+            process: index of this process; the first one shows a progress bar.
             processes: number of processes.
 
         Raises:
@@ -87,7 +87,7 @@ class PredictionRun:
         stream = ImageStream(source, self._read, self._is_predicted, process, processes)
         loader = DataLoader(stream, batch_size=None, num_workers=self.num_workers)
         outcomes = Outcomes()
-        total = len(source) // processes  # of videos only an estimate
+        total = len(source) // processes  # an estimate if there are videos
         with tqdm(total=total, desc="predicting", unit="image", disable=process > 0) as bar:
             for images in by_size(_to_predict(loader, outcomes, bar), self.batch_size):
                 failed = self._predict_batch(images)
@@ -104,15 +104,15 @@ class PredictionRun:
         return prepare(self.processor, image.name, image.read())._replace(record=record)
 
     def _predict_batch(self, images: list[PreparedImage]) -> list[FailedInput]:
-        """Predict images of one size and write their maps; returns those that failed."""
+        """Predict images of equal size and write their maps; returns the failed ones."""
         try:
             predictions = self.predictor(torch.stack([image.pixel_values for image in images]))
-        except Exception as error:  # such as too little memory; alone, the other images may fit
+        except Exception as error:  # for example out of memory; single images may still fit
             if len(images) == 1:
                 return [FailedInput.from_error(images[0].name, error)]
             return [failed for image in images for failed in self._predict_batch([image])]
         failed = []
-        for number, image in enumerate(images):  # one at a time, since maps may be much larger than predictions
+        for number, image in enumerate(images):  # one at a time, because maps may be much larger than predictions
             try:
                 self._write(image, {task: maps[number : number + 1] for task, maps in predictions.items()})
             except Exception as error:
@@ -122,27 +122,27 @@ class PredictionRun:
         return failed
 
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
-        """Write the maps of one image, predicted as (1, channels, height, width), at the image's own size."""
+        """Write the maps of one image at its original size, from predictions (1, channels, height, width)."""
         (maps,) = self.processor.post_process(predictions, [(image.image.height, image.image.width)])
         self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()}, image.record)
 
 
 def prepare(processor: MulTImageProcessor, name: str, image: Image.Image) -> PreparedImage:
-    """Turn an image into the model's input.
+    """Preprocess an image.
 
     Raises:
-        ValueError: if the image keeps its own size, and the model needs a larger one.
+        ValueError: if the preprocessed image is smaller than the model's minimum.
     """
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < MIN_SIDE:
-        raise ValueError(f"{image.width} x {image.height} pixels are too small for the model, which needs {MIN_SIDE}; give --image_size")
+        raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {MIN_SIDE} per side; set --image_size")
     return PreparedImage(name, image, pixel_values)
 
 
 def _to_predict(
     outcomes_of_reading: Iterable[PreparedImage | FailedInput | SkippedInput], outcomes: Outcomes, bar: tqdm
 ) -> Iterator[PreparedImage]:
-    """Images that are left to predict; the others are counted. Skipped ones are taken off the bar, which estimates the time left."""
+    """Yield the images to predict and count all other items. Skipped ones reduce the bar's total, which estimates the time left."""
     for outcome in outcomes_of_reading:
         if isinstance(outcome, PreparedImage):
             yield outcome

@@ -1,10 +1,10 @@
-"""Inputs of a prediction: images and videos from files, folders and patterns, or the rows of a data set, one at a time.
+"""Prediction inputs: images and videos from files, folders and patterns, or rows of a data set, read one at a time.
 
-Every image has a name that is unique within a run and does not depend on which other files exist, so that its predictions are found
-again: its path below the inputs' common folder, with its suffix (`a/x.jpg` and `a/x.png` are two images); the path and the number of the
-frame in a video (`clip.mp4/000012`); the number and the `id` of a row.
+Every image has a name that is unique within a run and does not depend on which other files exist, so that later runs find its
+predictions. For files, it is the path below the inputs' common folder, with suffix (`a/x.jpg` and `a/x.png` are two images); for
+videos, the path and the frame's number (`clip.mp4/000012`); for rows, the row's number and `id`.
 
-Anything can be wrong with a file. What cannot be read is a [`FailedInput`] with its reason; the others are not affected.
+An unreadable input becomes a [`FailedInput`] with its reason and does not affect the others.
 """
 
 import glob
@@ -36,11 +36,11 @@ VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 
 
 class SourceRecord(NamedTuple):
-    """What an image was predicted from, by which another image under the same name is recognized.
+    """The source of an image, for detecting another image under the same name.
 
     Args:
-        digest: of the contents of the image's file, video or row.
-        stamp: size and times of the file; an equal one means equal contents. Empty where there is none.
+        digest: digest of the contents of the image's file, video or row.
+        stamp: size and times of the file; equal stamps mean equal contents. Empty if there is no file.
     """
 
     digest: str
@@ -48,10 +48,10 @@ class SourceRecord(NamedTuple):
 
 
 class InputImage(NamedTuple):
-    """An image that was not read yet.
+    """An image that has not been read yet.
 
     Args:
-        name: of its predictions, in the form of a relative path.
+        name: name of its predictions, as a relative path.
         read: returns the upright RGB image, or raises.
         digest: returns the digest of the contents, or raises.
         stamp: returns the stamp, or raises.
@@ -63,7 +63,7 @@ class InputImage(NamedTuple):
     stamp: Callable[[], str] = str  # empty
 
     def record(self) -> SourceRecord:
-        """The record of what is read from now on: a file that changes in between does not match it."""
+        """The record of the source; call it before reading, so that a file that changes meanwhile does not match it."""
         stamp = self.stamp()
         return SourceRecord(self.digest(), stamp)
 
@@ -76,7 +76,7 @@ class FailedInput(NamedTuple):
 
     @classmethod
     def from_error(cls, name: str, error: BaseException) -> "FailedInput":
-        """The reason is the error's message, or its class if it has none."""
+        """Create one whose reason is the error's message, or its class if the message is empty."""
         return cls(name, str(error) or type(error).__name__)
 
 
@@ -101,8 +101,8 @@ class FoundFiles(NamedTuple):
     """Files to predict.
 
     Args:
-        root: folder that all inputs have in common.
-        paths: of images and videos, sorted, without duplicates.
+        root: the inputs' common folder.
+        paths: paths of images and videos, sorted, without duplicates.
         ignored: number of other files in folders, by suffix.
     """
 
@@ -115,15 +115,15 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
     """Find images and videos.
 
     Args:
-        inputs: files, folders, which are searched recursively, and patterns with `*`, `?`, `[]` and `**`. A file that is named
-            itself is taken whatever its suffix. Hidden files are left out.
-        leave_out: a folder that is not searched, since predictions are written there.
+        inputs: files, folders (searched recursively), and patterns with `*`, `?`, `[]` and `**`. A file given by its own path is
+            used whatever its suffix. Hidden files are left out.
+        leave_out: folder to leave out of the search, because predictions are written there.
 
     Returns:
         [`FoundFiles`].
 
     Raises:
-        ValueError: if an input does not exist, or if there is no image at all.
+        ValueError: if an input does not exist, or there is no image or video.
     """
     roots, paths, ignored = [], {}, Counter()
     for text in inputs:
@@ -142,9 +142,9 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
 
 
 def _matches(text: str) -> tuple[Path, list[Path]]:
-    """(folder that names are relative to, files and folders) of one input."""
+    """The folder that names are relative to, and the files and folders of one input."""
     path = Path(os.path.abspath(Path(text).expanduser()))
-    if os.path.exists(path):  # first, since file names may hold the characters of a pattern
+    if os.path.exists(path):  # first, because file names may contain the characters of a pattern
         return (path if path.is_dir() else path.parent), [path]
     matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(text) else []
     if not matches:
@@ -164,7 +164,7 @@ class FileSource:
 
     Args:
         found: the files.
-        frame_step: of a video, every frame whose number is a multiple of this.
+        frame_step: for videos, predict only frames whose number is a multiple of this.
     """
 
     def __init__(self, found: FoundFiles, frame_step: int = 1) -> None:
@@ -190,7 +190,7 @@ def _read_file(path: Path) -> Image.Image:
 
 
 def _stamp_of_file(path: Path) -> str:
-    """Size and times in nanoseconds; the time of the last change of the inode is not copied along with a file."""
+    """Size and times in nanoseconds, including the inode's change time, which copying a file does not preserve."""
     found = path.stat()
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
@@ -199,9 +199,9 @@ def _digest_of_file(path: Path) -> str:
     return _digest_of_version(path, _stamp_of_file(path))
 
 
-@lru_cache(maxsize=1)  # all frames of a video have one
+@lru_cache(maxsize=1)  # all frames of a video share it
 def _digest_of_version(path: Path, stamp: str) -> str:
-    """Of the contents that the file has at this stamp."""
+    """Digest of the file's contents at this stamp."""
     hashed = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -210,11 +210,11 @@ def _digest_of_version(path: Path, stamp: str) -> str:
 
 
 def _register_heif() -> None:
-    """Let Pillow open HEIC files, if the plug-in for them is installed."""
+    """Let Pillow open HEIC files, if the plug-in is installed."""
     try:
         import pillow_heif
     except ImportError as error:
-        raise ImportError("reading HEIC needs pillow-heif; install it with: pip install pillow-heif") from error
+        raise ImportError(f"reading HEIC needs pillow-heif ({error}); install it with: pip install pillow-heif") from error
     pillow_heif.register_heif_opener()
 
 
@@ -227,12 +227,12 @@ def _pyav() -> Any:
 
 
 def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[InputImage | FailedInput]:
-    """Frames of a video in order of time; what follows a broken place, or the whole video without PyAV, is one [`FailedInput`].
+    """Frames of a video in order of time. The part after a broken place, or the whole video without PyAV, is one [`FailedInput`].
 
     Args:
-        path: of the video.
-        name: of the video's predictions; the frame's number follows it.
-        frame_step: every frame whose number is a multiple of this.
+        path: path of the video.
+        name: name of the video's predictions, to which the frame's number is appended.
+        frame_step: return only frames whose number is a multiple of this.
     """
     try:
         av = _pyav()
@@ -250,12 +250,12 @@ def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[InputIm
 
 
 def _upright(frame: "VideoFrame") -> Image.Image:
-    """A frame as players show it: phones store their orientation beside the pixels."""
+    """A frame rotated as video players show it, because phones store the orientation separately from the pixels."""
     return frame.to_image().rotate(frame.rotation, expand=True)
 
 
 def _count_frames(path: Path) -> int:
-    """Number of frames of a video, for the progress bar only: from its header, or duration and rate, or 0."""
+    """Number of frames of a video, for the progress bar: from its header, else from duration and frame rate, else 0."""
     try:
         av = _pyav()
     except ImportError:
@@ -276,7 +276,7 @@ class RowSource:
     """The images of a data set.
 
     Args:
-        dataset: with a column `image`, and optionally an `id`.
+        dataset: data set with a column `image`, and optionally `id`.
 
     Raises:
         ValueError: if there is no column `image`.
@@ -286,7 +286,7 @@ class RowSource:
         from datasets import Image as ImageFeature
 
         if "image" not in dataset.column_names:
-            raise ValueError(f"the data set has columns {dataset.column_names}; the images must be in one called 'image'")
+            raise ValueError(f"the data set has columns {dataset.column_names}; the images must be in a column called 'image'")
         self.dataset = dataset.select_columns([name for name in ("image", "id") if name in dataset.column_names])
         self.images = self.dataset.select_columns("image").cast_column("image", ImageFeature())
         self.encoded = self.images.cast_column("image", ImageFeature(decode=False))
@@ -302,7 +302,7 @@ class RowSource:
         return read_image(self.images[number]["image"], name=f"row {number}")
 
     def _digest(self, number: int) -> str:
-        """Of the encoded image; of one that has no bytes and no file here, such as a URL, of its path."""
+        """Digest of the encoded image, or of its path if it has neither bytes nor a local file (a URL, for example)."""
         cell = self.encoded[number]["image"] or {"bytes": b"", "path": None}
         if cell["bytes"] is None and os.path.isfile(cell["path"]):
             return _digest_of_file(Path(cell["path"]))
@@ -316,13 +316,13 @@ class RowSource:
 
 
 class ImageStream(IterableDataset):
-    """The share of one process, read and prepared, for a `DataLoader` with `batch_size=None` and any number of workers.
+    """One process's share of the images, read and prepared, for a `DataLoader` with `batch_size=None` and any number of workers.
 
     Args:
-        source: all images, the same in every process.
-        prepare: reads an image and makes what the consumer wants of it.
-        is_finished: whether the predictions of an image exist; such images are not read.
-        process: number of this process.
+        source: all images; must be the same in every process.
+        prepare: reads an image and converts it for the consumer.
+        is_finished: returns whether an image's predictions exist; such images are not read.
+        process: index of this process.
         processes: number of processes.
     """
 
@@ -353,16 +353,16 @@ class ImageStream(IterableDataset):
             if self.is_finished(image):
                 return SkippedInput(image.name)
             return self.prepare(image)
-        except Exception as error:  # decoders raise anything on foreign bytes, and one input must not end the run
+        except Exception as error:  # decoders may raise any error on invalid bytes, and one input must not end the run
             return FailedInput.from_error(image.name, error)
 
 
 def by_size(items: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
-    """Batches of items with `pixel_values` of one shape; at most two batches' worth of items wait at a time.
+    """Group items into batches with `pixel_values` of one shape; at most two batches' worth of items are held at a time.
 
     Args:
-        items: with an attribute `pixel_values`, (3, height, width).
-        batch_size: of a full batch. Batches are smaller where too many sizes wait, and at the end.
+        items: items with an attribute `pixel_values`, (3, height, width).
+        batch_size: size of a full batch. Batches are smaller if too many sizes are waiting, and at the end.
     """
     waiting: dict[tuple[int, ...], list[Any]] = {}
     for item in items:

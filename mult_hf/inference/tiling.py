@@ -1,4 +1,4 @@
-"""Predictions of images of any size by overlapping tiles whose seams are blended."""
+"""Predict images of any size in overlapping tiles with blended seams."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,30 +14,30 @@ OVERLAP = 0.25
 """Smallest overlap of neighbouring tiles, as a share of a tile's side."""
 
 MIN_TILE = 32
-"""Least side of a tile in pixels: the encoder's coarsest step."""
+"""Smallest side of a tile, in pixels: the encoder's largest stride."""
 
 
 def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, batch_size: int = 1) -> Predictor:
-    """Make a predictor that processes images tile by tile.
+    """Create a predictor that processes images tile by tile.
 
-    Where tiles overlap, the mean of their predictions is taken in each task's own space, as over views (class probabilities,
-    vectors that get unit length again). A tile's weight falls linearly from its middle to its edges, so that differences
-    between two tiles are spread over the whole overlap. Where they agree, the mean is their exact value.
+    Where tiles overlap, their predictions are averaged as over views: class probabilities instead of logits, and mean vectors are
+    normalised. A tile's weight falls linearly from its middle to its edges, so that differences between two tiles are spread over
+    the whole overlap. Where tiles agree, the mean equals their value exactly.
 
     Args:
         predictor: called with tiles; it may be on another device than the images.
-        specs: the entries of the tasks that it predicts.
-        tile: side of a tile in pixels. An image that is smaller is a single tile.
-        batch_size: tiles of each image per call of the predictor.
+        specs: entries of the tasks that it predicts.
+        tile: side of a tile in pixels. A smaller image is a single tile.
+        batch_size: tiles per image and call of the predictor.
 
     Returns:
-        a [`Predictor`] of images of any size, on their device; log-probabilities in place of logits.
+        A [`Predictor`] for images of any size, with results on their device; log-probabilities in place of logits.
 
     Raises:
-        ValueError: if the tile is too small for a model.
+        ValueError: if the tile is too small for the model.
     """
     if tile < MIN_TILE:
-        raise ValueError(f"tiles have a side of {tile} pixels; it must be at least {MIN_TILE}, the encoder's coarsest step")
+        raise ValueError(f"tile is {tile} pixels; it must be at least {MIN_TILE}, the encoder's largest stride")
 
     def predict(pixel_values: Tensor) -> dict[str, Tensor]:
         means: dict[str, Tensor] = {}
@@ -51,9 +51,9 @@ def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, batch_
 
 
 def _weighted(predictor: Predictor, pixel_values: Tensor, tile: int, batch_size: int) -> Iterator[tuple[str, Tensor, tuple, Tensor]]:
-    """Task, prediction, place and share of each tile: its weight over the weights of all tiles so far, pixel by pixel.
+    """Task, prediction, window and share of each tile. The share is its weight divided by the sum over all tiles so far, per pixel.
 
-    Blending tile after tile by this share gives their weighted mean, without a division at the end that would round.
+    Blending one tile after another by this share gives their weighted mean without a final division, which would round.
     """
     height, width = pixel_values.shape[-2:]
     total = pixel_values.new_zeros(height, width, dtype=torch.float32)
@@ -72,7 +72,7 @@ def _weighted(predictor: Predictor, pixel_values: Tensor, tile: int, batch_size:
 
 
 def tile_starts(length: int, tile: int) -> list[int]:
-    """First pixels of tiles along one side, evenly spread so that they cover it and overlap by [`OVERLAP`] at least."""
+    """First pixels of tiles along one side, evenly spaced, so that they cover it and overlap by at least [`OVERLAP`]."""
     if length <= tile:
         return [0]
     overlap = math.ceil(OVERLAP * tile)
@@ -81,7 +81,7 @@ def tile_starts(length: int, tile: int) -> list[int]:
 
 
 def _hat(side: int, like: Tensor) -> Tensor:
-    """Weights 1, 2, ... up to the middle and down to 1 again: in an overlap those of two tiles have a constant sum."""
+    """Weights that rise from 1 to the middle and fall back to 1; where two tiles overlap, their weights have a constant sum."""
     rising = torch.arange(1, side + 1, device=like.device, dtype=torch.float32)
     return torch.minimum(rising, rising.flip(0))
 

@@ -19,14 +19,14 @@ class MultiTaskMetrics:
 
     Args:
         specs: the tasks' entries by name.
-        sums: what was added up before, by `"task/statistics"`; nothing by default.
+        sums: initial sums by `"task/statistics"`; none by default.
 
     Attributes:
         metrics: the [`Metric`]s of each task by name.
-        sums: what was added up so far, [`Sums`] on the CPU by `"task/statistics"`.
+        sums: current [`Sums`] by `"task/statistics"`, on the CPU.
 
     Raises:
-        ValueError: if an entry names an unknown metric, or one of another kind of task.
+        ValueError: if an entry names an unknown metric, or a metric for another kind of task.
     """
 
     def __init__(self, specs: Mapping[str, TaskSpec], sums: Mapping[str, Sums] | None = None) -> None:
@@ -38,15 +38,15 @@ class MultiTaskMetrics:
     def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         """Add one image.
 
-        Sums are computed on the prediction's device, and only they are moved to the CPU. (Boundaries are matched on the CPU.)
+        Sums are computed on the prediction's device; only the sums are moved to the CPU. (Boundaries are matched on the CPU.)
 
         Args:
-            predictions: per task as `post_process` returns them, (height, width) or (channels, height, width).
-            targets: per task, of the same size, with NaN or 255 unknown; tasks without one are left out.
+            predictions: maps per task as from `post_process`, (height, width) or (channels, height, width).
+            targets: targets per task, of the same size, with NaN or 255 for unknown; tasks without a target are left out.
 
         Raises:
-            ValueError: if a map is not one image's (a batch, say), shapes differ, or a class is none of the task's; the message
-                names the task.
+            ValueError: if a map is not that of a single image (a batch, for example), shapes differ, or a class id is out of range;
+                the message names the task.
         """
         for task in predictions.keys() & targets.keys():
             spec = self.specs[task]
@@ -62,7 +62,7 @@ class MultiTaskMetrics:
                 self._add(f"{task}/{statistics}", STATISTICS[statistics].count(prediction, target, spec).map(Tensor.cpu))
 
     def merge(self, other: "MultiTaskMetrics") -> None:
-        """Add the sums of another object, which does not change."""
+        """Add the sums of another object, which is not modified."""
         for name, sums in other.sums.items():
             self._add(name, sums)
 
@@ -70,7 +70,7 @@ class MultiTaskMetrics:
         self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
     def state(self) -> dict[str, Tensor]:
-        """The sums as plain tensors by `"task/statistics/field"`, to be sent or stored; [`merge_state`] reads them."""
+        """The sums as tensors by `"task/statistics/field"`, for sending or storing; [`merge_state`] reads them."""
         return {f"{name}/{field}": value for name, sums in self.sums.items() for field, value in sums.tensors().items()}
 
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
@@ -85,12 +85,12 @@ class MultiTaskMetrics:
             fields.setdefault(statistics, {})[field] = value
         allowed = {f"{task}/{metric.statistics}": metric for task, metrics in self.metrics.items() for metric in metrics.values()}
         if unknown := sorted(fields.keys() - allowed.keys()):
-            raise ValueError(f"the state has sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
+            raise ValueError(f"the state has unknown sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
         for name, tensors in fields.items():
             self._add(name, STATISTICS[allowed[name].statistics].sums(**tensors))
 
     def compute(self) -> dict[str, float]:
-        """All metrics so far by `"task/metric"`, in the order of the entries; NaN where nothing was known."""
+        """All metrics so far by `"task/metric"`, in the order of the entries; NaN where no pixel was known."""
         values = {}
         for task, metrics in self.metrics.items():
             for name, metric in metrics.items():
@@ -99,17 +99,17 @@ class MultiTaskMetrics:
         return values
 
     def per_class(self, task: str) -> list[dict[str, Any]]:
-        """The classes of a segmentation so far, in order of their ids.
+        """Results per class of a classification task, in the order of the ids.
 
         Returns:
-            per class `{"class": name, "iou": share, "accuracy": share, "pixels": true ones}`; the id replaces a missing name.
-            The IoU of a class that occurs in neither prediction nor truth is NaN, and so is the accuracy of one that is never true.
+            Per class `{"class": name, "iou": share, "accuracy": share, "pixels": number of true pixels}`; the id replaces a missing
+            name. The IoU is NaN if a class occurs in neither prediction nor truth, the accuracy if it does not occur in the truth.
 
         Raises:
             ValueError: if the task counts no classes.
         """
         if not any(metric.statistics == "confusion" for metric in self.metrics[task].values()):
-            raise ValueError(f"{task}: its metrics {list(self.metrics[task])} count no classes; add 'mean_iou' to its entry")
+            raise ValueError(f"{task}: its metrics {list(self.metrics[task])} do not count classes; add 'mean_iou' to its entry")
         spec = self.specs[task]
         nothing = ConfusionMatrix(torch.zeros(spec.channels, spec.channels, dtype=torch.float64))
         confusion = self.sums.get(f"{task}/confusion", nothing)
@@ -118,35 +118,35 @@ class MultiTaskMetrics:
         return [{"class": name, "iou": iou, "accuracy": accuracy, "pixels": pixels} for name, iou, accuracy, pixels in zip(names, *columns)]
 
     def is_better(self, name: str, value: float, than: float) -> bool:
-        """Whether one value of `"task/metric"` beats another."""
+        """Whether one value of `"task/metric"` is better than another."""
         task, metric = name.split("/")
         return value > than if self.metrics[task][metric].higher_is_better else value < than
 
 
 def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps on the prediction's device, or on the CPU where that device (Apple's) has no float64."""
+    """Both maps on the prediction's device, or on the CPU if that device (Apple's) does not support float64."""
     device = torch.device("cpu") if prediction.device.type == "mps" else prediction.device
     return prediction.to(device), target.to(device)
 
 
 def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
-    """Refuse class ids beyond the list, which would be counted as other classes."""
+    """Reject class ids beyond the list, which would be counted as other classes."""
     known = target != IGNORE_INDEX
     ids = torch.cat([prediction[known], target[known]])
     if len(ids) and not 0 <= ids.min() <= ids.max() < spec.channels:
-        raise ValueError(f"{spec.name}: classes reach from {ids.min()} to {ids.max()}; allowed are 0 to {spec.channels - 1}")
+        raise ValueError(f"{spec.name}: class ids range from {ids.min()} to {ids.max()}; allowed are 0 to {spec.channels - 1}")
 
 
 def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
-    """The constant baseline: per task one map that does not depend on the image, the best by the task's headline metric.
+    """The constant baseline: one map per task that does not depend on the image, the best one by the task's headline metric.
 
     Args:
-        targets: per task those of training images, stacked: (images, height, width) class ids or (images, channels, height,
+        targets: stacked targets of training images per task: (images, height, width) class ids or (images, channels, height,
             width).
         specs: the tasks' entries.
 
     Returns:
-        per task the most frequent class, or the mean, median or mean direction of each pixel.
+        Per task the most frequent class, or the mean, median or mean direction, at each pixel.
     """
     return {task: next(iter(metrics_of(specs[task]).values())).constant(stack, specs[task]) for task, stack in targets.items()}
 
@@ -154,26 +154,26 @@ def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, Task
 def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:
     """Multi-task gain over a reference, usually one model per task: Delta_m in percent.
 
-    The mean over tasks of the relative difference of the headline metric, counted as positive where it is for the better
-    (Maninis et al., arXiv 1904.08918; Vandenhende et al., arXiv 2004.13379):
-    100 / T * sum of s * (value - reference) / reference, with s = 1 where higher is better and -1 where lower is.
+    The mean over tasks of the relative difference of the headline metric, where positive means better (Maninis et al., arXiv
+    1904.08918; Vandenhende et al., arXiv 2004.13379):
+    100 / T * sum of s * (value - reference) / reference, with s = 1 where higher is better and -1 where lower is better.
 
     Args:
-        values: by `"task/metric"`, as [`MultiTaskMetrics.compute`] returns them. Only headline metrics of `specs` are read.
-        reference: the same of the reference, or of each task's own model.
-        specs: the tasks that count, by name.
+        values: metrics by `"task/metric"`, as from [`MultiTaskMetrics.compute`]. Only headline metrics of `specs` are read.
+        reference: metrics of the reference, or of each task's own model, by the same names.
+        specs: entries of the tasks that count, by name.
 
     Raises:
         ValueError: if there is no task, or a headline metric is missing, NaN, infinite, or 0 in the reference.
     """
     if not specs:
-        raise ValueError("the gain is a mean over tasks, got none; pass their entries")
+        raise ValueError(f"the gain is a mean over tasks, but specs is {dict(specs)}; pass at least one task's entry")
     gains = []
     for task, spec in specs.items():
         name, metric = next(iter(metrics_of(spec).items()))
         value, before = (_headline(numbers, f"{task}/{name}", side) for numbers, side in ((values, "values"), (reference, "reference")))
         if before == 0:
-            raise ValueError(f"{task}/{name} is 0 in the reference, so no difference is relative to it; leave {task!r} out of the tasks")
+            raise ValueError(f"{task}/{name} is 0 in the reference, so no difference is relative to it; remove {task!r} from specs")
         gains.append((value - before) / before * (1 if metric.higher_is_better else -1))
     return 100 * sum(gains) / len(gains)
 
@@ -182,5 +182,5 @@ def _headline(numbers: Mapping[str, float], name: str, side: str) -> float:
     value = numbers.get(name)
     if value is None or not math.isfinite(value):
         came = f"NaN or infinite ({value})" if name in numbers else f"missing among {sorted(numbers)}"
-        raise ValueError(f"{name} is {came} in the {side}; measure it, or leave the task out of the tasks")
+        raise ValueError(f"{name} is {came} in the {side}; measure it, or remove the task from specs")
     return value

@@ -1,8 +1,8 @@
-"""Boundaries by the BSDS protocol: precision and recall of thinned maps whose pixels are matched one to one with the true ones.
+"""Boundary metrics of the BSDS protocol: precision and recall of thinned maps, with pixels matched one to one to the truth.
 
-Martin, Fowlkes, Malik: Learning to detect natural image boundaries, TPAMI 2004; the figures odsF, oisF and
-AP as in Arbelaez et al., TPAMI 2011, and the code that published results come from (https://github.com/pdollar/edges,
-`edgesEvalImg.m`, `edgesEvalDir.m`). docs/metrics.md lists the differences.
+Martin, Fowlkes, Malik: Learning to detect natural image boundaries, TPAMI 2004; the metrics odsF, oisF and AP as in Arbelaez et
+al., TPAMI 2011, and in the code behind published results (https://github.com/pdollar/edges, `edgesEvalImg.m`, `edgesEvalDir.m`).
+docs/metrics.md lists the differences.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ THRESHOLDS = tuple(step / 100 for step in range(1, 100))
 """A pixel is predicted to be a boundary if its value is at least the threshold."""
 
 TRUTH = 0.5
-"""A pixel is a boundary if its target is at least this: boundary maps hold 0 and 1."""
+"""A pixel is a boundary if its target is at least this; boundary maps contain 0 and 1."""
 
 
 def _removable() -> list[np.ndarray]:
-    """For either half of a step and each of 256 neighbourhoods, whether its centre pixel is removed (Guo and Hall, CACM 1989).
+    """Whether the centre pixel is removed, for each half-step and each of 256 neighbourhoods (Guo and Hall, CACM 1989).
 
-    Bit k of a neighbourhood is neighbour x(k + 1), counterclockwise from the east, as in Matlab's `bwmorph`.
+    Bit k of a neighbourhood is neighbour x(k + 1), counter-clockwise from the east, as in MATLAB's `bwmorph`.
     """
     x = [(np.arange(256) >> bit & 1).astype(bool) for bit in range(8)]
     x.append(x[0])
@@ -45,10 +45,10 @@ INSIDE = 255  # all neighbours are on
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """Thin a map to lines of one pixel, as Matlab's `bwmorph(mask, "thin", Inf)` and `skimage.morphology.thin` do.
+    """Thin a map to lines of one pixel, like MATLAB's `bwmorph(mask, "thin", Inf)` and `skimage.morphology.thin`.
 
-    Implemented here for speed, because thinning takes most of the metric's time: it visits only pixels at the edge, and is
-    several times as fast as scikit-image.
+    Thinning takes most of the metric's time. This implementation visits only pixels at the edge and is several times as fast as
+    scikit-image's.
 
     Args:
         mask: (height, width) boolean.
@@ -56,9 +56,9 @@ def thin(mask: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray`: (height, width) boolean.
     """
-    image = np.pad(mask, 1).astype(np.uint8)  # one more pixel on each side: neighbours beyond the border are off
+    image = np.pad(mask, 1).astype(np.uint8)  # padded by one pixel: neighbours beyond the border are off
     flat, row = image.reshape(-1), image.shape[1]
-    neighbours = (1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1)  # counterclockwise from the east
+    neighbours = (1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1)  # counter-clockwise from the east
     pixels = np.flatnonzero(flat)
     edge = pixels[_neighbourhoods(flat, pixels, neighbours) != INSIDE]
     seen = flat == 0
@@ -79,18 +79,18 @@ def thin(mask: np.ndarray) -> np.ndarray:
 
 
 def _neighbourhoods(flat: np.ndarray, pixels: np.ndarray, neighbours: tuple[int, ...]) -> np.ndarray:
-    """Which neighbours of each pixel are on, as the bits of a number."""
+    """The neighbours of each pixel that are on, as bits of a number."""
     return sum(flat[pixels + step] << bit for bit, step in enumerate(neighbours))
 
 
 @dataclass(frozen=True)
 class BoundaryCounts(Sums):
-    """Pixels that are matched, predicted and true, each (100,): at each of [`THRESHOLDS`], then at each image's own best threshold.
+    """Numbers of matched, predicted and true pixels, each (100,): at each of [`THRESHOLDS`], then at each image's best threshold.
 
     Args:
-        matched: predicted pixels with a true one of their own nearby.
-        predicted: pixels of the thinned prediction.
-        true: pixels of the truth.
+        matched: number of predicted pixels that are matched to a true pixel nearby.
+        predicted: number of pixels in the thinned prediction.
+        true: number of pixels in the truth.
     """
 
     matched: Tensor
@@ -99,17 +99,17 @@ class BoundaryCounts(Sums):
 
     @property
     def at_thresholds(self) -> "BoundaryCounts":
-        """Each (99,): one threshold for all images."""
+        """The counts at each threshold, (99,) each, with the same threshold for all images."""
         return self[:-1]
 
     @property
     def at_own_thresholds(self) -> "BoundaryCounts":
-        """Each (1,): every image at its own best threshold."""
+        """The counts with every image at its own best threshold, (1,) each."""
         return self[-1:]
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was true and nothing predicted: there is nothing to find and nothing to miss."""
+        """Whether neither truth nor prediction has a boundary pixel."""
         return not (self.predicted.any() or self.true.any())
 
     def precision(self) -> np.ndarray:
@@ -122,20 +122,20 @@ class BoundaryCounts(Sums):
 
 
 def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_dist: float) -> BoundaryCounts:
-    """Match one image's boundaries at each of [`THRESHOLDS`], and at the one of them with the best F (the first of equals).
+    """Match one image's boundaries at each of [`THRESHOLDS`], and at the one with the best F (the first, if several are equal).
 
     Args:
         prediction: (1, height, width) strength of the boundary in [0, 1].
         target: (1, height, width), 1 on boundaries, 0 elsewhere, NaN unknown. Predictions at unknown pixels are ignored.
         spec: the task's entry.
-        max_dist: farthest distance of a match, as a share of the image diagonal.
+        max_dist: largest distance of a match, as a share of the image diagonal.
 
     Raises:
         ValueError: if the maps have several channels.
         ImportError: if scipy is missing.
     """
     if len(target) != 1:
-        raise ValueError(f"{spec.name}: boundaries need maps of one channel, got {len(target)}; score each channel as a task of its own")
+        raise ValueError(f"{spec.name}: boundaries need maps of one channel, got {len(target)}; score each channel as a separate task")
     known = torch.isfinite(target[0])
     strength = torch.where(known, prediction[0], 0).float().cpu().numpy()
     truth = (known & (target[0] >= TRUTH)).cpu().numpy()
@@ -144,7 +144,7 @@ def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_d
     last = None
     for threshold in THRESHOLDS:
         mask = strength >= threshold
-        if last is not None and np.array_equal(mask, last):  # hard maps are the same at many thresholds
+        if last is not None and np.array_equal(mask, last):  # binary maps are equal at many thresholds
             matched.append(matched[-1])
             predicted.append(predicted[-1])
             continue
@@ -157,7 +157,7 @@ def boundary_counts(prediction: Tensor, target: Tensor, spec: TaskSpec, *, max_d
 
 
 def _reach(truth: np.ndarray, max_dist: float) -> "csr_array":
-    """Sparse (pixels of the image, true pixels): which may be matched because they are near enough."""
+    """Sparse matrix (pixels of the image, true pixels) of the pairs that are close enough to be matched."""
     try:
         from scipy.sparse import csr_array
     except ImportError as error:
@@ -175,8 +175,8 @@ def _reach(truth: np.ndarray, max_dist: float) -> "csr_array":
 def _matched(graph: "csr_array") -> int:
     """Size of the largest one-to-one matching (Hopcroft and Karp).
 
-    The benchmark minimises distance plus 100 times the farthest distance for each pixel left over. Only the number of matches
-    enters the metrics, and at that penalty a minimum has as many matches as possible (see docs/metrics.md).
+    The benchmark minimises the sum of distances plus 100 times the largest distance for each unmatched pixel. Only the number of
+    matches affects the metrics, and with this penalty a minimum has as many matches as possible (see docs/metrics.md).
     """
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
@@ -189,7 +189,7 @@ def _f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
 
 def ods_f(sums: BoundaryCounts) -> float:
-    """Best F over thresholds that are the same for all images; between two thresholds precision and recall are interpolated."""
+    """Best F over a common threshold for all images; precision and recall are interpolated between thresholds."""
     share = np.linspace(0, 1, 100)[:, None]  # (steps between two thresholds, 1)
     at_thresholds = sums.at_thresholds
     between = [share * values[1:] + (1 - share) * values[:-1] for values in (at_thresholds.precision(), at_thresholds.recall())]
@@ -197,7 +197,7 @@ def ods_f(sums: BoundaryCounts) -> float:
 
 
 def ois_f(sums: BoundaryCounts) -> float:
-    """F of all images together, each at its own best threshold."""
+    """F over all images, each at its own best threshold."""
     own = sums.at_own_thresholds
     return float("nan") if sums.is_empty else float(_f_measure(own.precision(), own.recall())[0])
 
@@ -205,7 +205,7 @@ def ois_f(sums: BoundaryCounts) -> float:
 def average_precision(sums: BoundaryCounts) -> float:
     """Mean precision at the recalls 0, 0.01, ... 1, interpolated on the curve of all thresholds that predict anything.
 
-    Below the lowest recall of the curve its precision holds on; beyond the highest, precision is 0.
+    Below the curve's lowest recall, precision is constant; above the highest, it is 0.
     """
     at_thresholds = sums.at_thresholds
     curve = at_thresholds[at_thresholds.predicted > 0]
@@ -214,5 +214,5 @@ def average_precision(sums: BoundaryCounts) -> float:
         return float("nan") if sums.is_empty else 0.0
     order = np.lexsort((precision, recall))
     precision, recall = precision[order], recall[order]
-    best = np.append(np.diff(recall) > 0, True)  # the highest precision of each recall
+    best = np.append(np.diff(recall) > 0, True)  # the highest precision for each recall
     return float(np.interp(np.linspace(0, 1, 101), recall[best], precision[best], right=0).mean())

@@ -28,25 +28,25 @@ def _distance(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.double() - target.double()).square().sum(dim=0).sqrt()
 
 
-# By the statistics that a task's headline metric is made of; every other one is of numbers.
+# Error functions by the statistics of a task's headline metric; all other statistics use absolute differences.
 _PIXEL_ERRORS: dict[str, PixelError] = {"confusion": _wrong_class, "angles": _angle}
 
 
 def pixel_error(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
-    """Error of a prediction at each pixel, of the kind that its task's headline metric is made of.
+    """Error of a prediction at each pixel, as used by the task's headline metric.
 
     Args:
-        prediction: of one image as `post_process` returns it, (height, width) or (channels, height, width).
-        target: of the same shape, or with an axis of one channel more; NaN or 255 where not known.
-        spec: the task.
+        prediction: one image's map as from `post_process`, (height, width) or (channels, height, width).
+        target: the target in the same shape, optionally with an axis for a single channel; NaN or 255 where unknown.
+        spec: the task's entry.
 
     Returns:
-        `Tensor`: (height, width) float64, NaN where not known: 0 or 1 for classes, the angle in degrees for vectors that are measured
-        by angles, else the absolute difference (over several channels the Euclidean distance) in the task's unit. A prediction
-        that is not a number gives NaN, too.
+        `Tensor`: (height, width) float64, NaN where the target is unknown or the prediction is NaN. The error is 0 or 1 for
+        classes, the angle in degrees for vectors measured by angles, and otherwise the absolute difference in the task's unit
+        (the Euclidean distance over several channels).
 
     Raises:
-        ValueError: if a map is not one image's, or the sizes differ; the message names the task.
+        ValueError: if a map is not that of a single image, or the sizes differ; the message names the task.
     """
     prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
     if prediction.shape != target.shape:
@@ -60,10 +60,10 @@ class PairSums(Sums):
     """Sums over the pixels at which both tasks i and j are known, each (tasks, tasks).
 
     Args:
-        count: of these pixels.
-        error: errors of i.
-        squared: their squares.
-        product: products of both errors.
+        count: number of these pixels.
+        error: sum of the errors of i.
+        squared: sum of their squares.
+        product: sum of the products of both errors.
     """
 
     count: Tensor
@@ -73,7 +73,7 @@ class PairSums(Sums):
 
 
 class ErrorCorrelation:
-    """Correlation over pixels of the errors of each pair of tasks, in constant memory.
+    """Correlation between the errors of each pair of tasks, over pixels and in constant memory.
 
     Args:
         specs: the tasks' entries by name.
@@ -91,19 +91,19 @@ class ErrorCorrelation:
         """Add the sums of another object.
 
         Raises:
-            ValueError: if it collected other tasks, or in another order.
+            ValueError: if it has other tasks, or the same tasks in another order.
         """
         if list(self.specs) != list(other.specs):
-            raise ValueError(f"these are sums of {list(self.specs)}, those of {list(other.specs)}; collect the same tasks in one order")
+            raise ValueError(f"the tasks are {list(self.specs)} here and {list(other.specs)} in the other; use the same tasks and order")
         self.sums += other.sums
 
     @torch.no_grad()
     def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-        """Add one image; tasks without a prediction or target are not known in it.
+        """Add one image; tasks without a prediction or target are unknown in it.
 
         Args:
-            predictions: per task, see [`pixel_error`].
-            targets: per task.
+            predictions: maps per task, see [`pixel_error`].
+            targets: targets per task.
 
         Raises:
             ValueError: if a prediction and its target, or two tasks, have different sizes.
@@ -115,7 +115,7 @@ class ErrorCorrelation:
         }
         sizes = {task: tuple(error.shape) for task, error in errors.items()}
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"errors are compared pixel by pixel, but the tasks have maps of {sizes}; leave out those of another size")
+            raise ValueError(f"errors are compared pixel by pixel, but the tasks' maps have sizes {sizes}; use tasks of one size")
         if not errors:
             return
         nothing = torch.full_like(next(iter(errors.values())), float("nan"))
@@ -125,20 +125,20 @@ class ErrorCorrelation:
         self.sums += PairSums(known @ known.T, error @ known.T, error.square() @ known.T, error @ error.T)
 
     def compute(self) -> Tensor:
-        """Pearson's correlation of each pair, (tasks, tasks) float64.
+        """Pearson's correlation of each pair of tasks, (tasks, tasks) float64.
 
-        NaN where no pixel is known in both tasks, or where one of the errors is the same at all such pixels.
+        NaN if no pixel is known in both tasks, or one of the errors is the same at all such pixels.
         """
         sums = self.sums
         covariance = sums.product * sums.count - sums.error * sums.error.T
         spread = sums.squared * sums.count - sums.error.square()
-        # Rounding errors of equal numbers are not variance.
+        # The variance of equal numbers may be slightly above 0 because of rounding.
         spread = torch.where(spread > 1e-12 * sums.squared * sums.count, spread, float("nan"))
         return covariance / (spread * spread.T).sqrt()
 
 
 def correlation_table(correlation: Tensor, tasks: list[str]) -> str:
-    """Markdown table with a row and a column per task; a dash where the correlation is not known."""
+    """Markdown table with a row and a column per task; a dash where the correlation is unknown."""
     lines = [f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for task, row in zip(tasks, correlation.tolist(), strict=True):
         lines.append(f"| {task} | {' | '.join('-' if value != value else f'{value:.2f}' for value in row)} |")

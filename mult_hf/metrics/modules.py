@@ -1,9 +1,9 @@
-"""The metrics as modules of the `evaluate` library, by family: `evaluate.load(script("mult_depth"))`, or `MultDepth()` itself.
+"""The metrics as modules of the `evaluate` library, by family: `evaluate.load(script("mult_depth"))`, or directly `MultDepth()`.
 
-`evaluate.load` takes the path of a script; [`script`] has those of the five modules. A script is one import of this file, so a
-copy in `evaluate`'s cache is never stale. Importing this file writes nothing.
+`evaluate.load` takes the path of a script; [`script`] returns those of the five modules. A script only imports this file, so a
+copy in `evaluate`'s cache is never stale. Importing this file writes no files.
 
-`evaluate` writes its inputs to an Arrow file. Here that is one row of sums per process, not the maps.
+`evaluate` writes its inputs to an Arrow file. Here these are one row of sums per process, not the maps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,18 +29,18 @@ _SCRIPTS = Path(__file__).parent / "evaluate_modules"
 _INPUTS = """
 Args:
     predictions: maps of several images (tensors or arrays; sizes may differ): (height, width), or (channels, height, width).
-    references: maps of the same sizes; NaN, or class 255, where not known.
+    references: maps of the same sizes; NaN, or class 255, where unknown.
 Returns:
-    one number per name in `metrics`.
+    One number per name in `metrics`.
 """
 
 
 class _SumsMetric(evaluate.Metric):
-    """Adds up the sums of its images; only they go to the file that processes share.
+    """Adds the sums of its images; only these are written to the file that processes share.
 
     Args:
-        spec: the entry of the task that is measured; its `metrics` are what `compute` returns.
-        kwargs: those of `evaluate.Metric`, as `evaluate.load` passes them.
+        spec: the entry of the measured task; `compute` returns its `metrics`.
+        kwargs: keywords of `evaluate.Metric`, as `evaluate.load` passes them.
     """
 
     def __init__(self, spec: TaskSpec, **kwargs: Any) -> None:
@@ -60,14 +60,14 @@ class _SumsMetric(evaluate.Metric):
         )
 
     def __len__(self) -> int:
-        """Number of images that were added since the last `compute`."""
+        """Number of images added since the last `compute`."""
         return self.images
 
     def add(self, *, prediction: Any = None, reference: Any = None, predictions: Any = None, references: Any = None) -> None:
-        """Add one image: a prediction and a reference of the same size; `evaluate.combine` passes them by the plural names.
+        """Add one image: a prediction and a reference of the same size; `evaluate.combine` uses the plural names.
 
         Raises:
-            ValueError: if a map is not one image's; `add_batch` takes several.
+            ValueError: if a map is not that of a single image; `add_batch` takes several.
         """
         pair = (predictions if prediction is None else prediction, references if reference is None else reference)
         maps = ({self.spec.name: torch.as_tensor(values)} for values in pair)
@@ -78,15 +78,15 @@ class _SumsMetric(evaluate.Metric):
         """Add several images.
 
         Raises:
-            ValueError: if there are more predictions than references, or fewer.
+            ValueError: if the numbers of predictions and references differ.
         """
         for prediction, reference in zip(predictions, references, strict=True):
             self.add(prediction=prediction, reference=reference)
 
     def compute(self, *, predictions: Iterable[Any] | None = None, references: Iterable[Any] | None = None) -> dict[str, Any] | None:
-        """Metrics of all images added so far and of these; then reset.
+        """Compute the metrics of all images added so far and of these, then reset.
 
-        With several processes, each calls this once; process 0 gets the numbers, the others None.
+        With several processes, each must call this once; process 0 gets the numbers, the others None.
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
@@ -105,7 +105,7 @@ class _SumsMetric(evaluate.Metric):
 
 
 class MultSegmentation(_SumsMetric):
-    """Semantic segmentation: IoU and accuracies, over all classes and `per_class`."""
+    """Semantic segmentation: IoU and accuracy, over all classes and `per_class`."""
 
     def __init__(
         self, num_classes: int, class_names: Sequence[str] = (), metrics: Sequence[str] = tuple(SEGMENTATION_METRICS), **kwargs: Any
@@ -140,9 +140,9 @@ class MultMaps(_RegressionMetric):
     """Heat maps, edges, shading and other numbers: absolute and squared errors.
 
     Args:
-        channels: of each map.
-        metrics: names of what `compute` returns.
-        kwargs: those of `evaluate.Metric`.
+        channels: number of channels of each map.
+        metrics: names of the metrics that `compute` returns.
+        kwargs: keywords of `evaluate.Metric`.
     """
 
     def __init__(self, channels: int = 1, metrics: Sequence[str] = tuple(MAP_METRICS), **kwargs: Any) -> None:
@@ -160,9 +160,9 @@ def script(name: str) -> str:
     """Path of a module's script for `evaluate.load`.
 
     Raises:
-        ValueError: if there is no such module.
+        ValueError: if the name is unknown.
     """
     path = _SCRIPTS / f"{name}.py"
     if not path.exists():
-        raise ValueError(f"there is no evaluate module {name!r}; allowed: {', '.join(sorted(p.stem for p in _SCRIPTS.glob('*.py')))}")
+        raise ValueError(f"unknown evaluate module {name!r}; allowed: {', '.join(sorted(p.stem for p in _SCRIPTS.glob('*.py')))}")
     return str(path)

@@ -1,7 +1,7 @@
 """Statistics: functions (prediction, target, spec) of one image -> named float64 sums, each used by several metrics.
 
-Class ids are (height, width), with 255 unknown; other maps (channels, height, width), with NaN unknown. A pixel is known if all
-channels of its target are finite. Everything is computed in float64, on the device of the maps.
+Class ids are (height, width), with 255 for unknown; other maps are (channels, height, width), with NaN for unknown. A pixel is known
+if all channels of its target are finite. Everything is computed in float64 on the device of the maps.
 """
 
 from collections.abc import Callable
@@ -17,28 +17,28 @@ from .sums import Sums
 Statistics = Callable[[Tensor, Tensor, TaskSpec], Sums]
 
 SMALLEST_PREDICTION = 1e-3
-"""Smaller predictions, zero and negative ones too, count as this one where a logarithm is taken, in the task's unit: the 1 mm at
-which evaluations of depth commonly clamp (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
+"""Smallest prediction in logarithms, in the task's unit; smaller ones, also zero and negative, are replaced by it. Evaluations of
+depth commonly clamp at this 1 mm (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
 
 DEGREES_PER_BIN = 0.01
-"""Width of the bins that angles are counted in."""
+"""Width of the bins of the histogram of angles."""
 
 SHORTEST = 1e-12
-"""Vectors up to this length have no direction."""
+"""Vectors of at most this length have no direction."""
 
 BINS = round(180 / DEGREES_PER_BIN)
 
 
 def image_map(values: Tensor, spec: TaskSpec, role: str) -> Tensor:
-    """One image's map in the form that statistics take: class ids (height, width), all else (channels, height, width).
+    """Convert one image's map to the input of statistics: class ids (height, width), other maps (channels, height, width).
 
     Args:
         values: (height, width), or (channels, height, width). The axis of a single channel may be missing.
         spec: the task's entry.
-        role: what the map is, for the message.
+        role: name of the map in messages.
 
     Raises:
-        ValueError: if the map has another number of axes or channels, as a batch of images has.
+        ValueError: if the map has another number of axes or channels, for example a batch of images.
     """
     shape = tuple(values.shape)
     if spec.is_classification:
@@ -50,7 +50,7 @@ def image_map(values: Tensor, spec: TaskSpec, role: str) -> Tensor:
     if not fits:
         raise ValueError(
             f"{spec.name}: {role} has shape {shape}, but one image's map is {allowed}; pass the images of a batch one by one, "
-            "and class ids in place of logits"
+            "and class ids instead of logits"
         )
     return values[None] if len(shape) == 2 and not spec.is_classification else values
 
@@ -84,9 +84,9 @@ class ErrorSums(Sums):
     """Sums over known numbers of e = prediction - target.
 
     Args:
-        count: of the numbers.
-        absolute: |e|.
-        squared: e^2.
+        count: number of known numbers.
+        absolute: sum of |e|.
+        squared: sum of e^2.
     """
 
     count: Tensor
@@ -95,7 +95,7 @@ class ErrorSums(Sums):
 
 
 def errors(prediction: Tensor, target: Tensor, spec: TaskSpec) -> ErrorSums:
-    """Add up absolute and squared errors."""
+    """Sum absolute and squared errors."""
     prediction, target = _known_values(prediction, target)
     error = (prediction - target).abs()
     return ErrorSums(count=_count(error), absolute=error.sum(), squared=error.square().sum())
@@ -111,14 +111,14 @@ class RatioSums(Sums):
     """Sums over known numbers with a target above 0 of e = prediction - target and d = log prediction - log target.
 
     Args:
-        count: of the numbers.
-        relative: |e| / target.
-        squared_relative: e^2 / target.
-        log: d.
-        squared_log: d^2.
-        within_1: 1 where prediction and target differ by a factor below 1.25.
-        within_2: the same with 1.25^2.
-        within_3: the same with 1.25^3.
+        count: number of these numbers.
+        relative: sum of |e| / target.
+        squared_relative: sum of e^2 / target.
+        log: sum of d.
+        squared_log: sum of d^2.
+        within_1: number of predictions that differ from the target by a factor below 1.25.
+        within_2: the same for 1.25^2.
+        within_3: the same for 1.25^3.
     """
 
     count: Tensor
@@ -132,9 +132,9 @@ class RatioSums(Sums):
 
 
 def ratios(prediction: Tensor, target: Tensor, spec: TaskSpec) -> RatioSums:
-    """Add up relative and logarithmic errors.
+    """Sum relative and logarithmic errors.
 
-    A prediction of 0 or less is within no factor, and has the logarithm of [`SMALLEST_PREDICTION`].
+    A prediction of 0 or less is not within any factor, and has the logarithm of [`SMALLEST_PREDICTION`].
     """
     prediction, target = _known_values(prediction, target)
     positive = (target > 0).all(dim=0)
@@ -153,10 +153,10 @@ def ratios(prediction: Tensor, target: Tensor, spec: TaskSpec) -> RatioSums:
 
 
 def median_scaled(statistics: Statistics) -> Statistics:
-    """The same sums after each image's prediction was multiplied by median target / median prediction.
+    """The same statistics, with each image's prediction multiplied by median target / median prediction.
 
-    Medians are over the image's known pixels with a target above 0 (Zhou et al., arXiv 1704.07813). Where the median
-    prediction is not above 0 there is no such factor, and the image is not scaled.
+    Medians are taken over the image's known pixels with a target above 0 (Zhou et al., arXiv 1704.07813). An image whose median
+    prediction is not above 0 is not scaled.
     """
 
     def scaled(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Sums:
@@ -170,7 +170,7 @@ def median_scaled(statistics: Statistics) -> Statistics:
 
 
 def _median(values: Tensor) -> Tensor:
-    """Mean of the two middle values of a row (of the middle one, if their number is odd); NaN without any."""
+    """Median: the middle value, or the mean of the two middle values; NaN if there are none."""
     if not len(values):
         return values.new_tensor(float("nan"))
     lower, upper = (values.kthvalue(rank).values for rank in ((len(values) + 1) // 2, len(values) // 2 + 1))
@@ -178,7 +178,7 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    """Length of each vector of (channels, ...); several times as fast as `torch.linalg.vector_norm` over the first axis."""
+    """Length of each vector in (channels, ...); several times as fast as `torch.linalg.vector_norm` over the first axis."""
     return vectors.square().sum(dim=0).sqrt()
 
 
@@ -193,9 +193,9 @@ class AngleSums(Sums):
     """Sums over known pixels of angles in degrees.
 
     Args:
-        count: of the pixels.
-        angle: the angles.
-        squared: their squares.
+        count: number of pixels.
+        angle: sum of the angles.
+        squared: sum of their squares.
         histogram: ([`BINS`],) counts of angles from 0 to 180 degrees.
     """
 
@@ -206,7 +206,7 @@ class AngleSums(Sums):
 
 
 def angles(prediction: Tensor, target: Tensor, spec: TaskSpec) -> AngleSums:
-    """Add up and count the angles between vectors.
+    """Sum and count the angles between vectors.
 
     Computed from sine and cosine, because the cosine alone cannot resolve angles below 0.03 degrees. A target of length 0 has no
     direction and counts as unknown; a prediction of length 0 is 90 degrees off; a NaN falls into the last bin.

@@ -1,4 +1,4 @@
-"""Sums by name: what a metric is made of, added up over images and processes."""
+"""Named sums from which metrics are computed, added over images and processes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ AnySums = TypeVar("AnySums", bound="Sums")
 
 @dataclass(frozen=True)
 class Sums:
-    """Base of the statistics: each field is a float64 tensor that may be added to the same field of another image.
+    """Base class of the statistics: each field is a float64 tensor that can be added to the same field of another image.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Sums:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def map(self: AnySums, function: Callable[..., Tensor], *others: AnySums) -> AnySums:
-        """Apply a function to each field, together with the same field of others of this kind."""
+        """Apply a function to each field, together with the same field of other objects of this class."""
         return type(self)(**{name: function(value, *(getattr(other, name) for other in others)) for name, value in self.tensors().items()})
 
     def __add__(self: AnySums, other: AnySums) -> AnySums:
@@ -42,14 +42,14 @@ class Sums:
 
     @classmethod
     def stack(cls: type[AnySums], parts: Sequence[AnySums]) -> AnySums:
-        """Those of several images with a new first axis: (images, ...) in each field."""
+        """Stack the sums of several images along a new first axis: (images, ...) in each field."""
         return parts[0].map(lambda *values: torch.stack(values), *parts[1:])
 
     def __reduce__(self) -> tuple[Callable[..., "Sums"], tuple[Any, ...]]:
-        # Pickled one by one, tensors take a hundred times as long as arrays, and processes exchange those of every image.
+        # Pickling many tensors takes a hundred times as long as arrays, and processes exchange those of every image.
         return _restore, (type(self), {name: value.numpy() for name, value in self.tensors().items()})
 
 
 def _restore(kind: type[AnySums], values: dict[str, np.ndarray]) -> AnySums:
-    # torch.tensor copies: an array out of a pickle may be read-only. asarray: numpy turns an array without axes into a number.
+    # torch.tensor copies, because an array from a pickle may be read-only; asarray, because numpy unpickles a 0-d array as a number.
     return kind(**{name: torch.tensor(np.asarray(value)) for name, value in values.items()})

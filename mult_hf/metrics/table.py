@@ -1,6 +1,6 @@
-"""The metrics by name: which sums each uses, how it is computed from them, and how it is displayed.
+"""The metrics by name: the sums that each uses, how it is computed from them, and how it is displayed.
 
-Adding a metric is one entry of [`METRICS`] (and one of [`STATISTICS`] if it needs sums that no other reads).
+To add a metric, add an entry to [`METRICS`] (and one to [`STATISTICS`] if it needs new sums).
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from .statistics import (
 from .sums import Sums
 
 TOLERANCES = (0.0075, 0.011)
-"""Farthest distances of a matched boundary pixel as shares of the image diagonal: BSDS, and what is usual on NYUv2."""
+"""Largest distances of matched boundary pixels as shares of the image diagonal: BSDS, and the usual value for NYUv2."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Statistic:
     """A statistic, and the tasks that it applies to.
 
     Args:
-        count: (prediction, target, spec) of one image -> named sums.
-        sums: the class of these sums.
-        kind: of tasks.
+        count: function (prediction, target, spec) of one image -> named sums.
+        sums: class of these sums.
+        kind: kind of the tasks.
         channels: smallest and largest number of channels; None for no limit.
     """
 
@@ -57,7 +57,7 @@ class Statistic:
 
     @property
     def tasks(self) -> str:
-        """The tasks that it applies to, in words."""
+        """Description of the tasks that it applies to."""
         if self.kind == "classification":
             return self.kind
         fewest, most = self.channels
@@ -77,17 +77,17 @@ STATISTICS: dict[str, Statistic] = {
         for tolerance in TOLERANCES
     },
 }
-"""What is added up, by the name that metrics refer to. One entry is computed once per image, however many metrics read it."""
+"""Statistics by the name that metrics refer to. Each is computed once per image, regardless of how many metrics use it."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How a number is shown.
+    """The unit in which a number is displayed.
 
     Args:
-        symbol: text in the table's header; `{task}` becomes the unit of the task.
-        factor: what the number is multiplied by to be in this unit.
-        digits: after the point.
+        symbol: text in the table's header; `{task}` is replaced by the task's unit.
+        factor: factor that converts the number to this unit.
+        digits: number of decimal places.
     """
 
     symbol: str = ""
@@ -100,16 +100,16 @@ PLAIN, OF_TASK, PERCENT, DEGREES = Unit(), Unit("{task}"), Unit("%", 100.0, 2), 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is computed from sums.
+    """A metric that is computed from sums.
 
     Args:
         statistics: name of the sums in [`STATISTICS`].
-        value: those sums -> the metric; NaN where nothing was known.
-        higher_is_better: direction.
-        constant: (targets of many images stacked, spec) -> the map that predicts all of them best by this metric or nearly so.
-            It is the constant baseline that a model has to beat.
+        value: function of those sums that returns the metric; NaN if nothing was known.
+        higher_is_better: whether a higher value is better.
+        constant: function (stacked targets of many images, spec) that returns the (nearly) best constant map by this metric: the
+            constant baseline that a model has to beat.
         label: name in tables.
-        unit: how it is shown in tables.
+        unit: unit in tables.
     """
 
     statistics: str
@@ -121,16 +121,16 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        """`"higher"` or `"lower"`: what is better."""
+        """`"higher"` or `"lower"`, whichever is better."""
         return "higher" if self.higher_is_better else "lower"
 
     def title(self, spec: TaskSpec) -> str:
-        """Head of a table's column or row: label, unit, and an arrow to where it is better, e.g. `"RMSE (m) ↓"`."""
+        """Header of a table's column or row: label, unit, and an arrow in the better direction, for example `"RMSE (m) ↓"`."""
         symbol = self.unit.symbol.format(task=spec.unit)
         return " ".join([self.label, *([f"({symbol})"] if symbol else []), "↑" if self.higher_is_better else "↓"])
 
     def format(self, value: float) -> str:
-        """The number in the unit of the title, e.g. `"53.65"` for a share of 0.53651."""
+        """The number in the unit of the title, for example `"53.65"` for a share of 0.53651."""
         return f"{value * self.unit.factor:.{self.unit.digits}f}"
 
 
@@ -161,7 +161,7 @@ def class_iou(confusion: ConfusionMatrix) -> Tensor:
 
 
 def class_accuracy(confusion: ConfusionMatrix) -> Tensor:
-    """(classes,) share of each true class that is found; NaN for classes that the truth lacks."""
+    """(classes,) share of each true class that is predicted correctly; NaN for classes that do not occur in the truth."""
     return confusion.counts.diagonal() / confusion.counts.sum(1)
 
 
@@ -182,7 +182,7 @@ def _mean_accuracy(confusion: ConfusionMatrix) -> float:
 
 
 def _median_angle(sums: AngleSums) -> float:
-    """Middle of the bin that holds the median (the lower one of an even number), so within half a bin of it."""
+    """Centre of the bin that contains the median (the lower of two middle values), so within half a bin of it."""
     middle = torch.searchsorted(sums.histogram.cumsum(0), sums.count / 2).item()
     return (middle + 0.5) * DEGREES_PER_BIN if sums.count else float("nan")
 
@@ -193,12 +193,12 @@ def _share_within(degrees: float) -> Callable[[AngleSums], float]:
 
 def _most_frequent_class(targets: Tensor, spec: TaskSpec) -> Tensor:
     counts = torch.stack([(targets == class_id).sum(dim=0) for class_id in range(spec.channels)])  # (classes, height, width)
-    overall = counts.sum(dim=(1, 2), keepdim=True)  # for pixels that are never known
+    overall = counts.sum(dim=(1, 2), keepdim=True)  # for pixels that are unknown in every image
     return torch.where(counts.sum(dim=0) > 0, counts, overall).argmax(dim=0)
 
 
 def _fill(constant: Tensor, targets: Tensor) -> Tensor:
-    """Pixels that are never known get the mean of all known ones, channel by channel."""
+    """Fill pixels that are unknown in every image with the mean of all known ones, per channel."""
     mean = targets.transpose(0, 1).flatten(1).nanmean(dim=1).nan_to_num()
     return torch.where(torch.isfinite(constant), constant, mean[:, None, None])
 
@@ -271,10 +271,10 @@ METRICS: dict[str, Metric] = {
 
 
 def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
-    """The metrics that a task's entry names, the headline first.
+    """The metrics of a task's entry, with the headline metric first.
 
     Raises:
-        ValueError: if there is no such metric, or it does not apply to such a task.
+        ValueError: if a metric is unknown, or does not apply to the task.
     """
     unknown = [name for name in spec.metrics if name not in METRICS]
     if unknown:

@@ -1,1 +1,1 @@
-"""Training: schedules, averaged weights, checkpoints, task weighting, and the function that `mult-hf train` runs."""
+"""Training: schedules, averaged weights, checkpoints, task weighting, and the function behind `mult-hf train`."""

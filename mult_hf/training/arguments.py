@@ -1,4 +1,4 @@
-"""What a training run depends on: its data, its model, and how it is trained. Each field is a flag of `mult-hf train`."""
+"""Arguments of a training run: data, model and training. Each field is a flag of `mult-hf train`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,22 +9,22 @@ from mult_hf.evaluation.cards import shareable
 from .fields import check_bounds, check_mutually_exclusive, flag
 from .weighting import WEIGHTINGS
 
-# A new Swin's own settings, which have no effect on an encoder or model that is loaded.
+# Settings of a new Swin, which have no effect on a loaded encoder or model.
 _NEW_SWIN = ("embed_dim", "depths", "window_size", "position_embeddings")
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""The directory that holds the package; in a checkout its top level."""
+"""The directory that contains the package; in a checkout, the top level."""
 
 FREE_TO_CHANGE = {
     *("config", "num_workers", "cpu_threads", "output_dir", "save_steps", "keep_checkpoints", "resume", "overwrite", "log_with"),
     *("panel_rows", "push_to_hub", "eval_steps", "logging_steps"),
 }
-"""What may change when a run is resumed: where it runs and what it writes, not what it learns."""
+"""Arguments that may change when a run is resumed: they affect where it runs and what it writes, not what it learns."""
 
 
 @dataclass
 class DataArguments:
-    """Which rows, tasks and image size to train on."""
+    """Rows, tasks and image size for training."""
 
     dataset: str | None = flag(None, "local directory or Hub id of a data set (docs/data.md)")
     train_split: str = flag("train", "split to train on")
@@ -36,16 +36,16 @@ class DataArguments:
         check_bounds(self, {32: ["image_size"]})
         if self.dataset is None:
             raise ValueError(
-                "--dataset is missing; give a local directory or a Hub id of a data set whose card lists its tasks (docs/data.md)"
+                "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"
             )
 
 
 @dataclass
 class ModelArguments:
-    """Which model to start from: a trained one, a new one on a pretrained encoder, or a new one on a new small Swin."""
+    """The initial model: a trained one, a new one with a pretrained encoder, or a new one with a new small Swin."""
 
     model: str | None = flag(None, "directory or Hub id of a trained MulT to start from; a new model by default")
-    backbone: str | None = flag(None, "directory or Hub id of a pretrained encoder; a small new Swin by default")
+    backbone: str | None = flag(None, "directory or Hub id of a pretrained encoder; by default a new small Swin")
     embed_dim: int = flag(24, "channels of a new Swin's first stage")
     depths: list[int] = flag([2, 2, 2, 2], "blocks per stage of a new Swin")
     window_size: int = flag(8, "side of a new Swin's windows, in patches of 4 pixels")
@@ -64,12 +64,12 @@ class ModelArguments:
 
 @dataclass
 class TrainingArguments:
-    """How [`train`][mult_hf.training.run.train] trains: views, optimization, execution, and what is written where."""
+    """Settings of [`train`][mult_hf.training.run.train]: views, optimization, execution and results."""
 
     # Views
-    max_zoom: float = flag(1.15, "training views are magnified by a factor from 1 to this one, and cropped")
+    max_zoom: float = flag(1.15, "training views are magnified by a factor between 1 and this value, and cropped")
     color_jitter: float = flag(0.2, "brightness, contrast and saturation change by up to this fraction")
-    num_workers: int = flag(0, "processes that prepare batches")
+    num_workers: int = flag(0, "worker processes that prepare batches")
     # Optimization
     max_steps: int = flag(600, "optimizer steps")
     batch_size: int = flag(8, "images per step and process")
@@ -78,27 +78,27 @@ class TrainingArguments:
     encoder_learning_rate_factor: float = flag(1.0, "the encoder's learning rate, relative to that of decoders and heads")
     schedule: Literal["cosine", "polynomial", "linear", "constant_with_warmup"] = flag("cosine", "learning-rate schedule")
     schedule_power: float = flag(0.9, "exponent of the polynomial schedule")
-    warmup_steps: int = flag(30, "steps of linear warm-up, capped at half of all steps")
+    warmup_steps: int = flag(30, "steps of linear warm-up; at most half of all steps")
     weight_decay: float = flag(0.05, "AdamW's weight decay, on weight matrices only")
     max_grad_norm: float = flag(5.0, "gradients are clipped to this norm; 0 for no clipping")
     ema_decay: float = flag(0.0, "evaluate and save a moving average of the weights with this decay; 0 for none")
     weighting: str = flag("fixed", f"how task losses are balanced: {', '.join(WEIGHTINGS)}")
-    weighting_options: str = flag("{}", "JSON object of options of the weighting, see docs/weighting.md")
+    weighting_options: str = flag("{}", "JSON object with options of the weighting; see docs/weighting.md")
     seed: int = flag(0, "seed of weights, order and augmentation")
     # Execution
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(None, "by default as `accelerate config` says")
-    torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; not compiled by default")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(None, "precision of training; by default that of `accelerate config`")
+    torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; no compilation by default")
     float32_matmul: Literal["highest", "high", "medium"] = flag(
         "highest",
-        "precision inside float32 matrix products; medium lets processors with bfloat16 units use these, as high does TF32 on GPUs",
+        "precision inside float32 matrix products; medium allows bfloat16 on processors with such units, high allows TF32 on GPUs",
     )
     cpu_threads: int | None = flag(None, "threads per process without accelerator; by default all cores, shared between processes")
     # Results
     output_dir: Path = flag(Path("outputs/mult-rooms"), "where everything is written")
     eval_steps: int | None = flag(None, "steps between evaluations; only at the end by default")
     save_steps: int = flag(50, "steps between checkpoints")
-    keep_checkpoints: int = flag(2, "how many checkpoints are kept")
-    resume: str | None = flag(None, "latest, or the directory of a checkpoint, to resume from; latest starts from scratch if there is none")
+    keep_checkpoints: int = flag(2, "number of checkpoints to keep")
+    resume: str | None = flag(None, "checkpoint to resume from: its directory, or latest, which starts from scratch if there is none")
     overwrite: bool = flag(False, "delete the checkpoints of an earlier run in --output_dir")
     logging_steps: int = flag(10, "steps between entries of log.jsonl and of the trackers")
     log_with: list[str] | None = flag(None, "trackers of Accelerate: tensorboard, trackio, wandb, ...; log.jsonl is always written")
@@ -116,7 +116,7 @@ class TrainingArguments:
 
 
 def as_text(arguments: TrainingArguments) -> dict[str, str]:
-    """All settings as text, for `metrics.json`, trackers and checkpoints; without paths of this machine."""
+    """All settings as text for `metrics.json`, trackers and checkpoints, without paths of this machine."""
     return {name: shareable(str(value), CHECKOUT) for name, value in asdict(arguments).items()}
 
 

@@ -10,22 +10,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can stand in for them.
+    """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can temporarily replace them.
 
-    The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that a short run forgets its random start
+    The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that the random start has little weight in a short run
     (as in TensorFlow's `ExponentialMovingAverage` with `num_updates`).
 
     Args:
-        model: with whole parameters; sharded ones (FSDP, DeepSpeed) are not supported.
-        decay: weight of the past, at least 0 and below 1.
+        model: model with unsharded parameters; sharded ones (FSDP, DeepSpeed) are not supported.
+        decay: weight of the previous average, at least 0 and below 1.
 
     Raises:
-        ValueError: on another decay.
+        ValueError: if the decay is out of range.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"the decay of the weights' average is {decay}; it must be at least 0 and below 1")
+            raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
         self.model = model
         self.decay = decay
         self.average = AveragedModel(nn.ParameterList(model.parameters()), multi_avg_fn=self._blend)
@@ -35,12 +35,12 @@ class WeightAverage:
         get_ema_multi_avg_fn(decay)(averages, values, steps)
 
     def update(self) -> None:
-        """Add the model's parameters to the average, after an optimizer step."""
+        """Add the model's parameters to the average; call it after an optimizer step."""
         self.average.update_parameters(nn.ParameterList(self.model.parameters()))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the averages into the model for the duration of the block; afterwards its own parameters are restored, bit for bit."""
+        """Replace the model's parameters by the averages inside a `with` block; afterwards they are restored exactly."""
         own = [parameter.detach().clone() for parameter in self.model.parameters()]
         _copy(self.average.module.parameters(), self.model.parameters())
         try:

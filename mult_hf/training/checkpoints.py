@@ -1,6 +1,6 @@
-"""Checkpoints that are complete or do not exist: an interrupted save leaves nothing that looks like one.
+"""Atomic checkpoints: an interrupted save leaves nothing that looks like a checkpoint.
 
-A checkpoint is written to `checkpoint-N.partial` and renamed when all its files are on disk; renaming a directory is atomic.
+A checkpoint is written to `checkpoint-N.partial` and renamed once all its files are on disk; renaming a directory is atomic.
 Old checkpoints are renamed before they are deleted, for the same reason.
 """
 
@@ -23,11 +23,11 @@ def checkpoint_step(checkpoint: Path) -> int:
     """The step at which a checkpoint was taken.
 
     Raises:
-        ValueError: if the directory is not named like a whole checkpoint.
+        ValueError: if the directory's name is not that of a complete checkpoint.
     """
     match = _NAME.fullmatch(checkpoint.name)
     if match is None:
-        raise ValueError(f"{checkpoint} is not named like a checkpoint; expected a directory such as checkpoint-00000100")
+        raise ValueError(f"{checkpoint} does not have a checkpoint's name; expected a directory such as checkpoint-00000100")
     return int(match[1])
 
 
@@ -38,17 +38,17 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def find_checkpoint(directory: Path, which: str) -> Path | None:
-    """The checkpoint to resume from.
+    """Find the checkpoint to resume from.
 
     Args:
-        directory: where the run keeps its checkpoints.
+        directory: directory of the run's checkpoints.
         which: `"latest"`, or the path of a checkpoint.
 
     Returns:
         The checkpoint; None for `"latest"` if there is none yet, so that one command both starts and resumes.
 
     Raises:
-        ValueError: if the path is no whole checkpoint.
+        ValueError: if the path is not a complete checkpoint.
     """
     if which == "latest":
         return next(reversed(list_checkpoints(directory)), None)
@@ -56,21 +56,21 @@ def find_checkpoint(directory: Path, which: str) -> Path | None:
     checkpoint_step(checkpoint)
     if not checkpoint.is_dir():
         raise ValueError(
-            f"{checkpoint} does not exist; whole checkpoints are {[str(path) for path in list_checkpoints(checkpoint.parent)]}"
+            f"{checkpoint} does not exist; complete checkpoints are {[str(path) for path in list_checkpoints(checkpoint.parent)]}"
         )
     return checkpoint
 
 
 def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
-    """Make room for the checkpoints of a new run.
+    """Remove an earlier run's checkpoints, if they may be overwritten.
 
     Raises:
-        ValueError: if there are some of an earlier run, and these are not to be overwritten.
+        ValueError: if there are checkpoints of an earlier run and `overwrite` is false.
     """
     earlier = list_checkpoints(directory)
     if earlier and not overwrite:
         raise ValueError(
-            f"{directory} has checkpoints of an earlier run, the last of step {checkpoint_step(earlier[-1])}; continue with --resume "
+            f"{directory} has checkpoints of an earlier run, the last at step {checkpoint_step(earlier[-1])}; continue with --resume "
             "latest, give another --output_dir, or delete them with --overwrite"
         )
     shutil.rmtree(directory, ignore_errors=True)
@@ -81,20 +81,20 @@ def save_checkpoint(accelerator: Accelerator, save_state: Callable[[Path], None]
 
     Args:
         accelerator: the processes.
-        save_state: writes the state to a directory that exists, in all processes.
-        directory: where the run keeps its checkpoints.
+        save_state: writes the state to an existing directory, in all processes.
+        directory: directory of the run's checkpoints.
         step: number of optimizer steps taken.
-        keep: how many checkpoints to keep, the newest ones; at least 1.
+        keep: number of newest checkpoints to keep; at least 1.
 
     Returns:
-        `directory/checkpoint-STEP`, which exists only once it is whole.
+        `directory/checkpoint-STEP`, which exists only once it is complete.
 
     Raises:
         ValueError: if `keep` is below 1.
-        OSError: if it cannot be written; earlier checkpoints stay, and the newest of them is named.
+        OSError: if the checkpoint cannot be written; earlier ones are kept, and the message names the newest.
     """
     if keep < 1:
-        raise ValueError(f"{keep} checkpoints are to be kept; keep at least 1")
+        raise ValueError(f"keep is {keep}; it must be at least 1")
     final = directory / f"checkpoint-{step:08d}"
     partial = final.with_name(final.name + _PARTIAL)
     with naming_what_was_not_written(final, directory):
@@ -115,14 +115,14 @@ def save_checkpoint(accelerator: Accelerator, save_state: Callable[[Path], None]
 
 @contextmanager
 def naming_what_was_not_written(target: Path, checkpoints: Path) -> Iterator[None]:
-    """Turn whatever a file writer raises into one error that names the target, the free space and the newest checkpoint.
+    """Convert errors of file writers to one that names the target, the free space and the newest checkpoint.
 
     Args:
-        target: what is written in the block.
-        checkpoints: where the run keeps its checkpoints.
+        target: file or directory that the block writes.
+        checkpoints: directory of the run's checkpoints.
 
     Raises:
-        OSError: if the block raises an `OSError`, or what safetensors or torch's file writer raise in its place.
+        OSError: if the block raises an `OSError`, or the error that safetensors or torch's file writer raise instead.
     """
     try:
         yield
@@ -131,13 +131,13 @@ def naming_what_was_not_written(target: Path, checkpoints: Path) -> Iterator[Non
         free, found = shutil.disk_usage(place).free / 2**20, list_checkpoints(checkpoints)
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
-            f"{target} could not be written, {free:.0f} MiB are free there; newest whole checkpoint: {found[-1] if found else 'none yet'}; "
-            f"make room and go on with --resume latest: {error}",
+            f"{target} could not be written; {free:.0f} MiB are free there; newest complete checkpoint: "
+            f"{found[-1] if found else 'none yet'}; free some space and continue with --resume latest: {error}",
         ) from error
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give a finished directory its final name, replacing an older one of that name."""
+    """Rename a finished directory to its final name, replacing an older one."""
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
     if final.exists():
@@ -147,7 +147,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def replace_files(partial: Path, directory: Path) -> None:
-    """Move finished files into a directory that may hold older ones; each file is always either the old or the new one, complete."""
+    """Move finished files into a directory that may contain older ones; at any time each file is complete, either old or new."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(partial.iterdir()):
         _flush(path)
@@ -157,7 +157,7 @@ def replace_files(partial: Path, directory: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Delete a directory; at no time does an incomplete one have its name."""
+    """Delete a directory such that an incomplete one never has its name."""
     doomed = directory.with_name(f"{directory.name}.old{_PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
     directory.rename(doomed)
@@ -165,13 +165,13 @@ def remove(directory: Path) -> None:
 
 
 def remove_partial(directory: Path) -> None:
-    """Delete what interrupted saves left behind."""
+    """Delete the remains of interrupted saves."""
     for path in directory.glob(f"*{_PARTIAL}"):
         shutil.rmtree(path)
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or directory is on disk, so that a power failure cannot leave a name without contents."""
+    """Wait until a file or directory is on disk, so that a power failure cannot leave an empty one under its name."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Accelerate for a training run, and what several processes need: FSDP, DeepSpeed, whole weights, memory."""
+"""Accelerate for a training run, with support for several processes: FSDP, DeepSpeed, unsharded weights, memory."""
 
 import math
 import os
@@ -17,9 +17,9 @@ from .arguments import TrainingArguments
 
 
 def make_accelerator(arguments: TrainingArguments) -> Accelerator:
-    """An accelerator set up by Accelerate's configuration and the arguments."""
+    """Create an accelerator from Accelerate's configuration and the arguments."""
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # otherwise several processes on CPUs would each train alone
+        cpu=not torch.accelerator.is_available(),  # otherwise several processes on CPUs would train separately
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
         dynamo_backend=arguments.torch_compile,
@@ -29,16 +29,16 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     use_fsdp_on_cpu(accelerator)
     configure_deepspeed(accelerator, arguments.batch_size, arguments.gradient_accumulation_steps, arguments.max_grad_norm)
     torch.set_float32_matmul_precision(arguments.float32_matmul)
-    if accelerator.device.type == "cpu":  # `accelerate launch` allows one thread per process, however many cores there are
+    if accelerator.device.type == "cpu":  # `accelerate launch` allows one thread per process, regardless of the number of cores
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
 
 
 def use_fsdp_on_cpu(accelerator: Accelerator) -> None:
-    """Shard on CPU processes too, if the configuration asks for FSDP; otherwise do nothing.
+    """Enable FSDP on CPU processes too, if the configuration selects it; otherwise do nothing.
 
     torch's FSDP2 works with gloo, but Accelerate applies an FSDP configuration only on accelerators, and silently replicates the
-    model on CPUs. Both of its states are shared by all their instances, and both are asked for the type later.
+    model on CPUs. Both of its state classes share their values between instances, and Accelerate reads the type from both.
     """
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.distributed_type == DistributedType.MULTI_CPU:
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
@@ -47,10 +47,10 @@ def use_fsdp_on_cpu(accelerator: Accelerator) -> None:
 
 
 def configure_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accumulation_steps: int, max_grad_norm: float) -> None:
-    """Pass DeepSpeed the settings that it applies itself, if the configuration asks for it; otherwise do nothing.
+    """Pass DeepSpeed the settings that it applies itself, if the configuration selects it; otherwise do nothing.
 
     Args:
-        accelerator: before it prepares a model.
+        accelerator: an accelerator that has not prepared a model yet.
         batch_size: images per batch and process.
         gradient_accumulation_steps: batches per step.
         max_grad_norm: limit of the gradients' norm, 0 or inf for none; Accelerate's default is 1.
@@ -63,17 +63,17 @@ def configure_deepspeed(accelerator: Accelerator, batch_size: int, gradient_accu
         return
     if accelerator.gradient_accumulation_steps != gradient_accumulation_steps:
         raise ValueError(
-            f"Accelerate's configuration has {accelerator.gradient_accumulation_steps} gradient_accumulation_steps and the run "
-            f"{gradient_accumulation_steps}; remove the line from the configuration, or make them equal"
+            f"gradient_accumulation_steps is {accelerator.gradient_accumulation_steps} in Accelerate's configuration and "
+            f"{gradient_accumulation_steps} in this run; remove the line from the configuration, or make them equal"
         )
-    limit = 0.0 if math.isinf(max_grad_norm) else max_grad_norm  # DeepSpeed's word for no clipping
+    limit = 0.0 if math.isinf(max_grad_norm) else max_grad_norm  # DeepSpeed's value for no clipping
     plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": batch_size, "gradient_clipping": limit}
 
 
 def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskDensePrediction:
-    """The module behind the wrappers for training; for a sharded one a copy with whole weights, in every process.
+    """The module inside the training wrappers; for a sharded one, a copy with unsharded weights, in every process.
 
-    A sharded module cannot be saved as it is: torch changes its class, whose source files would be saved in place of MulT's.
+    A sharded module cannot be saved directly: torch changes its class, so the wrong source files would be saved with it.
     """
     module = accelerator.unwrap_model(model, keep_torch_compile=False)
     if accelerator.distributed_type != DistributedType.FSDP:
@@ -86,28 +86,29 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskD
 
 
 def check_whole_parameters(accelerator: Accelerator, module: nn.Module, *, average: bool) -> None:
-    """Refuse to save or average partitioned weights as if they were whole.
+    """Refuse to save or average partitioned weights as if they were complete.
 
     Raises:
-        ValueError: if parameters are partitioned (DeepSpeed ZeRO-3), or sharded (FSDP) while an average of them is wanted.
+        ValueError: if parameters are partitioned (DeepSpeed ZeRO-3), or are sharded (FSDP) and to be averaged.
     """
     empty = [name for name, parameter in module.named_parameters() if parameter.numel() == 0]
     if empty:
         raise ValueError(
-            f"{len(empty)} parameters such as {empty[0]} hold no values in this process (DeepSpeed ZeRO-3?); use ZeRO-2 or FSDP2"
+            f"{len(empty)} parameters such as {empty[0]} have no values in this process (DeepSpeed ZeRO-3?); use ZeRO-2 or FSDP2"
         )
     if average and accelerator.distributed_type == DistributedType.FSDP:
-        raise ValueError("an average of the weights needs them whole in every process, but FSDP shards them; set --ema_decay 0, or use DDP")
+        engine = accelerator.distributed_type.value
+        raise ValueError(f"an average needs all weights in every process, but {engine} shards them; set --ema_decay 0, or use DDP")
 
 
 def print_once(message: str) -> None:
-    """Print in the main process; unlike `Accelerator.print` also before there is an accelerator."""
+    """Print in the main process; unlike `Accelerator.print`, this works before an accelerator exists."""
     if os.environ.get("RANK", "0") == "0":
         print(message, flush=True)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Largest memory so far in MiB: allocated on an accelerator, or resident in this process."""
+    """Peak memory in MiB: allocated on an accelerator, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)

@@ -11,9 +11,9 @@ def flag(default: Any, help_text: str, **keywords: Any) -> Any:
     """A dataclass field that becomes a flag.
 
     Args:
-        default: its value if it is not given; lists are copied.
-        help_text: for `--help`.
-        keywords: of `argparse.ArgumentParser.add_argument`, such as `choices`, `nargs` and `metavar`.
+        default: default value; lists are copied.
+        help_text: text for `--help`.
+        keywords: keywords of `argparse.ArgumentParser.add_argument`, such as `choices`, `nargs` and `metavar`.
     """
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"help": help_text, **keywords})
@@ -21,14 +21,14 @@ def flag(default: Any, help_text: str, **keywords: Any) -> Any:
 
 
 def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:
-    """Refuse numbers that are too small, and NaN.
+    """Reject numbers that are too small, and NaN.
 
     Args:
         arguments: a dataclass of flags; values of None are skipped.
-        at_least: smallest allowed value -> names of the flags that it holds for.
+        at_least: smallest allowed value -> names of its flags.
 
     Raises:
-        ValueError: with the flag, its value, and what is allowed.
+        ValueError: if a number is too small or NaN; the message names the flag, its value and the limit.
     """
     for least, names in at_least.items():
         for name in names:
@@ -38,11 +38,11 @@ def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> Non
 
 
 def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -> None:
-    """Refuse flags that have no effect when another one is given.
+    """Reject flags that have no effect if another one is given.
 
     Args:
         arguments: a dataclass of flags.
-        owner: name of a flag that is None by default.
+        owner: name of the other flag, which is None by default.
         names: names of the flags that have no effect with it.
 
     Raises:
@@ -51,14 +51,14 @@ def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -
     defaults = {each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(arguments)}
     idle = [f"--{name} {getattr(arguments, name)}" for name in names if getattr(arguments, name) != defaults[name]]
     if getattr(arguments, owner) is not None and idle:
-        raise ValueError(f"--{owner} {getattr(arguments, owner)} brings its own; drop {', '.join(idle)}")
+        raise ValueError(f"--{owner} {getattr(arguments, owner)} replaces these settings; remove {', '.join(idle)}")
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
-    """The value of a flag that takes a JSON object.
+    """Parse the value of a flag that takes a JSON object.
 
     Raises:
-        ValueError: if the text is anything else.
+        ValueError: if the text is not a JSON object.
     """
     with suppress(json.JSONDecodeError):
         values = json.loads(text)

@@ -1,4 +1,4 @@
-"""Fingerprint of the rows of a run, by which a resumed run recognizes that its data changed."""
+"""Fingerprint of a run's rows, with which a resumed run detects that its data changed."""
 
 import hashlib
 from pathlib import Path
@@ -19,10 +19,10 @@ def describe_data(accelerator: Accelerator, **splits: Dataset) -> dict[str, str]
 
 
 def fingerprint(rows: Dataset) -> str:
-    """16 hexadecimal digits that depend on the names, the order and every value of the rows, not on where they are stored.
+    """16 hexadecimal digits that depend on the names, the order and every value of the rows, but not on where they are stored.
 
     Args:
-        rows: read once from beginning to end. Of images that the rows only name, the files are read.
+        rows: rows to read once from start to end. If rows contain paths of images, the files are read.
     """
     hashed = hashlib.blake2b(digest_size=8)
     for column in sorted(rows.column_names):
@@ -39,13 +39,13 @@ def fingerprint(rows: Dataset) -> str:
 
 
 def _update(hashed: Any, contents: bytes) -> None:
-    """With the length, so that what is moved from one value to the next does not go unnoticed."""
+    """Hash the contents with their length, so that bytes moved from one value to the next change the result."""
     hashed.update(len(contents).to_bytes(8, "big"))
     hashed.update(contents)
 
 
 def _image_bytes(cell: dict[str, Any] | None) -> bytes:
-    """An encoded image; of one that has no bytes and no file here, such as a URL, the path."""
+    """An encoded image, or its path if it has neither bytes nor a local file (a URL, for example)."""
     if cell is None:
         return b""
     if cell["bytes"] is not None:
@@ -55,7 +55,7 @@ def _image_bytes(cell: dict[str, Any] | None) -> bytes:
 
 
 def _arrow_bytes(table: pa.Table) -> bytes:
-    """The values of a table in one chunk, without the metadata of its schema; copied, since a slice has other offsets than a whole."""
+    """The values of a table in one chunk, without its schema's metadata; copied, because a slice has different offsets."""
     plain = table.replace_schema_metadata(None).take(pa.array(range(len(table)))).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, plain.schema) as stream:

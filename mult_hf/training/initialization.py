@@ -1,4 +1,4 @@
-"""The model that a run starts from: a new one on a small Swin or on a pretrained encoder, or a trained one; and its image size."""
+"""Initial model of a run (new with a small Swin or a pretrained encoder, or trained) and its image size."""
 
 import copy
 import statistics
@@ -25,24 +25,24 @@ from .arguments import ModelArguments
 from .distributed import print_once
 
 SIZE_STEP = 32
-"""Heights and widths that are chosen here are multiples of this: the encoder's coarsest step in pixels."""
+"""Heights and widths chosen here are multiples of this: the encoder's largest stride in pixels."""
 
-_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 DEFAULT_BLOCKS = {"mult": ["self+skip", "encoder+skip"]}
-"""Blocks of a decoder stage per kind of decoder: the paper's, with the encoder's map in the values (docs/baselines.md)."""
+"""Blocks of a decoder stage, per kind of decoder: the paper's, with the encoder's map added to the values (docs/baselines.md)."""
 
 
 def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_size: int) -> MulTForMultiTaskDensePrediction:
-    """The model that the arguments name: a trained one, a new one on a pretrained encoder, or a new one on a new Swin.
+    """Build the initial model: a trained one, a new one with a pretrained encoder, or a new one with a new Swin.
 
     Args:
-        arguments: of the model.
+        arguments: the model's arguments.
         specs: the task entries by name.
-        image_size: side of the images in pixels, which a new Swin's position embeddings are made for.
+        image_size: side of the images in pixels, for a new Swin's position embeddings.
 
     Raises:
-        ValueError: if a trained model has a task of the same name with another meaning, other than its classes.
+        ValueError: if a trained model has a task of the same name with another meaning; only the classes may differ.
     """
     if arguments.model is not None:
         return load_trained(arguments.model, specs)
@@ -64,20 +64,20 @@ def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_
 
 
 def view_size(rows: Dataset, side: int | None = None) -> dict[str, int]:
-    """Height and width of training images, as an image processor takes them.
+    """Height and width of training images, as a `size` of the image processor.
 
-    Images of one size keep it. Of images of several sizes all are resized to the median height and the median width, rounded to
-    multiples of 32; the size is printed.
+    If all images have the same size, it is kept. Otherwise all are resized to the median height and the median width, rounded to
+    multiples of 32, and the size is printed.
 
     Args:
-        rows: of the data set.
-        side: of square images in pixels; by default the size follows from the images, whose headers are read.
+        rows: rows of the data set.
+        side: side of square images in pixels; by default the size is read from the images' headers.
 
     Raises:
         ValueError: if there are no rows, or no column `image`, or a row has no readable image.
     """
     if "image" not in rows.column_names or len(rows) == 0:
-        raise ValueError(f"{len(rows)} rows with the columns {rows.column_names}; expected at least one row, and a column 'image'")
+        raise ValueError(f"got {len(rows)} rows with the columns {rows.column_names}; expected at least one row and a column 'image'")
     if side is not None:
         return {"height": side, "width": side}
     sizes = stored_sizes(rows)
@@ -93,7 +93,7 @@ def view_size(rows: Dataset, side: int | None = None) -> dict[str, int]:
 
 
 def stored_sizes(rows: Dataset) -> list[tuple[int, int]]:
-    """(height, width) of each row's image in pixels, upright; only headers are decoded.
+    """(height, width) of each row's upright image in pixels; only headers are decoded.
 
     Raises:
         ValueError: if a row has no readable image.
@@ -114,12 +114,12 @@ def _stored_size(cell: dict[str, Any] | None, number: int) -> tuple[int, int]:
 
 
 def init_sincos_position_embeddings(model: MulTForMultiTaskDensePrediction) -> None:
-    """Initialize a new Swin's position embeddings, if it has any, with sines and cosines in place of zeros.
+    """Initialize a new Swin's position embeddings, if it has any, with sines and cosines instead of zeros.
 
-    From zeros, a small network trained with L1 on few images never learns which walls face left: as long as no feature separates
-    left from right, the best weights of the head for the normals' x are zero, and as long as these are zero, no gradient makes
-    features separate them. Sine-cosine embeddings (Vaswani et al., arXiv 1706.03762, section 3.5, along each axis) provide the
-    column to every block from the first step. They are learnt from there on.
+    Starting from zeros, a small network trained with L1 on few images never learns which walls face left. Without a feature that
+    separates left from right, the best weights of the head for the normals' x are zero; and with zero weights, no gradient separates
+    the features. Sine-cosine embeddings (Vaswani et al., arXiv 1706.03762, section 3.5, along each axis) give every block the column
+    from the first step. They are trained like other weights.
     """
     for embeddings in (module for module in model.modules() if isinstance(module, SwinEmbeddings)):
         if embeddings.position_embeddings is not None:
@@ -130,9 +130,9 @@ def init_sincos_position_embeddings(model: MulTForMultiTaskDensePrediction) -> N
 def sincos_position_embedding(height: int, width: int, channels: int) -> Tensor:
     """Sines and cosines of row and column, shape (1, height * width, channels), within [-1, 1].
 
-    The longest period is twice the image, so that its cosine falls steadily from one side to the other; each further one is shorter
-    by a factor of the square root of 2. A quarter of the channels each is sine and cosine of rows and columns; up to three left over
-    are 0.
+    The longest period is twice the image, so that its cosine falls monotonically from one side to the other; each further period is
+    shorter by a factor of the square root of 2. Sines and cosines of rows and columns each take a quarter of the channels; up to
+    three remaining channels are 0.
     """
     rates = torch.pi * 2 ** (torch.arange(channels // 4) / 2)
     rows, columns = (((torch.arange(side) + 0.5) / side)[:, None] * rates for side in (height, width))  # (side, channels / 4)
@@ -150,9 +150,10 @@ def new_swin(
         embed_dim: channels of the first stage.
         depths: blocks per stage.
         window_size: side of a window, in patches of 4 pixels.
-        image_size: side in pixels of the images that position embeddings are made for.
-        position_embeddings: few images are not enough to learn where floors and ceilings tend to be; these provide the position.
-        drop_path_rate: stochastic depth.
+        image_size: side of the images in pixels, for position embeddings.
+        position_embeddings: whether to use absolute position embeddings. They help on few images, for example because floors and
+            ceilings have typical positions.
+        drop_path_rate: rate of stochastic depth.
     """
     stages = range(len(depths))
     return {
@@ -169,14 +170,13 @@ def new_swin(
 
 
 def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
-    """A trained model with the tasks of the data: tasks that it lacks are added, tasks that the data lacks are removed.
+    """Load a trained model and adapt it to the data's tasks: missing ones are added, and tasks that the data lack are removed.
 
-    A classification whose classes differ keeps its decoder and gets a new head. If the data lack the reference task of shared attention,
-    another task takes over its projections. Both are printed.
+    A classification task with different classes keeps its decoder and gets a new head. If the data lack the reference task of shared
+    attention, another task takes over its projections. Both changes are printed.
 
     Raises:
-        ValueError: if a task of both has another meaning in the data: another kind, another unit, other axes; or if the model lacks
-            weights, or has some that are not finite.
+        ValueError: if a shared task has another kind, unit or axes in the data, or the model's weights are missing or not finite.
     """
     model = load_whole_model(name_or_path)
     for task, spec in specs.items():
@@ -186,8 +186,8 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
         elif have_other_classes(own, spec):
             replace_head(model, spec)
             print_once(
-                f"{task}: {name_or_path} has {own.channels} classes and the data have {spec.channels} others; its decoder is kept, "
-                "its head starts from random weights"
+                f"{task}: {name_or_path} has {own.channels} classes and the data {spec.channels} different ones; its decoder is kept, "
+                "and its head starts from random weights"
             )
         else:
             check_compatible(own, spec)
@@ -196,7 +196,7 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
         heir = next(task for task in model.task_names if task in specs)
         model = hand_over_reference(model, heir)
         print_once(
-            f"the data have no {reference}, which computes the shared attention of {name_or_path}: {heir} takes over its projections"
+            f"the data have no {reference}, which computes the shared attention of {name_or_path}; {heir} takes over its projections"
         )
     for task in set(model.task_names) - set(specs):
         model.remove_task(task)
@@ -204,10 +204,10 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
 
 
 def hand_over_reference(model: MulTForMultiTaskDensePrediction, task: str) -> MulTForMultiTaskDensePrediction:
-    """The same model with another reference task, which starts from the projections of the present one.
+    """Rebuild a model with another reference task, which takes over the projections of the current one.
 
     Args:
-        model: with shared attention or without.
+        model: a model with or without shared attention.
         task: one of its tasks.
     """
     config, weights = copy.deepcopy(model.config), model.state_dict()
@@ -219,16 +219,16 @@ def hand_over_reference(model: MulTForMultiTaskDensePrediction, task: str) -> Mu
 
 
 def have_other_classes(own: TaskSpec, other: TaskSpec) -> bool:
-    """Whether two entries of one name both classify, but into other classes."""
+    """Whether two entries of the same name are both classifications, but with different classes."""
     return own.is_classification and other.is_classification and (own.channels, own.class_names) != (other.channels, other.class_names)
 
 
 @torch.no_grad()
 def replace_head(model: MulTForMultiTaskDensePrediction, spec: TaskSpec) -> None:
-    """Give a task of the model another entry and a new head for it; all other weights stay as they are.
+    """Replace a task's entry and head in a model; all other weights are kept.
 
     Args:
-        model: has a task of this name.
+        model: a model with a task of this name.
         spec: its new entry.
     """
     old = model.heads.tasks[spec.name].projection

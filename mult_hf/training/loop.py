@@ -1,4 +1,4 @@
-"""The training loop: optimizer steps with log entries, evaluations and checkpoints in between."""
+"""The training loop: optimizer steps, log entries, evaluations and checkpoints."""
 
 import math
 import time
@@ -37,7 +37,7 @@ from .weighting import TaskWeighting, make_weighting
 
 
 def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec]) -> RandomAugmentation:
-    """The augmentation of training views: mirrored, magnified and cropped, with other colours."""
+    """The augmentation of training views: random flip, zoom, crop and colours."""
     jitter = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
     return RandomAugmentation(tasks=tasks, zoom=(1.0, arguments.max_zoom), degrees=0.0, hue=0.0, **jitter)
 
@@ -46,15 +46,15 @@ class TrainingLoop:
     """The state of a training run, prepared by Accelerate; [`run`][TrainingLoop.run] continues from the current step.
 
     Args:
-        arguments: of the run.
+        arguments: arguments of the run.
         accelerator: the processes and devices.
-        model: to train.
-        processor: makes batches, and is saved with the model.
+        model: the model to train.
+        processor: the image processor, which prepares batches and is saved with the model.
         training_rows: rows to train on.
         validation_rows: rows to evaluate on.
 
     Raises:
-        ValueError: if a setting does not fit the others, the model or the way it is distributed.
+        ValueError: if a setting is incompatible with other settings, the model or its distribution.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TrainingLoop:
         return weighting
 
     def _prepare(self, model: MulTForMultiTaskDensePrediction) -> None:
-        """Optimizer, schedule, and the model wrapped for its processes and device."""
+        """Create optimizer and schedule, and wrap the model for its processes and device."""
         arguments = self.arguments
         groups = parameter_groups(
             model,
@@ -116,11 +116,11 @@ class TrainingLoop:
             self.state.load(checkpoint)
             self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
         if self.accelerator.is_main_process:
-            finished = self.progress.step == self.arguments.max_steps  # then only the last evaluation is repeated
+            finished = self.progress.step == self.arguments.max_steps  # then only the final evaluation is repeated
             self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
 
     def run(self) -> None:
-        """Take optimizer steps up to the last, with log entries, evaluations and checkpoints in between."""
+        """Take all remaining optimizer steps, with log entries, evaluations and checkpoints in between."""
         arguments, progress = self.arguments, self.progress
         start = progress.step * arguments.gradient_accumulation_steps
         sampler = StreamBatches(arguments.batch_size, self.accelerator.process_index, self.accelerator.num_processes, start)
@@ -147,14 +147,14 @@ class TrainingLoop:
             if evaluates:
                 self.evaluate()
             if saves:
-                progress.losses = mean_over_processes(progress.losses)  # a checkpoint holds those of one process
+                progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
                 save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
-        """One optimizer step from numbered batches; returns the norm of the gradients before clipping.
+        """Take one optimizer step on numbered batches; returns the norm of the gradients before clipping.
 
         Raises:
-            FloatingPointError: if a loss or gradient is not finite; the weights are still those before the step.
+            FloatingPointError: if a loss or gradient is not finite; the weights are then unchanged.
         """
         for number, batch in batches:
             batch = batch.to(self.accelerator.device)
@@ -165,7 +165,7 @@ class TrainingLoop:
                 )
                 self.note_losses(outputs.task_losses, sampler.positions(number))
                 self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
-                del outputs  # gradient methods keep part of its graph, which would stay in memory with the next batch's
+                del outputs  # gradient methods keep part of its graph, which would stay in memory during the next batch
                 if self.accelerator.sync_gradients:
                     norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm or math.inf))
                     self.check_finite({"gradient": norm}, [position for n, _ in batches for position in sampler.positions(n)])
@@ -184,7 +184,7 @@ class TrainingLoop:
         self.progress.note_losses(losses)
 
     def check_finite(self, values: Mapping[str, float], positions: Sequence[int]) -> None:
-        """Stop before a step that would ruin the weights."""
+        """Raise an error before a step that would corrupt the weights."""
         wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
         if wrong and not (self.accelerator.scaler is not None and "gradient" in wrong):  # the scaler skips such steps itself
             raise FloatingPointError(
@@ -193,7 +193,7 @@ class TrainingLoop:
             )
 
     def check_weights(self) -> None:
-        """Stop before weights that the last step ruined are evaluated or saved.
+        """Raise an error before weights that the last step corrupted are evaluated or saved.
 
         Raises:
             FloatingPointError: if a weight, in any process, or its average is not finite.
@@ -204,7 +204,7 @@ class TrainingLoop:
         wrong = sorted({*gather_object(wrong)})
         if wrong:
             raise FloatingPointError(
-                f"step {self.progress.step}: after it {len(wrong)} tensors of weights, such as {wrong[0]}, are not finite; "
+                f"step {self.progress.step}: {len(wrong)} weight tensors, such as {wrong[0]}, are not finite after it; "
                 f"{self._last_good()}; lower the learning rate"
             )
 
@@ -213,7 +213,7 @@ class TrainingLoop:
         return f"last good checkpoint: {found[-1] if found else 'none yet'}"
 
     def write_log(self, norm: float, seconds: float) -> dict[str, str]:
-        """Write an entry with the mean losses since the last one; returns what the progress bar shows."""
+        """Write an entry with the mean losses since the last one; returns the values for the progress bar."""
         progress = self.progress
         losses = progress.take_mean_losses()
         seen = progress.step * self.arguments.gradient_accumulation_steps * self.arguments.batch_size * self.accelerator.num_processes
@@ -252,7 +252,7 @@ class TrainingLoop:
 
     @contextmanager
     def final_weights(self) -> Iterator[MulTForMultiTaskDensePrediction]:
-        """The model as it is evaluated and saved: whole, in evaluation mode, with averaged weights if there are any."""
+        """The model to evaluate and save: unsharded, in evaluation mode, with averaged weights if there are any."""
         with nullcontext() if self.average is None else self.average.in_place():
             yield whole_model(self.accelerator, self.model).eval()
         self.model.train()

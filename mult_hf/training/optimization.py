@@ -1,4 +1,4 @@
-"""Parameter groups for AdamW and the schedule of the learning rate."""
+"""Parameter groups for AdamW, and the learning-rate schedule."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from transformers import get_scheduler
 
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
-# Name parts of parameters with two or more dimensions that are not weights of a layer: positions, and the attention scales of Swin V2.
+# Name parts of parameters with two or more dimensions that are not layer weights: positions, and the attention scales of Swin V2.
 _NOT_DECAYED = ("position_bias", "position_embeddings", "pos_embed", "logit_scale")
 
 
 def parameter_groups(
     model: MulTForMultiTaskDensePrediction, *, learning_rate: float, weight_decay: float, encoder_factor: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups for an AdamW: norms, biases, relative position biases and position embeddings are not decayed (as Swin is trained).
+    """Parameter groups for AdamW: as for Swin, norms, biases, relative position biases and position embeddings are not decayed.
 
     Args:
-        model: its parameters are grouped; frozen ones are left out.
-        learning_rate: of decoders and heads.
-        weight_decay: of weight matrices.
-        encoder_factor: the encoder's learning rate, relative to that of the rest.
+        model: the model whose parameters are grouped; frozen ones are left out.
+        learning_rate: learning rate of decoders and heads.
+        weight_decay: weight decay of weight matrices.
+        encoder_factor: the encoder's learning rate relative to that of decoders and heads.
 
     Returns:
-        one group per combination of encoder or rest, decayed or not, that has parameters.
+        The non-empty groups: encoder or rest, with or without weight decay.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -43,13 +43,13 @@ def parameter_groups(
 
 
 def learning_rate_schedule(optimizer: Optimizer, kind: str, *, steps: int, warmup_steps: int, power: float) -> LRScheduler:
-    """The learning-rate schedule: it grows in the warm-up to the optimizer's own rate, and follows the named schedule from there.
+    """Create the learning-rate schedule: a linear warm-up to the optimizer's own rate, then the named schedule.
 
     Args:
-        optimizer: whose learning rates are scaled.
+        optimizer: optimizer whose learning rates are scaled.
         kind: name of one of transformers' schedules.
-        steps: of the whole run.
-        warmup_steps: length of the warm-up, capped at half of all steps.
+        steps: number of steps of the whole run.
+        warmup_steps: length of the warm-up; at most half of all steps.
         power: exponent of the polynomial schedule, which ends at 0; unused by the others.
     """
     extra = {"power": power, "lr_end": 0.0} if kind == "polynomial" else None

@@ -1,4 +1,4 @@
-"""Progress of a run: its counters, its means since the last log entry, and a log that survives interruptions."""
+"""Progress of a run: counters, mean losses since the last log entry, and a log that survives interruptions."""
 
 import json
 import math
@@ -21,8 +21,8 @@ class Progress:
     """Progress of a run; part of its checkpoints.
 
     Args:
-        arguments: of the run, by which the checkpoint of another run is recognized.
-        data: description of the rows by split, by which changed data are recognized.
+        arguments: arguments of the run, for detecting a checkpoint of another run.
+        data: description of the rows by split, for detecting changed data.
         step: optimizer steps taken.
         seconds: training time so far, without interruptions.
         best_gain: highest multi-task gain over the constant baseline so far, in percent.
@@ -59,7 +59,7 @@ class Progress:
         """From a checkpoint.
 
         Raises:
-            ValueError: if it is of a run with other arguments or other data, or lacks something.
+            ValueError: if it comes from a run with other arguments or other data, or is incomplete.
         """
         expected = [each.name for each in fields(self)]
         if sorted(state) != sorted(expected):
@@ -68,7 +68,7 @@ class Progress:
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
-            raise ValueError(f"the checkpoint is of another run: {message}; give the same flags, or start from its weights with --model")
+            raise ValueError(f"the checkpoint is from another run: {message}; give the same flags, or start from its weights with --model")
         changed = [name for name in sorted({*self.data, *state["data"]}) if self.data.get(name) != state["data"].get(name)]
         if changed:
             message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)
@@ -78,13 +78,13 @@ class Progress:
 
 
 def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
-    """Means of numbers over all processes; every process gets the same, bit for bit."""
+    """Means of numbers over all processes; the results are identical in every process."""
     everywhere = gather_object([values])
     return {name: statistics.fmean(of[name] for of in everywhere) for name in values}
 
 
 def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
-    """Names of samples for an error: row numbers, and the short columns of the data set."""
+    """Names of samples for error messages: row numbers, and the short columns of the data set."""
     described = []
     for row in map(stream.row_at, positions):
         named = {key: value for key, value in stream.rows[row].items() if isinstance(value, (str, int)) and len(str(value)) <= 80}
@@ -96,24 +96,24 @@ class JsonLinesLog:
     """A file with one JSON object per line, each with its `step`.
 
     Args:
-        path: of the file; created with the first entry.
+        path: path of the file, which is created with the first entry.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Append an entry to the file; numbers that are not finite become null."""
+        """Append an entry to the file; non-finite numbers become null."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:
-        """All complete entries; a line that an interruption cut short is left out."""
+        """All complete entries; a line that was truncated by an interruption is left out."""
         return [json.loads(line) for line in self.path.read_text().splitlines(True) if line.endswith("\n")] if self.path.exists() else []
 
     def drop_after(self, step: int, again: str | None = None) -> None:
-        """Drop what a resumed run will write again: later steps, and entries of the step itself that have the key `again`."""
+        """Drop entries that a resumed run will write again: later steps, and entries of this step with the key `again`."""
         earlier = [entry for entry in self.entries() if entry["step"] < step or (entry["step"] == step and again not in entry)]
         kept = "".join(json.dumps(entry) + "\n" for entry in earlier)
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Upload the result of a run to the Hub."""
+"""Upload the results of a run to the Hub."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 
 
 def upload(directory: Path, repo_id: str) -> str:
-    """Upload the result of a run without its checkpoints to a repository of the Hub; returns its address."""
+    """Upload the results of a run, without its checkpoints, to a Hub repository; returns its URL."""
     return HfApi().upload_folder(
         repo_id=repo_id, folder_path=directory, ignore_patterns=["checkpoints/*", "best/*", ".partial/*", ".run.*"]
     )

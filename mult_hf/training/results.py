@@ -1,4 +1,4 @@
-"""The results of a finished run: the last evaluation, the model, `metrics.json`, the panel and the model card."""
+"""The results of a finished run: the final evaluation, the model, `metrics.json`, the panel and the model card."""
 
 import json
 import platform
@@ -19,14 +19,14 @@ from .saving import save_model
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where data and weights came from, for the model card and `metrics.json`; it has no effect on training.
+    """Origin of data and weights, for the model card and `metrics.json`; it has no effect on training.
 
     Args:
         dataset: directory or Hub id of the data.
         train_split: split of the training rows.
         validation_split: split of the validation rows.
-        start: what the model started from.
-        command: how the run was started.
+        start: description of the initial model.
+        command: command that started the run.
     """
 
     dataset: str = "unnamed data"
@@ -37,15 +37,15 @@ class Provenance:
 
 
 def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
-    """Evaluate the last weights, and save them with all that describes them.
+    """Evaluate the final weights, and save them with metrics, panel and model card.
 
     Args:
-        loop: at its last step.
-        provenance: of data and weights.
+        loop: the training loop after its last step.
+        provenance: origin of data and weights.
 
     Returns:
-        what `metrics.json` holds: metrics by `"task/metric"` under `model` and `constant_baseline`, `gain_over_baseline` in percent,
-        and facts about the run; NaN where nothing was known, which the file has as null.
+        The contents of `metrics.json`: metrics by `"task/metric"` under `model` and `constant_baseline`, `gain_over_baseline` in
+        percent, and facts about the run. Unknown metrics are NaN here and null in the file.
     """
     directory = loop.arguments.output_dir
     measured = loop.evaluate()
@@ -92,7 +92,7 @@ def facts(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
 def save_card(
     loop: TrainingLoop, model: MulTForMultiTaskDensePrediction, provenance: Provenance, numbers: dict[str, Any], table: str
 ) -> None:
-    """Fill the template of model cards with what was trained, on what, and how well it does."""
+    """Fill the template of model cards with the model, its data and its metrics."""
     arguments, config = loop.arguments, model.config
     write_card(
         arguments.output_dir / "README.md",

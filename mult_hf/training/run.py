@@ -1,4 +1,4 @@
-"""A training run from beginning to end."""
+"""A training run from start to end."""
 
 from typing import Any
 
@@ -30,24 +30,24 @@ def train(
 ) -> dict[str, Any]:
     """Train a model, evaluate it against the constant baseline, and save everything to `arguments.output_dir` (docs/training.md).
 
-    The same seed gives the same weights; call `accelerate.utils.set_seed(arguments.seed)` before you build a new model, so
-    that its first weights are the same too.
+    The same seed gives the same weights. Call `accelerate.utils.set_seed(arguments.seed)` before you build a new model, so that its
+    initial weights are the same too.
 
     Args:
-        model: to train; its own weights change.
-        processor: with the model's tasks, and one size for all images.
+        model: the model to train, in place.
+        processor: image processor with the model's tasks and a fixed image size.
         training_rows: rows with `image` and one column per task; a missing column is unknown everywhere.
-        validation_rows: the same, to evaluate on.
+        validation_rows: rows of the same form for evaluation.
         arguments: settings of the run.
-        provenance: what the model card says about data and weights.
+        provenance: origin of data and weights, for the model card.
 
     Returns:
-        what `metrics.json` holds, see [`save_results`][mult_hf.training.results.save_results].
+        The contents of `metrics.json`, see [`save_results`][mult_hf.training.results.save_results].
 
     Raises:
-        ValueError: if rows, model, processor and settings do not fit each other, or `output_dir` has checkpoints of another run, or
-            another run is writing to it.
-        FloatingPointError: if a loss or gradient is not finite; it names the samples and the last good checkpoint.
+        ValueError: if rows, model, processor and settings are incompatible, `output_dir` has checkpoints of another run, or another
+            run is writing to it.
+        FloatingPointError: if a loss or gradient is not finite; the message names the samples and the last good checkpoint.
 
     Examples:
         ```python
@@ -85,7 +85,7 @@ def _train(
     provenance: Provenance,
     missing: list[str],
 ) -> dict[str, Any]:
-    """The run itself, in a directory that belongs to it; arguments as for [`train`], and the columns that the rows lack."""
+    """The run inside its locked directory; arguments as for [`train`], and the missing columns."""
     specs = processor.task_specs
     _claim_destinations(arguments, accelerator)
     set_seed(arguments.seed, device_specific=True)  # processes drop different paths
@@ -109,7 +109,7 @@ def _train(
 
 
 def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:
-    """Refuse before the first step what could not be written after the last."""
+    """Check before the first step that the results can be written after the last."""
     if accelerator.is_main_process:
         if arguments.resume is None:
             clear_for_new_run(arguments.output_dir / "checkpoints", overwrite=arguments.overwrite)
@@ -119,7 +119,7 @@ def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) 
 
 
 def _next_step(arguments: TrainingArguments) -> str:
-    """How to try the model, for the end of the output."""
+    """Instructions for trying the model, printed at the end."""
     return (
         f"""saved to {arguments.output_dir}; try it on an image:\n  python -c 'import mult_hf; from transformers import pipeline; """
         f"""maps = pipeline("multitask-vision", model="{arguments.output_dir}")("image.jpg"); """

@@ -1,4 +1,4 @@
-"""Everything that a run needs to resume bit for bit: weights, optimizer, own parts and random states, without pickled code."""
+"""State for resuming a run exactly: weights, optimizer, other parts and random states, without pickled code."""
 
 import random
 from collections.abc import Mapping
@@ -38,15 +38,15 @@ class Stateful(Protocol):
 class RunState:
     """Writes and reads the state of a run in all its processes.
 
-    Weights and optimizer states of a model that FSDP shards are stored whole. DeepSpeed alone writes and reads its own files, which are
-    pickled: they are read only below `trusted`.
+    Weights and optimizer states of a model sharded by FSDP are stored unsharded. DeepSpeed writes and reads its own files, which are
+    pickled, so they are only read below `trusted`.
 
     Args:
         accelerator: the processes.
-        model: as prepared by the accelerator.
-        optimizer: as prepared by the accelerator.
-        parts: the others by name; they are loaded in this order, so the first can refuse the checkpoint of another run.
-        trusted: directory that holds only what this run wrote.
+        model: the model as prepared by the accelerator.
+        optimizer: the optimizer as prepared by the accelerator.
+        parts: other parts by name, loaded in this order, so that the first can reject a checkpoint of another run.
+        trusted: directory that contains only files written by this run.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RunState:
     ) -> None:
         self.accelerator, self.trusted = accelerator, trusted
         self.module = accelerator.unwrap_model(model, keep_torch_compile=False)
-        self.optimizer = getattr(optimizer, "optimizer", optimizer)  # behind Accelerate's wrapper
+        self.optimizer = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper
         self.parts = {**parts, **({} if accelerator.scaler is None else {"scaler": accelerator.scaler})}
         self._random_name = f"random_states_{accelerator.process_index}"
 
@@ -68,7 +68,7 @@ class RunState:
         if kind == DistributedType.DEEPSPEED:
             self.accelerator.save_state(str(directory / "deepspeed"))
             weights = optimizer = None
-        elif kind == DistributedType.FSDP:  # whole in the main process, empty in the others
+        elif kind == DistributedType.FSDP:  # complete in the main process, empty in the others
             whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
             weights = get_model_state_dict(self.module, options=whole)
             optimizer = get_optimizer_state_dict(self.module, self.optimizer, options=whole)
@@ -86,7 +86,7 @@ class RunState:
         """Read everything; call it in every process.
 
         Raises:
-            ValueError: if the checkpoint is incomplete, damaged, or of another run.
+            ValueError: if the checkpoint is incomplete, damaged, or from another run.
         """
         states = {name: read_state(directory, name) for name in self.parts}
         numbers = read_state(directory, self._random_name)
@@ -110,20 +110,20 @@ class RunState:
             else:
                 _apply(directory, "model", self.module.load_state_dict, weights)
                 _apply(directory, "optimizer", self.optimizer.load_state_dict, optimizer)
-        # Last, since nothing before may draw from what is restored.
+        # Last, so that nothing draws random numbers after they are restored.
         _apply(directory, self._random_name, lambda state: restore_random_state(state, self.accelerator.device), numbers)
 
     def _load_deepspeed(self, directory: Path) -> None:
         if not directory.resolve().is_relative_to(self.trusted.resolve()):
             raise ValueError(
-                f"{directory} is not in {self.trusted}; DeepSpeed's files can run code when they are read, so only those of the run itself "
-                "are: move the checkpoint there if you trust it"
+                f"{directory} is not in {self.trusted}; DeepSpeed's files can run code when they are read, so only the run's own files "
+                "are read; move the checkpoint there if you trust it"
             )
         self.accelerator.load_state(str(directory / "deepspeed"))
 
 
 def _apply(directory: Path, name: str, load: Any, state: Any) -> None:
-    """Load one part, and say which one if it does not fit."""
+    """Load one part; an error names the part."""
     try:
         load(state)
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError) as error:
@@ -147,15 +147,15 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Set every generator to a state from [`random_state`].
 
     Raises:
-        ValueError: if a generator's state is missing, or is of another kind of device; then no generator is changed.
+        ValueError: if a generator's state is missing, or from another kind of device; then no generator is changed.
     """
     expected = ("python", "numpy", "torch", "device", "on_device")
     missing = [name for name in expected if name not in state]
     if missing:
-        raise ValueError(f"the random state lacks {missing}; expected {list(expected)}, so the run would not continue as it was")
+        raise ValueError(f"the random state lacks {missing}, so the run would not continue exactly; resume from another checkpoint")
     if state["device"] != device.type or (state["on_device"] is None) != (device.type == "cpu"):
         raise ValueError(
-            f"the random state is of the device {state['device']!r} and this process runs on {device.type!r}; resume on the same kind of "
+            f"the random state is from device {state['device']!r}, but this process runs on {device.type!r}; resume on the same kind of "
             "device, or start from the weights with --model"
         )
     before = random_state(device)

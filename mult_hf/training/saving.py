@@ -1,4 +1,4 @@
-"""Saving a model so that an interruption leaves either the old files or the new ones."""
+"""Save a model such that an interruption leaves either the old or the new files."""
 
 import shutil
 from pathlib import Path
@@ -18,16 +18,16 @@ def save_model(
 
     Args:
         accelerator: the processes.
-        model: with whole weights.
+        model: the model with unsharded weights.
         processor: the image processor of the model.
-        directory: may hold older files; each is replaced when the new ones are complete.
-        checkpoints: where the run keeps its checkpoints, the newest of which an error names.
+        directory: output directory; older files are replaced once the new ones are complete.
+        checkpoints: directory of the run's checkpoints; error messages name the newest.
 
     Raises:
-        OSError: if a file cannot be written; older ones are unchanged or complete.
+        OSError: if a file cannot be written; every file in the directory stays complete.
     """
     if accelerator.is_main_process:
-        unfinished = directory / ".partial"  # inside, since the directory may be on a disk of its own
+        unfinished = directory / ".partial"  # inside, because the directory may be on a separate disk
         with naming_what_was_not_written(directory, checkpoints):
             shutil.rmtree(unfinished, ignore_errors=True)
             model.save_pretrained(unfinished)

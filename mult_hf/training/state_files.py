@@ -1,8 +1,8 @@
-"""State of a run as files that cannot hold code: tensors in safetensors, everything else in JSON.
+"""State of a run in files that cannot contain code: tensors in safetensors, everything else in JSON.
 
-A state is a tree of dictionaries, lists and tuples with tensors, numbers, text, booleans and None at its leaves, as `state_dict`
-returns it. `NAME.json` holds the tree, in which a tensor is a number; `NAME.safetensors` holds the tensors by these numbers, and is not
-written if there are none.
+A state is a tree of dictionaries, lists and tuples with tensors, numbers, text, booleans and None as leaves, as returned by
+`state_dict`. `NAME.json` contains the tree, with a number for each tensor; `NAME.safetensors` contains the tensors by these numbers
+and is not written if there are none.
 """
 
 import json
@@ -22,12 +22,12 @@ def write_state(directory: Path, name: str, state: Any) -> None:
     """Write a state; [`read_state`] returns an equal one.
 
     Args:
-        directory: where the files are written.
-        name: of the files, without suffix.
-        state: see the module; tensors may be on any device.
+        directory: output directory.
+        name: name of the files, without suffix.
+        state: see the module's docstring; tensors may be on any device.
 
     Raises:
-        TypeError: if the state holds anything else.
+        TypeError: if the state contains any other type.
         OSError: if a file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -41,7 +41,7 @@ def read_state(directory: Path, name: str) -> Any:
     """Read a state that [`write_state`] wrote; its tensors are on the CPU.
 
     Raises:
-        ValueError: if a file is missing, cut short, or not of this form.
+        ValueError: if a file is missing, truncated, or in another format.
     """
     path = directory / f"{name}.json"
     try:
@@ -72,7 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file to the CPU.
 
     Raises:
-        ValueError: if the file is missing, cut short, or not a safetensors file.
+        ValueError: if the file is missing, truncated, or not a safetensors file.
     """
     try:
         return load_file(path)
@@ -81,7 +81,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged, cut short or of another format ({error})"
+    what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged, truncated or in another format ({error})"
     return ValueError(f"{path} {what}; resume from another checkpoint, or start a new run")
 
 
@@ -89,14 +89,14 @@ def _to_json(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[str(len(tensors))] = value
         return {"tensor": str(len(tensors) - 1)}
-    if isinstance(value, Mapping):  # as pairs, since the keys of an optimizer's state are numbers
+    if isinstance(value, Mapping):  # as pairs, because the keys of an optimizer's state are numbers
         return {"dict": [[key, _to_json(item, tensors)] for key, item in value.items() if _is_key(key)]}
     if isinstance(value, tuple):
         return {"tuple": [_to_json(item, tensors) for item in value]}
     if isinstance(value, list):
         return [_to_json(item, tensors) for item in value]
     if type(value) not in _LEAVES:
-        raise TypeError(f"a state holds {value!r} of type {type(value).__name__}; expected tensors, numbers, text and containers of these")
+        raise TypeError(f"a state has {value!r} of type {type(value).__name__}; expected tensors, numbers, text and containers of these")
     return value
 
 
@@ -118,7 +118,7 @@ def _from_json(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _from_json(item, tensors) for key, item in content}
     if kind == "tuple":
         return tuple(_from_json(item, tensors) for item in content)
-    raise ValueError(f"{kind!r} is no kind of node; expected tensor, dict or tuple")
+    raise ValueError(f"unknown kind of node {kind!r}; expected tensor, dict or tuple")
 
 
 __all__ = ["read_state", "read_tensors", "write_state", "write_tensors"]

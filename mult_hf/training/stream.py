@@ -1,8 +1,8 @@
 """The order of training samples: a pure function of the seed, so that an interrupted run can resume anywhere.
 
-Sample number 0, 1, 2, ... of a run is called its position. Which row is there, and how it is augmented, depends on the
-seed and the position alone: not on the number of worker processes, nor on earlier random numbers. So a run that starts at batch
-1,000 gets the batches that an uninterrupted run gets from there on, without reading the first 999.
+The samples of a run are numbered 0, 1, 2, ...; this number is called the position. The row at a position and its augmentation depend
+only on the seed and the position, not on the number of worker processes or on earlier random numbers. So a run that starts at batch
+1,000 gets the same batches as an uninterrupted run, without reading the first 999.
 """
 
 import itertools
@@ -18,8 +18,8 @@ from mult_hf.data.collator import AUGMENTATION_SEED, MultiTaskCollator
 
 
 def mix_seeds(*numbers: int) -> int:
-    """One seed from several numbers of at least 0; another order or value gives an unrelated seed (numpy's `SeedSequence`)."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))  # torch takes 63 bits
+    """Combine non-negative numbers into one seed; another order or value gives an unrelated seed (numpy's `SeedSequence`)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))  # torch accepts 63 bits
 
 
 class TrainingStream(Dataset):
@@ -27,7 +27,7 @@ class TrainingStream(Dataset):
 
     Args:
         rows: a map-style data set, such as a `datasets.Dataset`.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
 
     Raises:
         ValueError: if there are no rows.
@@ -40,7 +40,7 @@ class TrainingStream(Dataset):
 
     def __init__(self, rows: Sequence[dict[str, Any]], seed: int) -> None:
         if len(rows) == 0:
-            raise ValueError("the training data have no rows; choose another split or data set")
+            raise ValueError(f"the training data have {len(rows)} rows; choose another split or data set")
         self.rows = rows
         self.seed = seed
         self._order = lru_cache(maxsize=2)(self._new_order)
@@ -50,12 +50,12 @@ class TrainingStream(Dataset):
         return torch.randperm(len(self.rows), generator=generator).tolist()
 
     def row_at(self, position: int) -> int:
-        """Number of the row at a position."""
+        """Index of the row at a position."""
         epoch, place = divmod(position, len(self.rows))
         return self._order(epoch)[place]
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """The row at a position, with the seed of its augmentation for [`MultiTaskCollator`]."""
+        """The row at a position, with its augmentation seed for [`MultiTaskCollator`]."""
         return {**self.rows[self.row_at(position)], AUGMENTATION_SEED: mix_seeds(self.seed, position, 1)}
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes cannot unpickle a cache
@@ -66,15 +66,15 @@ class TrainingStream(Dataset):
 
 
 class StreamBatches(Sampler[list[int]]):
-    """Positions of one process's batches, without end.
+    """Endless sequence of the positions of one process's batches.
 
-    The processes take turns: of `processes * batch_size` positions the first process has the first `batch_size`.
+    The processes take turns: of every `processes * batch_size` positions, the first process gets the first `batch_size`.
 
     Args:
         batch_size: samples per batch and process.
-        process: number of this process.
+        process: index of this process.
         processes: number of processes.
-        start: number of the first batch, for resuming.
+        start: index of the first batch, for resuming.
     """
 
     def __init__(self, batch_size: int, process: int = 0, processes: int = 1, start: int = 0) -> None:
@@ -94,16 +94,16 @@ class StreamBatches(Sampler[list[int]]):
 def stream_loader(
     stream: TrainingStream, batches: StreamBatches, collator: MultiTaskCollator, *, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
-    """One process's batches in order, whatever the number of workers.
+    """Create a loader of one process's batches, in an order that does not depend on the number of workers.
 
     Args:
         stream: the samples.
         batches: positions of each batch's samples.
-        collator: makes a batch of them.
-        num_workers: processes that prepare batches; 0 to prepare them in this process.
+        collator: collates samples into a batch.
+        num_workers: worker processes that prepare batches; 0 to prepare them in this process.
         pin_memory: whether to put batches into pinned memory, from which GPUs copy faster.
     """
-    # A generator of its own: starting workers draws a number, which must not change what dropout draws.
+    # A separate generator, because starting workers draws a number, which must not change dropout's random numbers.
     own = torch.Generator()
     return DataLoader(stream, batch_sampler=batches, num_workers=num_workers, collate_fn=collator, generator=own, pin_memory=pin_memory)
 

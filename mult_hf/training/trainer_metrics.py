@@ -1,4 +1,4 @@
-"""Metrics for `transformers.Trainer`: each image is reduced to its sums in the process that predicted it, and only sums are gathered."""
+"""Metrics for `transformers.Trainer`: each process reduces its own images to sums, and only these are gathered."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ from mult_hf.model.image_processing_base import MulTProcessingMixin
 
 
 class TrainerMetrics:
-    """Evaluates in constant memory, whatever the number of images and processes.
+    """Evaluates in constant memory, for any number of images and processes.
 
-    Trainer would collect every dense map of the evaluation set. Here each process reduces its own predictions to the sums of each
-    image before anything is gathered, and these are added batch by batch. Trainer fills the last batch of several processes up
-    with repeated images and drops their rows after gathering; as there is one row per image, no image counts twice. (Over a data set
-    without a length Trainer cannot tell which rows are repeated, and does not drop them.)
+    Trainer would collect every dense map of the evaluation set. Here each process reduces its own predictions to sums per image
+    before anything is gathered, and the sums are added batch by batch. With several processes, Trainer fills up the last batch with
+    repeated images and drops their rows after gathering. There is one row per image, so no image counts twice. (For a data set
+    without a length, Trainer does not detect the repeated rows and does not drop them.)
 
-    Trainer does not signal when an evaluation begins: make a new object after an interrupted one.
+    Trainer does not signal the start of an evaluation, so create a new object after an interrupted evaluation.
 
     Args:
-        processor: the MulT image processor; its task entries name the metrics, and it brings predictions to their units.
+        processor: the MulT image processor; its task entries name the metrics, and it converts predictions to their units.
 
     Examples:
         >>> from mult_hf import MulTImageProcessor
@@ -36,15 +36,15 @@ class TrainerMetrics:
         self._collected = MultiTaskMetrics(processor.task_specs)
 
     def sums_of_images(self, predictions: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
-        """Reduce one batch; to be given to Trainer as `preprocess_logits_for_metrics`.
+        """Reduce one batch to sums; pass this method to Trainer as `preprocess_logits_for_metrics`.
 
         Args:
-            predictions: per task (batch, channels, height, width), as the model returns them.
-            labels: per task the target of the same size, with NaN or 255 unknown; `None` where the batch has no labels.
+            predictions: predictions per task, (batch, channels, height, width), as returned by the model.
+            labels: targets per task, of the same size, with NaN or 255 for unknown; `None` if the batch has no labels.
 
         Returns:
-            the sums of each image, (batch, ...) float64, by the names of `MultiTaskMetrics.state`; without labels the predictions,
-            unchanged.
+            The sums of each image, (batch, ...) float64, by the names of `MultiTaskMetrics.state`; without labels the unchanged
+            predictions.
         """
         if labels is None:
             return predictions
@@ -53,19 +53,19 @@ class TrainerMetrics:
             image = MultiTaskMetrics(self.processor.task_specs)
             image.update({task: maps["prediction"] for task, maps in result.items()}, {task: maps[number] for task, maps in labels.items()})
             images.append(image.state())
-        # Processes gather one tensor after the other, so all need them in one order, and on the device that they gather on.
+        # Processes gather one tensor after another, so all need the same order, on the device used for gathering.
         device = next(iter(predictions.values())).device if torch.distributed.is_initialized() else "cpu"
         return {name: torch.stack([sums[name] for sums in images]).to(device) for name in sorted(images[0])}
 
     def __call__(self, evaluation: EvalPrediction, compute_result: bool | None = None) -> dict[str, float]:
-        """Add one gathered batch; to be given to Trainer as `compute_metrics`.
+        """Add one gathered batch; pass this object to Trainer as `compute_metrics`.
 
         Args:
-            evaluation: its `predictions` are what [`sums_of_images`][TrainerMetrics.sums_of_images] returned.
-            compute_result: whether it is the last batch.
+            evaluation: evaluation whose `predictions` are results of [`sums_of_images`][TrainerMetrics.sums_of_images].
+            compute_result: whether this is the last batch.
 
         Returns:
-            After the last batch every metric by `"task/metric"`, NaN where nothing was known; nothing before.
+            After the last batch, every metric by `"task/metric"`, NaN where no pixel was known; before, an empty dictionary.
 
         Raises:
             ValueError: if Trainer was set up without `batch_eval_metrics` or `preprocess_logits_for_metrics`.
@@ -74,7 +74,7 @@ class TrainerMetrics:
             raise ValueError("Trainer collected the whole evaluation set; pass batch_eval_metrics=True to TrainingArguments")
         if not all("/" in name for name in evaluation.predictions):
             given = list(evaluation.predictions)
-            raise ValueError(f"Trainer gathered whole maps of {given}; pass it preprocess_logits_for_metrics=metrics.sums_of_images")
+            raise ValueError(f"Trainer gathered full maps of {given}; pass preprocess_logits_for_metrics=metrics.sums_of_images to Trainer")
         self._collected.merge_state({name: rows.sum(dim=0).cpu() for name, rows in evaluation.predictions.items()})
         if not compute_result:
             return {}

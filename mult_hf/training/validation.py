@@ -1,4 +1,4 @@
-"""Evaluation in training: the model and the constant baseline on the validation rows."""
+"""Evaluation during training: the model and the constant baseline on the validation rows."""
 
 from functools import partial
 from typing import NamedTuple
@@ -23,15 +23,15 @@ class Measured(NamedTuple):
 
 
 class Validation:
-    """Measures models on the validation rows, each time against the same constant baseline.
+    """Measures models on the validation rows, always against the same constant baseline.
 
     Args:
-        training_rows: rows that the constant baseline is computed from.
+        training_rows: rows for computing the constant baseline.
         rows: rows to measure on.
-        collator: without augmentation.
-        accelerator: whose processes share the rows.
+        collator: a collator without augmentation.
+        accelerator: the processes, which share the rows.
         batch_size: images per batch and process.
-        num_workers: processes that prepare batches.
+        num_workers: worker processes that prepare batches.
 
     Raises:
         ValueError: if there are no training rows.
@@ -54,7 +54,7 @@ class Validation:
         self._evaluate = partial(evaluate, accelerator=accelerator, per_image=False, batch_size=batch_size, num_workers=num_workers)
 
     def measure(self, model: MulTForMultiTaskDensePrediction) -> Measured:
-        """Measure a model in evaluation mode; the baseline is measured in the same pass as the first model."""
+        """Measure a model in evaluation mode; the first call also measures the baseline in the same pass."""
         predictors = {"model": partial(predict, model)}
         if self._baseline is None:
             predictors["baseline"] = self._predict_baseline

@@ -1,4 +1,4 @@
-"""Proves that a dataclass is a command line: flags, positional arguments, a file of flags, and errors of one line."""
+"""Proves that a dataclass defines a command line: flags, positional arguments, a file of flags, and one-line errors."""
 
 import json
 from dataclasses import dataclass, make_dataclass
@@ -39,7 +39,7 @@ def test_flags_of_the_file_come_before_those_of_the_command_line(tmp_path):
     assert (arguments.size, arguments.mode) == (48, "exact")
 
 
-def test_a_file_cannot_hold_what_is_positional(tmp_path):
+def test_a_file_cannot_set_positional_arguments(tmp_path):
     (tmp_path / "flags.yaml").write_text("root: elsewhere\n")
     with pytest.raises(ValueError, match=r"has \['root'\]; expected flags by name: size, mode, names"):
         parse("in", "out", "--config", str(tmp_path / "flags.yaml"))
@@ -54,7 +54,7 @@ def test_a_file_cannot_hold_what_is_positional(tmp_path):
         (["in", "out", "--colour", "red"], "unrecognized arguments: --colour red"),
     ],
 )
-def test_what_does_not_fit_is_one_line_and_status_2(capsys, argv, message):
+def test_invalid_arguments_give_one_line_and_status_2(capsys, argv, message):
     with pytest.raises(SystemExit) as exit_:
         parse(*argv)
     assert exit_.value.code == 2
@@ -71,7 +71,7 @@ def test_help_shows_names_choices_and_defaults(capsys):
         assert text in printed
 
 
-def test_a_file_of_arguments_beside_the_program_is_not_read(tmp_path, monkeypatch):
+def test_an_arguments_file_next_to_the_program_is_not_read(tmp_path, monkeypatch):
     """`HfArgumentParser` would read `PROGRAM.args` from the folder of the running program."""
     (tmp_path / "program.args").write_text("--size 32")
     monkeypatch.setattr("sys.argv", [str(tmp_path / "program.py")])
@@ -89,7 +89,7 @@ def arguments_class():
     return make_dataclass("Flags", fields)
 
 
-def test_values_that_yaml_reads_as_booleans_are_words_again(tmp_path):
+def test_yaml_booleans_become_text_again(tmp_path):
     """`mixed_precision: no` is a choice of its flag, `deep: no` a switch."""
     (tmp_path / "flags.yaml").write_text("precision: no\ndeep: yes\n")
     kind = make_dataclass(
@@ -116,21 +116,21 @@ def test_flags_come_from_the_file_and_then_from_the_command_line(tmp_path, endin
     assert (parsed.steps, parsed.tasks, parsed.deep, json.loads(parsed.options)) == (7, ["b", "c"], True, {"x": 1})
 
 
-def test_a_key_that_is_no_flag_is_refused(tmp_path):
+def test_a_key_that_is_not_a_flag_is_refused(tmp_path):
     file = tmp_path / "flags.yaml"
     file.write_text("stepz: 5\n")
     with pytest.raises(ValueError, match=r"flags.yaml has \['stepz'\]; expected flags by name: steps, tasks"):
         parse_arguments(arguments_class(), ["--config", str(file)], "")
 
 
-def test_a_file_that_holds_no_flags_is_refused(tmp_path):
+def test_a_file_without_flags_is_refused(tmp_path):
     file = tmp_path / "flags.yaml"
     file.write_text("- 5\n")
     with pytest.raises(ValueError, match="has list; expected flags by name"):
         parse_arguments(arguments_class(), ["--config", str(file)], "")
 
 
-def test_lists_of_two_runs_are_two_lists():
+def test_default_lists_are_not_shared_between_runs():
     first, second = (parse_arguments(arguments_class(), [], "") for _ in range(2))
     first.tasks.append("b")
     assert second.tasks == ["a"]

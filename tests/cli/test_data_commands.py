@@ -1,4 +1,4 @@
-"""Proves that the commands for data pass their arguments on, report, and end with the right status; the work is tested in tests/data."""
+"""Proves that the data commands pass on their arguments, report, and exit with the right status; tests/data tests the functions."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def depth_file(download):
 # --- convert
 
 
-def test_a_benchmark_is_read_to_its_end_and_reported(taskonomy, capsys):
+def test_a_benchmark_is_read_completely_and_reported(taskonomy, capsys):
     assert convert.main(["taskonomy", str(taskonomy), "--split", "test", "--tasks", "depth"]) == 0
     assert "Taskonomy test, depth: 1 samples, no problems" in capsys.readouterr().out
     assert sorted(path.name for path in taskonomy.parent.iterdir()) == ["download"], "nothing is written"
 
 
-def test_broken_files_are_counted_with_status_1_or_stop_it_with_their_name(taskonomy, capsys):
+def test_broken_files_are_counted_with_status_1_or_named_in_an_error(taskonomy, capsys):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(depth_file(taskonomy))
     words = ["taskonomy", str(taskonomy), "--split", "test", "--tasks", "depth"]
     assert convert.main([*words, "--on_error", "skip"]) == 1
@@ -51,7 +51,7 @@ def test_a_converted_benchmark_passes_the_checker(taskonomy, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", convert.BENCHMARKS)
 def test_every_benchmark_opens_with_the_defaults_of_its_arguments(name, tmp_path):
-    """Up to the first thing that an empty directory lacks, so every reader takes every argument by its name."""
+    """Until the first error about the empty directory, so every reader accepts every argument by its name."""
     with pytest.raises(ValueError, match=str(tmp_path)):
         convert.main([name, str(tmp_path)])
 
@@ -72,8 +72,8 @@ def test_normals_need_three_signs(tmp_path):
 # --- check
 
 
-def test_what_looks_wrong_is_status_1(taskonomy, tmp_path, capsys):
-    """A depth of one value only looks wrong; a varied one looks right."""
+def test_a_problem_gives_status_1(taskonomy, tmp_path, capsys):
+    """A depth map with a single value looks wrong; one with several values looks right."""
     words = ["taskonomy", str(taskonomy), "--split", "test", "--tasks", "depth", "--output_dir"]
     convert.main([*words, str(tmp_path / "flat")])
     rng = np.random.default_rng(0)
@@ -81,11 +81,11 @@ def test_what_looks_wrong_is_status_1(taskonomy, tmp_path, capsys):
     Image.fromarray(rng.integers(512, 2048, (8, 8)).astype(np.uint16)).save(depth_file(taskonomy))
     convert.main([*words, str(tmp_path / "varied")])
     assert [check.main([str(tmp_path / name)]) for name in ("flat", "varied")] == [1, 0]
-    assert "WRONG: maps of one value only" in capsys.readouterr().out
+    assert "WRONG: maps with a single value" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "message"), [(["--samples", "0"], "--samples is 0"), ([], "has no README.md")])
-def test_what_cannot_be_checked_is_one_line_and_status_2(tmp_path, capsys, flags, message):
+def test_data_that_cannot_be_checked_give_one_line_and_status_2(tmp_path, capsys, flags, message):
     assert main.main(["check", str(tmp_path), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
@@ -103,7 +103,7 @@ def rendered_rooms(monkeypatch):
     return calls
 
 
-def test_rooms_are_rendered_as_the_flags_say(rendered_rooms, tmp_path):
+def test_the_flags_reach_the_renderer_of_rooms(rendered_rooms, tmp_path):
     words = "--rooms 30 --test_rooms 0 --views 2 --size 64 --spp 4 --seed 9 --num_proc 2 --variant scalar_rgb".split()
     assert render_rooms.main([str(tmp_path / "set"), *words]) == 0
     ((directory, settings, library, processes),) = rendered_rooms
@@ -112,7 +112,7 @@ def test_rooms_are_rendered_as_the_flags_say(rendered_rooms, tmp_path):
     assert (settings.views, settings.size, settings.samples_per_pixel, settings.seed, settings.variant) == (2, 64, 4, 9, "scalar_rgb")
 
 
-def test_a_variant_that_does_not_run_and_bad_numbers_are_one_line(rendered_rooms, tmp_path, monkeypatch, capsys):
+def test_a_failing_variant_and_invalid_numbers_give_one_line(rendered_rooms, tmp_path, monkeypatch, capsys):
     assert main.main(["render", "rooms", str(tmp_path), "--size", "8", "--variant", "scalar_rgb"]) == 2
     assert "size is 8; " in capsys.readouterr().err.splitlines()[-1]
 
@@ -124,7 +124,7 @@ def test_a_variant_that_does_not_run_and_bad_numbers_are_one_line(rendered_rooms
     assert capsys.readouterr().err == "mult-hf render rooms: error: no LLVM runs\n"
 
 
-def test_doom_is_rendered_as_the_flags_say_and_missing_views_are_reported(tmp_path, monkeypatch, capsys):
+def test_the_flags_reach_the_renderer_of_doom_and_missing_views_are_reported(tmp_path, monkeypatch, capsys):
     def write_dataset(directory, rendering):
         assert (directory, rendering.views, rendering.size, rendering.seed) == (tmp_path, 3, 32, 2)
         return {"MAP04": 2, "MAP05": 0}
@@ -133,4 +133,4 @@ def test_doom_is_rendered_as_the_flags_say_and_missing_views_are_reported(tmp_pa
     render_doom.main([str(tmp_path), *"--levels MAP04 MAP05 --views 3 --size 32 --seed 2".split()])
     printed = capsys.readouterr()
     assert printed.out == f"2 views in {tmp_path}\n"
-    assert "fewer views than asked for, no more good places found: MAP05 0 of 1" in printed.err
+    assert "fewer views than requested, because no more suitable places were found: MAP05 0 of 1" in printed.err

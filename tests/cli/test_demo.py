@@ -1,5 +1,5 @@
-"""Proves that the demo shows every task of a model from its entry, that its download reads back, and that the page explains what is
-wrong with an upload.
+"""Proves that the demo shows every task of a model from its entry, that its download reads back, and that the page explains problems
+with an upload.
 """
 
 import gzip
@@ -37,7 +37,7 @@ def image_file(path, size=(60, 40), **options):
 
 
 def png_that_says_it_is(width, height):
-    """Signature and header of a PNG, and where its pixels should begin: 41 bytes that claim any size."""
+    """Signature and header of a PNG and the start of its pixels: 41 bytes that can claim any size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 1000) + b"IDAT"
 
@@ -55,9 +55,9 @@ def test_an_image_is_opened_upright_and_scaled_down_to_the_longest_allowed_side(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"These are words.", "no image that can be read; allowed are JPEG"),
-        (b"", "empty or no image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n", "no image that can be read"),
+        (b"These are words.", "not a readable image; allowed formats are JPEG"),
+        (b"", "empty or not a readable image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n", "not a readable image"),
         (b"x" * 100_001, "100,001 bytes; at most 100,000"),
         (png_that_says_it_is(101, 100), "101 x 100 pixels; at most 10,000"),
         (png_that_says_it_is(2_000_000, 2_000_000), "huge number of pixels; at most 10,000"),
@@ -75,7 +75,7 @@ def test_an_error_message_explains_what_is_wrong_with_an_upload_without_paths(tm
     assert not raised.value.print_exception  # nothing in the log
 
 
-def test_predicting_without_an_image_says_what_to_do():
+def test_predicting_without_an_image_gives_an_instruction():
     with pytest.raises(gr.Error, match="There is no image yet"):
         app.open_image(None, LIMITS)
 
@@ -83,8 +83,8 @@ def test_predicting_without_an_image_says_what_to_do():
 # Values and legends
 
 
-def test_the_page_gets_all_numbers_of_all_maps_within_a_ten_thousandth():
-    """Four times as exact as the three digits that it shows; class ids and what is not known come as they are."""
+def test_the_page_gets_the_values_of_all_maps_within_a_ten_thousandth():
+    """Four times as precise as the three digits shown; class ids and unknown values are unchanged."""
     rng = np.random.default_rng(0)
     maps = {"segmentation": rng.integers(0, 255, (40, 60)), "depth": rng.uniform(0, 10, (40, 60)), "normals": rng.normal(size=(3, 40, 60))}
     maps["segmentation"][0, 0], maps["depth"][0, 0] = 255, np.nan
@@ -118,7 +118,7 @@ def test_a_legend_of_numbers_is_a_scale_and_of_vectors_their_description():
     assert "How it bends." in app.legend_html(np.zeros((2, 2, 2)), CURVATURE)
 
 
-def test_names_from_a_model_cannot_bring_markup_into_the_page():
+def test_names_from_a_model_cannot_insert_markup_into_the_page():
     spec = replace(SPECS["segmentation"], channels=2, class_names=("<script>", "b"), unit="<i>")
     html = app.legend_html(np.zeros((1, 1), np.int64), spec)
     assert "&lt;script&gt;" in html
@@ -137,7 +137,7 @@ def demo(tiny_model, tmp_path):
     return app.Demo(MultiTaskVisionPipeline(model), LIMITS, tmp_path / "served")
 
 
-def test_a_seventh_task_has_a_picture_a_legend_a_value_and_a_checkbox(demo, tmp_path):
+def test_a_seventh_task_has_an_image_a_legend_a_value_and_a_checkbox(demo, tmp_path):
     shown, *tiles, readings, view, _ = demo.predict(image_file(tmp_path / "a.png"), [*demo.specs], 60)
     assert list(shown.maps) == [*SPECS, CURVATURE.name]
     assert len(tiles) == 2 * 7
@@ -158,7 +158,7 @@ def test_only_ticked_maps_are_computed_and_shown(demo, tmp_path):
         demo.predict(image_file(tmp_path / "a.png"), [], 60)
 
 
-def test_the_download_reads_back_as_what_is_shown(demo, tmp_path):
+def test_the_download_reads_back_as_the_shown_maps(demo, tmp_path):
     shown, *_, download = demo.predict(image_file(tmp_path / "a.png"), [*demo.specs], 60)
     with zipfile.ZipFile(download["value"]) as archive:
         archive.extractall(tmp_path / "maps")
@@ -169,7 +169,7 @@ def test_the_download_reads_back_as_what_is_shown(demo, tmp_path):
         np.testing.assert_allclose(read_map(path, spec).squeeze(), shown.maps[task], atol=precision(spec) + 1e-6)
 
 
-def test_the_page_gets_the_address_of_the_numbers_and_their_tasks(demo, tmp_path):
+def test_the_page_gets_the_address_of_the_values_and_their_tasks(demo, tmp_path):
     shown, *_, readings, _, _ = demo.predict(image_file(tmp_path / "a.png"), ["normals", "depth"], 60)
     assert (readings["height"], readings["width"]) == (40, 60)
     assert readings["channels"] == [("depth", 1), ("normals", 3)]
@@ -190,7 +190,7 @@ def test_a_wider_lens_makes_the_view_wider(demo, tmp_path):
         ({"images": ["nowhere.jpg"]}, "nowhere.jpg"),
     ],
 )
-def test_impossible_flags_are_refused(values, message):
+def test_invalid_flags_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         app.DemoArguments(**values)
 
@@ -257,7 +257,7 @@ def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_contacts_no_ot
     upload.set_input_files(words)
     page.wait_for_timeout(1000)
     predict.click()
-    page.get_by_text("no image that can be read").wait_for()
+    page.get_by_text("not a readable image").wait_for()
 
     page.reload()
     upload.set_input_files(image_file(tmp_path / "large.png", size=(300, 200)))
@@ -281,9 +281,9 @@ def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_contacts_no_ot
 
 @pytest.mark.slow
 def test_in_a_browser_the_mouse_reads_every_map_at_its_pixel_without_a_request(browser, served, tmp_path, monkeypatch):
-    """Maps whose numbers show where they were read: reshading is row + column / 100, and at the top left nothing is known.
+    """Maps whose values show their position: reshading is row + column / 100, and the top left is unknown.
 
-    Without depth, since the view in 3D goes on loading its program for a while.
+    Without depth, because the 3D view keeps loading its program for a while.
     """
     rows, columns = np.mgrid[:40, :60].astype(float)
     maps = {ODD_CLASSES.name: columns % 3, "reshading": rows + columns / 100, CURVATURE.name: np.stack([rows / 1000, -columns])}
@@ -314,7 +314,7 @@ def test_in_a_browser_the_mouse_reads_every_map_at_its_pixel_without_a_request(b
     assert page.get_by_text("Pixel 31 from the left, 5 from the top").is_visible()
     assert point_at(0, 0) == {ODD_CLASSES.name: "not known", "reshading": "not known", CURVATURE.name: "0, 0"}
     assert point_at(59, 39) == {ODD_CLASSES.name: "c", "reshading": "39.6", CURVATURE.name: "0.039, -59"}
-    assert point_at(59, -1)["reshading"] == "39.6", "beside the picture nothing changes"
+    assert point_at(59, -1)["reshading"] == "39.6", "next to the image nothing changes"
     assert point_at(30, 0)[ODD_CLASSES.name] == "<i>a</i>", "as text"
     assert asked == []
     page.locator(".map").nth(1).get_by_role("button", name="Fullscreen").click()

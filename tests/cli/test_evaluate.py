@@ -1,4 +1,4 @@
-"""`mult-hf evaluate` measures what it says and refuses what would be wrong numbers, with any number of processes."""
+"""Proves that `mult-hf evaluate` measures correctly, and refuses meaningless comparisons, with any number of processes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SIZE = 40
 
 
 def write_data(directory, depth_entry=MILLIMETRES, segmentation_entry=SEGMENTATION, steps_a_metre=1000, count=5):
-    """Random maps in two splits. Depths are eighths of metres, which both encodings hold exactly."""
+    """Random maps in two splits. Depths are eighths of metres, which both encodings store exactly."""
     features = Features({"id": Value("string"), "image": Image(), "segmentation": Image(), "depth": Image()})
     directory.mkdir()
     for number, split in enumerate(("train", "test")):
@@ -83,7 +83,7 @@ def run(tmp_path, capsys):
     return evaluate
 
 
-# --- what is measured
+# --- measurements
 
 
 def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, run, tiny_model):
@@ -106,20 +106,20 @@ def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, 
     assert (results["dataset"], results["split"], results["evaluated_samples"]) == ("views", "test", 5)
 
 
-def test_the_datas_own_encodings_read_its_maps(save_model, data, run, tmp_path):
+def test_maps_are_read_with_the_encodings_of_their_data_set(save_model, data, run, tmp_path):
     """The same metres as millimetres and as steps of 1/512 m give the same numbers; the model has another encoding."""
     model, other = save_model(), write_data(tmp_path / "other", STEPS_OF_512, steps_a_metre=512)
     assert run(model, data)[1]["model"] == run(model, other)[1]["model"]
 
 
-def test_tasks_without_numbers_are_named_with_the_reason(save_model, data, run):
+def test_tasks_without_results_are_named_with_the_reason(save_model, data, run):
     printed, results, _ = run(save_model(), data)
     assert "model, not in the data: edges2d." in printed
     assert {name.split("/")[0] for name in results["model"]} == {"segmentation", "depth"}
     printed, results, _ = run(save_model("depth_only", tasks=["depth"]), data)
     assert "depth_only, in the data, but not the model's: segmentation." in printed
     printed, results, _ = run(save_model(), data, "--tasks", "segmentation")
-    assert "model, not asked for: depth." in printed
+    assert "model, not requested: depth." in printed
     assert {name.split("/")[0] for name in results["model"]} == {"segmentation"}
 
 
@@ -146,7 +146,7 @@ def test_another_size_for_the_model_leaves_the_labels_alone(save_model, data, ru
     assert plain["model"] != large["model"]
 
 
-def test_views_are_averaged_when_asked_for(save_model, data, run):
+def test_views_are_averaged_if_requested(save_model, data, run):
     model = save_model()
     plain, same, flipped, scaled = (
         run(model, data, *flags)[1]["model"] for flags in ((), ("--scales", "1.0"), ("--flip",), ("--scales", "1.0", "1.5"))
@@ -173,7 +173,7 @@ def test_two_models_are_compared_with_differences_and_intervals(save_model, data
         assert interval["low"] <= interval["difference"] <= interval["high"]
 
 
-def test_a_model_with_another_input_size_is_measured_at_its_own(save_model, data, run):
+def test_a_model_with_another_input_size_is_measured_at_its_own_size(save_model, data, run):
     large = save_model("large", seed=1, size=64)
     compared = run(save_model(), data, "--compare", large, "--resamples", 5)[1]["compared"]
     assert compared == pytest.approx(run(large, data)[1]["model"], rel=1e-12)
@@ -193,7 +193,7 @@ def write_runs(directory, **runs):
 
 
 def test_the_gain_over_single_task_results_is_in_percent(save_model, data, run, tmp_path):
-    """Errors half as large and a score half as high: 50 % better and 50 % worse are 0 % in all."""
+    """Errors half as large and a score half as high: +50 % and -50 % average to 0 %."""
     model = save_model()
     values = run(model, data)[1]["model"]
     singles = write_runs(
@@ -227,12 +227,15 @@ def test_a_task_without_single_task_result_is_left_out_of_the_gain_and_named(sav
     [
         ({}, "has no metrics.json or results.json in its directories"),
         ({"both": {"model": {"depth/rmse": 1, "segmentation/mean_iou": 1}}}, r"has results of \['depth', 'segmentation'\]"),
-        ({"a": {"model": {"depth/rmse": 1}}, "b": {"model": {"depth/rmse": 2}}}, r"results of \['depth'\], \['depth/rmse'\] came before"),
+        (
+            {"a": {"model": {"depth/rmse": 1}}, "b": {"model": {"depth/rmse": 2}}},
+            r"results of \['depth'\], and \['depth/rmse'\] were already read",
+        ),
         ({"a": {"model": {"depth/rmse": 1}, "split": "train"}}, r"was measured on \{'split': 'train'\}, this run on \{'split': 'test'\}"),
-        ({"a": {"model": {"edges2d/mae": 1}}}, r"have \['edges2d/mae'\], none of"),
+        ({"a": {"model": {"edges2d/mae": 1}}}, r"have \['edges2d/mae'\]; expected at least one of"),
     ],
 )
-def test_single_task_results_that_do_not_compare_are_refused(runs, message, save_model, data, run, tmp_path):
+def test_incomparable_single_task_results_are_refused(runs, message, save_model, data, run, tmp_path):
     (tmp_path / "singles").mkdir()
     with pytest.raises(ValueError, match=message):
         run(save_model(), data, "--single_task_results", write_runs(tmp_path / "singles", **runs))
@@ -241,7 +244,7 @@ def test_single_task_results_that_do_not_compare_are_refused(runs, message, save
 # --- the configuration file
 
 
-def test_flags_come_from_a_file_and_the_command_line_wins(save_model, data, run, tmp_path):
+def test_flags_come_from_a_file_and_the_command_line_takes_precedence(save_model, data, run, tmp_path):
     model = save_model()
     file = tmp_path / "evaluation.yaml"
     file.write_text("tasks: [depth]\nmax_samples: 2\n")
@@ -264,8 +267,8 @@ def test_the_worst_images_have_a_panel_per_task_with_names_and_values(save_model
     assert [image["name"] for image in images] == ["view_0", "view_1"], "this model says 5 m, and these are the nearest"
     assert images[0]["value"] >= images[1]["value"] > results["model"]["depth/rmse"]
     for task in ("depth", "segmentation"):
-        with PILImage.open(output / f"worst_{task}.png") as picture:
-            assert picture.size == (3 * 244 + 4, 20 + 2 * (18 + 240 + 4) + 4), "three columns, two rows with captions, titles"
+        with PILImage.open(output / f"worst_{task}.png") as image:
+            assert image.size == (3 * 244 + 4, 20 + 2 * (18 + 240 + 4) + 4), "three columns, two rows with captions, titles"
 
 
 def test_the_card_gets_the_results_with_the_settings_they_hold_for(save_model, data, run):
@@ -298,7 +301,7 @@ def test_other_classes_and_units_are_refused(entry, message, save_model, run, tm
         run(save_model(), directory)
 
 
-def test_what_does_not_fit_can_be_left_out(save_model, run, tmp_path):
+def test_incompatible_tasks_can_be_left_out(save_model, run, tmp_path):
     directory = write_data(tmp_path / "data", {**MILLIMETRES, "unit": "mm"})
     assert {name.split("/")[0] for name in run(save_model(), directory, "--tasks", "segmentation")[1]["model"]} == {"segmentation"}
 
@@ -314,10 +317,10 @@ def test_what_does_not_fit_can_be_left_out(save_model, run, tmp_path):
         (["--worst", "-1"], "--worst is -1; it must be at least 0"),
         (["--image_size", "16"], r"--image_size is \[16\]; give a side"),
         (["--scales", "0"], r"scales are \(0.0,\)"),
-        (["--update_card", "--max_samples", "2"], "--max_samples 2 would publish the metrics of a subset"),
+        (["--update_card", "--max_samples", "2"], "--max_samples 2 would publish metrics of a subset"),
     ],
 )
-def test_impossible_flags_are_refused(flags, message, save_model, data, run):
+def test_invalid_flags_are_refused(flags, message, save_model, data, run):
     with pytest.raises(ValueError, match=message):
         run(save_model(), data, *flags)
 
@@ -328,17 +331,17 @@ def test_a_model_is_not_compared_with_itself(save_model, data, run):
         run(model, data, "--compare", f"{model.parent}/../{model.parent.name}/model/")
 
 
-def test_models_of_one_name_are_told_apart_by_their_paths(save_model, data, run):
+def test_models_of_the_same_name_are_shown_with_their_paths(save_model, data, run):
     first, second = save_model("one/best"), save_model("two/best", seed=1)
     printed, results, _ = run(first, data, "--compare", second, "--resamples", 5)
     assert f"| task | metric | {first} | {second} |" in printed
     assert results["model"] != results["compared"]
 
 
-def test_a_model_without_card_cannot_have_it_updated(save_model, data, run):
+def test_a_missing_card_cannot_be_updated(save_model, data, run):
     model = save_model()
     (model / "README.md").unlink()
-    with pytest.raises(ValueError, match=r"--update_card needs .*README\.md, which is not there"):
+    with pytest.raises(ValueError, match=r"--update_card needs .*README\.md, which does not exist"):
         run(model, data, "--update_card")
 
 
@@ -346,8 +349,8 @@ def test_a_model_without_card_cannot_have_it_updated(save_model, data, run):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(save_model, data, run, tmp_path):
-    """To the last bit, with views, a constant baseline, a comparison and batches that do not come out even: 3 in 2 processes."""
+def test_two_processes_give_the_same_numbers_as_one(save_model, data, run, tmp_path):
+    """Exactly, with views, a constant baseline, a comparison, and an odd number of batches: 3 in 2 processes."""
     model, other = save_model(), save_model("other", seed=1)
     flags = ["--batch_size", "2", "--flip", "--baseline_split", "train", "--compare", str(other), "--resamples", "20", "--worst", "1"]
     alone = run(model, data, *flags)[1]

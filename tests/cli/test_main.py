@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def command(monkeypatch):
-    """Put a command `render moon` into the table that does what a test wants; returns the argument lists that it got."""
+    """Add a command `render moon` with a given result to the table; returns the argument lists that it received."""
 
     def install(result):
         def run(argv):
@@ -41,7 +41,7 @@ def command(monkeypatch):
 # --- dispatch
 
 
-def test_a_command_gets_the_words_after_its_name(command):
+def test_a_command_gets_the_arguments_after_its_name(command):
     calls = command(None)
     assert main(["render", "moon", "out", "--size", "64"]) == 0
     assert calls == [["out", "--size", "64"]]
@@ -74,6 +74,14 @@ def test_the_version_is_that_of_the_package(capsys):
     assert (exit_.value.code, capsys.readouterr().out) == (0, f"mult-hf {mult_hf.__version__}\n")
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["paint"]])
+def test_help_and_version_and_misspelt_commands_answer_without_importing_torch(argv):
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mult_hf", *argv], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == (2 if argv == ["paint"] else 0)
+    assert "mult_hf.cli.main\n" in done.stderr, "the report of imports"
+    assert " torch\n" not in done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_of_the_table_is_a_module_whose_help_shows_its_name(name, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -95,13 +103,13 @@ def test_no_command_is_imported_before_it_runs():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predikt"], "there is no command 'predikt'; choose from: predict, train"),
-        (["render"], "there is no command 'render'; choose from"),
-        (["render", "sun"], "there is no command 'render sun'; choose from"),
+        (["predikt"], "unknown command 'predikt'; choose from: predict, train"),
+        (["render"], "unknown command 'render'; choose from"),
+        (["render", "sun"], "unknown command 'render sun'; choose from"),
         ([], "required: COMMAND"),
     ],
 )
-def test_a_command_that_does_not_exist_is_refused(capsys, words, message):
+def test_an_unknown_command_is_refused(capsys, words, message):
     with pytest.raises(SystemExit) as exit_:
         main(words)
     assert exit_.value.code == 2
@@ -120,7 +128,7 @@ def test_a_command_that_does_not_exist_is_refused(capsys, words, message):
         (ValueError(), "error: ValueError"),
     ],
 )
-def test_an_error_of_the_user_is_one_line_with_status_2(command, capsys, error, line):
+def test_a_user_error_gives_one_line_and_status_2(command, capsys, error, line):
     command(error)
     assert main(["render", "moon"]) == 2
     assert capsys.readouterr().err == f"mult-hf render moon: {line}\n"
@@ -129,7 +137,7 @@ def test_an_error_of_the_user_is_one_line_with_status_2(command, capsys, error, 
 @pytest.mark.parametrize(
     "words", [["--debug", "render", "moon", "out"], ["render", "moon", "--debug", "out"], ["render", "moon", "out", "--debug"]]
 )
-def test_debug_shows_the_traceback_and_no_command_sees_the_flag(command, capsys, words):
+def test_debug_shows_the_traceback_and_is_not_passed_to_commands(command, capsys, words):
     calls = command(ValueError("x" * 1000))
     assert main(words) == 2
     printed = capsys.readouterr().err
@@ -138,7 +146,7 @@ def test_debug_shows_the_traceback_and_no_command_sees_the_flag(command, capsys,
     assert calls == [["out"]]
 
 
-def test_a_long_message_is_cut_and_names_the_flag_that_shows_it_all(command, capsys):
+def test_a_long_message_is_truncated_and_names_the_flag_that_shows_it_in_full(command, capsys):
     command(ValueError("x" * 1000))
     main(["render", "moon"])
     (line,) = capsys.readouterr().err.splitlines()
@@ -152,14 +160,14 @@ def test_a_bug_keeps_its_traceback(command):
         main(["render", "moon"])
 
 
-def test_an_interrupt_is_one_line_and_status_130(command, capsys):
+def test_an_interrupt_gives_one_line_and_status_130(command, capsys):
     command(KeyboardInterrupt())
     assert main(["render", "moon"]) == 130
     assert capsys.readouterr().err == "mult-hf render moon: interrupted\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_flag_that_no_command_has_is_refused_in_one_line(name, capsys):
+def test_an_unknown_flag_is_refused_in_one_line(name, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([*name.split(), "--no_such_flag"])
     assert exit_.value.code == 2
@@ -167,8 +175,8 @@ def test_a_flag_that_no_command_has_is_refused_in_one_line(name, capsys):
     assert line.startswith(f"mult-hf {name}: error: ")
 
 
-def test_a_process_ends_with_the_status_and_one_line(tmp_path):
-    """Really run: a directory that is no data set."""
+def test_a_real_process_ends_with_the_status_and_one_line(tmp_path):
+    """A real run on a directory that is not a data set."""
     finished = subprocess.run([sys.executable, "-m", "mult_hf", "check", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert finished.returncode == 2
     assert finished.stderr.splitlines()[-1].startswith("mult-hf check: error: ")
@@ -204,7 +212,7 @@ def installed(wheel, tmp_path_factory):
     return run
 
 
-def test_the_wheel_holds_the_package_and_the_card_template_and_nothing_else(wheel):
+def test_the_wheel_contains_only_the_package_and_the_card_template(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (points,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
@@ -224,7 +232,7 @@ def test_the_declared_command_is_main():
 
 @pytest.mark.slow
 def test_every_command_of_an_installed_wheel_shows_its_help(installed):
-    """In one process, since importing torch takes longer than all the rest."""
+    """In one process, because importing torch takes longer than everything else."""
     script = f"""
 import mult_hf
 from mult_hf.cli.main import main
@@ -242,7 +250,7 @@ for name in {list(COMMANDS)}:
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_predicts_with_the_model_that_it_brings(installed):
+def test_an_installed_wheel_predicts_with_its_own_model(installed):
     words = ["-m", "mult_hf", "predict", "--inputs", str(ROOT / "docs/images/living-room.jpg"), "--tasks", "depth", "--output_dir", "out"]
     finished = installed(*words, "--image_size", "64")
     assert finished.returncode == 0, finished.stderr

@@ -1,4 +1,4 @@
-"""Proves that the prediction script writes what the model predicts, once, whatever breaks or is interrupted, in any number of processes."""
+"""Proves that `mult-hf predict` writes the model's predictions once, despite failures and interruptions, with any number of processes."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def run(model, tmp_path, capsys):
-    """Run the script in this process; returns its exit status and what it printed."""
+    """Run the command in this process; returns its exit status and output."""
 
     def start(*flags, output="out"):
         words = ["--model", model, "--output_dir", tmp_path / output, "--cpu_threads", 1, *flags]
@@ -62,18 +62,18 @@ def run(model, tmp_path, capsys):
 
 
 def contents(directory):
-    """The files of a directory without those of the lock."""
+    """The files of a directory except those of the lock."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.name not in (LOCK_FILE, HOLDER_FILE)]
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
 def assert_predicted(directory, name, path, model_directory, augmentation=None, **size):
-    """The stored maps of an image are what processor, model and `post_process` make of it, within their precision."""
+    """The stored maps of an image equal the results of processor, model and `post_process`, within their precision."""
     model = MulTForMultiTaskDensePrediction.from_pretrained(model_directory).eval()
     processor = MulTImageProcessor.from_pretrained(model_directory, **size)
-    picture = Image.open(path)
-    outputs = predict(model, processor(picture, return_tensors="pt")["pixel_values"], augmentation)
-    (maps,) = processor.post_process(outputs, [(picture.height, picture.width)])
+    image = Image.open(path)
+    outputs = predict(model, processor(image, return_tensors="pt")["pixel_values"], augmentation)
+    (maps,) = processor.post_process(outputs, [(image.height, image.width)])
     for task, entry in load_stored_forms(directory).items():
         (stored,) = (directory / "maps" / task).glob(f"{name}.*")
         read = read_map(stored, entry)
@@ -101,11 +101,11 @@ def assert_same_maps(directory, other, names=None):
                 np.testing.assert_allclose(read, expected, atol=2 * precision(entry) + 1e-4, rtol=1e-4)
 
 
-# --- what is written
+# --- written files
 
 
 def test_every_image_gets_the_models_maps_at_its_own_size(run, images, model, tmp_path):
-    """Of six tasks' kinds and one that no module knows; files of equal stems do not meet."""
+    """Also an unregistered task; files with equal stems do not collide."""
     status, _ = run("--inputs", images, "--batch_size", 2)
     assert status == 0
     for name in ("a/x.png", "b/x.png", "b/x.jpg"):
@@ -128,12 +128,12 @@ def test_the_mirrored_image_is_averaged_in(run, images, model, tmp_path):
         (["own"], {"do_resize": False}),
     ],
 )
-def test_images_are_seen_at_the_size_asked_for(run, images, model, tmp_path, words, size):
+def test_the_model_sees_images_at_the_requested_size(run, images, model, tmp_path, words, size):
     run("--inputs", images / "a", "--image_size", *words)
     assert_predicted(tmp_path / "out", "x.png", images / "a/x.png", model, **size)
 
 
-def test_images_of_several_sizes_are_seen_as_they_are(run, model, tmp_path):
+def test_the_model_sees_images_of_several_sizes_unchanged(run, model, tmp_path):
     folder = save_images(tmp_path / "images", "1.png", "3.png", size=(60, 50))
     save_images(folder, "2.png", "4.png", size=(44, 70))
     run("--inputs", folder, "--image_size", "own", "--batch_size", 2)
@@ -141,7 +141,7 @@ def test_images_of_several_sizes_are_seen_as_they_are(run, model, tmp_path):
         assert_predicted(tmp_path / "out", f"{number}.png", folder / f"{number}.png", model, do_resize=False)
 
 
-def test_an_image_smaller_than_a_tile_is_predicted_as_it_is_and_a_larger_one_in_tiles(run, model, tmp_path):
+def test_small_images_are_predicted_whole_and_large_ones_in_tiles(run, model, tmp_path):
     folder = save_images(tmp_path / "images", "small.png", size=(60, 50))
     save_images(folder, "large.png", size=(200, 90))
     status, _ = run("--inputs", folder, "--tile", 64)
@@ -153,13 +153,13 @@ def test_an_image_smaller_than_a_tile_is_predicted_as_it_is_and_a_larger_one_in_
         assert_predicted(tmp_path / "out", "large.png", folder / "large.png", model, do_resize=False)
 
 
-def test_only_the_tasks_asked_for_are_there(run, images, tmp_path):
+def test_only_requested_tasks_are_written(run, images, tmp_path):
     run("--inputs", images, "--tasks", "depth", "--no_panels")
     assert {name.split("/")[1] for name in contents(tmp_path / "out") if name.startswith("maps/")} == {"depth"}
 
 
-def test_rows_of_a_data_set_are_predicted_and_their_results_are_a_data_set_again(run, images, tmp_path):
-    """What a first run keeps with its images is what a second one takes."""
+def test_predictions_for_a_data_set_form_a_data_set(run, images, tmp_path):
+    """A second run uses the images that the first run kept."""
     run("--inputs", images, "--keep_images")
     status, _ = run("--dataset", tmp_path / "out", "--split", "train", output="again")
     assert status == 0
@@ -185,13 +185,13 @@ def test_frames_of_a_video_are_predicted(run, tmp_path):
     assert set(contents(tmp_path / "out")) == {"README.md", *expected}
 
 
-# --- what breaks
+# --- failures
 
 
-def test_broken_images_are_listed_at_the_end_and_the_rest_is_done(run, images, tmp_path):
+def test_broken_images_are_listed_at_the_end_and_the_others_are_predicted(run, images, tmp_path):
     whole = (images / "b/x.png").read_bytes()
     (images / "b/cut.png").write_bytes(whole[: len(whole) // 2])
-    (images / "words.jpg").write_text("no picture")
+    (images / "words.jpg").write_text("not an image")
     (images / "empty.png").write_bytes(b"")
     status, printed = run("--inputs", images)
     assert status == 1
@@ -202,13 +202,13 @@ def test_broken_images_are_listed_at_the_end_and_the_rest_is_done(run, images, t
     assert len([name for name in contents(tmp_path / "out") if name.startswith("maps/depth/")]) == 3
 
 
-def test_odd_inputs_end_as_done_or_failed_with_their_reason_and_the_next_run_too(run, tmp_path, monkeypatch):
-    """Each of these once ended the whole run."""
+def test_odd_inputs_succeed_or_fail_with_a_reason_also_in_the_next_run(run, tmp_path, monkeypatch):
+    """Each of these once stopped the whole run."""
     monkeypatch.setitem(sys.modules, "av", None)
     folder = save_images(tmp_path / "images", "good.png", "blocked.png", f"{'n' * 248}.png")
     Image.new("RGB", (1, 70_000)).save(folder / "column.png")
     (folder / "clip.mp4").write_bytes(b"any")
-    Path(os.fsdecode(os.fsencode(folder / "undecodable") + b"\xff.png")).write_text("no image")
+    Path(os.fsdecode(os.fsencode(folder / "undecodable") + b"\xff.png")).write_text("not an image")
     run("--inputs", folder / "good.png")
     (tmp_path / "out/maps/depth/blocked.png.png").mkdir(parents=True)
     for _ in range(2):
@@ -217,7 +217,7 @@ def test_odd_inputs_end_as_done_or_failed_with_their_reason_and_the_next_run_too
         *failed, summary = printed.splitlines()
         reasons = dict(line.removeprefix("not predicted: ").split(": ", 1) for line in failed)
         assert sorted(reasons) == sorted(["blocked.png", "clip.mp4", f"{'n' * 248}.png", "undecodable\\udcff.png"])
-        assert "is a folder, where a file is to be written; move it away" in reasons["blocked.png"]
+        assert "is a folder, but a file must be written there; move the folder away" in reasons["blocked.png"]
         assert 'pip install "mult-hf[video]"' in reasons["clip.mp4"]
         assert "at most 255 are allowed" in reasons[f"{'n' * 248}.png"]
         assert summary.endswith("4 failed")
@@ -229,7 +229,7 @@ def test_an_image_that_is_too_small_for_the_model_is_listed(run, tmp_path):
     folder = save_images(tmp_path / "images", "tiny.png", size=(31, 60))
     status, printed = run("--inputs", folder, "--image_size", "own")
     assert status == 1
-    assert "31 x 60 pixels are too small for the model, which needs 32; give --image_size" in printed
+    assert "31 x 60 pixels are too few; the model needs 32 per side; set --image_size" in printed
     assert run("--inputs", folder, output="resized")[0] == 0
 
 
@@ -245,16 +245,16 @@ def test_an_image_that_is_too_small_for_the_model_is_listed(run, tmp_path):
         (["--inputs", "no/such/file"], "no/such/file does not exist"),
     ],
 )
-def test_impossible_flags_are_refused(run, tmp_path, flags, message):
+def test_invalid_flags_are_refused(run, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         run(*flags)
     assert not (tmp_path / "out").exists()
 
 
-# --- again
+# --- repeated runs
 
 
-def test_what_is_finished_is_not_done_again_and_what_is_new_or_missing_is(run, images, tmp_path):
+def test_only_new_and_missing_images_are_predicted_in_a_second_run(run, images, tmp_path):
     run("--inputs", images)
     shutil.copytree(tmp_path / "out", tmp_path / "first")
     before = contents(tmp_path / "out")
@@ -317,7 +317,7 @@ def test_another_image_in_a_row_of_a_data_set_is_predicted(run, tmp_path):
     assert "1 predicted, 1 predicted before" in run(*flags)[1]
 
 
-def test_other_weights_are_refused_until_overwriting_is_asked_for(run, images, model, tmp_path):
+def test_other_weights_are_refused_without_overwrite(run, images, model, tmp_path):
     run("--inputs", images)
     before = contents(tmp_path / "out")
     trained = MulTForMultiTaskDensePrediction.from_pretrained(model)
@@ -348,13 +348,13 @@ def test_predictions_of_another_preprocessing_or_configuration_are_not_mixed_in(
 
 
 @pytest.mark.parametrize("flags", [["--flip"], ["--tile", "64"], ["--image_size", "own"], ["--tasks", "depth"]])
-def test_results_made_in_another_way_are_not_mixed_in(run, images, flags):
+def test_results_with_other_settings_are_not_mixed_in(run, images, flags):
     run("--inputs", images, "--no_panels")
-    with pytest.raises(ValueError, match=r"holds predictions that differ in .*--overwrite"):
+    with pytest.raises(ValueError, match=r"contains predictions that differ in .*--overwrite"):
         run("--inputs", images, "--no_panels", *flags)
 
 
-def test_images_of_another_folder_are_not_taken_for_finished_ones(run, images):
+def test_images_of_another_folder_do_not_count_as_finished(run, images):
     run("--inputs", images / "a")
     with pytest.raises(ValueError, match=r"differ in \['names_below'\]"):
         run("--inputs", images / "b")
@@ -371,7 +371,7 @@ def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(run, image
     assert run("--inputs", images, *flags)[0] == 0
 
 
-def test_results_below_the_images_are_not_taken_for_images(run, images):
+def test_results_in_the_input_folder_are_not_used_as_images(run, images):
     for _ in range(2):
         assert run("--inputs", images, output="images/out")[0] == 0
     assert len([name for name in contents(images / "out") if name.startswith("panels/")]) == 3
@@ -384,7 +384,7 @@ def start_process(*words, processes=None):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_files(run, model, tmp_path):
+def test_a_run_killed_at_any_moment_continues_to_the_same_files(run, model, tmp_path):
     """Kill -9 while images are being written."""
     folder = save_images(tmp_path / "images", *(f"{number:03d}.png" for number in range(200)))
     flags = ["--inputs", folder]
@@ -409,7 +409,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_files(run, model
 def test_two_processes_write_each_file_once_and_list_every_broken_image(run, model, tmp_path):
     folder = save_images(tmp_path / "images", *(f"{number:03d}.png" for number in range(11)))
     for name in ("004", "007"):
-        (folder / f"{name}.png").write_text("no picture")
+        (folder / f"{name}.png").write_text("not an image")
     flags = ["--inputs", folder, "--keep_images"]
     process = start_process("--model", model, "--output_dir", tmp_path / "two", "--cpu_threads", 1, *flags, processes=2)
     printed = process.communicate()[0]
@@ -421,6 +421,6 @@ def test_two_processes_write_each_file_once_and_list_every_broken_image(run, mod
     assert contents(tmp_path / "two")["metadata.jsonl"] == contents(tmp_path / "one")["metadata.jsonl"]
 
 
-def test_a_task_that_is_registered_nowhere_is_stored_by_its_entry(model):
+def test_an_unregistered_task_is_stored_according_to_its_entry(model):
     """The premise of the tests above."""
     assert TaskSpec.from_dict(TASKS[-1]) in MulTForMultiTaskDensePrediction.from_pretrained(model).config.task_specs.values()

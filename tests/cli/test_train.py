@@ -1,4 +1,4 @@
-"""Proves that every flag of `mult-hf train` does what it says, or is refused."""
+"""Proves that every flag of `mult-hf train` has its documented effect or is refused."""
 
 import json
 from dataclasses import fields
@@ -13,7 +13,7 @@ from mult_hf.cli import train as command
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.training.loop import TrainingLoop
 from support.models import TINY_SWIN
-from support.training_runs import DEPTH, ROOT, depth_picture, log, same, train, weights, write_data
+from support.training_runs import DEPTH, ROOT, depth_map, log, same, train, weights, write_data
 
 AS_BY_DEFAULT = ["--embed_dim", 24, "--depths", 2, 2, 2, 2, "--window_size", 8]  # sizes that a model or an encoder brings along
 
@@ -50,12 +50,12 @@ SHAPING = {
 
 @pytest.mark.parametrize("name", SHAPING)
 def test_every_flag_that_shapes_the_run_changes_the_weights(tmp_path, data, plain_run, name):
-    """What it changes them to is tested elsewhere; here, that no flag is without effect."""
+    """The effects are tested elsewhere; here only that every flag has one."""
     train(tmp_path, "--dataset", data, f"--{name}", *str(SHAPING[name]).split())
     assert not same(weights(plain_run), weights(tmp_path))
 
 
-def test_evaluation_takes_its_own_split(tmp_path, data, plain_run):
+def test_evaluation_uses_its_own_split(tmp_path, data, plain_run):
     train(tmp_path, "--dataset", data, "--validation_split", "train")
     other, own = (json.loads((directory / "metrics.json").read_text()) for directory in (tmp_path, plain_run))
     assert (other["split"], own["split"]) == ("train", "validation")
@@ -71,7 +71,7 @@ def test_the_learning_rate_follows_the_schedule_and_power_of_the_flags(tmp_path,
     assert [rates[step] for step in (1, 2, 5)] == pytest.approx([0.005, 0.01, 0.01 * last])
 
 
-def test_training_goes_on_from_a_trained_model(tmp_path, data):
+def test_training_starts_from_a_trained_model(tmp_path, data):
     train(tmp_path / "first", "--dataset", data)
     flags = [*AS_BY_DEFAULT, "--model", tmp_path / "first", "--learning_rate", 0, "--weight_decay", 0]
     train(tmp_path / "second", "--dataset", data, *flags)
@@ -99,7 +99,7 @@ def test_flags_may_come_from_a_file(tmp_path, data):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
-    """Path and number types as the flags have them; a value that is the default would say nothing."""
+    """With the flags' types of paths and numbers; a default value would prove nothing."""
     given = yaml.safe_load(file.read_text())
     flags, default = (parse_arguments(command.TrainFlags, argv, "") for argv in (["--config", str(file)], []))
     assert {name: type(value)(getattr(flags, name)) for name, value in given.items()} == given
@@ -113,8 +113,8 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--eval_steps", "0"], "--eval_steps is 0; it must be at least 1"),
         (["--weighting", "fair"], "--weighting is 'fair'; allowed: fixed"),
         (["--ema_decay", "1"], "--ema_decay is 1.0"),
-        (["--model", "a", "--backbone", "b"], "--model a brings its own; drop --backbone b, --embed_dim 8"),
-        (["--backbone", "b"], "--backbone b brings its own; drop --embed_dim 8"),
+        (["--model", "a", "--backbone", "b"], "--model a replaces these settings; remove --backbone b, --embed_dim 8"),
+        (["--backbone", "b"], "--backbone b replaces these settings; remove --embed_dim 8"),
         (["--max_grad_norm", "-1"], r"--max_grad_norm is -1\.0; it must be at least 0"),
         (["--learning_rate", "nan"], "--learning_rate is nan; it must be at least 0"),
         (["--image_size", "0"], "--image_size is 0; it must be at least 32"),
@@ -123,25 +123,25 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--weighting_options", "[5]"], r"--weighting_options is '\[5\]'; give a JSON object"),
         (
             ["--torch_compile", "aot_eager", "--weighting", "gradnorm"],
-            "gradients of a graph several times, which a compiled graph allows only once",
+            "differentiates a graph several times, but a compiled graph allows this only once",
         ),
-        (["--tasks", "depth", "smell"], r"there are no tasks \['smell'\] in .*; it has \['depth', 'principal_curvature'\]"),
+        (["--tasks", "depth", "smell"], r"has no tasks \['smell'\]; it has \['depth', 'principal_curvature'\]"),
     ],
 )
-def test_impossible_flags_are_refused(tmp_path, data, flags, message):
+def test_invalid_flags_are_refused(tmp_path, data, flags, message):
     with pytest.raises(ValueError, match=message):
         train(tmp_path, "--dataset", data, *flags)
 
 
 def test_a_data_set_without_a_card_is_refused(tmp_path):
-    data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH])
+    data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH])
     (data / "README.md").unlink()
     with pytest.raises(ValueError, match=r"has no README\.md"):
         train(tmp_path / "model", "--dataset", data)
 
 
 def test_columns_without_the_name_of_a_task_are_refused(tmp_path):
-    data = write_data(tmp_path / "data", {"distance": depth_picture}, [DEPTH])
+    data = write_data(tmp_path / "data", {"distance": depth_map}, [DEPTH])
     with pytest.raises(ValueError, match=r"columns are .*'distance'.*; expected 'image' and at least one of \['depth'\]"):
         train(tmp_path / "model", "--dataset", data)
 
@@ -160,8 +160,8 @@ def test_every_flag_has_a_help_text_and_a_test():
     assert all(each.metadata["help"] for each in fields(command.TrainFlags))
 
 
-def test_precision_and_threads_are_those_of_the_flags(tmp_path, data, monkeypatch):
-    """Restored afterwards, since both are settings of the whole process."""
+def test_flags_set_precision_and_threads(tmp_path, data, monkeypatch):
+    """Restored afterwards, because both are settings of the whole process."""
     threads, seen = torch.get_num_threads(), []
     monkeypatch.setattr(TrainingLoop, "run", lambda loop: seen.append((torch.get_num_threads(), torch.get_float32_matmul_precision())))
     monkeypatch.setattr("mult_hf.training.run.save_results", lambda loop, provenance: {})
@@ -177,5 +177,5 @@ def test_a_data_set_must_be_named_without_the_sample(tmp_path, monkeypatch):
     """As in an installed package."""
     monkeypatch.setattr(command.TrainFlags.__dataclass_fields__["dataset"], "default", None)
     monkeypatch.setattr(command.TrainFlags, "dataset", None)
-    with pytest.raises(ValueError, match="--dataset is missing; give a local directory or a Hub id of a data set"):
+    with pytest.raises(ValueError, match="--dataset is missing; give a local directory or Hub id of a data set"):
         command.main(["--output_dir", str(tmp_path)])

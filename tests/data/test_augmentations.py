@@ -1,4 +1,4 @@
-"""An augmented sample equals the rendering of the augmented view: flipped, cropped, magnified or rolled, ray-cast and by Mitsuba."""
+"""Proves that an augmented sample equals a rendering of the augmented view: flipped, cropped, magnified or rolled, by two renderers."""
 
 import math
 import warnings
@@ -37,7 +37,7 @@ def turn(axis, radians):
 def render(size=SIZE, focal=FOCAL, principal_point=None, *, roll=0.0, mirror=1.0, scale=1.0):
     """Ray-cast a room with a ball: image, class, z-depth, camera-space normal and a shading that ignores `scale`.
 
-    `roll` turns the picture counter-clockwise (degrees), `mirror=-1` mirrors the scene, `scale` makes it larger as a whole.
+    `roll` rotates the image counter-clockwise (degrees), `mirror=-1` mirrors the scene, `scale` enlarges the whole scene.
     """
     height, width = size
     x, y = principal_point or (width / 2, height / 2)
@@ -86,7 +86,7 @@ def differences(found, expected):
 
 
 def assert_same_view(found, expected):
-    """A resampled label comes from at most half a pixel aside: nearly the same everywhere but along outlines."""
+    """A resampled label comes from at most half a pixel away, so it is nearly equal everywhere except along outlines."""
     assert found["focal"] == pytest.approx(expected["focal"])
     assert found["principal_point"] == pytest.approx(expected["principal_point"])
     by_map, known = differences(found, expected)
@@ -144,7 +144,7 @@ def test_the_flipped_labels_are_the_rendering_of_the_mirrored_scene(principal_po
 
 
 @pytest.mark.parametrize("wrong", [{"zoom_exponent": 0.0}, {"rotated_channels": ()}])
-def test_the_comparison_notices_values_that_do_not_follow_the_view(wrong):
+def test_the_comparison_detects_values_that_do_not_match_the_view(wrong):
     """The premise of the tests above: with one declaration dropped they fail."""
     tasks = {name: TaskSpec.from_dict({**spec.to_dict(), **(wrong if not spec.is_classification else {})}) for name, spec in TASKS.items()}
     original = render()
@@ -170,8 +170,8 @@ def test_a_whole_pixel_crop_copies_values():
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("resample", ["nearest", "bilinear"])
-def test_unknown_pixels_stay_unknown_and_touch_no_others(view, resample):
-    """What is known is the constant 3 around the hole: a mean that took anything from the hole would not be 3."""
+def test_unknown_pixels_stay_unknown_and_do_not_affect_others(view, resample):
+    """Known pixels around the hole have the constant 3, so a mean that used pixels of the hole would not be 3."""
     heat = TaskSpec(name="heat", kind="regression", channels=1, resample=resample)
     holed, hole = with_holes(render())
     holed["labels"] = {"segmentation": holed["labels"]["segmentation"], "heat": torch.where(hole, math.nan, 3.0)[None]}
@@ -190,7 +190,7 @@ def test_the_mean_next_to_an_unknown_pixel_is_over_the_known_ones():
     torch.testing.assert_close(heat[0, 0], torch.tensor([1, 1.25, 1.75, 2, math.nan, math.nan, 8, 8]), equal_nan=True)
 
 
-def test_beyond_the_image_nothing_is_known_and_the_colour_is_the_mean():
+def test_beyond_the_image_labels_are_unknown_and_the_colour_is_the_mean():
     window = rotate_zoom_crop(render(), TASKS, (96, 128), corner=(-20, 0))
     assert (window["labels"]["segmentation"][:, :20] == IGNORE_INDEX).all()
     assert (window["labels"]["segmentation"][:, 20:] != IGNORE_INDEX).all()
@@ -219,7 +219,7 @@ def test_the_same_generator_state_gives_the_same_view_and_leaves_the_sample_alon
     assert_identical(sample, render())
 
 
-def test_without_a_generator_the_global_seed_decides():
+def test_without_a_generator_the_global_seed_determines_the_view():
     augmentation = RandomAugmentation(tasks=TASKS, noise=0.1)
     torch.manual_seed(5)
     first = augmentation(render())
@@ -227,13 +227,13 @@ def test_without_a_generator_the_global_seed_decides():
     assert_identical(augmentation(render()), first)
 
 
-def test_a_random_view_with_everything_switched_off_is_the_sample():
+def test_a_random_view_with_all_changes_disabled_is_the_sample():
     still = RandomAugmentation(tasks=TASKS, flip=0, zoom=(1, 1), degrees=0, brightness=0, contrast=0, saturation=0, hue=0)
     sample = render()
     assert_identical(still(sample), sample, tolerance=GRID_ROUNDING)
 
 
-def test_random_views_keep_known_normals_true_to_the_depth():
+def test_random_views_keep_normals_consistent_with_the_depth():
     """Whatever was drawn, focal length, principal point, depth and normals still describe the same surfaces."""
     pytest.importorskip("skimage")
     from mult_hf.data.derive import normals_from_depth
@@ -248,7 +248,7 @@ def test_random_views_keep_known_normals_true_to_the_depth():
         assert np.nanmedian(np.degrees(np.arccos(np.clip(cosine, -1, 1)))) < 1.5, seed
 
 
-def test_a_task_that_nobody_knew_is_augmented_by_its_entry():
+def test_an_unknown_task_is_augmented_according_to_its_entry():
     """Curvature (1/m) grows as the scene shrinks; the vector in channels 2 (right) and 0 (up) turns."""
     tasks = resolve_tasks(
         [
@@ -264,7 +264,7 @@ def test_a_task_that_nobody_knew_is_augmented_by_its_entry():
     assert horizontal_flip(sample, tasks)["labels"]["gradient"][:, 0, 0].tolist() == [0, 5, -1]
 
 
-def test_neutral_colour_changes_nothing_and_others_do_what_they_say():
+def test_neutral_factors_change_nothing_and_others_have_their_effect():
     image = render()["pixel_values"]
     torch.testing.assert_close(colour_jitter(image), image)
     torch.testing.assert_close(colour_jitter(image, brightness=0.5), image * 0.5)
@@ -283,7 +283,7 @@ def test_blur_keeps_the_mean_and_lowers_detail():
     assert gaussian_blur(torch.rand(3, 5, 5), 4.0).shape == (3, 5, 5)  # the kernel would be larger than the image
 
 
-def test_reducing_an_image_blurs_it_as_much_as_the_pixels_grow():
+def test_an_image_is_blurred_in_proportion_to_its_reduction():
     """A white line, reduced to half: sigma is sqrt(2^2 - 1) / 2 pixels, and a new pixel is the mean of the two below it."""
     image = torch.zeros(3, 32, 32)
     image[..., 16] = 1
@@ -312,16 +312,16 @@ def test_noise_has_the_given_spread_and_follows_the_generator():
         ({"labels": {"depth": torch.zeros(1, 48, 64)}}, "'depth' has shape \\(1, 48, 64\\)"),
         ({"labels": {"depth": torch.zeros(96, 128)}}, "'depth' has shape"),
         ({"labels": {"segmentation": torch.zeros(96, 128)}}, "class ids"),
-        ({"labels": {"albedo": torch.zeros(3, 96, 128)}}, "'albedo', whose spec"),
+        ({"labels": {"albedo": torch.zeros(3, 96, 128)}}, "'albedo', but tasks has no spec"),
     ],
 )
 @pytest.mark.parametrize("change_view", [horizontal_flip, lambda sample, tasks: rotate_zoom_crop(sample, tasks, (8, 8))])
-def test_a_sample_whose_maps_do_not_fit_is_refused(change, message, change_view):
+def test_a_sample_with_mismatched_maps_is_refused(change, message, change_view):
     with pytest.raises(ValueError, match=message):
         change_view({**render(), **change}, TASKS)
 
 
-def test_impossible_ranges_are_refused():
+def test_invalid_ranges_are_refused():
     for ranges in ({"zoom": (0, 1)}, {"zoom": (2, 1)}, {"flip": 2}, {"noise": -1}, {"hue": 0.7}):
         with pytest.raises(ValueError, match=str(next(iter(ranges)))):
             RandomAugmentation(tasks=TASKS, **ranges)
@@ -338,7 +338,7 @@ def test_all_registered_tasks_go_through_together():
         np.testing.assert_array_equal(view["labels"][name].numpy(), spec.unknown_target(32, 40))
 
 
-# --- the same promise on a furnished room, drawn by the project's own renderer ---
+# --- the same for a furnished room, rendered by the project's own renderer ---
 
 IMAGE_MAPS = ("keypoints2d", "edges2d")  # follow from the colours, and so from the noise of the paths of light
 
@@ -357,7 +357,7 @@ def furnished():
     def view(room, camera, size):
         scene = rendering.RoomScene(room)
         geometry, radiance = scene.geometry(camera, size), scene.colour(camera, size, samples=16, seed=0)
-        rgb = np.round(255 * (radiance / (1 + radiance)) ** 0.45).astype(np.uint8)  # the photograph's exposure would differ by view
+        rgb = np.round(255 * (radiance / (1 + radiance)) ** 0.45).astype(np.uint8)  # automatic exposure would differ between views
         labels = samples.view_targets(rgb, geometry, camera.focal_length(size))
         return {
             "pixel_values": torch.from_numpy(rgb).permute(2, 0, 1) / 255,
@@ -387,7 +387,7 @@ SHARE_AT_OUTLINES = 0.005
 
 
 def assert_same_geometry(found, expected):
-    """Where pixel centres coincide, so do the rays and what they meet: all but for rounding, and for pixels at outlines."""
+    """Where pixel centres coincide, rays and the surfaces they hit are equal, except for rounding and pixels at outlines."""
     a, b = found["labels"], expected["labels"]
     differs = a["segmentation"] != b["segmentation"]
     for name in ("depth", "normals", "reshading"):
@@ -447,5 +447,5 @@ def test_a_magnified_crop_of_a_room_is_the_same_window_of_a_larger_film(furnishe
 
 
 def every_third(sample):
-    """The pixels whose centres are centres of the original, too."""
+    """The pixels whose centres are also centres of the original."""
     return {**sample, "labels": {name: values[..., 1::3, 1::3] for name, values in sample["labels"].items()}}

@@ -1,4 +1,4 @@
-"""Proves that the checker passes a sound data set, and finds and places each thing that is commonly wrong with one."""
+"""Proves that the checker accepts a correct data set, and finds and locates each common mistake."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 
 from mult_hf.cli.check import main
-from mult_hf.data.benchmarks.files import as_picture
+from mult_hf.data.benchmarks.files import as_image
 from mult_hf.data.check import check
 
 SIZE = (24, 32)
@@ -38,15 +38,15 @@ def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def sound_maps(seed: int = 0) -> dict[str, np.ndarray]:
-    """The scene as stored, one pixel unknown in each map; the floor is of class 2, the walls are of class 1."""
+    """The stored scene, with one unknown pixel per map; the floor has class 2, the walls have class 1."""
     metres, vectors, surface = scene()
     depth, normals = np.round(metres * 512).astype(np.uint16), np.round(127 + 127 * vectors).astype(np.uint8)
     classes = np.where(surface == 1, 2, 1).astype(np.uint8)
     depth[0, 0] = classes[0, 0] = 0
     normals[0, 0] = 127
     rng = np.random.default_rng(seed)
-    photo, edges = rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 255, SIZE, np.uint8)
-    return {"image": photo, "segmentation": classes, "depth": depth, "normals": normals, "edges2d": edges}
+    image, edges = rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 255, SIZE, np.uint8)
+    return {"image": image, "segmentation": classes, "depth": depth, "normals": normals, "edges2d": edges}
 
 
 def write(directory: Path, rows: list[dict], entries=ENTRIES) -> Path:
@@ -55,8 +55,8 @@ def write(directory: Path, rows: list[dict], entries=ENTRIES) -> Path:
 
     def stored(cell):
         if isinstance(cell, np.ndarray):
-            return as_picture(np.moveaxis(cell, -1, 0) if cell.ndim == 3 else cell)
-        return {"bytes": cell, "path": "photo.png"} if isinstance(cell, bytes) else cell
+            return as_image(np.moveaxis(cell, -1, 0) if cell.ndim == 3 else cell)
+        return {"bytes": cell, "path": "image.png"} if isinstance(cell, bytes) else cell
 
     as_columns = {column: [stored(row.get(column)) for row in rows] for column in columns}
     directory.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def test_a_sound_data_set_passes_and_is_described(tmp_path, capsys):
     assert "all looks right" in printed
 
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
-    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100, "it has pictures on it"
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100, "it shows images"
 
 
 def with_map(task: str, change) -> dict[str, np.ndarray]:
@@ -92,20 +92,20 @@ def truncated(array: np.ndarray) -> bytes:
 
 WRONG = {
     "8 bits where 16 are due": ("depth", lambda depth: (depth // 256).astype(np.uint8), "uint8 .* reads uint16"),
-    "normals not unit": ("normals", lambda normals: (127 + (normals.astype(int) - 127) // 2).astype(np.uint8), "not unit"),
+    "normals not unit": ("normals", lambda normals: (127 + (normals.astype(int) - 127) // 2).astype(np.uint8), "do not have unit length"),
     "normals pointing away": ("normals", lambda normals: (254 - normals).astype(np.uint8), "point away from the camera"),
     "a class beyond the list": ("segmentation", lambda classes: classes + np.uint8(2), "pixels have class 2, 3; classes run from 0 to 1"),
-    "a constant map": ("edges2d", lambda edges: np.full_like(edges, 7), "one value only"),
-    "a truncated picture": ("edges2d", truncated, "cannot be read to its end"),
-    "a truncated photo": ("image", truncated, "cannot be read to its end"),
-    "a map with nothing known": ("depth", np.zeros_like, "without one known pixel"),
+    "a constant map": ("edges2d", lambda edges: np.full_like(edges, 7), "maps with a single value"),
+    "a truncated map": ("edges2d", truncated, "cannot be read completely"),
+    "a truncated image": ("image", truncated, "cannot be read completely"),
+    "a map with nothing known": ("depth", np.zeros_like, "without a known pixel"),
     "another aspect ratio": ("edges2d", lambda edges: edges[:, :24], "24 x 24 pixels, its image 24 x 32: another aspect ratio"),
     "a transposed map": ("segmentation", lambda classes: classes.T.copy(), "32 x 24 pixels, its image 24 x 32: turned by 90 degrees"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_found_and_its_row_named(tmp_path, name):
+def test_every_problem_is_found_and_its_row_named(tmp_path, name):
     task, change, sentence = WRONG[name]
     findings = check(write(tmp_path / "set", [sound_maps(), with_map(task, change), sound_maps()]))
     assert not findings.is_right
@@ -147,19 +147,23 @@ CLASS_MISTAKES = {
     ),
     "1-based, 0 for unlabelled": (THREE_CLASSES, mask(0, 1, 2, 3), "ids look 1-based"),
     "1-based, the last class not among them": (THREE_CLASSES, mask(1, 2), "class 0 never occurs and all others do: ids look 1-based"),
-    "interpolated": (TWO_CLASSES, np.resize(np.arange(200, dtype=np.uint8), SIZE), "200 different ids: in-between values"),
+    "interpolated": (
+        TWO_CLASSES,
+        np.resize(np.arange(200, dtype=np.uint8), SIZE),
+        "200 different ids look like the result of JPEG or interpolation",
+    ),
     "colour-coded": (THREE_CLASSES, COLOURS[mask(0, 1, 2)], "a colour-coded mask of 3 colours; store one class id per pixel"),
     "colour-coded, one channel read": (
         classes_of(129, dtype="uint8", channels=[0]),
         COLOURS[mask(0, 1, 2)],
         "a colour-coded mask of 3 colours",
     ),
-    "grey as RGB": (THREE_CLASSES, np.stack([mask(0, 1, 2)] * 3, axis=-1), r"a grey mask stored as RGB; store one channel, or .* \[0\]"),
+    "grey as RGB": (THREE_CLASSES, np.stack([mask(0, 1, 2)] * 3, axis=-1), r"a grey mask is stored as RGB; store one channel, or .* \[0\]"),
 }
 
 
 @pytest.mark.parametrize("name", CLASS_MISTAKES)
-def test_the_usual_mistakes_in_class_maps_are_named(tmp_path, name):
+def test_common_mistakes_in_class_maps_are_named(tmp_path, name):
     entry, stored, sentence = CLASS_MISTAKES[name]
     findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": stored}] * 3, {"things": entry}))
     (found,) = findings.tasks["things"].problems
@@ -167,7 +171,7 @@ def test_the_usual_mistakes_in_class_maps_are_named(tmp_path, name):
     assert str(findings).endswith("1 things look wrong")
 
 
-def test_what_the_checker_advises_for_0_255_masks_makes_them_right(tmp_path):
+def test_the_advice_for_0_255_masks_corrects_them(tmp_path):
     entry = classes_of(2, dtype="uint8", scale=0.00392156862745098, unknown=[])
     findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 0, 0, 255)}], {"things": entry}))
     assert findings.is_right
@@ -195,9 +199,9 @@ def depth_entry(**encoding) -> dict:
 
 METRES, VECTORS, _ = scene()
 DEPTH_MISTAKES = {
-    "millimetres": (depth_entry(), 1000 * METRES, "these look like millimetres; divide the encoding's scale by 1000"),
-    "centimetres": (depth_entry(), 100 * METRES * 0.9, "these look like centimetres; divide the encoding's scale by 100"),
-    "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera focuses"),
+    "millimetres": (depth_entry(), 1000 * METRES, "looks like millimetres; divide the encoding's scale by 1000"),
+    "centimetres": (depth_entry(), 100 * METRES * 0.9, "looks like centimetres; divide the encoding's scale by 100"),
+    "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera can focus"),
     "inverted": (depth_entry(), 4 - METRES, "inverted depth or disparity"),
     "disparity": (depth_entry(), 5 / METRES, "inverted depth or disparity"),
     "8 bits": (depth_entry(dtype="uint8", scale=3 / 255), np.round(METRES * 85).astype(np.uint8), "depth drawn for viewing"),
@@ -205,7 +209,7 @@ DEPTH_MISTAKES = {
 
 
 @pytest.mark.parametrize("name", DEPTH_MISTAKES)
-def test_the_usual_mistakes_in_depth_maps_are_named(tmp_path, name):
+def test_common_mistakes_in_depth_maps_are_named(tmp_path, name):
     entry, stored, sentence = DEPTH_MISTAKES[name]
     stored = stored if stored.dtype == np.uint8 else stored.astype(np.float32)
     findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry}))
@@ -236,7 +240,7 @@ def test_axes_of_normals_that_contradict_the_depth_are_named(tmp_path, name):
     assert any(re.search(sentence, problem) for problem in found[task]), found
 
 
-def test_y_down_is_seen_without_depth_and_inverted_depth_by_its_normals(tmp_path):
+def test_y_down_is_detected_without_depth_and_inverted_depth_from_its_normals(tmp_path):
     normals = np.round(127 + 127 * VECTORS * (1, -1, 1)).astype(np.uint8)
     rows = [{"image": sound_maps()["image"], "normals": normals}] * 3
     (found,) = check(write(tmp_path / "alone", rows, {"normals": ENTRIES["normals"]})).tasks["normals"].problems
@@ -252,7 +256,7 @@ def test_y_down_is_seen_without_depth_and_inverted_depth_by_its_normals(tmp_path
     ("orientation", "size", "sentence"),
     [(3, SIZE, "EXIF orientation 3"), (6, SIZE, "turned by 90 degrees"), (6, (24, 24), "orientation 6")],
 )
-def test_an_image_that_its_exif_tag_turns_away_from_its_map_is_named(tmp_path, orientation, size, sentence):
+def test_an_image_with_an_exif_orientation_unlike_its_map_is_named(tmp_path, orientation, size, sentence):
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -269,37 +273,37 @@ def test_an_image_that_its_exif_tag_turns_away_from_its_map_is_named(tmp_path, o
 
 
 @pytest.mark.parametrize("name", ["rooms-sample", "doom-sample"])
-def test_the_samples_that_ship_look_right(name):
+def test_the_shipped_samples_pass_the_check(name):
     findings = check(Path(__file__).parents[2] / "examples" / "data" / name, split="test", samples=24)
     assert findings.is_right, str(findings)
 
 
-def test_what_is_wrong_with_many_rows_is_one_finding_even_if_its_numbers_differ(tmp_path):
+def test_a_problem_of_many_rows_is_one_finding_even_if_its_numbers_differ(tmp_path):
     def beyond(number):
         classes = sound_maps()["segmentation"].copy()
         classes[:number] = 2 + number
-        return {**sound_maps(), "segmentation": classes, "edges2d": b"no picture"}
+        return {**sound_maps(), "segmentation": classes, "edges2d": b"not an image"}
 
     findings = check(write(tmp_path / "set", [beyond(number) for number in (1, 2, 3, 4)]))
     ((sentence, rows),) = findings.tasks["segmentation"].problems.items()
     assert sentence.startswith("32 pixels have class 2"), "with the first row's numbers"
     assert len(rows) == 4
-    assert list(findings.tasks["edges2d"].problems) == ["is no picture that can be opened"]
+    assert list(findings.tasks["edges2d"].problems) == ["cannot be opened as an image"]
     assert "[train row 0, train row 1, train row 2 and 1 more]" in str(findings)
 
 
-def test_floors_before_a_level_camera_do_not_point_away_though_rounding_stores_their_z_below_zero(tmp_path):
+def test_floors_seen_by_a_level_camera_pass_although_rounding_stores_a_negative_z(tmp_path):
     floors = np.full((*SIZE, 3), (127, 254, 126), np.uint8)  # (0, 1, 0) and one step of rounding
     floors[:4] = (127, 127, 254)
     assert check(write(tmp_path / "set", [with_map("normals", lambda normals: floors)])).is_right
 
 
-def test_the_file_of_a_broken_picture_is_named(tmp_path):
+def test_the_file_of_a_broken_image_is_named(tmp_path):
     findings = check(write(tmp_path / "set", [sound_maps(), with_map("edges2d", truncated)]))
-    assert "train row 1 (photo.png)" in str(findings)
+    assert "train row 1 (image.png)" in str(findings)
 
 
-def test_the_message_helps_when_the_card_or_the_data_is_missing(tmp_path):
+def test_a_missing_card_or_data_set_gives_a_helpful_message(tmp_path):
     with pytest.raises(ValueError, match=r"has no README\.md"):
         check(tmp_path)
     root = write(tmp_path / "set", [sound_maps()])
@@ -310,23 +314,23 @@ def test_the_message_helps_when_the_card_or_the_data_is_missing(tmp_path):
         check(root)
 
 
-def test_columns_and_entries_that_do_not_meet_are_mentioned(tmp_path):
+def test_columns_and_entries_without_a_counterpart_are_mentioned(tmp_path):
     rows = [{"image": sound_maps()["image"], "tiefe": sound_maps()["depth"]}]
     printed = str(check(write(tmp_path / "set", rows)))
-    assert "column 'tiefe' holds pictures but the card has no task of that name" in printed
+    assert "column 'tiefe' holds images, but the card has no task of that name" in printed
     assert "no column 'depth': unknown everywhere" in printed
     assert "no task of the card has a map" in printed
     assert "1 things look wrong" in printed
 
 
-def test_samples_limits_what_is_read(tmp_path):
+def test_samples_limits_the_number_of_rows_read(tmp_path):
     root = write(tmp_path / "set", [sound_maps(), sound_maps(), with_map("edges2d", truncated)])
     assert check(root, samples=2).is_right
     assert not check(root, samples=3).is_right
 
 
 def test_a_folder_of_files_names_the_file_that_is_wrong(tmp_path):
-    """The layout of docs/data.md's example: pictures in folders and a metadata file."""
+    """The layout of docs/data.md's example: images in folders and a metadata file."""
     for number in range(2):
         maps = sound_maps(number)
         (tmp_path / "train").mkdir(exist_ok=True)

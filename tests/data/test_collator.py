@@ -1,4 +1,4 @@
-"""Proves that rows of a data set become batches in which everything missing is unknown and everything present is right."""
+"""Proves that rows of a data set are collated into batches with unknown values for missing maps and right values for others."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SIZE = {"height": 32, "width": 48}
 GRID_ROUNDING = 1e-4
 
 
-def photo():
+def random_image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8))
 
 
@@ -34,7 +34,7 @@ def processor():
 
 
 def test_a_missing_column_and_a_null_cell_are_the_same_unknown_map(processor):
-    batch = MultiTaskCollator(processor)([{"image": photo(), "depth": depth_map(2)}, {"image": photo(), "depth": None}])
+    batch = MultiTaskCollator(processor)([{"image": random_image(), "depth": depth_map(2)}, {"image": random_image(), "depth": None}])
     assert list(batch["labels"]) == list(MULT_TASKS), "every task is in every batch"
     assert (batch["labels"]["depth"][0] == 2).all()
     for task in ("normals", "edges2d"):
@@ -44,13 +44,13 @@ def test_a_missing_column_and_a_null_cell_are_the_same_unknown_map(processor):
     assert batch["labels"]["segmentation"].dtype == torch.int64
 
 
-def test_other_columns_are_left_alone(processor):
-    batch = MultiTaskCollator(processor)([{"image": photo(), "room": 3, "note": "x"}])
+def test_other_columns_are_ignored(processor):
+    batch = MultiTaskCollator(processor)([{"image": random_image(), "room": 3, "note": "x"}])
     assert set(batch) == {"pixel_values", "labels"}
 
 
-def test_augmentation_that_changes_nothing_gives_the_plain_batch(processor):
-    rows = [{"image": photo(), "depth": depth_map(2)}]
+def test_augmentation_without_changes_gives_the_unaugmented_batch(processor):
+    rows = [{"image": random_image(), "depth": depth_map(2)}]
     still = RandomAugmentation(
         tasks=processor.task_specs, flip=0.0, zoom=(1.0, 1.0), degrees=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
     )
@@ -65,22 +65,22 @@ def test_image_and_targets_are_mirrored_together(processor):
     always = RandomAugmentation(
         tasks=processor.task_specs, flip=1.0, zoom=(1.0, 1.0), degrees=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
     )
-    rows = [{"image": photo(), "depth": Image.fromarray(left_half)}]
+    rows = [{"image": random_image(), "depth": Image.fromarray(left_half)}]
     plain, mirrored = MultiTaskCollator(processor)(rows), MultiTaskCollator(processor, augment=always)(rows)
     torch.testing.assert_close(mirrored["pixel_values"], plain["pixel_values"].flip(-1), rtol=0, atol=GRID_ROUNDING)
     assert mirrored["labels"]["depth"][0, 0, :, 24:].eq(1).all()
-    assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is not known"
+    assert mirrored["labels"]["depth"][0, 0, :, :24].isnan().all(), "a stored 0 is unknown"
 
 
-def test_each_row_of_a_mixture_is_decoded_as_its_own_set_stores_it():
+def test_each_row_of_a_mixture_is_decoded_with_its_own_encodings():
     """One set stores millimetres, the other 512 steps a metre, and only one has classes."""
     millimetres = resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}])
     rooms = resolve_tasks(["depth", "segmentation"])
     features = Features({"image": ImageColumn(), "depth": ImageColumn()})
-    one = Dataset.from_dict({"image": [photo()], "depth": [Image.fromarray(np.full((32, 48), 3000, np.uint16))]}, features=features)
+    one = Dataset.from_dict({"image": [random_image()], "depth": [Image.fromarray(np.full((32, 48), 3000, np.uint16))]}, features=features)
     classes = Image.fromarray(np.full((32, 48), 4, np.uint8))
     other = Dataset.from_dict(
-        {"image": [photo()], "depth": [depth_map(2)], "segmentation": [classes]},
+        {"image": [random_image()], "depth": [depth_map(2)], "segmentation": [classes]},
         features=Features({**features, "segmentation": ImageColumn()}),
     )
     mixture = mix_datasets({"one": one, "other": other}, stopping_strategy="all_exhausted_without_replacement")
@@ -99,24 +99,24 @@ def test_each_row_of_a_mixture_is_decoded_as_its_own_set_stores_it():
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_pil_processor_gives_the_same_batch(processor, augmented):
     flip = RandomAugmentation(tasks=processor.task_specs, flip=1.0, zoom=(1, 1), degrees=0, brightness=0, contrast=0, saturation=0, hue=0)
-    rows = [{"image": photo(), "depth": depth_map(2)}, {"image": photo()}]
+    rows = [{"image": random_image(), "depth": depth_map(2)}, {"image": random_image()}]
     batches = [MultiTaskCollator(p, augment=flip if augmented else None)(rows) for p in (processor, MulTImageProcessorPil(size=SIZE))]
     torch.testing.assert_close(batches[0]["pixel_values"], batches[1]["pixel_values"])
     torch.testing.assert_close(batches[0]["labels"]["depth"], batches[1]["labels"]["depth"], equal_nan=True)
 
 
-def test_a_seeded_row_gets_the_same_view_wherever_it_stands(processor):
+def test_a_seeded_row_gets_the_same_view_at_any_position(processor):
     collator = MultiTaskCollator(processor, augment=RandomAugmentation(tasks=processor.task_specs))
-    row, other = {"image": photo(), "augmentation_seed": 5}, {"image": photo(), "augmentation_seed": 6}
+    row, other = {"image": random_image(), "augmentation_seed": 5}, {"image": random_image(), "augmentation_seed": 6}
     first, last = collator([row, other])["pixel_values"][0], collator([other, row])["pixel_values"][1]
     torch.testing.assert_close(first, last, rtol=0, atol=GRID_ROUNDING)  # bits may depend on the rest of the batch
     assert not torch.allclose(first, collator([other])["pixel_values"][0], atol=0.1)
 
 
-def test_photos_of_several_sizes_need_an_augmentation_that_gives_them_one():
+def test_images_of_several_sizes_need_an_augmentation_with_a_fixed_size():
     processor = MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"])
-    rows = [{"image": photo()}, {"image": photo().resize((64, 32))}]
-    with pytest.raises(ValueError, match=r"shapes \[\(3, 32, 48\), \(3, 32, 64\)\]; give .* one size"):
+    rows = [{"image": random_image()}, {"image": random_image().resize((64, 32))}]
+    with pytest.raises(ValueError, match=r"shapes \[\(3, 32, 48\), \(3, 32, 64\)\]; give .* a fixed size"):
         MultiTaskCollator(processor)(rows)
     window = RandomAugmentation(tasks=processor.task_specs, size=(24, 24))
     assert MultiTaskCollator(processor, augment=window)(rows)["pixel_values"].shape == (2, 3, 24, 24)
@@ -124,7 +124,7 @@ def test_photos_of_several_sizes_need_an_augmentation_that_gives_them_one():
 
 def test_a_row_without_an_image_is_refused_by_number(processor):
     with pytest.raises(ValueError, match=r"rows \[1\] of the batch have no image.*depth"):
-        MultiTaskCollator(processor)([{"image": photo()}, {"image": None, "depth": depth_map(1)}])
+        MultiTaskCollator(processor)([{"image": random_image()}, {"image": None, "depth": depth_map(1)}])
 
 
 def test_the_entries_of_a_data_set_come_from_its_card(tmp_path):
@@ -132,8 +132,8 @@ def test_the_entries_of_a_data_set_come_from_its_card(tmp_path):
     assert load_task_entries(tmp_path) == [{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}]
 
 
-def test_a_directory_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="no/such/place is no directory here"):
+def test_a_missing_directory_is_named():
+    with pytest.raises(ValueError, match="no/such/place is not a local directory"):
         load_task_entries("no/such/place")
 
 
@@ -152,32 +152,32 @@ def test_stored_targets_keep_the_size_and_values_of_their_files():
     stored = np.full((8, 12), 512, np.uint16)
     stored[3, 4] = 2048
     collator = MultiTaskCollator(MulTImageProcessor(size=SIZE, tasks=["depth", "segmentation"]))
-    rows = [{"image": photo().resize((96, 64)), "depth": Image.fromarray(stored)}, {"image": photo(), "depth": None}]
+    rows = [{"image": random_image().resize((96, 64)), "depth": Image.fromarray(stored)}, {"image": random_image(), "depth": None}]
     pixel_values, targets = collator.collate_for_evaluation(rows)
     torch.testing.assert_close(pixel_values, collator(rows)["pixel_values"])
     expected = torch.ones(1, 8, 12)
     expected[0, 3, 4] = 4.0
     assert torch.equal(targets[0]["depth"], expected)
-    assert targets[0]["segmentation"].shape == (64, 96), "a map that is not there is unknown at the photo's size"
+    assert targets[0]["segmentation"].shape == (64, 96), "a missing map is unknown at the image's size"
     assert (targets[0]["segmentation"] == 255).all()
     assert targets[1]["depth"].shape == (1, 32, 48)
     assert targets[1]["depth"].isnan().all()
 
 
-def test_stored_targets_of_a_mixture_are_decoded_as_each_set_stores_them():
+def test_stored_targets_of_a_mixture_are_decoded_with_their_own_encodings():
     millimetres = resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001}}])
     collator = MultiTaskCollator(
         MulTImageProcessor(size=SIZE, tasks=["depth"]), tasks_by_source={"one": millimetres, "other": resolve_tasks(["depth"])}
     )
-    rows = [{"image": photo(), "depth": depth_map(2), "source": source} for source in ("one", "other")]
+    rows = [{"image": random_image(), "depth": depth_map(2), "source": source} for source in ("one", "other")]
     targets = collator.collate_for_evaluation(rows)[1]
     assert [target["depth"].unique().item() for target in targets] == [pytest.approx(1.024), 2.0]
 
 
-def test_photos_that_the_model_would_see_at_several_sizes_do_not_fit_one_batch():
+def test_images_with_several_prepared_sizes_do_not_form_a_batch():
     collator = MultiTaskCollator(MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"]))
-    rows = [{"image": photo()}, {"image": photo().transpose(Image.Transpose.ROTATE_90)}]
-    with pytest.raises(ValueError, match=r"become \[\(32, 48\), \(48, 32\)\] pixels; take batches of one"):
+    rows = [{"image": random_image()}, {"image": random_image().transpose(Image.Transpose.ROTATE_90)}]
+    with pytest.raises(ValueError, match=r"have sizes \[\(32, 48\), \(48, 32\)\]; use batches of one"):
         collator.collate_for_evaluation(rows)
     assert len(collator.collate_for_evaluation(rows[:1])[0]) == 1
 

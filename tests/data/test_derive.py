@@ -1,4 +1,4 @@
-"""Derived maps have the values that follow from their definitions on a plane, a sphere, a step edge and a blob."""
+"""Proves that derived maps have the values of their definitions on a plane, a sphere, a step edge and a blob."""
 
 from statistics import NormalDist
 
@@ -65,7 +65,7 @@ def step_edge(size, low=50, high=200):
 def test_the_normals_of_a_plane_are_exact(normal, principal_point):
     normal = unit(*normal)
     depth = plane(normal, 2.0, principal_point=principal_point)
-    depth = np.where(depth > 0, depth, np.nan)  # beyond the plane's horizon there is nothing
+    depth = np.where(depth > 0, depth, np.nan)  # unknown beyond the plane's horizon
     found = normals_from_depth(depth, FOCAL, principal_point)
     known = np.isfinite(found).all(0)
     assert known.sum() > 0.5 * known.size
@@ -82,7 +82,7 @@ def test_the_normals_of_a_sphere_point_away_from_its_centre():
     np.testing.assert_allclose(np.linalg.norm(found, axis=0)[np.isfinite(found[0])], 1, atol=1e-6)
 
 
-def test_a_depth_step_is_not_smeared():
+def test_a_depth_step_is_not_blurred():
     depth = plane((0, 0, 1), 3.0)
     depth[:, 30:] = plane(unit(0.3, 0.1, 1), 1.5)[:, 30:]
     found = normals_from_depth(depth, FOCAL)
@@ -90,7 +90,7 @@ def test_a_depth_step_is_not_smeared():
     assert angle(found, unit(0.3, 0.1, 1)[:, None, None])[:, 30:].max() < 0.5
 
 
-def test_a_crease_between_two_walls_is_not_smeared():
+def test_a_crease_between_two_walls_is_not_blurred():
     left, right = unit(1, 0, 1.2), unit(-1, 0.1, 1)
     nearer = plane(left, 2.0) > plane(right, 2.0)
     depth = np.where(nearer, plane(right, 2.0), plane(left, 2.0))
@@ -158,7 +158,7 @@ def test_reshading_of_a_plane_falls_with_the_distance_from_its_foot(normal):
 
 @pytest.mark.parametrize("normal", [(0.5, 0, 1), (0, -0.6, 1), (-0.4, 0.3, 1)])
 def test_reshading_of_depth_alone_is_that_of_its_own_normals(normal):
-    """Both functions use one set of axes."""
+    """Both functions use the same axes."""
     depth = plane(unit(*normal), 2.0)
     exact = reshading(depth, np.broadcast_to(unit(*normal)[:, None, None], (3, *SIZE)), FOCAL)
     np.testing.assert_allclose(reshading(depth, normals_from_depth(depth, FOCAL), FOCAL), exact, atol=1e-4)
@@ -190,7 +190,7 @@ def test_the_edge_of_a_step_has_the_slope_of_the_smoothed_step():
     np.testing.assert_allclose(magnitude[0], magnitude[256], atol=1e-5)  # the border looks like the middle
 
 
-def test_the_smoothing_before_the_edge_filter_does_not_see_beyond_the_border():
+def test_the_smoothing_before_the_edge_filter_ignores_pixels_beyond_the_border():
     """A dark strip of 2 pixels at the left border: means over the pixels that exist, whose weights are those of the Gaussian."""
     image = np.full((512, 512, 3), 200, np.uint8)
     image[:, :2] = 50
@@ -222,7 +222,7 @@ def test_edges_mean_the_same_at_every_size(size):
 
 
 @pytest.mark.parametrize("side", [128, 256, 512, 1024])
-def test_keypoints_sit_on_a_blob_and_mean_the_same_at_every_size(side):
+def test_keypoints_are_on_a_blob_and_mean_the_same_at_every_size(side):
     image = np.zeros((side, side, 3), np.uint8)
     low, high = side // 2 - side // 32, side // 2 + side // 32
     image[low:high, low:high] = 255
@@ -236,28 +236,28 @@ def test_keypoints_sit_on_a_blob_and_mean_the_same_at_every_size(side):
     assert response.max() == pytest.approx(keypoints2d(reference).max(), rel=0.05)
 
 
-def test_keypoints_do_not_fire_on_a_straight_edge():
+def test_keypoints_do_not_respond_to_a_straight_edge():
     blob = np.zeros((128, 128, 3), np.uint8)
     blob[60:68, 60:68] = 255
     edge = keypoints2d(step_edge((128, 128), 0, 255))[32:96]  # away from the border, where the edge ends
     assert edge.max() < 0.1 * keypoints2d(blob).max()
 
 
-def test_a_heat_map_is_clipped_and_keeps_what_is_unknown():
+def test_a_heat_map_is_clipped_and_keeps_unknown_pixels():
     np.testing.assert_array_equal(heat_map(np.array([-1.0, 0.1, 0.25, 3.0, np.nan]), EDGES_GAIN), np.float32([0, 0.4, 1, 1, np.nan]))
     assert heat_map(np.array([0.01]), KEYPOINTS_GAIN)[0] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("derive", [edges2d, keypoints2d])
 @pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)])
-def test_what_is_no_rgb_image_is_refused_with_its_shape_and_type(derive, image):
+def test_other_arrays_than_rgb_images_are_refused_with_their_shape_and_type(derive, image):
     with pytest.raises(ValueError, match="expected uint8") as refusal:
         derive(image)
     assert str(image.shape) in str(refusal.value)
     assert str(image.dtype) in str(refusal.value)
 
 
-def test_geometry_that_does_not_fit_is_refused():
+def test_mismatched_geometry_is_refused():
     with pytest.raises(ValueError, match="expected \\(height, width\\)"):
         normals_from_depth(np.ones((1, 4, 4)), FOCAL)
     with pytest.raises(ValueError, match="not positive"):

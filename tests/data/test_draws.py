@@ -1,4 +1,4 @@
-"""How `RandomAugmentation` spreads what it draws; each bound is six standard errors of the share it is about."""
+"""Proves the distributions of `RandomAugmentation`'s random values; each bound is six standard errors of its share."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def draw(pixel_values=None, **ranges):
     return [augmentation(sample, generator) for _ in range(DRAWS)]
 
 
-def test_zooms_are_spread_evenly_over_factors():
+def test_zooms_are_uniform_on_a_logarithmic_scale():
     """From 1 to 16, half of the zooms are below 4, the middle of the logarithms."""
     zooms = torch.tensor([1 / view["labels"]["depth"].nan_to_num().max().item() for view in draw(zoom=(1.0, 16.0))])
     assert 1 <= zooms.min() < 1.2
@@ -32,7 +32,7 @@ def test_zooms_are_spread_evenly_over_factors():
     assert (zooms < 4).float().mean().item() == pytest.approx(0.5, abs=TOLERANCE)
 
 
-def test_rotations_go_to_both_sides_alike():
+def test_rotations_are_symmetric():
     up = torch.stack([view["labels"]["arrow"][1, 4, 4] for view in draw(degrees=30.0)])
     angles = torch.rad2deg(torch.asin(up))
     assert angles.abs().max() <= 30 + 1e-3
@@ -41,14 +41,14 @@ def test_rotations_go_to_both_sides_alike():
 
 
 @pytest.mark.parametrize("change", ["blur", "noise"])
-def test_half_of_the_images_stay_as_they_are(change):
+def test_half_of_the_images_are_unchanged(change):
     stripes = torch.full((3, 8, 8), 0.25)
     stripes[..., ::2] = 0.75
     same = [torch.equal(view["pixel_values"], stripes) for view in draw(stripes, **{change: 1.0})]
     assert sum(same) / DRAWS == pytest.approx(0.5, abs=TOLERANCE)
 
 
-def test_flips_come_as_often_as_asked_for():
+def test_flips_have_the_requested_probability():
     ramp = torch.linspace(0, 1, 8).expand(3, 8, 8)
     flipped = [view["pixel_values"][0, 0, 0] > view["pixel_values"][0, 0, -1] for view in draw(ramp, flip=0.25)]
     assert sum(flipped) / DRAWS == pytest.approx(0.25, abs=TOLERANCE)

@@ -1,4 +1,4 @@
-"""A file under its final name is complete."""
+"""Proves that a file under its final name is complete."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["card.md"]
 
 
-def test_what_a_killed_run_left_behind_is_removed_and_nothing_else(tmp_path):
+def test_only_partial_files_of_a_killed_run_are_removed(tmp_path):
     writing = whole_file(tmp_path / "train.parquet")
     writing.__enter__().write_bytes(b"PAR1 and no more")  # never left: what kill -9 does
     (tmp_path / "test.parquet").write_bytes(b"complete")

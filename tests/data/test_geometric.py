@@ -1,4 +1,4 @@
-"""What flips, quarter turns and zooms do to a sample, pixel by pixel, and how an image that shrinks is smoothed."""
+"""Proves the effect of flips, quarter turns and zooms on a sample, pixel by pixel, and the smoothing of reduced images."""
 
 import math
 
@@ -31,7 +31,7 @@ def arrow_at(changed, row, column):
     return changed["labels"]["arrow"][:, row, column].tolist()
 
 
-def test_a_flip_mirrors_pixels_maps_and_the_principal_point_and_turns_arrows_to_the_right_into_arrows_to_the_left():
+def test_a_flip_mirrors_pixels_maps_and_the_principal_point_and_negates_the_x_of_vectors():
     flipped = horizontal_flip(sample(), TASKS)
     assert flipped["labels"]["depth"][0].tolist() == [[2, 1], [4, 3]]
     assert flipped["pixel_values"][0].tolist() == [[0.5, 0.25], [1, 0.75]]
@@ -39,8 +39,8 @@ def test_a_flip_mirrors_pixels_maps_and_the_principal_point_and_turns_arrows_to_
     assert flipped["principal_point"] == (1.5, 1.0), "half a pixel from the left border becomes half a pixel from the right one"
 
 
-def test_a_quarter_turn_counter_clockwise_turns_the_pixels_and_the_arrows():
-    """The top right pixel comes to the top left; an arrow to the right points upwards, one upwards to the left."""
+def test_a_counter_clockwise_quarter_turn_rotates_pixels_and_vectors():
+    """The top right pixel moves to the top left; a vector to the right then points upwards, and an upward one to the left."""
     turned = rotate_zoom_crop({**sample(), "principal_point": None}, TASKS, (2, 2), degrees=90)
     assert turned["labels"]["depth"][0].tolist() == [[2, 4], [1, 3]]
     assert arrow_at(turned, 1, 0) == pytest.approx([0, 1], abs=1e-6)
@@ -61,7 +61,7 @@ def test_a_window_takes_its_corner_from_the_magnified_image():
 
 
 @pytest.mark.parametrize("zoom", [0.5, 0.25])
-def test_an_image_that_shrinks_is_smoothed_as_much_as_aliasing_asks_for(zoom):
+def test_a_reduced_image_is_smoothed_enough_against_aliasing(zoom):
     """A wave keeps exp(-2 (pi sigma / period)^2) of its height, with sigma = sqrt(1 / zoom^2 - 1) / 2 pixels of the original."""
     period, side = 32, 256
     wave = 0.5 + 0.4 * torch.cos(2 * math.pi * (torch.arange(side) + 0.5) / period)

@@ -1,4 +1,4 @@
-"""A mixture holds every set's samples unchanged, by weight, with null where a set lacks a task."""
+"""Proves that a mixture contains every data set's samples unchanged, by weight, with null for missing tasks."""
 
 import io
 import pickle
@@ -50,7 +50,7 @@ def class_set(count=10):
     return Dataset.from_dict(columns, features=Features({"image": Image(), "segmentation": Image()}))
 
 
-def test_samples_come_unchanged_with_null_for_what_their_set_lacks(kind):
+def test_samples_are_unchanged_with_null_for_missing_columns(kind):
     mixed = mix_datasets({"rooms": kind(depth_set()), "coco": kind(class_set())})
     assert set(mixed.features) == {"image", "depth", "segmentation", "view", SOURCE_COLUMN}
     originals = {"rooms": list(depth_set()), "coco": list(class_set())}
@@ -75,7 +75,7 @@ def test_weights_are_the_shares_of_the_sets(kind):
     assert share == pytest.approx(0.75, abs=0.06)
 
 
-def test_the_seed_decides_the_order(kind):
+def test_the_seed_determines_the_order(kind):
     orders = []
     for seed in (1, 1, 2):
         mixed = mix_datasets({"rooms": kind(depth_set()), "coco": kind(class_set())}, seed=seed)
@@ -84,7 +84,7 @@ def test_the_seed_decides_the_order(kind):
     assert orders[0] != orders[2]
 
 
-def test_the_stopping_strategy_is_the_one_asked_for(kind):
+def test_the_stopping_strategy_is_applied(kind):
     sources = {"rooms": kind(depth_set()), "coco": kind(class_set())}
     drawn = {}
     for strategy in ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement"):
@@ -107,7 +107,7 @@ def generated():
         yield {"image": np.full((8, 8, 3), index, np.uint8), "depth": np.full((8, 8), 1000 + index, np.uint16)}
 
 
-def test_a_generator_mixes_and_the_mixture_can_be_handed_to_a_worker():
+def test_a_generator_can_be_mixed_and_the_mixture_pickled_for_a_worker():
     stream = IterableDataset.from_generator(generated, features=Features({"image": Image(), "depth": Image()}))
     mixed = pickle.loads(pickle.dumps(mix_datasets({"stream": stream, "coco": class_set().to_iterable_dataset()})))
     depths = [np.asarray(sample["depth"]) for sample in mixed if sample[SOURCE_COLUMN] == "stream"]
@@ -122,12 +122,12 @@ def test_a_single_set_and_a_shuffled_one_mix_too(kind):
     assert np.asarray(sample["depth"]).max() == 1000 + sample["view"]
 
 
-def test_only_the_columns_asked_for_are_kept(kind):
+def test_only_the_requested_columns_are_kept(kind):
     mixed = mix_datasets({"rooms": kind(depth_set()), "coco": kind(class_set())}, columns=["image", "depth"])
     assert set(mixed.features) == {"image", "depth", SOURCE_COLUMN}
 
 
-def test_columns_of_two_types_are_refused_by_name(kind):
+def test_columns_with_conflicting_types_are_refused_by_name(kind):
     other = class_set().add_column("view", ["first"] * 10)
     with pytest.raises(ValueError, match=r"'view' is .*int32.* in 'rooms' and .*string.* in 'coco'"):
         mix_datasets({"rooms": kind(depth_set()), "coco": kind(other)})
@@ -135,7 +135,7 @@ def test_columns_of_two_types_are_refused_by_name(kind):
 
 
 @pytest.mark.parametrize("weights", [{"rooms": 1}, {"rooms": 1, "cocoa": 1}, {"rooms": 1, "coco": 0}, {"rooms": 1, "coco": float("nan")}])
-def test_impossible_weights_are_refused(weights):
+def test_invalid_weights_are_refused(weights):
     with pytest.raises(ValueError, match="weight"):
         mix_datasets({"rooms": depth_set(), "coco": class_set()}, weights)
 
@@ -151,7 +151,7 @@ def test_sets_that_cannot_be_mixed_without_loss_are_refused():
         mix_datasets({})
 
 
-def test_each_sample_is_decoded_as_its_own_set_stores_it():
+def test_each_sample_is_decoded_with_its_own_encodings():
     """Depth in 1/512 m in one set and in mm in the other: one spec for the model, two encodings."""
     tasks_by_source = {
         "rooms": resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 1 / 512, "unknown": [0]}}]),
@@ -163,6 +163,6 @@ def test_each_sample_is_decoded_as_its_own_set_stores_it():
         assert depth.max() == pytest.approx({"rooms": 1000 / 512, "sensor": 1.0}[sample[SOURCE_COLUMN]])
 
 
-def test_sets_that_mean_different_things_by_one_task_are_refused():
+def test_data_sets_with_different_definitions_of_a_task_are_refused():
     with pytest.raises(ValueError, match="'segmentation' differs between 'a' and 'b' in channels, class_names"):
         merge_tasks({"a": resolve_tasks(["segmentation"]), "b": resolve_tasks([{"name": "segmentation", "class_names": ["sky", "wall"]}])})

@@ -1,4 +1,4 @@
-"""Proves that a data set is read as it lies on the disk now, not as it or another of its name lay there before."""
+"""Proves that a data set is read from its current files, not from an old copy of it or of another with the same name."""
 
 import datasets
 import yaml
@@ -16,7 +16,7 @@ def write_rows(directory, values, **header):
     return directory
 
 
-def test_a_directory_that_was_made_anew_is_read_anew(tmp_path, monkeypatch):
+def test_a_regenerated_directory_is_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     header = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}]}
     for values in ([1, 2], [7, 8, 9]):
@@ -26,7 +26,7 @@ def test_a_directory_that_was_made_anew_is_read_anew(tmp_path, monkeypatch):
     assert load_rows(tmp_path / "b" / "rooms", "train")["value"][:] == [5], "another directory of the same name"
 
 
-def test_the_card_lets_plain_load_dataset_see_a_change_too(tmp_path):
+def test_the_card_lets_plain_load_dataset_detect_a_change(tmp_path):
     for values in ([1, 2], list(range(100))):
         write_rows(tmp_path / "rooms", values)
         rows = load_dataset(str(tmp_path / "rooms"), split="train", cache_dir=str(tmp_path / "cache"))

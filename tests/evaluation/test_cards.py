@@ -1,4 +1,4 @@
-"""Proves that results reach a model card as the Hub reads them, and that what others wrote there stays."""
+"""Proves that results are written to a model card in the Hub's format, without changing its other contents."""
 
 import math
 
@@ -46,7 +46,7 @@ def values_of(path):
     }
 
 
-def test_a_metric_is_one_result_and_what_is_not_known_is_none():
+def test_each_known_metric_is_one_result():
     results = eval_results(VALUES, registered_tasks(), "rooms", "test")
     assert [(each.task_type, each.metric_type, each.metric_name, each.metric_value) for each in results] == [
         ("semantic-segmentation", "mean_iou", "segmentation/mean_iou", 0.12346),
@@ -57,7 +57,7 @@ def test_a_metric_is_one_result_and_what_is_not_known_is_none():
     }
 
 
-def test_an_earlier_value_of_the_same_measurement_is_replaced_and_all_else_stays(card):
+def test_only_an_earlier_value_of_the_same_measurement_is_replaced(card):
     update_card(card, eval_results(VALUES, registered_tasks(), "rooms", "test"))
     assert values_of(card) == {
         ("Beans", None, "accuracy", "None"): 0.9,
@@ -96,5 +96,5 @@ def test_a_card_without_results_gets_its_directory_as_name_of_the_model(tmp_path
 
 
 def test_a_directory_without_card_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"README\.md does not exist; examples/train\.py writes a card"):
+    with pytest.raises(ValueError, match=r"README\.md does not exist; `mult-hf train` writes a card"):
         update_card(tmp_path / "README.md", [])

@@ -1,4 +1,4 @@
-"""A model and a data set are compared only if they mean the same by a task; how it is stored may differ."""
+"""Proves that a model is measured on a data set only if a task has the same meaning in both; its storage may differ."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Proves that the evaluation loop measures at the labels' own size, gives one number for any split, and is honest about differences."""
+"""Proves that the evaluation loop measures at the labels' size, gives one result for any split, and has valid intervals of differences."""
 
 import math
 import pickle
@@ -29,7 +29,7 @@ SPECS = {
 }
 
 
-def photo(size=8):
+def black_image(size=8):
     return np.zeros((size, size, 3), np.uint8)
 
 
@@ -61,12 +61,12 @@ def random_rows(count=7, size=8):
     return rows
 
 
-def looks_at_photos(pixel_values):
+def depends_on_every_pixel(pixel_values):
     """A predictor of all three tasks that depends on every pixel."""
     return {"classes": pixel_values, "distance": 2 + pixel_values.mean(dim=1, keepdim=True), "direction": pixel_values}
 
 
-def measured(rows, predictor=looks_at_photos, tasks=tuple(SPECS), size=8, **kwargs):
+def measured(rows, predictor=depends_on_every_pixel, tasks=tuple(SPECS), size=8, **kwargs):
     return evaluate({"it": predictor}, rows, collator_for(*tasks, size=size), Accelerator(), progress=False, **kwargs)["it"]
 
 
@@ -74,10 +74,10 @@ def measured(rows, predictor=looks_at_photos, tasks=tuple(SPECS), size=8, **kwar
 
 
 def test_errors_of_known_size_have_the_value_computed_by_hand():
-    """2 m everywhere against 3 m in three quarters and nothing known in the rest; then 2 against 4: rmse is sqrt((48 + 4 * 64) / 112)."""
+    """2 m against 3 m in three quarters, with the rest unknown; then 2 m against 4 m: the RMSE is sqrt((48 + 4 * 64) / 112)."""
     distance = np.full((8, 8), 3.0, np.float32)
     distance[:4, :4] = NAN
-    rows = [{"image": photo(), "distance": distance}, {"image": photo(), "distance": np.full((8, 8), 4.0, np.float32)}]
+    rows = [{"image": black_image(), "distance": distance}, {"image": black_image(), "distance": np.full((8, 8), 4.0, np.float32)}]
     result = measured(rows, constant("distance", 2.0), ["distance"])
     assert result.compute()["distance/mae"] == pytest.approx((48 * 1 + 64 * 2) / 112)
     assert result.compute()["distance/rmse"] == pytest.approx(math.sqrt((48 * 1 + 64 * 4) / 112))
@@ -85,25 +85,25 @@ def test_errors_of_known_size_have_the_value_computed_by_hand():
 
 
 @pytest.mark.parametrize("size", [3, 8, 20])
-def test_labels_are_never_resampled_whatever_size_the_model_works_at(size):
+def test_labels_are_never_resampled_for_any_input_size(size):
     """One of 64 pixels is 64 m off: the mean error is 1 m. At another size that pixel would be lost, or count more than once."""
     distance = np.zeros((8, 8), np.float32)
     distance[5, 2] = 64.0
-    rows = [{"image": photo(), "distance": distance}]
+    rows = [{"image": black_image(), "distance": distance}]
     result = measured(rows, constant("distance", 0.0, size=size), ["distance"], size=size)
     assert result.compute()["distance/mae"] == 1.0
 
 
-def test_maps_of_another_size_than_the_image_are_measured_at_their_own():
-    rows = [{"image": photo(8), "distance": np.eye(3, dtype=np.float32), "classes": np.zeros((5, 5), np.uint8)}]
+def test_maps_of_another_size_than_the_image_are_measured_at_their_own_size():
+    rows = [{"image": black_image(8), "distance": np.eye(3, dtype=np.float32), "classes": np.zeros((5, 5), np.uint8)}]
     predictor = lambda pixels: {**constant("distance", 0.0)(pixels), **constant("classes", 1.0, 0.0, 0.0)(pixels)}  # noqa: E731
     result = measured(rows, predictor, ["distance", "classes"])
     assert result.compute()["distance/mae"] == pytest.approx(1 / 3)
     assert result.compute()["classes/pixel_accuracy"] == 1.0
 
 
-def test_a_task_that_no_row_has_is_not_known_and_harms_no_other():
-    rows = [{"image": photo(), "distance": np.ones((8, 8), np.float32), "classes": None}]
+def test_a_task_without_labels_is_unknown_and_does_not_affect_others():
+    rows = [{"image": black_image(), "distance": np.ones((8, 8), np.float32), "classes": None}]
     predictor = lambda pixels: {**constant("distance", 1.0)(pixels), **constant("classes", 1.0, 0.0, 0.0)(pixels)}  # noqa: E731
     values = measured(rows, predictor, ["distance", "classes"]).compute()
     assert values["distance/mae"] == 0.0
@@ -111,14 +111,14 @@ def test_a_task_that_no_row_has_is_not_known_and_harms_no_other():
 
 
 @pytest.mark.parametrize("keywords", [{"batch_size": 1}, {"batch_size": 4}, {"batch_size": 50}, {"num_workers": 2}, {"per_image": False}])
-def test_the_numbers_do_not_depend_on_how_the_work_is_arranged(keywords):
+def test_the_results_do_not_depend_on_batches_and_workers(keywords):
     rows = random_rows()
     assert measured(rows, **keywords).compute() == pytest.approx(measured(rows, batch_size=3).compute(), rel=1e-12)
 
 
-def test_several_predictors_in_one_pass_have_the_numbers_they_have_alone():
+def test_several_predictors_in_one_pass_have_the_same_results_as_alone():
     rows, collator = random_rows(), collator_for(*SPECS)
-    predictors = {"a": looks_at_photos, "b": lambda pixels: looks_at_photos(-pixels)}
+    predictors = {"a": depends_on_every_pixel, "b": lambda pixels: depends_on_every_pixel(-pixels)}
     together = evaluate(predictors, rows, collator, Accelerator(), progress=False)
     assert together["a"].compute() != together["b"].compute()
     for name, predictor in predictors.items():
@@ -126,7 +126,7 @@ def test_several_predictors_in_one_pass_have_the_numbers_they_have_alone():
 
 
 def test_images_are_named_by_their_id_or_else_by_their_row():
-    rows = [{"image": photo(), "distance": None, "id": "kitchen_7"}, {"image": photo(), "distance": None}]
+    rows = [{"image": black_image(), "distance": None, "id": "kitchen_7"}, {"image": black_image(), "distance": None}]
     assert measured(rows, constant("distance", 1.0), ["distance"]).names == ["kitchen_7", "row 1"]
 
 
@@ -138,13 +138,13 @@ class Sent(Exception):
 
 
 def evaluate_in(processes, rows, monkeypatch, **keywords):
-    """Several processes one after the other: what each returns when it has what all sent, and how often it called the predictor."""
+    """Run several processes one after another; returns each one's result after the exchange, and its number of predictor calls."""
     sent, calls = [], [0] * processes
 
     def run(rank, exchange):
         def predictor(pixel_values):
             calls[rank] += 1
-            return looks_at_photos(pixel_values)
+            return depends_on_every_pixel(pixel_values)
 
         monkeypatch.setattr(evaluation_module, "gather_object", exchange)
         accelerator = SimpleNamespace(process_index=rank, num_processes=processes, device="cpu", is_main_process=rank == 0)
@@ -174,7 +174,7 @@ def test_any_number_of_processes_returns_the_same_bits_in_the_same_order(process
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
 def test_every_process_calls_the_predictor_equally_often(processes, monkeypatch):
-    """As models whose weights are spread over processes need: 4 batches are 2, 2 and 1 calls."""
+    """As required by models with sharded weights: 4 batches are 2, 2 and 1 calls."""
     _, calls = evaluate_in(processes, random_rows(7), monkeypatch, batch_size=2)
     assert calls == [math.ceil(4 / processes)] * processes
 
@@ -187,12 +187,12 @@ def test_without_images_several_processes_agree_to_rounding(monkeypatch):
         assert result.names == [f"row {number}" for number in range(7)]
 
 
-def test_a_row_is_measured_once_and_results_of_two_kinds_are_not_merged():
+def test_duplicate_rows_and_different_kinds_of_results_are_refused():
     rows = random_rows(2)
     twice, totals = measured(rows), measured(rows, per_image=False)
     with pytest.raises(ValueError, match=r"rows \[0, 1\] were measured twice"):
         twice.merge(measured(rows))
-    with pytest.raises(ValueError, match="per_image is True here and False there"):
+    with pytest.raises(ValueError, match="per_image is True here and False in the other"):
         twice.merge(totals)
 
 
@@ -206,9 +206,9 @@ def test_without_images_memory_does_not_grow_with_their_number():
 # --- the worst images
 
 
-def test_the_worst_images_come_worst_first_in_either_direction_and_unknown_ones_never():
-    """Errors of 1, 3 and 2 m and an image without distance; shares of right pixels 1, 1/2, 1/4 and none known."""
-    rows = [{"image": photo(), "distance": np.full((8, 8), error, np.float32)} for error in (1, 3, 2, NAN)]
+def test_worst_images_are_sorted_in_either_direction_without_unknown_ones():
+    """Errors of 1, 3 and 2 m and an image without distance; shares of right pixels 1, 1/2, 1/4 and unknown."""
+    rows = [{"image": black_image(), "distance": np.full((8, 8), error, np.float32)} for error in (1, 3, 2, NAN)]
     for row, wrong in zip(rows, (0, 32, 48, 0)):
         row["classes"] = (np.arange(64) < wrong).reshape(8, 8) * 1
     rows[3]["classes"] = None
@@ -221,9 +221,9 @@ def test_the_worst_images_come_worst_first_in_either_direction_and_unknown_ones_
 # --- differences
 
 
-def test_the_interval_is_that_of_a_plain_loop_over_the_same_draws():
+def test_the_interval_equals_that_of_a_plain_loop_over_the_same_resamples():
     rows, resamples = random_rows(6), 25
-    a, b = measured(rows), measured(rows, lambda pixels: looks_at_photos(1 - pixels))
+    a, b = measured(rows), measured(rows, lambda pixels: depends_on_every_pixel(1 - pixels))
     generator, drawn = np.random.default_rng(3), []
     for _ in range(resamples):
         images = generator.integers(6, size=6)
@@ -242,7 +242,7 @@ def test_the_interval_is_that_of_a_plain_loop_over_the_same_draws():
 def test_the_interval_is_as_wide_as_the_spread_of_a_mean():
     """Differences of 400 images are drawn from a normal distribution: 95 % are within 1.96 standard errors of their mean."""
     errors = np.random.default_rng(0).normal(2.0, 0.5, 400)
-    rows = [{"image": photo(2), "distance": np.full((2, 2), error, np.float32)} for error in errors]
+    rows = [{"image": black_image(2), "distance": np.full((2, 2), error, np.float32)} for error in errors]
     a, b = (measured(rows, constant("distance", value), ["distance"]) for value in (0.0, 100.0))
     difference, low, high = bootstrap_differences(a, b, resamples=2000)["distance/mae"]
     mean, spread = (errors - (100 - errors)).mean(), 1.96 * (2 * errors).std() / 20
@@ -250,17 +250,17 @@ def test_the_interval_is_as_wide_as_the_spread_of_a_mean():
     assert (low, high) == pytest.approx((mean - spread, mean + spread), abs=0.1 * spread)
 
 
-def test_what_both_find_equally_hard_does_not_widen_the_interval():
-    """Images are drawn for both alike: one predictor is off by 1 m more on every image, however much these vary."""
-    rows = [{"image": photo(), "distance": np.full((8, 8), value, np.float32)} for value in (1, 5, 9, 20)]
+def test_difficulty_common_to_both_does_not_widen_the_interval():
+    """The same images are drawn for both: one predictor is 1 m worse on every image, although the errors vary much more."""
+    rows = [{"image": black_image(), "distance": np.full((8, 8), value, np.float32)} for value in (1, 5, 9, 20)]
     a, b = (measured(rows, constant("distance", value), ["distance"]) for value in (-1.0, 0.0))
     assert a.of_image(3)["distance/mae"] - a.of_image(0)["distance/mae"] == 19, "the premise: images differ by far more"
     assert bootstrap_differences(a, b)["distance/mae"] == pytest.approx(Difference(1.0, 1.0, 1.0))
 
 
-def test_draws_in_which_nothing_is_known_are_left_out():
-    """Of three images one has labels: draws without it (8 of 27) say nothing."""
-    rows = [{"image": photo(), "distance": np.full((8, 8), value, np.float32)} for value in (NAN, 2.0, NAN)]
+def test_resamples_without_known_pixels_are_left_out():
+    """One of three images has labels, so resamples without it (8 of 27) have no result."""
+    rows = [{"image": black_image(), "distance": np.full((8, 8), value, np.float32)} for value in (NAN, 2.0, NAN)]
     a, b = (measured(rows, constant("distance", value), ["distance"]) for value in (0.0, 1.0))
     assert bootstrap_differences(a, b)["distance/mae"] == (1.0, 1.0, 1.0)
     rows = [rows[0]]
@@ -277,16 +277,16 @@ def test_predictors_are_compared_on_the_same_images_and_shared_metrics_only():
 
 
 @pytest.mark.parametrize("keywords", [{"resamples": 0}, {"confidence": 1.0}, {"confidence": 0.0}])
-def test_impossible_bootstraps_are_refused(keywords):
+def test_invalid_bootstrap_settings_are_refused(keywords):
     a = measured(random_rows(2))
     with pytest.raises(ValueError, match=r"resamples is .* and confidence"):
         bootstrap_differences(a, a, **keywords)
 
 
-def test_images_that_were_not_kept_cannot_be_ranked_or_drawn():
+def test_images_without_kept_statistics_cannot_be_ranked_or_resampled():
     totals = measured(random_rows(3), per_image=False)
     for use in (lambda: totals.worst(1), lambda: bootstrap_differences(totals, totals)):
-        with pytest.raises(ValueError, match="3 images were not kept one by one; evaluate with per_image=True"):
+        with pytest.raises(ValueError, match="3 images were not kept; evaluate with per_image=True"):
             use()
 
 
@@ -295,7 +295,8 @@ def test_images_that_were_not_kept_cannot_be_ranked_or_drawn():
 
 def test_the_constant_baseline_predicts_the_mean_and_the_most_frequent_class_of_training_images():
     rows = [
-        {"image": photo(), "distance": np.full((8, 8), d, np.float32), "classes": np.full((8, 8), c)} for d, c in ((1, 2), (2, 2), (6, 0))
+        {"image": black_image(), "distance": np.full((8, 8), d, np.float32), "classes": np.full((8, 8), c)}
+        for d, c in ((1, 2), (2, 2), (6, 0))
     ]
     predicted = constant_baseline(rows, collator_for("distance", "classes"))(torch.zeros(2, 3, 8, 8))
     assert torch.equal(predicted["distance"], torch.full((2, 1, 8, 8), 3.0))
@@ -318,7 +319,7 @@ def test_the_constant_baseline_reads_no_more_images_than_allowed():
 
 
 def test_the_table_marks_the_best_value_of_each_row_and_names_the_direction():
-    rows = [{"image": photo(), "distance": np.ones((8, 8), np.float32), "classes": np.full((8, 8), 1)}]
+    rows = [{"image": black_image(), "distance": np.ones((8, 8), np.float32), "classes": np.full((8, 8), 1)}]
     far = lambda pixels: {**constant("distance", 3.0)(pixels), **constant("classes", 0.0, 1.0, 0.0)(pixels)}  # noqa: E731
     near = lambda pixels: {**constant("distance", 1.5)(pixels), **constant("classes", 1.0, 0.0, 0.0)(pixels)}  # noqa: E731
     collator = collator_for("classes", "distance")
@@ -333,14 +334,14 @@ def test_the_table_marks_the_best_value_of_each_row_and_names_the_direction():
     ]
 
 
-def test_the_table_has_a_dash_where_nothing_is_known_and_marks_nothing_alone():
-    rows = [{"image": photo(), "distance": np.ones((8, 8), np.float32), "classes": None}]
-    table = results_table({"one": measured(rows, looks_at_photos, ["classes", "distance"])})
+def test_unknown_values_are_dashes_and_a_single_column_has_no_bold():
+    rows = [{"image": black_image(), "distance": np.ones((8, 8), np.float32), "classes": None}]
+    table = results_table({"one": measured(rows, depends_on_every_pixel, ["classes", "distance"])})
     assert "| classes | mean_iou (higher is better) | - |" in table
     assert "**" not in table
 
 
-# --- what model and data must agree on
+# --- agreement of model and data
 
 
 def test_the_data_define_labels_and_metrics_and_the_model_its_outputs():
@@ -365,13 +366,13 @@ def test_the_data_define_labels_and_metrics_and_the_model_its_outputs():
         ("direction", {"horizontal_flip_signs": (-1.0, 1.0, 1.0)}, r"horizontal_flip_signs is \(\) for the model"),
     ],
 )
-def test_a_name_that_means_two_things_is_refused(task, change, message):
+def test_a_task_with_two_meanings_is_refused(task, change, message):
     with pytest.raises(ValueError, match=f"{task}: {message}.*numbers would be meaningless"):
         measured_specs(SPECS, {**SPECS, task: replace(SPECS[task], **change)})
 
 
 def test_a_model_and_data_without_a_shared_task_are_refused():
-    with pytest.raises(ValueError, match=r"model's tasks are \['classes'\], the data have \['distance'\]; they share none"):
+    with pytest.raises(ValueError, match=r"model has tasks \['classes'\] and the data \['distance'\]; they need at least one in common"):
         measured_specs({"classes": SPECS["classes"]}, {"distance": SPECS["distance"]})
 
 
@@ -383,7 +384,7 @@ def test_an_empty_data_set_is_refused():
         measured([])
 
 
-def test_a_stream_is_refused_with_a_way_out():
+def test_a_stream_is_refused_with_a_remedy():
     stream = IterableDataset.from_generator(lambda: iter(random_rows(1)))
     with pytest.raises(ValueError, match=r"IterableDataset has no length.*from_list\(list\(stream.take"):
         measured(stream)

@@ -17,7 +17,7 @@ def adapted(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_adapter_holds_encoder_attention_and_heads_alone(adapted):
+def test_the_adapter_contains_only_encoder_attention_and_heads(adapted):
     names = list(load_file(adapted / "adapter_model.safetensors"))
     low_rank, whole = [name for name in names if "lora_" in name], [name for name in names if "lora_" not in name]
     assert low_rank
@@ -28,7 +28,7 @@ def test_the_adapter_holds_encoder_attention_and_heads_alone(adapted):
 
 
 @pytest.mark.slow
-def test_the_merged_model_is_a_plain_one_that_predicts_like_the_adapter(adapted):
+def test_the_merged_model_is_an_ordinary_model_that_predicts_like_the_adapter(adapted):
     plain = MulTForMultiTaskDensePrediction.from_pretrained(adapted / "merged").eval()
     shipped = MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT).eval()
     pixel_values = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))

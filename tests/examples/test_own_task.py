@@ -29,7 +29,7 @@ def test_a_seventh_task_is_trained_saved_and_predicted(tmp_path, monkeypatch):
     assert "| occlusion | Jump of depth" in (tmp_path / "README.md").read_text()
 
 
-def test_the_derived_column_marks_jumps_of_depth_and_what_is_unknown():
+def test_the_derived_column_marks_jumps_of_depth_and_unknown_pixels():
     """Two planes at 1 and 2 units, as 16-bit depth: the slope of the logarithm at the step is log(2) / 2 per pixel, which saturates."""
     depth = np.full((6, 8), 512, np.uint16)
     depth[:, 4:] = 1024

@@ -1,4 +1,4 @@
-"""Proves that the example of prediction saves maps that read back as what the pipeline predicts."""
+"""Proves that the prediction example saves maps that read back as the pipeline's predictions."""
 
 import os
 import subprocess

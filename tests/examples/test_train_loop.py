@@ -1,4 +1,4 @@
-"""Proves that the bare loop of examples/train_loop.py takes the steps of the training function."""
+"""Proves that the minimal loop in examples/train_loop.py takes the same steps as the training function."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Proves that a pixel's attention is laid over the image as the windows lie: regular, shifted, padded, in maps of odd sizes."""
+"""Proves that a pixel's attention is mapped to the right place in the image: regular, shifted and padded windows, odd map sizes."""
 
 import math
 
@@ -12,7 +12,7 @@ WINDOW = 4
 
 
 def brute_force(attention, height, width, window, shift, token):
-    """The token's row, read number by number: where each token of its window lies, said without any tensor's reshaping."""
+    """The token's row, computed number by number from the positions of its window's tokens, without reshaping a tensor."""
     padded_height, padded_width = math.ceil(height / window) * window, math.ceil(width / window) * window
     row, column = (token[0] - shift) % padded_height, (token[1] - shift) % padded_width
     number = row // window * (padded_width // window) + column // window
@@ -34,14 +34,14 @@ def random_attention(grid, heads=2):
 
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("size", [(8, 12), (4, 4), (5, 11), (3, 2)])
-def test_every_token_looks_where_a_count_by_hand_says(size, shift):
+def test_attention_of_every_token_matches_a_count_by_hand(size, shift):
     grid = WindowGrid(*size, WINDOW, shift)
     attention = random_attention(grid)
     for token in [(row, column) for row in range(size[0]) for column in range(size[1])]:
         torch.testing.assert_close(attention_of_token(attention, grid, token), brute_force(attention, *size, WINDOW, shift, token))
 
 
-def test_a_map_that_looks_one_token_to_the_right_does_so_across_the_border_of_regular_windows():
+def test_attention_to_the_right_neighbour_crosses_the_border_of_regular_windows():
     grid = WindowGrid(4, 8, WINDOW, shift=2)
     right = torch.zeros(2, 1, 16, 16)  # in each row of a window the next token; the last looks at itself
     for query in range(16):
@@ -50,7 +50,7 @@ def test_a_map_that_looks_one_token_to_the_right_does_so_across_the_border_of_re
     assert laid.nonzero().tolist() == [[1, 4]]
 
 
-def test_weights_sum_to_one_less_what_goes_to_padding():
+def test_weights_sum_to_one_minus_the_attention_to_padding():
     whole, cut = WindowGrid(4, 4, WINDOW, 0), WindowGrid(3, 4, WINDOW, 0)
     even = torch.full((1, 1, 16, 16), 1 / 16)
     assert attention_of_token(even, whole, (0, 0)).sum().item() == 1
@@ -71,7 +71,7 @@ def seen(tiny_model):
 
 
 @pytest.mark.parametrize(("stage", "stride", "tokens"), [(1, 32, (3, 4)), (2, 16, (5, 7)), (3, 8, (9, 13)), (4, 4, (18, 25))])
-def test_a_pixel_looks_where_its_token_does_in_its_own_image_and_the_stages_own_map(seen, stage, stride, tokens):
+def test_a_pixel_has_the_attention_of_its_token_in_its_image_and_stage(seen, stage, stride, tokens):
     model, outputs = seen()
     looked = attention_of_pixel(model, outputs, (70, 37), stage, image=1)
     assert (looked.stride, tuple(looked.weights.shape), looked.token) == (stride, tokens, (70 // stride, 37 // stride))
@@ -90,7 +90,7 @@ def test_over_pixels_every_pixel_has_the_weight_of_its_token(seen):
         assert over[row, column] == looked.weights[row // 8, column // 8]
 
 
-def test_blocks_of_a_stage_are_told_apart(seen):
+def test_blocks_of_a_stage_are_distinguished(seen):
     model, outputs = seen(block_attention=["encoder", "encoder"])
     assert [len(blocks) for blocks in shared_blocks(model).values()] == [2, 2, 2, 2]
     for block, shift in enumerate((0, 2)):
@@ -104,12 +104,12 @@ def test_stages_without_a_shared_block_do_not_shift_the_numbers_of_the_others(se
     assert list(shared_blocks(model)) == [2, 4]
     looked = attention_of_pixel(model, outputs, (40, 40), stage=4)
     torch.testing.assert_close(looked.weights, brute_force(outputs.attentions[1][0], 18, 25, WINDOW, 0, (10, 10)).mean(dim=0))
-    with pytest.raises(ValueError, match=r"stage is 3; stages with a shared block are \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"stage is 3; stages with a shared block, starting with the coarsest, are \[2, 4\]"):
         attention_of_pixel(model, outputs, (40, 40), stage=3)
 
 
 @pytest.mark.parametrize(("task", "changes"), [("depth", False), ("normals", True)])
-def test_the_reference_task_alone_decides_where_all_tasks_look(tiny_model, task, changes):
+def test_only_the_reference_task_determines_the_attention_of_all_tasks(tiny_model, task, changes):
     model = tiny_model(tasks=["depth", "normals"])
     assert model.config.reference_task == "normals"
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -129,15 +129,15 @@ def test_the_reference_task_alone_decides_where_all_tasks_look(tiny_model, task,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pixel": (72, 0)}, r"pixel is \(72, 0\); the model's input has 72 rows and 100 columns"),
+        ({"pixel": (72, 0)}, r"pixel is \(72, 0\), but the model's input has 72 rows and 100 columns"),
         ({"pixel": (0, -1)}, r"pixel is \(0, -1\)"),
-        ({"stage": 0}, r"stage is 0; stages with a shared block are \[1, 2, 3, 4\]"),
-        ({"block": 1}, "block is 1; stage 4 has 1 shared"),
-        ({"image": 2}, "image is 2; the batch has 2"),
-        ({"head": 1}, "head is 1; stage 4 has 1, counted from 0"),
+        ({"stage": 0}, r"stage is 0; stages with a shared block, starting with the coarsest, are \[1, 2, 3, 4\]"),
+        ({"block": 1}, "block is 1, but stage 4 has 1 shared"),
+        ({"image": 2}, "image is 2, but the batch has 2"),
+        ({"head": 1}, "head is 1, but stage 4 has 1 heads, counted from 0"),
     ],
 )
-def test_what_is_not_there_is_refused(seen, arguments, message):
+def test_missing_pixels_stages_blocks_heads_and_images_are_refused(seen, arguments, message):
     with pytest.raises(ValueError, match=message):
         attention_of_pixel(*seen(), **{"pixel": (0, 0), "stage": 4, **arguments})
 
@@ -149,7 +149,7 @@ def test_outputs_without_maps_are_refused_with_the_flags_to_set(seen):
 
 @pytest.mark.parametrize("kwargs", [{"block_attention": ["self", "self"]}, {"decoder_type": "swin_unet"}, {"decoder_type": "mtan"}])
 def test_a_model_that_shares_nothing_is_refused_with_the_reason(seen, kwargs):
-    with pytest.raises(ValueError, match=r"this model shares no attention .*take one with an 'encoder' or 'reference' block"):
+    with pytest.raises(ValueError, match=r"this model shares no attention .*use one with an 'encoder' or 'reference' block"):
         attention_of_pixel(*seen(**kwargs), (0, 0), stage=4)
 
 

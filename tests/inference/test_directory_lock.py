@@ -1,4 +1,4 @@
-"""Proves that an output directory belongs to one run while it lives, and to nobody once it is dead."""
+"""Proves that an output directory is locked while a run is alive, and free after it has ended."""
 
 import json
 import os
@@ -25,7 +25,7 @@ with exclusive_run(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the directory until its input ends."""
+    """Another process that locks the directory until its input ends."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -52,7 +52,7 @@ def test_a_second_run_is_refused_with_the_process_and_the_start_of_the_first(hol
     refused(tmp_path)
 
 
-def test_the_end_of_a_run_frees_its_directory(holder, tmp_path):
+def test_the_end_of_a_run_releases_its_directory(holder, tmp_path):
     holder.communicate("")
     with exclusive_run(tmp_path):
         assert json.loads((tmp_path / HOLDER_FILE).read_text())["process"] == os.getpid()
@@ -60,7 +60,7 @@ def test_the_end_of_a_run_frees_its_directory(holder, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_killed_run_holds_nothing(holder, tmp_path):
+def test_a_killed_run_holds_no_lock(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / HOLDER_FILE).exists(), "premise: it could not clean up"
@@ -68,15 +68,15 @@ def test_a_killed_run_holds_nothing(holder, tmp_path):
         assert str(os.getpid()) in refused(tmp_path)
 
 
-def test_files_of_a_run_before_a_reboot_hold_nothing(tmp_path):
-    """Files alone lock nothing, whichever process has the number now."""
+def test_files_of_a_run_before_a_reboot_hold_no_lock(tmp_path):
+    """Files alone lock nothing, even if another process now has the same id."""
     (tmp_path / LOCK_FILE).touch()
     (tmp_path / HOLDER_FILE).write_text(json.dumps({"process": os.getpid(), "host": "here", "started": "then", "command": "x"}))
     with exclusive_run(tmp_path):
         pass
 
 
-def test_an_error_frees_the_directory(tmp_path):
+def test_an_error_releases_the_directory(tmp_path):
     with pytest.raises(KeyboardInterrupt), exclusive_run(tmp_path):
         raise KeyboardInterrupt
     with exclusive_run(tmp_path):
@@ -87,7 +87,7 @@ def test_an_error_frees_the_directory(tmp_path):
 def test_a_broken_description_of_the_holder_does_not_hide_the_refusal(tmp_path, contents):
     with exclusive_run(tmp_path):
         (tmp_path / HOLDER_FILE).write_text(contents)
-        assert "a process that has not written its number yet" in refused(tmp_path)
+        assert "a process that has not written its id yet" in refused(tmp_path)
 
 
 def test_only_the_main_process_of_a_run_takes_the_lock(tmp_path):

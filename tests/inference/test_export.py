@@ -1,4 +1,4 @@
-"""Proves that an exported file is checked against the model, and that what cannot be exported is refused."""
+"""Proves that an exported file is checked against the model, and that unsupported models are refused."""
 
 import importlib
 import sys
@@ -24,7 +24,7 @@ def test_an_encoder_that_cannot_be_traced_is_named(tiny_model):
 
 
 @pytest.mark.parametrize("factor", [1.001, float("nan")])
-def test_a_file_that_predicts_something_else_is_deleted(monkeypatch, tmp_path, factor):
+def test_a_file_with_different_predictions_is_deleted(monkeypatch, tmp_path, factor):
     def write(program, facts, stem):
         stem.write_bytes(b"wrong")
         return stem

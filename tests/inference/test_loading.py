@@ -1,4 +1,4 @@
-"""Proves that a model that is not whole is refused, where transformers would fill it with random weights."""
+"""Proves that an incomplete model is refused, which transformers would fill with random weights."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from mult_hf.inference.loading import load_whole_model
 
 @pytest.fixture
 def saved(tiny_model, tmp_path):
-    """A saved model, and what rewrites its weights."""
+    """A saved model, and a function that rewrites its weights."""
     model = tiny_model(tasks=["depth", "normals"])
     model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     return model, tmp_path, lambda change: save_file(change(load_file(path)), path, {"format": "pt"})
 
 
-def test_a_whole_model_is_loaded_as_it_was_saved(saved):
+def test_a_complete_model_is_loaded_as_it_was_saved(saved):
     model, directory, _ = saved
     found = load_whole_model(str(directory))
     assert not found.training
@@ -40,7 +40,7 @@ def head_of_depth(name):
     ],
     ids=["another file", "other names", "no head", "infinite head"],
 )
-def test_a_model_that_is_not_whole_is_refused(saved, change, message):
+def test_an_incomplete_model_is_refused(saved, change, message):
     _, directory, rewrite = saved
     rewrite(change)
     with pytest.raises(ValueError, match=message):

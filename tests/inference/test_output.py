@@ -1,4 +1,4 @@
-"""Proves that stored predictions read back within the stated precision, and that a directory never mixes or loses directory."""
+"""Proves that stored predictions read back within the stated precision, and that a directory never mixes or loses predictions."""
 
 import os
 
@@ -38,7 +38,7 @@ def random_prediction(spec, size=(7, 9)):
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_every_tasks_file_reads_back_within_the_stated_precision(spec, tmp_path):
-    """By the entry in the card alone, as a stranger would read it."""
+    """Only with the entry in the card, as another user would read it."""
     directory = PredictionDirectory(tmp_path, {spec.name: spec})
     directory.claim("me/mult", SETTINGS, overwrite=False)
     prediction = random_prediction(spec)
@@ -53,7 +53,7 @@ def test_every_tasks_file_reads_back_within_the_stated_precision(spec, tmp_path)
     assert entry == directory.stored[spec.name]
 
 
-def test_the_form_follows_from_kind_channels_and_range():
+def test_the_stored_form_follows_from_kind_channels_and_range():
     forms = {spec.name: (stored_form(spec).encoding.dtype, precision(stored_form(spec))) for spec in SPECS}
     assert forms["segmentation"] == ("uint8", 0.0)
     assert forms["depth"] == ("uint16", pytest.approx(10 / 65534 / 2)), "0.08 mm"
@@ -61,7 +61,7 @@ def test_the_form_follows_from_kind_channels_and_range():
     assert forms["curvature"] == forms["height"] == forms["flow"] == ("float32", 0.0)
 
 
-def test_what_is_not_known_is_read_back_as_not_known(tmp_path):
+def test_unknown_pixels_are_read_back_as_unknown(tmp_path):
     for spec in SPECS:
         prediction = random_prediction(spec)
         prediction[..., -1] = 255 if spec.is_classification else torch.nan
@@ -73,18 +73,18 @@ def test_what_is_not_known_is_read_back_as_not_known(tmp_path):
         assert not unknown[..., :-1].any(), spec.name
 
 
-def test_depth_is_a_picture_of_16_bits_that_any_reader_takes(tmp_path):
+def test_depth_is_a_16_bit_png_that_any_reader_opens(tmp_path):
     spec = registered_tasks()["depth"]
     write_map(tmp_path / "depth.png", torch.full((2, 3), 2.5), stored_form(spec))
-    with Image.open(tmp_path / "depth.png") as picture:
-        assert (picture.format, picture.mode) == ("PNG", "I;16")
-        stored = np.asarray(picture)
+    with Image.open(tmp_path / "depth.png") as file:
+        assert (file.format, file.mode) == ("PNG", "I;16")
+        stored = np.asarray(file)
     assert (stored == 16384).all(), "2.5 m of 10 m are 65534 / 4 steps"
 
 
 def write_image(directory, name, side=40):
-    picture = Image.new("RGB", (side, side), (200, 100, 0))
-    directory.write(name, picture, {task: random_prediction(spec, (side, side)) for task, spec in directory.specs.items()})
+    image = Image.new("RGB", (side, side), (200, 100, 0))
+    directory.write(name, image, {task: random_prediction(spec, (side, side)) for task, spec in directory.specs.items()})
 
 
 def files_in(directory):
@@ -92,8 +92,8 @@ def files_in(directory):
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_an_image_whose_writing_is_interrupted_is_not_finished_and_leaves_no_half_file(tmp_path, monkeypatch, at):
-    """Its four files, whichever is being moved to its place."""
+def test_an_interrupted_write_is_not_finished_and_leaves_no_partial_file(tmp_path, monkeypatch, at):
+    """For each of its four files, whichever is being renamed."""
     directory = PredictionDirectory(tmp_path, {spec.name: spec for spec in (SPECS[0], SPECS[1])}, panels=True, keep_images=True)
     moves = []
 
@@ -116,7 +116,7 @@ def test_an_image_whose_writing_is_interrupted_is_not_finished_and_leaves_no_hal
     assert not [name for name in files_in(tmp_path) if name.endswith(".part")]
 
 
-def test_a_file_that_is_being_written_is_not_at_its_place(tmp_path):
+def test_an_unfinished_file_does_not_have_its_final_name(tmp_path):
     (tmp_path / "x").write_text("old")
     with whole_file(tmp_path / "x") as unfinished:
         unfinished.write_text("new")
@@ -124,7 +124,7 @@ def test_a_file_that_is_being_written_is_not_at_its_place(tmp_path):
     assert (tmp_path / "x").read_text() == "new"
 
 
-def test_files_are_on_disk_before_they_have_their_name(tmp_path, monkeypatch):
+def test_files_are_on_disk_before_they_are_renamed(tmp_path, monkeypatch):
     """Otherwise a power cut may leave an empty file under a final name, which then counts as finished."""
     steps = []
     sync, replace = os.fsync, os.replace
@@ -155,17 +155,17 @@ def unread():
     raise AssertionError("the contents were read")
 
 
-def test_an_image_is_predicted_if_its_file_has_the_size_and_times_of_before(recorded):
+def test_an_image_counts_as_predicted_if_size_and_times_of_its_file_are_unchanged(recorded):
     assert recorded.is_predicted("a/x", lambda: "stamp", unread)
 
 
-def test_with_other_times_the_contents_decide_and_are_read_once(recorded):
+def test_with_other_times_the_contents_are_compared_and_read_once(recorded):
     assert not recorded.is_predicted("a/x", lambda: "later", lambda: "other")
     assert recorded.is_predicted("a/x", lambda: "later", lambda: "digest")
     assert recorded.is_predicted("a/x", lambda: "later", unread), "the new times were recorded"
 
 
-def test_without_times_the_contents_decide(recorded):
+def test_without_times_the_contents_are_compared(recorded):
     recorded.write("a/x", Image.new("RGB", (4, 3)), {"depth": torch.ones(1, 3, 4)}, SourceRecord("digest"))
     assert recorded.is_predicted("a/x", str, lambda: "digest")
     assert not recorded.is_predicted("a/x", str, lambda: "other")
@@ -178,15 +178,15 @@ def test_a_broken_or_missing_record_means_not_predicted(recorded, contents):
     assert not recorded.is_predicted("a/x", lambda: "later", lambda: "digest")
 
 
-def test_a_write_that_is_cut_short_leaves_no_record(recorded, monkeypatch):
-    """Else the map of the new image and the rest of the old one would count as one result."""
+def test_an_interrupted_write_leaves_no_record(recorded, monkeypatch):
+    """Otherwise the new image's map and the old image's other files would count as one result."""
     monkeypatch.setattr("mult_hf.inference.output.write_map", lambda *_: unread())
     with pytest.raises(AssertionError):
         recorded.write("a/x", Image.new("RGB", (4, 3)), {"depth": torch.ones(1, 3, 4)}, SourceRecord("new", "stamp"))
     assert not recorded.is_predicted("a/x", lambda: "stamp", lambda: "digest")
 
 
-def test_finished_means_every_wanted_file(tmp_path):
+def test_finished_means_every_requested_file(tmp_path):
     specs = {"depth": registered_tasks()["depth"]}
     write_image(PredictionDirectory(tmp_path, specs, panels=False), "x")
     assert PredictionDirectory(tmp_path, specs, panels=False).is_finished("x")
@@ -202,10 +202,10 @@ def test_images_of_any_shape_have_a_panel(tmp_path, size):
         assert max(panel.size) <= 2500
 
 
-# --- whose directory
+# --- ownership of the directory
 
 
-def test_the_same_run_goes_on_and_another_one_is_refused(tmp_path):
+def test_the_same_run_continues_and_another_one_is_refused(tmp_path):
     specs = {"depth": registered_tasks()["depth"]}
     directory = PredictionDirectory(tmp_path / "out", specs)
     directory.claim("me/mult", SETTINGS, overwrite=False)
@@ -219,7 +219,7 @@ def test_the_same_run_goes_on_and_another_one_is_refused(tmp_path):
     assert files_in(tmp_path) == before
 
 
-def test_overwriting_removes_every_earlier_result_so_that_none_is_taken_for_new(tmp_path):
+def test_overwriting_removes_every_earlier_result(tmp_path):
     specs = {"depth": registered_tasks()["depth"]}
     directory = PredictionDirectory(tmp_path / "out", specs, keep_images=True)
     directory.claim("me/mult", SETTINGS, overwrite=True)
@@ -232,10 +232,10 @@ def test_overwriting_removes_every_earlier_result_so_that_none_is_taken_for_new(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_directory_of_something_else_is_never_touched(tmp_path, overwrite):
+def test_a_directory_with_other_contents_is_never_changed(tmp_path, overwrite):
     (tmp_path / "README.md").write_text("# My images\n")
     (tmp_path / "maps").mkdir()
-    with pytest.raises(ValueError, match="holds files that are not predictions"):
+    with pytest.raises(ValueError, match="contains files that are not predictions"):
         PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}).claim("me/mult", SETTINGS, overwrite=overwrite)
     assert (tmp_path / "README.md").read_text() == "# My images\n"
 
@@ -249,7 +249,7 @@ def test_a_directory_is_claimed_after_an_interruption_of_its_very_first_file(tmp
 
 
 def test_with_its_images_a_directory_is_a_data_set_of_the_schema(tmp_path):
-    """Read by `datasets` alone; tasks in NPZ files are no column of it."""
+    """Read with `datasets` only; tasks in NPZ files have no column."""
     specs = {spec.name: spec for spec in SPECS}
     directory = PredictionDirectory(tmp_path / "out", specs, keep_images=True)
     directory.claim("me/mult", SETTINGS, overwrite=False)
@@ -266,7 +266,7 @@ def test_with_its_images_a_directory_is_a_data_set_of_the_schema(tmp_path):
         assert np.array_equal(decoded, read_map(directory.map_path(task, "a/x.jpg"), entries[task]))
 
 
-def test_a_data_set_that_grew_or_another_one_of_its_name_is_not_read_from_an_old_copy(tmp_path):
+def test_a_changed_data_set_or_another_of_its_name_is_not_read_from_an_old_copy(tmp_path):
     """`datasets` would take its copy of the first one for both others."""
     specs = {"depth": registered_tasks()["depth"]}
 

@@ -1,4 +1,4 @@
-"""Proves that a point cloud is where the depth says, follows the normals, and is read back from its file by another library."""
+"""Proves that a point cloud matches depth and normals, and is read back from its file by another library."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ import pytest
 from mult_hf.inference.point_cloud import MAX_TILT, Points, point_cloud, to_glb
 
 
-def test_a_wall_at_two_metres_seen_by_ninety_degrees_is_four_metres_wide():
+def test_a_wall_at_two_metres_in_a_ninety_degree_view_is_four_metres_wide():
     points = point_cloud(np.full((10, 20), 2.0), np.zeros((10, 20, 3), np.uint8), field_of_view=90)
     assert points.corners.shape == (200, 4, 3)
     np.testing.assert_allclose(points.corners.min(axis=(0, 1)), (-2, -1, -2))
@@ -37,7 +37,7 @@ def test_with_the_normals_of_a_tilted_plane_every_corner_lies_in_the_plane():
     np.testing.assert_allclose((tilted @ normal)[~steep], distance, atol=1e-9)
 
 
-def test_a_corner_is_never_far_from_its_middle_even_where_normals_are_nonsense():
+def test_a_corner_is_never_far_from_its_middle_even_with_invalid_normals():
     rng = np.random.default_rng(0)
     normals = rng.normal(size=(3, 8, 8))
     normals[:, 0, 0], normals[:, 1, 1], normals[:, 2, 2] = 0, np.nan, (1, 0, 0)
@@ -46,7 +46,7 @@ def test_a_corner_is_never_far_from_its_middle_even_where_normals_are_nonsense()
     assert np.abs(corners[..., 2] + 3).max() <= 3 * MAX_TILT + 1e-9
 
 
-def test_pixels_without_depth_are_no_points():
+def test_pixels_without_depth_give_no_points():
     depth = np.array([[1.0, np.nan], [0.0, 2.0]])
     assert len(point_cloud(depth, np.zeros((2, 2, 3), np.uint8), 60).corners) == 2
 
@@ -68,7 +68,7 @@ def test_another_library_reads_the_same_squares_and_colours_from_the_file(tmp_pa
     assert mesh.area == pytest.approx(np.prod(np.ptp(points.corners.reshape(-1, 3), axis=0)[:2]))  # the squares tile the wall
 
 
-def test_vertex_colours_in_the_file_are_linear_as_gltf_demands():
+def test_vertex_colours_in_the_file_are_linear_as_gltf_requires():
     points = Points(np.zeros((1, 4, 3)), np.array([[255, 188, 0]], np.uint8))
     data = to_glb(points)
     (length,) = struct.unpack("<I", data[12:16])

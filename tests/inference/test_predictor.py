@@ -1,4 +1,4 @@
-"""Proves that averaging over views mirrors, rescales and averages every task in its own space, by nothing but the tasks' entries."""
+"""Proves that averaging over views mirrors, rescales and averages every task in its own space, using only the tasks' entries."""
 
 import math
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ FLIP = TestTimeAugmentation(flip=True)
 
 
 class Handmade(nn.Module):
-    """A model from one function of the image a task."""
+    """A model with one function of the image per task."""
 
     def __init__(self, **functions):
         super().__init__()
@@ -49,7 +49,7 @@ COMMUTING = Handmade(
 
 
 def by_side(if_bright_left, otherwise):
-    """A prediction, the same for every pixel, that tells an image from its mirror image by its left and right edge."""
+    """A prediction, the same for every pixel, that distinguishes an image from its mirror image by its left and right edge."""
 
     def function(images):
         bright_left = (images[..., :1] > images[..., -1:])[:, :1, :1]  # (batch, 1, 1, 1)
@@ -62,7 +62,7 @@ def by_side(if_bright_left, otherwise):
 BRIGHT_LEFT = torch.linspace(1, 0, 8).expand(1, 3, 8, 8)
 
 
-def test_averaging_with_the_mirror_image_leaves_a_model_that_commutes_with_mirroring_as_it_is():
+def test_averaging_over_mirror_images_does_not_change_an_equivariant_model():
     images = torch.randn(2, 3, 6, 9, generator=torch.Generator().manual_seed(0))
     plain, averaged = predict(COMMUTING, images), predict(COMMUTING, images, FLIP)
     assert plain["direction"][:, 0].abs().max() > 0.1, "the premise: there is an x whose sign matters"
@@ -72,7 +72,7 @@ def test_averaging_with_the_mirror_image_leaves_a_model_that_commutes_with_mirro
 
 
 def test_a_mirrored_image_gets_the_mirrored_prediction(tiny_model):
-    """Of any model: both images have the same two views. Without them an untrained model does not do so."""
+    """For any model, because both images have the same two views. Without averaging, an untrained model does not have this property."""
     model = tiny_model()
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     plain, averaged = ([predict(model, seen, augmentation) for seen in (image, image.flip(-1))] for augmentation in (None, FLIP))
@@ -83,21 +83,21 @@ def test_a_mirrored_image_gets_the_mirrored_prediction(tiny_model):
 
 
 @pytest.mark.parametrize("scales", [(0.5,), (2.0,), (0.5, 1.0, 1.5)])
-def test_what_a_magnified_view_sees_nearer_is_put_back(scales):
+def test_depth_of_a_magnified_view_is_scaled_back(scales):
     """The model sees 2 m at a width of 64 pixels, and by the same optics 1 m at twice the width."""
     model = Handmade(distance=lambda images: torch.full_like(images[:, :1], 2.0 * 64 / images.shape[-1]))
     averaged = predict(model, torch.zeros(1, 3, 32, 64), TestTimeAugmentation(scales=scales))
     torch.testing.assert_close(averaged["distance"], torch.full((1, 1, 32, 64), 2.0))
 
 
-def test_views_that_come_out_in_whole_pixels_only_are_put_back_by_the_zoom_they_really_have():
+def test_views_rounded_to_whole_pixels_are_scaled_back_by_their_actual_zoom():
     """10 x 0.33 pixels are 3, so the zoom is 0.3."""
     model = Handmade(distance=lambda images: torch.full_like(images[:, :1], 2.0 * 10 / images.shape[-1]))
     averaged = predict(model, torch.zeros(1, 3, 10, 10), TestTimeAugmentation(scales=(0.33,)))
     torch.testing.assert_close(averaged["distance"], torch.full((1, 1, 10, 10), 2.0))
 
 
-def test_a_view_that_shrinks_the_image_is_smoothed_against_aliasing():
+def test_a_reduced_view_is_smoothed_against_aliasing():
     """Stripes of three pixels, 0, 0 and 1, are too fine for a third of the size, where each pixel is their mean.
 
     The distance of the shrunk view is divided by 3.
@@ -108,7 +108,7 @@ def test_a_view_that_shrinks_the_image_is_smoothed_against_aliasing():
     torch.testing.assert_close(averaged["distance"][..., 8:-8], torch.full((1, 1, 48, 32), 1 / 9), rtol=0, atol=0.007)
 
 
-def test_rescaled_views_leave_a_task_without_zoom_exponent_as_it_is():
+def test_rescaled_views_do_not_change_a_task_without_zoom_exponent():
     model = Handmade(classes=lambda images: images[:, :2], direction=lambda images: F.normalize(images, dim=1))
     image = torch.tensor([0.3, -0.5, 0.8]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
     averaged = predict(model, image, TestTimeAugmentation(flip=False, scales=(0.5, 2.0)))
@@ -129,13 +129,13 @@ def test_probabilities_of_zero_keep_a_finite_logarithm():
     assert (averaged["classes"].argmax(dim=1) == 0).all()
 
 
-def test_the_mean_of_two_vectors_has_unit_length_again():
+def test_the_mean_of_two_vectors_is_normalised():
     """(0, 1, 0) and (0, 0, 1) have the mean (0, 0.5, 0.5), whose direction is (0, 1, 1) / sqrt(2)."""
     averaged = predict(Handmade(direction=by_side([0.0, 1.0, 0.0], [0.0, 0.0, 1.0])), BRIGHT_LEFT, FLIP)
     torch.testing.assert_close(averaged["direction"][0, :, 0, 0], torch.tensor([0.0, 0.5**0.5, 0.5**0.5]))
 
 
-def test_the_x_of_a_mirrored_vector_is_turned_round():
+def test_the_x_of_a_mirrored_vector_is_negated():
     """A wall to the right of the mirrored image is to the left of the image."""
     seen_right, seen_left = [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]
     averaged = predict(Handmade(direction=by_side(seen_right, seen_left)), BRIGHT_LEFT, FLIP)
@@ -151,19 +151,19 @@ def test_without_views_the_prediction_is_the_models_own(tiny_model):
     assert all(torch.equal(predicted[task], expected[task]) for task in expected)
 
 
-def test_a_wrapped_model_is_averaged_by_its_own_entries():
+def test_a_wrapped_model_is_averaged_with_its_own_entries():
     images = torch.rand(1, 3, 8, 8)
     averaged = predict(nn.DataParallel(COMMUTING).eval(), images, FLIP)
     assert all(torch.equal(averaged[task], values) for task, values in predict(COMMUTING, images, FLIP).items())
 
 
-def test_views_are_counted_once_a_scale_and_side():
+def test_there_is_one_view_per_scale_and_side():
     assert TestTimeAugmentation(flip=True, scales=(1.0, 1.5)).views == [(1.0, False), (1.0, True), (1.5, False), (1.5, True)]
     assert TestTimeAugmentation().views == [(1.0, False)]
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (math.nan,), (math.inf,)])
-def test_impossible_scales_are_refused(scales):
+def test_invalid_scales_are_refused(scales):
     with pytest.raises(ValueError, match=r"scales are \(.*; give at least one number above 0"):
         TestTimeAugmentation(scales=scales)
 

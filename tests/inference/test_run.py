@@ -1,4 +1,4 @@
-"""Proves that one input which fails, wherever it fails, does not change what becomes of the others."""
+"""Proves that a failed input, wherever it fails, does not affect the others."""
 
 import errno
 from functools import partial
@@ -22,7 +22,7 @@ class Images:
         self.names, self.broken = names, broken
 
     def read(self, name):
-        """A grey of ten times the image's position."""
+        """A grey image with ten times its position as its value."""
         if name in self.broken:
             raise OSError(f"{name} is truncated")
         return Image.new("RGB", (40, 36), (10 * self.names.index(name),) * 3)
@@ -61,7 +61,7 @@ def test_every_image_is_done_skipped_or_failed_with_its_reason(run, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_a_predictor_that_fails_for_one_image_predicts_the_others_of_its_batch(run, tmp_path, batch_size):
+def test_a_prediction_failure_for_one_image_does_not_affect_its_batch(run, tmp_path, batch_size):
     def out_of_memory_at_20(pixel_values):
         if (pixel_values == expected).flatten(1).all(dim=1).any():
             raise RuntimeError("out of memory")
@@ -74,17 +74,17 @@ def test_a_predictor_that_fails_for_one_image_predicts_the_others_of_its_batch(r
     assert written(tmp_path) == ["a", "b", "d"]
 
 
-def test_a_folder_in_the_place_of_a_file_fails_one_image(run, tmp_path):
+def test_a_folder_instead_of_a_file_fails_one_image(run, tmp_path):
     (tmp_path / "maps/depth/b.png/inside").mkdir(parents=True)
     outcomes = run()(Images("a", "b", "c"))
     ((name, reason),) = outcomes.failed
     assert name == "b"
-    assert "maps/depth/b.png is a folder, where a file is to be written; move it away" in reason
+    assert "maps/depth/b.png is a folder, but a file must be written there; move the folder away" in reason
     assert written(tmp_path) == ["a", "c"]
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_file_in_the_place_of_a_folder_fails_one_image(run, tmp_path):
+def test_a_file_instead_of_a_folder_fails_one_image(run, tmp_path):
     """The map of an image `x` without suffix is where the folder `x.png` of another image's map is to be."""
     outcomes = run()(Images("x", "x.png/y", "z"))
     assert [name for name, _ in outcomes.failed] == ["x.png/y"]
@@ -92,22 +92,22 @@ def test_a_file_in_the_place_of_a_folder_fails_one_image(run, tmp_path):
 
 
 @pytest.mark.parametrize("length", [246, 251, 252, 255])
-def test_a_name_is_done_as_long_as_its_files_can_have_theirs(run, tmp_path, length):
-    """A map's name is 4 bytes longer, and 255 are allowed; the name of the unfinished file is no limit."""
+def test_an_image_is_predicted_if_its_file_names_are_short_enough(run, tmp_path, length):
+    """A map's name is 4 bytes longer, and 255 are allowed; the temporary file's name imposes no other limit."""
     outcomes = run()(Images("a", "n" * length))
     assert outcomes.done + len(outcomes.failed) == 2
     assert bool(outcomes.failed) == (length + 4 > 255)
     if outcomes.failed:
-        assert f"names of {length + 4} bytes; at most 255 are allowed, so rename it" in outcomes.failed[0].reason
+        assert f"names of {length + 4} bytes, but at most 255 are allowed; rename the image" in outcomes.failed[0].reason
 
 
-def test_bytes_count_and_not_characters(run):
+def test_file_names_are_limited_in_bytes_not_characters(run):
     outcomes = run()(Images("\N{SNOWMAN}" * 84))
     assert "names of 256 bytes" in outcomes.failed[0].reason
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_disk_ends_the_run_since_every_other_image_would_fail_too(run, monkeypatch, code):
+def test_a_full_disk_ends_the_run(run, monkeypatch, code):
     def full(*arguments, **keywords):
         raise OSError(code, "disk")
 
@@ -118,5 +118,5 @@ def test_a_full_disk_ends_the_run_since_every_other_image_would_fail_too(run, mo
 
 
 def test_an_image_too_small_for_the_model_is_refused_with_its_size(run):
-    with pytest.raises(ValueError, match="31 x 60 pixels are too small for the model, which needs 32; give --image_size"):
+    with pytest.raises(ValueError, match="31 x 60 pixels are too few; the model needs 32 per side; set --image_size"):
         prepare(run().processor, "x", Image.new("RGB", (31, 60)))

@@ -1,4 +1,4 @@
-"""Proves that an image cut into tiles is predicted as if it were whole where tiles agree, and blended evenly where they do not."""
+"""Proves that tiled predictions equal those of the whole image where tiles agree, and are blended smoothly where they differ."""
 
 import math
 from functools import partial
@@ -20,7 +20,7 @@ SPECS = {
 
 
 def pointwise(pixel_values):
-    """A predictor that looks at one pixel at a time."""
+    """A predictor that uses each pixel independently."""
     return {
         "classes": pixel_values[:, :2],
         "distance": pixel_values.exp().sum(dim=1, keepdim=True),
@@ -39,7 +39,7 @@ def by_brightness(dark, bright):
 
 
 def two_tiles(overlap):
-    """A image that tiles of 32 pixels see as one dark tile and one bright one with this many columns in common."""
+    """An image that tiles of 32 pixels see as one dark tile and one bright one with this many columns in common."""
     image = torch.zeros(1, 3, 32, 64 - overlap)
     image[..., 32 - overlap :] = 1.0
     return image
@@ -47,7 +47,7 @@ def two_tiles(overlap):
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 32), (100, 75), (64, 200), (20, 150), (10, 10), (47, 31)])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_tiles_of_a_predictor_that_looks_at_one_pixel_are_the_whole_image(size, batch_size):
+def test_a_pixelwise_predictor_gives_the_same_result_in_tiles(size, batch_size):
     """Numbers to the last bit; probabilities and unit vectors to the rounding of their logarithm and length."""
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     whole, tiles = pointwise(images), tiled(pointwise, SPECS, 32, batch_size)(images)
@@ -57,7 +57,7 @@ def test_tiles_of_a_predictor_that_looks_at_one_pixel_are_the_whole_image(size, 
 
 
 def test_the_weights_of_the_tiles_at_a_pixel_have_the_sum_one():
-    """A constant comes out as it is: 0.1 is no binary fraction, so any sum beside one would show."""
+    """A constant is unchanged: 0.1 is not a binary fraction, so any sum other than one would show."""
     constant = torch.tensor(0.1)
     tiles = tiled(lambda images: {"distance": constant.expand(len(images), 1, *images.shape[-2:])}, SPECS, 40)
     assert torch.equal(tiles(torch.zeros(1, 3, 123, 77))["distance"], constant.expand(1, 1, 123, 77))
@@ -104,14 +104,14 @@ def test_the_predictor_gets_at_most_a_batch_of_tiles_of_one_size():
     assert seen == [(1, 3, 40, 64)] * 2, "a side that is shorter than a tile is not cut"
 
 
-def test_a_tile_that_no_model_takes_is_refused():
-    with pytest.raises(ValueError, match="tiles have a side of 31 pixels; it must be at least 32"):
+def test_a_tile_too_small_for_a_model_is_refused():
+    with pytest.raises(ValueError, match="tile is 31 pixels; it must be at least 32"):
         tiled(pointwise, SPECS, 31)
 
 
 @pytest.mark.slow
-def test_no_seam_shows_in_an_image_of_2000_by_3000_pixels(tiny_model):
-    """The largest step between neighbours at a tile's edge is none that the picture does not have elsewhere, for every task.
+def test_an_image_of_2000_by_3000_pixels_has_no_visible_seam(tiny_model):
+    """The largest step between neighbours at a tile's edge is no larger than elsewhere in the image, for every task.
 
     `pytest -s tests/inference/test_tiling.py -k seam` prints these steps and the mean difference from the whole image's prediction.
     """

@@ -1,4 +1,4 @@
-"""Proves for the whole table of metrics that sums add up over any split and never see unknown pixels, and what the constant baseline is."""
+"""Proves for all metrics that sums are additive over any split and ignore unknown pixels; also tests the constant baseline."""
 
 import math
 import pickle
@@ -13,7 +13,7 @@ from mult_hf import IGNORE_INDEX, TaskSpec, registered_tasks
 from mult_hf.metrics import METRICS, STATISTICS, MultiTaskMetrics, constant_predictions, metrics_of, multi_task_gain
 
 NAN = math.nan
-# Which task's maps a metric is tested on, by what it adds up; everything else is tested on distances.
+# Task whose maps test a metric, by its statistics; all other metrics are tested on distances.
 TESTED_ON = {"confusion": "classes", "angles": "direction", "boundaries_0.0075": "outline", "boundaries_0.011": "outline"}
 SPECS = {
     "classes": TaskSpec(name="classes", kind="classification", channels=5),
@@ -100,7 +100,7 @@ def test_sums_are_float64_and_need_the_same_memory_for_any_number_of_images():
     assert all(value.dtype == torch.float64 and value.shape == few.state()[name].shape for name, value in many.state().items())
 
 
-def test_what_several_metrics_read_is_computed_once_per_image(monkeypatch):
+def test_statistics_of_several_metrics_are_computed_once_per_image(monkeypatch):
     calls = []
     for name, statistic in STATISTICS.items():
         count = lambda *maps, name=name, count=statistic.count: calls.append(name) or count(*maps)  # noqa: E731
@@ -149,7 +149,7 @@ def test_a_mean_over_images_would_be_a_different_number():
     assert abs(np.mean(per_image) - measured(images)["distance/rmse"]) > 1e-4  # so the two tests above can fail
 
 
-def test_merging_does_not_change_what_is_merged():
+def test_merging_does_not_change_the_merged_object():
     first, second = MultiTaskMetrics(SPECS), MultiTaskMetrics(SPECS)
     first.update(*random_images(1)[0])
     state = {name: value.clone() for name, value in first.state().items()}
@@ -210,13 +210,13 @@ def test_a_vector_with_one_unknown_channel_does_not_count():
     assert metric_of_one_image("direction", prediction, target)["mean_angle"] == 0
 
 
-def test_a_metric_is_nan_before_anything_came():
+def test_a_metric_is_nan_before_the_first_image():
     values = MultiTaskMetrics(SPECS).compute()
     assert list(values) == NAMES
     assert all(math.isnan(value) for value in values.values())
 
 
-def test_a_metric_is_nan_where_nothing_was_known():
+def test_a_metric_is_nan_without_known_pixels():
     predictions, targets = random_images(1)[0]
     nothing = {task: torch.full_like(target, NAN if target.is_floating_point() else IGNORE_INDEX) for task, target in targets.items()}
     values = measured([(predictions, nothing)])
@@ -243,7 +243,7 @@ def test_a_task_without_target_or_prediction_is_left_out():
 # Interface.
 
 
-def test_a_prediction_of_one_channel_may_come_without_the_channel_axis():
+def test_a_prediction_of_one_channel_may_lack_the_channel_axis():
     predictions, targets = random_images(1)[0]
     with_axis = measured([(predictions, targets)])
     assert measured([({**predictions, "distance": predictions["distance"][0]}, targets)]) == with_axis
@@ -291,20 +291,20 @@ def test_an_unknown_metric_is_refused():
 
 
 @pytest.mark.parametrize("task", SPECS)
-def test_maps_of_different_sizes_are_refused_by_the_tasks_name(task):
+def test_maps_of_different_sizes_are_refused_with_the_tasks_name(task):
     predictions, targets = random_images(1, size=8)[0]
     cut = targets[task][..., :1]  # one column would broadcast
     with pytest.raises(ValueError, match=rf"{task}: prediction has shape \(.*8, 8\), target \(.*8, 1\)"):
         measured([({task: predictions[task]}, {task: cut})])
 
 
-def test_a_prediction_of_another_number_of_channels_is_refused_by_the_tasks_name():
+def test_a_prediction_with_another_number_of_channels_is_refused_with_the_tasks_name():
     with pytest.raises(ValueError, match="distance: "):
         measured([({"distance": torch.rand(3, 4, 4)}, {"distance": torch.rand(1, 4, 4)})])
 
 
 @pytest.mark.parametrize("task", SPECS)
-def test_a_batch_in_place_of_an_image_is_refused_by_the_tasks_name(task):
+def test_a_batch_instead_of_an_image_is_refused_with_the_tasks_name(task):
     predictions, targets = random_images(1)[0]
     batch = [{task: torch.stack([maps[task]] * 4)} for maps in (predictions, targets)]
     with pytest.raises(ValueError, match=rf"{task}: prediction has shape \(4, .*8, 8\).* one by one"):
@@ -312,13 +312,13 @@ def test_a_batch_in_place_of_an_image_is_refused_by_the_tasks_name(task):
 
 
 def test_a_batch_of_depth_maps_without_channels_is_refused():
-    """(4, 8, 8) would be taken for one image of four channels."""
+    """(4, 8, 8) would look like one image with four channels."""
     maps = torch.rand(4, 8, 8)
     with pytest.raises(ValueError, match=r"distance: prediction has shape \(4, 8, 8\), but one image's map is \(height, width\) or \(1,"):
         measured([({"distance": maps}, {"distance": maps})])
 
 
-def test_logits_in_place_of_class_ids_are_refused():
+def test_logits_instead_of_class_ids_are_refused():
     with pytest.raises(ValueError, match=r"classes: prediction has shape \(5, 4, 4\), but one image's map is class ids"):
         measured([({"classes": torch.rand(5, 4, 4)}, {"classes": torch.zeros(4, 4).long()})])
 
@@ -332,13 +332,13 @@ def test_logits_in_place_of_class_ids_are_refused():
         ("direction", "ods_f_0.0075", "'ods_f_0.0075', which is for regression with one channel"),
     ],
 )
-def test_a_metric_of_another_kind_of_task_is_refused_by_its_name(task, metric, message):
+def test_a_metric_for_another_kind_of_task_is_refused_by_its_name(task, metric, message):
     with pytest.raises(ValueError, match=message):
         MultiTaskMetrics({task: replace(SPECS[task], metrics=(metric,))})
 
 
 @pytest.mark.parametrize(("predicted", "true"), [(5, 0), (255, 0), (0, 5), (0, 7), (-1, 1)])
-def test_a_class_that_the_task_does_not_have_is_refused_rather_than_counted_as_another(predicted, true):
+def test_an_unknown_class_is_refused_and_not_counted_as_another(predicted, true):
     with pytest.raises(ValueError, match=r"^classes: "):
         measured([({"classes": torch.tensor([[predicted, 0]])}, {"classes": torch.tensor([[true, 0]])})])
 
@@ -386,7 +386,7 @@ def test_the_constant_direction_of_a_pixel_that_is_never_known_is_the_mean_direc
     torch.testing.assert_close(value, torch.tensor([math.sqrt(0.5), 0, math.sqrt(0.5)]))
 
 
-def test_the_headline_metric_chooses_the_constant():
+def test_the_headline_metric_determines_the_constant():
     targets = {"distance": torch.tensor([1.0, 2.0, 9.0]).view(3, 1, 1, 1)}
     for metrics, expected in ((("rmse", "mae"), 4), (("mae", "rmse"), 2)):
         specs = {"distance": replace(SPECS["distance"], metrics=metrics)}
@@ -455,7 +455,7 @@ def test_a_gain_without_both_numbers_of_each_task_is_refused(iou, rmse, iou_befo
 
 
 def test_a_gain_over_no_task_is_refused():
-    with pytest.raises(ValueError, match="got none"):
+    with pytest.raises(ValueError, match=r"specs is \{\}; pass at least one"):
         multi_task_gain({}, {}, {})
 
 

@@ -1,4 +1,4 @@
-"""Proves that boundaries are scored by the BSDS protocol: known answers for drawn lines, matching and thinning as others do them."""
+"""Proves that boundaries are scored by the BSDS protocol: known answers for drawn lines, and other libraries' matching and thinning."""
 
 import builtins
 import math
@@ -38,11 +38,11 @@ def measured(*images: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_the_true_lines_score_one_whatever_their_strength(strength):
+def test_the_true_lines_score_one_at_any_strength(strength):
     assert measured((lines(20, 50, strength=strength), lines(20, 50))) == pytest.approx(dict.fromkeys(BOUNDARY_METRICS, 1.0))
 
 
-def test_a_shift_within_the_tolerance_costs_nothing_and_one_beyond_it_everything():
+def test_a_shift_within_the_tolerance_scores_one_and_beyond_it_zero():
     assert measured((lines(21, 51), lines(20, 50))) == pytest.approx(dict.fromkeys(BOUNDARY_METRICS, 1.0))
     assert measured((lines(22, 52), lines(20, 50))) == dict.fromkeys(BOUNDARY_METRICS, 0.0)
 
@@ -67,7 +67,7 @@ def test_a_broad_line_is_thinned_before_it_is_matched():
     assert values["boundary_ap_0.0075"] > 0.97
 
 
-def test_half_of_the_lines_is_a_recall_of_half():
+def test_half_of_the_lines_give_a_recall_of_one_half():
     values = measured((lines(20), lines(20, 50)))
     assert values["ods_f_0.011"] == pytest.approx(2 * 1 * 0.5 / 1.5)
     assert values["boundary_ap_0.011"] == pytest.approx(51 / 101)  # recalls 0 to 0.50 have precision 1, the others 0
@@ -106,12 +106,12 @@ def test_with_no_true_or_no_predicted_pixel_the_score_is_zero_and_with_neither_i
     assert all(math.isnan(value) for value in measured((nothing, nothing)).values())
 
 
-def test_an_image_without_boundaries_still_counts_what_is_predicted_there():
+def test_predictions_count_in_an_image_without_boundaries():
     values = measured((lines(20), lines(20)), (lines(20), lines()))
     assert values["ods_f_0.0075"] == values["ois_f_0.0075"] == pytest.approx(2 * 0.5 / 1.5)
 
 
-def test_what_is_predicted_at_unknown_pixels_does_not_even_change_thinning():
+def test_predictions_at_unknown_pixels_do_not_affect_thinning():
     target, prediction = lines(20), lines(20, strength=0.8)
     target[..., 21:30] = math.nan
     wrong = prediction.clone()
@@ -119,7 +119,7 @@ def test_what_is_predicted_at_unknown_pixels_does_not_even_change_thinning():
     assert measured((wrong, target)) == measured((prediction, target)) == pytest.approx(dict.fromkeys(BOUNDARY_METRICS, 1.0))
 
 
-# As others do it.
+# Comparison with other implementations.
 
 
 def blobs(seed: int) -> np.ndarray:
@@ -129,7 +129,7 @@ def blobs(seed: int) -> np.ndarray:
     return noise > generator.uniform(-0.1, 0.1)
 
 
-def test_thinning_is_scikit_images():
+def test_thinning_equals_scikit_images():
     assert all(np.array_equal(thin(blobs(seed)), thin_of_skimage(blobs(seed))) for seed in range(100))
 
 
@@ -149,7 +149,7 @@ def matched_by_minimum_cost(prediction: np.ndarray, truth: np.ndarray, max_dist:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_as_many_pixels_are_matched_as_at_minimum_cost(seed):
+def test_the_number_of_matches_is_that_of_the_minimum_cost(seed):
     generator = np.random.default_rng(seed)
     shape = generator.integers(10, 30, size=2)
     prediction, truth = (generator.random(shape) < generator.uniform(0.02, 0.3) for _ in range(2))
@@ -158,7 +158,7 @@ def test_as_many_pixels_are_matched_as_at_minimum_cost(seed):
     assert _matched(graph) == matched_by_minimum_cost(prediction, truth, max_dist)
 
 
-def test_counts_at_each_threshold_are_those_of_the_other_solver():
+def test_counts_at_each_threshold_equal_those_of_the_other_solver():
     generator = np.random.default_rng(0)
     strength = gaussian_filter(generator.random((30, 40)), 1.5)
     strength = (strength - strength.min()) / np.ptp(strength)

@@ -24,14 +24,14 @@ def test_classes_are_wrong_or_right():
     torch.testing.assert_close(pixel_error(prediction, target, CLASSES), torch.tensor([[0, 1, NAN]]).double(), equal_nan=True)
 
 
-def test_vectors_that_are_measured_by_angles_err_in_degrees():
+def test_errors_of_vectors_measured_by_angles_are_in_degrees():
     target = torch.tensor([[[1.0, 1.0, NAN, 0.0]], [[0.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]])
     prediction = torch.tensor([[[0.0, 2.0, 1.0, 1.0]], [[5.0, 2.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]])
     expected = torch.tensor([[90, 45, NAN, NAN]]).double()  # the last target has no direction
     torch.testing.assert_close(pixel_error(prediction, target, VECTORS), expected, equal_nan=True)
 
 
-def test_numbers_err_by_their_distance_with_or_without_an_axis_of_channels():
+def test_errors_of_numbers_are_distances_with_or_without_a_channel_axis():
     prediction, target = torch.tensor([[1.0, 5.0, 2.0]]), torch.tensor([[3.0, 4.0, NAN]])
     expected = torch.tensor([[2, 1, NAN]]).double()
     torch.testing.assert_close(pixel_error(prediction, target[None], NUMBERS), expected, equal_nan=True)
@@ -64,7 +64,7 @@ def random_images(count):
         yield predictions, targets
 
 
-def test_it_is_what_numpy_finds_over_the_pixels_known_in_both():
+def test_the_correlation_equals_numpys_over_the_pixels_known_in_both():
     collected, errors = ErrorCorrelation(SPECS), {task: [] for task in SPECS}
     for predictions, targets in random_images(5):
         collected.update(predictions, targets)
@@ -90,11 +90,11 @@ def test_sums_of_two_processes_add_up():
 
 
 def test_sums_of_other_tasks_are_not_added():
-    with pytest.raises(ValueError, match=r"sums of \['a'\], those of \['b'\]"):
+    with pytest.raises(ValueError, match=r"tasks are \['a'\] here and \['b'\] in the other"):
         ErrorCorrelation({"a": NUMBERS}).merge(ErrorCorrelation({"b": NUMBERS}))
 
 
-def test_a_task_without_a_target_is_not_known_in_that_image():
+def test_a_task_without_a_target_is_unknown_in_that_image():
     collected = ErrorCorrelation({"a": NUMBERS, "b": NUMBERS})
     collected.update({"a": column(1, 2), "b": column(2, 1)}, {"a": torch.zeros(2, 1), "b": torch.zeros(2, 1)})
     collected.update({"a": column(9, 7), "b": column(9, 9)}, {"a": torch.zeros(2, 1)})
@@ -103,7 +103,7 @@ def test_a_task_without_a_target_is_not_known_in_that_image():
     assert collected.compute()[0, 1].item() == pytest.approx(-1)
 
 
-def test_what_cannot_be_known_is_nan():
+def test_undefined_correlations_are_nan():
     collected = ErrorCorrelation({"a": NUMBERS, "same": NUMBERS, "never": NUMBERS})
     zeros = torch.zeros(3, 1)
     collected.update({"a": column(1, 2, 3), "same": column(0.1, 0.1, 0.1)}, {"a": zeros, "same": zeros})
@@ -116,7 +116,7 @@ def test_what_cannot_be_known_is_nan():
 def test_other_sizes_are_refused():
     with pytest.raises(ValueError, match=r"heights: prediction has shape \(1, 2, 1\), target \(1, 3, 1\)"):
         pixel_error(torch.zeros(2, 1), torch.zeros(3, 1), NUMBERS)
-    with pytest.raises(ValueError, match=r"tasks have maps of \{'a': \(2, 1\), 'b': \(3, 1\)\}"):
+    with pytest.raises(ValueError, match=r"tasks' maps have sizes \{'a': \(2, 1\), 'b': \(3, 1\)\}"):
         ErrorCorrelation({"a": NUMBERS, "b": NUMBERS}).update(
             {"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)}, {"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)}
         )

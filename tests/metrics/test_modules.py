@@ -1,4 +1,4 @@
-"""The metrics are modules of the `evaluate` library: by path, combined, over processes, and without storing maps."""
+"""Proves that the metrics work as modules of the `evaluate` library: by path, combined, over processes, and without storing maps."""
 
 import json
 import multiprocessing
@@ -57,7 +57,7 @@ def without_classes(values: dict) -> dict:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_returns_what_the_package_measures(name):
+def test_a_module_returns_the_packages_metrics(name):
     predictions, references = maps(name)
     values = without_classes(load(name).compute(predictions=predictions, references=references))
     assert values == pytest.approx(expected(name, predictions, references), rel=1e-12)
@@ -65,7 +65,7 @@ def test_a_module_returns_what_the_package_measures(name):
 
 
 @pytest.mark.parametrize("keep_in_memory", [True, False])
-def test_images_may_come_one_by_one_in_batches_and_as_arrays_of_any_sizes(keep_in_memory):
+def test_images_may_be_added_singly_in_batches_and_as_arrays_of_any_size(keep_in_memory):
     predictions, references = maps("mult_depth")
     whole = load("mult_depth").compute(predictions=predictions, references=references)
     module = load("mult_depth", keep_in_memory=keep_in_memory)
@@ -77,7 +77,7 @@ def test_images_may_come_one_by_one_in_batches_and_as_arrays_of_any_sizes(keep_i
     assert module.compute(**rest) == pytest.approx(whole, rel=1e-12)
 
 
-def test_a_module_starts_anew_after_its_numbers():
+def test_a_module_is_reset_after_compute():
     predictions, references = maps("mult_maps")
     module = load("mult_maps")
     first = module.compute(predictions=predictions, references=references)
@@ -85,7 +85,7 @@ def test_a_module_starts_anew_after_its_numbers():
     assert module.compute(predictions=predictions, references=references) == first
 
 
-def test_the_file_holds_sums_whose_size_does_not_grow(tmp_path, monkeypatch):
+def test_the_file_contains_sums_of_constant_size(tmp_path, monkeypatch):
     sizes = []
     compute = evaluation.MultDepth._compute
 
@@ -108,7 +108,7 @@ def test_segmentation_has_a_table_of_classes():
     assert sum(line["pixels"] for line in table) == (references != 255).sum()
 
 
-def test_which_metrics_are_computed_is_chosen_on_loading():
+def test_the_computed_metrics_are_chosen_on_loading():
     module = load("mult_depth", metrics=("silog_median_scaled", "rmse"))
     predictions, references = maps("mult_depth")
     assert list(module.compute(predictions=predictions, references=references)) == ["silog_median_scaled", "rmse"]
@@ -160,7 +160,7 @@ def measure_a_part(process: int, count: int, directory: str, results: multiproce
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_several_processes_give_the_number_of_one(tmp_path):
+def test_several_processes_give_the_same_number_as_one(tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     processes = [context.Process(target=measure_a_part, args=(number, 3, str(tmp_path), results)) for number in range(3)]
@@ -199,7 +199,7 @@ def test_modules_load_by_path(tmp_path):
     assert json.loads(printed) == [[name, cls.__name__] for name, cls in MODULES.items()]
 
 
-def test_importing_the_modules_writes_nothing_that_evaluate_itself_does_not(tmp_path):
+def test_importing_the_modules_writes_no_files_beyond_those_of_evaluate(tmp_path):
     written = []
     for number, argv in enumerate(([IMPORT], [IMPORT, "and the modules"])):
         home = tmp_path / str(number)
@@ -210,5 +210,5 @@ def test_importing_the_modules_writes_nothing_that_evaluate_itself_does_not(tmp_
 
 
 def test_a_script_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="no evaluate module 'mult_height'; allowed: mult_boundaries, mult_depth"):
+    with pytest.raises(ValueError, match="unknown evaluate module 'mult_height'; allowed: mult_boundaries, mult_depth"):
         evaluation.script("mult_height")

@@ -1,4 +1,4 @@
-"""Which side of a threshold a pixel falls on: angles, ratios of depth, strengths and distances of boundaries."""
+"""Proves on which side of a threshold a pixel counts: angles, ratios of depth, strengths and distances of boundaries."""
 
 import math
 
@@ -17,7 +17,7 @@ def measure(metric, prediction, target, **fields):
 
 
 @pytest.mark.parametrize("threshold", [11.25, 22.5, 30.0])
-def test_an_angle_is_within_a_threshold_up_to_it_and_not_beyond(threshold):
+def test_an_angle_counts_up_to_the_threshold_and_not_beyond(threshold):
     """Angles are counted in bins of 0.01 degrees: half a bin below the threshold counts, half a bin above does not."""
     for angle, expected in ((threshold - 0.005, 1.0), (threshold + 0.005, 0.0)):
         turned = torch.tensor([math.sin(math.radians(angle)), 0.0, math.cos(math.radians(angle))], dtype=torch.float64)
@@ -39,7 +39,7 @@ def boundary_lines(column):
 
 
 def test_a_boundary_pixel_is_predicted_where_its_strength_reaches_the_threshold():
-    """A strength of 0.01, the lowest threshold, is a boundary; anything below is none."""
+    """A strength of 0.01, the lowest threshold, is a boundary; a lower one is not."""
     target = boundary_lines(20)
     lowest = torch.tensor(0.01, dtype=torch.float32).nextafter(torch.tensor(1.0))  # the threshold itself is no float32 number
     assert measure("ods_f_0.011", target * lowest, target) == 1

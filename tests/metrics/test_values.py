@@ -1,4 +1,4 @@
-"""Proves that metrics of classes, depth and directions are those of scikit-learn and the textbooks, and what odd pixels do."""
+"""Proves that metrics of classes, depth and directions equal those of scikit-learn and textbooks, also for unusual pixels."""
 
 import math
 
@@ -63,7 +63,7 @@ def known_classes() -> tuple[np.ndarray, np.ndarray]:
     return target[target != IGNORE_INDEX].numpy(), prediction[target != IGNORE_INDEX].numpy()
 
 
-def test_the_confusion_matrix_is_scikit_learns():
+def test_the_confusion_matrix_equals_scikit_learns():
     metrics = MultiTaskMetrics({"map": CLASSES})
     prediction, target = random_classes()
     metrics.update({"map": prediction}, {"map": target})
@@ -71,7 +71,7 @@ def test_the_confusion_matrix_is_scikit_learns():
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_segmentation_metrics_are_scikit_learns():
+def test_segmentation_metrics_equal_scikit_learns():
     values = measured(CLASSES, random_classes())
     assert values["mean_iou"] == pytest.approx(jaccard_score(*known_classes(), average="macro"))
     all_classes = jaccard_score(*known_classes(), average="macro", labels=range(5), zero_division=0)
@@ -116,7 +116,7 @@ def test_the_table_of_classes_without_names_has_ids_and_of_other_tasks_is_refuse
     (first, _) = MultiTaskMetrics({"map": nameless}).per_class("map")
     assert first["class"] == "0"
     assert first["pixels"] == 0
-    with pytest.raises(ValueError, match=r"map: its metrics .* count no classes"):
+    with pytest.raises(ValueError, match=r"map: its metrics .* do not count classes"):
         MultiTaskMetrics({"map": VECTORS}).per_class("map")
 
 
@@ -169,12 +169,12 @@ def test_targets_of_zero_or_less_are_unknown_only_to_ratios_and_logarithms():
 
 
 @pytest.mark.parametrize("name", ["mae", "rmse", "log_rmse", "abs_rel", "sq_rel", "silog"])
-def test_a_prediction_that_is_not_a_number_makes_errors_nan_where_the_target_is_known(name):
+def test_a_nan_prediction_makes_errors_nan_where_the_target_is_known(name):
     assert math.isnan(measured(NUMBERS, (row(1, NAN), row(1, 1)))[name])
     assert measured(NUMBERS, (row(1, NAN), row(1, NAN)))[name] == 0
 
 
-def test_silog_is_the_spread_of_logarithms_over_all_images_and_blind_to_one_common_factor():
+def test_silog_is_the_spread_of_logarithms_and_ignores_a_common_factor():
     images = (row(1, math.e), row(1, 1)), (row(1, 1), row(1, 1))  # differences of logarithms: 0, 1, 0, 0
     assert measured(NUMBERS, *images)["silog"] == pytest.approx(100 * math.sqrt(1 / 4 - (1 / 4) ** 2))
     times_seven = [(7 * prediction, target) for prediction, target in images]
@@ -245,7 +245,7 @@ def test_angles_are_in_degrees_and_do_not_depend_on_lengths():
     assert values["rmse_angle"] == pytest.approx(math.sqrt((45**2 + 90**2 + 180**2) / 4))
 
 
-def test_mean_angle_sees_a_thousandth_of_a_degree_in_float32():
+def test_mean_angle_resolves_a_thousandth_of_a_degree_in_float32():
     radians = torch.deg2rad(torch.tensor(0.001))
     assert torch.cos(radians) == 1  # premise: the arc cosine would say 0
     prediction = torch.stack([torch.sin(radians), torch.tensor(0.0), torch.cos(radians)])[:, None, None]
@@ -258,7 +258,7 @@ def test_a_prediction_of_length_zero_is_ninety_degrees_off_and_a_target_of_lengt
     assert values["within_30"] == 0
 
 
-def test_a_direction_that_is_not_a_number_makes_the_mean_nan_and_is_within_no_angle():
+def test_a_nan_direction_makes_the_mean_nan_and_is_within_no_angle():
     values = measured(VECTORS, (vectors((NAN, 0, 1), (0, 0, 1)), vectors((0, 0, 1), (0, 0, 1))))
     assert math.isnan(values["mean_angle"])
     assert values["within_30"] == 0.5

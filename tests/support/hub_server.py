@@ -56,7 +56,7 @@ class Repository:
 
 
 class Refusal(Exception):
-    """An HTTP error with the code that the client looks at."""
+    """An HTTP error with the error code that the client reads."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -97,7 +97,7 @@ class Hub(ThreadingHTTPServer):
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A server in a thread of its own."""
+    """A server in a separate thread."""
     with Hub() as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         yield hub
@@ -139,14 +139,14 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _allowance(self, size: int) -> int:
-        """How many bytes of a file of `size` get through."""
+        """Number of bytes of a file of `size` that are transmitted."""
         left = self.server.bytes_left
         if left is not None:
             self.server.bytes_left = max(0, left - size)
         return size if left is None else min(size, left)
 
     def _receive(self) -> bytes:
-        """What came with the request; an upload may break off."""
+        """The request's body; an upload may be interrupted."""
         size = int(self.headers.get("Content-Length", 0))
         through = self._allowance(size) if self.command == "PUT" else size
         content = self.rfile.read(through)

@@ -51,11 +51,11 @@ def log(directory, key):
 
 
 def write_data(directory, columns, entries, count=4, size=64):
-    """A data set of random maps in the package's schema: parquet files and a card that says how they are stored."""
+    """Write a data set of random maps in the package's schema: Parquet files, and a card with their encodings."""
     rng = np.random.default_rng(0)
     features = Features({"image": Image(), **{name: Image() for name in columns}, "note": Value("string")})
     for split in ("train", "validation"):
-        notes = [f"{split} picture {number}" for number in range(count)]
+        notes = [f"{split} image {number}" for number in range(count)]
         rows = {"image": [PILImage.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)) for _ in notes], "note": notes}
         for name, make in columns.items():
             rows[name] = [make(rng, size) for _ in range(count)]
@@ -65,11 +65,11 @@ def write_data(directory, columns, entries, count=4, size=64):
     return directory
 
 
-def depth_picture(rng, size):
+def depth_map(rng, size):
     return PILImage.fromarray(rng.integers(500, 2500, (size, size)).astype(np.uint16))
 
 
-def curvature_picture(rng, size):
+def curvature_map(rng, size):
     return PILImage.fromarray(rng.integers(100, 155, (size, size, 3), np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Proves that the moving average of weights is the recursion, and that it can stand in for the weights."""
+"""Proves that the moving average of weights follows its recursion, and can temporarily replace the weights."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def evaluate_and_fail(model, average, own):
         raise FloatingPointError("in the block")
 
 
-def test_the_models_own_weights_are_restored_bit_for_bit_even_after_an_error():
+def test_the_models_own_weights_are_restored_exactly_even_after_an_error():
     model = nn.Linear(3, 3)
     average = WeightAverage(model, decay=0.9)
     average.update()
@@ -58,6 +58,6 @@ def test_an_average_resumes_from_its_state_as_if_never_interrupted():
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_an_impossible_decay_is_refused(decay):
+def test_an_invalid_decay_is_refused(decay):
     with pytest.raises(ValueError, match="at least 0 and below 1"):
         WeightAverage(nn.Linear(1, 1), decay)

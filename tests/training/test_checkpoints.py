@@ -1,4 +1,4 @@
-"""Proves that a checkpoint is whole or is not there, whenever a save is interrupted."""
+"""Proves that a checkpoint is complete or does not exist, whenever a save is interrupted."""
 
 import errno
 import re
@@ -33,7 +33,7 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_the_newest_checkpoints_stay(tmp_path, accelerator):
+def test_the_newest_checkpoints_are_kept_by_number(tmp_path, accelerator):
     for step in (5, 10, 15):
         assert save(accelerator, tmp_path, step, keep=2) == tmp_path / f"checkpoint-{step:08d}"
     assert names(tmp_path) == ["checkpoint-00000010", "checkpoint-00000015"]
@@ -50,8 +50,8 @@ INTERRUPTIONS = ["mkdir", "write", "fsync", "rename", "rmtree"]
 
 @pytest.mark.parametrize("moment", INTERRUPTIONS)
 @pytest.mark.parametrize("occurrence", range(3))
-def test_whenever_a_save_is_killed_the_latest_checkpoint_is_whole(tmp_path, accelerator, monkeypatch, moment, occurrence):
-    """The first save is whole, the second is killed at one of its steps; then a third one goes through."""
+def test_the_latest_checkpoint_is_complete_whenever_a_save_is_killed(tmp_path, accelerator, monkeypatch, moment, occurrence):
+    """The first save is complete, the second is killed at one of its steps; then a third one succeeds."""
     save(accelerator, tmp_path, 1, keep=1)
     whole = names(tmp_path / "checkpoint-00000001")
     calls = {"count": 0}
@@ -87,7 +87,7 @@ def test_whenever_a_save_is_killed_the_latest_checkpoint_is_whole(tmp_path, acce
     assert names(tmp_path) == ["checkpoint-00000003"], "the next save clears away what the killed one left"
 
 
-def test_half_a_save_is_never_taken(tmp_path, accelerator):
+def test_an_incomplete_save_is_never_used(tmp_path, accelerator):
     def half(directory):
         Path(directory, "model.safetensors").write_bytes(b"half")
         raise Killed
@@ -99,13 +99,13 @@ def test_half_a_save_is_never_taken(tmp_path, accelerator):
     assert find_checkpoint(tmp_path, "latest") is None
 
 
-def test_a_step_that_is_saved_again_takes_the_place_of_the_first(tmp_path, accelerator):
+def test_a_step_that_is_saved_again_replaces_the_first_save(tmp_path, accelerator):
     first = save(accelerator, tmp_path, 7, keep=1)
     (first / "old").touch()
     assert not (save(accelerator, tmp_path, 7, keep=1) / "old").exists()
 
 
-def test_checkpoints_are_ordered_by_step_not_by_letter(tmp_path):
+def test_checkpoints_are_ordered_numerically(tmp_path):
     for name in ("checkpoint-90", "checkpoint-100", "checkpoint-9", "checkpoint-best", "other"):
         (tmp_path / name).mkdir()
     assert [checkpoint_step(path) for path in list_checkpoints(tmp_path)] == [9, 90, 100]
@@ -114,16 +114,16 @@ def test_checkpoints_are_ordered_by_step_not_by_letter(tmp_path):
 def test_a_checkpoint_may_be_chosen_by_its_path(tmp_path):
     (tmp_path / "checkpoint-00000003").mkdir()
     assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000003")).name == "checkpoint-00000003"
-    with pytest.raises(ValueError, match=r"checkpoint-00000004 does not exist; whole checkpoints are \[.*checkpoint-00000003'\]"):
+    with pytest.raises(ValueError, match=r"checkpoint-00000004 does not exist; complete checkpoints are \[.*checkpoint-00000003'\]"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000004"))
-    with pytest.raises(ValueError, match="not named like a checkpoint"):
+    with pytest.raises(ValueError, match="does not have a checkpoint's name"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000003.partial"))
 
 
 def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path):
     clear_for_new_run(tmp_path, overwrite=False)
     (tmp_path / "checkpoint-00000003").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"earlier run, the last of step 3; continue with --resume latest"):
+    with pytest.raises(ValueError, match=r"earlier run, the last at step 3; continue with --resume latest"):
         clear_for_new_run(tmp_path, overwrite=False)
     clear_for_new_run(tmp_path, overwrite=True)
     assert list_checkpoints(tmp_path) == []
@@ -134,7 +134,7 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path):
     [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error"), RuntimeError("unexpected pos 1 vs 2")],
     ids=["the system's", "safetensors'", "torch's"],
 )
-def test_a_checkpoint_that_cannot_be_written_is_named_with_the_one_before(tmp_path, accelerator, error):
+def test_a_failed_save_names_its_checkpoint_and_the_previous_one(tmp_path, accelerator, error):
     """Whatever the file writer raises on a full disk."""
     save(accelerator, tmp_path, 1, keep=1)
 
@@ -142,23 +142,23 @@ def test_a_checkpoint_that_cannot_be_written_is_named_with_the_one_before(tmp_pa
         raise error
 
     message = (
-        r"checkpoint-00000002 could not be written, \d+ MiB are free there; newest whole checkpoint: .*checkpoint-00000001; "
-        rf"make room .*{re.escape(str(error))}"
+        r"checkpoint-00000002 could not be written; \d+ MiB are free there; newest complete checkpoint: .*checkpoint-00000001; "
+        rf"free some space .*{re.escape(str(error))}"
     )
     with pytest.raises(OSError, match=message):
         save(accelerator, tmp_path, 2, keep=1, write=full)
     assert find_checkpoint(tmp_path, "latest").name == "checkpoint-00000001"
 
 
-def test_a_run_that_goes_on_from_an_older_checkpoint_keeps_its_own(tmp_path, accelerator):
-    """Newer ones of before are there still; they do not push out what is saved now."""
+def test_a_run_resumed_from_an_older_checkpoint_keeps_its_own(tmp_path, accelerator):
+    """Newer checkpoints of the earlier run still exist; they do not displace the new ones."""
     for step in (1, 2, 3):
         save(accelerator, tmp_path, step, keep=3)
     save(accelerator, tmp_path, 2, keep=1)
     assert "checkpoint-00000002" in names(tmp_path)
 
 
-def test_replaced_files_leave_others_alone(tmp_path):
+def test_replacing_files_does_not_affect_others(tmp_path):
     (tmp_path / "target").mkdir()
     for name in ("kept", "replaced"):
         (tmp_path / "target" / name).write_text("old")
@@ -170,5 +170,5 @@ def test_replaced_files_leave_others_alone(tmp_path):
 
 
 def test_keeping_no_checkpoint_is_refused(tmp_path, accelerator):
-    with pytest.raises(ValueError, match="keep at least 1"):
+    with pytest.raises(ValueError, match="keep is 0; it must be at least 1"):
         save(accelerator, tmp_path, 1, keep=0)

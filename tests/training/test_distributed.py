@@ -1,4 +1,4 @@
-"""Proves what differs when several processes share a model; runs of two processes are in test_resume.py."""
+"""Proves the behaviour specific to several processes; runs with two processes are in test_resume.py."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.training.distributed import configure_deepspeed, whole_model
 
 
-def test_a_whole_copy_of_a_sharded_model_draws_no_random_numbers(tiny_model):
+def test_an_unsharded_copy_of_a_sharded_model_draws_no_random_numbers(tiny_model):
     """Otherwise an evaluation would change what stochastic depth drops afterwards. Premise: building a model draws."""
     model = tiny_model(tasks=["depth"])
     sharded = SimpleNamespace(
@@ -24,11 +24,11 @@ def test_a_whole_copy_of_a_sharded_model_draws_no_random_numbers(tiny_model):
     assert not torch.equal(before, torch.get_rng_state())
 
 
-def test_deepspeed_gets_the_batch_size_and_the_limit_of_the_gradients():
-    """Accelerate refuses a model without a batch size, and would clip at 1 whatever the flag says."""
+def test_deepspeed_gets_the_batch_size_and_the_gradient_limit():
+    """Accelerate refuses a model without a batch size, and would clip at 1 regardless of the flag."""
     plugin = SimpleNamespace(deepspeed_config={"gradient_clipping": "auto"})
     accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), gradient_accumulation_steps=2)
     configure_deepspeed(accelerator, batch_size=8, gradient_accumulation_steps=2, max_grad_norm=5.0)
     assert plugin.deepspeed_config == {"train_micro_batch_size_per_gpu": 8, "gradient_clipping": 5.0}
-    with pytest.raises(ValueError, match="configuration has 2 gradient_accumulation_steps and the run 4"):
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2 in Accelerate's configuration and 4 in this run"):
         configure_deepspeed(accelerator, batch_size=8, gradient_accumulation_steps=4, max_grad_norm=5.0)

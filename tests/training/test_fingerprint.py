@@ -1,4 +1,4 @@
-"""Proves that the fingerprint of rows depends on their contents, and on nothing else."""
+"""Proves that the fingerprint of rows depends only on their contents."""
 
 import io
 
@@ -71,7 +71,7 @@ def test_images_in_files_count_by_their_contents(tmp_path):
     assert fingerprint(first) != fingerprint(changed)
 
 
-def test_more_rows_than_are_read_at_once_all_count():
+def test_all_rows_count_even_beyond_one_read():
     numbers = list(range(300))
     rows = Dataset.from_dict({"number": numbers})
     assert fingerprint(rows) != fingerprint(Dataset.from_dict({"number": [*numbers[:-1], 0]}))

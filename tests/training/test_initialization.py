@@ -1,4 +1,4 @@
-"""Proves which model a run starts from: its position embeddings, its tasks, and its image size."""
+"""Proves properties of a run's initial model: its position embeddings, its tasks, and its image size."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.initialization import init_sincos_position_embeddings, load_trained, sincos_position_embedding, view_size
 
 
-def test_sincos_embeddings_of_any_two_places_differ():
+def test_sincos_embeddings_of_any_two_positions_differ():
     found = sincos_position_embedding(4, 6, channels=10)
     assert found.shape == (1, 24, 10)
     distances = torch.cdist(found[0], found[0]) + torch.eye(24)
@@ -25,11 +25,11 @@ def test_a_linear_map_of_sincos_embeddings_separates_left_from_right_and_top_fro
         torch.testing.assert_close(cosine, -cosine.flip(0))
 
 
-def test_channels_that_are_left_over_are_zero():
+def test_remaining_channels_are_zero():
     assert (sincos_position_embedding(2, 2, channels=7)[..., 4:] == 0).all()
 
 
-def test_position_embeddings_start_from_waves_that_get_shorter_by_the_square_root_of_two():
+def test_the_periods_of_position_embeddings_fall_by_the_square_root_of_two():
     """Eight channels: sine and cosine of the row, then of the column, two waves each; a single row stands in the middle."""
     columns = (torch.arange(6) + 0.5) / 6
     found = sincos_position_embedding(1, 6, channels=8)[0]
@@ -56,7 +56,7 @@ def test_a_model_without_position_embeddings_does_not_change(tiny_model):
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-def test_a_trained_model_takes_the_tasks_of_the_data(tiny_model, tmp_path):
+def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(tiny_model, tmp_path):
     tiny_model(tasks=["depth", "normals", "segmentation"]).save_pretrained(tmp_path)
     curvature = TaskSpec(name="principal_curvature", kind="regression", channels=2)
     specs = resolve_tasks(["normals", "depth", curvature])
@@ -79,7 +79,8 @@ def test_other_classes_get_a_new_head_and_keep_every_other_weight(tiny_model, tm
     specs = resolve_tasks([{"name": "segmentation", "class_names": classes}, "depth"])
     model = load_trained(str(tmp_path), specs)
     assert (
-        f"segmentation: {tmp_path} has 17 classes and the data have {len(classes)} others; its decoder is kept" in capsys.readouterr().out
+        f"segmentation: {tmp_path} has 17 classes and the data {len(classes)} different ones; its decoder is kept"
+        in capsys.readouterr().out
     )
     changed = {
         name for name, value in model.state_dict().items() if value.shape != trained.state_dict()[name].shape
@@ -125,7 +126,7 @@ def test_the_same_classes_keep_their_head(tiny_model, tmp_path, capsys):
         {"name": "depth", "unit": "mm"},
     ],
 )
-def test_a_task_that_means_something_else_is_still_refused(tiny_model, tmp_path, entry):
+def test_a_task_with_another_meaning_is_still_refused(tiny_model, tmp_path, entry):
     tiny_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"{entry['name']}: .* for the model and .* for the data"):
         load_trained(str(tmp_path), resolve_tasks([entry]))
@@ -135,7 +136,7 @@ def rows_of(width, height, **columns):
     return Dataset.from_dict({"image": [PILImage.new("RGB", (width, height))] * 2, **columns})
 
 
-def test_views_have_the_stored_size_or_the_side_that_is_asked_for():
+def test_views_have_the_stored_size_or_the_requested_side():
     assert view_size(rows_of(48, 32)) == {"height": 32, "width": 48}
     assert view_size(rows_of(48, 32), 64) == {"height": 64, "width": 64}
 
@@ -154,12 +155,12 @@ def test_images_of_several_sizes_are_resized_to_their_median_which_is_printed(ca
     assert "--image_size" in printed
 
 
-def test_the_order_of_images_does_not_choose_the_size():
+def test_the_size_does_not_depend_on_the_order_of_images():
     sizes = [(40, 60), (200, 300), (100, 100)]
     assert view_size(rows_of_sizes(*sizes)) == view_size(rows_of_sizes(*sizes[::-1]))
 
 
-def test_small_images_of_several_sizes_are_resized_to_what_the_encoder_takes():
+def test_small_images_of_several_sizes_are_resized_to_the_encoders_minimum():
     assert view_size(rows_of_sizes((8, 8), (9, 9))) == {"height": 32, "width": 32}
 
 

@@ -1,4 +1,4 @@
-"""Proves the steps of the training loop: accumulation, clipping, decay, weighting, precision, trackers."""
+"""Proves properties of the training loop's steps: accumulation, clipping, decay, weighting, precision, trackers."""
 
 import resource
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from mult_hf.training.weighting import WEIGHTINGS
 from support.training_runs import log, train, weights
 
 
-def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path, data):
+def test_accumulated_batches_give_the_step_of_one_large_batch(tmp_path, data):
     """Every pixel is known here, so that means of means are means."""
     flags = ["--dataset", data, "--max_steps", 3]
     small = weights(train(tmp_path / "small", *flags, "--batch_size", 1, "--gradient_accumulation_steps", 2))
@@ -62,12 +62,12 @@ def test_a_limit_of_zero_or_infinity_clips_nothing(tmp_path, data, monkeypatch, 
 
 
 @pytest.mark.parametrize("limit", ["nan", "-1"])
-def test_a_limit_that_is_none_is_refused(tmp_path, data, limit):
+def test_an_invalid_limit_is_refused(tmp_path, data, limit):
     with pytest.raises(ValueError, match=r"--max_grad_norm is .*; it must be at least 0"):
         train(tmp_path, "--dataset", data, "--max_grad_norm", limit)
 
 
-def test_weight_decay_shrinks_what_has_no_gradient(tmp_path, data, monkeypatch):
+def test_weight_decay_shrinks_weights_without_gradient(tmp_path, data, monkeypatch):
     def erase(self, parameters, limit):
         for parameter in parameters:
             parameter.grad = None if parameter.grad is None else torch.zeros_like(parameter.grad)
@@ -96,10 +96,12 @@ def spoil_step(monkeypatch, number):
 
 @pytest.mark.parametrize("flags", [["--save_steps", 1], ["--save_steps", 1, "--eval_steps", 1], ["--save_steps", 1, "--ema_decay", 0.9]])
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_weights_that_a_step_ruins_are_never_saved(tmp_path, data, monkeypatch, number, flags):
+def test_weights_corrupted_by_a_step_are_never_saved(tmp_path, data, monkeypatch, number, flags):
     """Also those of the last step, after which no loss is computed."""
     spoil_step(monkeypatch, number)
-    with pytest.raises(FloatingPointError, match=rf"step {number}: after it \d+ tensors .* not finite; last good checkpoint: ") as error:
+    with pytest.raises(
+        FloatingPointError, match=rf"step {number}: \d+ weight tensors, .* are not finite after it; last good checkpoint: "
+    ) as error:
         train(tmp_path, "--dataset", data, "--max_steps", 3, *flags)
     found = list_checkpoints(tmp_path / "checkpoints")
     assert [path.name for path in found] == [f"checkpoint-{step:08d}" for step in range(max(1, number - 2), number)]
@@ -120,13 +122,13 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_disk_that_takes_no_more_ends_a_run_with_the_path_and_the_checkpoint_before(tmp_path, data, monkeypatch):
+def test_a_full_disk_ends_a_run_with_the_path_and_the_previous_checkpoint(tmp_path, data, monkeypatch):
     flags = ["--dataset", data, "--save_steps", 1, "--max_steps", 2]
-    with files_of_at_most(10_000), pytest.raises(OSError, match=r"checkpoint-00000001 could not be written, .*checkpoint: none yet; make"):
+    with files_of_at_most(10_000), pytest.raises(OSError, match=r"checkpoint-00000001 could not be written; .*checkpoint: none yet; free"):
         train(tmp_path, *flags)
     assert list_checkpoints(tmp_path / "checkpoints") == []
     train(tmp_path, *flags, "--max_steps", 1)
-    with files_of_at_most(10_000), pytest.raises(OSError, match=r" could not be written, .*checkpoint-00000001; make room"):
+    with files_of_at_most(10_000), pytest.raises(OSError, match=r" could not be written; .*checkpoint-00000001; free some space"):
         train(tmp_path, *flags, "--max_steps", 1, "--resume", "latest")  # the model at the end
 
 
@@ -148,7 +150,7 @@ def test_mixed_precision_trains_close_to_full_precision(tmp_path, data):
     assert full == pytest.approx(mixed, rel=0.02)
 
 
-def test_a_gradient_that_is_not_finite_names_all_samples_of_its_step(tmp_path, data, monkeypatch):
+def test_a_non_finite_gradient_names_all_samples_of_its_step(tmp_path, data, monkeypatch):
     monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *_: float("inf"))
     with pytest.raises(
         FloatingPointError, match=r"step 1: gradient is inf; samples of the batch: (row \d[^;]*; ){3}row \d[^;]*; last good"
@@ -157,7 +159,7 @@ def test_a_gradient_that_is_not_finite_names_all_samples_of_its_step(tmp_path, d
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_alike_and_is_saved_uncompiled(tmp_path, data):
+def test_a_compiled_model_trains_the_same_and_is_saved_uncompiled(tmp_path, data):
     flags = ["--dataset", data, "--drop_path_rate", 0]
     plain, compiled = train(tmp_path / "plain", *flags), train(tmp_path / "compiled", *flags, "--torch_compile", "aot_eager")
     assert weights(plain).keys() == weights(compiled).keys()
@@ -165,7 +167,7 @@ def test_a_compiled_model_trains_alike_and_is_saved_uncompiled(tmp_path, data):
         torch.testing.assert_close(weights(compiled)[name], value, atol=1e-4, rtol=1e-3)
 
 
-def test_trackers_get_what_the_log_gets(tmp_path, data, monkeypatch):
+def test_trackers_get_the_entries_of_the_log(tmp_path, data, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     train(tmp_path / "run", "--dataset", data, "--log_with", "tensorboard", "trackio")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

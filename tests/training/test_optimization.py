@@ -39,7 +39,7 @@ def test_the_scales_of_swin_v2_are_not_decayed():
     assert {decay[id(parameter)] for parameter in scales} == {0.0}
 
 
-def test_the_encoder_has_a_learning_rate_of_its_own(tiny_model):
+def test_the_encoder_has_its_own_learning_rate(tiny_model):
     model = tiny_model()
     groups = parameter_groups(model, learning_rate=1e-3, weight_decay=0.1, encoder_factor=0.1)
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}

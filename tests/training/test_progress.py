@@ -29,7 +29,7 @@ def test_the_checkpoint_of_another_run_is_refused_with_the_difference():
 
 
 @pytest.mark.parametrize("now", [{"training": "5 rows, b"}, {"training": "4 rows, b"}, {}], ids=["fewer", "contents", "none"])
-def test_other_data_than_at_the_checkpoint_are_refused(now):
+def test_data_changed_since_the_checkpoint_are_refused(now):
     saved = Progress({}, {"training": "4 rows, a"}).state_dict()
     with pytest.raises(ValueError, match=r"the data changed since the checkpoint \(training: 4 rows, a at the checkpoint, .* now\)"):
         Progress({}, now).load_state_dict(saved)
@@ -42,7 +42,7 @@ def test_samples_are_named_by_their_row_and_short_columns():
     assert describe_rows(stream, [4]) == [f"row {row} (room {row})"]
 
 
-def test_a_log_holds_its_entries_and_forgets_later_steps(tmp_path):
+def test_a_log_keeps_its_entries_and_drops_later_steps(tmp_path):
     log = JsonLinesLog(tmp_path / "runs" / "log.jsonl")
     assert log.entries() == []
     for step in (1, 2, 3):
@@ -52,7 +52,7 @@ def test_a_log_holds_its_entries_and_forgets_later_steps(tmp_path):
     assert [entry["loss"] for entry in log.entries()] == [0.5, 1.0, 9.0]
 
 
-def test_a_line_that_was_cut_short_is_not_an_entry(tmp_path):
+def test_a_truncated_line_is_not_an_entry(tmp_path):
     log = JsonLinesLog(tmp_path / "log.jsonl")
     log.append({"step": 1})
     with log.path.open("a") as file:

@@ -1,4 +1,4 @@
-"""Proves what a run leaves behind: a model for the pipeline, numbers, log, panel and card."""
+"""Proves properties of a run's results: a model for the pipeline, metrics, log, panel and card."""
 
 import json
 import subprocess
@@ -13,12 +13,12 @@ from transformers import pipeline
 
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
 from mult_hf.training.checkpoints import list_checkpoints
-from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_picture, environment, log, same, train, write_data
+from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_map, environment, log, same, train, write_data
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two steps on the shipped sample, in a process of its own as `python examples/train.py` does it."""
+    """Two steps on the shipped sample, in a separate process as with `python examples/train.py`."""
     directory = tmp_path_factory.mktemp("trained") / "mult-test"
     command = [sys.executable, str(ROOT / "examples/train.py"), *TINY, "--output_dir", str(directory)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
@@ -74,8 +74,8 @@ def test_a_seventh_task_is_one_entry_and_one_column(tmp_path, data):
 
 
 def test_a_task_without_a_column_is_unknown_and_changes_nothing_else(tmp_path):
-    """The card promises two tasks and the files hold one: the other is all unknown, its loss 0, its metric NaN."""
-    data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH, CURVATURE])
+    """The card lists two tasks but the files contain one: the other is unknown, its loss 0, its metric NaN."""
+    data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH, CURVATURE])
     train(tmp_path / "model", "--dataset", data, "--eval_steps", 1)
     numbers = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert np.isfinite(numbers["model"]["depth/rmse"])
@@ -103,7 +103,7 @@ def test_a_constant_baseline_without_error_gives_no_gain_and_no_crash(tmp_path):
 
 
 def test_unknown_numbers_are_null_in_json(tmp_path):
-    data = write_data(tmp_path / "data", {"depth": depth_picture}, [DEPTH, CURVATURE])
+    data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH, CURVATURE])
     train(tmp_path / "model", "--dataset", data)
     for text in [(tmp_path / "model" / "metrics.json").read_text(), *(tmp_path / "model" / "log.jsonl").read_text().splitlines()]:
         json.loads(text, parse_constant=pytest.fail)
@@ -117,7 +117,7 @@ def test_metrics_have_the_gain_of_the_last_model_and_of_the_best(tmp_path, data)
 
 
 def test_metrics_name_the_data_that_they_were_measured_on(tmp_path, data):
-    """By these `mult-hf evaluate --single_task_results` recognizes results that it may compare with."""
+    """`mult-hf evaluate --single_task_results` uses them to find comparable results."""
     train(tmp_path / "depth", "--dataset", data, "--tasks", "depth")
     numbers = json.loads((tmp_path / "depth" / "metrics.json").read_text())
     assert (numbers["dataset"], numbers["split"], numbers["evaluated_samples"]) == (data.name, "validation", 4)
@@ -134,7 +134,7 @@ def test_the_output_may_be_the_working_directory(tmp_path, data, monkeypatch):
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
-def test_best_holds_the_model_of_the_best_evaluation(tmp_path, data):
+def test_best_contains_the_model_of_the_best_evaluation(tmp_path, data):
     train(tmp_path, "--dataset", data, "--max_steps", 5, "--eval_steps", 1, "--learning_rate", 0.1, "--warmup_steps", 0)
     gains = log(tmp_path, "gain_over_baseline")
     numbers = json.loads((tmp_path / "metrics.json").read_text())
@@ -152,7 +152,7 @@ def same_values(in_memory_state, directory):
     return same(in_memory_state, MulTForMultiTaskDensePrediction.from_pretrained(directory).state_dict())
 
 
-def test_the_panel_has_as_many_images_as_asked_for(tmp_path, data):
+def test_the_panel_has_the_requested_number_of_images(tmp_path, data):
     runs = [train(tmp_path / str(rows), "--dataset", data, "--panel_rows", rows) for rows in (1, 2)]
     heights = [PILImage.open(directory / "panel.png").height for directory in runs]
     assert heights[1] > 1.8 * heights[0]

@@ -1,4 +1,4 @@
-"""Proves that an interrupted run ends as if it had not been interrupted, and that two processes train as one."""
+"""Proves that an interrupted run ends like an uninterrupted one, and that two processes train like one."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from support.training_runs import (
     DEPTH,
     ROOT,
     TINY,
-    curvature_picture,
-    depth_picture,
+    curvature_map,
+    depth_map,
     environment,
     log,
     same,
@@ -59,7 +59,7 @@ def comparable_log(directory):
 
 
 @pytest.mark.parametrize("weighting", ["fixed", "uncertainty", "dwa", "gradnorm", "pcgrad"])
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, data, monkeypatch, weighting):
+def test_a_resumed_run_ends_with_exactly_the_same_weights(tmp_path, data, monkeypatch, weighting):
     """With shuffling, augmentation, worker processes, stochastic depth, accumulation, and averaged weights."""
     flags = ["--dataset", data, *RANDOM, "--weighting", weighting, "--eval_steps", 3]
     train(tmp_path / "through", *flags)
@@ -70,7 +70,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, data, mo
     assert comparable_log(tmp_path / "through") == comparable_log(tmp_path / "resumed")
 
 
-def test_these_runs_do_differ_by_what_is_random(tmp_path, data):
+def test_these_runs_depend_on_their_random_numbers(tmp_path, data):
     """Premise of the tests above: another seed, or no averaging, gives other weights."""
     flags = ["--dataset", data, *RANDOM]
     runs = [train(tmp_path / name, *flags, *more) for name, more in {"a": [], "seed": ["--seed", 1], "last": ["--ema_decay", 0]}.items()]
@@ -78,8 +78,8 @@ def test_these_runs_do_differ_by_what_is_random(tmp_path, data):
     assert not same(weights(runs[0]), weights(runs[2]))
 
 
-def test_evaluations_on_the_way_do_not_change_the_weights(tmp_path, data):
-    """Nothing that they draw is taken from what stochastic depth draws from."""
+def test_intermediate_evaluations_do_not_change_the_weights(tmp_path, data):
+    """Their random numbers are independent of stochastic depth's."""
     runs = [train(tmp_path / name, "--dataset", data, *RANDOM, *more) for name, more in {"none": [], "some": ["--eval_steps", 1]}.items()]
     assert same(*map(weights, runs))
 
@@ -90,7 +90,7 @@ def test_the_number_of_workers_does_not_change_the_weights(tmp_path, data):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_a_run_still_ends_with_the_same_weights(tmp_path, data):
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path, data):
     """Signal 9, several times; a checkpoint is written at every step, so that many kills fall into a save."""
     flags = ["--dataset", str(data), *RANDOM, "--max_steps", "40", "--save_steps", "1", "--eval_steps", "9"]
     train(tmp_path / "through", *flags)
@@ -155,16 +155,16 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path, data):
 def test_a_run_whose_data_changed_is_not_resumed(tmp_path, data, split):
     copy = shutil.copytree(data, tmp_path / "data")
     train(tmp_path / "run", "--dataset", copy)
-    other = write_data(tmp_path / "other", {"depth": depth_picture, "principal_curvature": curvature_picture}, [DEPTH, CURVATURE], count=3)
+    other = write_data(tmp_path / "other", {"depth": depth_map, "principal_curvature": curvature_map}, [DEPTH, CURVATURE], count=3)
     name = f"{split}-00000-of-00001.parquet"
     shutil.copy(other / name, copy / name)
     with pytest.raises(ValueError, match=rf"the data changed since the checkpoint \({split}\w*: 4 rows, .* at the checkpoint, 3 rows, "):
         train(tmp_path / "run", "--dataset", copy, "--resume", "latest")
 
 
-def test_a_new_run_does_not_overwrite_an_earlier_one_unless_told_to(tmp_path, data):
+def test_a_new_run_overwrites_an_earlier_one_only_with_the_flag(tmp_path, data):
     train(tmp_path, "--dataset", data)
-    with pytest.raises(ValueError, match="checkpoints of an earlier run, the last of step 2"):
+    with pytest.raises(ValueError, match="checkpoints of an earlier run, the last at step 2"):
         train(tmp_path, "--dataset", data)
     train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
 
@@ -185,9 +185,9 @@ def test_the_newest_checkpoints_are_kept(tmp_path, data):
     assert [path.name[-1] for path in list_checkpoints(tmp_path / "checkpoints")] == ["3", "4", "5"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(tmp_path, data):
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, data):
     with pytest.raises(
-        FloatingPointError, match=r"step 2: .*(depth|principal_curvature) is (nan|inf).*row \d \(note train picture \d\)"
+        FloatingPointError, match=r"step 2: .*(depth|principal_curvature) is (nan|inf).*row \d \(note train image \d\)"
     ) as error:
         train(tmp_path, "--dataset", data, "--learning_rate", 1e30, "--warmup_steps", 0, "--save_steps", 1, "--max_steps", 3)
     assert "last good checkpoint: " in str(error.value)
@@ -209,7 +209,7 @@ def one_process(tmp_path_factory, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("configuration", ["ddp_cpu", "fsdp2_cpu"])
-def test_two_processes_train_as_one_with_their_batches_together(tmp_path, data, one_process, configuration):
+def test_two_processes_train_like_one_with_the_joined_batches(tmp_path, data, one_process, configuration):
     """The same losses, weights and metrics up to rounding; also after an interruption."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]
     flags = [*TINY, "--dataset", str(data), "--output_dir", str(tmp_path), "--batch_size", "2", *THREE_STEPS]

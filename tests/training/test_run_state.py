@@ -1,4 +1,4 @@
-"""Proves that a checkpoint holds no code, and that a damaged or incomplete one is refused by name."""
+"""Proves that a checkpoint contains no code, and that a damaged or incomplete one is refused by name."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def one_step(state, parts):
 
 @pytest.fixture
 def make_state(accelerator, tiny_model):
-    """A run's state with every part that there is, over a small layer."""
+    """A run's state with all parts, for a small layer."""
 
     def make():
         torch.manual_seed(0)
@@ -63,7 +63,7 @@ def make_state(accelerator, tiny_model):
 
 @pytest.fixture
 def resumable(make_state, tmp_path):
-    """A checkpoint, and what resumes from it in a new state."""
+    """A checkpoint, and a function that resumes from it in a new state."""
     state, parts = make_state()
     one_step(state, parts)
     checkpoint = tmp_path / "checkpoint-00000001"
@@ -97,14 +97,14 @@ def test_every_part_reads_back_as_it_was_saved(make_state, tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("writer", ["pickle", "torch"])
-def test_a_pickle_in_place_of_any_file_is_refused_and_not_run(resumable, tmp_path, name, writer):
+def test_a_pickle_instead_of_any_file_is_refused_and_not_run(resumable, tmp_path, name, writer):
     checkpoint, resume = resumable
     evil = {"a": RunsCode(tmp_path / "ran")}
     if writer == "pickle":
         (checkpoint / name).write_bytes(pickle.dumps(evil))
     else:
         torch.save(evil, checkpoint / name)
-    with pytest.raises(ValueError, match=rf"{name} is damaged, cut short or of another format"):
+    with pytest.raises(ValueError, match=rf"{name} is damaged, truncated or in another format"):
         resume()
     assert not (tmp_path / "ran").exists()
     assert os.mkdir(tmp_path / "ran") is None, "premise: the file could have been made"
@@ -125,11 +125,11 @@ def test_a_run_does_not_run_pickles_under_the_names_that_accelerate_reads(data, 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_a_file_that_was_cut_short_is_named(resumable, name, share):
+def test_a_truncated_file_is_named(resumable, name, share):
     checkpoint, resume = resumable
     contents = (checkpoint / name).read_bytes()
     (checkpoint / name).write_bytes(contents[: int(share * len(contents))])
-    with pytest.raises(ValueError, match=rf"checkpoint-00000001/{name} is damaged, cut short .*; resume from another checkpoint"):
+    with pytest.raises(ValueError, match=rf"checkpoint-00000001/{name} is damaged, truncated .*; resume from another checkpoint"):
         resume()
 
 
@@ -142,7 +142,7 @@ def test_a_missing_file_is_named(resumable, name):
 
 
 @pytest.mark.parametrize("generator", ["python", "numpy", "torch", "device", "on_device"])
-def test_half_a_random_state_is_refused(resumable, generator):
+def test_an_incomplete_random_state_is_refused(resumable, generator):
     checkpoint, resume = resumable
     state = read_state(checkpoint, "random_states_0")
     del state[generator]
@@ -151,7 +151,7 @@ def test_half_a_random_state_is_refused(resumable, generator):
         resume()
 
 
-def test_weights_that_are_not_finite_are_refused(resumable):
+def test_non_finite_weights_are_refused(resumable):
     checkpoint, resume = resumable
     tensors = read_tensors(checkpoint / "model.safetensors")
     name = min(tensors)
@@ -190,12 +190,12 @@ def test_random_states_restore_every_generator():
     [
         ({"torch": torch.zeros(3, dtype=torch.uint8)}, "the random state is damaged"),
         ({"python": (3, (1, 2), None)}, "the random state is damaged"),
-        ({"device": "cuda"}, "of the device 'cuda' and this process runs on 'cpu'"),
+        ({"device": "cuda"}, "from device 'cuda', but this process runs on 'cpu'"),
         ({"on_device": torch.zeros(16, dtype=torch.uint8)}, "resume on the same kind of device"),
     ],
     ids=["short torch state", "short Python state", "other device", "state of a device"],
 )
-def test_a_random_state_that_does_not_fit_is_refused_and_changes_no_generator(changed, message):
+def test_an_invalid_random_state_is_refused_and_changes_no_generator(changed, message):
     before = random_state(CPU)
     torch.rand(1)
     random.random()
@@ -221,6 +221,6 @@ def test_a_state_reads_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("value", [object(), {1.5: 0}, np.float64(1.0), {1, 2}], ids=["object", "float key", "numpy", "set"])
-def test_a_state_of_anything_else_is_not_written(tmp_path, value):
+def test_unsupported_values_are_not_written(tmp_path, value):
     with pytest.raises(TypeError, match=r"a state (holds|has the key)"):
         write_state(tmp_path, "x", value)

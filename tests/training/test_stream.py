@@ -1,4 +1,4 @@
-"""Proves that which sample comes when, and how it is augmented, depends on the seed and its position alone."""
+"""Proves that a sample and its augmentation depend only on the seed and the position."""
 
 import pickle
 from collections import Counter
@@ -26,14 +26,14 @@ def test_every_epoch_has_every_row_once_in_a_new_order():
     assert len(set(map(tuple, epochs))) == 4
 
 
-def test_the_order_follows_from_the_seed_alone():
+def test_the_order_depends_only_on_the_seed():
     forwards, backwards = TrainingStream(ROWS, seed=3), TrainingStream(ROWS, seed=3)
-    torch.rand(5)  # the global generator has no say
+    torch.rand(5)  # the global generator has no effect
     assert [forwards[p] for p in range(30)] == [backwards[p] for p in reversed(range(30))][::-1]
     assert [forwards[p] for p in range(30)] != [TrainingStream(ROWS, seed=4)[p] for p in range(30)]
 
 
-def test_every_position_has_an_augmentation_seed_of_its_own():
+def test_every_position_has_its_own_augmentation_seed():
     stream = TrainingStream(ROWS, seed=0)
     assert len({stream[position][AUGMENTATION_SEED] for position in range(1000)}) == 1000
 
@@ -62,17 +62,17 @@ def load(start, workers, batches=4):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_can_be_entered_anywhere_with_any_number_of_workers(workers):
+def test_a_stream_can_start_anywhere_with_any_number_of_workers(workers):
     assert load(start=2, workers=workers, batches=2) == load(start=0, workers=0)[2:]
 
 
-def test_a_stream_can_be_handed_to_a_worker_process():
+def test_a_stream_can_be_pickled_for_a_worker_process():
     stream = TrainingStream(ROWS, seed=5)
     stream[3]
     assert numbers(pickle.loads(pickle.dumps(stream)), range(20)) == numbers(stream, range(20))
 
 
-def test_a_seeded_row_is_augmented_alike_whatever_was_drawn_before():
+def test_the_augmentation_of_a_seeded_row_does_not_depend_on_earlier_draws():
     processor = MulTImageProcessor(size={"height": 32, "width": 32}, tasks=["depth"])
     collate = MultiTaskCollator(processor, augment=RandomAugmentation(tasks=processor.task_specs))
     image = (torch.rand(3, 32, 32) * 255).byte()
@@ -85,14 +85,14 @@ def test_a_seeded_row_is_augmented_alike_whatever_was_drawn_before():
     assert not torch.equal(*views)  # without a seed the global generator decides
 
 
-def test_the_rows_of_a_large_set_are_evenly_used():
+def test_the_rows_of_a_large_data_set_are_used_equally_often():
     stream = TrainingStream([{"number": n} for n in range(7)], seed=1)
     counts = Counter(numbers(stream, range(70)))
     assert set(counts.values()) == {10}
 
 
-def test_an_empty_set_and_an_empty_batch_are_refused():
-    with pytest.raises(ValueError, match="no rows"):
+def test_an_empty_data_set_and_an_empty_batch_are_refused():
+    with pytest.raises(ValueError, match="have 0 rows"):
         TrainingStream([], seed=0)
     with pytest.raises(ValueError, match="batch_size is 0"):
         StreamBatches(0)

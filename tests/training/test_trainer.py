@@ -1,4 +1,4 @@
-"""Proves that `transformers.Trainer` trains, evaluates, resumes and adapts the model, and that its numbers are the plain loop's."""
+"""Proves that `transformers.Trainer` trains, evaluates, resumes and adapts the model, with the same numbers as a plain loop."""
 
 import json
 import os
@@ -29,7 +29,7 @@ EVALUATION = {"batch_eval_metrics": True, "per_device_eval_batch_size": 2}
 ENCODER_ATTENTION = r"mult\.backbone\..*\.(q_proj|v_proj)"
 
 
-def photos(count):
+def noise_rows(count):
     """Rows of images and maps of noise, every pixel of every map known."""
     rng = np.random.default_rng(0)
     normals = rng.normal(size=(count, SIDE, SIDE, 3))
@@ -114,14 +114,14 @@ def numbers_of(results, prefix="eval"):
 
 
 def test_a_model_overfits_two_images(make_trainer):
-    trainer = make_trainer(photos(2), max_steps=40, learning_rate=5e-3, per_device_train_batch_size=2)
+    trainer = make_trainer(noise_rows(2), max_steps=40, learning_rate=5e-3, per_device_train_batch_size=2)
     trainer.train()
     assert losses(trainer)[-1] < 0.8 * losses(trainer)[0]
 
 
 @pytest.mark.parametrize("left_out", [{"depth": None}, {}], ids=["null cells", "no column"])
-def test_a_task_that_is_nowhere_known_trains_the_others_and_has_no_metric(make_trainer, processor, left_out):
-    rows = [{name: value for name, value in row.items() if name != "depth"} | left_out for row in photos(2)]
+def test_a_task_without_labels_does_not_affect_others_and_has_no_metric(make_trainer, processor, left_out):
+    rows = [{name: value for name, value in row.items() if name != "depth"} | left_out for row in noise_rows(2)]
     trainer = make_trainer(rows, metrics=TrainerMetrics(processor), max_steps=20, learning_rate=5e-3, **EVALUATION)
     before = weights(trainer.model.heads.tasks["depth"])
     trainer.train()
@@ -131,11 +131,11 @@ def test_a_task_that_is_nowhere_known_trains_the_others_and_has_no_metric(make_t
     assert {name for name, value in results.items() if np.isnan(value)} == {name for name in results if name.startswith("depth/")}
 
 
-def test_accumulated_batches_make_the_step_of_one_large_batch_where_all_pixels_are_known(make_trainer, tiny_model):
+def test_accumulated_batches_give_the_step_of_one_large_batch_where_all_pixels_are_known(make_trainer, tiny_model):
     steps = []
     for batch_size, accumulated in ((4, 1), (1, 4)):
         arguments = one_step_of_sgd(per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulated)
-        trainer = make_trainer(photos(4), without_drop_path(tiny_model(tasks=TASKS)), **arguments)
+        trainer = make_trainer(noise_rows(4), without_drop_path(tiny_model(tasks=TASKS)), **arguments)
         before = weights(trainer.model)
         trainer.train()
         steps.append({name: value - before[name] for name, value in weights(trainer.model).items()})
@@ -143,9 +143,9 @@ def test_accumulated_batches_make_the_step_of_one_large_batch_where_all_pixels_a
     assert_same(steps[1], steps[0], atol=1e-5)
 
 
-def test_accumulated_batches_weigh_alike_however_many_pixels_each_knows(make_trainer, tiny_model, processor):
+def test_accumulated_batches_have_equal_weight_for_any_number_of_known_pixels(make_trainer, tiny_model, processor):
     """A large batch would pool the pixels: there the image with four known normals would weigh next to nothing."""
-    whole, nearly_unknown = photos(2)
+    whole, nearly_unknown = noise_rows(2)
     nearly_unknown["normals"][2:], nearly_unknown["normals"][:, 2:] = np.nan, np.nan
     model = without_drop_path(tiny_model(tasks=TASKS))
     arguments = one_step_of_sgd(per_device_train_batch_size=1, gradient_accumulation_steps=2)
@@ -165,8 +165,8 @@ def test_accumulated_batches_weigh_alike_however_many_pixels_each_knows(make_tra
 
 def test_gradient_checkpointing_changes_no_step(make_trainer, tiny_model):
     models = [without_drop_path(tiny_model(tasks=TASKS)) for _ in range(2)]
-    plain = make_trainer(photos(2), models[0], **one_step_of_sgd())
-    checkpointed = make_trainer(photos(2), models[1], gradient_checkpointing=True, **one_step_of_sgd())
+    plain = make_trainer(noise_rows(2), models[0], **one_step_of_sgd())
+    checkpointed = make_trainer(noise_rows(2), models[1], gradient_checkpointing=True, **one_step_of_sgd())
     plain.train()
     checkpointed.train()
     assert checkpointed.model.is_gradient_checkpointing
@@ -174,7 +174,9 @@ def test_gradient_checkpointing_changes_no_step(make_trainer, tiny_model):
 
 
 def test_bf16_trains_weights_that_stay_in_full_precision(make_trainer, tiny_model):
-    plain, half = (make_trainer(photos(2), without_drop_path(tiny_model(tasks=TASKS)), bf16=flag, max_steps=1) for flag in (False, True))
+    plain, half = (
+        make_trainer(noise_rows(2), without_drop_path(tiny_model(tasks=TASKS)), bf16=flag, max_steps=1) for flag in (False, True)
+    )
     plain.train()
     half.train()
     assert losses(half)[0] == pytest.approx(losses(plain)[0], rel=0.01)
@@ -187,7 +189,7 @@ def test_bf16_trains_weights_that_stay_in_full_precision(make_trainer, tiny_mode
 
 def test_evaluation_gives_the_numbers_of_a_plain_loop(make_trainer, processor):
     """Five images in batches of two, one of them without depth and one half unknown."""
-    rows = photos(5)
+    rows = noise_rows(5)
     rows[1]["depth"] = None
     rows[2]["normals"][:16] = np.nan
     trainer = make_trainer(rows, metrics=TrainerMetrics(processor), **EVALUATION)
@@ -198,13 +200,13 @@ def test_evaluation_gives_the_numbers_of_a_plain_loop(make_trainer, processor):
 
 
 def test_no_map_is_kept_during_an_evaluation(make_trainer, processor):
-    """What is gathered of an image is its sums, whose size does not depend on the image's, and none of it stays."""
+    """Only an image's sums are gathered; their size does not depend on the image's, and they are not kept."""
     metrics = TrainerMetrics(processor)
     gathered = []
-    trainer = make_trainer(photos(5), metrics=metrics, **EVALUATION)
+    trainer = make_trainer(noise_rows(5), metrics=metrics, **EVALUATION)
     trainer.compute_metrics = lambda evaluation, compute_result: gathered.append(evaluation) or metrics(evaluation, compute_result)
     output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "Evaluation")
-    truth = {task: maps[0] for task, maps in MultiTaskCollator(processor)(photos(1))["labels"].items()}
+    truth = {task: maps[0] for task, maps in MultiTaskCollator(processor)(noise_rows(1))["labels"].items()}
     one = MultiTaskMetrics(processor.task_specs)
     one.update(truth, truth)
     for batch in gathered:
@@ -215,10 +217,12 @@ def test_no_map_is_kept_during_an_evaluation(make_trainer, processor):
 
 
 def test_the_best_checkpoint_is_loaded_with_its_encoder(make_trainer, processor):
-    """Saved names differ from those in memory; loaded by their names alone the encoder would stay that of the last step."""
+    """Saved names differ from those in memory; loading only by name would keep the encoder of the last step."""
     schedule = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
     worst = {"metric_for_best_model": "depth/rmse", "greater_is_better": True}  # a sure way to a best that is not the last
-    trainer = make_trainer(photos(2), metrics=TrainerMetrics(processor), max_steps=3, learning_rate=5e-3, **schedule, **worst, **EVALUATION)
+    trainer = make_trainer(
+        noise_rows(2), metrics=TrainerMetrics(processor), max_steps=3, learning_rate=5e-3, **schedule, **worst, **EVALUATION
+    )
     trainer.train()
     best = Path(trainer.state.best_model_checkpoint)
     assert best.name != "checkpoint-3", "premise: the last step is not the best"
@@ -228,7 +232,7 @@ def test_the_best_checkpoint_is_loaded_with_its_encoder(make_trainer, processor)
 
 @pytest.mark.parametrize("metrics", ["", "with metrics"])
 def test_predict_returns_maps_or_with_metrics_the_sums_of_each_image(make_trainer, processor, metrics):
-    rows = photos(3)
+    rows = noise_rows(3)
     trainer = make_trainer(rows, metrics=TrainerMetrics(processor) if metrics else None, **EVALUATION)
     predicted = trainer.predict(rows)
     if metrics:
@@ -249,11 +253,11 @@ def test_predictions_without_labels_stay_maps(processor):
     assert TrainerMetrics(processor).sums_of_images(maps, None) is maps
 
 
-def test_a_trainer_that_would_collect_maps_is_refused(make_trainer, processor):
+def test_a_trainer_set_up_to_collect_maps_is_refused(make_trainer, processor):
     metrics = TrainerMetrics(processor)
     with pytest.raises(ValueError, match="batch_eval_metrics=True"):
-        make_trainer(photos(1), metrics=metrics).evaluate()
-    trainer = make_trainer(photos(1), metrics=metrics, **EVALUATION)
+        make_trainer(noise_rows(1), metrics=metrics).evaluate()
+    trainer = make_trainer(noise_rows(1), metrics=metrics, **EVALUATION)
     trainer.preprocess_logits_for_metrics = None
     with pytest.raises(ValueError, match=r"maps of \['segmentation', 'depth', 'normals'\].*preprocess_logits_for_metrics"):
         trainer.evaluate()
@@ -262,11 +266,11 @@ def test_a_trainer_that_would_collect_maps_is_refused(make_trainer, processor):
 # --- resuming ---
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(make_trainer):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(make_trainer):
     arguments = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
-    straight = make_trainer(photos(5), **arguments)
+    straight = make_trainer(noise_rows(5), **arguments)
     straight.train()
-    resumed = make_trainer(photos(5), **arguments)
+    resumed = make_trainer(noise_rows(5), **arguments)
     torch.nn.init.zeros_(resumed.model.get_input_embeddings().projection.weight)  # it must all come from the checkpoint
     resumed.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-2")
     assert losses(resumed) == losses(straight)
@@ -278,7 +282,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(make_trainer):
 
 @pytest.fixture
 def adapted(tiny_model):
-    """The tiny model with adapters on its encoder's attention and heads that are trained whole; its decoders are frozen."""
+    """The tiny model with adapters on its encoder's attention and fully trained heads; its decoders are frozen."""
     model = tiny_model(tasks=TASKS)
     heads = [f"{task}.projection" for task in model.task_names]
     return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=ENCODER_ATTENTION, modules_to_save=heads))
@@ -293,7 +297,7 @@ def test_adapters_on_the_encoder_touch_no_decoder(adapted):
 
 
 def test_adapters_train_save_load_and_merge_with_the_same_numbers(make_trainer, adapted, tiny_model, processor, tmp_path):
-    rows = photos(3)
+    rows = noise_rows(3)
     trainer = make_trainer(rows, model=adapted, metrics=TrainerMetrics(processor), max_steps=4, learning_rate=5e-2, **EVALUATION)
     untrained = numbers_of(trainer.evaluate())
     decoders = weights(adapted.base_model.model.mult.decoder)
@@ -313,13 +317,13 @@ def test_adapters_train_save_load_and_merge_with_the_same_numbers(make_trainer, 
     assert plain_loop(merged, processor, rows) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_with_adapters_resumes_as_the_uninterrupted_one(make_trainer, tiny_model):
+def test_a_resumed_run_with_adapters_ends_like_an_uninterrupted_one(make_trainer, tiny_model):
     arguments = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
 
     def trainer():
         torch.manual_seed(0)
         model = peft.get_peft_model(tiny_model(tasks=TASKS), peft.LoraConfig(r=2, target_modules=ENCODER_ATTENTION))
-        return make_trainer(photos(5), model=model, **arguments)
+        return make_trainer(noise_rows(5), model=model, **arguments)
 
     straight, resumed = trainer(), trainer()
     straight.train()
@@ -344,7 +348,7 @@ def run_example(output_dir, *launcher):
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_and_train_as_one(tmp_path):
+def test_two_processes_evaluate_and_train_like_one(tmp_path):
     """64 images in batches of seven: the last ones of two processes hold six repeated images, which must not count."""
     one = run_example(tmp_path / "one")
     two = run_example(tmp_path / "two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")

@@ -1,4 +1,4 @@
-"""Proves that every task weighting does what its paper's formula says, whatever is unknown, accumulated, distributed or resumed."""
+"""Proves that every task weighting follows its paper's formula, also with unknown labels, accumulation, processes and resuming."""
 
 import math
 from types import SimpleNamespace
@@ -15,14 +15,14 @@ LEARNING = ("uncertainty", "dwa", "gradnorm")
 
 
 def play(weighting, accelerator, steps):
-    """Show a weighting the losses of one optimizer step after the other."""
+    """Pass a weighting the losses of one optimizer step after another."""
     for values in steps:
         features = torch.ones(1, requires_grad=True) * 1  # not a leaf, as a model's are not
         weighting.backward(losses_of(features, **values), [features], accelerator)
     return weighting
 
 
-# What a weighting is
+# Common properties
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
@@ -40,7 +40,7 @@ def test_every_weighting_starts_at_the_fixed_weights_and_returns_the_weighted_su
     assert list(weighting.weights) == list(TASKS)
 
 
-def test_fixed_weights_give_the_gradients_of_the_models_own_loss_bit_for_bit(accelerator, tiny_model):
+def test_fixed_weights_give_exactly_the_gradients_of_the_models_own_loss(accelerator, tiny_model):
     model = tiny_model(tasks=TASKS)
     model(**batch_of()).loss.backward()
     expected = gradients_of(model)
@@ -78,7 +78,7 @@ def test_uncertainty_settles_where_every_task_contributes_one_half(accelerator):
 # Dynamic weight averaging
 
 
-def test_dwa_weighs_by_the_softmax_of_ratios_of_period_averages(accelerator):
+def test_dwa_weights_are_the_softmax_of_ratios_of_period_averages(accelerator):
     """Periods of two steps with means a: 4, 2 and b: 1, 1. Ratios 1/2 and 1, temperature 2, K = 2."""
     steps = [{"a": 5.0, "b": 0.5}, {"a": 3.0, "b": 1.5}, {"a": 2.5, "b": 1.0}, {"a": 1.5, "b": 1.0}]
     weighting = weighting_of("dwa", {"a": 1.0, "b": 3.0}, period=2)
@@ -168,8 +168,8 @@ def test_gradnorm_balances_a_network_with_tasks_of_two_scales(accelerator):
 
 @pytest.mark.parametrize("unknown", [{"b": 0.0}, {}], ids=["loss of 0", "no loss"])
 @pytest.mark.parametrize("name", LEARNING)
-def test_a_step_without_labels_of_a_task_moves_nothing_of_it(name, unknown, accelerator):
-    """Task b sees two steps; between them lies one without its labels."""
+def test_a_step_without_labels_of_a_task_does_not_change_its_weight(name, unknown, accelerator):
+    """Task b has labels in two steps; the step between them has none."""
     options = {"dwa": {"period": 1}}.get(name, {})
     known = [{"a": 1.0, "b": 8.0}, {"a": 1.0, "b": 2.0}]
     between = play(weighting_of(name, {"a": 1.0, "b": 1.0}, **options), accelerator, known[:1])
@@ -184,8 +184,8 @@ def test_a_step_without_labels_of_a_task_moves_nothing_of_it(name, unknown, acce
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_a_task_that_is_never_labelled_harms_nothing(name, accelerator, tiny_model):
-    """The encoder's gradient is that of the other tasks alone, as if the model were asked for no other."""
+def test_a_task_that_is_never_labelled_does_not_affect_others(name, accelerator, tiny_model):
+    """The encoder's gradient is that of the other tasks, as if the model computed only these."""
     model = tiny_model(tasks=TASKS)
     specs = model.config.task_specs
     partial, full = batch_of(), batch_of()
@@ -245,8 +245,8 @@ def test_accumulated_micro_batches_equal_the_joined_batch(name, make_accelerator
     torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-2, atol=1e-4 * scale)
 
 
-def test_gradnorm_measures_the_mean_loss_of_the_micro_batches_that_know_a_task(make_accelerator):
-    """Two of one image each: a's gradient on both is (1/2, 1/2), its norm 0.71; b is known on the first alone, (1), norm 1."""
+def test_gradnorm_measures_the_mean_loss_of_the_micro_batches_with_labels_of_a_task(make_accelerator):
+    """Two micro-batches of one image: a's gradient over both is (1/2, 1/2), norm 0.71; b is known in the first only: (1), norm 1."""
     accelerator = make_accelerator(gradient_accumulation_steps=2)
     weighting = weighting_of("gradnorm", {"a": 1.0, "b": 1.0}, alpha=0.0)
     for losses in ({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 0.0}):
@@ -282,7 +282,7 @@ def test_task_gradients_are_the_same_with_gradient_checkpointing(name, accelerat
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_a_resumed_weighting_goes_on_as_if_it_had_not_stopped(name, accelerator, tiny_model, tmp_path):
+def test_a_resumed_weighting_continues_exactly(name, accelerator, tiny_model, tmp_path):
     """Weights and gradients, bit for bit; through Accelerate's own checkpoint, which also holds the random state."""
     model = tiny_model(tasks=TASKS)
     options = {"period": 2} if name == "dwa" else {}
@@ -307,7 +307,7 @@ def test_a_resumed_weighting_goes_on_as_if_it_had_not_stopped(name, accelerator,
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(ValueError, match=r"'sum' is unknown; allowed: fixed, uncertainty"):
+    with pytest.raises(ValueError, match=r"unknown task weighting 'sum'; allowed: fixed, uncertainty"):
         weighting_of("sum", {"a": 1.0})
     with pytest.raises(ValueError, match=r"'dwa' has no options \['periods'\]; allowed: period, temperature"):
         weighting_of("dwa", {"a": 1.0}, periods=3)
@@ -326,7 +326,7 @@ def test_options_are_listed_with_their_defaults():
 
 @pytest.mark.parametrize("name", ["gradnorm", "upgrad"])
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-def test_methods_that_need_single_gradients_refuse_engines_that_hide_them(name, kind):
+def test_methods_that_need_gradients_per_task_refuse_engines_without_them(name, kind):
     weighting = make_weighting(name, specs_of(a=1.0), nn.ModuleDict({"backbone": nn.Linear(1, 1)}))
     engine = SimpleNamespace(distributed_type=kind, scaler=None, device="cpu")
     features = torch.ones(1, requires_grad=True) * 1
@@ -347,7 +347,7 @@ def test_methods_that_balance_the_encoders_gradients_refuse_a_frozen_encoder(nam
 
 def test_gradnorm_refuses_feature_maps_of_another_forward_pass(accelerator):
     features, others = (torch.ones(1, requires_grad=True) * 1 for _ in range(2))
-    with pytest.raises(ValueError, match="the loss of 'a' does not depend on the feature maps that came"):
+    with pytest.raises(ValueError, match="the loss of 'a' does not depend on the given feature maps"):
         weighting_of("gradnorm", {"a": 1.0}).backward(losses_of(features, a=1.0), [others], accelerator)
 
 

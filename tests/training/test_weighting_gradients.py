@@ -1,4 +1,4 @@
-"""Proves that gradient methods combine the gradients of the tasks as torchjd does, and train alike in two processes."""
+"""Proves that gradient methods combine the tasks' gradients like torchjd, and train the same in two processes."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ AGGREGATORS = {
 
 
 def explicit_gradients(model, batch):
-    """Per task the gradient of its weighted loss, each from a forward and backward pass of its own."""
+    """The gradient of each task's weighted loss, each from a separate forward and backward pass."""
     rows = {}
     for task, spec in model.config.task_specs.items():
         model.zero_grad()
@@ -40,7 +40,7 @@ def flat(gradients, names):
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
-def test_gradient_methods_give_the_encoder_what_torchjd_makes_of_its_jacobian(name, accelerator, tiny_model):
+def test_gradient_methods_give_the_encoder_torchjds_combination_of_its_jacobian(name, accelerator, tiny_model):
     """And everything behind it the sum of the tasks' gradients, also the reference task's projections, which all losses reach."""
     model = tiny_model(tasks=TASKS)
     rows = explicit_gradients(model, batch_of())
@@ -78,7 +78,7 @@ def test_gradient_methods_agree_with_mtl_backward_where_feature_maps_are_indepen
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_gradient_methods_do_not_depend_on_the_scale_of_all_losses(name, scale, accelerator, tiny_model):
-    """The solvers of torchjd alone take a small Jacobian for zero: CAGrad's encoder would stop."""
+    """The solvers of torchjd alone treat a small Jacobian as zero, so CAGrad's encoder would stop learning."""
     model = tiny_model(tasks=TASKS)
     outputs = []
     for factor in (1.0, scale):

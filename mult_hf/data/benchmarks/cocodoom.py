@@ -5,8 +5,8 @@ Files and splits: https://github.com/vlfeat/researchdoom, the recording engine: 
     {root}/run{R}/map{MM}/{rgb,depth,objects}/{tic:06d}.png
     {root}/{run,map}-{train,val,test}.json  and  {root}/{run,map}-full-{train,val,test}.json      (MS COCO)
 
-The smaller archive has the pictures and the JSON only: its segmentation is drawn from the polygons, and what lies behind them is
-unknown. `mult-hf convert cocodoom ROOT --split val --by map` reads a split to its end and reports.
+The smaller archive has the images and the JSON only: its segmentation is drawn from the polygons, and all other pixels are
+unknown. `mult-hf convert cocodoom ROOT --split val --by map` reads a whole split and reports problems.
 """
 
 import json
@@ -20,25 +20,25 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .errors import ReadError
-from .files import load_splits, read_picture
+from .files import load_splits, read_image_file
 from .reader import NORMALS_8BIT, RESHADING_16BIT, BenchmarkReader, Intrinsics
 
 METRES_PER_MAP_UNIT = 1 / 32
-"""Doom has no metres. With 32 map units a metre the player, 56 units high, measures 1.75 m."""
+"""Doom has no metres. With 32 map units per metre, the player (56 units) is 1.75 m tall."""
 
 _FIRST_SURFACE = 2**23
 SURFACES = ("sky", "floor or ceiling", "wall")
 """What the ids 2^23, 2^23 + 1 and 2^23 + 2 of object maps mean (`rdmObjectId` in the engine's research.h)."""
 
 THINGS: tuple[str, ...] = tuple(load_splits("cocodoom")["things"])
-"""The engine's 137 types of things; `category_id` of the annotations counts them from 0."""
+"""The engine's 137 types of things, in the order of the annotations' `category_id` (from 0)."""
 
 CLASS_NAMES = SURFACES + THINGS
 
 TASKS: list[dict[str, Any]] = [
     {"name": "segmentation", "class_names": list(CLASS_NAMES), "encoding": {"dtype": "uint8", "offset": -1.0, "unknown": [0]}},
     {
-        # 1/64 map unit; the sky is drawn at the greatest depth there is, and 0 is where nothing was drawn.
+        # 1/64 map unit; the sky has the largest possible depth, and 0 means that nothing was drawn.
         "name": "depth",
         "value_range": [0.0, 32.0],
         "encoding": {"dtype": "uint16", "scale": METRES_PER_MAP_UNIT / 64, "unknown": [65535, 0]},
@@ -48,13 +48,13 @@ TASKS: list[dict[str, Any]] = [
     {"name": "edges2d"},
     {"name": "reshading", "encoding": RESHADING_16BIT},
 ]
-"""Task entries of CocoDoom. Normals and reshading are derived from depth, keypoints and edges from the picture."""
+"""Task entries of CocoDoom. Normals and reshading are derived from depth, keypoints and edges from the image."""
 
 _FILE_NAME = re.compile(r"run(\d+)/map(\d+)/rgb/(\d+)\.png")
 
 
 class FrameKey(NamedTuple):
-    """Key of a sample: run, map and tic, and the COCO id that its annotations name."""
+    """Key of a sample: run, map and tic, and the COCO id that its annotations refer to."""
 
     run: int
     map: int
@@ -66,13 +66,13 @@ class FrameKey(NamedTuple):
 
 
 _FILES = {"image": ("rgb", "uint8"), "depth": ("depth", "uint16")}
-"""Columns that are files of their own: folder and type of the stored values."""
+"""Columns that are stored as separate files: folder and type of the stored values."""
 
 
 class CocoDoomReader(BenchmarkReader):
     """CocoDoom as samples of the schema.
 
-    The COCO file of the split is read once (annotations, no pictures); pictures are read one frame at a time.
+    The COCO file of the split is read once (annotations only); images are read one frame at a time.
 
     Args:
         root: directory with `run1`, `run2`, `run3` and the JSON files.
@@ -80,12 +80,12 @@ class CocoDoomReader(BenchmarkReader):
         tasks: see [`BenchmarkReader`].
         on_error: see [`BenchmarkReader`].
         by: `"run"` (runs 1, 2, 3 are train, validation, test) or `"map"` ((map - 1) mod 4 = 0 and 1, 2, 3).
-        subset: `"standard"` (every 5th frame of training, every 20th else) or `"full"`.
+        subset: `"standard"` (every 5th frame of the training split, every 20th of the others) or `"full"`.
     """
 
     name: ClassVar[str] = "CocoDoom"
     entries: ClassVar[list[dict[str, Any]]] = TASKS
-    # Field of view 90 degrees, corrected by 1.0007, optical centre at pixel W / 2 + 1 of MATLAB's count: rdmGetWarp.m.
+    # Field of view 90 degrees, corrected by 1.0007; optical centre at pixel W / 2 + 1, counted from 1 as in MATLAB: rdmGetWarp.m.
     camera: ClassVar[Intrinsics | None] = Intrinsics(focal=160 / 1.0007, principal_point=(160.5, 100.5))
 
     def __init__(
@@ -113,14 +113,14 @@ class CocoDoomReader(BenchmarkReader):
         return self.root / f"{self.by}-{full}{'val' if self.split == 'validation' else self.split}.json"
 
     def find_shards(self) -> list[tuple[int, int]]:
-        """Pairs of run and map that the split's COCO file has frames of.
+        """Pairs of run and map with frames in the split's COCO file.
 
         Raises:
-            ValueError: if the file is not there, is broken, or has frames of another split.
+            ValueError: if the file is missing, is broken, or lists frames of another split.
         """
         path = self.annotation_path
         if not path.is_file():
-            raise ValueError(f"{path} is not there; it comes with both archives of CocoDoom and lists the frames of the split")
+            raise ValueError(f"{path} does not exist; both archives of CocoDoom contain it, and it lists the frames of the split")
         try:
             record = json.loads(path.read_text())
         except json.JSONDecodeError as error:
@@ -129,30 +129,30 @@ class CocoDoomReader(BenchmarkReader):
         for entry in record["images"]:
             frame = _frame_of(path, entry)
             if frame.run not in official["runs"] or frame.map not in official["maps"]:
-                raise ValueError(f"{path} lists {frame}, which is not of {self.split} when split by {self.by}")
+                raise ValueError(f"{path} lists {frame}, which is not in {self.split} when split by {self.by}; download it again")
             self._frames[frame.run, frame.map].append(frame)
         for annotation in record["annotations"]:
             self._annotations[annotation["image_id"]].append(annotation)
         if not self._frames:
-            raise ValueError(f"{path} lists no images")
+            raise ValueError(f"{path} lists no images; download it again")
         return sorted(self._frames)
 
     def samples(self, shard: tuple[int, int]) -> Iterator[FrameKey]:
-        """Frames of a map of a run, in order of time."""
+        """Frames of one map in one run, in order of time."""
         yield from sorted(self._frames[shard])
 
     def stored(self, column: str) -> bool:
-        """Whether the archive has the column; segmentation is in both, as object maps or as polygons."""
+        """Whether the archive has the column; both archives have segmentation, as object maps or as polygons."""
         folder = {"image": "rgb", "segmentation": "rgb", "depth": "depth"}.get(column)
         return folder is not None and any((self._folder(*shard) / folder).is_dir() for shard in self.shards)
 
     def read(self, sample: FrameKey, column: str) -> Image.Image:
-        """The picture of a frame; see [`BenchmarkReader.read`]."""
+        """The image of a frame; see [`BenchmarkReader.read`]."""
         folder, file_name = self._folder(sample.run, sample.map), f"{sample.tic:06d}.png"
         if column in _FILES:
             name, dtype = _FILES[column]
-            picture = read_picture(folder / name / file_name, dtype)
-            return picture.convert("RGB") if picture.mode == "P" else picture  # the photos have palettes
+            image = read_image_file(folder / name / file_name, dtype)
+            return image.convert("RGB") if image.mode == "P" else image  # RGB images are stored with palettes
         if (folder / "objects").is_dir():
             return self._from_objects(sample, folder / "objects" / file_name)
         return self._from_polygons(sample, folder / "rgb" / file_name)
@@ -162,19 +162,19 @@ class CocoDoomReader(BenchmarkReader):
 
     def _from_objects(self, sample: FrameKey, path: Path) -> Image.Image:
         """Classes from an object map, whose 24-bit ids are red + 256 green + 65536 blue (rdmGetFrame.m)."""
-        picture = np.asarray(read_picture(path, "uint8"))
-        if picture.ndim != 3:
-            raise ReadError("wrong content", path, f"has shape {picture.shape}, expected (height, width, 3): ids have 24 bits")
-        ids, where = np.unique(picture[..., :3].astype(np.int64) @ np.array([1, 2**8, 2**16]), return_inverse=True)
+        image = np.asarray(read_image_file(path, "uint8"))
+        if image.ndim != 3:
+            raise ReadError("wrong content", path, f"has shape {image.shape}, expected (height, width, 3): ids have 24 bits")
+        ids, where = np.unique(image[..., :3].astype(np.int64) @ np.array([1, 2**8, 2**16]), return_inverse=True)
         stored_of = {_FIRST_SURFACE + number: number + 1 for number in range(len(SURFACES))}
         for annotation in self._annotations[sample.image_id]:
             # An annotation's id is image_id * 10^6 + the thing's own id, of which the map holds the lower 23 bits.
             stored_of[(annotation["id"] - sample.image_id * 10**6) % _FIRST_SURFACE] = self._stored_class(annotation)
-        return Image.fromarray(np.array([stored_of.get(int(i), 0) for i in ids], np.uint8)[where].reshape(picture.shape[:2]))
+        return Image.fromarray(np.array([stored_of.get(int(i), 0) for i in ids], np.uint8)[where].reshape(image.shape[:2]))
 
     def _from_polygons(self, sample: FrameKey, rgb_path: Path) -> Image.Image:
         """Classes of things drawn from the COCO polygons, whose integer coordinates are corners of pixels."""
-        classes = Image.new("L", read_picture(rgb_path, "uint8").size, 0)
+        classes = Image.new("L", read_image_file(rgb_path, "uint8").size, 0)
         draw = ImageDraw.Draw(classes)
         for annotation in self._annotations[sample.image_id]:
             for polygon in annotation["segmentation"]:

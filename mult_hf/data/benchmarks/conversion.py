@@ -1,4 +1,4 @@
-"""A reader's split as parquet with a card, on disk or on the Hub."""
+"""Convert a reader's split to Parquet files with a card, on disk or on the Hub."""
 
 import re
 import tempfile
@@ -15,18 +15,18 @@ from .errors import ReadReport
 from .reader import BenchmarkReader
 
 ROWS_IN_MEMORY = 32
-"""Samples that a conversion holds before it writes them as a row group."""
+"""Samples per Parquet row group; a conversion holds this many in memory."""
 
 
 def convert(reader: BenchmarkReader, output_dir: str | Path) -> Path:
-    """Write a reader's split as parquet with a card, so that `datasets.load_dataset(output_dir)` gives it back.
+    """Write a reader's split as Parquet files with a card, so that `datasets.load_dataset(output_dir)` can load it.
 
-    One file per piece of the split; an interrupted run leaves no half file and goes on where it stopped. Images that the reader
-    did not change keep their own bytes. The card lists all splits that the directory has.
+    Each shard of the split becomes one file. An interrupted run leaves no partial file; the next run continues where it stopped.
+    Images that the reader did not change are copied byte for byte. The card lists all splits in the directory.
 
     Args:
-        reader: what to write.
-        output_dir: made if it is not there.
+        reader: reader of the split to write.
+        output_dir: created if it does not exist.
 
     Returns:
         `Path`: the directory.
@@ -42,7 +42,7 @@ def convert(reader: BenchmarkReader, output_dir: str | Path) -> Path:
     paths = [output_dir / "data" / f"{reader.split}-{n:05d}-of-{len(reader.shards):05d}.parquet" for n in range(len(reader.shards))]
     foreign = sorted(set(output_dir.glob(f"data/{reader.split}-*.parquet")) - set(paths))
     if foreign:
-        raise ValueError(f"{foreign[0]} is of another conversion than {paths[0].name}; remove it or write to another directory")
+        raise ValueError(f"{foreign[0]} is from another conversion than {paths[0].name}; remove it or write to another directory")
     total = ReadReport()
     for path, shard in zip(paths, reader.shards):
         if path.exists():
@@ -58,7 +58,7 @@ def convert(reader: BenchmarkReader, output_dir: str | Path) -> Path:
 
 
 def _write_parquet(reader: BenchmarkReader, shard: Hashable, path: Path) -> None:
-    """Stream a piece into a file; `IterableDataset.to_parquet` would collect all its rows in memory first."""
+    """Stream a shard into a file; `IterableDataset.to_parquet` would collect all its rows in memory first."""
     features = reader.features()
     with ParquetWriter(features=features, path=str(path), writer_batch_size=ROWS_IN_MEMORY, embed_local_files=True) as writer:
         for sample in reader.generate([shard]):
@@ -74,17 +74,17 @@ def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
         configs=card_configs(card_path.parent, files),
         **{CARD_KEY: reader.task_entries()},
     )
-    text = "Converted with `mult_hf.data`; the header above says how each map is stored. The licence is that of the original.\n"
+    text = "Converted with `mult_hf.data`. The header above describes how each map is stored. The licence of the original applies.\n"
     DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {reader.name}\n\n{text}").save(card_path)
 
 
 def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = None) -> None:
-    """Convert a reader's split and upload it as a private data set; make it public yourself where its licence lets you.
+    """Convert a reader's split and upload it as a private data set; make it public yourself if its licence allows it.
 
     Args:
-        reader: what to upload.
-        repo_id: of the data set on the Hub, made if it is not there.
-        output_dir: keeps the converted files; a temporary directory by default.
+        reader: reader of the split to upload.
+        repo_id: id of the data set on the Hub; created if it does not exist.
+        output_dir: directory that keeps the converted files; a temporary directory by default.
     """
     with tempfile.TemporaryDirectory() as temporary:
         directory = convert(reader, output_dir or temporary)

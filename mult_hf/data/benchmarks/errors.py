@@ -1,4 +1,4 @@
-"""What goes wrong while a download is read: the error that names a file, and the report that counts such files."""
+"""Problems while reading a download: an error that names the file, and a report that counts such files."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,31 +6,31 @@ from pathlib import Path
 
 
 class ReadError(ValueError):
-    """A file that cannot be what the data set says it is.
+    """A file that is missing, broken, or not in the format that the data set documents.
 
     Args:
-        kind: short name that reports count by: `"missing file"`, `"broken file"`, `"wrong bit depth"`, `"wrong content"`.
-        path: of the file.
-        message: what came and what is expected.
+        kind: category in reports: `"missing file"`, `"broken file"`, `"wrong bit depth"` or `"wrong content"`.
+        path: path of the file.
+        message: found and expected content.
     """
 
     def __init__(self, kind: str, path: str | Path, message: str) -> None:
-        super().__init__(kind, str(path), message)  # plain arguments, so that it survives the way out of a worker process
+        super().__init__(kind, str(path), message)  # plain arguments, so that worker processes can pickle it
         self.kind = kind
         self.summary = f"{path}: {message}"
 
     def __str__(self) -> str:
-        return f'{self.summary}; on_error="skip" reads on and counts such files'
+        return f'{self.summary}; to continue and count such files, set on_error="skip"'
 
 
 @dataclass
 class ReadReport:
-    """What one pass over a data set met.
+    """Summary of one pass over a data set.
 
     Args:
-        samples: yielded.
-        problems: how often each kind of problem came.
-        examples: the first problems, path by path.
+        samples: number of samples yielded.
+        problems: number of problems by kind.
+        examples: descriptions of the first problems.
     """
 
     samples: int = 0
@@ -38,7 +38,7 @@ class ReadReport:
     examples: list[str] = field(default_factory=list)
 
     def add(self, error: ReadError, kept: int = 20) -> None:
-        """Count a problem; the first `kept` are kept in words."""
+        """Count a problem, and keep the descriptions of the first `kept`."""
         self.problems[error.kind] += 1
         if len(self.examples) < kept:
             self.examples.append(error.summary)

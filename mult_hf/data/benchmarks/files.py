@@ -1,4 +1,4 @@
-"""Careful reads of a download's files, and the official lists of its splits."""
+"""Checked reading of downloaded files, and the official lists of splits."""
 
 import io
 import json
@@ -14,43 +14,43 @@ from mult_hf.model.images import readable_formats
 from .errors import ReadError
 
 
-def read_picture(path: Path, dtype: str) -> Image.Image:
-    """Open a picture, read it to its end, and make sure of its bit depth.
+def read_image_file(path: Path, dtype: str) -> Image.Image:
+    """Open an image, read it completely, and check its bit depth.
 
     Args:
-        path: of the file.
-        dtype: numpy name of what it must hold, `"uint8"` or `"uint16"`.
+        path: path of the file.
+        dtype: numpy name of the expected type, `"uint8"` or `"uint16"`.
 
     Returns:
-        `PIL.Image.Image`: fully read; it knows its file, so that a conversion copies the file's own bytes.
+        `PIL.Image.Image`: the loaded image; its `filename` lets a conversion copy the file's own bytes.
 
     Raises:
-        ReadError: if the file is missing, broken, or of another bit depth.
+        ReadError: if the file is missing, broken, or has another bit depth.
     """
     if not path.is_file():
-        raise ReadError("missing file", path, f"is not there, expected a {dtype} picture")
+        raise ReadError("missing file", path, f"does not exist, expected a {dtype} image")
     try:
-        with Image.open(path, formats=readable_formats()) as picture:
-            picture.load()
+        with Image.open(path, formats=readable_formats()) as image:
+            image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        message = f"cannot be read to its end ({error}; {path.stat().st_size} bytes); download it again"
+        message = f"cannot be read completely ({error}; {path.stat().st_size} bytes); download it again"
         raise ReadError("broken file", path, message) from None
-    came = "uint16" if picture.mode.startswith("I") else "float32" if picture.mode == "F" else "uint8"  # 16-bit PNG: "I;16" or "I"
+    came = "uint16" if image.mode.startswith("I") else "float32" if image.mode == "F" else "uint8"  # 16-bit PNG: "I;16" or "I"
     if came != dtype:
         raise ReadError(
-            "wrong bit depth", path, f"is {came} (mode {picture.mode}), expected {dtype}; a tool that opened 16 bits as 8 spoils the values"
+            "wrong bit depth", path, f"is {came} (mode {image.mode}), expected {dtype}; a tool that opens 16 bits as 8 corrupts the values"
         )
-    return picture
+    return image
 
 
 def read_array(path: Path, axes: int) -> np.ndarray:
-    """Load an `.npy` file of a given number of axes; a last or first axis of length 1 more is dropped.
+    """Load an `.npy` file with a given number of axes; one extra first or last axis of length 1 is dropped.
 
     Raises:
-        ReadError: if the file is missing, broken, or of another shape.
+        ReadError: if the file is missing, broken, or has another shape.
     """
     if not path.is_file():
-        raise ReadError("missing file", path, "is not there, expected a numpy array")
+        raise ReadError("missing file", path, "does not exist, expected a numpy array")
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -62,20 +62,20 @@ def read_array(path: Path, axes: int) -> np.ndarray:
     return array
 
 
-def as_picture(stored: np.ndarray) -> Image.Image:
-    """Make the picture that stores a map.
+def as_image(stored: np.ndarray) -> Image.Image:
+    """Convert a stored map to an image.
 
     Args:
         stored: (height, width), (1, height, width) or (3, height, width), uint8, uint16 or float32.
     """
     if stored.ndim == 3:
         stored = stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1)
-    picture = Image.fromarray(np.ascontiguousarray(stored))
+    image = Image.fromarray(np.ascontiguousarray(stored))
     if stored.dtype != np.uint16:
-        return picture
-    # `datasets` stores 16-bit pictures as raw TIFF unless they come from a PNG, which is a third of the size.
+        return image
+    # `datasets` stores 16-bit images as raw TIFF unless they come from a PNG, which is a third of the size.
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return Image.open(buffer)
 
 

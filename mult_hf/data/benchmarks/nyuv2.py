@@ -1,17 +1,17 @@
 """NYU Depth v2 (Silberman et al., ECCV 2012): 795 training and 654 test images of 480 x 640, Kinect depth, 40 classes.
 
-Three protocols are in use, and their figures do not compare:
+Three protocols are in use, and their results are not comparable:
 
-- **NYUD_MT** (480 x 640, 40 classes, boundaries): the one of PAD-Net, MTI-Net, ATRC, InvPT and TaskPrompter. Read here.
-- **The labelled .mat** of the data set's own page (894 raw classes, mapped to 40). Read here.
-- **288 x 384, 13 classes, -1 unknown** (MTAN, https://github.com/lorenmt/mtan). Not read: its maps were resized before they
-  were published.
+- **NYUD_MT** (480 x 640, 40 classes, boundaries), used by PAD-Net, MTI-Net, ATRC, InvPT and TaskPrompter. Supported.
+- **The labelled .mat** from the data set's own page (894 raw classes, mapped to 40). Supported.
+- **288 x 384, 13 classes, -1 unknown** (MTAN, https://github.com/lorenmt/mtan). Not supported: its maps were resized before
+  publication.
 
 Files of NYUD_MT as in https://github.com/facebookresearch/astmt (`fblib/dataloaders/nyud.py`) and its successors: `images/*.jpg`,
 `segmentation/*.png` (0 none, 1 to 40), `depth/*.npy` (metres, 0 unknown), `normals/*.npy` (zero vector unknown), `edge/*.npy`,
 `gt_sets/train.txt` and `gt_sets/val.txt`. The .mat: https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html.
 
-`mult-hf convert nyuv2 ROOT_OR_MAT --split test` reads a split to its end and reports.
+`mult-hf convert nyuv2 ROOT_OR_MAT --split test` reads a whole split and reports problems.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import ReadError
-from .files import as_picture, load_splits, read_array, read_picture
+from .files import as_image, load_splits, read_array, read_image_file
 from .reader import NORMALS_8BIT, RESHADING_16BIT, BenchmarkReader, Intrinsics
 
 CLASS_NAMES = (
@@ -31,7 +31,7 @@ CLASS_NAMES = (
     "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand", "toilet", "sink", "lamp",
     "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
 )  # fmt: skip
-"""The 40 classes of Gupta et al. (CVPR 2013), in order of the ids from 1 on."""
+"""The 40 classes of Gupta et al. (CVPR 2013), in the order of their ids, from 1."""
 
 TASKS: list[dict[str, Any]] = [
     {"name": "segmentation", "class_names": list(CLASS_NAMES), "encoding": {"dtype": "uint8", "offset": -1.0, "unknown": [0]}},
@@ -53,14 +53,14 @@ TASKS: list[dict[str, Any]] = [
     {"name": "edges2d"},
     {"name": "reshading", "encoding": RESHADING_16BIT},
 ]
-"""Task entries of NYUv2 in both layouts. Keypoints, edges and reshading are derived; so are normals of the .mat."""
+"""Task entries of NYUv2 in both layouts. Keypoints, edges and reshading are derived; for the .mat, normals are derived too."""
 
 # Intrinsics of the colour camera in the data set's toolbox (camera_params.m): fx 518.858, fy 519.470, and the centre
 # (325.582, 253.736) in MATLAB's coordinates, where the first pixel's centre is 1; here it is 0.5.
 _CAMERA = Intrinsics(focal=(518.858 + 519.470) / 2, principal_point=(325.082, 253.236))
 
 _PIECE = 100
-"""Samples of a piece that a loader worker takes or a parquet file holds."""
+"""Samples per shard: the unit that a loader worker reads and that becomes one Parquet file."""
 
 
 class NYUDMTReader(BenchmarkReader):
@@ -68,13 +68,13 @@ class NYUDMTReader(BenchmarkReader):
 
     Args:
         root: directory with `images`, `segmentation`, `depth`, `normals`, `edge` and `gt_sets`.
-        split: `"train"` (795), or `"validation"`, `"val"` or `"test"`, which all are the 654 test images of `gt_sets/val.txt`.
+        split: `"train"` (795), or `"validation"`, `"val"` or `"test"`, which all mean the 654 test images of `gt_sets/val.txt`.
         tasks: see [`BenchmarkReader`].
         on_error: see [`BenchmarkReader`].
-        normals_signs: factors that bring the stored normals to x right, y up, z towards the viewer. The default takes them
-            as x right, y down, z towards the viewer, the colouring that
-            https://github.com/alexsax/2D-3D-Semantics/issues/13 calls NYU's; the layout itself does not say. Look at the
-            checker's sheet: floors must point up.
+        normals_signs: factors that convert the stored normals to x right, y up, z towards the viewer. The layout's axes are
+            undocumented. The default assumes x right, y down, z towards the viewer, which
+            https://github.com/alexsax/2D-3D-Semantics/issues/13 describes as NYU's colouring. Look at the checker's sheet:
+            floors must point up.
     """
 
     name: ClassVar[str] = "NYUv2 (NYUD_MT)"
@@ -93,39 +93,39 @@ class NYUDMTReader(BenchmarkReader):
         super().__init__(root, split, tasks, on_error)
 
     def find_shards(self) -> list[tuple[str, ...]]:
-        """Names of the split's images, in pieces.
+        """Names of the split's images, divided into shards.
 
         Raises:
-            ValueError: if the list of the split is not there or empty.
+            ValueError: if the list of the split is missing or empty.
         """
         path = self.root / "gt_sets" / ("train.txt" if self.split == "train" else "val.txt")
         if not path.is_file():
-            raise ValueError(f"{path} is not there; {self.root} is not in the NYUD_MT layout, which lists its splits in gt_sets")
+            raise ValueError(f"{path} does not exist, so {self.root} is not in the NYUD_MT layout; give a directory with gt_sets")
         names = path.read_text().split()
         if not names:
-            raise ValueError(f"{path} is empty, expected one image name a line")
+            raise ValueError(f"{path} is empty, expected one image name per line; download it again")
         return [tuple(names[start : start + _PIECE]) for start in range(0, len(names), _PIECE)]
 
     def samples(self, shard: tuple[str, ...]) -> Iterator[str]:
-        """Names of a piece."""
+        """Names of the images in a shard."""
         yield from shard
 
     def stored(self, column: str) -> bool:
-        """Whether the column's folder is there."""
+        """Whether the column's folder exists."""
         return column in _NYUD_MT and (self.root / _NYUD_MT[column]).is_dir()
 
     def read(self, sample: str, column: str) -> Image.Image:
-        """The picture of a sample; see [`BenchmarkReader.read`]."""
+        """The image of a sample; see [`BenchmarkReader.read`]."""
         path = self.root / _NYUD_MT[column] / sample
         if column == "image":
-            picture = read_picture(path.with_suffix(".jpg"), "uint8")
-            return picture if picture.mode == "RGB" else picture.convert("RGB")
+            image = read_image_file(path.with_suffix(".jpg"), "uint8")
+            return image if image.mode == "RGB" else image.convert("RGB")
         if self.specs[column].is_classification:
-            return read_picture(path.with_suffix(".png"), "uint8")
+            return read_image_file(path.with_suffix(".png"), "uint8")
         path = path.with_suffix(".npy")
-        if self.specs[column].channels == 3:  # vectors are kept as 8-bit pictures
-            return as_picture(self.specs[column].encode(_unit_normals(path, self.normals_signs)))
-        return as_picture(read_array(path, axes=2).astype(np.float32))
+        if self.specs[column].channels == 3:  # vectors are stored as 8-bit images
+            return as_image(self.specs[column].encode(_unit_normals(path, self.normals_signs)))
+        return as_image(read_array(path, axes=2).astype(np.float32))
 
 
 _NYUD_MT = {"image": "images", "segmentation": "segmentation", "depth": "depth", "normals": "normals", "boundaries": "edge"}
@@ -147,12 +147,12 @@ def _unit_normals(path: Path, signs: Sequence[float]) -> np.ndarray:
 class NYULabeledReader(BenchmarkReader):
     """NYUv2's labelled .mat (HDF5) as samples of the schema.
 
-    Depth is the field `depths`, which the authors filled in where the Kinect saw nothing, so that derived normals and
-    reshading are smooth there. Raw classes become 40 as in classMapping40.mat.
+    Depth is the field `depths`. The authors filled in pixels that the Kinect did not measure, so derived normals and reshading
+    are smooth there. Raw classes are mapped to 40 as in classMapping40.mat.
 
     Args:
         root: the file, or its directory.
-        split: `"train"` (795), or `"validation"`, `"val"` or `"test"`, which all are the 654 test images.
+        split: `"train"` (795), or `"validation"`, `"val"` or `"test"`, which all mean the 654 test images.
         tasks: see [`BenchmarkReader`].
         on_error: see [`BenchmarkReader`].
     """
@@ -173,17 +173,17 @@ class NYULabeledReader(BenchmarkReader):
         super().__init__(root, split, tasks, on_error)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open file, which cannot go to a worker process."""
+        """The state without the open file, which cannot be sent to a worker process."""
         return {**self.__dict__, "_file": None}
 
     @property
     def path(self) -> Path:
-        """Of the .mat file."""
+        """Path of the .mat file."""
         return self.root / self.file_name if self.root.is_dir() else self.root
 
     @property
     def file(self) -> Any:
-        """The open HDF5 file, its arrays transposed: (images, 3, width, height), (images, width, height).
+        """The open HDF5 file, with transposed arrays: (images, 3, width, height), (images, width, height).
 
         Raises:
             ValueError: if the file is missing, not HDF5, or lacks a field.
@@ -193,15 +193,15 @@ class NYULabeledReader(BenchmarkReader):
         return self._file
 
     def find_shards(self) -> list[tuple[int, ...]]:
-        """Numbers of the split's images, from 1 as in the official list, in pieces."""
+        """Numbers of the split's images, counted from 1 as in the official list, divided into shards."""
         images = len(self.file["images"])
         numbers = [n for n in range(1, images + 1) if (n in self._test) != (self.split == "train")]
         if not numbers:
-            raise ValueError(f"{self.path} holds {images} images, none of the split {self.split!r}; the full file has 1449")
+            raise ValueError(f"{self.path} holds {images} images, none of split {self.split!r}; download the full file of 1449 images")
         return [tuple(numbers[start : start + _PIECE]) for start in range(0, len(numbers), _PIECE)]
 
     def samples(self, shard: tuple[int, ...]) -> Iterator[int]:
-        """Numbers of a piece."""
+        """Numbers of the images in a shard."""
         yield from shard
 
     def stored(self, column: str) -> bool:
@@ -209,10 +209,10 @@ class NYULabeledReader(BenchmarkReader):
         return column in _LABELED
 
     def read(self, sample: int, column: str) -> Image.Image:
-        """The picture of a sample; see [`BenchmarkReader.read`]."""
+        """The image of a sample; see [`BenchmarkReader.read`]."""
         field = _LABELED[column]
         try:
-            values = self.file[field][sample - 1].T  # MATLAB's order of axes is the reverse
+            values = self.file[field][sample - 1].T  # MATLAB's axes are in reverse order
         except OSError as error:
             raise ReadError("broken file", self.path, f"{field} of image {sample} cannot be read ({error}); download it again") from None
         if field == "labels":
@@ -231,11 +231,11 @@ def _open_labeled(path: Path) -> Any:
     except ImportError as error:
         raise ImportError(f'the labelled .mat of NYUv2 needs h5py ({error}); install it with: pip install "mult-hf[nyuv2]"') from error
     if not path.is_file():
-        raise ValueError(f"{path} is not there; download {NYULabeledReader.file_name} (2.8 GB) from the page of NYU Depth v2")
+        raise ValueError(f"{path} does not exist; download {NYULabeledReader.file_name} (2.8 GB) from the page of NYU Depth v2")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ValueError(f"{path} is not a whole HDF5 file ({error}; {path.stat().st_size} bytes); download it again") from None
+        raise ValueError(f"{path} is not a complete HDF5 file ({error}; {path.stat().st_size} bytes); download it again") from None
     lacking = [field for field in _LABELED.values() if field not in file]
     if lacking:
         raise ValueError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(file)}. Is it {NYULabeledReader.file_name}?")
@@ -249,14 +249,14 @@ def open_nyuv2(
     on_error: str = "raise",
     normals_signs: Sequence[float] = (1.0, -1.0, 1.0),
 ) -> BenchmarkReader:
-    """NYUv2 as samples of the schema, from whichever of the two layouts lies at `root`.
+    """Open NYUv2 as samples of the schema, in whichever of the two layouts is at `root`.
 
     Args:
         root: the labelled .mat, a directory with it, or a directory in the NYUD_MT layout.
         split: see [`NYUDMTReader`].
         tasks: see [`BenchmarkReader`].
         on_error: see [`BenchmarkReader`].
-        normals_signs: see [`NYUDMTReader`]; normals of the .mat are derived and need none.
+        normals_signs: see [`NYUDMTReader`]; not used for the .mat, whose normals are derived.
     """
     path = Path(root).expanduser()
     if path.is_file() or (path / NYULabeledReader.file_name).is_file():

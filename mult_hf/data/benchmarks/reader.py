@@ -1,7 +1,7 @@
-"""The base class of the readers: a download as samples of the schema, with the maps that follow from what it stores.
+"""Base class of the readers: a download as samples of the schema, including maps derived from the stored ones.
 
-A reader yields samples of the schema (docs/data.md) one at a time and never holds more than one: `image`, one column per task
-with the map as it is stored, and `id`. The task entries of the reader say how the maps decode.
+A reader yields samples of the schema (docs/data.md) and holds only one at a time: `image`, one column per task with the map in
+its stored form, and `id`. The reader's task entries describe how to decode the maps.
 """
 
 import logging
@@ -24,31 +24,31 @@ from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, k
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
 from .errors import ReadError, ReadReport
-from .files import as_picture
+from .files import as_image
 
 logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-"""Names of splits that users and data sets write, and what they are called here."""
+"""Accepted names of splits, and the name used here for each."""
 
 ON_ERROR = ("raise", "skip")
 
 NORMALS_8BIT: dict[str, Any] = {"dtype": "uint8", "scale": 1 / 127, "offset": -1.0, "unknown": [127]}
-"""Encoding of normals that a reader writes itself, in the package's own axes: (127, 127, 127) is no vector, so not known."""
+"""Encoding of normals that a reader writes itself, in the package's own axes: (127, 127, 127) is the zero vector and means unknown."""
 
 RESHADING_16BIT: dict[str, Any] = {"dtype": "uint16", "scale": 1 / 65534, "unknown": [65535]}
-"""Encoding of derived reshading, which is not known where the geometry is not."""
+"""Encoding of derived reshading, which is unknown where the geometry is unknown."""
 
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Pinhole camera of a data set that has only one: focal length and principal point in pixels from the top left corner."""
+    """Pinhole camera shared by a whole data set: focal length and principal point in pixels from the top left corner."""
 
     focal: float
     principal_point: tuple[float, float] | None = None
 
 
-# Task -> (maps it follows from, function of these and the camera's intrinsics). `image` is (height, width, 3) uint8, `depth` (height,
+# Task -> (source maps, function of these and the camera's intrinsics). `image` is (height, width, 3) uint8, `depth` (1, height,
 # width) metres, `normals` (3, height, width); a result has the shape of the task's target.
 DERIVATIONS: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
     "edges2d": (("image",), lambda image, camera: heat_map(edges2d(image), EDGES_GAIN)[None]),
@@ -59,24 +59,24 @@ DERIVATIONS: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
         lambda depth, normals, camera: reshading(depth[0], normals, camera.focal, camera.principal_point)[None],
     ),
 }
-"""Tasks that follow from others, for sets that lack them; definitions and sources are in [`mult_hf.data.derive`]."""
+"""Tasks that can be derived from others if a data set lacks them; see [`mult_hf.data.derive`] for definitions and sources."""
 
 
 class BenchmarkReader(ABC):
     """A downloaded data set as samples of the schema, read lazily.
 
     Args:
-        root: where the download lies.
+        root: directory of the download.
         split: `"train"`, `"validation"` (or `"val"`) or `"test"`, by the official lists.
-        tasks: columns to read, in this order. `None`: all that are stored or follow from what is stored.
+        tasks: columns to read, in this order. `None`: all that are stored or can be derived.
         on_error: `"raise"` stops at the first missing, broken or wrong file and names it; `"skip"` leaves such a cell empty (a
-            sample without its image is left out), counts it, and reports at the end in the log and in `report`.
+            sample without its image is left out), counts it, and reports the counts in the log and in `report`.
 
     Attributes:
         report: [`ReadReport`] of the last pass in this process.
 
     Raises:
-        ValueError: on an unknown split, task or `on_error`, or if nothing of the split is there.
+        ValueError: if the split, a task or `on_error` is unknown, or the download has no files of the split.
     """
 
     name: ClassVar[str]
@@ -88,7 +88,7 @@ class BenchmarkReader(ABC):
         if not self.root.exists():
             raise ValueError(f"{self.root} does not exist; download {self.name} and give its directory")
         if split not in SPLIT_NAMES:
-            raise ValueError(f"split {split!r} is not known; allowed: {', '.join(SPLIT_NAMES)}")
+            raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLIT_NAMES)}")
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}")
         self.split, self.on_error, self.report = SPLIT_NAMES[split], on_error, ReadReport()
@@ -98,11 +98,11 @@ class BenchmarkReader(ABC):
 
     @abstractmethod
     def find_shards(self) -> list[Hashable]:
-        """Pieces of the split that loader workers share out and conversion writes one file of each, such as buildings."""
+        """Shards of the split, such as buildings: loader workers divide them, and conversion writes one file per shard."""
 
     @abstractmethod
     def samples(self, shard: Hashable) -> Iterator[Hashable]:
-        """Keys of a piece's samples; a key's text is the sample's `id`."""
+        """Keys of a shard's samples; `str` of a key is the sample's `id`."""
 
     @abstractmethod
     def stored(self, column: str) -> bool:
@@ -110,14 +110,14 @@ class BenchmarkReader(ABC):
 
     @abstractmethod
     def read(self, sample: Hashable, column: str) -> Image.Image | None:
-        """The stored picture of a column, `None` if the set says that the sample has none.
+        """The stored image of a column, or `None` if the data set has none for this sample.
 
         Raises:
             ReadError: if the file is missing, broken or wrong.
         """
 
     def task_entries(self) -> list[dict[str, Any]]:
-        """The `mult_tasks` record of what this reader yields: entries for [`TaskSpec.from_dict`]."""
+        """The `mult_tasks` record for this reader's output: entries for [`TaskSpec.from_dict`]."""
         by_name = {entry["name"]: entry for entry in self.entries}
         return [by_name[task] for task in self.tasks]
 
@@ -126,14 +126,14 @@ class BenchmarkReader(ABC):
         return Features({"id": Value("string"), "image": ImageFeature(), **{task: ImageFeature() for task in self.tasks}})
 
     def to_iterable_dataset(self) -> IterableDataset:
-        """A `datasets.IterableDataset` whose shards are the pieces of the split, so that loader workers share them."""
+        """A `datasets.IterableDataset` with the shards of the split, which loader workers divide among themselves."""
         return IterableDataset.from_generator(_generate, gen_kwargs={"reader": self, "shards": self.shards}, features=self.features())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self.generate(self.shards)
 
     def generate(self, shards: Sequence[Hashable]) -> Iterator[dict[str, Any]]:
-        """Samples of some pieces: `id`, `image` and per task a PIL picture of the stored map or `None`.
+        """Samples of the given shards: `id`, `image`, and per task a PIL image of the stored map, or `None`.
 
         Raises:
             ReadError: at a missing, broken or wrong file unless `on_error` is `"skip"`.
@@ -156,13 +156,13 @@ class BenchmarkReader(ABC):
             return self.read(sample, column)
         inputs, function = DERIVATIONS[column]
         maps = [self._decoded(sample, name) for name in inputs]
-        return None if any(item is None for item in maps) else as_picture(self.specs[column].encode(function(*maps, self.camera)))
+        return None if any(item is None for item in maps) else as_image(self.specs[column].encode(function(*maps, self.camera)))
 
     def _decoded(self, sample: Hashable, column: str) -> np.ndarray | None:
-        picture = self.cell(sample, column)
-        if picture is None or column == "image":
-            return None if picture is None else np.asarray(picture)
-        return self.specs[column].decode(np.asarray(picture))
+        image = self.cell(sample, column)
+        if image is None or column == "image":
+            return None if image is None else np.asarray(image)
+        return self.specs[column].decode(np.asarray(image))
 
     def _cell_or_none(self, sample: Hashable, column: str) -> Image.Image | None:
         try:
@@ -185,7 +185,7 @@ class BenchmarkReader(ABC):
         lacking = [task for task in tasks or () if task not in there]
         if lacking:
             raise ValueError(
-                f"{self.root} has no {', '.join(lacking)}, and it does not follow from what is there; "
+                f"{self.root} has no {', '.join(lacking)}, which cannot be derived from its other maps; "
                 f"stored: {', '.join(filter(self.stored, there)) or 'nothing'}; derived: "
                 f"{', '.join(task for task in there if not self.stored(task)) or 'nothing'}"
             )
@@ -193,5 +193,5 @@ class BenchmarkReader(ABC):
 
 
 def _generate(reader: BenchmarkReader, shards: list[Hashable]) -> Iterator[dict[str, Any]]:
-    """A plain function for `datasets`, which splits the list `shards` among workers."""
+    """Module-level function for `datasets`, which splits the list `shards` among workers."""
     yield from reader.generate(shards)

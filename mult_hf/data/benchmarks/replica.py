@@ -1,9 +1,9 @@
-"""Replica as the Omnidata starter set renders it (Eftekhar et al., ICCV 2021): Taskonomy's files and encodings, 18 scenes.
+"""Replica as rendered for the Omnidata starter set (Eftekhar et al., ICCV 2021): 18 scenes with Taskonomy's files and encodings.
 
 Source: https://github.com/EPFL-VILAB/omnidata/tree/main/omnidata_tools/dataset. The classes of `segment_semantic` are Replica's
 own, listed there in starter_dataset/component_datasets/replica/__init__.py, with 0 for undefined.
 
-`mult-hf convert replica ROOT --split test` reads a split to its end and reports.
+`mult-hf convert replica ROOT --split test` reads a whole split and reports problems.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ CLASS_NAMES = (
     "toothbrush", "towel", "tv-screen", "tv-stand", "umbrella", "utensil-holder", "vase", "vent", "wall", "wall-cabinet",
     "wall-plug", "wardrobe", "window", "rug", "logo", "bag", "set-of-clothing",
 )  # fmt: skip
-"""Classes of Replica from id 1 on."""
+"""Classes of Replica, starting at id 1."""
 
 _OWN_VALUES = {"segmentation": {"class_names": list(CLASS_NAMES), "channels": len(CLASS_NAMES)}}
 
 TASKS: list[dict[str, Any]] = [{**entry, **_OWN_VALUES.get(entry["name"], {})} for entry in TASKONOMY_TASKS]
-"""Task entries of Replica: Taskonomy's but for the classes."""
+"""Task entries of Replica: Taskonomy's, with Replica's own classes."""
 
 
 class ReplicaReader(TaskonomyReader):
     """Replica (Omnidata) as samples of the schema.
 
     Args:
-        root: directory of the download, laid out as Taskonomy's with scenes for buildings.
+        root: directory of the download, in Taskonomy's layout with scenes in place of buildings.
         split: 10, 4 and 4 scenes; test is room_1, office_2, frl_apartment_4, frl_apartment_5.
         tasks: see [`BenchmarkReader`].
         on_error: see [`BenchmarkReader`].

@@ -1,13 +1,13 @@
-"""Taskonomy (Zamir et al., CVPR 2018) from a downloaded directory.
+"""Reader for a download of Taskonomy (Zamir et al., CVPR 2018).
 
 Folders and encodings: https://github.com/StanfordVL/taskonomy/tree/master/data, bit depths also
-https://github.com/EPFL-VILAB/omnidata/tree/main/omnidata_tools/dataset. Two trees are understood, and two of the Omnidata tools:
+https://github.com/EPFL-VILAB/omnidata/tree/main/omnidata_tools/dataset. Supported layouts, the last two from the Omnidata tools:
 
     {root}/{folder}/{building}/point_{P}_view_{V}_domain_{domain}.png
     {root}/{building}_{folder}/{folder}/point_{P}_view_{V}_domain_{domain}.png
     {root}/{building}/{folder}/...    and    {root}/{folder}/taskonomy/{building}/...
 
-`mult-hf convert taskonomy ROOT --split train --subset tiny` reads a split to its end and reports.
+`mult-hf convert taskonomy ROOT --split train --subset tiny` reads a whole split and reports problems.
 """
 
 import re
@@ -20,7 +20,7 @@ from PIL import Image
 
 from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN
 
-from .files import as_picture, load_splits, read_picture
+from .files import as_image, load_splits, read_image_file
 from .reader import BenchmarkReader, logger
 
 SUBSETS = ("tiny", "medium", "full", "fullplus")
@@ -39,7 +39,7 @@ FOLDERS = {
 }
 """Column -> folder of the download."""
 
-_DOMAINS = {"segment_semantic": ("segmentsemantic", "segment_semantic")}  # other folders: their own name
+_DOMAINS = {"segment_semantic": ("segmentsemantic", "segment_semantic")}  # elsewhere the domain is the folder's name
 _LAYOUTS = ("{folder}/{building}", "{building}_{folder}/{folder}", "{building}/{folder}", "{folder}/{component}/{building}")
 _RGB_NAME = re.compile(r"point_(\d+)_view_(\d+)_domain_rgb\.png")
 
@@ -47,8 +47,8 @@ _MISSING_DEPTH = 65535
 _NO_NORMAL = 127
 
 # The heat maps are stored as response * 65535 (create_edge_2d_images.py and create_keypoints_2d_images.py of the Omnidata
-# annotator). They get the gains of `mult_hf.data.derive`, and are clamped at 1, so that they mean the same in all data sets;
-# for edges that is the usual clamp at 0.25 (`clamp_to` in the Omnidata task_configs.py).
+# annotator). They are multiplied by the gains of `mult_hf.data.derive` and clamped at 1, so that they mean the same in all data
+# sets; for edges that is the usual clamp at 0.25 (`clamp_to` in the Omnidata task_configs.py).
 _GAINS = {"edges2d": EDGES_GAIN, "keypoints2d": KEYPOINTS_GAIN}
 
 _DEPTH = {"dtype": "uint16", "scale": 1 / 512, "unknown": [_MISSING_DEPTH, 0], "maximum": 8192}  # beyond 16 m it is noise
@@ -71,7 +71,7 @@ TASKS: list[dict[str, Any]] = [
         "description": "Distance from the camera's centre in metres.",
     },
     {
-        # x right, y down, z into the scene, 127-centred. Where the mesh has a hole the file is grey (127 or 128).
+        # x right, y down, z into the scene, centred at 127. Holes in the mesh are grey (127 or 128).
         "name": "normals",
         "encoding": {
             "dtype": "uint8",
@@ -119,19 +119,19 @@ class ViewKey(NamedTuple):
 
 
 _UNKNOWN_WITHOUT_DEPTH = ("normals",)
-"""Columns whose files say nothing of missing pixels: these are the depth's."""
+"""Columns whose files do not mark missing pixels; the depth's holes are used instead."""
 
 
 class TaskonomyReader(BenchmarkReader):
     """Taskonomy as samples of the schema.
 
     Args:
-        root: directory of the download, in one of the trees above. Buildings that are not there are left out with a warning.
+        root: directory of the download, in one of the layouts above. Missing buildings are left out with a warning.
         split: by the official lists, see `mult_hf/data/benchmarks/splits/taskonomy.json`.
         tasks: see [`BenchmarkReader`]; `depth` is the z-buffer.
         on_error: see [`BenchmarkReader`].
         subset: `"tiny"` (25, 5, 5 buildings), `"medium"`, `"full"` or `"fullplus"`.
-        without: buildings to leave out; users often drop wiconisco from tiny's validation for its bad viewpoints.
+        without: buildings to leave out; users often drop wiconisco from tiny's validation split because of its bad viewpoints.
     """
 
     name: ClassVar[str] = "Taskonomy"
@@ -151,20 +151,20 @@ class TaskonomyReader(BenchmarkReader):
         super().__init__(root, split, tasks, on_error)
 
     def find_shards(self) -> list[str]:
-        """Buildings of the split whose `rgb` folder is there.
+        """Buildings of the split that have an `rgb` folder.
 
         Raises:
-            ValueError: on an unknown subset, or if no building of the split is there.
+            ValueError: if the subset is unknown, or no building of the split was downloaded.
         """
         subsets = {name: lists for name, lists in load_splits(self.component).items() if name != "source"}
         if self.subset not in subsets:
-            raise ValueError(f"subset {self.subset!r} is not known; {self.name} has {', '.join(subsets)}")
+            raise ValueError(f"unknown subset {self.subset!r}; {self.name} has {', '.join(subsets)}")
         wanted = [building for building in subsets[self.subset][self.split] if building not in self.without]
         found = [building for building in wanted if self._folder(building, "image") is not None]
         if not found:
             raise ValueError(
                 f"none of the {len(wanted)} buildings of {self.subset}/{self.split} ({', '.join(wanted[:3])}, ...) has an rgb folder "
-                f"below {self.root}; expected e.g. {self.root / 'rgb' / wanted[0] if wanted else self.root}"
+                f"below {self.root}; expected for example {self.root / 'rgb' / wanted[0] if wanted else self.root}"
             )
         if len(found) < len(wanted):
             lacking = [building for building in wanted if building not in found]
@@ -182,27 +182,27 @@ class TaskonomyReader(BenchmarkReader):
         return column in FOLDERS and any(self._folder(building, column) is not None for building in self.shards)
 
     def read(self, sample: ViewKey, column: str) -> Image.Image:
-        """The picture of a view; see [`BenchmarkReader.read`]."""
-        picture = read_picture(self.path(sample, column), "uint8" if column == "image" else self.specs[column].encoding.dtype)
+        """The image of a view; see [`BenchmarkReader.read`]."""
+        image = read_image_file(self.path(sample, column), "uint8" if column == "image" else self.specs[column].encoding.dtype)
         if column == "image":
-            return picture if picture.mode == "RGB" else picture.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
         if column in _GAINS:
-            return as_picture(np.minimum(np.asarray(picture), int(65535 / _GAINS[column])).astype(np.uint16))
-        return self._without_holes(sample, picture) if column in _UNKNOWN_WITHOUT_DEPTH else picture
+            return as_image(np.minimum(np.asarray(image), int(65535 / _GAINS[column])).astype(np.uint16))
+        return self._without_holes(sample, image) if column in _UNKNOWN_WITHOUT_DEPTH else image
 
     def path(self, sample: ViewKey, column: str) -> Path:
-        """Where a view's picture lies, or would lie by the first layout."""
+        """Path of a view's image; if it is missing, its path in the first layout."""
         folder = FOLDERS[column]
         directory = self._folder(sample.building, column) or self.root / folder / sample.building
         paths = [directory / f"{sample.stem}_domain_{domain}.png" for domain in _DOMAINS.get(folder, (folder,))]
         return next((path for path in paths if path.is_file()), paths[0])
 
     def _without_holes(self, sample: ViewKey, normals: Image.Image) -> Image.Image:
-        """Normals are not known where the depth is missing; what the files hold there is not always grey."""
+        """Mark normals as unknown where the depth is missing; the stored normals are not always grey there."""
         column = next((name for name in ("depth", "depth_euclidean") if self.path(sample, name).is_file()), None)
         if column is None:
             return normals
-        holes = np.asarray(read_picture(self.path(sample, column), "uint16")) == _MISSING_DEPTH
+        holes = np.asarray(read_image_file(self.path(sample, column), "uint16")) == _MISSING_DEPTH
         if not holes.any():
             return normals
         return Image.fromarray(np.where(holes[..., None], np.uint8(_NO_NORMAL), np.asarray(normals)))

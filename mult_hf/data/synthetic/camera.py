@@ -1,7 +1,7 @@
-"""The pinhole camera of the rendered domains and the exact maps it sees.
+"""Pinhole camera of the rendered domains, and exact geometry maps of a view.
 
-Camera axes are x right, y up, z towards the viewer. The principal point is the image's centre; a pixel's centre is half a pixel
-from its corner.
+Camera axes are x right, y up, z towards the viewer. The principal point is the image's centre; the centre of the top left pixel
+is at (0.5, 0.5).
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ def focal_length(field_of_view: float, width: int) -> float:
     """Focal length in pixels.
 
     Args:
-        field_of_view: degrees from the left to the right border of the image.
-        width: of the image in pixels.
+        field_of_view: horizontal field of view in degrees.
+        width: width of the image in pixels.
 
     Examples:
         >>> round(focal_length(90.0, 128), 6)
@@ -25,11 +25,10 @@ def focal_length(field_of_view: float, width: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class GeometryMaps:
-    """What the rays through the pixel centres meet, without colour.
+    """Geometry and classes of the surfaces that the rays through the pixel centres hit.
 
     Args:
-        depth: (height, width) along the optical axis; NaN where a ray meets no surface. Rooms are in metres, Doom's levels in map
-            units.
+        depth: (height, width) along the optical axis; NaN where a ray hits no surface. In metres for Rooms, in map units for Doom.
         normals: (3, height, width) unit vectors in camera axes, on the visible side.
         classes: (height, width) uint8 ids of the domain's classes.
     """

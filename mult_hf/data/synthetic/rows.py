@@ -1,4 +1,4 @@
-"""How the rendered domains store a view: JPEG for the image, PNG for its maps, encoded as the task entries say."""
+"""Storage of a rendered view: JPEG for the image, PNG for its maps, in the encodings of the task entries."""
 
 import io
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from mult_hf.model.tasks import TaskSpec
 JPEG_QUALITY = 92
 
 Cell = dict[str, Any]
-"""What the `datasets` library stores for an image: the bytes of its file, and no path."""
+"""The form in which `datasets` stores an image: the bytes of its file, and no path."""
 
 
 def image_cell(rgb: np.ndarray) -> tuple[Cell, np.ndarray]:
@@ -23,15 +23,15 @@ def image_cell(rgb: np.ndarray) -> tuple[Cell, np.ndarray]:
         rgb: (height, width, 3) uint8.
 
     Returns:
-        `tuple`: the cell, and the image that its JPEG decodes to, (height, width, 3) uint8. Maps that follow from the image
-            are derived from the decoded one, which is what a network sees.
+        `tuple`: the cell, and the decoded JPEG, (height, width, 3) uint8. Edges and keypoints are derived from the decoded
+            image, because this is the network's input.
     """
     jpeg = _encoded(rgb, "JPEG", quality=JPEG_QUALITY)
     return _cell(jpeg), np.asarray(Image.open(io.BytesIO(jpeg)))
 
 
 def map_cell(stored: np.ndarray) -> Cell:
-    """Compress a stored map without loss.
+    """Compress a stored map losslessly.
 
     Args:
         stored: (1 or 3, height, width) uint8 or uint16, as `TaskSpec.encode` returns it.
@@ -50,7 +50,7 @@ def map_cells(targets: Mapping[str, np.ndarray], specs: Mapping[str, TaskSpec]) 
 
 
 def derived_targets(image: np.ndarray, depth: np.ndarray, normals: np.ndarray, focal: float) -> dict[str, np.ndarray]:
-    """Targets that follow from the image and the geometry, each (1, height, width).
+    """Targets derived from the image and the geometry, each (1, height, width).
 
     Args:
         image: (height, width, 3) uint8, as decoded from its JPEG.
@@ -65,9 +65,9 @@ def derived_targets(image: np.ndarray, depth: np.ndarray, normals: np.ndarray, f
     }
 
 
-def _encoded(picture: np.ndarray, file_format: str, **options: int) -> bytes:
+def _encoded(image: np.ndarray, file_format: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, file_format, optimize=True, **options)
+    Image.fromarray(image).save(buffer, file_format, optimize=True, **options)
     return buffer.getvalue()
 
 

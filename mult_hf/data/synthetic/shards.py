@@ -1,6 +1,6 @@
-"""Parquet files of a rendered data set. Each is complete or absent, and carries the settings it was rendered with.
+"""Parquet files of a rendered data set. Each is complete or absent, and records the settings it was rendered with.
 
-An interrupted rendering goes on with the first file that is missing, because rows depend on nothing but the settings.
+An interrupted rendering continues with the first missing file, because rows depend only on the settings.
 """
 
 import json
@@ -18,7 +18,7 @@ except ImportError as error:
     raise ImportError(f'writing a data set needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
 SETTINGS_KEY = b"mult_hf_settings"
-"""Key of a file's own metadata that holds its settings as JSON."""
+"""Key of a file's metadata that contains its settings as JSON."""
 
 ROWS_PER_GROUP = 100
 
@@ -28,33 +28,33 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], features: Feature
 
     Args:
         path: final name.
-        rows: as `datasets` stores them, images as cells of bytes.
-        features: of the data set.
-        settings: everything that the rows depend on.
+        rows: rows as `datasets` stores them, with images as cells of bytes.
+        features: features of the data set.
+        settings: all settings that the rows depend on.
     """
     table = pyarrow.Table.from_pylist(list(rows), schema=features.arrow_schema)
     table = table.replace_schema_metadata({**table.schema.metadata, SETTINGS_KEY: json.dumps(dict(settings)).encode()})
-    # Cells are compressed images: a dictionary or the lowest and highest "value" of a column would only repeat whole files.
+    # Cells are compressed images: a dictionary, or statistics of the lowest and highest value, would only repeat whole files.
     options = {"row_group_size": ROWS_PER_GROUP, "use_dictionary": False, "write_statistics": False}
     with whole_file(path) as unfinished:
         pyarrow.parquet.write_table(table, unfinished, **options)
 
 
 def shard_settings(path: Path) -> dict[str, Any] | None:
-    """The settings that a file was rendered with, `None` if another program wrote it."""
+    """The settings that a file was rendered with, or `None` if another program wrote it."""
     stored = (pyarrow.parquet.read_schema(path).metadata or {}).get(SETTINGS_KEY)
     return None if stored is None else json.loads(stored)
 
 
 def check_existing_shards(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to mix data of different settings.
+    """Refuse to mix data with different settings.
 
     Args:
-        directory: of the parquet files.
-        settings: of the rendering that is about to go on.
+        directory: directory of the Parquet files.
+        settings: settings of the rendering to continue.
 
     Raises:
-        ValueError: naming the file and what differs.
+        ValueError: if a file has other settings or none; the message names the file and the differences.
     """
     wanted = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in the file
     for path in sorted(directory.glob("*.parquet")):
@@ -63,9 +63,9 @@ def check_existing_shards(directory: Path, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{path} was not written by this command; choose an empty directory")
         differing = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
         if differing:
-            raise ValueError(f"{path} was made with {', '.join(differing)}; repeat that command to go on, or choose an empty directory")
+            raise ValueError(f"{path} was rendered with {', '.join(differing)}; use the file's settings, or choose an empty directory")
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a file has."""
+    """Number of rows in a file."""
     return pyarrow.parquet.read_metadata(path).num_rows

@@ -1,7 +1,7 @@
-"""Task weighting: how the losses of several tasks are balanced while training, by name (docs/weighting.md).
+"""Task weighting: methods that balance the losses of several tasks during training, by name (docs/weighting.md).
 
 Every method starts from the fixed weights of the task entries ([`TaskSpec.weight`]), which compensate for units, and multiplies them
-by factors that are 1 at the first step (gradient methods: by factors of their own from the first step on).
+by factors. These are 1 at the first step, except for gradient methods, which compute factors from the first step on.
 """
 
 import inspect
@@ -17,16 +17,16 @@ from .base import TaskWeighting
 from .gradients import GradientWeighting
 from .losses import DynamicWeightAveraging, GradNormWeighting, UncertaintyWeighting
 
-# torchjd has more. Left out on purpose: what keeps a state that it cannot save (NashMTL, GradVac, ExcessMTL, PCD), what depends on
-# the scale of gradients (FairGrad), what needs several batches per step (MoDo, SDMGrad), what no Gramian determines (GradDrop, ConFIG,
-# TrimmedMean), what is made against faulty workers (Krum) or for continual learning (DualProj), and baselines.
+# torchjd has more methods. Intentionally left out: methods with a state that they cannot save (NashMTL, GradVac, ExcessMTL, PCD), that
+# depend on the scale of gradients (FairGrad), need several batches per step (MoDo, SDMGrad), are not determined by the Gramian (GradDrop,
+# ConFIG, TrimmedMean), or are meant for faulty workers (Krum) or continual learning (DualProj); and baselines.
 WEIGHTINGS: dict[str, Callable[..., TaskWeighting]] = {
     "fixed": TaskWeighting,
     "uncertainty": UncertaintyWeighting,
     "dwa": DynamicWeightAveraging,
     "gradnorm": GradNormWeighting,
     "pcgrad": partial(GradientWeighting, weighting="PCGradWeighting"),
-    "cagrad": partial(GradientWeighting, weighting="CAGradWeighting", c=0.4),  # the authors' for NYUv2
+    "cagrad": partial(GradientWeighting, weighting="CAGradWeighting", c=0.4),  # the authors' value for NYUv2
     "upgrad": partial(GradientWeighting, weighting="UPGradWeighting"),
     "mgda": partial(GradientWeighting, weighting="MGDAWeighting"),
     "imtl_g": partial(GradientWeighting, weighting="IMTLGWeighting"),
@@ -39,10 +39,10 @@ def weighting_options(name: str) -> dict[str, Any]:
     """The options of a task weighting, with their defaults.
 
     Raises:
-        ValueError: on an unknown name.
+        ValueError: if the name is unknown.
     """
     if name not in WEIGHTINGS:
-        raise ValueError(f"task weighting {name!r} is unknown; allowed: {', '.join(WEIGHTINGS)}")
+        raise ValueError(f"unknown task weighting {name!r}; allowed: {', '.join(WEIGHTINGS)}")
     parameters = inspect.signature(WEIGHTINGS[name]).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "weighting"}
     return options | {key: value for key, value in getattr(WEIGHTINGS[name], "keywords", {}).items() if key != "weighting"}
@@ -54,12 +54,12 @@ def make_weighting(name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *
     Args:
         name: a key of [`WEIGHTINGS`].
         specs: the task entries of the model, for their names and fixed weights.
-        model: the network that is trained.
+        model: the network to train.
         options: see [`weighting_options`] and docs/weighting.md.
 
     Raises:
-        ValueError: on an unknown name or option.
-        ImportError: if a gradient method is asked for and torchjd is not installed.
+        ValueError: if the name or an option is unknown.
+        ImportError: if a gradient method is chosen and torchjd is not installed.
     """
     allowed = weighting_options(name)
     unknown = sorted(set(options) - set(allowed))

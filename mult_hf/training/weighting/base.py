@@ -1,4 +1,4 @@
-"""What all task weightings share, and the simplest: fixed weights."""
+"""Base class of all task weightings, which is also the simplest: fixed weights."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,21 @@ from torch import Tensor, nn
 
 from mult_hf.model.tasks import TaskSpec
 
-# Engines that own the parameters or scale the losses: the gradient of a single task cannot be computed from outside.
+# Engines that manage the parameters or scale the losses, so that single tasks' gradients cannot be computed outside of them.
 _NO_TASK_GRADIENTS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class TaskWeighting:
-    """Back-propagates the losses of all tasks, each with its weight: here the fixed one of its entry (MulT, equation 5).
+    """Back-propagates the losses of all tasks with their weights: here the fixed ones of the task entries (MulT, equation 5).
 
-    Other methods derive from it.
+    Other methods are subclasses.
 
-    Register it with `accelerator.register_for_checkpointing`; it is meant to be saved after an optimizer step, not between the
-    micro-batches of one.
+    Register it with `accelerator.register_for_checkpointing`, and save it after an optimizer step, not between its micro-batches.
 
     Args:
         name: its key in [`WEIGHTINGS`].
         specs: the task entries by name; their weights are the fixed factors of the losses.
-        model: the network whose losses are weighted; wrapped or not, it is the same parameters.
+        model: the network whose losses are weighted, wrapped or not.
     """
 
     reads_features: bool = False
@@ -39,36 +38,36 @@ class TaskWeighting:
         self.fixed = {task: float(spec.weight) for task, spec in specs.items()}
 
     def refuse_compiled(self) -> None:
-        """Refuse a compiled model if this weighting differentiates its graph several times, which `torch.compile` does not support.
+        """Reject a compiled model if this weighting differentiates its graph several times, which `torch.compile` does not support.
 
         Raises:
-            ValueError: if this weighting does so.
+            ValueError: if this weighting differentiates the graph several times.
         """
         if self.reads_features or self.writes_gradients:
             raise ValueError(
-                f"task weighting {self.name!r} takes gradients of a graph several times, which a compiled graph allows only once; "
+                f"task weighting {self.name!r} differentiates a graph several times, but a compiled graph allows this only once; "
                 "do not compile the model, or use fixed, uncertainty or dwa"
             )
 
     def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """Back-propagate one (micro-)batch; the weights change after the last one of an optimizer step.
+        """Back-propagate one (micro-)batch; the weights change after the last micro-batch of an optimizer step.
 
         Args:
-            losses: per labelled task its own, unweighted loss, scalar (`outputs.task_losses`).
+            losses: unweighted scalar loss of each labelled task (`outputs.task_losses`).
             features: the encoder's feature maps, (batch, channels, height, width) each (`outputs.hidden_states`); may be empty
                 unless `reads_features`.
-            accelerator: whose `accumulate` context this runs in.
+            accelerator: accelerator in whose `accumulate` context this runs.
 
         Returns:
-            the sum of weight * loss, scalar, detached.
+            The sum of weight * loss, scalar, detached.
 
         Raises:
-            ValueError: on losses of unknown tasks, or none.
+            ValueError: if there are no losses, or losses of unknown tasks.
         """
         self._check(losses)
         weights = self.weights
         total = torch.stack([weights[task] * loss for task, loss in losses.items()]).sum()
-        self._observe(losses, features, accelerator)  # first, since back-propagation frees the graph
+        self._observe(losses, features, accelerator)  # first, because back-propagation frees the graph
         accelerator.backward(total)
         if accelerator.sync_gradients:
             self._update(accelerator)
@@ -80,19 +79,19 @@ class TaskWeighting:
         return dict(self.fixed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to resume as if it had not stopped."""
+        """The state that a run needs to resume exactly."""
         return {"name": self.name, "tasks": list(self.fixed), **copy.deepcopy(self._state())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the state of a weighting of the same name and tasks.
+        """Load the state of a weighting with the same name and tasks.
 
         Raises:
-            ValueError: if it belongs to another one.
+            ValueError: if the name or tasks differ.
         """
         own = (self.name, list(self.fixed))
         if (state["name"], state["tasks"]) != own:
             raise ValueError(
-                f"the state is of task weighting {state['name']!r} for tasks {state['tasks']}, this one is {own[0]!r} for {own[1]}; "
+                f"the state is from task weighting {state['name']!r} for tasks {state['tasks']}, but this one is {own[0]!r} for {own[1]}; "
                 "resume with the same ones, or start a new run"
             )
         self._load(copy.deepcopy(dict(state)))
@@ -101,7 +100,7 @@ class TaskWeighting:
         unknown = sorted(set(losses) - set(self.fixed))
         if unknown or not losses:
             raise ValueError(
-                f"losses were given for {list(losses)}; expected at least one of the weighting's tasks {list(self.fixed)}, no others"
+                f"losses were given for {list(losses)}; expected at least one of the weighting's tasks {list(self.fixed)}, and no others"
             )
 
     def _observe(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> None:
@@ -111,7 +110,7 @@ class TaskWeighting:
         """Change the weights, once per optimizer step."""
 
     def _state(self) -> dict[str, Any]:
-        """What changes from step to step."""
+        """The values that change from step to step."""
         return {}
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -119,10 +118,10 @@ class TaskWeighting:
 
 
 def refuse_engines(name: str, accelerator: Accelerator) -> None:
-    """Task weighting by gradients of single tasks works where autograd alone makes gradients.
+    """Reject engines that do not provide the gradients of single tasks.
 
     Raises:
-        ValueError: on FSDP, DeepSpeed, Megatron, or loss scaling.
+        ValueError: with FSDP, DeepSpeed, Megatron, or loss scaling.
     """
     if accelerator.distributed_type in _NO_TASK_GRADIENTS:
         raise ValueError(

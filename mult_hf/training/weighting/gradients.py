@@ -1,4 +1,4 @@
-"""Task weightings that combine the gradients of single tasks, by torchjd."""
+"""Task weightings that combine the gradients of single tasks with torchjd."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,26 +14,26 @@ from .base import TaskWeighting, refuse_engines
 
 
 class GradientWeighting(TaskWeighting):
-    """A combination of the tasks' gradients that torchjd (https://torchjd.org) computes, for the encoder's parameters.
+    """Combines the tasks' gradients for the encoder's parameters with a method of torchjd (https://torchjd.org).
 
-    Row t of the Jacobian J (tasks, parameters of the encoder) is the gradient of L_t. It is summed over micro-batches and
-    averaged over processes; then a torchjd weighting turns its Gramian J J^T into factors a_t, and the encoder's gradient is
-    a^T J. Tasks whose row is 0 take no part. The methods do not depend on the scale of J; torchjd's solvers
-    do, and treat a small one as 0, so they get the Gramian divided by its mean diagonal.
+    Row t of the Jacobian J (tasks, parameters of the encoder) is the gradient of L_t. J is summed over micro-batches and averaged
+    over processes. Then a torchjd weighting computes factors a_t from its Gramian J J^T, and the encoder's gradient is a^T J. Tasks
+    whose row is 0 are left out. The methods do not depend on the scale of J, but torchjd's solvers treat small values as 0, so they
+    get the Gramian divided by its mean diagonal.
 
-    All parameters behind the encoder get the sum of the tasks' gradients, as `torchjd.autojac.mtl_backward` does it: those that
-    one task owns, and the reference task's queries, keys and position biases, which the losses of all tasks reach.
-    (`mtl_backward` itself is not used: it is right only if no feature map is computed from another one, which holds for
+    All parameters after the encoder get the sum of the tasks' gradients, as in `torchjd.autojac.mtl_backward`. These are each task's
+    own parameters, and the reference task's queries, keys and position biases, which receive gradients from all losses.
+    (`mtl_backward` itself is not used, because it requires that no feature map is computed from another one. This holds for
     transformers' Swin but not for most of timm's pyramids.)
 
     Args:
         name: see [`TaskWeighting`], also for `specs`.
         model: see [`TaskWeighting`]; its encoder is the module called `backbone`.
-        weighting: name of a class of `torchjd.aggregation` that makes weights from a Gramian.
-        options: of this class.
+        weighting: name of a class in `torchjd.aggregation` that computes weights from a Gramian.
+        options: options of this class.
 
     Raises:
-        ImportError: if torchjd or what the method needs is not installed.
+        ImportError: if torchjd or a solver that the method needs is not installed.
         ValueError: if the model has no encoder.
     """
 
@@ -53,22 +53,23 @@ class GradientWeighting(TaskWeighting):
         self._encoder = [parameter for path, parameter in named if _is_of_encoder(path)]
         self._others = [parameter for path, parameter in named if not _is_of_encoder(path)]
         if not self._encoder:
-            raise ValueError(f"{type(model).__name__} has no module called backbone, whose gradients {name!r} could combine")
+            raise ValueError(f"{type(model).__name__} has no module called backbone, which {name!r} needs; use task weighting 'fixed'")
         self._jacobian: Tensor | None = None  # (tasks, parameters of the encoder) since the last optimizer step
         self._factors = dict.fromkeys(self.fixed, 1.0)
 
     @property
     def weights(self) -> dict[str, float]:
-        """f_t a_t of the last step: each task's weight in the encoder's gradient; elsewhere its weight is f_t."""
+        """f_t a_t of the last step: each task's weight in the encoder's gradient; for other parameters its weight is f_t."""
         return {task: weight * self._factors[task] for task, weight in self.fixed.items()}
 
     def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """See [`TaskWeighting.backward`]; the returned total has the fixed weights, since a_t belong to gradients.
+        """See [`TaskWeighting.backward`]; the returned total uses the fixed weights, because a_t apply to gradients only.
 
-        The graph of the losses is kept in part until they are deleted.
+        Part of the losses' graph is kept until they are deleted.
 
         Raises:
-            ValueError: on losses of unknown tasks or none, FSDP, DeepSpeed, loss scaling, or a frozen encoder.
+            ValueError: if there are no losses or losses of unknown tasks, if the encoder is frozen, or with FSDP, DeepSpeed or loss
+                scaling.
         """
         self._check(losses)
         refuse_engines(self.name, accelerator)
@@ -79,10 +80,10 @@ class GradientWeighting(TaskWeighting):
         return total.detach()
 
     def _trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters of the encoder and the others, without frozen ones."""
+        """The trainable parameters of the encoder, and the other trainable parameters."""
         encoder = [parameter for parameter in self._encoder if parameter.requires_grad]
         if not encoder:
-            raise ValueError(f"the encoder is frozen, so that {self.name!r} has no gradients to combine; use task weighting 'fixed'")
+            raise ValueError(f"the encoder is frozen, so {self.name!r} has no gradients to combine; use task weighting 'fixed'")
         return encoder, [parameter for parameter in self._others if parameter.requires_grad]
 
     def _differentiate(self, losses: Mapping[str, Tensor]) -> None:
@@ -94,7 +95,7 @@ class GradientWeighting(TaskWeighting):
         last = list(losses)[-1]
         rows = {task: row for row, task in enumerate(self.fixed)}
         for task, loss in losses.items():
-            # All losses share the encoder, and the reference task's projections.
+            # All losses share the encoder and the reference task's projections.
             gradients = torch.autograd.grad(loss, encoder + others, retain_graph=task != last, allow_unused=True)
             self._jacobian[rows[task]] += _flat(gradients[: len(encoder)], encoder)
             for parameter, gradient in zip(others, gradients[len(encoder) :]):

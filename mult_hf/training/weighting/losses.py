@@ -1,8 +1,8 @@
 """Task weightings that learn from losses: uncertainty, dynamic weight averaging, GradNorm.
 
 f_t is a task's fixed weight ([`TaskSpec.weight`]) and L_t its loss times f_t. A loss of exactly 0 means that no pixel of the task was
-known in the batch: it changes nothing. Losses are averaged over the micro-batches and processes in which the task is known, so that
-every process computes the same weights.
+known in the batch, so it changes nothing. Losses are averaged over the micro-batches and processes in which the task is known, so
+that every process computes the same weights.
 """
 
 import math
@@ -21,7 +21,7 @@ from .base import TaskWeighting, refuse_engines
 
 
 class _ObservingWeighting(TaskWeighting, ABC):
-    """A weighting that learns from the losses: sums them on the device, and reads the sums once per optimizer step."""
+    """A weighting that learns from the losses: it sums them on the device, and reads the sums once per optimizer step."""
 
     def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module) -> None:
         super().__init__(name, specs, model)
@@ -32,7 +32,7 @@ class _ObservingWeighting(TaskWeighting, ABC):
         self._sums = statistics if self._sums is None else self._sums + statistics
 
     def _statistics(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """(statistics, tasks) sums of a micro-batch: L_t, and 1 where it is known."""
+        """(statistics, tasks) values of a micro-batch: L_t, and 1 if the task is known."""
         nothing = torch.zeros((), device=accelerator.device)
         values = torch.stack([self.fixed[task] * losses[task].detach().float() if task in losses else nothing for task in self.fixed])
         return torch.stack([values, (values != 0).float()])
@@ -44,11 +44,11 @@ class _ObservingWeighting(TaskWeighting, ABC):
 
     @abstractmethod
     def _learn(self, sums: Mapping[str, list[float]]) -> None:
-        """Change the weights by the sums of `_statistics` over micro-batches and processes, for the tasks with a known label in any."""
+        """Update the weights from sums of `_statistics` over micro-batches and processes, for tasks with a known label in any."""
 
 
 class _LogFactors:
-    """Numbers v_t, initially 0, with one Adam per task, so that those without a gradient do not change."""
+    """Numbers v_t, initially 0, with one Adam optimizer per task, so that those without a gradient do not change."""
 
     def __init__(self, tasks: Sequence[str], learning_rate: float) -> None:
         self.values = {task: torch.zeros((), dtype=torch.float64, requires_grad=True) for task in tasks}
@@ -73,13 +73,13 @@ class UncertaintyWeighting(_ObservingWeighting):
 
     total = sum_t exp(-s_t) L_t + s_t / 2,      d total / d s_t = 1/2 - exp(-s_t) L_t
 
-    For a constant loss the best s_t is log(2 L_t), where every task contributes 1/2. The paper halves the first term for
-    regression, which moves s_t by log 2 and nothing else; without it, s_t = 0 starts every task at its fixed weight. The paper
-    learns s_t with the network's optimizer; here Adam of its own does, at a constant rate. The returned total is without s_t / 2.
+    For a constant loss the best s_t is log(2 L_t), where every task contributes 1/2. For regression, the paper halves the first
+    term, which only shifts s_t by log 2. Without this, s_t = 0 starts every task at its fixed weight. The paper learns s_t with the
+    network's optimizer; here a separate Adam learns it at a constant rate. The returned total does not include s_t / 2.
 
     Args:
         name: see [`TaskWeighting`], also for `specs` and `model`.
-        learning_rate: of the log-variances.
+        learning_rate: learning rate of the log-variances.
     """
 
     def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *, learning_rate: float = 0.01) -> None:
@@ -107,27 +107,27 @@ class DynamicWeightAveraging(_ObservingWeighting):
 
     factor_t = K softmax_t(r_t / temperature),      r_t = mean L_t of the last period / mean L_t of the period before
 
-    for K tasks. Like the paper's in its first two epochs, r_t is 1 until a task has two periods; one in which no pixel of the
-    task was known does not count. The paper's period is an epoch.
+    for K tasks. Until a task has completed two periods, r_t is 1, as in the paper's first two epochs. Periods in which no pixel of
+    the task was known do not count. The paper's period is an epoch.
 
     Args:
         name: see [`TaskWeighting`], also for `specs` and `model`.
-        period: optimizer steps over which losses are averaged; enough batches to cover most of the data.
-        temperature: the larger, the more equal; 2 in the paper.
+        period: optimizer steps over which losses are averaged; choose enough to cover most of the data.
+        temperature: larger values give more equal weights; 2 in the paper.
 
     Raises:
-        ValueError: if one of them is not positive.
+        ValueError: if `period` or `temperature` is not positive.
     """
 
     def __init__(self, name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *, period: int = 100, temperature: float = 2.0) -> None:
         super().__init__(name, specs, model)
         if period < 1 or not temperature > 0:
-            raise ValueError(f"dwa has period {period} and temperature {temperature}; give at least 1 step and a temperature above 0")
+            raise ValueError(f"dwa has period {period} and temperature {temperature}; give a period of at least 1, a temperature above 0")
         self.period = period
         self.temperature = temperature
-        self._steps = 0  # of the current period
+        self._steps = 0  # steps in the current period
         self._losses: dict[str, list[float]] = {task: [] for task in specs}  # one per step of the current period
-        self._averages: dict[str, list[float]] = {task: [] for task in specs}  # of the last two periods, older first
+        self._averages: dict[str, list[float]] = {task: [] for task in specs}  # means of the last two periods, older first
 
     @property
     def weights(self) -> dict[str, float]:
@@ -161,14 +161,14 @@ class GradNormWeighting(_ObservingWeighting):
     G_t = w_t ||dL_t / d features||,   r_t = (L_t / L_t at first) / mean of these over the tasks,
     minimise over w: sum_t |G_t - mean(G) r_t^alpha|, the second term held constant; then rescale so that sum_t w_t stays.
 
-    Two differences. The paper takes gradients with respect to the weights of the last shared layer; here all tasks read all
-    the encoder's feature maps, so these stand in for it, at the price of one more pass through the decoders. And log w_t is
-    learnt instead of w_t: a step changes a weight by a fraction of itself, and none can become negative.
+    There are two differences. The paper takes gradients with respect to the weights of the last shared layer. Here all tasks use all
+    of the encoder's feature maps, so gradients are taken with respect to these, which costs one more pass through the decoders. And
+    log w_t is learnt instead of w_t, so that a step changes a weight by a fraction of itself and no weight becomes negative.
 
     Args:
         name: see [`TaskWeighting`], also for `specs` and `model`.
-        alpha: how strongly slow tasks are pushed; 0 makes all gradients equal. 1.5 for NYUv2 in the paper, 0.12 for its toy.
-        learning_rate: of log w_t, by Adam.
+        alpha: strength of the push for slow tasks; 0 makes all gradients equal. The paper uses 1.5 for NYUv2, 0.12 for its toy task.
+        learning_rate: learning rate of log w_t with Adam.
     """
 
     reads_features = True
@@ -187,7 +187,7 @@ class GradNormWeighting(_ObservingWeighting):
         return {task: weight * math.exp(self._log_factors.values[task].item()) for task, weight in self.fixed.items()}
 
     def _statistics(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """As above, and the squared norm of L_t's gradient."""
+        """As in the base class, and the squared norm of L_t's gradient."""
         refuse_engines(self.name, accelerator)
         edges = _edges(features)
         statistics = super()._statistics(losses, features, accelerator)
@@ -202,9 +202,9 @@ class GradNormWeighting(_ObservingWeighting):
         rates, norms = {}, {}
         for task, (loss, count, square) in sums.items():
             rates[task] = loss / count / self._first_losses.setdefault(task, loss / count)
-            norms[task] = factors[task] * math.sqrt(square) / count  # of the mean over all losses in which the task is known
+            norms[task] = factors[task] * math.sqrt(square) / count  # norm for the mean over all losses in which the task is known
         if len(norms) < 2:
-            return  # one task alone cannot be balanced
+            return  # a single task cannot be balanced
         mean_rate, mean_norm = sum(rates.values()) / len(rates), sum(norms.values()) / len(norms)
         excess = {task: norm - mean_norm * (rates[task] / mean_rate) ** self.alpha for task, norm in norms.items()}
         # d |G - target| / d log w = sign(G - target) G
@@ -230,8 +230,8 @@ class GradNormWeighting(_ObservingWeighting):
 def _edges(features: Sequence[Tensor]) -> list[GradientEdge]:
     """Nodes of the features in the graph.
 
-    In mixed precision Accelerate returns float32 copies of what a model returns; the losses come from the originals, one node
-    before these.
+    In mixed precision, Accelerate returns float32 copies of a model's outputs; the losses are computed from the originals, one node
+    earlier.
     """
     edges = [get_gradient_edge(maps) for maps in features if maps.requires_grad]
     if not edges:
@@ -247,7 +247,7 @@ def _squared_gradient(task: str, loss: Tensor, edges: Sequence[GradientEdge]) ->
     squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
     if not squares:
         raise ValueError(
-            f"the loss of {task!r} does not depend on the feature maps that came; pass outputs.hidden_states of the same forward pass "
-            "(DistributedDataParallel with find_unused_parameters=True replaces them: switch that off)"
+            f"the loss of {task!r} does not depend on the given feature maps; pass outputs.hidden_states of the same forward pass "
+            "(DistributedDataParallel with find_unused_parameters=True replaces them: disable it)"
         )
     return torch.stack(squares).sum()

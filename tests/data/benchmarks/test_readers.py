@@ -1,4 +1,4 @@
-"""Proves that each reader turns a download in its exact layout into maps of the right unit, and names every file it cannot trust."""
+"""Proves that each reader converts a download in its exact layout to maps in the right unit, and names every invalid file."""
 
 import json
 import pickle
@@ -38,12 +38,12 @@ def filled(value, dtype, channels: int = 0) -> np.ndarray:
     return np.full((HEIGHT, WIDTH, channels) if channels else (HEIGHT, WIDTH), value, dtype)
 
 
-def photo(seed: int = 0) -> np.ndarray:
+def random_image(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
 def decoded(reader, sample: dict) -> dict[str, np.ndarray]:
-    """Targets of a sample, decoded by nothing but the entries that the reader hands out."""
+    """Targets of a sample, decoded only with the reader's entries."""
     specs = resolve_tasks(reader.task_entries())
     return {task: spec.decode(np.asarray(sample[task])) for task, spec in specs.items() if sample[task] is not None}
 
@@ -60,7 +60,7 @@ def taskonomy_maps() -> dict[str, tuple[str, np.ndarray]]:
     classes = filled(1, np.uint8)
     classes[0, 0], classes[0, 1] = 0, 17
     return {
-        "rgb": ("rgb", photo()),
+        "rgb": ("rgb", random_image()),
         "depth_zbuffer": ("depth_zbuffer", depth),
         "depth_euclidean": ("depth_euclidean", filled(1536, np.uint16)),
         "normal": ("normal", normal),
@@ -86,13 +86,13 @@ LAYOUTS = ["{folder}/{building}", "{building}_{folder}/{folder}", "{building}/{f
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_taskonomy_decodes_to_the_unit_in_every_tree(tmp_path, layout):
+def test_taskonomy_decodes_to_the_right_units_in_every_layout(tmp_path, layout):
     reader = TaskonomyReader(write_taskonomy(tmp_path, layout=layout), split="test")
     (sample,) = reader
     maps = decoded(reader, sample)
 
     assert sample["id"] == "ihlen/point_12_view_0"
-    assert np.array_equal(np.asarray(sample["image"]), photo())
+    assert np.array_equal(np.asarray(sample["image"]), random_image())
     assert maps["depth"][0, 5, 5] == 2.0
     assert np.isnan(maps["depth"][0, 0, :2]).all(), "a hole, and a depth beyond 16 m"
     assert maps["depth_euclidean"][0, 5, 5] == 3.0
@@ -130,7 +130,7 @@ def test_tasks_select_columns_and_lists_select_buildings(tmp_path):
     assert TaskonomyReader(root, split="test", without=["ihlen"]).shards == ["mcdade"]
 
 
-def test_edges_that_were_not_downloaded_follow_from_the_image_but_normals_do_not(tmp_path):
+def test_missing_edges_are_derived_from_the_image_but_normals_are_not(tmp_path):
     for folder in ("rgb", "depth_zbuffer"):
         domain, array = taskonomy_maps()[folder]
         save(tmp_path / folder / "ihlen" / f"point_1_view_0_domain_{domain}.png", array)
@@ -139,7 +139,7 @@ def test_edges_that_were_not_downloaded_follow_from_the_image_but_normals_do_not
     edges = decoded(reader, next(iter(reader)))["edges2d"]
     assert edges.shape == (1, HEIGHT, WIDTH)
     assert 0 <= edges.min() < edges.max() <= 1.001
-    with pytest.raises(ValueError, match="has no normals, and it does not follow"):
+    with pytest.raises(ValueError, match="has no normals, which cannot be derived"):
         TaskonomyReader(tmp_path, split="test", tasks=["normals"])
 
 
@@ -155,15 +155,15 @@ def break_bit_depth(path: Path) -> None:
 
 
 BREAKS = {
-    "broken file": (break_truncated, r"cannot be read to its end \(.+; \d+ bytes\); download it again"),
-    "wrong bit depth": (break_bit_depth, r"is uint8 \(mode L\), expected uint16; a tool that opened 16 bits as 8 spoils the values"),
-    "missing file": (Path.unlink, "is not there, expected a uint16 picture"),
+    "broken file": (break_truncated, r"cannot be read completely \(.+; \d+ bytes\); download it again"),
+    "wrong bit depth": (break_bit_depth, r"is uint8 \(mode L\), expected uint16; a tool that opens 16 bits as 8 corrupts the values"),
+    "missing file": (Path.unlink, "does not exist, expected a uint16 image"),
 }
-"""Kind of problem: what causes it, and how the error describes it."""
+"""Kind of problem: its cause, and the error's description."""
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_a_bad_map_is_named_or_counted(tmp_path, kind, caplog):
+def test_a_broken_map_is_named_or_counted(tmp_path, kind, caplog):
     root = write_taskonomy(tmp_path, views=[0, 1])
     bad = root / "edge_occlusion" / "ihlen" / "point_12_view_1_domain_edge_occlusion.png"
     break_file, message = BREAKS[kind]
@@ -173,7 +173,7 @@ def test_a_bad_map_is_named_or_counted(tmp_path, kind, caplog):
     with pytest.raises(ReadError) as raised:
         list(TaskonomyReader(root, split="test", tasks=tasks))
     assert raised.value.kind == kind
-    assert re.fullmatch(rf'{re.escape(str(bad))}: {message}; on_error="skip" reads on and counts such files', str(raised.value))
+    assert re.fullmatch(rf'{re.escape(str(bad))}: {message}; to continue and count such files, set on_error="skip"', str(raised.value))
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value), "it comes through from a loader's worker"
 
     reader = TaskonomyReader(root, split="test", tasks=tasks, on_error="skip")
@@ -192,11 +192,11 @@ def test_a_sample_without_its_image_is_left_out_and_counted(tmp_path):
     assert (reader.report.samples, reader.report.problems) == (1, {"broken file": 1})
 
 
-def test_wrong_arguments_are_refused_with_the_allowed_ones(tmp_path):
+def test_invalid_arguments_are_refused_with_the_allowed_ones(tmp_path):
     write_taskonomy(tmp_path)
-    with pytest.raises(ValueError, match="'trian' is not known; allowed: train"):
+    with pytest.raises(ValueError, match="unknown split 'trian'; allowed: train"):
         TaskonomyReader(tmp_path, split="trian")
-    with pytest.raises(ValueError, match="'huge' is not known; Taskonomy has tiny"):
+    with pytest.raises(ValueError, match="unknown subset 'huge'; Taskonomy has tiny"):
         TaskonomyReader(tmp_path, subset="huge")
     with pytest.raises(ValueError, match="allowed: raise, skip"):
         TaskonomyReader(tmp_path, split="test", on_error="ignore")
@@ -209,7 +209,7 @@ def test_wrong_arguments_are_refused_with_the_allowed_ones(tmp_path):
 # --- datasets, conversion and the command line -----------------------------------------------------------------------------------
 
 
-def test_iterable_dataset_has_a_shard_a_building_and_reads_lazily(tmp_path):
+def test_iterable_dataset_has_one_shard_per_building_and_reads_lazily(tmp_path):
     root = write_taskonomy(tmp_path, buildings=["ihlen", "mcdade"])
     break_truncated(root / "rgb" / "mcdade" / "point_12_view_0_domain_rgb.png")
     dataset = TaskonomyReader(root, split="test", tasks=["depth"]).to_iterable_dataset()
@@ -219,7 +219,7 @@ def test_iterable_dataset_has_a_shard_a_building_and_reads_lazily(tmp_path):
         list(dataset)
 
 
-def test_conversion_gives_the_same_targets_back_through_load_dataset(tmp_path):
+def test_load_dataset_returns_the_same_targets_after_conversion(tmp_path):
     from datasets import load_dataset
 
     root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade", "wiconisco"])
@@ -231,7 +231,7 @@ def test_conversion_gives_the_same_targets_back_through_load_dataset(tmp_path):
 
     before = decoded(reader, next(iter(reader)))
     own_bytes = (root / "depth_zbuffer" / "ihlen" / "point_12_view_0_domain_depth_zbuffer.png").read_bytes()
-    shutil.rmtree(root)  # what is written must not lean on the download
+    shutil.rmtree(root)  # the converted data must not depend on the download
 
     assert load_task_entries(tmp_path / "out") == reader.task_entries()
     loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
@@ -241,7 +241,7 @@ def test_conversion_gives_the_same_targets_back_through_load_dataset(tmp_path):
     assert set(before) == set(after) == set(reader.tasks)
     for task in before:
         np.testing.assert_array_equal(before[task], after[task], err_msg=task)
-    assert loaded["test"].with_format("arrow")[0]["depth"][0]["bytes"].as_py() == own_bytes, "pictures are copied, not coded again"
+    assert loaded["test"].with_format("arrow")[0]["depth"][0]["bytes"].as_py() == own_bytes, "images are copied, not encoded again"
 
 
 def test_conversion_streams_and_refuses_to_mix_entries(tmp_path, monkeypatch):
@@ -253,11 +253,11 @@ def test_conversion_streams_and_refuses_to_mix_entries(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="lists other task entries"):
         convert(TaskonomyReader(root, split="test", tasks=["normals"]), tmp_path / "out")
     write_taskonomy(root, buildings=["mcdade"])
-    with pytest.raises(ValueError, match="is of another conversion than test-00000-of-00002"):
+    with pytest.raises(ValueError, match="is from another conversion than test-00000-of-00002"):
         convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
 
 
-def test_an_interrupted_conversion_goes_on_and_never_leaves_half_a_file(tmp_path):
+def test_an_interrupted_conversion_continues_and_never_leaves_a_partial_file(tmp_path):
     root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "muleshoe"])
     bad = root / "rgb" / "muleshoe" / "point_12_view_0_domain_rgb.png"
     whole = bad.read_bytes()
@@ -273,7 +273,7 @@ def test_an_interrupted_conversion_goes_on_and_never_leaves_half_a_file(tmp_path
     assert first.stat().st_mtime_ns == written
 
 
-def test_push_uploads_what_conversion_writes(tmp_path, monkeypatch):
+def test_push_uploads_the_converted_files(tmp_path, monkeypatch):
     calls = {}
 
     class Hub:
@@ -339,7 +339,7 @@ def write_nyud_mt(root: Path) -> Path:
     normals[...] = [0.0, -1.0, 0.0]  # y down in the files: this is a floor
     normals[0, 0] = 0
     for name in ("img_5001", "img_5003"):
-        save(root / "images" / f"{name}.jpg", photo())
+        save(root / "images" / f"{name}.jpg", random_image())
         save(root / "segmentation" / f"{name}.png", classes)
         save(root / "depth" / f"{name}.npy", depth)
         save(root / "normals" / f"{name}.npy", normals)
@@ -370,7 +370,7 @@ def test_nyud_mt_decodes_metres_forty_classes_and_unit_normals(tmp_path):
     np.testing.assert_allclose(decoded(flipped, next(iter(flipped)))["normals"][:, 5, 5], [0, -1, 0], atol=1e-6)
 
 
-def test_normals_that_are_not_unit_are_refused(tmp_path):
+def test_normals_without_unit_length_are_refused(tmp_path):
     root = write_nyud_mt(tmp_path)
     bad = save(root / "normals" / "img_5003.npy", filled(127, np.float32, 3))
     with pytest.raises(ReadError, match="vectors of length 220, expected 1") as raised:
@@ -385,19 +385,19 @@ def labeled_mat(tmp_path):
     labels = np.full((3, WIDTH, HEIGHT), 21, np.uint16)
     labels[:, 0, 0], labels[:, 1, 0] = 0, 894
     with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
-        file["images"] = np.stack([photo(seed).transpose(2, 1, 0) for seed in range(3)])
+        file["images"] = np.stack([random_image(seed).transpose(2, 1, 0) for seed in range(3)])
         file["depths"] = np.full((3, WIDTH, HEIGHT), 3.0, np.float32)
         file["labels"] = labels
     return tmp_path
 
 
-def test_labelled_mat_is_turned_the_right_way_and_mapped_to_forty_classes(labeled_mat):
+def test_labelled_mat_is_transposed_and_mapped_to_forty_classes(labeled_mat):
     reader = open_nyuv2(labeled_mat, split="train")
     assert isinstance(reader, NYULabeledReader)
     (sample,) = reader
     maps, specs = decoded(reader, sample), resolve_tasks(reader.task_entries())
     assert sample["id"] == "3", "1 and 2 are test images"
-    assert np.array_equal(np.asarray(sample["image"]), photo(2))
+    assert np.array_equal(np.asarray(sample["image"]), random_image(2))
     assert maps["depth"].shape == (1, HEIGHT, WIDTH)
     assert maps["depth"][0, 5, 5] == 3.0
     names = specs["segmentation"].class_names
@@ -408,10 +408,10 @@ def test_labelled_mat_is_turned_the_right_way_and_mapped_to_forty_classes(labele
     assert next(iter(pickle.loads(pickle.dumps(reader))))["id"] == "3", "an open reader goes to a loader's worker"
 
 
-def test_half_a_mat_and_a_foreign_directory_are_refused(labeled_mat):
+def test_a_truncated_mat_and_another_directory_are_refused(labeled_mat):
     path = labeled_mat / "nyu_depth_v2_labeled.mat"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="not a whole HDF5 file"):
+    with pytest.raises(ValueError, match="not a complete HDF5 file"):
         open_nyuv2(path)
     path.unlink()
     with pytest.raises(ValueError, match="not in the NYUD_MT layout"):
@@ -438,7 +438,7 @@ def write_cocodoom(root: Path, folders=("rgb", "depth", "objects")) -> Path:
     for folder in folders:
         if folder == "rgb":
             (level / "rgb").mkdir(parents=True)
-            Image.fromarray(photo()).quantize(16).save(level / "rgb" / "000037.png")
+            Image.fromarray(random_image()).quantize(16).save(level / "rgb" / "000037.png")
         else:
             save(level / folder / "000037.png", maps[folder])
     annotation = {
@@ -481,9 +481,9 @@ def test_cocodoom_splits_by_run_or_by_map_and_refuses_the_wrong_file(tmp_path):
     (root / "map-train.json").write_text((root / "run-train.json").read_text())
     assert CocoDoomReader(root, by="map").shards == [(1, 1)]
     (root / "run-val.json").write_text((root / "run-train.json").read_text())
-    with pytest.raises(ValueError, match="run1/map01/000037, which is not of validation"):
+    with pytest.raises(ValueError, match="run1/map01/000037, which is not in validation"):
         CocoDoomReader(root, split="val")
-    with pytest.raises(ValueError, match=r"run-full-train\.json is not there"):
+    with pytest.raises(ValueError, match=r"run-full-train\.json does not exist"):
         CocoDoomReader(root, subset="full")
     lists = load_splits("cocodoom")["map"]
     assert [len(lists[split]["maps"]) for split in ("train", "validation", "test")] == [16, 8, 8]

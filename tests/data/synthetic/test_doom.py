@@ -104,7 +104,7 @@ def test_a_wall_straight_ahead_is_at_its_distance_and_faces_the_camera(heading):
     np.testing.assert_allclose(maps.normals[:, 32, 20:45], np.array([[0], [0], [1]]) * np.ones((1, 25)), atol=1e-12)
 
 
-def test_floor_and_ceiling_are_where_similar_triangles_put_them():
+def test_floor_and_ceiling_satisfy_similar_triangles():
     view = camera()
     maps = cast_rays(square_room(), view)
     rows = np.arange(65) + 0.5 - 32.5
@@ -126,7 +126,7 @@ def test_a_corner_ahead_shows_two_walls_turned_by_45_degrees_to_either_side():
     np.testing.assert_allclose(maps.depth[32, 32], 100 * np.sqrt(2))
 
 
-def test_normals_belong_to_the_depth():
+def test_normals_are_consistent_with_the_depth():
     """Points of the depth map, taken apart with the focal length, lie on planes with the normals of the map."""
     view = camera(heading=20, width=64, height=64)
     maps = cast_rays(square_room(), view)
@@ -141,7 +141,7 @@ def test_normals_belong_to_the_depth():
     assert ((normals * points[:, :-1, :-1]).sum(axis=0) < 0).all(), "normals must point towards the camera"
 
 
-def test_steps_of_an_opening_hide_what_is_behind_them_and_the_rest_is_seen_through():
+def test_an_opening_shows_the_room_behind_except_where_steps_hide_it():
     maps = cast_rays(two_rooms(floor=30, ceiling=80), camera())
     column = maps.depth[:, 32]
     heights = heights_at_opening()
@@ -161,7 +161,7 @@ def test_sky_has_a_class_and_no_geometry():
     assert np.isnan(maps.normals[:, sky]).all()
 
 
-def test_nothing_but_sky_hangs_between_two_open_skies_of_different_height():
+def test_between_two_skies_of_different_height_there_is_sky():
     hanging = heights_at_opening() > 60
     assert hanging.sum() > 5
     for far_ceiling, expected in ((SKY, SKY), (CEILING, WALL)):
@@ -169,7 +169,7 @@ def test_nothing_but_sky_hangs_between_two_open_skies_of_different_height():
         assert (maps.classes[hanging & (heights_at_opening() < 100), 32] == expected).all()
 
 
-def test_what_closes_a_door_sector_is_a_door():
+def test_the_part_that_closes_a_door_sector_is_a_door():
     closed = two_rooms(floor=0, ceiling=0, door_sectors=np.array([False, True]))
     assert cast_rays(closed, camera()).classes[32, 32] == DOOR
 
@@ -184,7 +184,7 @@ def test_rays_that_leave_the_level_are_unknown():
 
 
 @pytest.mark.parametrize(("changes", "message"), [({"field_of_view": 180}, "field of view 180"), ({"width": 0}, "65 x 0")])
-def test_impossible_cameras_are_refused(changes, message):
+def test_invalid_cameras_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         cast_rays(square_room(), replace(camera(), **changes))
 
@@ -219,7 +219,7 @@ def test_the_square_view_is_known_everywhere_and_in_metres():
     assert view.camera.field_of_view == pytest.approx(2 * np.rad2deg(np.arctan(0.75)))
 
 
-def test_a_sprite_is_an_upright_picture_at_its_distance():
+def test_a_sprite_is_upright_at_its_distance():
     labels = np.zeros((192, 256), np.uint8)
     labels[90:102, 122:134] = 7
     frame = frame_of_room(labels=labels, sprites=(Sprite(7, "DoomImp", "Monster", 64.0, 5.0),))
@@ -230,7 +230,7 @@ def test_a_sprite_is_an_upright_picture_at_its_distance():
     np.testing.assert_allclose(view.normals[:, monster].T, np.tile([0, 0, 1], (16, 1)))
 
 
-def test_a_grate_that_only_the_engine_knows_becomes_unknown():
+def test_a_grate_that_only_the_engine_draws_becomes_unknown():
     steps = frame_of_room().depth_steps.copy()
     steps[90:102, 122:134] = 3  # something at 38 map units, where the rays see a wall at 100
     view = compose_view(frame_of_room(depth_steps=steps), square_room(), 64)
@@ -257,7 +257,7 @@ def test_brightening_lifts_dark_frames_and_keeps_bright_ones():
 # Levels
 
 
-def test_every_level_has_one_split_and_the_share_is_half_a_quarter_a_quarter():
+def test_every_level_has_one_split_and_the_shares_are_a_half_and_two_quarters():
     counts = {split: len(select_levels([split])) for split in ("train", "validation", "test")}
     assert counts == {"train": 34, "validation": 17, "test": 17}
     assert [split_of(level) for level in ("MAP01", "MAP02", "MAP03", "MAP04", "E1M1", "E2M1")] == [
@@ -298,7 +298,7 @@ def test_the_same_seed_gives_the_same_views_and_another_one_does_not():
     assert first[0].camera != other[0].camera
 
 
-def test_rendered_views_hold_what_a_view_promises():
+def test_rendered_views_have_the_documented_contents():
     for view in render_views("MAP02", 2, 64, seed=0):
         known = np.isfinite(view.depth)
         assert (view.depth[known] >= 0.5).all()
@@ -307,7 +307,7 @@ def test_rendered_views_hold_what_a_view_promises():
         assert (view.classes == UNKNOWN_CLASS).mean() <= 0.01
 
 
-def test_the_engine_refuses_resolutions_that_it_lacks():
+def test_unsupported_resolutions_are_refused():
     with pytest.raises(ValueError, match=r"123 rows.*120, 150"):
         FrozenGame("MAP01", 123, 0)
 
@@ -365,7 +365,7 @@ def test_encoding_a_view_and_decoding_it_loses_only_rounding():
     np.testing.assert_array_equal(tasks["segmentation"].decode(np.asarray(stored["segmentation"])), view.classes)
 
 
-def test_the_card_tells_how_it_was_made_and_the_licence_lies_beside_the_samples(folder):
+def test_the_card_contains_the_command_and_the_licence_is_next_to_the_samples(folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "--levels MAP04 MAP05 --views 3 --size 32 --seed 2" in text
     assert card_header(folder)["license"] == "bsd-3-clause"
@@ -374,7 +374,7 @@ def test_the_card_tells_how_it_was_made_and_the_licence_lies_beside_the_samples(
     assert licence.strip() in text
 
 
-def test_an_interrupted_rendering_goes_on_without_redoing_what_is_finished(folder, monkeypatch):
+def test_an_interrupted_rendering_continues_without_repeating_finished_levels(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in (folder / "data").iterdir()}
     finished, lost = sorted(before)
     assert (finished, lost) == ("test-MAP04.parquet", "train-MAP05.parquet")
@@ -386,14 +386,14 @@ def test_an_interrupted_rendering_goes_on_without_redoing_what_is_finished(folde
     assert {path.name: path.read_bytes() for path in (folder / "data").iterdir()} == before
 
 
-def test_a_folder_begun_with_other_settings_is_refused(folder):
+def test_a_folder_with_other_settings_is_refused(folder):
     with pytest.raises(ValueError, match="size 32 instead of 64"):
         main([str(folder), "--levels", "MAP04", "MAP05", "--views", "3", "--size", "64", "--seed", "2"])
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+def test_a_file_instead_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; name a folder"):
+    with pytest.raises(ValueError, match="is a file; give a folder"):
         main([str(tmp_path / "file"), "--levels", "MAP01", "--views", "1"])
 
 
@@ -407,7 +407,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         (["--seed", "-1"], "seed -1 is negative"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):
+def test_invalid_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         main([str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Proves that a room's pictures and maps follow from its seed, agree with known shapes, and reach the disk whole or not at all."""
+"""Proves that a room's images and maps are determined by its seed, match known shapes, and are written completely or not at all."""
 
 # ruff: noqa: E402 - what needs Mitsuba is imported after the check that it is there
 
@@ -59,11 +59,11 @@ def rows(backend):
 
 @pytest.fixture(scope="module")
 def targets(rows):
-    """The first view's maps, decoded by the entries that the card states."""
-    return {name: spec.decode(picture(rows[0][name])) for name, spec in resolve_tasks(samples.TASK_ENTRIES).items()}
+    """The first view's maps, decoded with the card's entries."""
+    return {name: spec.decode(decoded(rows[0][name])) for name, spec in resolve_tasks(samples.TASK_ENTRIES).items()}
 
 
-def picture(cell):
+def decoded(cell):
     return np.asarray(Image.open(io.BytesIO(cell["bytes"])))
 
 
@@ -84,12 +84,12 @@ def assert_same_rendering(row, other):
         assert row[name] == pytest.approx(other[name])
     for name in MAPS:
         steps = 0 if name == "segmentation" else 1
-        same = np.abs(picture(row[name]).astype(int) - picture(other[name])) <= steps
+        same = np.abs(decoded(row[name]).astype(int) - decoded(other[name])) <= steps
         assert same.mean() > 0.995, name
-    assert np.abs(picture(row["image"]).astype(int) - picture(other["image"])).mean() < 1, "of 255"
+    assert np.abs(decoded(row["image"]).astype(int) - decoded(other["image"])).mean() < 1, "of 255"
 
 
-def test_a_room_rendered_twice_is_the_same_however_many_views_follow(rows):
+def test_a_room_renders_identically_for_any_number_of_views(rows):
     again = samples.render_room(settings(views=1), SEED)
     assert_same_rendering(again[0], rows[0])
     with pytest.raises(AssertionError):  # the premise: two views of a room differ
@@ -109,8 +109,8 @@ def test_the_maps_of_a_view_are_complete_and_in_their_ranges(targets):
     assert len(np.unique(targets["segmentation"][known])) >= 4
 
 
-def test_depth_normals_and_focal_length_of_a_view_belong_together(rows, targets):
-    """Normals from differences of the depth equal the rendered ones up to rounding on most of the picture."""
+def test_depth_normals_and_focal_length_of_a_view_are_consistent(rows, targets):
+    """Normals from differences of the depth equal the rendered ones up to rounding on most of the image."""
     computed = normals_from_depth(targets["depth"][0], rows[0]["focal_length"], tuple(rows[0]["principal_point"]))
     cosine = (computed * targets["normals"]).sum(axis=0)
     assert np.nanmedian(np.degrees(np.arccos(np.clip(cosine, -1, 1)))) < 2
@@ -118,15 +118,15 @@ def test_depth_normals_and_focal_length_of_a_view_belong_together(rows, targets)
 
 
 def test_edges_and_keypoints_are_those_of_the_stored_jpeg(rows, targets):
-    rgb = picture(rows[0]["image"])
+    rgb = decoded(rows[0]["image"])
     half_a_step = 0.5 / 255 + 1e-6
     np.testing.assert_allclose(targets["edges2d"][0], heat_map(edges2d(rgb), EDGES_GAIN), atol=half_a_step)
     np.testing.assert_allclose(targets["keypoints2d"][0], heat_map(keypoints2d(rgb), KEYPOINTS_GAIN), atol=half_a_step)
 
 
-def test_pictures_are_neither_dark_nor_burnt(rows):
+def test_images_are_neither_underexposed_nor_overexposed(rows):
     for row in rows:
-        rgb = picture(row["image"])
+        rgb = decoded(row["image"])
         assert 60 < rgb.mean() < 200
         assert rgb.std() > 20
 
@@ -188,7 +188,7 @@ def test_merged_meshes_keep_their_triangles():
 
 
 @pytest.mark.parametrize("kind", sorted(layouts.LAYOUTS))
-def test_every_kind_of_room_keeps_its_furniture_inside_and_holds_some(kind):
+def test_every_kind_of_room_has_furniture_and_keeps_it_inside(kind):
     builder = RoomBuilder(np.random.default_rng(SEED), 4.0, 5.0, 2.6)
     layouts.LAYOUTS[kind](builder)
     room = builder.finish(kind)
@@ -198,7 +198,7 @@ def test_every_kind_of_room_keeps_its_furniture_inside_and_holds_some(kind):
     assert len({part.class_name for part in room.parts} - {"unlabelled"}) >= 2
 
 
-def test_five_seeds_in_a_row_give_five_kinds_of_rooms_and_one_seed_the_same_room():
+def test_five_consecutive_seeds_give_five_kinds_of_rooms_and_one_seed_the_same_room():
     assert len(layouts.LAYOUTS) >= 4
     rooms = [layouts.build_room(seed) for seed in range(307, 312)]
     assert {room.kind for room in rooms} == set(layouts.LAYOUTS)
@@ -237,7 +237,7 @@ def test_cameras_stand_on_free_floor_at_varied_heights_and_fields_of_view():
     assert np.ptp([view.field_of_view for view in views]) > 20
 
 
-def test_a_view_of_many_things_is_more_interesting_than_a_bare_wall_and_a_leak_never_is():
+def test_a_view_of_many_things_scores_higher_than_a_bare_wall_or_a_leak():
     depth = np.full((8, 8), 3.0)
     wall = np.full((8, 8), CLASS_NAMES.index("wall"))
     mixed = np.arange(64).reshape(8, 8) % 12 + 1
@@ -248,7 +248,7 @@ def test_a_view_of_many_things_is_more_interesting_than_a_bare_wall_and_a_leak_n
 
 
 @pytest.mark.parametrize("make", [textures.wood, textures.tiles, textures.wallpaper, textures.brick, textures.art, textures.outdoors])
-def test_textures_are_colours_that_follow_from_their_generator(make):
+def test_textures_are_valid_colours_determined_by_their_generator(make):
     texture = make(np.random.default_rng(5))
     np.testing.assert_array_equal(texture, make(np.random.default_rng(5)))
     assert texture.shape[2] == 3
@@ -257,7 +257,7 @@ def test_textures_are_colours_that_follow_from_their_generator(make):
     assert texture.std() > 0.003
 
 
-def test_colours_match_the_standard_librarys():
+def test_colours_match_the_standard_library():
     for hue, saturation, value in np.random.default_rng(0).random((20, 3)):
         np.testing.assert_allclose(textures.colour_of(hue, saturation, value), colorsys.hsv_to_rgb(hue, saturation, value))
 
@@ -271,7 +271,7 @@ def test_an_unknown_class_is_refused_by_name():
 # --- variants ---
 
 
-def test_without_a_working_llvm_the_scalar_variant_is_taken_and_the_message_names_the_package(monkeypatch):
+def test_without_a_working_llvm_the_scalar_variant_is_used_and_the_message_names_the_package(monkeypatch):
     monkeypatch.setattr(variants, "llvm_libraries", list)
     with pytest.warns(UserWarning, match=r"found none.*scalar_rgb.*apt-get install libllvm19"):
         assert variants.choose_variant("auto") == ("scalar_rgb", None)
@@ -279,7 +279,7 @@ def test_without_a_working_llvm_the_scalar_variant_is_taken_and_the_message_name
         variants.choose_variant("llvm_ad_rgb")
 
 
-def test_a_library_that_is_none_does_not_survive_its_trial(tmp_path, monkeypatch):
+def test_a_file_that_is_not_a_library_fails_its_trial(tmp_path, monkeypatch):
     broken = tmp_path / "libLLVM-19.so"
     broken.write_text("not a library")
     assert not variants.survives_trial(str(broken))
@@ -297,7 +297,7 @@ def test_a_library_that_is_none_does_not_survive_its_trial(tmp_path, monkeypatch
         ("/x/libLLVM.so", 0),
     ],
 )
-def test_versions_are_read_off_file_names(path, version):
+def test_versions_are_read_from_file_names(path, version):
     assert variants._llvm_version(path) == version
 
 
@@ -319,7 +319,7 @@ def fake_room(settings, seed):
 
 @pytest.fixture
 def fake_rendering(monkeypatch):
-    """Replaces rendering; returns the list of seeds that were asked for."""
+    """Replaces rendering; returns the list of requested seeds."""
     asked = []
 
     def render(settings, seed):
@@ -331,7 +331,7 @@ def fake_rendering(monkeypatch):
     return asked
 
 
-def test_an_interrupted_run_goes_on_and_neither_redoes_nor_halves_a_shard(tmp_path, monkeypatch, fake_rendering):
+def test_an_interrupted_run_continues_without_repeating_or_truncating_shards(tmp_path, monkeypatch, fake_rendering):
     plan = settings(rooms=8, views=3)  # shards by seed: test 11; validation 12; train 13 14, 15 16, 17 18
 
     def interrupted(settings, seed):
@@ -353,7 +353,7 @@ def test_an_interrupted_run_goes_on_and_neither_redoes_nor_halves_a_shard(tmp_pa
     assert not list(tmp_path.glob(".*")), "no temporary file stays"
 
 
-def test_what_a_killed_run_left_half_written_goes_away(tmp_path, fake_rendering):
+def test_partial_files_of_a_killed_run_are_removed(tmp_path, fake_rendering):
     (tmp_path / ".train-00000-of-00002.parquet.unfinished").write_bytes(b"PAR1 and no more")
     writing.write_dataset(tmp_path, settings())
     assert not list(tmp_path.glob(".*"))
@@ -373,7 +373,7 @@ def test_load_dataset_reads_the_directory_with_its_splits_columns_and_encodings(
     assert resolve_tasks(entries) == resolve_tasks(samples.TASK_ENTRIES)
 
 
-def test_the_cards_command_makes_the_same_settings(tmp_path):
+def test_the_command_in_the_card_gives_the_same_settings(tmp_path):
     wanted = settings(views=3)
     words = shlex.split(writing.command(wanted, "set"))
     assert words[:3] == ["mult-hf", "render", "rooms"]
@@ -391,9 +391,9 @@ def test_every_room_is_in_one_split_and_more_rooms_move_none():
     assert few.split_seeds["validation"] == many.split_seeds["validation"]
 
 
-def test_files_of_other_settings_and_of_other_programs_are_refused(tmp_path, fake_rendering):
+def test_files_with_other_settings_or_from_other_programs_are_refused(tmp_path, fake_rendering):
     writing.write_dataset(tmp_path, settings())
-    with pytest.raises(ValueError, match="made with size 64 instead of 96"):
+    with pytest.raises(ValueError, match="rendered with size 64 instead of 96"):
         writing.write_dataset(tmp_path, settings(size=96))
     foreign = tmp_path / "other"
     foreign.mkdir()
@@ -403,13 +403,13 @@ def test_files_of_other_settings_and_of_other_programs_are_refused(tmp_path, fak
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--size", "8"], "size is 8; pictures have at least 32"),
+    (["--size", "8"], "size is 8; it must be at least 32"),
     (["--rooms", "3", "--test_rooms", "4"], "more than the 3 rooms in all"),
     (["--views", "0"], "views is 0; it must be at least 1"),
     (["--num_proc", "0"], "num_proc is 0"),
     (["--seed", str(2**31)], "passes 2147483648"),
 ])  # fmt: skip
-def test_bad_numbers_are_refused(tmp_path, flags, message):
+def test_invalid_numbers_are_refused(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         main([str(tmp_path / "set"), "--variant", "scalar_rgb", *flags])
 
@@ -431,6 +431,6 @@ def test_the_scalar_variant_sees_the_same_room(tmp_path, rows):
     command = [sys.executable, "-m", "mult_hf", "render", "rooms", str(tmp_path), *flags, "--seed", str(SEED), "--variant", "scalar_rgb"]
     subprocess.run(command, check=True, capture_output=True)
     (scalar,) = read_all(tmp_path)
-    same = (picture(scalar["segmentation"]) == picture(rows[0]["segmentation"])).mean()
+    same = (decoded(scalar["segmentation"]) == decoded(rows[0]["segmentation"])).mean()
     assert same > 0.98
-    assert np.median(np.abs(picture(scalar["depth"]).astype(int) - picture(rows[0]["depth"]))) <= 1
+    assert np.median(np.abs(decoded(scalar["depth"]).astype(int) - decoded(rows[0]["depth"]))) <= 1

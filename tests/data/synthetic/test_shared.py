@@ -1,4 +1,4 @@
-"""What Rooms and Doom share: the focal length, stored rows, and parquet files that carry their settings."""
+"""Proves the modules that Rooms and Doom share: focal length, stored rows, and Parquet files with their settings."""
 
 # ruff: noqa: E402 (what follows importorskip)
 
@@ -25,11 +25,11 @@ def row(level: str = "E1M1") -> dict:
 
 
 @pytest.mark.parametrize(("field_of_view", "focal"), [(90, 50), (2 * np.degrees(np.arctan(0.5)), 100), (2 * np.degrees(np.arctan(2)), 25)])
-def test_half_the_width_over_the_focal_length_is_the_slope_of_the_outermost_ray(field_of_view, focal):
+def test_the_slope_of_the_outermost_ray_is_half_the_width_over_the_focal_length(field_of_view, focal):
     assert focal_length(field_of_view, width=100) == pytest.approx(focal)
 
 
-def test_an_image_is_stored_as_jpeg_and_its_maps_are_derived_from_what_the_jpeg_decodes_to():
+def test_an_image_is_stored_as_jpeg_and_its_maps_are_derived_from_the_decoded_jpeg():
     rgb = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     cell, decoded = rows.image_cell(rgb)
     with Image.open(io.BytesIO(cell["bytes"])) as image:
@@ -41,18 +41,18 @@ def test_an_image_is_stored_as_jpeg_and_its_maps_are_derived_from_what_the_jpeg_
     assert {name: target.shape for name, target in targets.items()} == dict.fromkeys(("keypoints2d", "edges2d", "reshading"), (1, 32, 48))
 
 
-def test_maps_are_stored_without_loss_and_decode_by_their_entries():
+def test_maps_are_stored_losslessly_and_decode_with_their_entries():
     vectors = {"name": "vectors", "kind": "regression", "channels": 3, "encoding": {"dtype": "uint8", "scale": 1 / 127.5, "offset": -1.0}}
     specs = resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", "scale": 1 / 512, "unknown": [0]}}, vectors])
     random = np.random.default_rng(1)
     targets = {"depth": random.integers(1, 5000, (1, 8, 12)) / 512, "vectors": random.integers(0, 256, (3, 8, 12)) / 127.5 - 1}
     for name, cell in rows.map_cells(targets, specs).items():
-        with Image.open(io.BytesIO(cell["bytes"])) as picture:
-            assert picture.format == "PNG"
-            np.testing.assert_allclose(specs[name].decode(np.asarray(picture)), targets[name], atol=1e-6)  # rounding of float32
+        with Image.open(io.BytesIO(cell["bytes"])) as image:
+            assert image.format == "PNG"
+            np.testing.assert_allclose(specs[name].decode(np.asarray(image)), targets[name], atol=1e-6)  # rounding of float32
 
 
-def test_a_shard_reads_back_and_carries_its_settings(tmp_path):
+def test_a_shard_reads_back_with_its_settings(tmp_path):
     path = tmp_path / "train.parquet"
     shards.write_shard(path, [row("E1M1"), row("MAP01")], FEATURES, SETTINGS)
     assert shards.shard_settings(path) == {"levels": ["E1M1", "MAP01"], "size": 64, "seed": 3}
@@ -75,9 +75,9 @@ def test_a_shard_whose_write_fails_leaves_no_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_files_of_other_settings_and_of_other_programs_are_refused(tmp_path):
+def test_files_with_other_settings_or_from_other_programs_are_refused(tmp_path):
     shards.write_shard(tmp_path / "train.parquet", [row()], FEATURES, SETTINGS)
-    with pytest.raises(ValueError, match=r"train.parquet was made with size 64 instead of 96, seed 3 instead of 4; repeat"):
+    with pytest.raises(ValueError, match=r"train.parquet was rendered with size 64 instead of 96, seed 3 instead of 4; use the file"):
         shards.check_existing_shards(tmp_path, {**SETTINGS, "size": 96, "seed": 4})
     datasets.Dataset.from_dict({"image": [1]}).to_parquet(tmp_path / "foreign.parquet")
     with pytest.raises(ValueError, match=r"foreign.parquet was not written by this command"):

@@ -1,4 +1,4 @@
-"""The benchmark of data preparation runs as its docstring says, on images and maps that keep their meaning at every size."""
+"""Proves that the benchmark of data preparation runs as documented, on images and maps that keep their meaning at every size."""
 
 import importlib.util
 import os
@@ -45,7 +45,7 @@ def test_a_batch_is_prepared_once_before_and_once_for_each_measurement(benchmark
     assert min(cpu, wall) >= 0
 
 
-def test_resizing_for_the_benchmark_makes_up_no_value_of_a_map(benchmark):
+def test_resizing_for_the_benchmark_creates_no_new_map_values(benchmark):
     stored = np.random.default_rng(0).choice([3, 700, 65535], (16, 16)).astype(np.uint16)
     row = {"image": Image.new("RGB", (16, 16)), "depth": Image.fromarray(stored), "normals": None, "room": 3}
     larger = benchmark.resized(row, 40, resolve_tasks(["depth", "normals"]))
@@ -55,6 +55,6 @@ def test_resizing_for_the_benchmark_makes_up_no_value_of_a_map(benchmark):
 
 
 @pytest.mark.parametrize(("flags", "message"), [(["--sizes", "0"], r"--sizes is \[0\]"), (["--batches", "0"], "--batches is 0")])
-def test_nothing_to_measure_is_refused(benchmark, flags, message):
+def test_empty_measurements_are_refused(benchmark, flags, message):
     with pytest.raises(ValueError, match=message):
         benchmark.main(flags)

@@ -1,4 +1,4 @@
-"""The benchmark of networks counts what it says (operations, parameters, bytes), compares like with like, and refuses the rest."""
+"""Proves that the benchmark of networks counts operations, parameters and bytes correctly, and makes fair comparisons."""
 
 import importlib
 import json
@@ -41,7 +41,7 @@ def comparison(benchmark, arguments):
 
 
 class Run:
-    """Something to measure that is no network."""
+    """A step to measure that is not a network."""
 
     def __init__(self, action, *modules):
         self.action, self.modules = action, list(modules)
@@ -85,7 +85,7 @@ def test_a_shared_map_is_counted_once_and_one_per_task_once_per_task(benchmark, 
     assert benchmark.count_products(again)[0] == len(TASKS) * (a_map + a_task)
 
 
-def test_the_map_made_again_for_each_task_gives_the_same_results(comparison):
+def test_recomputing_the_map_per_task_gives_the_same_results(comparison):
     once, _ = comparison("inference").attention().values()
     attention, (streams, encoder_map, shift_mask) = once[0].inputs[0]
     together, _ = attention(streams, encoder_map, shift_mask)
@@ -93,7 +93,7 @@ def test_the_map_made_again_for_each_task_gives_the_same_results(comparison):
         torch.testing.assert_close(attention({task: streams[task]}, encoder_map, shift_mask)[0][task], together[task])
 
 
-def test_single_networks_cost_more_than_mult_by_the_encoders_and_maps_that_it_has_once(benchmark, comparison):
+def test_single_task_networks_cost_mult_plus_the_repeated_encoders_and_maps(benchmark, comparison):
     cases = comparison("inference")
     mult, singles = only(cases.mult()), only(cases.networks())
     assert [(step.tasks, step.network.task_names) for step in singles] == [([task], [task]) for task in TASKS]
@@ -139,7 +139,7 @@ def test_a_training_step_counts_three_times_the_weights_in_memory(benchmark, com
     assert benchmark.tensor_bytes(step.kept() * 2) == 3 * benchmark.tensor_bytes(parameters) + benchmark.tensor_bytes(buffers) + counters
 
 
-def test_peak_memory_is_the_most_that_tensors_held_at_once(benchmark):
+def test_peak_memory_is_the_largest_sum_of_live_tensors(benchmark):
     def action():
         four = torch.empty(1024, 1024)  # MiB
         eight = [four, torch.empty(1024, 1024)]
@@ -168,7 +168,7 @@ def test_a_case_is_timed_in_turns_with_the_others(benchmark, arguments):
     assert limit > 0
 
 
-def test_products_alone_are_timed_once_per_kind_and_added_up_by_their_number(benchmark):
+def test_isolated_products_are_timed_once_per_kind_and_multiplied_by_their_number(benchmark):
     class OneSecond(benchmark.Clock):
         def seconds(self, action):
             """Whatever it takes."""
@@ -183,7 +183,7 @@ def test_products_alone_are_timed_once_per_kind_and_added_up_by_their_number(ben
 
 
 @pytest.mark.parametrize("tensor", [torch.ones(4, 6).t(), torch.ones(1, 3).expand(5, 3), torch.ones(2, 2, dtype=torch.bfloat16)])
-def test_a_product_is_repeated_with_tensors_that_lie_in_memory_as_they_did(benchmark, tensor):
+def test_a_product_is_repeated_with_the_same_memory_layout(benchmark, tensor):
     made = benchmark.Layout.of(tensor).random("cpu")
     assert (made.shape, made.stride(), made.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
 
@@ -224,7 +224,7 @@ def test_precision_attention_and_compiler_are_chosen_by_flags(benchmark, capsys,
     assert re.search(r"^\| MulT, 1 tasks \| [\d.]+ ", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_a_preset_is_built_with_the_decoder_that_was_asked_for(benchmark):
+def test_a_preset_is_built_with_the_requested_decoder(benchmark):
     network = benchmark.build(benchmark.BenchmarkArguments(preset="swin-tiny"), ["depth"], decoder="mtan")
     assert network.config.decoder_type == "mtan"
     assert network.config.backbone_config.depths == [2, 2, 6, 2]
@@ -242,6 +242,6 @@ def test_a_preset_is_built_with_the_decoder_that_was_asked_for(benchmark):
         ({"tasks": ["depht"]}, "depht"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(benchmark, options, message):
+def test_invalid_measurements_are_refused(benchmark, options, message):
     with pytest.raises(ValueError, match=message):
         benchmark.BenchmarkArguments(**options)

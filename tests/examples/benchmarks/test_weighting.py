@@ -1,4 +1,4 @@
-"""The benchmark of task weightings measures every method it is asked for and prints a table of them."""
+"""Proves that the benchmark of task weightings measures every requested method and prints a table."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def test_the_benchmark_prints_a_row_per_method():
     assert min(fixed[2], upgrad[2]) > 100, "MiB of a process that has loaded torch"
 
 
-def test_an_unknown_method_is_refused_before_anything_runs():
+def test_an_unknown_method_is_refused_before_any_run():
     command = [sys.executable, str(ROOT / "examples/benchmarks/weighting.py"), "--methods", "fixed", "gradnrom"]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert run.returncode != 0

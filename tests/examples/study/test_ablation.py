@@ -1,4 +1,4 @@
-"""An ablation runs what its file lists, once, continues after interruptions, and compares by numbers that hold by hand."""
+"""Proves that an ablation runs its file's list once, continues after interruptions, and compares with numbers checked by hand."""
 
 import json
 import re
@@ -53,7 +53,7 @@ if arguments.die and not (out / "metrics.json").exists():
 
 @pytest.fixture
 def ablate(tmp_path, monkeypatch, capfd):
-    """Run the ablation of a file's content with the stand-in; returns exit status, what was printed, and the directory."""
+    """Run the ablation of a file's content with the fake training; returns exit status, output, and the directory."""
     fake = tmp_path / "train.py"
     fake.write_text(FAKE_TRAIN)
     monkeypatch.setattr(ablation, "TRAIN", [str(fake)])
@@ -70,7 +70,7 @@ def results_of(out):
     return json.loads((out / "results.json").read_text())["runs"]
 
 
-# --- what runs ---
+# --- runs ---
 
 
 def test_every_run_has_its_own_directory_flags_and_log(ablate):
@@ -114,7 +114,7 @@ def test_several_runs_train_at_once(ablate):
     assert list(results_of(out)) == ["a", "b", "c"], "in the order of the file, whichever ends first"
 
 
-# --- once, and on after trouble ---
+# --- repetition and failures ---
 
 
 def test_a_finished_run_is_not_done_again(ablate):
@@ -131,7 +131,7 @@ def test_a_finished_run_is_not_done_again(ablate):
 
 def test_other_flags_under_an_old_name_are_refused_with_the_difference(ablate):
     ablate({"runs": {"a": {"rmse": 1.0}, "b": {}}})
-    with pytest.raises(ValueError, match=r"/a was made with other flags \(angle: default -> 30.0; rmse: 1.0 -> 1.5\)"):
+    with pytest.raises(ValueError, match=r"/a was written with other flags \(angle: default -> 30.0; rmse: 1.0 -> 1.5\)"):
         ablate({"runs": {"b": {}, "a": {"rmse": 1.5, "angle": 30.0}}})
 
 
@@ -147,7 +147,7 @@ def test_a_run_that_died_while_writing_continues(ablate):
     assert (out / "a/log.txt").read_text() == "step 1\n" * 2, "the log of the first attempt is kept"
 
 
-def test_a_failing_run_stops_no_other_and_is_tried_again(ablate, tmp_path):
+def test_a_failed_run_does_not_stop_others_and_is_repeated(ablate, tmp_path):
     (tmp_path / "trouble").touch()
     content = {"runs": {"bad": {"fail": str(tmp_path / "trouble")}, "good": {}}}
     status, printed, out = ablate(content)
@@ -159,7 +159,7 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(ablate, tmp_path):
     assert list(results_of(out)) == ["bad", "good"]
 
 
-def test_where_every_run_fails_nothing_is_compared(ablate, tmp_path):
+def test_without_a_finished_run_there_is_no_comparison(ablate, tmp_path):
     status, printed, out = ablate({"runs": {"bad": {"fail": str(tmp_path)}}})
     assert status == 1
     assert "no run is finished" in printed.out
@@ -227,9 +227,9 @@ def test_without_a_reference_there_is_no_gain(ablate):
 
 
 def test_the_plot_has_one_panel_per_column(compared):
-    with Image.open(compared[2] / "plot.png") as picture:
-        assert picture.width > 2 * picture.height, "three panels side by side, four lines"
-        green = sum(count for count, color in picture.convert("RGB").getcolors(2**24) if color == (44, 160, 44))
+    with Image.open(compared[2] / "plot.png") as image:
+        assert image.width > 2 * image.height, "three panels side by side, four lines"
+        green = sum(count for count, color in image.convert("RGB").getcolors(2**24) if color == (44, 160, 44))
     assert green > 50, "the best of each column stands out"
 
 
@@ -252,7 +252,7 @@ def test_further_right_is_better_in_every_panel(monkeypatch, compared):
         ({"runs": {"a": {}}, "sedes": [1]}, r"has \['sedes'\]; allowed: base, seeds, runs, grid, reference"),
         ({"runs": {"a": {}}, "reference": "b"}, r"the runs \['a'\] and the reference \['b'\]"),
         ({"runs": {"a": {"angel": 3}}}, r"run 'a' has the flag 'angel', which mult-hf train does not have; 'angle'\?"),
-        ({"runs": {"a": {"output_dir": "x"}}}, r"run 'a' has the flag 'output_dir'; it is set by --output_dir"),
+        ({"runs": {"a": {"output_dir": "x"}}}, r"run 'a' has the flag 'output_dir'; this script sets it from --output_dir"),
         ({"base": {"seed": 3}, "runs": {"a": {}}}, r"has the flag 'seed'; list seeds under 'seeds'"),
         ({"base": {"config": "x.yaml"}, "runs": {"a": {}}}, r"has the flag 'config'; write that file's flags here"),
         ({"runs": {"a b": {}, "a-b": {}}}, r"runs 'a b' and 'a-b' would both be written to .*/a-b"),
@@ -261,19 +261,19 @@ def test_further_right_is_better_in_every_panel(monkeypatch, compared):
     ],
     ids=str,
 )
-def test_a_wrong_file_is_refused_before_anything_runs(ablate, tmp_path, content, message):
+def test_an_invalid_file_is_refused_before_any_run(ablate, tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         ablate(content)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_directory_of_something_else_is_refused(ablate, tmp_path):
+def test_a_directory_with_other_contents_is_refused(ablate, tmp_path):
     (tmp_path / "out/a").mkdir(parents=True)
     with pytest.raises(ValueError, match="/a exists, but is not a run of an ablation"):
         ablate({"runs": {"a": {}}})
 
 
-# --- the files that ship ---
+# --- the shipped files ---
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,7 @@ def test_a_shipped_ablation_trains_the_models_and_weightings_that_it_lists(name,
         ("reference: mult", "reference: molt", "the reference \\['molt'\\]"),
     ],
 )
-def test_a_misspelt_shipped_ablation_would_be_noticed(old, new, message, real_flags, tmp_path):
+def test_a_typo_in_a_shipped_ablation_would_be_detected(old, new, message, real_flags, tmp_path):
     text = (SHIPPED / "smoke.yaml").read_text()
     assert text.count(old) == 1, "premise"
     (tmp_path / "smoke.yaml").write_text(text.replace(old, new))
@@ -353,7 +353,7 @@ def test_the_papers_ablation_has_every_baseline(tmp_path):
         ("mtan", "mtan", None),
     ],
 )
-def test_a_shipped_configuration_has_flags_of_train_and_is_what_its_name_says(name, decoder, blocks, real_flags):
+def test_a_shipped_configuration_has_valid_flags_and_matches_its_name(name, decoder, blocks, real_flags):
     flags = yaml.safe_load((ROOT / f"examples/configs/{name}.yaml").read_text())
     assert set(flags) <= real_flags
     model = model_of(flags)
@@ -361,7 +361,7 @@ def test_a_shipped_configuration_has_flags_of_train_and_is_what_its_name_says(na
     assert len(model.task_specs) == (1 if name == "single-task" else 6)
 
 
-def test_no_shipped_configuration_is_left_untested():
+def test_every_shipped_configuration_is_tested():
     assert {path.stem for path in (ROOT / "examples/configs").glob("*.yaml")} == {
         "paper-mult", "single-task", "no-sharing", "swin-unet", "mtan",
         "rooms-tiny",  # in test_shipped_checkpoint.py

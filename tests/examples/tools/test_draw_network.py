@@ -1,4 +1,4 @@
-"""Proves that the figure of the whole network is current, and follows the tasks that it is given."""
+"""Proves that the figure of the whole network is current and depends on the given tasks."""
 
 import importlib
 from pathlib import Path
@@ -23,7 +23,7 @@ def labels(figure):
     return ["".join(element.itertext()) for element in ElementTree.fromstring(figure).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_the_figure_in_the_documentation_is_what_the_script_draws(draw_network, tmp_path):
+def test_the_figure_in_the_documentation_is_current(draw_network, tmp_path):
     draw_network.main(["--output", str(tmp_path / "network.svg")])
     assert (tmp_path / "network.svg").read_bytes() == (ROOT / "docs/images/network.svg").read_bytes()
 

@@ -1,4 +1,4 @@
-"""The drawing of imports has every component and arrow of a package, and marks those that run upwards."""
+"""Proves that the drawing of imports has every component and arrow of a package, and marks upward arrows."""
 
 import subprocess
 
@@ -47,7 +47,7 @@ def drawn(capsys):
     return draw
 
 
-def test_components_are_folders_and_files_beside_them_and_arrows_their_imports(tree, drawn):
+def test_components_are_folders_and_files_next_to_them_and_arrows_their_imports(tree, drawn):
     assert drawn(tree(TREE)) == (DRAWING, "4 components, 4 arrows, 0 of them upwards")
 
 
@@ -57,7 +57,7 @@ def test_an_arrow_against_the_order_is_marked(tree, drawn):
     assert counts == "4 components, 4 arrows, 1 of them upwards"
 
 
-def test_components_out_of_order_that_import_each_other_are_marked(tree, drawn):
+def test_cycles_between_unordered_components_are_marked(tree, drawn):
     circle = {"a.py": "from . import b\n", "b.py": "from .c import x\n", "c.py": "import pack.a\n", "d.py": "import pack.a\n"}
     drawing, counts = drawn(tree(circle))
     assert drawing.splitlines() == ["a -> ^b", "b -> ^c", "c -> ^a", "d -> a"]
@@ -89,7 +89,7 @@ def test_an_earlier_revision_is_drawn_from_git(tree, drawn):
     assert drawn(repository, "--revision", "HEAD") == (DRAWING, "4 components, 4 arrows, 0 of them upwards")
 
 
-def test_a_package_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_package_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no Python files; give another --package"):
         imports.main(["--package", "nothing", "--repository", str(tmp_path)])
     with pytest.raises(ValueError, match=r"git ls-tree .* failed"):

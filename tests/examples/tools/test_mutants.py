@@ -1,4 +1,4 @@
-"""The list of deliberate bugs fits the present source, and the command that applies them distinguishes killed ones from survivors."""
+"""Proves that the list of deliberate bugs applies to the current source, and that the command distinguishes killed bugs from survivors."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_the_list_covers_every_area_of_the_package():
 EDIT = Mutant("sum", "toy.py", "a + b", "a - b", ("test_toy.py",))
 
 
-def test_an_edit_replaces_the_one_place_where_its_text_occurs():
+def test_an_edit_replaces_the_only_occurrence_of_its_text():
     assert EDIT.apply("x = a + b\n") == "x = a - b\n"
 
 
@@ -46,7 +46,7 @@ def test_an_edit_replaces_the_one_place_where_its_text_occurs():
         (replace(EDIT, new="a  +  b  # the same"), "x = a + b\n", "sum: .* does not change what toy.py does"),
     ],
 )
-def test_an_edit_that_does_not_fit_is_refused_by_its_name(edit, source, message):
+def test_an_edit_that_does_not_apply_is_refused_by_its_name(edit, source, message):
     with pytest.raises(ValueError, match=message):
         edit.apply(source)
 
@@ -57,7 +57,7 @@ def test_a_missing_file_and_a_missing_test_are_problems_of_the_list(tmp_path):
     assert "sum: tests ['test_toy.py'] do not exist" in test
 
 
-def test_a_test_that_its_file_does_not_hold_is_a_problem_of_the_list(tmp_path):
+def test_a_test_missing_from_its_file_is_a_problem_of_the_list(tmp_path):
     (tmp_path / "toy.py").write_text("x = a + b\n")
     (tmp_path / "test_toy.py").write_text("def test_sum():\n    pass\n")
     assert check_list([replace(EDIT, tests=("test_toy.py::test_sum",))], tmp_path) == []
@@ -66,7 +66,7 @@ def test_a_test_that_its_file_does_not_hold_is_a_problem_of_the_list(tmp_path):
 
 
 def test_an_unknown_or_repeated_id_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"there are no mutants \['product'\]; the list has sum"):
+    with pytest.raises(ValueError, match=r"unknown mutants \['product'\]; the list has 1, such as sum"):
         select([EDIT], ["product"])
     entry = {"id": "sum", "file": "toy.py", "old": "a", "new": "b", "tests": ["test_toy.py"]}
     (tmp_path / "list.yaml").write_text(yaml.safe_dump([entry, entry]))
@@ -88,7 +88,7 @@ BROKEN = {"id": "name", "file": "toy.py", "old": "def total", "new": "def sum_of
 
 
 def run_command(directory, mutants, *flags, test=TEST):
-    """The command in a process of its own, as it forks; without the large libraries, which the toy does not need."""
+    """Run the command in a separate process, because it forks; without the large libraries, which the toy does not need."""
     project = directory / "project"
     project.mkdir()
     (project / "toy.py").write_text(SOURCE)
@@ -134,7 +134,7 @@ def test_a_mutant_that_hangs_is_stopped_and_counts_as_killed(tmp_path):
     assert "2 of 2 mutants killed" in done.stdout, "the next mutant runs on a clean copy"
 
 
-def test_a_mutant_that_stops_its_tests_from_loading_shows_nothing_and_is_an_error(tmp_path):
+def test_a_mutant_that_stops_its_tests_from_loading_is_an_error(tmp_path):
     done = run_command(tmp_path, [BROKEN])
     assert done.returncode == 2
     assert "| name | toy.py | BROKEN |" in done.stdout

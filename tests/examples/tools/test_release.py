@@ -1,4 +1,4 @@
-"""A released model is the trained one, rounded, measured as it is written, and described in its card."""
+"""Proves that a released model is the rounded trained one, measured as written, and described in its card."""
 
 import json
 
@@ -14,7 +14,7 @@ from examples.tools import release as script
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows
-from mult_hf.evaluation.report import example_pictures
+from mult_hf.evaluation.report import example_images
 from mult_hf.model.visualization import panel
 from support.training_runs import DEPTH, train, weights
 
@@ -26,7 +26,7 @@ def run(data, tmp_path_factory):
 
 
 def release(run, data, directory, *flags):
-    argv = ["--model", run, "--dataset", data, "--split", "validation", "--output_dir", directory, "--pictures", "1", *flags]
+    argv = ["--model", run, "--dataset", data, "--split", "validation", "--output_dir", directory, "--images", "1", *flags]
     script.main([str(word) for word in argv])
     return directory
 
@@ -42,7 +42,7 @@ def packaged(run, data, tmp_path_factory):
     return release(run, data, tmp_path_factory.mktemp("packaged") / "released-model", "--packaged")
 
 
-def test_weights_are_stored_in_half_the_bytes_and_differ_by_rounding_alone(run, released):
+def test_weights_are_stored_in_half_the_bytes_and_differ_only_by_rounding(run, released):
     stored, before = load_file(released / "model.safetensors"), weights(run)
     assert {weight.dtype for weight in stored.values()} == {torch.float16}
     assert stored.keys() == before.keys()
@@ -54,11 +54,11 @@ def test_they_are_loaded_as_float32_by_default(released):
     assert pipeline("multitask-vision", model=str(released)).model.dtype == torch.float32
 
 
-def test_everyone_may_read_the_weights(released):
+def test_weights_are_readable_by_everyone(released):
     assert (released / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_the_card_says_what_was_measured_on_what_by_which_command(released):
+def test_the_card_names_data_results_and_command(released):
     card = ModelCard.load(released / "README.md")
     assert (card.data.model_name, card.data.license) == ("released-model", "mit")
     splits = {(result.metric_name, json.dumps(result.metric_args)) for result in card.data.eval_results}
@@ -67,10 +67,10 @@ def test_the_card_says_what_was_measured_on_what_by_which_command(released):
     assert "python examples/tools/release.py --model" in card.text
     assert "--data_command 'make maps'" in card.text, "quoted, so that it can be typed"
     assert "## Limits\n\nRandom maps. Nothing is seen.\n" in card.text
-    assert "- data made by `make maps`" in card.text
+    assert "- data created by `make maps`" in card.text
 
 
-def test_the_cards_own_name_is_changed_and_nothing_else_that_contains_it(run, released):
+def test_only_the_models_own_name_is_changed_in_the_card(run, released):
     old, new = ((directory / "README.md").read_text() for directory in (run, released))
     assert "# a\n" in old
     assert "# released-model\n" in new
@@ -78,19 +78,19 @@ def test_the_cards_own_name_is_changed_and_nothing_else_that_contains_it(run, re
     assert "Bhattacharjee et al." in new
 
 
-def test_numbers_are_those_of_the_weights_as_they_are_written(released):
+def test_results_are_those_of_the_written_weights(released):
     results = json.loads((released / "results.json").read_text())
     assert results["evaluated_samples"] == 4
     assert results["model"].keys() == results["mirrored"].keys() == results["constant_baseline"].keys() == results["before_rounding"].keys()
     assert 0 < abs(results["model"]["depth/rmse"] - results["before_rounding"]["depth/rmse"]) < 1e-2
 
 
-def test_the_picture_shows_image_prediction_of_the_released_weights_and_truth(released, data):
+def test_the_panel_shows_image_prediction_of_the_released_weights_and_truth(released, data):
     """Mean difference below one grey level: the prediction is made again, in a batch of another size."""
     assert [path.name for path in released.glob("example-*.png")] == ["example-depth.png"]
     model = MulTForMultiTaskDensePrediction.from_pretrained(released).eval()
     collator = MultiTaskCollator(MulTImageProcessor.from_pretrained(released, tasks=[{**DEPTH, "metrics": ["rmse"]}]))
-    (example,) = example_pictures(model, load_rows(str(data), split="validation"), collator, 1)
+    (example,) = example_images(model, load_rows(str(data), split="validation"), collator, 1)
     shown = [example.image, example.predictions["depth"], example.truths["depth"]]
     expected = panel([shown], ["image", "depth", "truth"])
     with Image.open(released / "example-depth.png") as written:
@@ -101,7 +101,7 @@ def test_the_picture_shows_image_prediction_of_the_released_weights_and_truth(re
     assert np.abs(np.asarray(other.convert("RGB"), float) - np.asarray(expected.convert("RGB"), float)).mean() > 5, "premise: it shows"
 
 
-def test_nothing_unfinished_is_left(released):
+def test_no_partial_files_remain(released):
     names = {path.name for path in released.iterdir() if path.suffix != ".py"}
     assert names == {
         "README.md", "config.json", "example-depth.png", "model.safetensors", "panel.png", "preprocessor_config.json", "results.json",
@@ -109,7 +109,7 @@ def test_nothing_unfinished_is_left(released):
     }  # fmt: skip
 
 
-def test_a_packaged_model_has_no_copy_of_the_code_and_loads_all_the_same(packaged, released):
+def test_a_packaged_model_has_no_copy_of_the_code_but_loads(packaged, released):
     assert list(released.glob("*.py"))
     assert not list(packaged.glob("*.py"))
     assert not any(word in path.read_text() for path in packaged.glob("*.json") for word in ("auto_map", "custom_pipelines"))
@@ -124,7 +124,7 @@ def test_weights_beyond_the_type_are_refused():
         script.to_dtype({"large": torch.tensor([7e4]), "small": torch.ones(1)}, torch.float16)
 
 
-def test_the_run_itself_is_never_overwritten(run, data):
+def test_the_training_run_is_never_overwritten(run, data):
     with pytest.raises(ValueError, match="full weights would be lost"):
         release(run, data, run)
 

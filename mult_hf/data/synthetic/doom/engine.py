@@ -1,4 +1,4 @@
-"""The ViZDoom engine as a camera that is put somewhere in a frozen level (https://vizdoom.farama.org)."""
+"""The ViZDoom engine as a camera that can be placed anywhere in a frozen level (https://vizdoom.farama.org)."""
 
 import tempfile
 from dataclasses import dataclass
@@ -10,32 +10,32 @@ import numpy as np
 from .levels import vizdoom, wad_path
 
 RESOLUTIONS = {height: f"RES_{height * 4 // 3}X{height}" for height in (120, 150, 192, 240, 300, 384, 480, 600, 768, 960, 1200)}
-"""ViZDoom's names of its 4:3 resolutions by height; at 4:3 its field of view is the image's width."""
+"""ViZDoom's names of its 4:3 resolutions by height; at 4:3 its field of view spans the image's width."""
 
 EYE_HEIGHT = 41
 """Map units from the player's feet to the eyes."""
 
 SETTLING_TICS = 4
-"""Game steps of 1/35 s until the eyes have come to rest after a warp and a new field of view (7 degrees a step) is reached."""
+"""Game steps (1/35 s) until the eyes are at rest after a warp and a new field of view is reached (at 7 degrees per step)."""
 
 CAMERA_VARIABLES = ("POSITION_X", "POSITION_Y", "POSITION_Z", "CAMERA_POSITION_Z", "CAMERA_ANGLE", "CAMERA_FOV")
 
-# Cheats are needed to warp; the message about secrets would be drawn into the image.
+# Warping needs cheats; the message about secrets would appear in the image.
 GAME_ARGUMENTS = "+sv_cheats 1 +cl_showsecretmessage 0"
 
 
 class EngineError(RuntimeError):
-    """The engine does not do what a rendering needs."""
+    """The engine did not reach a state that can be rendered."""
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A thing in the image, drawn as an upright picture that faces the camera.
+    """A thing in the image, drawn as an upright sprite that faces the camera.
 
     Args:
         label: its value in the frame's labels.
-        name: the engine's class of the thing, e.g. "Zombieman".
-        category: ViZDoom's category, e.g. "Monster"; empty if none.
+        name: the engine's class of the thing, for example "Zombieman".
+        category: ViZDoom's category, for example "Monster"; empty if none.
         x: position to the east, map units.
         y: position to the north.
     """
@@ -49,19 +49,19 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the engine shows and knows.
+    """Image, buffers and camera state of one frame.
 
     Args:
         image: (height, width, 3) uint8 RGB.
         depth_steps: (height, width) uint8, the engine's coarse depth buffer.
         labels: (height, width) uint8, values of sprites; 0 and 1 are the level itself.
         sprites: the sprites in the image.
-        floors: (sectors,) floor heights now, map units.
-        ceilings: (sectors,) ceiling heights now.
+        floors: (sectors,) current floor heights, map units.
+        ceilings: (sectors,) current ceiling heights.
         position: (3,) x, y and height of the player's feet.
         eye: height of the camera.
         heading: degrees from east, counter-clockwise.
-        field_of_view: degrees, from the left to the right border.
+        field_of_view: horizontal, degrees.
     """
 
     image: np.ndarray
@@ -77,12 +77,12 @@ class Frame:
 
 
 class FrozenGame:
-    """A level in which time stands still for all but the player. Use it as a context manager.
+    """A level in which time is frozen for everything except the player. Use it as a context manager.
 
     Args:
-        level: a name of `levels.LEVELS`.
-        height: of the frames in pixels, a key of `RESOLUTIONS`; the width is 4/3 of it.
-        seed: of the engine's random numbers.
+        level: a name in `levels.LEVELS`.
+        height: height of the frames in pixels, a key of `RESOLUTIONS`; the width is 4/3 of it.
+        seed: seed of the engine's random numbers.
 
     Raises:
         ValueError: if the engine has no such resolution.
@@ -119,7 +119,7 @@ class FrozenGame:
             y: to the north.
 
         Returns:
-            `bool`: whether the player now stands there, eyes at the usual height.
+            `bool`: whether the player now stands there with the eyes at their usual height.
         """
         self._game.send_game_command(f"warp {x} {y}")
         self._step(SETTLING_TICS)
@@ -131,7 +131,7 @@ class FrozenGame:
 
         Args:
             heading: degrees from east, counter-clockwise.
-            field_of_view: whole degrees from the left to the right border.
+            field_of_view: horizontal, whole degrees.
         """
         for _ in range(4):
             if round(self._state().game_variables[5]) == field_of_view:
@@ -148,7 +148,7 @@ class FrozenGame:
     def _state(self) -> "vizdoom.GameState":
         state = self._game.get_state()
         if state is None:
-            raise EngineError(f"level {self.level} has ended while it was rendered; leave it out of the chosen levels")
+            raise EngineError(f"level {self.level} ended during rendering; remove it from --levels")
         return state
 
 

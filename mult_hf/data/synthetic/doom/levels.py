@@ -1,4 +1,4 @@
-"""Freedoom's levels: their names, their split, and their geometry as read from the files that the vizdoom wheel ships."""
+"""Freedoom's levels: their names, splits, and geometry, read from the files in the vizdoom wheel."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -61,28 +61,28 @@ NO_SIDE = 65535
 
 
 def split_of(level: str) -> str:
-    """Split that a level belongs to, whatever else is rendered: CocoDoom's map split, (number - 1) mod 4 = {0, 1} / 2 / 3.
+    """Split of a level, independent of the other levels: CocoDoom's map split, (number - 1) mod 4 = {0, 1} / 2 / 3.
 
-    Levels of the four episodes are numbered through. 34 levels train, 17 validate, 17 test.
+    Levels of the four episodes are numbered consecutively. 34 levels are for training, 17 for validation, 17 for testing.
 
     Args:
-        level: a name of `LEVELS`.
+        level: a name in `LEVELS`.
 
     Returns:
-        `str`: a name of `SPLITS`.
+        `str`: a name in `SPLITS`.
     """
     number = LEVELS.index(level) if level.startswith("E") else int(level[3:]) - 1
     return ("train", "train", "validation", "test")[number % 4]
 
 
 def select_levels(names: list[str]) -> tuple[str, ...]:
-    """Turn names of levels and splits into levels, in the order of `LEVELS`.
+    """Convert names of levels and splits to levels, in the order of `LEVELS`.
 
     Args:
-        names: levels ("MAP05", "E1M2"), splits ("test") or "all"; upper and lower case alike.
+        names: levels ("MAP05", "E1M2"), splits ("test") or "all", in upper or lower case.
 
     Raises:
-        ValueError: on a name that is none of these, or no name at all.
+        ValueError: if a name is unknown, or there is no name.
     """
     chosen = set()
     for name in names:
@@ -91,17 +91,17 @@ def select_levels(names: list[str]) -> tuple[str, ...]:
             raise ValueError(f"there is no level or split {name!r}; allowed: all, {', '.join(SPLITS)}, E1M1 to E4M9, MAP01 to MAP32")
         chosen.update(matching)
     if not chosen:
-        raise ValueError("no level is chosen; name levels such as MAP05 or E1M2, a split, or all")
+        raise ValueError(f"no level is chosen: names is {names}; give levels such as MAP05 or E1M2, a split, or all")
     return tuple(level for level in LEVELS if level in chosen)
 
 
 def wad_path(level: str) -> Path:
-    """File of the vizdoom wheel that holds the level."""
+    """File in the vizdoom wheel that contains the level."""
     return Path(vizdoom.__file__).parent / ("freedoom1.wad" if level.startswith("E") else "freedoom2.wad")
 
 
 def freedoom_version() -> str:
-    """Version of the Freedoom files in the wheel, e.g. `"0.13.0"`."""
+    """Version of the Freedoom files in the wheel, for example `"0.13.0"`."""
     return _open_wad(wad_path("MAP01")).data["FREEDOOM"].data.decode("ascii").strip()
 
 
@@ -109,11 +109,11 @@ def read_level(level: str) -> tuple[LevelGeometry, np.ndarray]:
     """Read a level.
 
     Args:
-        level: a name of `LEVELS`.
+        level: a name in `LEVELS`.
 
     Returns:
         `tuple`: the geometry with the heights at the level's start, and the (things, 2) positions x, y of its things
-            (monsters, items, decorations, starts) in map units, which are places that a player can reach.
+            (monsters, items, decorations, starts) in map units; a player can reach these places.
     """
     editor = MapEditor(_open_wad(wad_path(level)).maps[level])
     vertices = np.array([(vertex.x, vertex.y) for vertex in editor.vertexes], float)
@@ -151,7 +151,7 @@ def _has_switch(editor: MapEditor, line: object) -> bool:
 
 
 def _flat_class(texture: str, otherwise: str) -> int:
-    """Class id of a floor or ceiling with this texture."""
+    """Class id of a floor or ceiling with a given texture."""
     texture = texture.upper()
     if texture.startswith(SKY_FLAT):
         return CLASS_IDS["sky"]
@@ -159,7 +159,7 @@ def _flat_class(texture: str, otherwise: str) -> int:
 
 
 def _door_sectors(editor: MapEditor, back: np.ndarray) -> np.ndarray:
-    """(sectors,) whether a door line moves the sector: the one behind the line, or those that carry its tag."""
+    """(sectors,) whether a door line moves the sector: the sector behind the line, or those with the line's tag."""
     doors = np.zeros(len(editor.sectors), bool)
     tags = np.array([sector.tag for sector in editor.sectors])
     for line, behind in zip(editor.linedefs, back):
@@ -171,7 +171,7 @@ def _door_sectors(editor: MapEditor, back: np.ndarray) -> np.ndarray:
 
 
 def _without_points(geometry: LevelGeometry) -> LevelGeometry:
-    """Drop lines of no length, which have no direction."""
+    """Drop lines of length zero, which have no direction."""
     keep = (geometry.starts != geometry.ends).any(axis=1)
     by_line = ("starts", "ends", "front", "back", "line_classes")
     return LevelGeometry(**{name: values[keep] if name in by_line else values for name, values in vars(geometry).items()})

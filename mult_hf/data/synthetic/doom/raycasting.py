@@ -1,12 +1,12 @@
-"""Exact depth, normals and classes of a Doom level: one vertical plane of rays per image column, walked from line to line.
+"""Exact depth, normals and classes of a Doom level: one vertical plane of rays per image column, traced from line to line.
 
-A Doom level is flat: sectors are polygons with a floor and a ceiling height, and lines separate them. A ray's path over the
-map is the same for all pixels of a column, so a column needs the lines that it crosses, in order of distance, and at each
-crossing every pixel of the column either has hit the floor or ceiling on the way, hits the step at the line, or goes on.
+A Doom level is flat: sectors are polygons with a floor and a ceiling height, and lines separate them. All pixels of a column
+have the same path over the map, so a column needs the lines that it crosses, in order of distance. At each crossing, every pixel
+of the column has either hit the floor or ceiling before the line, or hits the step at the line, or passes through.
 
-Lengths are map units; the player is 56 of them tall. The engine draws heights `VERTICAL_STRETCH` times as tall as widths
-(pixels of the original game were taller than wide), which is the same as a level whose heights are stretched and a camera
-with square pixels. The maps describe that stretched level, so pinhole formulas hold with one focal length.
+Lengths are in map units; the player is 56 units tall. The engine stretches heights by `VERTICAL_STRETCH`, because pixels of the
+original game were taller than wide. This equals a level with stretched heights seen by a camera with square pixels. The maps
+describe the stretched level, so pinhole formulas hold with a single focal length.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import numpy as np
 from mult_hf.data.synthetic.camera import GeometryMaps, focal_length
 
 VERTICAL_STRETCH = 1.2
-"""Drawn height over drawn width of a square of the level."""
+"""Ratio of drawn height to drawn width of a square in the level."""
 
 CLASS_NAMES = ("wall", "floor", "ceiling", "sky", "door", "liquid", "switch", "monster", "item", "decoration")
 """Classes of the domain, in order of their ids; the last three are sprites and come from the engine's labels buffer."""
@@ -26,7 +26,7 @@ CLASS_IDS = {name: number for number, name in enumerate(CLASS_NAMES)}
 UNKNOWN_CLASS = 255
 
 NO_SECTOR = -1
-"""Sector number on the outside of a one-sided line."""
+"""Sector number for the outer side of a one-sided line."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class LevelGeometry:
     Args:
         starts: (lines, 2) first vertex (x east, y north) of each line, map units.
         ends: (lines, 2) second vertex.
-        front: (lines,) number of the sector on the right of the line, seen from its start.
-        back: (lines,) number of the sector on its left, `NO_SECTOR` where the line is a solid wall.
+        front: (lines,) index of the sector to the right of the line, seen from its start.
+        back: (lines,) index of the sector to its left, `NO_SECTOR` if the line is a solid wall.
         floors: (sectors,) floor heights.
         ceilings: (sectors,) ceiling heights.
         line_classes: (lines,) class id of the wall parts of each line.
         floor_classes: (sectors,) class id of each floor.
         ceiling_classes: (sectors,) class id of each ceiling.
-        door_sectors: (sectors,) whether the sector is a door: what closes it from above is drawn as class "door".
+        door_sectors: (sectors,) whether the sector is a door; the part that closes it from above has class "door".
     """
 
     starts: np.ndarray
@@ -60,14 +60,14 @@ class LevelGeometry:
 
 @dataclass(frozen=True)
 class LevelCamera:
-    """A camera that looks horizontally.
+    """A camera with a horizontal viewing direction.
 
     Args:
         x: position to the east, map units.
         y: position to the north.
         z: height of the eye.
         heading: degrees from east, counter-clockwise.
-        field_of_view: degrees from the left to the right border of the image.
+        field_of_view: horizontal, degrees.
         width: pixels.
         height: pixels.
     """
@@ -82,46 +82,46 @@ class LevelCamera:
 
     @property
     def focal(self) -> float:
-        """Focal length in pixels; pixels are square in the stretched level (see the module's text)."""
+        """Focal length in pixels; pixels are square in the stretched level (see the module's docstring)."""
         return focal_length(self.field_of_view, self.width)
 
     @property
     def forward(self) -> np.ndarray:
-        """(2,) unit vector of the view over the map."""
+        """(2,) unit vector of the viewing direction on the map."""
         return np.array([np.cos(np.deg2rad(self.heading)), np.sin(np.deg2rad(self.heading))])
 
     @property
     def right(self) -> np.ndarray:
-        """(2,) unit vector to the right over the map."""
+        """(2,) unit vector to the camera's right on the map."""
         return np.array([self.forward[1], -self.forward[0]])
 
     def column_slopes(self) -> np.ndarray:
-        """(width,) map units to the right per map unit of depth, through the pixel centres."""
+        """(width,) slope of the ray through each column's pixel centres: map units to the right per map unit of depth."""
         return (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
 
     def row_slopes(self) -> np.ndarray:
-        """(height,) map units upwards, unstretched, per map unit of depth, through the pixel centres."""
+        """(height,) slope of the ray through each row's pixel centres: unstretched map units upwards per map unit of depth."""
         return (self.height / 2 - 0.5 - np.arange(self.height)) / (self.focal * VERTICAL_STRETCH)
 
 
 def cast_rays(level: LevelGeometry, camera: LevelCamera) -> GeometryMaps:
-    """Look into a level.
+    """Cast one ray per pixel through a level.
 
     Args:
-        level: the level; its lines must enclose the camera, or the pixels that leave the level stay unknown.
-        camera: where and how to look.
+        level: the level. Pixels whose rays leave it stay unknown, which happens if its lines do not enclose the camera.
+        camera: position, direction and image size.
 
     Returns:
-        `GeometryMaps`: for every pixel centre depth in map units and normals, both NaN for sky and where nothing was hit, and ids
+        `GeometryMaps`: at every pixel centre, depth in map units and normals, both NaN for sky and where nothing was hit, and ids
             of `CLASS_NAMES`, `UNKNOWN_CLASS` where nothing was hit.
 
     Raises:
-        ValueError: if the image has no pixels or the field of view is impossible.
+        ValueError: if the image has no pixels or the field of view is invalid.
     """
     if camera.width < 1 or camera.height < 1:
         raise ValueError(f"the image is {camera.height} x {camera.width} pixels; give at least 1 x 1")
     if not 0 < camera.field_of_view < 180:
-        raise ValueError(f"field of view {camera.field_of_view} is impossible; give degrees between 0 and 180")
+        raise ValueError(f"field of view {camera.field_of_view} is invalid; give degrees between 0 and 180")
     canvas = _Canvas(camera.height, camera.width)
     for crossed, reach in zip(*_crossings(level, camera)):
         if not canvas.open.any():
@@ -131,7 +131,7 @@ def cast_rays(level: LevelGeometry, camera: LevelCamera) -> GeometryMaps:
 
 
 class _Canvas:
-    """Maps under construction; a pixel takes the first thing painted on it."""
+    """Maps under construction; each pixel keeps the first surface painted on it."""
 
     def __init__(self, height: int, width: int) -> None:
         self.depth = np.full((height, width), np.nan)
@@ -140,7 +140,7 @@ class _Canvas:
         self.open = np.ones((height, width), bool)
 
     def paint(self, where: np.ndarray, depth: np.ndarray, classes: np.ndarray, normals: np.ndarray) -> None:
-        """Fill the pixels `where` (height, width) that are still open; the rest broadcasts over them. Sky has no geometry."""
+        """Fill those pixels of `where` (height, width) that are still empty; the other arguments broadcast. Sky has no geometry."""
         where = where & self.open
         if not where.any():
             return
@@ -154,11 +154,11 @@ class _Canvas:
 
 
 def _crossings(level: LevelGeometry, camera: LevelCamera) -> tuple[np.ndarray, np.ndarray]:
-    """Lines that each column's plane of rays crosses, nearest first.
+    """Find the lines that each column's plane of rays crosses, nearest first.
 
     Returns:
-        `tuple`: numbers of the lines and their depths along the optical axis, both (crossings, width); where a column has
-            fewer crossings the depth is infinite.
+        `tuple`: indices of the lines and their depths along the optical axis, both (crossings, width); the depth is infinite
+            where a column has fewer crossings.
     """
     rays = camera.forward + camera.column_slopes()[:, None] * camera.right  # (width, 2), one unit of depth long
     offset = level.starts - (camera.x, camera.y)  # (lines, 2)
@@ -168,7 +168,7 @@ def _crossings(level: LevelGeometry, camera: LevelCamera) -> tuple[np.ndarray, n
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = (offset[:, 1] * along[:, 0] - offset[:, 0] * along[:, 1]) / determinant
         share = (rays[:, :1] * offset[:, 1] - rays[:, 1:] * offset[:, 0]) / determinant
-        hit = (depth > 0) & (share > -1e-9) & (share < 1 + 1e-9)  # a little longer, so that no ray slips through a corner
+        hit = (depth > 0) & (share > -1e-9) & (share < 1 + 1e-9)  # lines slightly lengthened, so that no ray passes through a corner
     depth = np.where(hit, depth, np.inf)
     most = max(int(hit.sum(axis=1).max()), 1)
     nearest = np.argpartition(depth, most - 1, axis=1)[:, :most]
@@ -178,19 +178,19 @@ def _crossings(level: LevelGeometry, camera: LevelCamera) -> tuple[np.ndarray, n
 
 
 def _paint_crossing(canvas: _Canvas, level: LevelGeometry, camera: LevelCamera, crossed: np.ndarray, reach: np.ndarray) -> None:
-    """Paint what the rays hit on their way to their next line and at it.
+    """Paint the surfaces that rays hit before their next line and at the line.
 
     Args:
         canvas: painted in place.
         level: the level.
         camera: the camera.
-        crossed: (width,) number of the line that each column meets now.
-        reach: (width,) its depth, infinite where the column meets none.
+        crossed: (width,) index of the next line of each column.
+        reach: (width,) its depth, infinite if the column has no further line.
     """
     near, far, facing = _sides(level, camera, crossed)
     met = np.isfinite(reach) & (near != NO_SECTOR)
     slopes = camera.row_slopes()[:, None]  # (height, 1)
-    hit_height = camera.z + slopes * np.where(met, reach, 0)  # (height, width), where each ray meets the plane of the line
+    hit_height = camera.z + slopes * np.where(met, reach, 0)  # (height, width), height of each ray at the line
     floor, ceiling = level.floors[near], level.ceilings[near]
     with np.errstate(divide="ignore", invalid="ignore"):
         canvas.paint(met & (hit_height < floor), (floor - camera.z) / slopes, level.floor_classes[near], _UP)
@@ -205,10 +205,10 @@ _UP = np.array([0.0, 1.0, 0.0])[:, None, None]
 
 
 def _sides(level: LevelGeometry, camera: LevelCamera, crossed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sectors before and behind a line, (width,) each, and the line's normal towards the camera, (3, 1, width)."""
+    """Sectors in front of and behind a line, (width,) each, and the line's normal towards the camera, (3, 1, width)."""
     along = level.ends[crossed] - level.starts[crossed]
     offset = (camera.x, camera.y) - level.starts[crossed]
-    on_front = along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0] < 0  # the front is on the right of the line
+    on_front = along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0] < 0  # the front is to the right of the line
     near = np.where(on_front, level.front[crossed], level.back[crossed])
     far = np.where(on_front, level.back[crossed], level.front[crossed])
     normal = np.stack([along[:, 1], -along[:, 0]], axis=1)  # (width, 2), to the line's right
@@ -218,7 +218,7 @@ def _sides(level: LevelGeometry, camera: LevelCamera, crossed: np.ndarray) -> tu
 
 
 def _upper_classes(level: LevelGeometry, near: np.ndarray, far: np.ndarray, walls: np.ndarray) -> np.ndarray:
-    """Class of what hangs over the opening of a line, (width,): the door, the wall, or nothing but sky between two skies."""
+    """Class of the part above a line's opening, (width,): door, wall, or sky if both sectors have a sky."""
     sky = CLASS_IDS["sky"]
     classes = np.where(level.door_sectors[far], CLASS_IDS["door"], walls)
     return np.where((level.ceiling_classes[near] == sky) & (level.ceiling_classes[far] == sky), sky, classes)

@@ -1,4 +1,4 @@
-"""One row of the data set: the view's maps, stored as the task entries say."""
+"""Encode a view as one row of the data set, in the encodings of the task entries."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ DEPTH_SCALE = 1 / 512
 """Metres per step of the 16-bit depth maps."""
 
 FARTHEST = 65534 * DEPTH_SCALE
-"""Metres; what is farther does not fit 16 bits and is unknown."""
+"""Metres; larger distances do not fit into 16 bits and are stored as unknown."""
 
 BRIGHTEST_SHADE = 254 / 255
-"""Stored 255 means unknown in the reshading, so full light is stored one step darker."""
+"""Full light is stored one step below 255, which means unknown in the reshading."""
 
 TASK_ENTRIES: tuple[dict[str, Any], ...] = (
     {
@@ -39,7 +39,7 @@ TASK_ENTRIES: tuple[dict[str, Any], ...] = (
     {"name": "edges2d", "encoding": {"dtype": "uint8", "scale": 1 / 255}},
     {"name": "reshading", "encoding": {"dtype": "uint8", "scale": 1 / 255, "unknown": [255]}},
 )
-"""What the card's `mult_tasks` says: where this domain's tasks differ from the registered ones."""
+"""The card's `mult_tasks` record: fields in which this domain's tasks differ from the registered ones."""
 
 TASKS = resolve_tasks(TASK_ENTRIES)
 
@@ -55,13 +55,13 @@ FEATURES = datasets.Features(
 
 
 def encode_sample(level: str, number: int, view: View) -> dict[str, Any]:
-    """Turn a view into a row of the data set.
+    """Convert a view to a row of the data set.
 
-    Edges and keypoints are derived from the image as a user sees it, after JPEG compression.
+    Edges and keypoints are derived from the image after JPEG compression, as users load it.
 
     Args:
         level: name of the level.
-        number: of the view within its level, from 0.
+        number: number of the view in its level, from 0.
         view: the view.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Views of a level: where to stand and look, and the image with exact depth, normals and classes for it."""
+"""Views of a level: choice of viewpoint, image, and exact depth, normals and classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,24 +12,24 @@ from .levels import LEVELS, read_level
 from .raycasting import CLASS_IDS, CLASS_NAMES, UNKNOWN_CLASS, LevelCamera, LevelGeometry, cast_rays
 
 METRES_PER_MAP_UNIT = 1 / 32
-"""The player's eyes, 41 units up and drawn 1.2 times as high, are then at 1.54 m."""
+"""With this scale the player's eyes, 41 units high and stretched by 1.2, are at 1.54 m."""
 
 SUPERSAMPLING = 3
-"""Engine pixels per pixel of the image, along each side; odd, so that one of them is in the middle."""
+"""Engine pixels per image pixel along each side; odd, so that one of them is in the centre."""
 
 SMALLEST_SIZE, LARGEST_SIZE = 32, max(RESOLUTIONS) // SUPERSAMPLING
 
 FIELDS_OF_VIEW = (75, 105)
-"""Whole degrees of the engine's 4:3 frame between which a view's field is drawn; 60 to 89 of the square cut from it."""
+"""Range of the engine's 4:3 field of view, in whole degrees; the square cut from it has 60 to 89 degrees."""
 
 HIGHEST_UNKNOWN_SHARE = 0.01
-"""Frames with more unlabelled pixels are rejected."""
+"""Views with a larger share of unlabelled pixels are rejected."""
 
 DARKEST_MEAN = 32
-"""Images that are darker in the mean even after brightening, of 255, are rejected: nothing can be seen in them."""
+"""Lowest mean (of 255) after brightening; darker images are rejected, because nothing can be seen in them."""
 
 ATTEMPTS_PER_VIEW = 60
-"""Places tried for one view before the level counts as exhausted."""
+"""Places tried per view before the level counts as exhausted."""
 
 SPRITE_CLASSES = {
     "Monster": "monster",
@@ -40,24 +40,24 @@ SPRITE_CLASSES = {
     "Key": "item",
     "Powerup": "item",
 }
-"""Class by ViZDoom's category of a thing; all others (barrels, lamps, columns, trees, corpses) are decoration."""
+"""Class by ViZDoom's category of a thing; all other things (barrels, lamps, columns, trees, corpses) are decoration."""
 
 HIGHEST_GAIN, BRIGHT_MEAN, LOWEST_EXPONENT = 3.0, 0.36, 0.6
-"""Of the exposure, see `brighten`. The engine's frames have a mean of about 0.14 of white, photographs about 0.4."""
+"""Parameter of the exposure, see `brighten`. The engine's frames have a mean of about 0.14 of white, photographs about 0.4."""
 
-# The engine's depth buffer, measured against ray casting: whole steps of about 7.1 map units that begin at about 17, of the
-# depth itself on floors and ceilings and of the depth times tan(field of view / 2) on walls; not usable beyond 180 steps.
+# The engine's depth buffer, calibrated against ray casting: whole steps of about 7.1 map units, starting at about 17. On floors and
+# ceilings they measure the depth, on walls the depth times tan(field of view / 2); not usable beyond 180 steps.
 BUFFER_STEP, BUFFER_START, BUFFER_END = 7.1, 17.0, 180.0
 
 
 @dataclass(frozen=True)
 class View:
-    """One rendered view; unknown is NaN, or 255 in `classes`.
+    """One rendered view; unknown pixels are NaN, or 255 in `classes`.
 
     Args:
         image: (size, size, 3) uint8 RGB, brightened.
-        depth: (size, size) metres along the optical axis; unknown in the sky.
-        normals: (3, size, size) unit vectors: x right, y up, z towards the viewer; unknown in the sky.
+        depth: (size, size) metres along the optical axis; unknown for sky.
+        normals: (3, size, size) unit vectors: x right, y up, z towards the viewer; unknown for sky.
         classes: (size, size) uint8 ids of `raycasting.CLASS_NAMES`.
         camera: the pinhole camera of the square image.
     """
@@ -70,7 +70,7 @@ class View:
 
 
 def check_size(size: int) -> None:
-    """Refuse image sizes that the engine cannot supersample.
+    """Reject image sizes that the engine cannot supersample.
 
     Raises:
         ValueError: unless `size` is even and within `SMALLEST_SIZE` and `LARGEST_SIZE`.
@@ -80,16 +80,16 @@ def check_size(size: int) -> None:
 
 
 def render_views(level: str, count: int, size: int, seed: int) -> Iterator[View]:
-    """Render views of a level, the same ones for the same arguments.
+    """Render views of a level; equal arguments give equal views.
 
     Args:
-        level: a name of `levels.LEVELS`.
-        count: how many; fewer come if no more places pass within `ATTEMPTS_PER_VIEW` times as many (see `is_worth_a_view`).
-        size: of the square images in pixels.
-        seed: of the places, headings and fields of view, together with the level.
+        level: a name in `levels.LEVELS`.
+        count: number of views. Fewer are rendered if `count * ATTEMPTS_PER_VIEW` attempts find too few (see `is_worth_a_view`).
+        size: side of the square images in pixels.
+        seed: determines, with the level, the places, headings and fields of view.
 
     Raises:
-        ValueError: if the size is impossible.
+        ValueError: if the size is invalid.
     """
     check_size(size)
     random = np.random.default_rng([seed, LEVELS.index(level)])
@@ -108,7 +108,7 @@ def render_views(level: str, count: int, size: int, seed: int) -> Iterator[View]
 
 
 def is_worth_a_view(depth: np.ndarray, classes: np.ndarray) -> bool:
-    """Whether a view shows enough: not a wall close by, no single class all over, nothing in front of the lens, few unknowns.
+    """Whether a view shows enough: no wall close by, no dominant class, nothing right in front of the camera, few unknown pixels.
 
     Args:
         depth: (height, width) metres, NaN where unknown.
@@ -126,16 +126,16 @@ def is_worth_a_view(depth: np.ndarray, classes: np.ndarray) -> bool:
 
 
 def compose_view(frame: Frame, geometry: LevelGeometry, size: int) -> View:
-    """Cut the square from a frame and put its maps together: the level by ray casting, sprites from the labels.
+    """Cut the square from a frame and combine its maps: the level from ray casting, sprites from the engine's labels.
 
-    Pixels where the rays disagree with the engine's own depth buffer become unknown. These are mostly fences and grates,
-    textures with holes that hang in an opening, and a few tricks of level makers that ray casting does not know. Measured on
-    outlines, the engine's rows lie about half an engine pixel, a sixth of an image pixel, from where the rays put them.
+    Pixels where ray casting disagrees with the engine's depth buffer become unknown. These are mostly fences and grates (textures
+    with holes in an opening) and a few level-design tricks that ray casting does not model. Measured on outlines, the engine's
+    rows are about half an engine pixel, or a sixth of an image pixel, away from the cast ones.
 
     Args:
-        frame: as the engine drew it.
-        geometry: of the level; the heights are taken from the frame.
-        size: of the square in pixels, at most a third of the frame's height.
+        frame: the engine's frame.
+        geometry: geometry of the level; the heights are taken from the frame.
+        size: side of the square in pixels, at most a third of the frame's height.
     """
     camera = square_camera(frame, size)
     maps = cast_rays(replace(geometry, floors=frame.floors, ceilings=frame.ceilings), camera)
@@ -161,15 +161,15 @@ def square_camera(frame: Frame, size: int) -> LevelCamera:
 
 
 def agrees_with_depth_buffer(maps: GeometryMaps, depth_steps: np.ndarray, field_of_view: float) -> np.ndarray:
-    """Where ray casting and the engine's depth buffer tell of the same surface.
+    """Where ray casting and the engine's depth buffer show the same surface.
 
     Args:
         maps: from ray casting, map units; sky has no depth and agrees with everything.
-        depth_steps: (height, block, width, block) uint8, the engine pixels behind each pixel.
+        depth_steps: (height, block, width, block) uint8, the block of engine pixels of each image pixel.
         field_of_view: of the engine's frame in degrees.
 
     Returns:
-        `np.ndarray`: (height, width) bool: whether the depth is within those of the pixel's block, give or take two steps
+        `np.ndarray`: (height, width) bool: whether the depth is in the range of the pixel's block, with a tolerance of two steps
             and 6 %.
     """
     flat = np.isin(maps.classes, [CLASS_IDS[name] for name in ("floor", "liquid", "ceiling")])
@@ -182,11 +182,11 @@ def agrees_with_depth_buffer(maps: GeometryMaps, depth_steps: np.ndarray, field_
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Expose a dark frame like a camera would: a gain, then a gamma curve, both chosen from the frame alone.
+    """Expose a dark frame as a camera would: a gain, then a gamma curve, both computed from the frame alone.
 
-    The gain brings the 99th percentile of the pixels' strongest channels to white, times `HIGHEST_GAIN` at most. The exponent
-    is log(`BRIGHT_MEAN`) / log(mean), which would bring a plain surface of that mean to `BRIGHT_MEAN`; it stays within
-    `LOWEST_EXPONENT` and 1, so night stays darker than day. A gamma curve alone would turn the shadows into grey haze.
+    The gain, at most `HIGHEST_GAIN`, maps the 99th percentile of the pixels' strongest channels to white. The exponent is
+    log(`BRIGHT_MEAN`) / log(mean), which would map a uniform surface of that mean to `BRIGHT_MEAN`. It is limited to the range from
+    `LOWEST_EXPONENT` to 1, so that night stays darker than day. A gamma curve alone would turn shadows into grey haze.
 
     Args:
         image: (height, width, 3) in [0, 255].
@@ -208,11 +208,11 @@ def sprite_class(sprite: Sprite) -> int:
 
 
 def _frame_somewhere(game: FrozenGame, geometry: LevelGeometry, things: np.ndarray, random: np.random.Generator) -> Frame | None:
-    """A frame from a random place with a heading that promises something to see, or `None` if the place is no good."""
+    """A frame from a random place, in the first heading that is worth a view; `None` if the place is unsuitable."""
     place = np.round(things[random.integers(len(things))] + random.uniform(-96, 96, 2)).astype(int)
     headings = random.uniform(0, 360) + 45 * random.permutation(8)
     field_of_view = int(random.integers(FIELDS_OF_VIEW[0], FIELDS_OF_VIEW[1] + 1))
-    # The player takes what is within reach (36 units), which would change the level and light up the screen.
+    # The player picks up items within 36 units, which would change the level and flash the screen.
     if np.abs(things - place).max(axis=1).min() < 40 or not game.move_to(*map(int, place)):
         return None
     frame = game.look(headings[0], field_of_view)
@@ -225,7 +225,7 @@ def _frame_somewhere(game: FrozenGame, geometry: LevelGeometry, things: np.ndarr
 
 
 def _blocks(values: np.ndarray, size: int) -> np.ndarray:
-    """The square in the middle of a frame as (size, SUPERSAMPLING, size, SUPERSAMPLING, ...)."""
+    """The central square of a frame, as (size, SUPERSAMPLING, size, SUPERSAMPLING, ...)."""
     side = SUPERSAMPLING * size
     top, left = (values.shape[0] - side) // 2, (values.shape[1] - side) // 2
     square = values[top : top + side, left : left + side]

@@ -1,7 +1,7 @@
-"""The data set on disk: a parquet file per level, a card, and Freedoom's licence.
+"""Write the data set: a Parquet file per level, a card, and Freedoom's licence.
 
-The rows of a file depend on nothing but the settings and its level. So an interrupted rendering goes on with the first level that
-has no file, and the result is the same as without the interruption.
+The rows of a file depend only on the settings and its level. So an interrupted rendering continues with the first level that has
+no file, and gives the same result as an uninterrupted one.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,12 +31,12 @@ class Rendering:
 
     Args:
         levels: names of levels, in order.
-        views: how many in all, spread evenly over the levels; the first levels take what does not divide.
-        size: pixels of the square images.
+        views: total number of views, spread evenly over the levels; the first levels get the remainder.
+        size: side of the square images in pixels.
         seed: a whole number, at least 0.
 
     Raises:
-        ValueError: if one of them is impossible.
+        ValueError: if one of them is invalid.
     """
 
     levels: tuple[str, ...]
@@ -49,10 +49,10 @@ class Rendering:
         if self.views < len(self.levels):
             raise ValueError(f"{self.views} views cannot be spread over {len(self.levels)} levels; give at least one view per level")
         if self.seed < 0:
-            raise ValueError(f"seed {self.seed} is negative; give a whole number from 0 on")
+            raise ValueError(f"seed {self.seed} is negative; give a whole number of at least 0")
 
     def views_by_level(self) -> dict[str, int]:
-        """How many views each level gives."""
+        """Number of views per level."""
         each, more = divmod(self.views, len(self.levels))
         return {level: each + (place < more) for place, level in enumerate(self.levels)}
 
@@ -63,20 +63,20 @@ def shard_path(folder: Path, level: str) -> Path:
 
 
 def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
-    """Render what is still missing, then write the card.
+    """Render the missing levels, then write the card.
 
     Args:
-        folder: made if it does not exist; may hold an interrupted rendering with the same settings.
-        rendering: what to render.
+        folder: created if it does not exist; may contain an interrupted rendering with the same settings.
+        rendering: levels and settings.
 
     Returns:
-        `dict[str, int]`: rows by level. A level that has too few good places gives fewer than were asked for.
+        `dict[str, int]`: rows by level. A level with too few suitable places has fewer than requested.
 
     Raises:
-        ValueError: if the folder is a file, or holds a rendering with other settings.
+        ValueError: if the folder is a file, or contains a rendering with other settings.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder to write to")
+        raise ValueError(f"{folder} is a file; give a folder to write to")
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     check_existing_shards(data, asdict(rendering))
@@ -87,7 +87,7 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
             path = shard_path(folder, level)
             if path.exists():
                 progress.update(count)
-                progress.unpause()  # what was there already says nothing about the time left
+                progress.unpause()  # existing files do not count for the estimate of the time left
                 continue
             progress.set_postfix_str(level)
             write_shard(path, _rows(level, count, rendering, progress.update), FEATURES, asdict(rendering))
@@ -98,7 +98,7 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
 
 
 def license_text() -> str:
-    """Freedoom's licence, which asks to travel with everything made of it."""
+    """Freedoom's licence, which must accompany everything derived from it."""
     return files(__package__).joinpath(LICENSE_FILE).read_text(encoding="utf-8")
 
 
@@ -106,9 +106,9 @@ def card(folder: Path, rendering: Rendering, rows: Mapping[str, int]) -> str:
     """The data set's README.md with the `mult_tasks` record in its YAML header.
 
     Args:
-        folder: of the finished data set.
-        rendering: what was rendered.
-        rows: how many rows each level has.
+        folder: folder of the finished data set.
+        rendering: levels and settings.
+        rows: number of rows per level.
     """
     levels = {split: [level for level in rows if split_of(level) == split] for split in SPLITS}
     counts = {split: sum(rows[level] for level in levels[split]) for split in SPLITS if levels[split]}
@@ -147,7 +147,7 @@ def card(folder: Path, rendering: Rendering, rows: Mapping[str, int]) -> str:
 
 
 def _shortest_names(levels: tuple[str, ...]) -> str:
-    """What to give `--levels` to get these levels."""
+    """The shortest value of `--levels` that selects these levels."""
     return next((name for name in ("all", *SPLITS) if select_levels([name]) == levels), " ".join(levels))
 
 

@@ -1,4 +1,4 @@
-"""Cabinets of all sorts. Frames: x along the wall, y into the room, z up, the origin on the floor at the middle of the back."""
+"""All kinds of cabinets. Frames: x along the wall, y into the room, z up, the origin on the floor at the middle of the back."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from .materials import Material, grey
 from .meshes import translation
 
 WORKTOP = 0.9
-"""Height in metres of a kitchen worktop's upper face."""
+"""Height of a kitchen worktop's upper face, in metres."""
 
 
 def bookshelf(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float) -> None:
-    """An open shelf, most boards full of books, the others with a vase."""
+    """An open shelf with books on most boards and vases on the others."""
     rng, bench, material, board = builder.rng, builder.bench("cabinet", frame), builder.palette.furniture, 0.012
     height = rng.uniform(1.2, 2.1)
     rows = int(height / 0.36)
@@ -35,15 +35,15 @@ def bookshelf(builder: RoomBuilder, frame: np.ndarray, width: float, depth: floa
 def fronts(
     builder: RoomBuilder, frame: np.ndarray, width: float, span: tuple[float, float], grid: tuple[int, int], material: Material
 ) -> None:
-    """Doors or drawers with knobs in a grid, on a face in the frame's xz plane that looks to +y.
+    """A grid of doors or drawers with knobs, on a face in the frame's xz plane that faces +y.
 
     Args:
         builder: the room.
         frame: (4, 4), its origin below the middle of the face.
-        width: of the face, metres.
+        width: width of the face, metres.
         span: heights of its lower and upper end, metres.
         grid: columns and rows.
-        material: of the fronts.
+        material: material of the fronts.
     """
     (bottom, top), (columns, rows) = span, grid
     bench, metal = builder.bench("cabinet", frame), builder.palette.metal
@@ -55,7 +55,7 @@ def fronts(
 
 
 def cupboard(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float) -> None:
-    """A low cupboard with doors or drawers and some things on it."""
+    """A low cupboard with doors or drawers and some objects on it."""
     rng, bench, palette = builder.rng, builder.bench("cabinet", frame), builder.palette
     height = rng.uniform(0.7, 0.95)
     bench.box((0, depth / 2, height / 2), (width / 2, depth / 2, height / 2), palette.furniture)
@@ -72,7 +72,7 @@ def cupboard(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float
 
 
 def wardrobe(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float) -> None:
-    """A tall cabinet with doors in pairs."""
+    """A tall cabinet with pairs of doors."""
     rng, bench, palette = builder.rng, builder.bench("cabinet", frame), builder.palette
     height, doors, handle = rng.uniform(1.85, 2.2), max(2, round(width / 0.5)), grey(0.6, 0.2)
     bench.box((0, depth / 2, height / 2), (width / 2, depth / 2, height / 2), palette.furniture)
@@ -93,7 +93,7 @@ def nightstand(builder: RoomBuilder, frame: np.ndarray) -> None:
 
 
 def television_stand(builder: RoomBuilder, frame: np.ndarray) -> None:
-    """A low board with two doors and a television set on it."""
+    """A low cabinet with two doors and a television set on it."""
     rng, bench, palette = builder.rng, builder.bench("cabinet", frame), builder.palette
     bench.box((0, 0.22, 0.24), (0.72, 0.2, 0.24), palette.furniture)
     fronts(builder, frame @ translation(0, 0.42), 1.4, (0.06, 0.46), (2, 1), palette.second_wood)

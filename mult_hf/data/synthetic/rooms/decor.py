@@ -1,4 +1,4 @@
-"""Small things: lamps to stand, plants, books, vases, plates, rugs, pictures, stools, television sets."""
+"""Small objects: standing lamps, plants, books, vases, plates, rugs, pictures, stools, television sets."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def table_lamp(builder: RoomBuilder, frame: np.ndarray) -> None:
 
 
 def floor_lamp(builder: RoomBuilder) -> None:
-    """A standing lamp at a wall, where there is room."""
+    """A standing lamp at a wall, if there is space."""
     frame = builder.plan.place_at_wall(builder.rng, 0.45, 0.45, gap=0.08)
     if frame is None:
         return
@@ -42,7 +42,7 @@ def floor_lamp(builder: RoomBuilder) -> None:
 
 
 def plant(builder: RoomBuilder) -> None:
-    """A potted plant at a wall, bushy or with a stem, where there is room."""
+    """A potted plant at a wall, bushy or with a stem, if there is space."""
     rng = builder.rng
     frame = builder.plan.place_at_wall(rng, 0.6, 0.6, gap=0.1)
     if frame is None:
@@ -64,7 +64,7 @@ def plant(builder: RoomBuilder) -> None:
 
 
 def books(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float, height: float) -> None:
-    """A row of standing books from the frame's origin along x, with gaps; `height` is of the tallest."""
+    """A row of standing books from the frame's origin along x, with gaps; `height` is that of the tallest."""
     rng, bench = builder.rng, builder.bench("book", frame)
     x = 0.0
     while x < width - 0.05:
@@ -93,7 +93,7 @@ def plates(builder: RoomBuilder, frame: np.ndarray, half_width: float, half_dept
 
 
 def rug(builder: RoomBuilder) -> None:
-    """A rug near the middle of the floor; things may stand on it."""
+    """A rug near the middle of the floor; furniture may stand on it."""
     rng, half_width, half_depth = builder.rng, builder.rng.uniform(0.8, 1.4), builder.rng.uniform(0.6, 1.1)
     x, y = builder.plan.width / 2 + rng.uniform(-0.3, 0.3), builder.plan.depth / 2 + rng.uniform(-0.3, 0.3)
     bench = builder.bench("rug", translation(x, y, 0.006) @ rotation("z", rng.choice([0, 90]) + rng.uniform(-6, 6)))
@@ -104,7 +104,7 @@ def rug(builder: RoomBuilder) -> None:
 
 
 def pictures(builder: RoomBuilder) -> None:
-    """Framed pictures at eye height where the walls are free; call it last."""
+    """Framed pictures at eye height where walls are free; call it last."""
     rng, plan, palette = builder.rng, builder.plan, builder.palette
     hung: list[Rectangle] = []
     for _ in range(rng.integers(4, 12)):
@@ -122,7 +122,7 @@ def pictures(builder: RoomBuilder) -> None:
 
 
 def stool(builder: RoomBuilder) -> None:
-    """A pouffe or a cardboard box at a wall, where there is room; it has no class."""
+    """A pouffe or a cardboard box at a wall, if there is space; it has no class."""
     frame = builder.plan.place_at_wall(builder.rng, 0.55, 0.55, gap=0.05)
     if frame is None:
         return
@@ -133,7 +133,7 @@ def stool(builder: RoomBuilder) -> None:
 
 
 def screen(builder: RoomBuilder, frame: np.ndarray, half_width: float, half_height: float) -> None:
-    """A monitor or television set with a foot that stands at the frame's origin and faces +y."""
+    """A monitor or television set whose foot is at the frame's origin; it faces +y."""
     bench, palette = builder.bench("tv", frame), builder.palette
     bench.box((0, 0, 0.09 + half_height), (half_width, 0.015, half_height), palette.screen)
     bench.box((0, 0, 0.05), (0.025, 0.012, 0.05), palette.dark)

@@ -1,7 +1,7 @@
-"""Where things stand: rectangles on the floor that must not overlap, and frames along the walls.
+"""Positions of furniture: rectangles on the floor that must not overlap, and frames along the walls.
 
-Room axes are metres: x along wall 0, y away from it, z up, the origin in a corner of the floor. Walls are numbered 0 to 3
-counter-clockwise from above. A wall's frame has x along the wall, y into the room, z up.
+Room axes are in metres: x along wall 0, y away from it, z up, with the origin in a corner of the floor. Walls are numbered 0 to 3
+counter-clockwise as seen from above. A wall's frame has x along the wall, y into the room, z up.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .meshes import rotation, translation
 
 @dataclass(frozen=True)
 class Rectangle:
-    """An upright rectangle on the floor plan, in metres."""
+    """An axis-aligned rectangle on the floor plan, in metres."""
 
     left: float
     near: float
@@ -22,7 +22,7 @@ class Rectangle:
     far: float
 
     def overlaps(self, other: "Rectangle", gap: float = 0.0) -> bool:
-        """Whether the two come closer than `gap` metres to each other."""
+        """Whether the two rectangles are less than `gap` metres apart."""
         apart = (
             self.right + gap <= other.left or other.right + gap <= self.left or self.far + gap <= other.near or other.far + gap <= self.near
         )
@@ -35,16 +35,16 @@ class Rectangle:
 
     @classmethod
     def around(cls, x: float, y: float, width: float, depth: float) -> "Rectangle":
-        """The rectangle of a width and depth about a point."""
+        """The rectangle with a given centre, width and depth."""
         return cls(x - width / 2, y - depth / 2, x + width / 2, y + depth / 2)
 
 
 class FloorPlan:
-    """What is taken of a room's floor and of its walls.
+    """Occupied parts of a room's floor and walls.
 
     Args:
-        width: of the room along x, metres.
-        depth: of the room along y, metres.
+        width: size of the room along x, metres.
+        depth: size of the room along y, metres.
     """
 
     def __init__(self, width: float, depth: float) -> None:
@@ -54,16 +54,16 @@ class FloorPlan:
         self.blocked_walls: list[Rectangle] = []
 
     def wall_length(self, wall: int) -> float:
-        """Metres from corner to corner."""
+        """Length of a wall from corner to corner, metres."""
         return self.width if wall % 2 == 0 else self.depth
 
     def wall_frame(self, wall: int, along: float = 0.0) -> np.ndarray:
-        """(4, 4) matrix from the frame of a wall, its origin `along` metres from the wall's first corner, to the room."""
+        """(4, 4) matrix from a wall's frame to room axes; its origin is `along` metres from the wall's first corner."""
         corners = ((along, 0), (self.width, along), (self.width - along, self.depth), (0, self.depth - along))
         return translation(*corners[wall]) @ rotation("z", 90 * wall)
 
     def at_wall(self, wall: int, along: float, width: float, depth: float) -> Rectangle:
-        """The floor that a thing of that width and depth takes whose back centre stands at the wall."""
+        """The rectangle of an object of given width and depth whose back is centred at `along` on the wall."""
         corners = np.array([[-width / 2, 0, 0, 1], [width / 2, depth, 0, 1]]) @ self.wall_frame(wall, along).T
         (left, near), (right, far) = corners[:, :2].min(0), corners[:, :2].max(0)
         return Rectangle(left, near, right, far)
@@ -73,14 +73,14 @@ class FloorPlan:
         return not any(place.overlaps(other, gap) for other in self.taken)
 
     def take(self, place: Rectangle) -> bool:
-        """Take a place if it is free and say whether it was."""
+        """Take a place if it is free; returns whether it was free."""
         free = self.is_free(place)
         if free:
             self.taken.append(place)
         return free
 
     def block_wall(self, wall: int, along: float, width: float, depth: float = 0.1) -> None:
-        """Keep pictures and tall furniture away from a stretch of wall (a window, a door, a wardrobe)."""
+        """Reserve a stretch of wall (a window, a door, a wardrobe) that pictures and tall furniture must avoid."""
         self.blocked_walls.append(self.at_wall(wall, along, width, depth))
 
     def wall_is_free(self, wall: int, along: float, width: float) -> bool:
@@ -99,19 +99,19 @@ class FloorPlan:
         gap: float = 0.03,
         tries: int = 40,
     ) -> np.ndarray | None:
-        """Find a free place with its back to a wall and take it.
+        """Find a free place at a wall and take it.
 
         Args:
-            rng: source of the attempts.
-            width: along the wall, metres.
-            depth: into the room, metres, kept free.
-            tall: depth in metres of what hides the wall behind it; 0 for low things, which may stand under windows.
-            walls: which walls are tried.
-            gap: metres between the wall and the thing.
+            rng: random number generator for the attempts.
+            width: size along the wall, metres.
+            depth: size into the room that must be free, metres.
+            tall: depth in metres of an object that hides the wall; 0 for low objects, which may stand under windows.
+            walls: walls to try.
+            gap: distance between wall and object, metres.
             tries: attempts before giving up.
 
         Returns:
-            `np.ndarray`: (4, 4) frame with its origin at the middle of the thing's back, or `None` where nothing is free.
+            `np.ndarray`: (4, 4) frame with its origin at the middle of the object's back, or `None` if no place is free.
         """
         for _ in range(tries):
             wall = int(rng.choice(walls))

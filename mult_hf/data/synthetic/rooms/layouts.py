@@ -1,4 +1,4 @@
-"""Kinds of rooms: what each holds, by its own function in one table."""
+"""Kinds of rooms: one furnishing function per kind, listed in a table."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ SHORTEST_SIDE, LONGEST_SIDE = 3.4, 6.4
 
 
 def build_room(seed: int) -> Room:
-    """The room of a seed: the same on every machine that has the same numpy.
+    """Build the room of a seed: the same on every machine with the same version of numpy.
 
     Args:
         seed: at least 0.
@@ -57,7 +57,7 @@ def _living_room(builder: RoomBuilder) -> None:
 
 
 def _bedroom(builder: RoomBuilder) -> None:
-    """A bed with nightstands, or a narrow one without where the room is small."""
+    """A bed with nightstands, or in a small room a narrow bed without."""
     rng, width = builder.rng, builder.rng.choice([1.0, 1.5, 1.7])
     frame = builder.plan.place_at_wall(rng, width + 1.0, 2.15)
     has_sides = frame is not None
@@ -95,7 +95,7 @@ def _study(builder: RoomBuilder) -> None:
 
 
 def _kitchen(builder: RoomBuilder) -> None:
-    """A run of units, a refrigerator, and a small table with chairs where it fits."""
+    """A row of units, a refrigerator, and a small table with chairs if it fits."""
     rng = builder.rng
     for width in (rng.uniform(2.2, 2.8), 1.7, 1.2):
         frame = builder.plan.place_at_wall(rng, width, 1.1, tall=0.6)
@@ -115,7 +115,7 @@ LAYOUTS: dict[str, Callable[[RoomBuilder], None]] = {
     "study": _study,
     "kitchen": _kitchen,
 }
-"""What furnishes each kind of room."""
+"""Furnishing function of each kind of room."""
 
 _FURTHER_STORAGE = {
     "kitchen": (cabinets.cupboard,),
@@ -127,14 +127,14 @@ _FURTHER_STORAGE = {
 
 
 def _place(builder: RoomBuilder, furniture: Callable[..., None], width: float, depth: float, tall: float = 0.0) -> None:
-    """Put a piece of furniture at a wall, where there is room."""
+    """Put a piece of furniture at a wall, if there is space."""
     frame = builder.plan.place_at_wall(builder.rng, width, depth, tall=tall)
     if frame is not None:
         furniture(builder, frame, width, depth)
 
 
 def _dining_table(builder: RoomBuilder, width: float, depth: float) -> None:
-    """A table with chairs in the middle of the room, or off it where something stands there."""
+    """A table with chairs in the middle of the room, or nearby if the middle is taken."""
     rng, plan = builder.rng, builder.plan
     for spread in (0.0, 0.3, 0.6, 0.9, 1.2):
         x, y = plan.width / 2 + spread * rng.uniform(-1, 1), plan.depth / 2 + spread * rng.uniform(-1, 1)
@@ -149,7 +149,7 @@ def _dining_table(builder: RoomBuilder, width: float, depth: float) -> None:
 
 
 def _add_common_things(builder: RoomBuilder, kind: str) -> None:
-    """What any room may have: more storage, plants, a lamp, a chair, stools."""
+    """Add things that any room may have: more storage, plants, a lamp, a chair, stools."""
     rng, palette = builder.rng, builder.palette
     for furniture in _FURTHER_STORAGE[kind]:
         if builder.chance(0.75):

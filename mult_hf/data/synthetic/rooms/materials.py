@@ -1,4 +1,4 @@
-"""What surfaces are made of: colour, gloss, and the choice of both for one room."""
+"""Surface materials: colour and gloss, and their choice for one room."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ DISPLAY_GAMMA = 2.2
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """One kind of surface; parts that share the object become one mesh.
+    """One kind of surface; parts that share a `Material` object become one mesh.
 
     Args:
         albedo: (3,) display colour or (height, width, 3) texture in [0, 1].
-        roughness: of the gloss, in (0, 1]; `None` for an entirely matt surface.
+        roughness: roughness of the gloss, in (0, 1]; `None` for a fully matt surface.
         specular: strength of the gloss, in [0, 1].
-        repeat: how many metres (units of the mesh's `uv`) one repeat of the texture covers.
+        repeat: size of one repeat of the texture in metres (units of the mesh's `uv`).
     """
 
     albedo: np.ndarray
@@ -27,7 +27,7 @@ class Material:
 
     @property
     def linear_albedo(self) -> np.ndarray:
-        """The share of light that is reflected, of the same shape as `albedo`."""
+        """Linear share of reflected light, in the shape of `albedo`."""
         return np.clip(self.albedo, textures.DARKEST, textures.LIGHTEST) ** DISPLAY_GAMMA
 
 
@@ -44,7 +44,7 @@ def grey(value: float, roughness: float | None = None) -> Material:
 def room_colour(
     rng: np.random.Generator, saturation: tuple[float, float] = (0.1, 0.6), value: tuple[float, float] = (0.25, 0.85)
 ) -> np.ndarray:
-    """(3,) display colour as rooms have them: mostly warm and muted, sometimes blue, seldom any other."""
+    """(3,) display colour typical of rooms: mostly warm and muted, sometimes blue, rarely another hue."""
     kind = rng.random()
     hue = rng.normal(0.09, 0.05) if kind < 0.5 else rng.normal(0.58, 0.06) if kind < 0.7 else rng.random()
     muted = 1.0 if rng.random() < 0.6 else 0.35
@@ -52,10 +52,10 @@ def room_colour(
 
 
 class Palette:
-    """The materials that the furniture of one room shares, so that it looks like one household.
+    """Materials shared by the furniture of one room, so that it looks consistent.
 
     Args:
-        rng: source of the choices.
+        rng: random number generator for the choices.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -76,11 +76,11 @@ class Palette:
         return Material(textures.wood(self._rng), roughness=self._rng.uniform(0.3, 0.6), specular=0.3)
 
     def new_fabric(self, saturation: tuple[float, float] = (0.05, 0.65), value: tuple[float, float] = (0.2, 0.85)) -> Material:
-        """A cloth of a new colour."""
+        """A cloth in a new colour."""
         return Material(textures.fabric(self._rng, room_colour(self._rng, saturation, value)), repeat=0.8)
 
     def new_glaze(self) -> Material:
-        """A glossy ceramic of a new colour."""
+        """A glossy ceramic in a new colour."""
         return Material(room_colour(self._rng, (0.2, 0.8)), roughness=0.2)
 
     def new_floor(self) -> Material:
@@ -93,7 +93,7 @@ class Palette:
         return Material(textures.fabric(self._rng, room_colour(self._rng, (0.03, 0.3), (0.35, 0.75)), 256), repeat=0.5)
 
     def new_rug(self) -> Material:
-        """A patterned, plain or pictured rug; its texture is stretched over it once."""
+        """A rug that is patterned, plain or shows an image; the texture is stretched over it once."""
         kind = self._rng.integers(3)
         if kind == 0:
             return Material(0.85 * textures.wallpaper(self._rng))
@@ -102,7 +102,7 @@ class Palette:
         return Material(0.85 * textures.art(self._rng))
 
     def new_walls(self) -> list[Material]:
-        """One material a wall: all painted alike, all papered, or one that stands out."""
+        """One material per wall: all painted alike, all papered, or one accent wall."""
         rng = self._rng
         paint = Material(textures.plaster(rng, room_colour(rng, (0.0, 0.3), (0.62, 0.93))), repeat=2.0)
         kind = rng.random()

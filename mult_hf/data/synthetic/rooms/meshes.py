@@ -1,4 +1,4 @@
-"""Triangle meshes of the shapes that furniture is made of, in metres; numpy only."""
+"""Triangle meshes of basic furniture shapes, in metres; numpy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ class Mesh:
 
     Args:
         vertices: (vertices, 3) metres.
-        faces: (triangles, 3) indices of vertices, counter-clockwise seen from outside.
+        faces: (triangles, 3) indices of vertices, counter-clockwise as seen from outside.
         normals: (vertices, 3) unit vectors.
         uv: (vertices, 2) texture coordinates, in metres along the surface unless the shape says otherwise.
     """
@@ -28,14 +28,14 @@ class Mesh:
     uv: np.ndarray
 
     def transformed(self, matrix: np.ndarray) -> "Mesh":
-        """The mesh moved by an affine (4, 4) matrix; normals go by its inverse transpose."""
+        """The mesh transformed by an affine (4, 4) matrix; normals use its inverse transpose."""
         normals = self.normals @ np.linalg.inv(matrix[:3, :3])
         normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
         return replace(self, vertices=self.vertices @ matrix[:3, :3].T + matrix[:3, 3], normals=normals)
 
 
 def merge(meshes: Sequence[Mesh]) -> Mesh:
-    """One mesh of several."""
+    """Merge several meshes into one."""
     starts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
     return Mesh(
         vertices=np.concatenate([mesh.vertices for mesh in meshes]),
@@ -46,19 +46,19 @@ def merge(meshes: Sequence[Mesh]) -> Mesh:
 
 
 def translation(x: float, y: float, z: float = 0.0) -> np.ndarray:
-    """(4, 4) matrix that moves by (x, y, z) metres."""
+    """(4, 4) matrix that translates by (x, y, z) metres."""
     matrix = np.eye(4)
     matrix[:3, 3] = x, y, z
     return matrix
 
 
 def scaling(x: float, y: float, z: float) -> np.ndarray:
-    """(4, 4) matrix that stretches along the axes."""
+    """(4, 4) matrix that scales along the axes."""
     return np.diag([x, y, z, 1.0])
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:
-    """(4, 4) matrix that turns about the axis `"x"`, `"y"` or `"z"`, counter-clockwise when the axis points at the viewer."""
+    """(4, 4) matrix that rotates about the axis `"x"`, `"y"` or `"z"`, counter-clockwise if the axis points at the viewer."""
     first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     matrix = np.eye(4)
@@ -74,7 +74,7 @@ def quad(corner: Vector, first_edge: Vector, second_edge: Vector, unit_uv: tuple
         corner: (3,) metres.
         first_edge: (3,) metres, the direction of u.
         second_edge: (3,) metres, the direction of v.
-        unit_uv: highest texture coordinates, to stretch one picture over it; by default the edges' lengths in metres.
+        unit_uv: highest texture coordinates, to stretch one image over it; the edges' lengths in metres by default.
     """
     corner, first, second = (np.asarray(vector, float) for vector in (corner, first_edge, second_edge))
     u, v = unit_uv or (np.linalg.norm(first), np.linalg.norm(second))
@@ -88,7 +88,7 @@ def quad(corner: Vector, first_edge: Vector, second_edge: Vector, unit_uv: tuple
 
 
 def _grid_faces(rows: int, columns: int) -> np.ndarray:
-    """(triangles, 3) of a grid of rows x columns vertices, counter-clockwise for axes (row, column, normal)."""
+    """(triangles, 3) faces of a grid of rows x columns vertices, counter-clockwise for axes (row, column, normal)."""
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns - 1), indexing="ij")
     corner = (row * columns + column).ravel()
     across, along, opposite = corner + columns, corner + 1, corner + columns + 1
@@ -96,11 +96,11 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
 
 
 def box(half_size: Vector, edge_radius: float = 0.0, edge_steps: int = 4) -> Mesh:
-    """A box about the origin, its edges rounded when `edge_radius` is above 0.
+    """A box centred at the origin, with rounded edges if `edge_radius` is above 0.
 
     Args:
-        half_size: (3,) metres from the centre to the faces.
-        edge_radius: metres; at most the smallest half size.
+        half_size: (3,) distances from the centre to the faces, metres.
+        edge_radius: radius of the edges in metres; at most the smallest half size.
         edge_steps: vertices across one rounded edge.
     """
     half = np.asarray(half_size, float)
@@ -109,7 +109,7 @@ def box(half_size: Vector, edge_radius: float = 0.0, edge_steps: int = 4) -> Mes
 
 
 def _box_face(half: np.ndarray, radius: float, edge_steps: int, axis: int, side: int) -> Mesh:
-    """One of the six faces: a grid on the sharp box, pulled onto the sphere around the nearest point of the inner box."""
+    """One of the six faces: a grid on the sharp box, projected onto the sphere around the nearest point of the inner box."""
     first, second = (axis + 1) % 3, (axis + 2) % 3
     steps = edge_steps if radius > 0 else 1
     ticks = [np.concatenate([np.linspace(-h, -h + radius, steps), np.linspace(h, h - radius, steps)[::-1]]) for h in half[[first, second]]]
@@ -124,13 +124,13 @@ def _box_face(half: np.ndarray, radius: float, edge_steps: int, axis: int, side:
     else:
         vertices, normals = points, np.tile(np.eye(3)[axis] * side, (len(points), 1))
     faces = _grid_faces(*grid[0].shape)
-    # Texture runs upright: u along the horizontal axis, v along z where the face has it.
+    # Textures are upright: u along the horizontal axis, v along z on side faces.
     columns = [second, first] if axis == 1 else [first, second]
     return Mesh(vertices, faces if side > 0 else faces[:, ::-1], normals, points[:, columns])
 
 
 def surface_of_revolution(radii: Vector, heights: Vector, segments: int = 24) -> Mesh:
-    """The surface that a profile (radius, height) makes when it turns about z; open at both ends."""
+    """The surface of a profile (radius, height) revolved about z; open at both ends."""
     radii, heights = np.asarray(radii, float), np.asarray(heights, float)
     angle = np.linspace(0, 2 * np.pi, segments + 1)
     slope_radius, slope_height = np.gradient(radii), np.gradient(heights)
@@ -144,7 +144,7 @@ def surface_of_revolution(radii: Vector, heights: Vector, segments: int = 24) ->
 
 
 def disk(radius: float, segments: int = 24) -> Mesh:
-    """A flat disk about the origin that faces up."""
+    """A flat disk centred at the origin, facing up."""
     angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
     rim = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros(segments)], 1)
     vertices = np.concatenate([np.zeros((1, 3)), rim])
@@ -169,15 +169,15 @@ def cylinder(start: Vector, end: Vector, radius: float) -> Mesh:
 
 
 def ellipsoid(radii: Vector) -> Mesh:
-    """An ellipsoid about the origin with half axes `radii` (3,)."""
+    """An ellipsoid centred at the origin with half axes `radii` (3,)."""
     latitude = np.linspace(-np.pi / 2, np.pi / 2, 13)
-    # A vanishing radius at the poles would leave triangles without area.
+    # A radius of zero at the poles would give triangles without area.
     sphere = surface_of_revolution(np.cos(latitude) + 1e-4, np.sin(latitude), 20)
     return sphere.transformed(scaling(*radii))
 
 
 def wavy_sheet(width: float, height: float, waves: float, amplitude: float) -> Mesh:
-    """A hanging cloth from (0, 0, 0) to (width, 0, height) whose folds move it along y; its normals point to +y."""
+    """A hanging cloth from (0, 0, 0) to (width, 0, height) with folds along y; its normals point to +y."""
     columns = max(8, int(8 * waves))
     x = np.linspace(0, width, columns)
     y = amplitude * np.sin(2 * np.pi * waves * x / width)

@@ -1,4 +1,4 @@
-"""Rooms to images with Mitsuba 3: geometry by one exact ray per pixel, colour by path tracing and a denoiser.
+"""Render rooms with Mitsuba 3: geometry from one exact ray per pixel, colour from path tracing and a denoiser.
 
 Call [`variants.activate`] first. Sources: Mitsuba 3 (Jakob et al. 2022, https://mitsuba.readthedocs.io), Open Image Denoise
 (https://www.openimagedenoise.org).
@@ -22,13 +22,13 @@ except ImportError as error:
     ) from error
 
 PATH_DEPTH = 5
-"""Longest light path in segments; more changes little in closed pale rooms and costs time."""
+"""Longest light path in segments; longer paths change little in closed pale rooms and cost time."""
 
 GUIDE_SAMPLES = 8
-"""Samples a pixel of the albedo and normals that guide the denoiser."""
+"""Samples per pixel of the albedo and normals that guide the denoiser."""
 
 SHOULDER = 3.0
-"""Luminance, in units of the exposure, that the tone curve brings to white."""
+"""Luminance, in units of the exposure, that the tone curve maps to white."""
 
 
 class RoomScene:
@@ -41,7 +41,7 @@ class RoomScene:
     def __init__(self, room: Room) -> None:
         materials = {part.material: _bsdf(part.material) for part in room.parts if part.material is not None}
         meshes = {f"part{index:03d}": _mesh(part, materials) for index, part in enumerate(room.parts)}
-        # With optimisation on, Mitsuba merges meshes and their identities are lost.
+        # With optimisation on, Mitsuba merges meshes and loses their identities.
         self._scene = mi.load_dict({"type": "scene", **meshes}, optimize=False)
         classes = {name: CLASS_NAMES.index(part.class_name) for name, part in zip(meshes, room.parts, strict=True)}
         self._class_of_shape = _class_table(self._scene, classes)
@@ -52,7 +52,7 @@ class RoomScene:
 
     def geometry(self, camera: RoomCamera, size: int) -> GeometryMaps:
         """Depth in metres, normals and ids of `CLASS_NAMES` at the centres of size x size pixels."""
-        # The middle of the pixel, once: jittered samples would average classes and mix near with far.
+        # One ray through the pixel's centre: jittered samples would average classes and mix near with far.
         sensor = _sensor(camera, size, {"type": "stratified", "sample_count": 1, "jitter": False})
         buffers = np.array(mi.render(self._scene, sensor=sensor, integrator=self._geometry_pass, spp=1))  # (height, width, 8)
         hit = buffers[..., 0] > 0
@@ -65,7 +65,7 @@ class RoomScene:
         return GeometryMaps(depth.astype(np.float32), np.moveaxis(normals, -1, 0).astype(np.float32), self._class_of_shape[shapes])
 
     def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
-        """Denoised linear radiance, (size, size, 3) float32, from `samples` paths a pixel."""
+        """Denoised linear radiance, (size, size, 3) float32, from `samples` paths per pixel."""
         sensor = _sensor(camera, size, {"type": "independent", "sample_count": samples})
         noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))[..., :3]
         guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=seed))
@@ -74,13 +74,13 @@ class RoomScene:
 
 
 def develop(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn radiance into a photograph: automatic exposure and white balance, both a little off, a soft shoulder, sRGB.
+    """Convert radiance to an sRGB image as a camera would: slightly inexact exposure and white balance, and a soft shoulder.
 
     The tone curve is Reinhard's extended one (SIGGRAPH 2002, equation 4).
 
     Args:
         radiance: (height, width, 3) linear, at least 0.
-        rng: source of the errors of exposure and white balance.
+        rng: random number generator for the errors of exposure and white balance.
 
     Returns:
         `np.ndarray`: (height, width, 3) uint8.
@@ -101,7 +101,7 @@ def _sensor(camera: RoomCamera, size: int, sampler: dict) -> "mi.Sensor":
 
 
 def _texture(values: np.ndarray, repeat: float = 1.0) -> dict:
-    """(3,) or (height, width, 3) linear values as a Mitsuba colour or picture."""
+    """(3,) or (height, width, 3) linear values as a Mitsuba colour or texture."""
     if values.ndim == 1:
         return {"type": "rgb", "value": values.tolist()}
     bitmap = mi.Bitmap(np.ascontiguousarray(values, np.float32))
@@ -136,9 +136,9 @@ def _mesh(part: Part, materials: dict[Material, "mi.BSDF"]) -> "mi.Mesh":
 
 
 def _class_table(scene: "mi.Scene", classes: dict[str, int]) -> np.ndarray:
-    """Class id by the number that the shape_index buffer carries; scalar variants count shapes from 1 in the scene's order.
+    """Class ids indexed by the values of the shape_index buffer; scalar variants count shapes from 1 in the scene's order.
 
-    The other variants report Dr.Jit's registry number, which goes on counting from scene to scene.
+    The other variants use Dr.Jit's registry number, which keeps counting from scene to scene.
     """
     shapes = scene.shapes()
     if mi.variant().startswith("scalar"):

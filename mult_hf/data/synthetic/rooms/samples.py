@@ -1,4 +1,4 @@
-"""One view of a room as one row of the data set: rendered, derived, encoded."""
+"""Render a view of a room, derive its maps, and encode it as one row of the data set."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ TASK_ENTRIES: tuple[dict[str, Any], ...] = (
     {"name": "edges2d", "encoding": {"dtype": "uint8", "scale": 1 / 255}},
     {"name": "reshading", "encoding": {"dtype": "uint8", "scale": 1 / 255}},
 )
-"""How this data set stores each task; written to its card under `mult_tasks`."""
+"""Encodings of this data set's tasks; written to its card under `mult_tasks`."""
 
 TASKS = resolve_tasks(TASK_ENTRIES)
 
@@ -39,23 +39,23 @@ FEATURES = datasets.Features(
         **{name: datasets.Image() for name in TASKS},
     }
 )
-"""Columns: which view it is, its intrinsics in pixels and degrees, the image, one map per task."""
+"""Columns: identity of the view, its intrinsics in pixels and degrees, the image, one map per task."""
 
 PREVIEW_SIZE = 48
 
 
 def render_room(settings: RoomsSettings, seed: int) -> list[dict[str, Any]]:
-    """All rows of the room of a seed; [`variants.activate`] must have been called in this process.
+    """Render all rows of a seed's room; call [`variants.activate`] in this process first.
 
     Args:
-        settings: of the data set.
-        seed: of the room.
+        settings: settings of the data set.
+        seed: seed of the room.
 
     Returns:
         `list[dict]`: one row per view, with the columns of `FEATURES`.
 
     Raises:
-        RuntimeError: if no camera sees a closed room, which the shell makes impossible.
+        RuntimeError: if every camera has a pixel without a surface, which the closed shell should prevent.
     """
     room = build_room(seed)
     scene = RoomScene(room)
@@ -63,11 +63,11 @@ def render_room(settings: RoomsSettings, seed: int) -> list[dict[str, Any]]:
 
 
 def render_view(scene: RoomScene, room: Room, settings: RoomsSettings, seed: int, view: int) -> dict[str, Any]:
-    """One row. It depends on the room's seed, the view's number, the size and the samples alone, not on the other views."""
+    """Render one row. It depends only on the room's seed, the view's number, the size and the samples, not on other views."""
     rng = np.random.default_rng([seed, view])
     camera, geometry = _choose_camera(scene, room, settings.size, rng)
     radiance = scene.colour(camera, settings.size, settings.samples_per_pixel, seed=int(rng.integers(2**31)))
-    photograph, rgb = image_cell(develop(radiance, rng))
+    image, rgb = image_cell(develop(radiance, rng))
     focal = camera.focal_length(settings.size)
     return {
         "room": seed,
@@ -76,7 +76,7 @@ def render_view(scene: RoomScene, room: Room, settings: RoomsSettings, seed: int
         "field_of_view": camera.field_of_view,
         "focal_length": focal,
         "principal_point": [settings.size / 2, settings.size / 2],
-        "image": photograph,
+        "image": image,
         **map_cells(view_targets(rgb, geometry, focal), TASKS),
     }
 
@@ -86,14 +86,14 @@ def view_targets(rgb: np.ndarray, geometry: GeometryMaps, focal: float) -> dict[
 
     Args:
         rgb: (height, width, 3) uint8, the image as it is stored.
-        geometry: of the same view.
+        geometry: geometry maps of the same view.
         focal: focal length in pixels.
 
     Returns:
         `dict`: the target of each task in the shape that `TaskSpec.decode` gives.
     """
     return {
-        # Class 0, "unlabelled", becomes 255 in the unsigned 8-bit ids: not known.
+        # Class 0, "unlabelled", wraps around to 255 in the unsigned 8-bit ids, which means unknown.
         "segmentation": geometry.classes.astype(np.uint8) - np.uint8(1),
         "depth": geometry.depth[None],
         "normals": geometry.normals,
@@ -102,7 +102,7 @@ def view_targets(rgb: np.ndarray, geometry: GeometryMaps, focal: float) -> dict[
 
 
 def _choose_camera(scene: RoomScene, room: Room, size: int, rng: np.random.Generator) -> tuple[RoomCamera, GeometryMaps]:
-    """The most interesting camera whose every pixel meets a surface, and what it sees."""
+    """The most interesting camera of which every pixel shows a surface, and its geometry maps."""
 
     def preview(camera: RoomCamera) -> tuple[np.ndarray, np.ndarray]:
         geometry = scene.geometry(camera, PREVIEW_SIZE)
@@ -112,4 +112,4 @@ def _choose_camera(scene: RoomScene, room: Room, size: int, rng: np.random.Gener
         geometry = scene.geometry(camera, size)
         if np.isfinite(geometry.depth).all():
             return camera, geometry
-    raise RuntimeError(f"no camera sees a closed {room.kind}; please report the room's seed and the size {size}")
+    raise RuntimeError(f"every view of this {room.kind} has a hole; please report the room's seed and the size {size}")

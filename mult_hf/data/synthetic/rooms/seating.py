@@ -1,4 +1,4 @@
-"""Things to sit, lie, eat and work at. Frames: x to the side, y towards the person in front, z up, the origin on the floor."""
+"""Seats, beds, tables and desks. Frames: x to the side, y towards the person in front, z up, the origin on the floor."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from .meshes import rotation, translation
 
 
 def chair(builder: RoomBuilder, frame: np.ndarray, seat: Material, legs: Material) -> None:
-    """A chair about the frame's origin with its back towards -y, cushioned or with slats by the palette's furniture."""
+    """A chair centred at the frame's origin with its back towards -y, cushioned or with slats."""
     rng, bench = builder.rng, builder.bench("chair", frame)
     half, height = rng.uniform(0.2, 0.24), rng.uniform(0.43, 0.47)
     bench.cushion((0, 0, height), (half, half, 0.035), seat, 0.03)
@@ -24,7 +24,7 @@ def chair(builder: RoomBuilder, frame: np.ndarray, seat: Material, legs: Materia
 
 
 def table(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float, height: float) -> None:
-    """A table about the frame's origin: round on one foot if it is nearly square and chance wants it, else with four legs."""
+    """A table centred at the frame's origin: with four legs, or sometimes round on one foot if it is nearly square."""
     bench, top, legs = builder.bench("table", frame), builder.palette.wood, builder.palette.second_wood
     if abs(width - depth) < 0.35 and builder.chance(0.4):
         bench.rod((0, 0, height - 0.035), (0, 0, height), max(width, depth) / 2, top)
@@ -38,7 +38,7 @@ def table(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float, h
 
 
 def table_with_chairs(builder: RoomBuilder, frame: np.ndarray, width: float, depth: float) -> None:
-    """A dining table with chairs along its two long sides; width runs along the frame's x."""
+    """A dining table with chairs along its two long sides; its width is along the frame's x."""
     rng, height = builder.rng, 0.74
     table(builder, frame, width, depth, height)
     for side in (-1, 1):
@@ -67,7 +67,7 @@ def sofa(builder: RoomBuilder, frame: np.ndarray, half_width: float, cloth: Mate
 
 
 def bed(builder: RoomBuilder, frame: np.ndarray, width: float) -> None:
-    """A made bed with its head at the frame's origin: frame, mattress, duvet, pillows, sometimes a throw."""
+    """A bed with its head at the frame's origin: frame, mattress, duvet, pillows, sometimes a throw."""
     rng, palette, bench = builder.rng, builder.palette, builder.bench("bed", frame)
     bench.box((0, 1.05, 0.16), (width / 2, 1.02, 0.14), palette.wood)
     bench.box((0, 0.04, 0.5), (width / 2 + 0.03, 0.035, rng.uniform(0.45, 0.5)), palette.wood)

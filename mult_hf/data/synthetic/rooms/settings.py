@@ -1,4 +1,4 @@
-"""What decides the content of a Rooms data set, and which room is in which split."""
+"""Settings that determine the content of a Rooms data set and its splits."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ SMALLEST_SIZE = 32
 
 @dataclass(frozen=True)
 class RoomsSettings:
-    """Everything that the rows depend on: two runs with equal settings give equal bytes.
+    """All settings that the rows depend on: two runs with equal settings give equal bytes.
 
     Args:
-        rooms: in all splits together.
-        validation_rooms: of them.
-        test_rooms: of them.
-        views: of each room.
-        size: height and width of the pictures in pixels, at least 32.
-        samples_per_pixel: light paths a pixel before denoising.
-        seed: of the first room; the others follow by one.
-        rooms_per_shard: rooms in one file; what an interruption loses is at most one file's.
-        variant: of Mitsuba, `"llvm_ad_rgb"` or `"scalar_rgb"`; their pictures differ slightly.
+        rooms: number of rooms in all splits together.
+        validation_rooms: how many of them are for validation.
+        test_rooms: how many of them are for testing.
+        views: number of views per room.
+        size: height and width of the images in pixels, at least 32.
+        samples_per_pixel: light paths per pixel before denoising.
+        seed: seed of the first room; the following rooms have consecutive seeds.
+        rooms_per_shard: rooms per file; an interruption loses at most one file's rooms.
+        variant: Mitsuba's variant, `"llvm_ad_rgb"` or `"scalar_rgb"`; their images differ slightly.
 
     Raises:
-        ValueError: on a number out of its range.
+        ValueError: if a number is out of range.
     """
 
     rooms: int
@@ -44,20 +44,20 @@ class RoomsSettings:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.size < SMALLEST_SIZE:
-            raise ValueError(f"size is {self.size}; pictures have at least {SMALLEST_SIZE} pixels a side")
+            raise ValueError(f"size is {self.size}; it must be at least {SMALLEST_SIZE} pixels")
         if self.validation_rooms + self.test_rooms > self.rooms:
             raise ValueError(
                 f"{self.validation_rooms} validation and {self.test_rooms} test rooms are more than the {self.rooms} rooms in all; "
                 "ask for more rooms"
             )
         if self.seed + self.rooms > 2**31:
-            raise ValueError(f"seed {self.seed} with {self.rooms} rooms passes {2**31}, the end of the column's 32-bit numbers")
+            raise ValueError(f"seed {self.seed} with {self.rooms} rooms exceeds {2**31}, the limit of the 32-bit column; lower the seed")
         if self.variant not in (LLVM, SCALAR):
             raise ValueError(f"variant is {self.variant!r}; choose {LLVM} or {SCALAR}")
 
     @property
     def split_seeds(self) -> dict[str, range]:
-        """Seeds of the rooms of each split that has any. Test comes first, so that more rooms later means more training rooms."""
+        """Seeds of the rooms of each non-empty split. Test comes first, so that additional rooms become training rooms."""
         first_validation = self.seed + self.test_rooms
         first_training = first_validation + self.validation_rooms
         splits = {

@@ -1,6 +1,6 @@
-"""The empty room: floor, ceiling, walls with windows and a door, and the lamp under the ceiling.
+"""The empty room: floor, ceiling, walls with windows and a door, and the ceiling lamp.
 
-The shell lets no ray escape: windows are closed by a shining picture of the world outside.
+No ray can escape the shell: windows are closed by a light-emitting image of the outdoors.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from .materials import DISPLAY_GAMMA, Material, grey
 from .meshes import IDENTITY
 
 REVEAL = 0.13
-"""Depth in metres of a window's opening, from the wall's face to the pane."""
+"""Depth of a window's opening in metres, from the wall's face to the pane."""
 
 OVERLAP = 0.01
-"""Metres that trim reaches into what it stands on, so that no two faces lie in one plane."""
+"""Overlap of trim with the surface behind it in metres, so that no two faces are coplanar."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Opening:
 
 
 def build_shell(builder: RoomBuilder) -> None:
-    """Put floor, ceiling, four walls with one or two windowed ones and one door, and the main lamp into a room."""
+    """Add floor, ceiling, the main lamp and four walls, of which one or two have windows and one has a door."""
     rng, palette = builder.rng, builder.palette
     width, depth, height = builder.plan.width, builder.plan.depth, builder.height
     builder.add("floor", meshes.quad([0, 0, 0], [width, 0, 0], [0, depth, 0]), palette.new_floor())
@@ -59,7 +59,7 @@ def build_shell(builder: RoomBuilder) -> None:
 
 
 def _choose_openings(builder: RoomBuilder, wall: int) -> list[Opening]:
-    """One window or two beside each other, of one height."""
+    """One window, or two side by side of the same height."""
     rng, length = builder.rng, builder.plan.wall_length(wall)
     count = 1 if length < 4 or builder.chance(0.5) else 2
     bottom, top = rng.uniform(0.5, 1.0), rng.uniform(1.95, 2.2)
@@ -77,7 +77,7 @@ def _build_wall(builder: RoomBuilder, wall: int, openings: list[Opening], materi
 
     def patch(left: float, right: float, bottom: float, top: float) -> None:
         mesh = meshes.quad([left, 0, bottom], [0, 0, top - bottom], [right - left, 0, 0])
-        # The texture goes on from patch to patch, upright.
+        # The texture continues from patch to patch, upright.
         bench.add(meshes.Mesh(mesh.vertices, mesh.faces, mesh.normals, mesh.vertices[:, [0, 2]]), material)
 
     starts = [0.0] + [opening.right for opening in openings]
@@ -91,7 +91,7 @@ def _build_wall(builder: RoomBuilder, wall: int, openings: list[Opening], materi
 
 
 def _build_window(builder: RoomBuilder, wall: int, opening: Opening, view: np.ndarray) -> None:
-    """The world outside, the opening's sides, a frame with bars, a sill, and often curtains."""
+    """The view outside, the opening's sides, a frame with bars, a sill, and often curtains."""
     rng, trim, frame = builder.rng, builder.palette.trim, builder.plan.wall_frame(wall)
     middle, half_width = opening.centre, opening.half_width
     half_height, centre = (opening.top - opening.bottom) / 2, (opening.top + opening.bottom) / 2
@@ -100,7 +100,7 @@ def _build_window(builder: RoomBuilder, wall: int, opening: Opening, view: np.nd
     pane = meshes.quad([opening.left, -REVEAL, opening.top], [2 * half_width, 0, 0], [0, 0, -2 * half_height], unit_uv=(1, 1))
     start = rng.integers(view.shape[1] // 2)
     window.light(pane, view[:, start : start + view.shape[1] // 2])
-    # From behind the pane to just before the wall's face, so that no ray slips between them.
+    # From behind the pane to just in front of the wall's face, so that no ray passes between them.
     half_depth, white = (REVEAL + OVERLAP) / 2 + 0.001, builder.palette.white
     for x in (opening.left - OVERLAP, opening.right + OVERLAP):
         lining.box((x, 0.002 - half_depth, centre), (OVERLAP, half_depth, half_height + 2 * OVERLAP), white)
@@ -131,7 +131,7 @@ def _hang_curtains(builder: RoomBuilder, wall: int, opening: Opening) -> None:
 
 
 def _build_door(builder: RoomBuilder, wall: int) -> None:
-    """A closed door with two panels, a frame and a knob; the floor before it stays free."""
+    """A closed door with two panels, a frame and a knob; the floor in front of it stays free."""
     rng, palette, plan = builder.rng, builder.palette, builder.plan
     width, height, length = rng.uniform(0.8, 0.95), rng.uniform(1.98, 2.1), plan.wall_length(wall)
     along = rng.uniform(0.7, length - 0.7)
@@ -149,7 +149,7 @@ def _build_door(builder: RoomBuilder, wall: int) -> None:
 
 
 def build_ceiling_lamp(builder: RoomBuilder) -> None:
-    """A flat panel under the ceiling, or a globe on a cord; warm white, of varied strength."""
+    """A flat panel under the ceiling, or a globe on a cord; warm white, with varying strength."""
     rng, height = builder.rng, builder.height
     x, y = builder.plan.width / 2 + rng.uniform(-0.4, 0.4), builder.plan.depth / 2 + rng.uniform(-0.4, 0.4)
     warm_white = np.array([1, rng.uniform(0.78, 0.95), rng.uniform(0.55, 0.85)]) * rng.uniform(0.6, 1.3)

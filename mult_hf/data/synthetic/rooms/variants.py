@@ -1,6 +1,6 @@
-"""Which of Mitsuba's back ends runs here: LLVM (fast) or scalar (needs no system library).
+"""Choose a Mitsuba back end that works here: LLVM (fast) or scalar (needs no system library).
 
-Loading an unfit LLVM library aborts the whole process, so every candidate is tried in a process of its own first.
+An incompatible LLVM library aborts the whole process, so every candidate is first tried in a separate process.
 """
 
 import glob
@@ -14,10 +14,10 @@ LLVM, SCALAR, AUTO = "llvm_ad_rgb", "scalar_rgb", "auto"
 VARIANTS = (AUTO, LLVM, SCALAR)
 
 LIBRARY_VARIABLE = "DRJIT_LIBLLVM_PATH"
-"""Environment variable that tells Dr.Jit which LLVM library to load."""
+"""Environment variable with the path of the LLVM library that Dr.Jit loads."""
 
 OLDEST_LLVM = 17
-"""14 is refused by Dr.Jit; 15 and 16 were seen to abort in the middle of a rendering."""
+"""Dr.Jit rejects 14; 15 and 16 aborted during rendering in our tests."""
 
 _PLACES = (
     "/usr/lib/*-linux-gnu/libLLVM*.so*",
@@ -45,7 +45,7 @@ INSTALL_HINT = (
 
 
 def llvm_libraries() -> list[str]:
-    """LLVM libraries worth a trial: the one that the environment names, else those found, version 19 first, then the newest."""
+    """LLVM libraries to try: the one named by the environment variable, else those found, version 19 first, then the newest."""
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
         return [named]
@@ -55,15 +55,15 @@ def llvm_libraries() -> list[str]:
 
 
 def _llvm_version(path: str) -> int:
-    """Major version by the file's name or folder; 0 where neither tells."""
+    """Major version from the file's name or folder; 0 if neither contains it."""
     numbers = re.findall(r"(?:libLLVM[-.](?:so\.)?|llvm-?@?)(\d+)", os.path.realpath(path))
     return int(numbers[-1]) if numbers else 0
 
 
 def survives_trial(library: str, timeout_seconds: float = 600.0) -> bool:
-    """Whether a tiny rendering with an LLVM library ends well, tried in another process because a misfit aborts it.
+    """Whether a tiny rendering with an LLVM library succeeds, tested in another process because a failure aborts it.
 
-    The time limit is generous: a busy machine must not look like one without LLVM.
+    The time limit is generous, so that a slow machine is not mistaken for one without LLVM.
     """
     environment = {**os.environ, LIBRARY_VARIABLE: library}
     try:
@@ -77,17 +77,17 @@ def choose_variant(wanted: str = AUTO) -> tuple[str, str | None]:
     """Find a variant that works here, without loading anything into this process.
 
     Args:
-        wanted: one of `VARIANTS`; `"auto"` takes LLVM if any library survives its trial, else scalar with a warning.
+        wanted: one of `VARIANTS`; `"auto"` chooses LLVM if any library passes its trial, else scalar with a warning.
 
     Returns:
-        `tuple`: the variant's name, and the LLVM library for it or `None`.
+        `tuple`: the variant's name, and its LLVM library or `None`.
 
     Raises:
-        ValueError: on another name.
-        RuntimeError: if LLVM is demanded and no library works.
+        ValueError: if the name is unknown.
+        RuntimeError: if LLVM is required and no library works.
     """
     if wanted not in VARIANTS:
-        raise ValueError(f"variant {wanted!r} is not offered; choose one of {', '.join(VARIANTS)}")
+        raise ValueError(f"unknown variant {wanted!r}; choose one of {', '.join(VARIANTS)}")
     if wanted == SCALAR:
         return SCALAR, None
     candidates = llvm_libraries()
@@ -108,10 +108,10 @@ def activate(variant: str, library: str | None, threads: int | None = None) -> N
     Args:
         variant: as [`choose_variant`] returns it.
         library: as [`choose_variant`] returns it.
-        threads: of this process; by default as many as there are cores.
+        threads: threads of this process; one per core by default.
 
     Raises:
-        ImportError: if Mitsuba is not installed, naming the extra that brings it.
+        ImportError: if Mitsuba is not installed; the message names the extra that installs it.
     """
     if library is not None:
         os.environ[LIBRARY_VARIABLE] = library

@@ -1,4 +1,4 @@
-"""Where an image of a room is taken from."""
+"""Choice of camera positions in a room."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from .builder import CLASS_NAMES, Room
 from .floorplan import Rectangle
 
 CANDIDATES = 8
-"""Proposals of which the best one is taken; a preview of one costs a few milliseconds."""
+"""Number of proposals, of which the best is used; a preview takes a few milliseconds."""
 
 CLEARANCE = 0.3
-"""Metres that the camera keeps from walls and furniture."""
+"""Minimum distance of the camera from walls and furniture, in metres."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class RoomCamera:
 
     Args:
         position: (3,) metres, room axes.
-        target: (3,) metres, what is in the middle of the image.
+        target: (3,) metres, the point in the middle of the image.
         field_of_view: horizontal, degrees.
     """
 
@@ -46,12 +46,12 @@ class RoomCamera:
 
 
 def propose(room: Room, rng: np.random.Generator, tries: int = 400) -> RoomCamera:
-    """A camera that stands on free floor and looks at furniture or at the middle of the room.
+    """Propose a camera above free floor that looks at furniture or at the middle of the room.
 
     Args:
-        room: where.
-        rng: source of the choices.
-        tries: attempts before a corner of the room is taken.
+        room: the room.
+        rng: random number generator for the choices.
+        tries: attempts before falling back to a corner of the room.
 
     Returns:
         [`RoomCamera`]: 0.8 to 1.9 m high, with a field of view of 50 to 85 degrees.
@@ -70,14 +70,14 @@ def propose(room: Room, rng: np.random.Generator, tries: int = 400) -> RoomCamer
 
 
 def interest(classes: np.ndarray, depth: np.ndarray) -> float:
-    """How much there is to see: the number of classes, less for views that are mostly one thing, a bare wall, or blocked.
+    """Score of a view: the number of classes, reduced if one class or a bare wall dominates or the view is blocked.
 
     Args:
         classes: (height, width) ids of `CLASS_NAMES`.
-        depth: (height, width) metres; NaN where a ray met nothing.
+        depth: (height, width) metres; NaN where a ray hit nothing.
 
     Returns:
-        `float`: the higher the better, minus infinity where a ray met nothing.
+        `float`: higher is better; minus infinity if a ray hit nothing.
     """
     if not np.isfinite(depth).all():
         return -np.inf
@@ -91,12 +91,12 @@ def rank_cameras(room: Room, rng: np.random.Generator, preview: Callable[[RoomCa
     """Proposals for one view, the most interesting first.
 
     Args:
-        room: where.
-        rng: source of the proposals.
-        preview: small class map and depth map that a camera sees.
+        room: the room.
+        rng: random number generator for the proposals.
+        preview: returns a camera's small class map and depth map.
 
     Returns:
-        `list[RoomCamera]`: of length `CANDIDATES`.
+        `list[RoomCamera]`: list of length `CANDIDATES`.
     """
     cameras = [propose(room, rng) for _ in range(CANDIDATES)]
     return sorted(cameras, key=lambda camera: interest(*preview(camera)), reverse=True)

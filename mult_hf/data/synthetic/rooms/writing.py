@@ -1,4 +1,4 @@
-"""The Rooms data set on disk: its shards, its card, and going on after an interruption."""
+"""Write the Rooms data set: its shards and card, with continuation after an interruption."""
 
 import os
 import shlex
@@ -28,7 +28,7 @@ except ImportError as error:
     raise ImportError(f'writing rooms needs tqdm ({error}); install them with: pip install "mult-hf[rooms]"') from error
 
 Renderer = Callable[[Iterable[int]], Iterator[list[dict[str, Any]]]]
-"""Turns seeds of rooms into their rows, in order."""
+"""Renders the rows of rooms from their seeds, in order."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Shard:
     """One file of a split.
 
     Args:
-        file_name: as `datasets` names shards.
-        seeds: of its rooms.
+        file_name: name in the pattern of `datasets`.
+        seeds: seeds of its rooms.
     """
 
     file_name: str
@@ -45,7 +45,7 @@ class Shard:
 
 
 def plan_shards(settings: RoomsSettings) -> list[Shard]:
-    """All files of a data set; the small splits come first, so that a partial set can already be evaluated on."""
+    """All files of a data set, smallest split first, so that an unfinished data set can already be used for evaluation."""
     shards = []
     for split in sorted(settings.split_seeds, key=lambda split: len(settings.split_seeds[split])):
         seeds, step = settings.split_seeds[split], settings.rooms_per_shard
@@ -59,13 +59,13 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
     """Render the missing files of a data set; existing ones stay as they are.
 
     Args:
-        output_dir: made if it does not exist; `datasets.load_dataset(output_dir)` reads the result.
-        settings: what to render.
-        library: LLVM library, as `variants.choose_variant` found it.
-        num_proc: processes that render; with 1, this one does.
+        output_dir: created if it does not exist; `datasets.load_dataset(output_dir)` reads the result.
+        settings: settings of the data set.
+        library: LLVM library, as returned by `variants.choose_variant`.
+        num_proc: number of rendering processes; 1 renders in this process.
 
     Raises:
-        ValueError: if the directory holds files of other settings, or `num_proc` is below 1.
+        ValueError: if the directory contains files with other settings, or `num_proc` is below 1.
     """
     if num_proc < 1:
         raise ValueError(f"num_proc is {num_proc}; it must be at least 1")
@@ -88,18 +88,18 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
                 rows += room_rows
                 progress.update(settings.views)
             write_shard(output_dir / shard.file_name, rows, FEATURES, asdict(settings))
-    write_card(output_dir, settings)  # once more, now that it can tell these files from those of an unfinished rendering
+    write_card(output_dir, settings)  # again, because its digest of the files has changed
 
 
 def command(settings: RoomsSettings, output_name: str) -> str:
-    """The line that makes a data set of these settings."""
+    """The command line that renders a data set with these settings."""
     flags = {"spp" if name == "samples_per_pixel" else name: value for name, value in asdict(settings).items()}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return shlex.join(["mult-hf", "render", "rooms", output_name, *words])
+    argv = [argument for name, value in flags.items() for argument in (f"--{name}", str(value))]
+    return shlex.join(["mult-hf", "render", "rooms", output_name, *argv])
 
 
 def write_card(output_dir: Path, settings: RoomsSettings) -> None:
-    """Write README.md: the columns and encodings for people, and for programs the key `mult_tasks` in its YAML header."""
+    """Write README.md with a description for readers, and `mult_tasks` in its YAML header for programs."""
     header = DatasetCardData(
         pretty_name="Rooms",
         license="mit",
@@ -124,7 +124,7 @@ CARD = """\
 # Rooms
 
 Procedural indoor scenes (living rooms, bedrooms, dining rooms, studies, kitchens) with six dense maps, {size} x {size} pixels,
-rendered with Mitsuba 3 ({samples} samples per pixel, denoised, variant `{variant}`). Made by
+rendered with Mitsuba 3 ({samples} samples per pixel, denoised, variant `{variant}`). Command:
 
     {command}
 
@@ -132,34 +132,34 @@ rendered with Mitsuba 3 ({samples} samples per pixel, denoised, variant `{varian
 |---|---|---|---|
 {splits}
 
-No room is in two splits. The same command makes the same bytes again where the same versions of numpy, Mitsuba, its denoiser
-and Pillow are installed; an interrupted run goes on when it is started again.
+Every room is in only one split. With the same versions of numpy, Mitsuba, its denoiser and Pillow, the same command gives the same
+bytes. To continue an interrupted run, repeat the command.
 
 | column | stored | meaning |
 |---|---|---|
 | `room`, `view` | int32 | seed of the room, number of the view |
-| `room_kind` | string | what the room is furnished as |
-| `field_of_view` | float32 | horizontal, degrees; the vertical one is the same |
+| `room_kind` | string | kind of room, for example `bedroom` |
+| `field_of_view` | float32 | horizontal and vertical, degrees |
 | `focal_length` | float32 | pixels |
-| `principal_point` | two float32 | x, y in pixels from the top left corner; a pixel's centre is half a pixel from its corner |
-| `image` | JPEG | red, green, blue |
-| `segmentation` | 8-bit PNG | 0 not known (things without a class), then from 1: {classes} |
+| `principal_point` | two float32 | x, y in pixels from the top left corner; the centre of the top left pixel is (0.5, 0.5) |
+| `image` | JPEG | RGB |
+| `segmentation` | 8-bit PNG | 0 unknown (things without a class), then from 1: {classes} |
 | `depth` | 16-bit PNG | metres along the optical axis = value / 512 |
 | `normals` | 8-bit PNG | unit vector = value / 127.5 - 1; x right, y up, z towards the viewer |
-| `keypoints2d` | 8-bit PNG | strength of corner-like points of the stored JPEG times 20, clipped to [0, 1], = value / 255 |
-| `edges2d` | 8-bit PNG | magnitude of texture edges of the stored JPEG times 4, clipped to [0, 1], = value / 255 |
-| `reshading` | 8-bit PNG | shading of the bare geometry by a light at the camera, in [0, 1], = value / 255 |
+| `keypoints2d` | 8-bit PNG | strength of corner-like points in the stored JPEG, times 20, clipped to [0, 1] = value / 255 |
+| `edges2d` | 8-bit PNG | magnitude of texture edges in the stored JPEG, times 4, clipped to [0, 1] = value / 255 |
+| `reshading` | 8-bit PNG | shading of the untextured geometry by a light at the camera, in [0, 1] = value / 255 |
 
-The last three follow Taskonomy's definitions, see `mult_hf.data.derive`.
+The last three follow Taskonomy's definitions; see `mult_hf.data.derive`.
 
-Limits: the rooms are box-shaped with closed doors, nobody is in them, materials are matt or softly glossy, no glass and no mirrors;
-window panes show an image, and their depth is that of the pane.
+Limits: rooms are box-shaped, with closed doors and no people. Materials are matt or softly glossy, without glass or mirrors. Window
+panes show an image and have the depth of the pane.
 """
 
 
 @contextmanager
 def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> Iterator[Renderer]:
-    """What renders rooms: this process, or several that share the cores."""
+    """Render rooms in this process, or in several that share the cores."""
     render = partial(render_room, settings)
     if num_proc == 1:
         activate(settings.variant, library)

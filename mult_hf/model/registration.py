@@ -1,0 +1,65 @@
+"""Registers the classes with transformers: `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline("multitask-vision")`."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from mult_hf.model.configuration_mult import MulTConfig
+from mult_hf.model.image_processing_mult import MulTImageProcessor
+from mult_hf.model.image_processing_pil_mult import MulTImageProcessorPil
+from mult_hf.model.modeling_mult import (
+    MulTDensePredictionOutput,
+    MulTForMultiTaskDensePrediction,
+    MulTModel,
+    MulTModelOutput,
+    MulTPreTrainedModel,
+)
+from mult_hf.model.pipeline_mult import MultiTaskVisionPipeline
+from mult_hf.model.tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
+
+DEFAULT_CHECKPOINT = str(Path(__file__).resolve().parents[1] / "checkpoints" / "rooms-tiny")
+"""Directory of the small model in the package, trained on rendered rooms; its README.md lists its training data and metrics."""
+
+
+def _register() -> None:
+    """Register the classes with transformers, and let `save_pretrained` copy their code next to the weights."""
+    AutoConfig.register("mult", MulTConfig, exist_ok=True)
+    # AutoModel loads the model with heads, because the pipeline loads its model through it.
+    AutoModel.register(MulTConfig, MulTForMultiTaskDensePrediction, exist_ok=True)
+    processors = {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
+    AutoImageProcessor.register(MulTConfig, image_processor_classes=processors, exist_ok=True)
+    MulTConfig.register_for_auto_class()
+    MulTForMultiTaskDensePrediction.register_for_auto_class("AutoModel")
+    MulTImageProcessor.register_for_auto_class()
+    MulTImageProcessorPil.register_for_auto_class()
+    if "multitask-vision" not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            "multitask-vision",
+            pipeline_class=MultiTaskVisionPipeline,
+            pt_model=(AutoModel,),
+            default={"model": (DEFAULT_CHECKPOINT, "main")},  # the revision is for Hub ids, and not looked at for a directory
+            type="image",
+        )
+
+
+_register()
+
+__all__ = [
+    "DEFAULT_CHECKPOINT",
+    "IGNORE_INDEX",
+    "MULT_TASKS",
+    "LabelEncoding",
+    "MulTConfig",
+    "MulTDensePredictionOutput",
+    "MulTForMultiTaskDensePrediction",
+    "MulTImageProcessor",
+    "MulTImageProcessorPil",
+    "MulTModel",
+    "MulTModelOutput",
+    "MulTPreTrainedModel",
+    "MultiTaskVisionPipeline",
+    "TaskSpec",
+    "register_task",
+    "registered_tasks",
+]
