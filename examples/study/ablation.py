@@ -28,7 +28,8 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +68,10 @@ class AblationArguments:
     launcher: Literal["python", "accelerate"] = command_line.flag(
         "python", "accelerate: start runs by `accelerate launch`, with the settings of `accelerate config`"
     )
+    jobs: int = command_line.flag(1, "runs at once; give each its part of the cores by the plan's cpu_threads")
+
+    def __post_init__(self) -> None:
+        command_line.check_bounds(self, {1: ["jobs"]})
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,13 @@ def execute(run: Run, argv: list[str]) -> str | None:
         return None
     last = log_path.read_text().strip().splitlines()[-1:] or ["nothing printed"]
     return f"exit status {status}: {last[0]} (full log: {log_path})"
+
+
+def completed(pool: Executor, runs: Iterable[Run], launcher: str) -> Iterator[tuple[Run, str | None]]:
+    """Train runs, as many at once as the pool takes; yields each when it ends, with what went wrong."""
+    running = {pool.submit(execute, run, command(run, launcher)): run for run in runs}
+    for done in as_completed(running):
+        yield running[done], done.result()
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -400,16 +412,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(runs, known_flags())
     waiting = [run for run in runs if finished_metrics(run) is None]
     failures = {}
+    pool = ThreadPoolExecutor(arguments.jobs)  # each thread waits for the process of a run
     # The bar starts after the finished runs, so that the estimated time only includes the others.
     with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run") as bar:
-        for run in waiting:
-            bar.set_description(run.directory.name)
-            failure = execute(run, command(run, arguments.launcher))
-            if failure is not None:
-                failures[run.directory.name] = failure
-                bar.write(f"{run.directory.name} failed, {failure}", file=sys.stderr)
-            write_comparison(runs, reference, arguments.output_dir)
-            bar.update()
+        try:
+            for run, failure in completed(pool, waiting, arguments.launcher):
+                if failure is not None:
+                    failures[run.directory.name] = failure
+                    bar.write(f"{run.directory.name} failed, {failure}", file=sys.stderr)
+                write_comparison(runs, reference, arguments.output_dir)
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interruption starts no further run
     print(write_comparison(runs, reference, arguments.output_dir))
     for name, failure in failures.items():
         print(f"failed: {name}, {failure}", file=sys.stderr)

@@ -19,11 +19,12 @@ from support.tables import unpadded
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Stands for `mult-hf train`: its metrics are what its flags say, and it fails, or dies half-way through writing once, if a flag says so.
+# Stands for `mult-hf train`: its metrics are what its flags say. If a flag says so it fails, dies half-way through writing once, or waits
+# for another run to start.
 FAKE_TRAIN = """
-import argparse, json, pathlib, sys
+import argparse, json, pathlib, sys, time
 parser = argparse.ArgumentParser()
-for flag in ("output_dir", "decoder", "fail", "die", "resume"):
+for flag in ("output_dir", "decoder", "fail", "die", "meet", "resume"):
     parser.add_argument("--" + flag)
 for flag, default in (("rmse", 2.0), ("angle", 40.0), ("seed", 0)):
     parser.add_argument("--" + flag, type=float, default=default)
@@ -31,6 +32,13 @@ parser.add_argument("--tasks", nargs="+", default=["depth", "normals"])
 arguments = parser.parse_args()
 out = pathlib.Path(arguments.output_dir)
 print("step 1")
+if arguments.meet:
+    (out / "here").touch()
+    give_up = time.time() + 20
+    while not (out.parent / arguments.meet / "here").exists():
+        if time.time() > give_up:
+            sys.exit("alone")
+        time.sleep(0.05)
 if arguments.fail and pathlib.Path(arguments.fail).exists():
     sys.exit("the loss is not finite")
 metrics = {"depth/rmse": arguments.rmse + arguments.seed, "normals/mean_angle": arguments.angle}
@@ -51,9 +59,9 @@ def ablate(tmp_path, monkeypatch, capfd):
     fake.write_text(FAKE_TRAIN)
     monkeypatch.setattr(ablation, "TRAIN", [str(fake)])
 
-    def run(content):
+    def run(content, *flags):
         (tmp_path / "file.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        status = ablation.main(["--plan", str(tmp_path / "file.yaml"), "--output_dir", str(tmp_path / "out")])
+        status = ablation.main(["--plan", str(tmp_path / "file.yaml"), "--output_dir", str(tmp_path / "out"), *flags])
         return status, capfd.readouterr(), tmp_path / "out"
 
     return run
@@ -97,6 +105,14 @@ def test_flags_become_a_command_line(tmp_path):
     argv += ["--resume", "latest"]
     assert ablation.command(run, "python") == [sys.executable, *argv]
     assert ablation.command(run, "accelerate") == [sys.executable, "-m", "accelerate.commands.launch", *argv]
+
+
+def test_several_runs_train_at_once(ablate):
+    """Each of these waits for the other one to start."""
+    content = {"runs": {"a": {"meet": "b"}, "b": {"meet": "a"}, "c": {"rmse": 1.0}}}
+    status, printed, out = ablate(content, "--jobs", "2")
+    assert status == 0, printed.err
+    assert list(results_of(out)) == ["a", "b", "c"], "in the order of the file, whichever ends first"
 
 
 # --- repetition and failures ---
@@ -274,7 +290,8 @@ RUNS = {"paper": 48, "smoke": 2, "weighting": 10}
 
 
 def test_every_shipped_ablation_is_tested():
-    assert {path.stem for path in SHIPPED.glob("*.yaml")} == set(RUNS)
+    of_stacks = {"main_table"}  # tests/examples/study/test_train_stacks.py
+    assert {path.stem for path in SHIPPED.glob("*.yaml")} == set(RUNS) | of_stacks
 
 
 def train_flags(run):

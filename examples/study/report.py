@@ -1,0 +1,416 @@
+"""Make the tables and plots of docs/evidence.md from the results of a study.
+
+    python -m examples.study.report --results examples/study/results/main_table --page docs/evidence.md --images docs/images
+
+Tables replace what stands between the page's lines `<!-- generated: NAME -->` and `<!-- end -->`; plots are written as
+`evidence-NAME.png`. Everything follows from the committed JSON files; nothing is trained or rendered.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mult_hf.cli import arguments as command_line
+from mult_hf.metrics import METRICS
+from mult_hf.model.tasks import registered_tasks
+
+from . import rooms
+
+RESAMPLES = 10_000
+SECONDS_FILE = "seconds.json"
+HERE = Path(__file__).parent
+PLAN = HERE / "ablations/main_table.yaml"
+COLUMNS = 4  # panels of a plot side by side
+
+REFERENCE = "single-task with skip"
+"""The row that gains in the main table are relative to."""
+
+COMPARISONS: dict[str, tuple[str, str]] = {
+    "sharing, maps from the encoder": ("MulT with skip", "own maps with skip"),
+    "sharing, against maps of each task's own stream": ("MulT with skip", "no sharing with skip"),
+    "maps from the encoder or from each task's own stream, without sharing": ("own maps with skip", "no sharing with skip"),
+    "sharing, the paper's blocks, maps from the encoder": ("MulT", "own maps"),
+    "sharing, the paper's blocks, against maps of each task's own stream": ("MulT", "no sharing"),
+    "six tasks together, against one network per task": ("MulT with skip", "single-task with skip"),
+    "the same at equal time": ("MulT with skip", "single-task with skip, half the steps"),
+    "the same with the paper's blocks": ("MulT", "single-task"),
+    "six decoders on one encoder without sharing, against one network per task": ("no sharing with skip", "single-task with skip"),
+    "encoder map in the values": ("MulT with skip", "MulT"),
+    "against the authors' head": ("MulT with skip", "authors' head"),
+    "against MTAN": ("MulT with skip", "MTAN"),
+    "against Swin-Unet": ("MulT with skip", "Swin-Unet"),
+    "against cross-task attention": ("MulT with skip", "cross-task attention"),
+    **{
+        f"normals as the reference task, against {task}": ("MulT with skip", f"reference {task}")
+        for task in ("segmentation", "depth", "reshading", "edges2d", "keypoints2d")
+    },
+}
+"""What is compared: the first row against the second; comparisons with a missing row are left out."""
+
+
+@dataclass
+class ReportArguments:
+    """Where results lie, and what is made of them."""
+
+    results: Path = command_line.flag(HERE / "results/main_table", "directory of the networks' JSON files")
+    page: Path | None = command_line.flag(None, "page whose generated parts are replaced; printed by default")
+    images: Path | None = command_line.flag(None, "directory for the plots; none by default")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One task of a row on the test split.
+
+    Args:
+        metric: name of its headline metric.
+        seeds: the sums per room of each seed.
+        draws: the resamples of rooms.
+    """
+
+    metric: str
+    seeds: list[rooms.RoomSums]
+    draws: np.ndarray
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The metric of each seed: (seeds,)."""
+        return np.array([rooms.value(self.metric, sums) for sums in self.seeds])
+
+    @cached_property
+    def resampled(self) -> np.ndarray:
+        """The mean over seeds in each resample of rooms: (resamples,)."""
+        return np.mean([rooms.resampled(self.metric, sums, self.draws) for sums in self.seeds], axis=0)
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher value is better, else -1."""
+        return 1 if METRICS[self.metric].higher_is_better else -1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the main table: a multi-task network, or a set of single-task ones.
+
+    Args:
+        name: of the row.
+        networks: the results of its networks.
+        tasks: what was measured, by task.
+    """
+
+    name: str
+    networks: list[dict[str, Any]]
+    tasks: dict[str, Measured]
+
+    def total(self, key: str) -> int:
+        """Sum of a number over the networks of the row."""
+        return sum(network[key] for network in self.networks)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one row is than another, in percent of the other; positive is better.
+
+    Args:
+        percent: relative difference of the means over seeds.
+        low: lower end of its 95 % interval over resamples of rooms.
+        high: upper end.
+        seeds: relative difference of each seed.
+    """
+
+    percent: float
+    low: float
+    high: float
+    seeds: np.ndarray
+
+    @property
+    def counts(self) -> bool:
+        """Whether rooms and seeds agree: the interval is on one side of 0, and so is every seed."""
+        return bool((self.low > 0 and (self.seeds > 0).all()) or (self.high < 0 and (self.seeds < 0).all()))
+
+    @property
+    def text(self) -> str:
+        """The difference with its interval, and how many seeds have its sign; bold if it counts."""
+        agreeing = int((np.sign(self.seeds) == np.sign(self.percent)).sum())
+        text = f"{self.percent:+.1f} [{self.low:+.1f}, {self.high:+.1f}] {agreeing}/{len(self.seeds)}"
+        return f"**{text}**" if self.counts else text
+
+
+# --- reading ---
+
+
+def read_rows(directory: Path, resamples: int = RESAMPLES) -> dict[str, Row]:
+    """The rows of the main table, in the order of [`COMPARISONS`] where they are in it.
+
+    Raises:
+        ValueError: if there is no result, or the networks were not tested on the same rooms.
+    """
+    results = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json")) if path.name != SECONDS_FILE]
+    if not results:
+        raise ValueError(f"{directory} has no results; train some with examples.study.train_stacks")
+    numbers = {
+        len(next(iter(sums.values()))["count" if "count" in next(iter(sums.values())) else "true"]) for r in results for sums in r["rooms"]
+    }
+    if len(numbers) > 1:
+        raise ValueError(f"the results of {directory} are of {sorted(numbers)} rooms; measure all on one test split")
+    draws = rooms.draw_rooms(numbers.pop(), resamples)
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        grouped.setdefault(result["row"], []).append(result)
+    order = list(dict.fromkeys(name for pair in COMPARISONS.values() for name in pair))
+    names = sorted(grouped, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return {name: Row(name, grouped[name], measured_tasks(grouped[name], draws)) for name in names}
+
+
+def measured_tasks(networks: Sequence[Mapping[str, Any]], draws: np.ndarray) -> dict[str, Measured]:
+    """What the networks of a row measured, by task in the usual order."""
+    found = {}
+    for network in networks:
+        seeds = [rooms.from_json(sums) for sums in network["rooms"]]
+        metrics = dict(name.split("/") for name in network["test"][0])
+        found |= {task: Measured(metric, [sums[task] for sums in seeds], draws) for task, metric in metrics.items()}
+    return {task: found[task] for task in registered_tasks() if task in found}
+
+
+# --- differences ---
+
+
+def difference(one: Measured, other: Measured) -> Difference:
+    """How much better one row is than another in a task; seeds are paired, as both saw the same samples."""
+    percent = relative(one.values.mean(), other.values.mean(), one.sign)
+    low, high = rooms.interval(relative(one.resampled, other.resampled, one.sign))
+    return Difference(float(percent), low, high, relative(one.values, other.values, one.sign))
+
+
+def mean_difference(one: Row, other: Row) -> Difference:
+    """The multi-task gain of one row over another: the mean over the tasks that both have."""
+    pairs = [(one.tasks[task], other.tasks[task]) for task in one.tasks if task in other.tasks]
+    each = [difference(*pair) for pair in pairs]
+    low, high = rooms.interval(np.mean([relative(a.resampled, b.resampled, a.sign) for a, b in pairs], axis=0))
+    return Difference(float(np.mean([d.percent for d in each])), low, high, np.mean([d.seeds for d in each], axis=0))
+
+
+def relative(value: Any, reference: Any, sign: int) -> Any:
+    """Relative difference in percent, positive where it is for the better."""
+    return 100 * sign * (value - reference) / reference
+
+
+# --- tables ---
+
+
+def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:
+    """Markdown: mean and standard deviation over seeds, gain, and what a network costs."""
+    tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
+    titles = [f"{task} {title(task, rows)}" for task in tasks]
+    gain = [f"gain over {REFERENCE} [%]"] if REFERENCE in rows else []
+    costs = ["parameters", "GFLOPs", *(["ms per step"] if seconds else [])]
+    lines = [line(["network", *titles, *gain, *costs]), "|---" * (1 + len(titles) + len(gain) + len(costs)) + "|"]
+    best = {task: best_row(rows, task) for task in tasks}
+    for name, row in rows.items():
+        cells = [cell(row.tasks[task], bold=best[task] == name) if task in row.tasks else "" for task in tasks]
+        cells += [mean_difference(row, rows[REFERENCE]).text if name != REFERENCE else "0"] if gain else []
+        cells += [f"{row.total('parameters'):,}", f"{row.total('flops') / 1e9:.2f}"]
+        known = [seconds.get(network["name"], math.nan) for network in row.networks]
+        cells += [f"{1000 * sum(known):.0f}" if math.isfinite(sum(known)) else ""] if seconds else []
+        lines.append(line([name, *cells]))
+    return "\n".join(lines)
+
+
+def title(task: str, rows: Mapping[str, Row]) -> str:
+    """Metric, unit and direction of a task."""
+    metric = next(row.tasks[task].metric for row in rows.values() if task in row.tasks)
+    return METRICS[metric].title(registered_tasks()[task])
+
+
+def best_row(rows: Mapping[str, Row], task: str) -> str:
+    """The row with the best mean."""
+    return max(
+        (name for name in rows if task in rows[name].tasks),
+        key=lambda name: rows[name].tasks[task].sign * rows[name].tasks[task].values.mean(),
+    )
+
+
+def cell(measured: Measured, *, bold: bool) -> str:
+    """Mean and standard deviation over seeds, in the metric's unit."""
+    unit = METRICS[measured.metric].unit
+    values = measured.values * unit.factor
+    digits = unit.digits + bool(values.mean() < 0.1)  # else the spread of small errors would be shown as 0
+    text = f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
+    return f"**{text}**" if bold else text
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def comparison_table(rows: Mapping[str, Row]) -> str:
+    """Markdown: every comparison whose rows exist, task by task."""
+    tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
+    lines = [line(["question", "better by [%]", *tasks, "all six"]), "|---" * (3 + len(tasks)) + "|"]
+    for question, (one, other) in present(rows).items():
+        cells = [difference(one.tasks[task], other.tasks[task]).text if task in one.tasks and task in other.tasks else "" for task in tasks]
+        lines.append(line([question, f"{one.name} over {other.name}", *cells, mean_difference(one, other).text]))
+    return "\n".join(lines)
+
+
+def present(rows: Mapping[str, Row]) -> dict[str, tuple[Row, Row]]:
+    """The comparisons of which both rows have results."""
+    return {question: (rows[one], rows[other]) for question, (one, other) in COMPARISONS.items() if {one, other} <= rows.keys()}
+
+
+def rate_table(rows: Mapping[str, Row]) -> str:
+    """Markdown: mean gain over the constant baseline on the validation split by learning rate, the chosen one in bold."""
+    networks = [network for row in rows.values() for network in row.networks]
+    rates = sorted({float(rate) for network in networks for rate in network["learning_rates"]})
+    lines = [line(["network", *(f"{rate:g}" for rate in rates)]), "|---" * (1 + len(rates)) + "|"]
+    for network in networks:
+        found = {float(rate): results["gains"] for rate, results in network["learning_rates"].items()}
+        cells = [rate_cell(found[rate], bold=rate == network["chosen"]) if rate in found else "" for rate in rates]
+        lines.append(line([network["name"], *cells]))
+    return "\n".join(lines)
+
+
+def rate_cell(gains: Sequence[float | None], *, bold: bool) -> str:
+    """Mean over seeds, or that training diverged."""
+    if None in gains:
+        return "diverged"
+    return f"**{np.mean(gains):.1f}**" if bold else f"{np.mean(gains):.1f}"
+
+
+def facts(rows: Mapping[str, Row]) -> str:
+    """Markdown: how much was trained, on what, and what of the plan was not."""
+    networks = [network for row in rows.values() for network in row.networks]
+    trained = sum(network["networks"] for network in networks)
+    steps = sum(network["networks"] * network["steps"] for network in networks)
+    devices = sorted({network["device"] for network in networks})
+    seeds = sorted({len(network["seeds"]) for network in networks})
+    edges = {edge: sum(n["chosen"] == edge(map(float, n["learning_rates"])) for n in networks) for edge in (max, min)}
+    missing = [name for name in yaml.safe_load(PLAN.read_text())["networks"] if name not in rows]
+    return (
+        f"{trained} trainings ({steps:,} optimizer steps) of {len(networks)} architectures on {', '.join(devices)}; {seeds[-1]} seeds, "
+        f"{len(networks[0]['learning_rates'])} learning rates; at most {max(network['steps'] for network in networks):,} steps each; "
+        f"{len(next(iter(next(iter(rows.values())).tasks.values())).draws[0])} test rooms, {RESAMPLES:,} resamples. "
+        f"The chosen learning rate is the highest one for {edges[max]} of these architectures and the lowest one for {edges[min]}.\n\n"
+        f"**Not run**: {'; '.join(missing) or 'nothing'}."
+    )
+
+
+# --- plots ---
+
+
+def panels(number: int, height: float, **keywords: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, each with a height in inches, and some empty places at the end."""
+    rows = math.ceil(number / COLUMNS)
+    figure = Figure(figsize=(3.2 * COLUMNS, rows * height), layout="constrained")
+    places = [*figure.subplots(rows, COLUMNS, squeeze=False, **keywords).flat]
+    for place in places[number:]:
+        place.axis("off")
+    return figure, places
+
+
+def plot_comparisons(rows: Mapping[str, Row], path: Path) -> None:
+    """One panel per task: differences in percent with their intervals over rooms, and the seeds as ticks."""
+    compared = present(rows)
+    tasks = [*dict.fromkeys(task for row in rows.values() for task in row.tasks), "all six"]
+    figure, places = panels(len(tasks), 1.2 + 0.4 * len(compared), sharey=True)
+    for axes, task in zip(places, tasks):
+        for height, (one, other) in enumerate(compared.values()):
+            if task in one.tasks.keys() & other.tasks.keys() or task == tasks[-1]:
+                found = mean_difference(one, other) if task == tasks[-1] else difference(one.tasks[task], other.tasks[task])
+                color = "tab:gray" if not found.counts else "tab:green" if found.percent > 0 else "tab:red"
+                axes.plot([found.low, found.high], [height, height], color=color)
+                axes.plot(found.percent, height, "o", color=color)
+                axes.plot(found.seeds, [height + 0.25] * len(found.seeds), "|", color=color, markersize=5)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("better by [%]", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.set_yticks(range(len(compared)), [f"{one.name}\nover {other.name}" for one, other in compared.values()])
+    places[0].set_ylim(len(compared) - 0.5, -0.5)
+    figure.savefig(path, dpi=120)
+
+
+def plot_losses(rows: Mapping[str, Row], path: Path) -> None:
+    """Training losses of the chosen learning rate over the steps: one panel per task, one line per row."""
+    tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
+    figure, places = panels(len(tasks) + 1, 2.6)
+    for axes, task in zip(places, tasks):
+        for number, row in enumerate(rows.values()):
+            for network in (network for network in row.networks if task in network["training_losses"]):
+                losses = np.array(network["training_losses"][task], np.float64)  # (points, networks)
+                first = len(network["seeds"]) * list(map(float, network["learning_rates"])).index(network["chosen"])
+                mean = losses[:, first : first + len(network["seeds"])].mean(axis=1)
+                steps = (np.arange(len(mean)) + 0.5) * network["steps"] / len(mean)
+                axes.plot(steps, mean, label=row.name, linewidth=1, color=f"C{number}")
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+    places[len(tasks)].axis("off")
+    places[len(tasks)].legend(*places[0].get_legend_handles_labels(), fontsize=9, loc="center")
+    figure.savefig(path, dpi=120)
+
+
+PLOTS: dict[str, Callable[[Mapping[str, Row], Path], None]] = {"comparisons": plot_comparisons, "losses": plot_losses}
+
+
+# --- the page ---
+
+
+def generated(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> dict[str, str]:
+    """The generated parts of the page by name."""
+    return {
+        "facts": facts(rows),
+        "main": main_table(rows, seconds),
+        "comparisons": comparison_table(rows),
+        "rates": rate_table(rows),
+    }
+
+
+def with_parts(text: str, parts: Mapping[str, str]) -> str:
+    """A page with its generated parts replaced.
+
+    Raises:
+        ValueError: if the page marks a part that there is not, or lacks one.
+    """
+    marked = re.findall(r"<!-- generated: (\w+) -->", text)
+    if sorted(marked) != sorted(parts):
+        raise ValueError(f"the page marks the parts {marked}; expected each of {', '.join(parts)} once")
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(\n?<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n<!-- end -->", text, count=1)
+    return text
+
+
+def read_seconds(directory: Path) -> dict[str, float]:
+    """Seconds per step of each network alone, if they were measured."""
+    path = directory / SECONDS_FILE
+    return json.loads(path.read_text())["seconds_per_step"] if path.is_file() else {}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make tables and plots as the command line says."""
+    arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
+    rows = read_rows(arguments.results, RESAMPLES)
+    parts = generated(rows, read_seconds(arguments.results))
+    if arguments.page is None:
+        print("\n\n".join(parts.values()))
+    else:
+        arguments.page.write_text(with_parts(arguments.page.read_text(), parts))
+    if arguments.images is not None:
+        for name, plot in PLOTS.items():
+            plot(rows, arguments.images / f"evidence-{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,437 @@
+"""Train all networks of a plan in stacks, several stacks at once, and test what validation chose.
+
+    python -m examples.study.train_stacks --plan examples/study/ablations/main_table.yaml --output_dir outputs/main-table --jobs 8
+
+The plan:
+
+    base: {dataset: data/rooms-64, image_size: 64, max_steps: 800}   # flags of `mult-hf train` that all networks have
+    learning_rates: [1e-3, 2e-3, 4e-3]
+    seeds: [0, 1, 2]
+    networks:                                   # in order of importance; flags that differ from base
+      MulT: {block_attention: [self, encoder]}
+      single-task: {alone: yes}                 # one network for every task
+      half as long: {steps: 0.5}                # share of base's steps
+
+Each network is trained with every learning rate and seed, all of them in one stack. The learning rate with the best mean gain over
+the constant baseline on the validation split is chosen, and the networks of this rate are measured on the test split, once. What a
+stack found is written to one JSON file when it ends; called again, the script trains the stacks that have none.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from mult_hf import MulTImageProcessor
+from mult_hf.cli import arguments as command_line
+from mult_hf.cli.train import TrainFlags
+from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.files import whole_file
+from mult_hf.data.schema import load_rows, load_task_specs
+from mult_hf.evaluation.baseline import constant_baseline
+from mult_hf.evaluation.cards import public_name, to_jsonable
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.loop import evaluate
+from mult_hf.inference.predictor import Predictor, predict
+from mult_hf.training.initialization import build_model
+
+from . import decoders, rooms, streams  # noqa: F401  (decoders registers the study's own)
+from .ablation import slug
+from .stack import Stack
+
+KEYS = ("base", "learning_rates", "seeds", "networks")
+OWN_FLAGS = ("seed", "learning_rate", "output_dir", "resume")
+CHUNK = 50  # samples that a process prepares at a time
+CURVE = 10  # points of the training losses that are kept
+EVALUATED_AT_ONCE = 100  # images
+TEST_SPLIT = "test"
+
+
+@dataclass
+class StudyArguments:
+    """What is trained, and how much of the machine and of time it may take."""
+
+    plan: Path = field(metadata={"help": "YAML file of the networks"})
+    output_dir: Path = command_line.flag(Path("outputs/study"), "where one JSON file per network is written")
+    jobs: int = command_line.flag(1, "stacks that train at once, each in a process of its own; with 1 in this process")
+    minutes: float | None = command_line.flag(None, "no result is written after this time; unfinished stacks are given up")
+    only: list[str] | None = command_line.flag(None, "names of the networks to train; all of the plan by default")
+    dataset: str | None = command_line.flag(None, "instead of the plan's")
+    max_steps: int | None = command_line.flag(None, "instead of the plan's")
+    seeds: list[int] | None = command_line.flag(None, "instead of the plan's")
+    learning_rates: list[float] | None = command_line.flag(None, "instead of the plan's")
+
+    def __post_init__(self) -> None:
+        command_line.check_bounds(self, {0: ["minutes"], 1: ["jobs", "max_steps"]})
+
+
+@dataclass(frozen=True)
+class Network:
+    """One architecture of the plan, to be trained with every learning rate and seed.
+
+    Args:
+        row: name of the row of the table that it belongs to.
+        name: its own name.
+        flags: of `mult-hf train`.
+    """
+
+    row: str
+    name: str
+    flags: dict[str, Any]
+
+    @property
+    def file_name(self) -> str:
+        """Name of its JSON file."""
+        return f"{slug(self.name)}.json"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Its flags without paths of this machine."""
+        return {**self.flags, "dataset": public_name(self.flags["dataset"])}
+
+    def parsed(self, **changes: Any) -> TrainFlags:
+        """Its flags as `mult-hf train` reads them."""
+        argv = [word for flag, value in {**self.flags, **changes}.items() for word in command_line.as_argv(flag, value)]
+        return command_line.parse_arguments(TrainFlags, argv, self.name, prog="mult-hf train")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as its file has it.
+
+    Args:
+        networks: in order of importance.
+        learning_rates: each is tried for every network.
+        seeds: of weights, order and augmentation.
+    """
+
+    networks: list[Network]
+    learning_rates: list[float]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to train a stack.
+
+    Args:
+        network: to train.
+        learning_rates: one group of networks each.
+        seeds: networks of a group.
+        directory: of the prepared samples, one folder per seed.
+        deadline: time (`time.time()`) after which the stack is given up.
+    """
+
+    network: Network
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    directory: Path
+    deadline: float
+
+    @property
+    def members(self) -> list[tuple[float, int]]:
+        """Learning rate and seed of each network of the stack."""
+        return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
+
+
+# --- the plan ---
+
+
+def read_plan(path: Path, arguments: StudyArguments) -> Plan:
+    """Read a plan, with what the command line puts in place of it.
+
+    Raises:
+        ValueError: on an unknown key, a missing one, a name that `only` has and the plan has not, or a flag that is set here.
+    """
+    content = yaml.safe_load(path.read_text()) or {}
+    if set(content) != set(KEYS):
+        raise ValueError(f"{path} has the keys {sorted(content)}; expected {', '.join(KEYS)}")
+    given = {name: getattr(arguments, name) for name in ("dataset", "max_steps") if getattr(arguments, name) is not None}
+    base = {**content["base"], **given}
+    networks = [network for row, flags in content["networks"].items() for network in expand(row, {**base, **(flags or {})})]
+    rows = [network.row for network in networks]
+    if unknown := set(arguments.only or []) - set(rows):
+        raise ValueError(f"--only has {sorted(unknown)}; {path} has {list(dict.fromkeys(rows))}")
+    for network in networks:
+        if own := network.flags.keys() & set(OWN_FLAGS):
+            raise ValueError(f"network {network.name!r} has {sorted(own)}, which are set here; use 'seeds' and 'learning_rates'")
+    return Plan(
+        [network for network in networks if arguments.only is None or network.row in arguments.only],
+        [float(rate) for rate in arguments.learning_rates or content["learning_rates"]],
+        arguments.seeds or content["seeds"],
+    )
+
+
+def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
+    """The networks of a row: one, or with `alone` one for every task of the data set or of `tasks`."""
+    flags = dict(flags)
+    alone, share = flags.pop("alone", False), flags.pop("steps", 1)
+    flags["max_steps"] = max(1, round(flags["max_steps"] * share))
+    if not alone:
+        return [Network(row, row, flags)]
+    return [Network(row, f"{row}, {task}", {**flags, "tasks": [task]}) for task in flags.get("tasks") or load_task_specs(flags["dataset"])]
+
+
+# --- data ---
+
+
+@cache
+def split_rows(dataset: str, split: str) -> list[dict[str, Any]]:
+    """The rows of a split, decoded once per process."""
+    return list(load_rows(dataset, split=split))
+
+
+def processor_of(flags: TrainFlags) -> MulTImageProcessor:
+    """The processor of a network's tasks. Only headline metrics are measured."""
+    specs = load_task_specs(flags.dataset, flags.tasks)
+    size = {"height": flags.image_size, "width": flags.image_size}
+    return MulTImageProcessor(size=size, tasks=[replace(spec, metrics=(rooms.headline(spec),)) for spec in specs.values()])
+
+
+def prepare(network: Network, directory: Path, seed: int, positions: range) -> None:
+    """Prepare some samples of a seed's stream, with all tasks of the data set."""
+    flags = replace(network.parsed(seed=seed), tasks=None)
+    streams.fill(directory / str(seed), split_rows(flags.dataset, flags.train_split), processor_of(flags), flags, positions)
+
+
+def prepare_all(plan: Plan, directory: Path, pool: Executor) -> None:
+    """Prepare the streams of all seeds, as long as the longest training needs them.
+
+    Raises:
+        ValueError: if the networks differ in what their samples depend on.
+    """
+    parsed = [network.parsed() for network in plan.networks]
+    shared = ("dataset", "train_split", "validation_split", "image_size", "batch_size", "max_zoom", "color_jitter")
+    for name in shared:
+        if len(values := {str(getattr(flags, name)) for flags in parsed}) > 1:
+            raise ValueError(f"the networks have several values of {name}: {', '.join(sorted(values))}; all train on the same samples")
+    samples = max(flags.max_steps for flags in parsed) * parsed[0].batch_size
+    specs = load_task_specs(parsed[0].dataset)
+    for seed in plan.seeds:
+        streams.create(directory / str(seed), specs, parsed[0].image_size, samples)
+    chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
+    waiting = [pool.submit(prepare, plan.networks[0], directory, seed, chunk) for seed in plan.seeds for chunk in chunks]
+    for done in tqdm(as_completed(waiting), total=len(waiting), desc="preparing samples", mininterval=5):
+        done.result()
+
+
+# --- one stack ---
+
+
+def train_stack(job: Job) -> dict[str, Any] | None:
+    """Train and measure a network with every learning rate and seed; None if time ran out."""
+    started = time.time()
+    if started > job.deadline:
+        return None
+    torch.set_num_threads(1)
+    flags = job.network.parsed()
+    torch.set_float32_matmul_precision(flags.float32_matmul)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    processor = processor_of(flags)
+    models = {seed: new_network(flags, processor, seed) for seed in job.seeds}
+    facts = {"parameters": sum(p.numel() for p in models[job.seeds[0]].parameters()), "flops": forward_flops(models[job.seeds[0]], flags)}
+    stack = Stack([models[seed] for _, seed in job.members], [rate for rate, _ in job.members], flags, accelerator.device)
+    training = time.time()
+    curve = train(stack, job, flags, accelerator.device)
+    if curve is None:
+        return None
+    facts |= {"seconds": time.time() - training, "networks": len(job.members), "device": device_name(accelerator.device)}
+    print(f"{job.network.name}: {flags.max_steps} steps of {len(stack)} networks in {facts['seconds']:.1f} s", file=sys.stderr, flush=True)
+    measured = measure(stack, job, flags, processor, accelerator)
+    described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "steps": flags.max_steps}
+    return to_jsonable(
+        {**described, **facts, "seeds": list(job.seeds), "training_losses": curve, **measured, "all_seconds": time.time() - started}
+    )
+
+
+def new_network(flags: TrainFlags, processor: MulTImageProcessor, seed: int) -> torch.nn.Module:
+    """The network that `mult-hf train` would start from."""
+    set_seed(seed)
+    return build_model(flags, processor.task_specs, flags.image_size)
+
+
+@torch.no_grad()
+def forward_flops(model: torch.nn.Module, flags: TrainFlags) -> int:
+    """Floating-point operations of the matrix products and convolutions for one image, a multiply-add being two."""
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, flags.image_size, flags.image_size))
+    return counter.get_total_flops()
+
+
+def device_name(device: torch.device) -> str:
+    """What a device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def train(stack: Stack, job: Job, flags: TrainFlags, device: torch.device) -> dict[str, list[list[float]]] | None:
+    """All steps of a stack.
+
+    Returns:
+        per task the mean training loss in each tenth of the steps, (points, networks); None if time ran out.
+    """
+    opened = {seed: streams.Stream(job.directory / str(seed), list(stack.specs), flags.batch_size) for seed in job.seeds}
+    seeds = [seed for _, seed in job.members]
+    points = min(CURVE, flags.max_steps)
+    sums = {task: torch.zeros(points, len(stack), device=device) for task in stack.specs}
+    for number in range(flags.max_steps):
+        if time.time() > job.deadline:
+            return None
+        losses = stack.step(*streams.stacked_batch(opened, seeds, number, device))
+        for task, loss in losses.items():
+            sums[task][number * points // flags.max_steps] += loss
+    return {task: (values * points / flags.max_steps).tolist() for task, values in sums.items()}
+
+
+def measure(stack: Stack, job: Job, flags: TrainFlags, processor: MulTImageProcessor, accelerator: Accelerator) -> dict[str, Any]:
+    """Choose the learning rate on the validation split, and measure the networks that have it on the test split."""
+    collator = MultiTaskCollator(processor)
+    measured = partial(evaluate, collator=collator, accelerator=accelerator, batch_size=EVALUATED_AT_ONCE, progress=False)
+    constant = constant_baseline(split_rows(flags.dataset, flags.train_split), collator)
+    members = {str(number): predictor_of(stack, number) for number in range(len(stack))}
+    found = measured({"constant": constant, **members}, split_rows(flags.dataset, flags.validation_split), per_image=False)
+    baseline = found["constant"].compute()
+    validation = [found[number].compute() for number in members]
+    finite = [all(map(math.isfinite, values.values())) for values in validation]
+    gains = [gain_over(values, baseline, processor.task_specs) if known else math.nan for values, known in zip(validation, finite)]
+    by_rate: dict[float, dict[str, list[Any]]] = {rate: {"gains": [], "validation": []} for rate in job.learning_rates}
+    for (rate, _), gain, values in zip(job.members, gains, validation):
+        by_rate[rate]["gains"].append(gain)
+        by_rate[rate]["validation"].append(values)
+    chosen = best_rate({rate: results["gains"] for rate, results in by_rate.items()})
+    rows = split_rows(flags.dataset, TEST_SPLIT)
+    best = {number: members[number] for number, (rate, _) in zip(members, job.members) if rate == chosen}
+    tested = list(measured(best, rows).values())
+    return {
+        "constant_baseline": baseline,
+        "learning_rates": {str(rate): results for rate, results in by_rate.items()},
+        "chosen": chosen,
+        "test": [evaluation.compute() for evaluation in tested],
+        "rooms": [rooms.to_json(rooms.sums_by_room(evaluation, [row["room"] for row in rows])) for evaluation in tested],
+    }
+
+
+def predictor_of(stack: Stack, number: int) -> Predictor:
+    """One network of a stack. Its maps are small and are measured on the CPU, where many small operations take less time."""
+    device = next(stack.model.parameters()).device
+    return lambda pixel_values: {task: maps.cpu() for task, maps in predict(stack.network(number), pixel_values.to(device)).items()}
+
+
+def best_rate(gains: Mapping[float, Sequence[float]]) -> float:
+    """The learning rate with the highest mean gain over its seeds; one with a diverged seed (NaN) is out.
+
+    Raises:
+        FloatingPointError: if training diverged with every rate.
+    """
+    means = {rate: sum(values) / len(values) for rate, values in gains.items()}
+    finite = {rate: mean for rate, mean in means.items() if math.isfinite(mean)}
+    if not finite:
+        raise FloatingPointError(f"the weights are not finite with any learning rate of {list(gains)}; add lower ones")
+    return max(finite, key=finite.__getitem__)
+
+
+# --- all stacks ---
+
+
+def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, deadline: float) -> list[str]:
+    """Train all stacks of a plan, and write each result as it comes.
+
+    Args:
+        plan: what to train.
+        output_dir: of the results.
+        pool: the processes.
+        directory: of the prepared samples.
+        deadline: time after which stacks are given up.
+
+    Returns:
+        what went wrong, one line per network.
+    """
+    waiting = {}
+    for network in plan.networks:
+        job = Job(network, tuple(plan.learning_rates), tuple(plan.seeds), directory, deadline)
+        waiting[pool.submit(train_stack, job)] = network
+    problems = []
+    for done in tqdm(as_completed(waiting), total=len(waiting), desc="stacks"):
+        name, problem = waiting[done].name, done.exception()
+        result = None if problem else done.result()
+        if result is None:
+            problems.append(f"{name}: {f'{type(problem).__name__}: {problem}' if problem else 'not finished in time'}")
+            continue
+        write_result(output_dir / waiting[done].file_name, result)
+        tqdm.write(f"{name}: measured after {result['all_seconds']:.0f} s, learning rate {result['chosen']}", file=sys.stderr)
+    return problems
+
+
+def executor(jobs: int) -> Executor:
+    """Processes that train one stack at a time each; a single job runs in this process."""
+    if jobs == 1:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))  # forked processes could not use CUDA
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result completely or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(rooms.compact(result)) + "\n")
+
+
+def unfinished(plan: Plan, output_dir: Path) -> Plan:
+    """The networks of a plan that have no result.
+
+    Raises:
+        ValueError: if a result was made with other flags, learning rates or seeds.
+    """
+    waiting = []
+    for network in plan.networks:
+        path = output_dir / network.file_name
+        if not path.is_file():
+            waiting.append(network)
+            continue
+        found = json.loads(path.read_text())
+        made = (found["flags"], [float(rate) for rate in found["learning_rates"]], found["seeds"])
+        wanted = (network.description, plan.learning_rates, plan.seeds)
+        if made != wanted:
+            raise ValueError(f"{path} was made with {made}, the plan has {wanted}; rename the network, or remove that file")
+    return replace(plan, networks=waiting)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what a plan lists and has no result yet.
+
+    Args:
+        argv: the flags; those of this process by default.
+
+    Returns:
+        the exit status, 1 if a stack failed or was not finished in time.
+    """
+    arguments = command_line.parse_arguments(StudyArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
+    deadline = math.inf if arguments.minutes is None else time.time() + 60 * arguments.minutes
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    plan = unfinished(read_plan(arguments.plan, arguments), arguments.output_dir)
+    if not plan.networks:
+        print("every network of the plan has a result")
+        return 0
+    with TemporaryDirectory() as directory, executor(arguments.jobs) as pool:
+        prepare_all(plan, Path(directory), pool)
+        problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline)
+    for problem in problems:
+        print(f"failed: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The report follows from results: differences by hand, intervals by room, and the committed page."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.study import report, rooms
+from examples.study.report import Difference, Measured, Row, difference, generated, main, mean_difference, read_rows, with_parts
+
+ROOT = Path(__file__).resolve().parents[3]
+DRAWS = rooms.draw_rooms(20, 400)
+
+
+def measured(metric, *seeds):
+    """One seed per list of errors, one error per room."""
+    field = {"mae": "absolute", "mean_angle": "angle"}[metric]
+    return Measured(metric, [{"count": np.ones(20), field: np.array(errors, float)} for errors in seeds], DRAWS)
+
+
+def errors(mean, spread=0.1, seed=0):
+    return mean + spread * np.random.default_rng(seed).standard_normal(20)
+
+
+def test_a_difference_is_in_percent_and_positive_where_it_is_better():
+    found = difference(measured("mae", [0.9] * 20, [0.7] * 20), measured("mae", [1.0] * 20, [1.0] * 20))
+    assert found.percent == pytest.approx(20.0)
+    assert found.seeds == pytest.approx([10.0, 30.0])
+    assert (found.low, found.high) == pytest.approx((20.0, 20.0)), "every room says the same"
+    assert found.text == "**+20.0 [+20.0, +20.0] 2/2**"
+
+
+def test_rooms_that_differ_make_the_interval_wide():
+    same, others = errors(1.0), errors(0.97, 0.3, seed=1)
+    found = difference(measured("mae", others, others), measured("mae", same, same))
+    assert found.low < 0 < found.high
+    assert not found.counts
+
+
+def test_the_same_rooms_are_drawn_for_both():
+    """A difference that every room shows is sure, however much the rooms differ from one another."""
+    hard = errors(1.0, 0.5)
+    found = difference(measured("mae", hard * 0.99), measured("mae", hard))
+    assert (found.low, found.high) == pytest.approx((1.0, 1.0))
+    assert found.counts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "counts"),
+    [(1, 3, [1, 2], True), (-1, 3, [1, 2], False), (1, 3, [-1, 5], False), (-3, -1, [-1, -2], True), (-3, -1, [1, -4], False)],
+)
+def test_a_difference_counts_where_rooms_and_seeds_agree(low, high, seeds, counts):
+    assert Difference(2.0, low, high, np.array(seeds)).counts is counts
+
+
+def test_the_gain_is_the_mean_over_the_tasks_that_both_have():
+    one = {"depth": measured("mae", [0.9] * 20), "normals": measured("mean_angle", [30.0] * 20)}
+    other = {"depth": measured("mae", [1.0] * 20), "normals": measured("mean_angle", [20.0] * 20), "edges2d": measured("mae", [1.0] * 20)}
+    assert mean_difference(Row("a", [], one), Row("b", [], other)).percent == pytest.approx((10 - 50) / 2)
+
+
+# --- from the results of a real, tiny study ---
+
+
+def test_every_result_is_in_the_tables(study_results, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "REFERENCE", "own maps with skip")
+    directory, results = study_results
+    rows = read_rows(directory / "out", resamples=50)
+    parts = generated(rows, {"MulT with skip": 0.25})
+    main_rows = {line.split(" | ")[0].strip("| "): line for line in parts["main"].splitlines()[2:]}
+    assert list(main_rows) == ["MulT with skip", "own maps with skip", "single-task with skip, half the steps"]
+    rmse = np.array([test["depth/rmse"] for test in results["mult-with-skip"]["test"]])
+    assert f"{rmse.mean():.4f} ± {rmse.std(ddof=1):.4f}" in main_rows["MulT with skip"]
+    assert f"{results['mult-with-skip']['parameters']:,}" in main_rows["MulT with skip"]
+    assert main_rows["MulT with skip"].endswith("| 250 |")
+    both = [results[f"single-task-with-skip-half-the-steps-{task}"]["parameters"] for task in ("depth", "segmentation")]
+    assert f"{sum(both):,}" in main_rows["single-task with skip, half the steps"], "one row for all single-task networks"
+    assert "MulT with skip over own maps with skip" in parts["comparisons"]
+    assert "MTAN" not in parts["comparisons"], "rows without results are left out"
+    chosen = results["mult-with-skip"]["chosen"]
+    gains = results["mult-with-skip"]["learning_rates"][str(chosen)]["gains"]
+    assert f"**{np.mean(gains):.1f}**" in parts["rates"]
+    assert "16 trainings (48 optimizer steps) of 4 architectures on cpu; 2 seeds, 2 learning rates" in parts["facts"]
+
+
+def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESAMPLES", 50)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Before.\n"
+        + "".join(f"<!-- generated: {part} -->\nold\n<!-- end -->\n" for part in ("facts", "main", "comparisons", "rates"))
+        + "After.\n"
+    )
+    argv = ["--results", str(study_results[0] / "out"), "--page", str(page), "--images", str(tmp_path)]
+    main(argv)
+    once = page.read_text()
+    assert once.startswith("Before.\n<!-- generated: facts -->\n16 trainings")
+    assert once.endswith("\n<!-- end -->\nAfter.\n")
+    assert "old" not in once
+    main(argv[:-2])  # without the plots
+    assert page.read_text() == once
+    assert {path.name for path in tmp_path.glob("*.png")} == {"evidence-comparisons.png", "evidence-losses.png"}
+
+
+def test_a_page_that_lacks_a_part_is_refused():
+    with pytest.raises(ValueError, match=r"the page marks the parts \['main'\]; expected each of main, rates once"):
+        with_parts("<!-- generated: main -->\n<!-- end -->\n", {"main": "", "rates": ""})
+
+
+def test_a_directory_without_results_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has no results; train some with examples\.study\.train_stacks"):
+        read_rows(tmp_path)
+
+
+# --- the page that is published ---
+
+
+INTERVAL = re.compile(r"\[([+-][\d.]+), ([+-][\d.]+)\]")
+
+
+def intervals_apart(text):
+    """A text without its intervals and bold type, which depends on them; and the ends of the intervals."""
+    return INTERVAL.sub("[]", text.replace("*", "")), [float(end) for ends in INTERVAL.findall(text) for end in ends]
+
+
+def test_the_published_page_shows_what_follows_from_the_committed_results():
+    page = (ROOT / "docs/evidence.md").read_text()
+    directory = report.HERE / "results/main_table"
+    again = with_parts(page, generated(read_rows(directory), report.read_seconds(directory)))
+    (text, ends), (expected_text, expected_ends) = intervals_apart(page), intervals_apart(again)
+    assert text == expected_text
+    assert ends == pytest.approx(expected_ends, abs=0.15), "another numpy may draw other rooms"
+
+
+def test_every_difference_in_the_conclusions_is_in_a_table_of_the_page():
+    tables, conclusions = (ROOT / "docs/evidence.md").read_text().split("## What this says about the paper's claims")
+    quoted = re.findall(r"([+-][\d.]+) %\s(\[[^\]]+\])", conclusions)
+    assert len(quoted) > 5, "premise"
+    assert [f"{percent} {interval}" for percent, interval in quoted if f"{percent} {interval}" not in tables] == []

@@ -1,0 +1,147 @@
+"""The study trains what its plan lists, chooses on validation, and tests what it chose."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.study import rooms, train_stacks
+from examples.study.train_stacks import Job, StudyArguments, best_rate, expand, main, read_plan, train_stack
+from mult_hf.data.schema import load_rows
+from support.studies import write_plan
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_every_network_has_one_result_with_all_rates_and_seeds(study_results):
+    _, results = study_results
+    alone = "single-task-with-skip-half-the-steps"
+    assert set(results) == {"mult-with-skip", "own-maps-with-skip", f"{alone}-depth", f"{alone}-segmentation"}
+    mult, depth = results["mult-with-skip"], results[f"{alone}-depth"]
+    assert (mult["row"], mult["steps"], mult["networks"]) == ("MulT with skip", 4, 4)
+    assert (depth["row"], depth["steps"]) == ("single-task with skip, half the steps", 2)
+    assert depth["name"] == "single-task with skip, half the steps, depth"
+    assert mult["parameters"] > depth["parameters"] > 10_000
+    assert mult["flops"] > depth["flops"] > 100_000
+    assert set(mult["learning_rates"]) == {"0.001", "0.004"}
+    assert len(mult["learning_rates"]["0.001"]["gains"]) == len(mult["test"]) == len(mult["rooms"]) == 2
+
+
+def test_the_rate_with_the_best_validation_gain_is_tested(study_results):
+    for result in study_results[1].values():
+        means = {float(rate): sum(found["gains"]) / 2 for rate, found in result["learning_rates"].items()}
+        assert result["chosen"] == max(means, key=means.get)
+
+
+def test_test_metrics_follow_from_the_sums_per_room(study_results, small_rooms):
+    assert sorted(set(load_rows(small_rooms, split="test")["room"])) == [0, 1, 2, 3], "premise"
+    for test, sums in zip(study_results[1]["mult-with-skip"]["test"], study_results[1]["mult-with-skip"]["rooms"]):
+        assert len(sums["depth"]["count"]) == 4
+        for name, value in test.items():
+            task, metric = name.split("/")
+            assert rooms.value(metric, rooms.from_json(sums)[task]) == pytest.approx(value, rel=1e-6)
+
+
+def test_losses_are_recorded_as_they_fall(study_results):
+    losses = study_results[1]["mult-with-skip"]["training_losses"]
+    assert len(losses["depth"]) == 4, "one point per step where there are fewer than ten"
+    assert len(losses["depth"][0]) == 4, "one number per network"
+    assert all(math.isfinite(value) for points in losses.values() for point in points for value in point)
+
+
+def test_a_finished_network_is_not_trained_again(study_results, capsys, monkeypatch):
+    directory, _ = study_results
+    argv = ["--plan", str(directory / "plan.yaml"), "--output_dir", str(directory / "out")]
+    monkeypatch.setattr(train_stacks, "executor", None)  # would fail if anything were left
+    assert main(argv) == 0
+    assert "every network of the plan has a result" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"mult-with-skip.json was made with .*the plan has .*rename the network, or remove that file"):
+        main([*argv, "--max_steps", "8"])
+
+
+def test_a_stack_that_time_does_not_suffice_for_is_given_up(small_rooms, tmp_path):
+    plan = read_plan(write_plan(tmp_path / "plan.yaml", small_rooms, {"depth": {"tasks": ["depth"]}}), StudyArguments(plan=tmp_path))
+    train_stacks.streams.create(tmp_path / "0", train_stacks.load_task_specs(small_rooms), 32, 8)
+    threads = torch.get_num_threads()
+    try:
+        assert train_stack(Job(plan.networks[0], (1e-3,), (0,), tmp_path, deadline=time.time())) is None
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_stacks_in_several_processes_give_the_results_of_one(study_results, small_rooms, tmp_path):
+    directory, alone = study_results
+    argv = ["--plan", str(directory / "plan.yaml"), "--output_dir", str(tmp_path / "out"), "--jobs", "2", "--only", "MulT with skip"]
+    assert main(argv) == 0
+    found = json.loads((tmp_path / "out/mult-with-skip.json").read_text())
+    assert found["chosen"] == alone["mult-with-skip"]["chosen"]
+    for other, result in zip(alone["mult-with-skip"]["test"], found["test"]):
+        assert result == pytest.approx(other, rel=1e-3)
+
+
+def test_a_rate_with_a_diverged_seed_is_not_chosen():
+    assert best_rate({1e-3: [1.0, 2.0], 4e-3: [9.0, math.nan]}) == 1e-3
+    with pytest.raises(FloatingPointError, match="not finite with any learning rate"):
+        best_rate({1e-3: [math.nan]})
+
+
+def test_a_row_of_single_tasks_is_one_network_per_task(small_rooms):
+    networks = expand("alone", {"dataset": str(small_rooms), "max_steps": 9, "alone": True, "steps": 0.5})
+    assert [network.name for network in networks][:2] == ["alone, segmentation", "alone, depth"]
+    assert len(networks) == 6
+    assert networks[0].flags == {"dataset": str(small_rooms), "max_steps": 4, "tasks": ["segmentation"]}
+
+
+def test_the_command_line_replaces_parts_of_a_plan(small_rooms, tmp_path):
+    path = write_plan(tmp_path / "plan.yaml", small_rooms, {"a": None, "b": {"decoder": "mtan"}})
+    plan = read_plan(path, StudyArguments(plan=path, only=["b"], max_steps=7, seeds=[5], learning_rates=[0.1]))
+    assert [network.name for network in plan.networks] == ["b"]
+    assert plan.networks[0].flags["max_steps"] == 7
+    assert (plan.seeds, plan.learning_rates) == ([5], [0.1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": "a"}, "has the keys .*reference.*expected base, learning_rates, seeds, networks"),
+        ({"networks": {"a": {"seed": 3}}}, r"network 'a' has \['seed'\], which are set here"),
+    ],
+)
+def test_a_plan_that_would_mislead_is_refused(small_rooms, tmp_path, changes, message):
+    path = write_plan(tmp_path / "plan.yaml", small_rooms, {"a": None}, **changes)
+    with pytest.raises(ValueError, match=message):
+        read_plan(path, StudyArguments(plan=path))
+
+
+def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path):
+    path = write_plan(tmp_path / "plan.yaml", small_rooms, {"a": None, "b": {"batch_size": 4}})
+    with pytest.raises(ValueError, match="several values of batch_size: 2, 4; all train on the same samples"):
+        main(["--plan", str(path), "--output_dir", str(tmp_path / "out")])
+
+
+def test_the_committed_results_are_those_of_the_committed_plan(small_rooms):
+    """So the command of docs/evidence.md trains what is missing, and nothing twice."""
+    path = ROOT / "examples/study/ablations/main_table.yaml"
+    plan = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms)))
+    planned = {network.file_name: network for network in plan.networks}
+    results = {path.name: json.loads(path.read_text()) for path in (ROOT / "examples/study/results/main_table").glob("*.json")}
+    results.pop("seconds.json")
+    assert len(results) >= 16
+    for name, result in results.items():
+        assert result["flags"] == {**planned[name].flags, "dataset": "rooms-64"}, name
+        assert (result["seeds"], [float(rate) for rate in result["learning_rates"]]) == (plan.seeds, plan.learning_rates), name
+
+
+def test_every_network_of_the_committed_plan_can_be_built(small_rooms):
+    path = ROOT / "examples/study/ablations/main_table.yaml"
+    plan = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms)))
+    assert len({network.file_name for network in plan.networks}) == len(plan.networks)
+    for network in plan.networks:
+        flags = network.parsed()
+        specs = train_stacks.processor_of(flags).task_specs
+        model = train_stacks.build_model(flags, specs, flags.image_size)
+        assert list(model.config.task_specs) == list(specs)
