@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from transformers import HfArgumentParser
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.training.fields import check_bounds, check_mutually_exclusive, flag, json_object
 
 from .errors import OneLineParser
@@ -58,16 +59,16 @@ def _config_argv(config: Path, kind: type) -> list[str]:
     allowed = [each.name for each in fields(kind) if each.name != "config" and not each.metadata.get("positional")]
     if not isinstance(values, dict) or set(values) - set(allowed):
         given = sorted(map(str, set(values) - set(allowed))) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{config} has {given}; expected flags by name: {', '.join(allowed)}")
+        raise refusal(f"{config} has {given}; expected flags by name: {', '.join(allowed)}")
     return [word for key, value in values.items() if value is not None for word in as_argv(key, value)]
 
 
 def _read(config: Path) -> Any:
     """The values of a YAML file; JSON is valid YAML."""
     try:
-        return yaml.safe_load(config.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"--config {config} cannot be read: {error}") from error
+        return yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise refusal(f"--config {config} cannot be read: {error}; give a YAML or JSON file of flags") from error
 
 
 def as_argv(key: str, value: Any) -> list[str]:

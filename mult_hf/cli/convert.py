@@ -9,6 +9,7 @@ is missing or broken.
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from mult_hf.data.benchmarks.nyuv2 import open_nyuv2
 from mult_hf.data.benchmarks.reader import ON_ERROR, SPLIT_NAMES, BenchmarkReader
 from mult_hf.data.benchmarks.replica import ReplicaReader
 from mult_hf.data.benchmarks.taskonomy import SUBSETS, TaskonomyReader
+from mult_hf.inference.directory_lock import exclusive_run
 
 from .arguments import flag, parse_arguments, positional
 from .errors import OneLineParser
@@ -93,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the benchmark and its arguments; by default those of this process.
 
     Raises:
-        ValueError: at the first broken file unless `--on_error` is `skip`, or if the reader rejects an argument.
+        ValueError: at the first broken file unless `--on_error` is `skip`, on what the reader does not take, and if another run is
+            writing to the output directory.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = OneLineParser(prog="mult-hf convert", description=__doc__.split("\n")[0])
@@ -102,12 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_reader, kind = BENCHMARKS[name]
     arguments = parse_arguments(kind, argv[1:], (open_reader.__doc__ or "").partition("\n")[0], prog=f"mult-hf convert {name}")
     reader = open_reader(**{each.name: getattr(arguments, each.name) for each in fields(arguments) if each.name not in DESTINATIONS})
-    if arguments.push_to_hub:
-        push(reader, arguments.push_to_hub, arguments.output_dir)
-    elif arguments.output_dir:
-        convert(reader, arguments.output_dir)
-    else:
-        for _ in reader:  # read everything: the report counts every file
-            pass
+    with nullcontext() if arguments.output_dir is None else exclusive_run(arguments.output_dir):
+        if arguments.push_to_hub:
+            push(reader, arguments.push_to_hub, arguments.output_dir)
+        elif arguments.output_dir:
+            convert(reader, arguments.output_dir)
+        else:
+            for _ in reader:  # to its end: the report counts every file
+                pass
     print(f"{reader.name} {reader.split}, {', '.join(reader.tasks)}: {reader.report}")
     return int(bool(reader.report.problems))

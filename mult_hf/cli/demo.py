@@ -10,6 +10,7 @@ import base64
 import gzip
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -25,6 +26,9 @@ from transformers import pipeline
 
 try:
     import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
+    from starlette.types import ASGIApp, Receive, Scope, Send
 except ImportError as error:
     raise ImportError(f'the demo needs Gradio ({error}); install it with: pip install "mult-hf[demo]"') from error
 
@@ -131,6 +135,39 @@ def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
 def refusal(sentence: str) -> gr.Error:
     """An error that is shown on the page but not logged."""
     return gr.Error(sentence, print_exception=False)
+
+
+def uploads_only(image: gr.Image) -> None:
+    """Keep an input from fetching URLs: a request that no page sends can hold one in place of an upload.
+
+    A server that fetches what strangers name reaches what they cannot: other services of its machine and network. Gradio refuses private
+    addresses, but would fetch anything else, of any size.
+    """
+    move = image.async_move_resource_to_block_cache
+
+    async def move_upload(path: str | Path | None) -> str | None:
+        if "://" in str(path):
+            raise refusal("The image is a URL, and this server fetches none: download the image, then upload it.")
+        return await move(path)
+
+    image.async_move_resource_to_block_cache = move_upload
+
+
+class NoUrls:
+    """Refuses requests for the file at a URL, which Gradio would fetch for anybody.
+
+    Args:
+        app: what answers all other requests.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        is_url = scope["type"] == "http" and re.search(r"/file=\s*[a-z][a-z0-9+.-]*:", scope["path"], re.IGNORECASE)
+        answer = PlainTextResponse("This server fetches no URLs.", status_code=403) if is_url else self.app
+        await answer(scope, receive, send)
 
 
 # Values and legends
@@ -311,6 +348,7 @@ def controls(demo: Demo) -> tuple[gr.Image, gr.CheckboxGroup, gr.Button]:
     image = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="Image", height=230)
     # Gradio would open the file itself, before our limits and without a message for the visitor.
     image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]  # on purpose, see above
+    uploads_only(image)
     if demo.arguments.images:
         gr.Examples([[path] for path in demo.arguments.images], image)
     tasks = gr.CheckboxGroup([*demo.specs], value=[*demo.specs], label="Maps")
@@ -368,6 +406,7 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
             footer_links=[],
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no web fonts
             css=STYLE,
+            app_kwargs={"middleware": [Middleware(NoUrls)]},
             **options,
         )
     except OSError as error:

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
 
-from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
@@ -37,8 +37,10 @@ from mult_hf.evaluation.report import (
     save_worst,
     unmeasured_tasks,
 )
-from mult_hf.inference.loading import load_whole_model
+from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
+from mult_hf.inference.run import MAX_SIDE, MIN_SIDE
 from mult_hf.model.tasks import resolve_tasks
 
 from .arguments import check_bounds, flag, parse_arguments
@@ -96,8 +98,12 @@ class EvaluationArguments:
             raise ValueError(
                 "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"
             )
-        if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
-            raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
+        if self.image_size is not None and not (
+            len(self.image_size) in (1, 2) and MIN_SIDE <= min(self.image_size) <= max(self.image_size) <= MAX_SIDE
+        ):
+            raise ValueError(
+                f"--image_size is {self.image_size}; give a side, or height and width, of at least {MIN_SIDE} pixels and at most {MAX_SIDE}"
+            )
         if self.compare is not None and full_name(self.compare) == full_name(self.model):
             raise ValueError(f"--compare is {self.compare}, the same as --model; give another model")
         if self.update_card and self.max_samples is not None:
@@ -180,7 +186,7 @@ def build_candidate(
         raise ValueError(f"{path} cannot be measured on {arguments.dataset}: {error}") from None
     size = arguments.image_size
     resized: dict[str, Any] = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
-    processor = MulTImageProcessor.from_pretrained(path, tasks=[spec.to_dict() for spec in specs.values()], **resized)
+    processor = load_processor(path, tasks=[spec.to_dict() for spec in specs.values()], **resized)
     return Candidate(name, model, MultiTaskCollator(processor), arguments.augmentation)
 
 
@@ -271,14 +277,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)
     candidates = load_candidates(arguments, data_specs, accelerator.device)
-    evaluations = measure(candidates, dataset, training, arguments, accelerator)
-    if accelerator.is_main_process:
-        report = build_report(candidates, evaluations, list(data_specs), described)
-        if arguments.compare is not None:
-            report.add_comparison(evaluations, [each.name for each in candidates], arguments)
-        if single is not None:
-            report.add_gain(single, candidates[0].specs)
-        publish(report, candidates[0], evaluations[candidates[0].name], dataset, arguments)
+    with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
+        evaluations = measure(candidates, dataset, training, arguments, accelerator)
+        if accelerator.is_main_process:
+            report = build_report(candidates, evaluations, list(data_specs), described)
+            if arguments.compare is not None:
+                report.add_comparison(evaluations, [each.name for each in candidates], arguments)
+            if single is not None:
+                report.add_gain(single, candidates[0].specs)
+            publish(report, candidates[0], evaluations[candidates[0].name], dataset, arguments)
     accelerator.end_training()
 
 

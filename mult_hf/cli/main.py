@@ -13,13 +13,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .errors import CommandError, OneLineParser
+from .errors import MAX_MESSAGE, CommandError, OneLineParser, on_one_line
 
-MAX_MESSAGE = 500
-"""Longest error message in characters; `--debug` shows longer ones in full."""
-
-USER_ERRORS = (CommandError, ValueError, OSError, ImportError)
-"""Errors from wrong flags, missing files, broken data and missing packages, shown on one line. Others are bugs and keep their traceback."""
+USER_ERRORS = (CommandError, ValueError, OSError, ImportError, FloatingPointError)
+"""Errors from wrong flags, missing files, broken data, missing packages and diverging training, shown on one line, as are those of
+transformers' configurations. Others are bugs and keep their traceback."""
 
 
 class Command(NamedTuple):
@@ -66,11 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mult-hf {name}: interrupted", file=sys.stderr)
         return 130
-    except USER_ERRORS as error:
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
         if debug:
             traceback.print_exc()
         print(f"mult-hf {name}: error: {_one_line(error, limit=None if debug else MAX_MESSAGE)}", file=sys.stderr)
         return 2
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    from huggingface_hub.errors import StrictDataclassError  # here, since help needs no library
+
+    return (*USER_ERRORS, StrictDataclassError)
 
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:
@@ -104,5 +110,5 @@ def _version() -> str:
 
 def _one_line(error: BaseException, limit: int | None) -> str:
     """The message of an error without line breaks, or the name of its class if it has none."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = on_one_line(str(error)) or type(error).__name__
     return message if limit is None or len(message) <= limit else f"{message[: limit - 30]} ... (--debug shows it all)"

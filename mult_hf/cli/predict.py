@@ -11,10 +11,12 @@ reasons, and the exit status is then 1.
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -25,12 +27,13 @@ from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTIma
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
-from mult_hf.inference.loading import load_whole_model
+from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
-from mult_hf.inference.run import MIN_SIDE, Outcomes, PredictionRun
+from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
+from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
-from mult_hf.inference.tiling import tiled
+from mult_hf.inference.tiling import Layout, tiled
 
 from .arguments import check_bounds, flag, parse_arguments
 
@@ -55,10 +58,10 @@ class PredictionArguments:
     tasks: list[str] | None = flag(None, "names of tasks to predict; by default all tasks of the model")
     # Method
     image_size: list[str] | None = flag(
-        None, "side, or height and width, to which images are resized for the model; `own` keeps their size; "
-        "by default the size of the model's processor, or `own` with --tile"
+        None, "side, or height and width, that images, or tiles, are resized to for the model; `own` keeps their size; "
+        "by default the size of the model's processor, which is that of its training images"
     )  # fmt: skip
-    tile: int | None = flag(None, "side in pixels of overlapping tiles into which images are cut; no tiles by default")
+    tile: int | None = flag(None, "cut images into overlapping tiles of this many of the image's pixels; not cut by default")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
@@ -74,18 +77,44 @@ class PredictionArguments:
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
         check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads"]})
         size = self.image_size
-        if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(word.isdigit() and int(word) >= MIN_SIDE for word in size)):
-            raise ValueError(f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels, or `{OWN_SIZE}`")
+        if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(_is_side(word) for word in size)):
+            raise ValueError(
+                f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels and at most {MAX_SIDE}, or "
+                f"`{OWN_SIZE}`"
+            )
 
-    @property
-    def resizing(self) -> dict[str, Any]:
-        """Keywords that change the size of the model's processor."""
-        if self.image_size == [OWN_SIZE] or (self.image_size is None and self.tile is not None):
-            return {"do_resize": False}
-        return {} if self.image_size is None else {"size": {"height": int(self.image_size[0]), "width": int(self.image_size[-1])}}
+    def view(self, trained: ViewSize | None) -> ViewSize | None:
+        """Size at which the model sees images, or tiles; None if they keep theirs.
+
+        Args:
+            trained: that of the training images, if the model's processor states it.
+        """
+        if self.image_size == [OWN_SIZE]:
+            return None
+        return trained if self.image_size is None else ViewSize(int(self.image_size[0]), int(self.image_size[-1]))
 
 
-def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePrediction, MulTImageProcessor]:
+def _is_side(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10 and MIN_SIDE <= int(word) <= MAX_SIDE
+
+
+class LoadedModel(NamedTuple):
+    """A model, and how it sees images.
+
+    Args:
+        model: in evaluation mode.
+        processor: prepares images for the predictor, which resizes them itself where they are cut into tiles.
+        view: size at which the model sees images, or tiles; None if they keep theirs.
+        trained: that of the training images; None if the model's processor does not resize.
+    """
+
+    model: MulTForMultiTaskDensePrediction
+    processor: MulTImageProcessor
+    view: ViewSize | None
+    trained: ViewSize | None
+
+
+def load_model(arguments: PredictionArguments) -> LoadedModel:
     """Load the model and its processor.
 
     Raises:
@@ -95,7 +124,13 @@ def load_model(arguments: PredictionArguments) -> tuple[MulTForMultiTaskDensePre
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
-    return model, MulTImageProcessor.from_pretrained(arguments.model, tasks=model.config.tasks, **arguments.resizing)
+    processor = load_processor(arguments.model, tasks=model.config.tasks)
+    trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
+    view = arguments.view(trained)
+    resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
+    do_resize = view is not None and arguments.tile is None
+    processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing)
+    return LoadedModel(model, processor, view, trained)
 
 
 def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[Source, str]:
@@ -110,26 +145,43 @@ def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tup
     return FileSource(found, arguments.frame_step), str(found.root).replace(str(Path.home()), "~")
 
 
-def make_predictor(arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction) -> Predictor:
-    """Create the predictor for the flags. Images that are cut into tiles stay on their device; the tiles are moved to the model's."""
+def make_predictor(arguments: PredictionArguments, loaded: LoadedModel) -> Predictor:
+    """Make the predictor that the flags ask for. Images that are cut into tiles stay on their device; the tiles go to the model's."""
     augmentation = TestTimeAugmentation(flip=True) if arguments.flip else None
+    model = loaded.model
 
     def on_device(pixel_values: Tensor) -> dict[str, Tensor]:
         return predict(model, pixel_values.to(model.device), augmentation, arguments.tasks)
 
-    return on_device if arguments.tile is None else tiled(on_device, model.config.task_specs, arguments.tile, arguments.batch_size)
+    if arguments.tile is None:
+        return on_device
+    return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, arguments.batch_size)
 
 
-def prediction_settings(
-    arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction, processor: MulTImageProcessor, origin: str
-) -> dict[str, Any]:
-    """JSON values that the predictions depend on; all predictions in a directory share them."""
+def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tuple[int, int]) -> str | None:
+    """What is to be said of the scale at which an image of this (height, width) is seen, if it is far from the training images'."""
+    if loaded.trained is None:
+        return None
+    whole = size if loaded.view is None else loaded.view.of_image(size)
+    remark = off_scale(whole, loaded.trained.of_image(size))
+    if remark is not None:
+        return f"{remark}; leave --image_size out"
+    if arguments.tile is None or loaded.view is None:
+        return None
+    zoom = Layout.of_image(size, arguments.tile, loaded.view).zoom
+    if zoom <= MOST_ZOOM:
+        return None
+    return f"tiles show objects {zoom:.2g} times as large as the whole image, where {MOST_ZOOM:g} is the most of use; give a larger --tile"
+
+
+def prediction_settings(arguments: PredictionArguments, loaded: LoadedModel, origin: str) -> dict[str, Any]:
+    """Plain values that the predictions depend on; a directory holds predictions of one set of them."""
     return {
-        "weights": digest(model),
-        "configuration": digest_of_values(model.config.to_dict()),
-        "preprocessing": digest_of_values(processor.to_dict()),
+        "weights": digest(loaded.model),
+        "configuration": digest_of_values(loaded.model.config.to_dict()),
+        "preprocessing": digest_of_values(loaded.processor.to_dict()),
         "names_below": origin,
-        "image_size": [processor.size["height"], processor.size["width"]] if processor.do_resize else OWN_SIZE,
+        "image_size": OWN_SIZE if loaded.view is None else [loaded.view.height, loaded.view.width],
         "tile": arguments.tile,
         "flip": arguments.flip,
     }
@@ -138,14 +190,16 @@ def prediction_settings(
 def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
     """One line per failed input, and a line of totals."""
     failed = sorted(each for outcome in outcomes for each in outcome.failed)
-    lines = [_printable(f"not predicted: {name}: {' '.join(reason.split())[:MAX_REASON]}") for name, reason in failed]
+    remarks = sum((outcome.remarks for outcome in outcomes), Counter())
+    lines = [f"note for {count} {'image' if count == 1 else 'images'}: {remark}" for remark, count in remarks.most_common(1)]
+    lines += [_printable(f"not predicted: {name}: {' '.join(reason.split())[:MAX_REASON]}") for name, reason in failed]
     done, skipped = sum(each.done for each in outcomes), sum(each.skipped for each in outcomes)
     return "\n".join([*lines, f"written to {output_dir}: {done} predicted, {skipped} predicted before, {len(failed)} failed"])
 
 
 def _printable(text: str) -> str:
-    """Escape bytes in file names that are not valid text, because streams cannot print them."""
-    return text.encode(errors="backslashreplace").decode()
+    """File names may hold line breaks, and bytes that are no text, which no stream prints."""
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,15 +218,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
-    model, processor = load_model(arguments)
+    loaded = load_model(arguments)
     source, origin = open_source(arguments, accelerator)
-    specs = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
+    specs = {task: spec for task, spec in loaded.model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     directory = PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images)
-    predictor = make_predictor(arguments, model.to(accelerator.device))
-    run = PredictionRun(predictor, processor, directory, 1 if arguments.tile else arguments.batch_size, arguments.num_workers)
+    loaded.model.to(accelerator.device)
+    run = PredictionRun(
+        make_predictor(arguments, loaded),
+        loaded.processor,
+        directory,
+        batch_size=1 if arguments.tile else arguments.batch_size,
+        num_workers=arguments.num_workers,
+        min_side=1 if arguments.tile and loaded.view else MIN_SIDE,
+        remark=partial(scale_remark, arguments, loaded),
+    )
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
         if accelerator.is_main_process:
-            settings = prediction_settings(arguments, model, processor, origin)
+            settings = prediction_settings(arguments, loaded, origin)
             directory.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)
         accelerator.wait_for_everyone()
         outcomes = gather_object([run(source, accelerator.process_index, accelerator.num_processes)])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mult_hf.data.synthetic.doom.levels import select_levels
 from mult_hf.data.synthetic.doom.writing import Rendering, write_dataset
+from mult_hf.inference.directory_lock import exclusive_run
 
 from .arguments import flag, parse_arguments, positional
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: if levels or numbers are invalid, or the directory has other settings.
+        ValueError: on levels or numbers that cannot be rendered, a directory of other settings, or one that another run is writing to.
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(DoomArguments, argv, __doc__.split("\n")[0], prog="mult-hf render doom")
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # A scheduler's SIGTERM must unwind the stack like an interrupt; otherwise the engine, a separate process, would keep running.
     earlier = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        rows = write_dataset(arguments.output_dir, rendering)
+        with exclusive_run(arguments.output_dir):
+            rows = write_dataset(arguments.output_dir, rendering)
     finally:
         signal.signal(signal.SIGTERM, earlier)
     short = [f"{level} {rows[level]} of {count}" for level, count in rendering.views_by_level().items() if rows[level] < count]

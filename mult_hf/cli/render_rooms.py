@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mult_hf.data.synthetic.rooms import variants
+from mult_hf.inference.directory_lock import exclusive_run
 
 from .arguments import flag, parse_arguments, positional
 from .errors import CommandError
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: if numbers are invalid, or the directory has other settings.
+        ValueError: on numbers that cannot be rendered, a directory of other settings, or one that another run is writing to.
         CommandError: if no variant of Mitsuba runs.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rooms_per_shard=arguments.rooms_per_shard,
             variant=variant,
         )
-        write_dataset(arguments.output_dir, settings, library, arguments.num_proc)
+        with exclusive_run(arguments.output_dir):
+            write_dataset(arguments.output_dir, settings, library, arguments.num_proc)
     except RuntimeError as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mult_hf.model.alignment import check_aligned, upright_size
@@ -97,7 +98,7 @@ class MultiTaskCollator:
         targets = {}
         for task, spec in specs.items():
             stored = row.get(task)
-            targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else spec.decode(np.asarray(stored))
+            targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else _decoded(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
     def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
@@ -128,6 +129,10 @@ class MultiTaskCollator:
             return sample
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
         return {**sample, "pixel_values": (sample["pixel_values"] - mean).div_(std)}
+
+
+def _decoded(stored: Any, spec: TaskSpec) -> np.ndarray:
+    return spec.decode(np.asarray(stored), channels_last=True if isinstance(stored, Image.Image) else None)
 
 
 def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, hf_hub_download
+from yaml import YAMLError
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
@@ -36,21 +38,28 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
 
     Raises:
         ImportError: if `datasets` is not installed.
+        ValueError: if a file of the data set is broken.
     """
     try:
         from datasets import config, load_dataset
+        from datasets.exceptions import DatasetGenerationError
+        from pyarrow import ArrowInvalid
     except ImportError as error:
         raise ImportError(
             f'reading data sets needs the datasets library ({error}); install it with: pip install "mult-hf[train]"'
         ) from error
 
     directory = Path(name_or_path)
-    if not directory.is_dir():
-        return load_dataset(str(name_or_path), split=split, revision=revision)
-    place = hashlib.sha256(str(directory.resolve()).encode())
-    for path in _files(directory):
-        place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
-    return load_dataset(str(directory), split=split, cache_dir=str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16]))
+    options: dict[str, Any] = {"revision": revision}
+    if directory.is_dir():
+        place = hashlib.sha256(str(directory.resolve()).encode())
+        for path in _files(directory):
+            place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+        options = {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16])}
+    try:
+        return load_dataset(str(name_or_path), split=split, **options)
+    except (DatasetGenerationError, ArrowInvalid) as error:
+        raise ValueError(f"{name_or_path} cannot be read: {error.__cause__ or error}; make or download its files again") from error
 
 
 def card_configs(directory: Path, data_files: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
@@ -91,10 +100,22 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
     else:
         path = Path(_hub_card(str(name_or_path), revision=revision, token=token))
-    entries = DatasetCard.load(path).data.to_dict().get(CARD_KEY)
+    entries = card_header(path).get(CARD_KEY)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"the card of {name_or_path} has no list {CARD_KEY!r} in its YAML header; see docs/data.md for an example")
     return entries
+
+
+def card_header(path: str | Path) -> dict[str, Any]:
+    """The values in the YAML header of a card.
+
+    Raises:
+        ValueError: if the file cannot be read, or its header is not YAML of names and values.
+    """
+    try:
+        return DatasetCard.load(path).data.to_dict()
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, YAMLError) as error:
+        raise refusal(f"the card {path} cannot be read: {error}; correct the YAML header between its two lines `---`") from error
 
 
 def load_task_specs(name_or_path: str | Path, names: Sequence[str] | None = None) -> dict[str, TaskSpec]:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.workers import naming_killed_workers
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import MultiTaskMetrics, Sums
 from mult_hf.model.image_processing_base import MulTProcessingMixin
@@ -198,6 +199,7 @@ class _Batches(TorchDataset):
 
 
 @torch.no_grad()
+@naming_killed_workers("start the command again")
 def evaluate(
     predictors: Mapping[str, Predictor],
     dataset: "Dataset",

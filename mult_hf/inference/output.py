@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mult_hf.data.markdown import markdown_table
-from mult_hf.data.schema import CARD_KEY, load_task_entries
+from mult_hf.data.schema import CARD_KEY, card_header, load_task_entries
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
@@ -139,9 +139,9 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
     """
     if path.suffix == ".npz":
         with np.load(path) as arrays:
-            return stored.decode(arrays["map"])
+            return stored.decode(arrays["map"], channels_last=False)
     with Image.open(path, formats=["PNG"]) as file:
-        return stored.decode(np.asarray(file))
+        return stored.decode(np.asarray(file), channels_last=True)
 
 
 def load_stored_forms(directory: Path) -> dict[str, TaskSpec]:
@@ -298,8 +298,8 @@ class PredictionDirectory:
         """
         card_path = self.directory / "README.md"
         wanted = {**settings, "tasks": [spec.to_dict() for spec in self.stored.values()]}
-        if card_path.is_file() and SETTINGS_KEY in (header := DatasetCard.load(card_path).data.to_dict()):
-            earlier = {**header[SETTINGS_KEY], "tasks": header[CARD_KEY]}
+        if card_path.is_file() and isinstance((header := card_header(card_path)).get(SETTINGS_KEY), Mapping):
+            earlier = {**header[SETTINGS_KEY], "tasks": header.get(CARD_KEY)}
             if not overwrite:
                 _refuse_others(self.directory, earlier, wanted)
                 return

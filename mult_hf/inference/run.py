@@ -1,7 +1,8 @@
 """Predict a stream of images in batches and write the maps; a failed input does not stop the run."""
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 
 from .output import PredictionDirectory
@@ -19,6 +21,9 @@ from .sources import FailedInput, ImageStream, InputImage, SkippedInput, Source,
 
 MIN_SIDE = 32
 """Smallest height and width, in pixels, that the model accepts: the encoder's largest stride."""
+
+MAX_SIDE = 16_384
+"""Largest height and width in pixels that images are resized to; larger ones are slips of the hand."""
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Write errors that would affect all following images, and so end the run."""
@@ -46,13 +51,15 @@ class Outcomes:
 
     Args:
         done: number of images whose files were written.
-        skipped: number of images that were predicted earlier and have not changed.
-        failed: inputs that failed, with their reasons.
+        skipped: number of images that were predicted before and have the same contents.
+        failed: the others, with their reasons.
+        remarks: what is to be said of images that were done, by how many of them.
     """
 
     done: int = 0
     skipped: int = 0
     failed: list[FailedInput] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -61,10 +68,12 @@ class PredictionRun:
 
     Args:
         predictor: the model.
-        processor: the image processor, for preprocessing and post-processing.
-        directory: the output directory.
-        batch_size: images of equal size per batch.
-        num_workers: number of processes that read images.
+        processor: makes its input, and maps of its predictions.
+        directory: where the files go.
+        batch_size: images of one size per batch.
+        num_workers: processes that read images.
+        min_side: least height and width in pixels of what the predictor takes.
+        remark: what is to be said of an image of this (height, width), if anything.
     """
 
     predictor: Predictor
@@ -72,7 +81,10 @@ class PredictionRun:
     directory: PredictionDirectory
     batch_size: int = 1
     num_workers: int = 0
+    min_side: int = MIN_SIDE
+    remark: Callable[[tuple[int, int]], str | None] | None = None
 
+    @naming_killed_workers("go on with the same command")
     def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
         """Predict every `processes`-th image.
 
@@ -82,7 +94,7 @@ class PredictionRun:
             processes: number of processes.
 
         Raises:
-            OSError: if the disk is full or cannot be written to.
+            OSError: if the disk is full or cannot be written to, or a process that reads images was killed.
         """
         stream = ImageStream(source, self._read, self._is_predicted, process, processes)
         loader = DataLoader(stream, batch_size=None, num_workers=self.num_workers)
@@ -93,15 +105,20 @@ class PredictionRun:
                 failed = self._predict_batch(images)
                 outcomes.done += len(images) - len(failed)
                 outcomes.failed += failed
+                outcomes.remarks += self._remarks(images)
                 bar.update(len(images))
         return outcomes
+
+    def _remarks(self, images: list[PreparedImage]) -> Counter[str]:
+        remark = self.remark or (lambda size: None)
+        return Counter(filter(None, (remark((each.image.height, each.image.width)) for each in images)))
 
     def _is_predicted(self, image: InputImage) -> bool:
         return self.directory.is_predicted(image.name, image.stamp, image.digest)
 
     def _read(self, image: InputImage) -> PreparedImage:
         record = image.record()
-        return prepare(self.processor, image.name, image.read())._replace(record=record)
+        return prepare(self.processor, image.name, image.read(), self.min_side)._replace(record=record)
 
     def _predict_batch(self, images: list[PreparedImage]) -> list[FailedInput]:
         """Predict images of equal size and write their maps; returns the failed ones."""
@@ -127,15 +144,15 @@ class PredictionRun:
         self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()}, image.record)
 
 
-def prepare(processor: MulTImageProcessor, name: str, image: Image.Image) -> PreparedImage:
-    """Preprocess an image.
+def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_side: int = MIN_SIDE) -> PreparedImage:
+    """Turn an image into the predictor's input.
 
     Raises:
-        ValueError: if the preprocessed image is smaller than the model's minimum.
+        ValueError: if the image keeps its own size, and the predictor needs `min_side` pixels in height and width.
     """
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
-    if min(pixel_values.shape[-2:]) < MIN_SIDE:
-        raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {MIN_SIDE} per side; set --image_size")
+    if min(pixel_values.shape[-2:]) < min_side:
+        raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {min_side} per side; set --image_size")
     return PreparedImage(name, image, pixel_values)
 
 

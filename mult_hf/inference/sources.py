@@ -175,14 +175,16 @@ class FileSource:
     def __iter__(self) -> Iterator[InputImage | FailedInput]:
         for path in self.found.paths:
             name = path.relative_to(self.found.root).as_posix()
-            if path.suffix.lower() in VIDEO_SUFFIXES:
+            if path.exists() and not path.is_file():  # reading a pipe waits for its writer, and some devices never end
+                yield FailedInput(name, f"{path} is a pipe, socket or device; give a regular file")
+            elif path.suffix.lower() in VIDEO_SUFFIXES:
                 yield from video_frames(path, name, self.frame_step)
             else:
                 yield InputImage(name, partial(_read_file, path), partial(_digest_of_file, path), partial(_stamp_of_file, path))
 
     def __len__(self) -> int:
         videos = [path for path in self.found.paths if path.suffix.lower() in VIDEO_SUFFIXES]
-        return len(self.found.paths) - len(videos) + sum(_count_frames(path) // self.frame_step for path in videos)
+        return len(self.found.paths) - len(videos) + sum(_count_frames(path) // self.frame_step for path in videos if path.is_file())
 
 
 def _read_file(path: Path) -> Image.Image:

@@ -1,14 +1,18 @@
-"""Predict images of any size in overlapping tiles with blended seams."""
+"""Predictions of large images by overlapping tiles, each seen at the model's own size and aligned to a view of the whole image."""
 
 import math
 from collections.abc import Iterator, Mapping
+from types import EllipsisType
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mult_hf.model.tasks import TaskSpec
 
 from .predictor import Predictor, from_average, to_average
+from .scale import ViewSize
 
 OVERLAP = 0.25
 """Smallest overlap of neighbouring tiles, as a share of a tile's side."""
@@ -16,22 +20,34 @@ OVERLAP = 0.25
 MIN_TILE = 32
 """Smallest side of a tile, in pixels: the encoder's largest stride."""
 
+CELL = 4
+"""Side in pixels, of the view of the whole image, of cells whose means that view decides; tiles add what is finer. It is the step of the
+decoders' finest stage, below which the whole view shows nothing (docs/prediction.md has what larger cells cost)."""
 
-def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, batch_size: int = 1) -> Predictor:
-    """Create a predictor that processes images tile by tile.
+_TINY = 1e-6
+"""Least probability after aligning."""
+
+
+def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, view: ViewSize | None = None, batch_size: int = 1) -> Predictor:
+    """Make a predictor that processes large images tile by tile.
+
+    A tile is a part of the image, `tile` pixels of it along the longer side, and is resized to the size that the model was trained on:
+    objects of a tile appear larger to the model than in the whole image, and it does not see what surrounds them. So the whole image is
+    predicted first, at the model's size. Each tile is then aligned to it (see [`align`]) and adds the detail.
 
     Where tiles overlap, their predictions are averaged as over views: class probabilities instead of logits, and mean vectors are
     normalised. A tile's weight falls linearly from its middle to its edges, so that differences between two tiles are spread over
     the whole overlap. Where tiles agree, the mean equals their value exactly.
 
     Args:
-        predictor: called with tiles; it may be on another device than the images.
-        specs: entries of the tasks that it predicts.
-        tile: side of a tile in pixels. A smaller image is a single tile.
-        batch_size: tiles per image and call of the predictor.
+        predictor: called with views of the whole image and of tiles; it may be on another device than the images.
+        specs: the entries of the tasks that it predicts.
+        tile: longer side of a tile in the image's pixels. An image that is no larger is predicted whole.
+        view: size at which the model sees images; `None` shows it tiles as they are, and they are not aligned.
+        batch_size: tiles of each image per call of the predictor.
 
     Returns:
-        A [`Predictor`] for images of any size, with results on their device; log-probabilities in place of logits.
+        a [`Predictor`] of images of any size, on their device; log-probabilities in place of logits where there are tiles.
 
     Raises:
         ValueError: if the tile is too small for the model.
@@ -39,36 +55,143 @@ def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, batch_
     if tile < MIN_TILE:
         raise ValueError(f"tile is {tile} pixels; it must be at least {MIN_TILE}, the encoder's largest stride")
 
-    def predict(pixel_values: Tensor) -> dict[str, Tensor]:
+    def predict(pixel_values: Tensor) -> Mapping[str, Tensor]:
+        size = tuple(pixel_values.shape[-2:])
+        layout = Layout.of_image(size, tile, view)
+        coarse = {} if view is None else predictor(resized(pixel_values, view.of_image(size)))
+        coarse = {task: prediction.to(pixel_values.device) for task, prediction in coarse.items()}
+        if layout.is_whole_image and coarse:
+            return coarse
+        coarse = {task: to_average(prediction.float(), specs[task]) for task, prediction in coarse.items()}
         means: dict[str, Tensor] = {}
-        for task, addend, window, share in _weighted(predictor, pixel_values, tile, batch_size):
-            if task not in means:
-                means[task] = addend.new_zeros(*addend.shape[:2], *pixel_values.shape[-2:])
-            means[task][window].lerp_(to_average(addend.float(), specs[task]), share)
+        for views, windows in _batches(pixel_values, layout, batch_size):
+            predictions = {task: each.to(pixel_values.device).chunk(len(windows)) for task, each in predictor(views).items()}
+            for number, (window, share) in enumerate(windows):
+                for task, addends in predictions.items():
+                    addend = _of_image(addends[number].float(), layout, specs[task])
+                    if coarse:
+                        addend = align(addend, _part(coarse[task], window, size), specs[task], layout.cells)
+                    if task not in means:
+                        means[task] = addend.new_zeros(*addend.shape[:2], *size)
+                    means[task][window].lerp_(addend, share)
         return {task: from_average(mean, specs[task]) for task, mean in means.items()}
 
     return predict
 
 
-def _weighted(predictor: Predictor, pixel_values: Tensor, tile: int, batch_size: int) -> Iterator[tuple[str, Tensor, tuple, Tensor]]:
-    """Task, prediction, window and share of each tile. The share is its weight divided by the sum over all tiles so far, per pixel.
+class Layout(NamedTuple):
+    """Tiles of an image.
 
-    Blending one tile after another by this share gives their weighted mean without a final division, which would round.
+    Args:
+        size: (height, width) of the image in pixels.
+        tile: (height, width) of a tile in the image's pixels.
+        seen: (height, width) at which the model sees a tile.
+        whole: (height, width) at which it sees the whole image.
     """
-    height, width = pixel_values.shape[-2:]
-    total = pixel_values.new_zeros(height, width, dtype=torch.float32)
-    weight = _hat(min(tile, height), pixel_values)[:, None] * _hat(min(tile, width), pixel_values)
-    windows = [
-        (..., slice(top, top + tile), slice(left, left + tile)) for top in tile_starts(height, tile) for left in tile_starts(width, tile)
-    ]
+
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    seen: tuple[int, int]
+    whole: tuple[int, int]
+
+    @classmethod
+    def of_image(cls, size: tuple[int, int], tile: int, view: ViewSize | None) -> "Layout":
+        """The tiles of an image: `tile` pixels along the longer side, or as many as the image has."""
+        if view is None:
+            side = tuple(min(tile, length) for length in size)
+            return cls(size, side, side, size)
+        seen, whole = view.of_tile, view.of_image(size)
+        height, width = (min(length, round(tile * side / max(seen))) for length, side in zip(size, seen))
+        return cls(size, (height, width), whole if (height, width) == size else seen, whole)
+
+    @property
+    def is_whole_image(self) -> bool:
+        """Whether there is one tile only."""
+        return self.tile == self.size
+
+    @property
+    def zoom(self) -> float:
+        """Magnification of a tile against the view of the whole image."""
+        return math.sqrt(math.prod(self.seen) * math.prod(self.size) / (math.prod(self.tile) * math.prod(self.whole)))
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Cells of [`CELL`] pixels of the whole view in a tile, down and across."""
+        rows, columns = (max(1, round(side / length * seen / CELL)) for side, length, seen in zip(self.tile, self.size, self.whole))
+        return rows, columns
+
+    def windows(self) -> list[tuple[EllipsisType, slice, slice]]:
+        """Index of each tile in the image, row by row."""
+        starts = [tile_starts(length, side) for length, side in zip(self.size, self.tile)]
+        return [(..., slice(top, top + self.tile[0]), slice(left, left + self.tile[1])) for top in starts[0] for left in starts[1]]
+
+
+def align(fine: Tensor, coarse: Tensor, spec: TaskSpec, cells: tuple[int, int]) -> Tensor:
+    """Give a tile's prediction the local means of the whole image's.
+
+    What a tile predicts as a whole is less reliable than what it predicts within: its scale is not that of the training images, and it
+    does not see its surroundings. Here the means over cells, interpolated in between, become those of the whole image's prediction: by
+    a factor for values that change with the zoom, such as distances, by an addend for others.
+
+    Args:
+        fine: the tile's, (batch, channels, height, width), where means are taken (see `to_average`).
+        coarse: the whole image's at the same pixels.
+        spec: the task's entry.
+        cells: number of them down and across.
+
+    Returns:
+        `Tensor`: like `fine`; probabilities have the sum 1 again.
+    """
+    wanted, found = _local_means(coarse, cells), _local_means(fine, cells)
+    if spec.is_classification:
+        return F.normalize((fine + wanted - found).clamp(min=_TINY), p=1, dim=1)
+    if spec.zoom_exponent and bool((wanted > 0).all() and (found > 0).all()):
+        return fine * (wanted / found)
+    return fine + wanted - found
+
+
+def _local_means(values: Tensor, cells: tuple[int, int]) -> Tensor:
+    return F.interpolate(F.adaptive_avg_pool2d(values, cells), size=values.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _batches(pixel_values: Tensor, layout: Layout, batch_size: int) -> Iterator[tuple[Tensor, list[tuple[Any, Tensor]]]]:
+    """Views of some tiles, (tiles * images, 3, height, width), with each tile's window and its share of the mean at its pixels.
+
+    The share is the tile's weight over the weights of all tiles so far. Blending tile after tile by it gives their weighted mean,
+    without a division at the end that would round.
+    """
+    total = pixel_values.new_zeros(layout.size, dtype=torch.float32)
+    weight = _hat(layout.tile[0], pixel_values)[:, None] * _hat(layout.tile[1], pixel_values)
+    windows = layout.windows()
     for start in range(0, len(windows), batch_size):
-        some = windows[start : start + batch_size]
-        predictions = predictor(torch.cat([pixel_values[window] for window in some]))  # (tiles * images, 3, tile, tile)
-        parts = {task: prediction.to(total.device).chunk(len(some)) for task, prediction in predictions.items()}
-        for number, window in enumerate(some):
+        some = []
+        for window in windows[start : start + batch_size]:
             total[window] += weight
-            for task, addends in parts.items():
-                yield task, addends[number], window, weight / total[window]
+            some.append((window, weight / total[window]))
+        yield torch.cat([resized(pixel_values[window], layout.seen) for window, _ in some]), some
+
+
+def resized(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(batch, channels, height, width) images at another size, smoothed where they shrink."""
+    if tuple(pixel_values.shape[-2:]) == tuple(size):
+        return pixel_values
+    return F.interpolate(pixel_values, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _of_image(prediction: Tensor, layout: Layout, spec: TaskSpec) -> Tensor:
+    """A tile's prediction at the image's scale, where means are taken."""
+    if layout.seen != layout.tile:
+        prediction = F.interpolate(prediction, size=layout.tile, mode="bilinear", align_corners=False)
+    return to_average(prediction, spec) / layout.zoom**spec.zoom_exponent
+
+
+def _part(whole: Tensor, window: tuple[Any, slice, slice], size: tuple[int, int]) -> Tensor:
+    """A window of (batch, channels, ...) `whole` enlarged to `size`, without enlarging the rest of it."""
+    rows, columns = (
+        (torch.arange(each.start, each.stop, device=whole.device) + 0.5) * (2 / length) - 1 for each, length in zip(window[1:], size)
+    )
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)  # (height, width, 2) in [-1, 1]
+    return F.grid_sample(whole, grid.expand(len(whole), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def tile_starts(length: int, tile: int) -> list[int]:
@@ -86,4 +209,4 @@ def _hat(side: int, like: Tensor) -> Tensor:
     return torch.minimum(rising, rising.flip(0))
 
 
-__all__ = ["OVERLAP", "tile_starts", "tiled"]
+__all__ = ["CELL", "OVERLAP", "Layout", "align", "resized", "tile_starts", "tiled"]

@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from .configuration_mult import MulTConfig
 from .encoder_sources import find_timm_encoder, load_timm_weights
+from .entry_fields import refusal
 
 logger = logging.get_logger(__name__)
 
@@ -25,8 +26,17 @@ def make_backbone(config: MulTConfig) -> nn.Module:
       coarsest map's norm stays, because all streams start there.
 
     Backbones without these norms are returned as they are. Names of dropped norms in a checkpoint are ignored on load.
+
+    Raises:
+        ValueError: if there is no such encoder.
     """
-    backbone = load_backbone(config)
+    try:
+        backbone = load_backbone(config)
+    except (ImportError, OSError, ValueError):
+        raise
+    except Exception as error:  # what an encoder raises on impossible sizes differs from one to the other
+        name = getattr(config.backbone_config, "model_type", "")
+        raise refusal(f"backbone_config makes no {name} encoder: {type(error).__name__}: {error}; correct its fields") from error
     norms = getattr(backbone, "hidden_states_norms", None)
     if norms is None:
         return backbone

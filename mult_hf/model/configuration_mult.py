@@ -2,12 +2,14 @@
 
 import copy
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import logging
 
@@ -327,13 +329,23 @@ class MulTConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; it must be above 0")
+        for name in ("mlp_ratio", "layer_norm_eps"):
+            if not 0 < getattr(self, name) < math.inf:  # false for NaN, too
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
+        if not 0 <= self.initializer_range < math.inf:
+            raise ValueError(f"initializer_range is {self.initializer_range}; it must be at least 0 and finite")
 
     def validate_decoder_window(self) -> None:
         """Checked at construction and at save: the window has at least one token."""
         if self.decoder_window_size is not None and self.decoder_window_size < 1:
             raise ValueError(f"decoder_window_size is {self.decoder_window_size}; it must be at least 1")
+        if self.decoder_num_attention_heads is not None and min(self.decoder_num_attention_heads, default=1) < 1:
+            raise ValueError(f"decoder_num_attention_heads has {min(self.decoder_num_attention_heads)}; a stage has at least 1 head")
+
+    def validate_hidden_act(self) -> None:
+        """Checked at construction and at save: there is such an activation."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act {self.hidden_act[:80]!r} is unknown; choose one of {', '.join(ACT2FN)}")
 
     @classmethod
     def from_preset(cls, preset: str, **kwargs: Any) -> "MulTConfig":

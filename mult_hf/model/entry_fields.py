@@ -30,7 +30,15 @@ def set_fields(entry: Any, what: str, fields: Mapping[str, Field]) -> None:
         try:
             object.__setattr__(entry, name, field(name, getattr(entry, name)))
         except ValueError as error:
-            raise ValueError(f"{what} has {error}") from None
+            raise refusal(f"{what} has {error}") from None
+
+
+def refusal(message: str, longest: int = 500) -> ValueError:
+    """An error that says all of a short message, and both ends of a long one: its values may be of any length."""
+    if len(message) > longest:
+        half = (longest - len(" ... ")) // 2
+        message = f"{message[:half]} ... {message[-half:]}"
+    return ValueError(message)
 
 
 def optional(field: Field) -> Field:
@@ -105,6 +113,7 @@ __all__ = [
     "number_or_numbers",
     "numbers",
     "optional",
+    "refusal",
     "set_fields",
     "text",
     "texts",

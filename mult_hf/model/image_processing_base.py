@@ -7,6 +7,8 @@ import where torchvision is missing or broken.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .alignment import misalignment_of_sizes, orientation
 from .encoder_sources import HUB_KEYWORDS, image_statistics
+from .entry_fields import refusal
 from .images import LabelMap, label_array, open_file, read_image, resize_label
 from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
 
@@ -126,6 +129,8 @@ class MulTProcessingMixin(_Backend):
             kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in size.items()}
         options: dict[str, Any] = {**kwargs, "tasks": [spec.to_dict() for spec in specs.values()]}
         super().__init__(**options)
+        for name, least in (("image_mean", -math.inf), ("image_std", 0.0), ("rescale_factor", 0.0)):
+            _check_numbers(name, getattr(self, name), above=least)
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> Any:
@@ -346,7 +351,7 @@ class MulTProcessingMixin(_Backend):
         """The batch's predictions image by image, each with its target size."""
         predictions = _predictions(outputs)
         count = len(next(iter(predictions.values())))
-        sizes = [None] * count if target_sizes is None else [(int(height), int(width)) for height, width in target_sizes]
+        sizes = [None] * count if target_sizes is None else _sizes(target_sizes)
         if len(sizes) != count:
             raise ValueError(f"target_sizes has {len(sizes)} sizes for {count} images; give one (height, width) per image")
         return [({task: maps[i] for task, maps in predictions.items()}, size) for i, size in enumerate(sizes)]
@@ -360,6 +365,16 @@ class MulTProcessingMixin(_Backend):
         return values
 
 
+def _check_numbers(name: str, value: Any, above: float) -> None:
+    """Refuse a factor, or one per colour, that would make pixels infinite or NaN; None, as in a processor that does without, is right."""
+    numbers = value if isinstance(value, (list, tuple)) else np.ravel(value)
+    if value is not None and (
+        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < number < math.inf for number in numbers)
+    ):
+        limit = "" if above == -math.inf else f" above {above:g}"
+        raise refusal(f"{name} is {value!r}; give a finite number{limit}, or one per colour")
+
+
 class _Place(NamedTuple):
     """Where an image's maps lie: (height, width) for the model, the same of the upright image, and its EXIF orientation."""
 
@@ -369,7 +384,7 @@ class _Place(NamedTuple):
 
     def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
         """Decode a stored map, and refuse one that does not lie on the image."""
-        target = spec.decode(label_array(stored))
+        target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
         reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)
         if reason:
             raise ValueError(f"{spec.name}: {reason}")
@@ -411,7 +426,22 @@ def _is_in_0_to_1(image: Any) -> bool:
 
 
 def _predictions(outputs: Any) -> Mapping[str, Tensor]:
-    return outputs if isinstance(outputs, Mapping) and "predictions" not in outputs else outputs.predictions
+    by_task = outputs if isinstance(outputs, Mapping) and "predictions" not in outputs else getattr(outputs, "predictions", None)
+    if not isinstance(by_task, Mapping) or not by_task or any(getattr(maps, "ndim", 0) != 4 for maps in by_task.values()):
+        raise ValueError(
+            f"outputs is a {type(outputs).__name__} without predictions (batch, channels, height, width) by task; pass the model's output"
+        )
+    return by_task
+
+
+def _sizes(target_sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    try:
+        sizes = [(index(height), index(width)) for height, width in target_sizes]
+    except (TypeError, ValueError):
+        sizes = []
+    if not sizes or min(min(size) for size in sizes) < 1:
+        raise ValueError(f"target_sizes is {str(target_sizes)[:200]}; give one (height, width) per image, whole numbers of at least 1")
+    return sizes
 
 
 def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
@@ -430,6 +460,10 @@ def _resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
     """Bring one (channels, height, width) prediction to its size and unit."""
+    if len(prediction) != spec.channels:
+        raise ValueError(
+            f"{spec.name}: the prediction has {len(prediction)} channels, its entry {spec.channels}; pass tasks=model.config.tasks"
+        )
     prediction = prediction.float()
     resized = _resized(prediction, size)
     if spec.is_classification:

@@ -1,14 +1,18 @@
 """Reading images of any usual form as RGB, and resizing label maps without mixing known and unknown pixels."""
 
+import base64
 import struct
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import cache
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
 import torch
@@ -24,6 +28,9 @@ MAX_DOWNLOAD_BYTES = 64 * 2**20
 
 DOWNLOAD_SECONDS = 30.0
 """Time for the whole download of a URL, where no other is given."""
+
+MAX_REDIRECTS = 5
+"""Most redirects that are followed from one URL."""
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "TGA")
 """Formats that are read, as Pillow names them, whatever a file's name ends in. Pillow reads more; for some of these it starts other
@@ -50,16 +57,17 @@ def read_image(
 ) -> Image.Image | np.ndarray | Tensor:
     """Read any usual image as RGB with values from 0 to 255.
 
-    Handles file names and URLs, encoded bytes and open files, PIL images of any mode (16-bit, palette, CMYK, with transparency, which
-    is put on white), EXIF rotation, and grey, RGB or RGBA arrays and tensors.
+    Handles file names and URLs, files as bytes, in base64 and opened, PIL images of any mode (16-bit, palette, CMYK, with transparency,
+    which is put on white), EXIF rotation, and grey, RGB or RGBA arrays and tensors.
 
     The type of an array decides its range: booleans are black and white, uint8 has 8 bits and uint16 has 16, however dark the image.
     Wider and signed integers are read as 16 bits where a value above 255 shows that; below, they could be either and are refused. Floats
-    are in [0, 1] or [0, 255]: one whose highest value is at most 1 is read as one in [0, 1].
+    are in [0, 1] or [0, 255]: one whose highest value is at most 1 is read as one in [0, 1]. Between 1 and 2 it could be either, bright
+    or black, and is refused.
 
     Args:
-        image: a path, a URL, the bytes of a file, a file opened for reading bytes, an undecoded cell of `datasets` (a mapping with
-            `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
+        image: a path, a URL, the bytes of a file, these in base64, a file opened for reading bytes, an undecoded cell of `datasets` (a
+            mapping with `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
         name: of the image in error messages, if it has no file name.
         timeout: seconds for the download of a URL, 30 by default; it may have 64 MiB.
         channels_last: whether an array's channels are its last axis; by default its shape decides, channels first if both are
@@ -102,9 +110,19 @@ def open_file(image: Any, name: str = "image", timeout: float | None = None) -> 
 
 
 def readable_formats() -> list[str]:
-    """Those of [`FORMATS`] that this installation of Pillow reads."""
+    """Those of [`FORMATS`] that this installation reads: those of Pillow, and HEIF with pillow-heif."""
     Image.init()
+    _register_heif()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+@cache
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
 
 
 def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
@@ -118,46 +136,100 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
         ValueError: if the file does not exist, is of another format, broken, or has more pixels than Pillow's limit; the message names
             it.
     """
-    name = str(source) if name is None else name
+    name = (str(source) if name is None else name)[:_LONGEST_NAME]
     try:
         return Image.open(source, formats=readable_formats())
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist; give the path of an image, or a URL") from None
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(FORMATS)}") from None
+        formats = readable_formats()
+        heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
+        raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(formats)}{heic}") from None
     except _BROKEN as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the path that an `OSError` repeats."""
+    return str(getattr(error, "strerror", None) or error)[:_LONGEST_NAME]
 
 
 def _content_of_cell(cell: Mapping[str, Any], name: str) -> Any:
     """What an undecoded cell of `datasets` holds: bytes, or the path of a file."""
     content = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
     if not isinstance(content, (bytes, bytearray, memoryview, str, Path)):
-        raise ValueError(f"{name} is a mapping with {list(cell)[:5]}; expected `bytes` of a file or its `path`")
+        raise ValueError(f"{name} is a mapping with {str(list(cell))[:_LONGEST_NAME]}; expected `bytes` of a file or its `path`")
     return content
 
 
 def _open_path(source: str, name: str, timeout: float | None) -> Image.Image:
     if not source.startswith(URL_SCHEMES):
-        return open_image(source, name)
+        return _open_local(source, name)
     try:
         content = _download(source, DOWNLOAD_SECONDS if timeout is None else timeout)
     except _BROKEN as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
     return open_image(content, name)
 
 
+def _open_local(source: str, name: str) -> Image.Image:
+    """A file, or the contents of one in base64, which transformers' pipelines take in place of a path."""
+    try:
+        return open_image(source, name)
+    except ValueError as error:
+        no_path = error
+    try:
+        return Image.open(BytesIO(base64.b64decode("".join(source.split()), validate=True)), formats=readable_formats())
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+    except _BROKEN:  # no base64, or not of an image
+        raise no_path from None
+
+
+class _FewRedirects(HTTPRedirectHandler):
+    """Follows at most [`MAX_REDIRECTS`], to web addresses only: urllib would also follow one to an FTP server."""
+
+    max_redirections = MAX_REDIRECTS
+    inf_msg = f"it redirects in a circle or more than {MAX_REDIRECTS} times; give the final URL. "
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        """The next request, as urllib asks for it."""
+        if not newurl.startswith(("http://", "https://")):
+            raise ValueError(f"it redirects to {newurl[:_LONGEST_NAME]}; only http and https are followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _download(url: str, timeout: float) -> BytesIO:
-    """The bytes that a URL names, within a time and a size."""
+    """The bytes that a URL names, within a time and a size.
+
+    A thread of its own reads them, since timeouts of sockets hold for one step only: not for looking up a name, and not for a server that
+    sends its headers byte by byte.
+    """
+    content: Future[BytesIO] = Future()
+
+    def read() -> None:
+        try:
+            content.set_result(_read_url(url, timeout))
+        except BaseException as error:
+            content.set_exception(error)
+
+    Thread(target=read, daemon=True).start()
+    try:
+        return content.result(timeout)
+    except TimeoutError:
+        raise TimeoutError(f"the download took more than {timeout:g} s; give a longer `timeout`") from None
+
+
+def _read_url(url: str, timeout: float) -> BytesIO:
     content, deadline = BytesIO(), time.monotonic() + timeout
-    with urlopen(Request(url, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
+    with build_opener(_FewRedirects).open(Request(url, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
         read = getattr(response, "read1", response.read)  # what has come, rather than wait for a slow server's last byte
         while chunk := read(2**16):
             content.write(chunk)
             if content.tell() > MAX_DOWNLOAD_BYTES:
                 raise ValueError(f"it has more than {MAX_DOWNLOAD_BYTES:,} bytes; download it and give its path")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the download took more than {timeout:g} s; give a longer `timeout`")
+                raise TimeoutError
     content.seek(0)
     return content
 
@@ -177,9 +249,16 @@ def _rgb_image(image: Image.Image, name: str) -> Image.Image:
             values = values.astype(np.uint16)
         return Image.fromarray(_rgb_values(_as_tensor(values, name), name, None).permute(1, 2, 0).numpy())
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = _converted(image, "RGBA", name)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return _converted(image, "RGB", name)
+
+
+def _converted(image: Image.Image, mode: str, name: str) -> Image.Image:
+    try:
+        return image.convert(mode)
+    except ValueError:
+        raise ValueError(f"{name} has mode {image.mode}, which Pillow does not convert to {mode}; convert it to RGB beforehand") from None
 
 
 def _as_tensor(array: np.ndarray, name: str) -> Tensor:
@@ -224,6 +303,11 @@ def _to_255(image: Tensor, name: str) -> Tensor:
         low, high = image.min().item(), image.max().item()
         if not 0 <= low <= high <= 255:  # false for NaN, too
             raise ValueError(f"{name} has values from {low:g} to {high:g}; expected floats in [0, 1] or [0, 255]")
+        if 1 < high < 2:  # resampling with a cubic filter overshoots
+            raise ValueError(
+                f"{name} has floats up to {high:g}: an image in [0, 1] that goes beyond, or a black one in [0, 255]; clip it to [0, 1], or "
+                f"convert it to uint8"
+            )
         return image * 255 if high <= 1 else image
     type_of_values, image = image.dtype, image.long()
     low, high = image.min().item(), image.max().item()

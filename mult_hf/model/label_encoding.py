@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .entry_fields import integers, number, number_or_numbers, numbers, optional, set_fields, text
+from .entry_fields import integers, number, number_or_numbers, numbers, optional, refusal, set_fields, text
 
 
 def _per_channel(value: float | tuple[float, ...]) -> np.ndarray:
@@ -37,13 +37,14 @@ class LabelEncoding:
     maximum: float | None = None
     channels: tuple[int, ...] | None = None
 
-    def decode(self, stored: np.ndarray, channels: int | None = None) -> np.ndarray:
+    def decode(self, stored: np.ndarray, channels: int | None = None, channels_last: bool | None = None) -> np.ndarray:
         """Turn a stored map into a target map.
 
         Args:
             stored: (height, width), (height, width, channels) or (channels, height, width) as read from the file.
             channels: of the target, where they are known: they decide which axis of `stored` is that of the channels. Without them
                 it is the last where that is at most 4 and the first is not.
+            channels_last: whether the channels of a map of three axes are the last one, as in every image file; by default as above.
 
         Returns:
             `np.ndarray`: (channels, height, width), float32, NaN where the value is not known.
@@ -52,7 +53,11 @@ class LabelEncoding:
             ValueError: if the stored values are of another width than `dtype`, a wanted channel is missing, or both the first and
                 the last axis may be that of the channels.
         """
-        stored = self._channels_first(self._as_declared(np.asarray(stored)), channels)
+        stored = self._as_declared(np.asarray(stored))
+        if channels_last is None or stored.ndim != 3:
+            stored = self._channels_first(stored, channels)
+        elif channels_last:
+            stored = np.ascontiguousarray(np.moveaxis(stored, -1, 0))
         if self.channels is not None:
             if max(self.channels) >= len(stored):
                 raise ValueError(f"the stored map has {len(stored)} channels, but channels {list(self.channels)} are to be read from it")
@@ -60,8 +65,9 @@ class LabelEncoding:
         self._check_channels(len(stored))
         target = np.multiply(stored, _per_channel(self.scale), dtype=np.float64)
         target += _per_channel(self.offset)
-        target = target.astype(np.float32)
-        target[:, self._means_unknown(stored)] = np.nan
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and not known for that
+            target = target.astype(np.float32)
+        target[:, self._means_unknown(stored) | ~np.isfinite(target).all(axis=0)] = np.nan
         return target
 
     def encode(self, target: np.ndarray) -> np.ndarray:
@@ -83,13 +89,11 @@ class LabelEncoding:
             raise ValueError(f"{int(unknown.sum())} values are not known, but this encoding has no stored value for that; set `unknown`")
         stored = self.stored_values(np.asarray(target, np.float64))
         lowest, highest = _limits(self.dtype)
-        if not floating:
-            stored = np.round(stored)
-            low, high = np.nanmin(stored, initial=highest), np.nanmax(stored, initial=lowest)
-            if low < lowest or high > highest:
-                raise ValueError(
-                    f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`"
-                )
+        stored = stored if floating else np.round(stored)
+        known = stored[~unknown]
+        low, high = float(known.min(initial=highest)), float(known.max(initial=lowest))  # Python compares them with integers exactly
+        if low < lowest or high > highest:
+            raise ValueError(f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`")
         lost = ~unknown[0] & self._means_unknown(stored)
         if lost.any():
             examples = ", ".join(f"{value:g}" for value in np.unique(stored[:, lost])[:3])
@@ -134,29 +138,29 @@ class LabelEncoding:
         except (TypeError, ValueError, SyntaxError):
             dtype = None
         if dtype is None or dtype.kind not in "biuf":
-            raise ValueError(
-                f"encoding dtype {self.dtype!r} is not a numpy type of numbers; give one such as 'uint8', 'uint16' or 'float32'"
-            )
+            raise refusal(f"encoding dtype {self.dtype!r} is not a numpy type of numbers; give one such as 'uint8', 'uint16' or 'float32'")
         if not np.all(_per_channel(self.scale)):
-            raise ValueError(f"encoding scale is {self.scale}; it must not be 0")
+            raise refusal(f"encoding scale is {self.scale}; it must not be 0")
         lowest, highest = _limits(dtype)
         impossible = [value for value in self.unknown if not lowest <= value <= highest or (dtype.kind != "f" and value != int(value))]
         if impossible:
-            raise ValueError(
+            raise refusal(
                 f"encoding unknown has {impossible}, which {self.dtype} cannot hold (it has {lowest:g} to {highest:g}); "
                 f"give stored values, or correct `dtype`"
             )
         if self.channels is not None and (not self.channels or min(self.channels) < 0):
-            raise ValueError(f"encoding channels are {self.channels}; give the numbers of stored channels, from 0 on, or None for all")
+            raise refusal(f"encoding channels are {self.channels}; give the numbers of stored channels, from 0 on, or None for all")
         counts = {name: len(getattr(self, name)) for name in _PER_CHANNEL if isinstance(getattr(self, name), tuple)}
         if len(set(counts.values())) > 1 or 0 in counts.values():
             raise ValueError(f"encoding has {counts} numbers per channel; give as many for each, or one number for all channels")
 
     def _as_declared(self, stored: np.ndarray) -> np.ndarray:
         """Check the storage width; image libraries widen 16-bit files to int32, which is accepted when the values fit."""
-        declared = np.dtype(self.dtype)
+        declared, stored = np.dtype(self.dtype).newbyteorder("="), stored.astype(stored.dtype.newbyteorder("="), copy=False)
         if stored.dtype == declared or declared.kind == stored.dtype.kind == "f":
             return stored
+        if stored.dtype.kind not in "biuf":
+            raise ValueError(f"the stored map is an array of {stored.dtype}, not of numbers; store it as {self.dtype}")
         if stored.dtype.kind in "iu" and declared.kind in "iu" and stored.dtype.itemsize > declared.itemsize:
             limits = np.iinfo(declared)
             if limits.min <= stored.min(initial=limits.max) and stored.max(initial=limits.min) <= limits.max:

@@ -73,6 +73,14 @@ class MulTPreTrainedModel(PreTrainedModel):
         def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
             """As in torch."""
 
+    def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but weights keep their names in memory by default.
+
+        transformers names some encoders' weights in files as their first releases did. What reads a file without renaming, as
+        `accelerate.load_checkpoint_and_dispatch` does, would leave these weights out. `from_pretrained` reads both forms.
+        """
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
     def __getstate__(self) -> dict[str, Any]:
         """What pickling and copying keep."""
         return picklable_state(self)

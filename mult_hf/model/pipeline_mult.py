@@ -7,6 +7,7 @@ from types import GeneratorType
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -104,14 +105,25 @@ class MultiTaskVisionPipeline(Pipeline):
         image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
         image = read_image(image, timeout=timeout)
         pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"].to(self.dtype)
-        return {"pixel_values": pixel_values, "target_size": [tuple(map(int, target_size or _size(image)))]}
+        # In a list, since transformers joins tensors to a batch, and a processor may keep aspect ratios.
+        return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, target_size or _size(image)))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:  # type: ignore[override]
         if self.model.training:  # else dropout and stochastic depth would act
             self.model.eval()
-        # transformers splits batches key by key, so predictions must be on the same level as the sizes.
-        outputs = self.model(input_tensors["pixel_values"], tasks=tasks)
-        return {**outputs.predictions, "target_size": input_tensors["target_size"]}
+        images = [image for each in input_tensors["pixel_values"] for image in (each if isinstance(each, list) else [each])]
+        numbers_by_size: dict[tuple[int, ...], list[int]] = {}
+        for number, image in enumerate(images):  # (1, 3, height, width)
+            numbers_by_size.setdefault(tuple(image.shape), []).append(number)
+        predictions: dict[str, list[Any]] = {}
+        for numbers in numbers_by_size.values():
+            outputs = self.model(torch.cat([images[number] for number in numbers]), tasks=tasks)
+            for task, maps in outputs.predictions.items():
+                of_images = predictions.setdefault(task, [None] * len(images))
+                for number, prediction in zip(numbers, maps):  # (channels, height, width)
+                    of_images[number] = prediction
+        # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
+        return {**predictions, "target_size": input_tensors["target_size"]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:  # type: ignore[override]
         """One image's predictions to its size and units, each also as a colour image."""

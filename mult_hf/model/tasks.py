@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .entry_fields import integer, integers, number, numbers, optional, set_fields, text, texts
+from .entry_fields import integer, integers, number, numbers, optional, refusal, set_fields, text, texts
 from .label_encoding import LabelEncoding
 
 IGNORE_INDEX = 255
@@ -128,14 +128,14 @@ class TaskSpec:
     def __post_init__(self) -> None:
         what = f"task {self.name!r}" if isinstance(self.name, str) else "a task"
         set_fields(self, what, {"name": text, "kind": text})
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise ValueError(f"task name {self.name!r} is not a lower-case identifier such as 'edge_occlusion'")
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):  # it is part of file names
+            raise refusal(f"task name {self.name!r} is not a lower-case identifier of at most 64 characters such as 'edge_occlusion'")
         if self.name in RESERVED_NAMES:
             raise ValueError(f"a task cannot be called {self.name!r}: a column, an input or an output has that name; choose another")
         if hasattr(_MODULES, self.name):
             raise ValueError(f"a task cannot be called {self.name!r}: torch.nn.ModuleDict has an attribute of that name; choose another")
         if self.kind not in KINDS:
-            raise ValueError(f"{what} has kind {self.kind!r}; allowed: {', '.join(KINDS)}")
+            raise refusal(f"{what} has kind {self.kind!r}; allowed: {', '.join(KINDS)}")
         for name, default in _DEFAULTS[self.kind].items():
             if getattr(self, name) in (None, "", (), []):
                 object.__setattr__(self, name, default)
@@ -143,7 +143,7 @@ class TaskSpec:
             raise ValueError(f"{what} has a {type(self.encoding).__name__} as encoding; give a LabelEncoding, or use from_dict")
         set_fields(self, what, _FIELDS)
         for reason in filter(None, (check(self) for check in _CHECKS)):
-            raise ValueError(f"{what} {reason}")
+            raise refusal(f"{what} {reason}")
 
     @property
     def is_classification(self) -> bool:
@@ -155,8 +155,13 @@ class TaskSpec:
         """One factor per channel that a mirrored target is multiplied by."""
         return self.horizontal_flip_signs or (1.0,) * self.channels
 
-    def decode(self, stored: np.ndarray) -> np.ndarray:
+    def decode(self, stored: np.ndarray, channels_last: bool | None = None) -> np.ndarray:
         """Turn a stored map into this task's target.
+
+        Args:
+            stored: (height, width), (height, width, channels) or (channels, height, width) as read from the file.
+            channels_last: whether the channels of a map of three axes are the last one, as in every image file; by default its
+                shape and this task decide.
 
         Returns:
             `np.ndarray`: (height, width) int64 with 255 where unknown, for classification; else (channels, height, width)
@@ -166,7 +171,7 @@ class TaskSpec:
             ValueError: if the map does not fit the encoding, the channels or the class list; the message names the task.
         """
         try:
-            target = self.encoding.decode(stored, 1 if self.is_classification else self.channels)
+            target = self.encoding.decode(stored, 1 if self.is_classification else self.channels, channels_last)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         channels = 1 if self.is_classification else self.channels
@@ -213,12 +218,10 @@ class TaskSpec:
                 another; the message names the entry and the field.
         """
         if not isinstance(entry, Mapping):
-            raise ValueError(
-                f"a task entry is {entry!r} ({type(entry).__name__}); give the name of a registered task or a mapping of fields"
-            )
+            raise refusal(f"a task entry is {entry!r} ({type(entry).__name__}); give the name of a registered task or a mapping of fields")
         _refuse_unknown_fields(f"task entry {entry.get('name')!r}", entry, cls)
         if "name" not in entry:
-            raise ValueError(f"a task entry needs a name, got {dict(entry)}")
+            raise refusal(f"a task entry needs a name, got {dict(entry)}; add the field `name`")
         values = {**entry, "name": text("a task entry has the name", entry["name"])}
         base = _REGISTRY.get(values["name"])
         if values.get("encoding") is not None:
@@ -229,7 +232,10 @@ class TaskSpec:
             return replace(base, **values)
         missing = [key for key in ("kind", "channels") if key not in values]
         if missing:
-            raise ValueError(f"task {values['name']!r} is not registered and its entry lacks {missing}; registered: {', '.join(_REGISTRY)}")
+            raise refusal(
+                f"task {values['name']!r} is not registered and its entry lacks {missing}; registered: {', '.join(_REGISTRY)}; add the "
+                f"fields, or give one of these names"
+            )
         return cls(**values)
 
 
@@ -237,19 +243,19 @@ def _encoding(what: str, values: Any) -> LabelEncoding:
     if isinstance(values, LabelEncoding):
         return values
     if not isinstance(values, Mapping):
-        raise ValueError(f"{what} is {values!r} ({type(values).__name__}); give a mapping of fields such as `dtype: uint16`")
+        raise refusal(f"{what} is {values!r} ({type(values).__name__}); give a mapping of fields such as `dtype: uint16`")
     _refuse_unknown_fields(what, values, LabelEncoding)
     try:
         return LabelEncoding(**values)
     except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
+        raise refusal(f"{what}: {error}") from None
 
 
 def _refuse_unknown_fields(what: str, entry: Mapping[str, Any], cls: type) -> None:
     allowed = [f.name for f in fields(cls)]
     unknown = sorted(set(entry) - set(allowed), key=str)
     if unknown:
-        raise ValueError(f"{what} has unknown fields {unknown}; allowed: {', '.join(allowed)}")
+        raise refusal(f"{what} has unknown fields {unknown}; allowed: {', '.join(allowed)}")
 
 
 def _with_lists(value: Any) -> Any:
@@ -371,11 +377,11 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
         ValueError: on a name that is not registered, one that is given twice, or an entry that is wrong.
     """
     if isinstance(entries, str) or not isinstance(entries, Iterable):
-        raise ValueError(f"tasks is {entries!r}; give a list of names of registered tasks or entries")
+        raise refusal(f"tasks is {entries!r}; give a list of names of registered tasks or entries")
     specs: dict[str, TaskSpec] = {}
     for entry in entries.values() if isinstance(entries, Mapping) else entries:
         if isinstance(entry, str) and entry not in _REGISTRY:
-            raise ValueError(f"task {entry!r} is not registered; registered: {', '.join(_REGISTRY)}; add it with register_task")
+            raise refusal(f"task {entry!r} is not registered; registered: {', '.join(_REGISTRY)}; add it with register_task")
         spec = _REGISTRY[entry] if isinstance(entry, str) else entry if isinstance(entry, TaskSpec) else TaskSpec.from_dict(entry)
         if spec.name in specs:
             raise ValueError(f"task {spec.name!r} comes twice; give each task once")

@@ -12,6 +12,12 @@ from .weighting import WEIGHTINGS
 # Settings of a new Swin, which have no effect on a loaded encoder or model.
 _NEW_SWIN = ("embed_dim", "depths", "window_size", "position_embeddings")
 
+MAX_IMAGE_SIZE = 16_384
+"""Largest side of training images in pixels, far beyond any memory; larger ones are slips of the hand."""
+
+MAX_MODEL_SIZE = 4_096
+"""Most channels, blocks per stage, and patches per window side of a new Swin; larger ones are slips of the hand."""
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The directory that contains the package; in a checkout, the top level."""
 
@@ -33,7 +39,7 @@ class DataArguments:
     image_size: int | None = flag(None, "side of training images in pixels; by default as stored")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {32: ["image_size"]})
+        check_bounds(self, {32: ["image_size"]}, {MAX_IMAGE_SIZE: ["image_size"]})
         if self.dataset is None:
             raise ValueError(
                 "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"
@@ -58,6 +64,10 @@ class ModelArguments:
     drop_path_rate: float = flag(0.0, "stochastic depth of a new Swin and of the decoders")
 
     def __post_init__(self) -> None:
+        sizes = ["embed_dim", "depths", "window_size"]
+        check_bounds(self, {0: ["drop_path_rate"], 1: sizes}, {MAX_MODEL_SIZE: sizes})
+        if not self.drop_path_rate < 1:
+            raise ValueError(f"--drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1")
         check_mutually_exclusive(self, "model", ("backbone", *_NEW_SWIN, "decoder", "block_attention", "reference_task", "drop_path_rate"))
         check_mutually_exclusive(self, "backbone", _NEW_SWIN)
 

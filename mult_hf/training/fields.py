@@ -1,6 +1,7 @@
 """Dataclass fields that become flags, and checks of their values."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields
@@ -20,21 +21,27 @@ def flag(default: Any, help_text: str, **keywords: Any) -> Any:
     return field(default=default, metadata={"help": help_text, **keywords})
 
 
-def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]]) -> None:
-    """Reject numbers that are too small, and NaN.
+def check_bounds(arguments: Any, at_least: Mapping[float, Sequence[str]], at_most: Mapping[float, Sequence[str]] | None = None) -> None:
+    """Reject numbers that are too small or too large, NaN and infinity.
 
     Args:
-        arguments: a dataclass of flags; values of None are skipped.
+        arguments: a dataclass of flags; values of None are skipped, and of a list every item is checked.
         at_least: smallest allowed value -> names of its flags.
+        at_most: largest allowed value -> names of its flags.
 
     Raises:
         ValueError: if a number is too small or NaN; the message names the flag, its value and the limit.
     """
-    for least, names in at_least.items():
+    bounds = {name: [least, math.inf] for least, names in at_least.items() for name in names}
+    for most, names in (at_most or {}).items():
         for name in names:
-            value = getattr(arguments, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"--{name} is {value}; it must be at least {least}")
+            bounds.setdefault(name, [-math.inf, most])[1] = most
+    for name, (least, most) in bounds.items():
+        value = getattr(arguments, name)
+        if all(each is None or (least <= each <= most and math.isfinite(each)) for each in (value if isinstance(value, list) else [value])):
+            continue
+        limits = [f"at least {least}"] * (least > -math.inf) + [f"at most {most}" if most < math.inf else "finite"]
+        raise ValueError(f"--{name} is {value}; it must be {' and '.join(limits)}")
 
 
 def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -> None:

@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 
 from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
 from .averaging import WeightAverage
-from .checkpoints import list_checkpoints, save_checkpoint
+from .checkpoints import list_checkpoints, naming_what_was_not_written, save_checkpoint
 from .distributed import check_whole_parameters, whole_model
 from .fields import json_object
 from .fingerprint import describe_data
@@ -119,8 +120,14 @@ class TrainingLoop:
             finished = self.progress.step == self.arguments.max_steps  # then only the final evaluation is repeated
             self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
 
+    @naming_killed_workers("go on with --resume latest")
     def run(self) -> None:
-        """Take all remaining optimizer steps, with log entries, evaluations and checkpoints in between."""
+        """Take all remaining optimizer steps, with log entries, evaluations and checkpoints in between.
+
+        Raises:
+            OSError: if something cannot be written, or a process that reads data was killed.
+            FloatingPointError: if a loss, a gradient or a weight is not finite.
+        """
         arguments, progress = self.arguments, self.progress
         start = progress.step * arguments.gradient_accumulation_steps
         sampler = StreamBatches(arguments.batch_size, self.accelerator.process_index, self.accelerator.num_processes, start)
@@ -232,7 +239,8 @@ class TrainingLoop:
     def record(self, entry: dict[str, Any]) -> None:
         """Write an entry to the log file and the trackers."""
         if self.accelerator.is_main_process:
-            self.log_file.append(entry)
+            with naming_what_was_not_written(self.log_file.path, self.checkpoints):
+                self.log_file.append(entry)
         self.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=entry["step"])
 
     def evaluate(self) -> Measured:

@@ -12,6 +12,7 @@ from mult_hf.evaluation.report import example_panel, results_table
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 from .arguments import as_text
+from .checkpoints import naming_what_was_not_written
 from .distributed import peak_memory
 from .loop import TrainingLoop
 from .saving import save_model
@@ -60,10 +61,11 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
     with loop.final_weights() as model:
         save_model(loop.accelerator, model, loop.processor, directory, loop.checkpoints)
         if loop.accelerator.is_main_process:
-            (directory / "metrics.json").write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
             panel = example_panel(model, loop.validation.rows, loop.validation.collator, loop.arguments.panel_rows)
-            panel.save(directory / "panel.png")
-            save_card(loop, model, provenance, numbers, table)
+            with naming_what_was_not_written(directory, loop.checkpoints):
+                (directory / "metrics.json").write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
+                panel.save(directory / "panel.png")
+                save_card(loop, model, provenance, numbers, table)
     return numbers
 
 

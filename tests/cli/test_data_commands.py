@@ -1,5 +1,7 @@
 """Proves that the data commands pass on their arguments, report, and exit with the right status; tests/data tests the functions."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +9,7 @@ from PIL import Image
 pytest.importorskip("datasets", reason='reads data sets: pip install "mult-hf[data]"')
 
 from mult_hf.cli import check, convert, main, render_doom, render_rooms
+from mult_hf.inference.directory_lock import exclusive_run
 
 
 @pytest.fixture
@@ -134,3 +137,27 @@ def test_the_flags_reach_the_renderer_of_doom_and_missing_views_are_reported(tmp
     printed = capsys.readouterr()
     assert printed.out == f"2 views in {tmp_path}\n"
     assert "fewer views than requested, because no more suitable places were found: MAP05 0 of 1" in printed.err
+
+
+# --- two runs
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["convert", "taskonomy", "{download}", "--split", "test", "--tasks", "depth", "--output_dir", "{out}"],
+        ["render", "rooms", "{out}", "--rooms", "3", "--size", "32"],
+        ["render", "doom", "{out}", "--views", "100", "--size", "32"],
+    ],
+    ids=lambda argv: argv[1],
+)
+def test_a_second_run_in_a_directory_is_refused_and_changes_nothing(argv, taskonomy, tmp_path, capsys, monkeypatch):
+    """Renderers delete what a run left unfinished; of a run that still lives that is what it works on."""
+    monkeypatch.setattr(render_rooms.variants, "choose_variant", lambda variant: ("scalar_rgb", None))
+    argv = [word.format(download=taskonomy, out=tmp_path / "out") for word in argv]
+    with exclusive_run(tmp_path / "out"):
+        (tmp_path / "out/train-00000-of-00001.parquet.part").write_bytes(b"half")
+        before = sorted(tmp_path.rglob("*"))
+        assert main.main(argv) == 2
+        assert sorted(tmp_path.rglob("*")) == before
+    assert f"another run is writing to {tmp_path / 'out'}: process {os.getpid()}" in capsys.readouterr().err

@@ -3,6 +3,7 @@ with an upload.
 """
 
 import gzip
+import json
 import shutil
 import socket
 import struct
@@ -11,6 +12,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -213,18 +215,7 @@ def test_a_port_in_use_ends_the_program_with_a_one_line_error(demo, tmp_path, mo
             app.launch(app.DemoArguments(port=port), tmp_path, prevent_thread_lock=True, quiet=True)
 
 
-# In a browser
-
-
-@pytest.fixture
-def browser():
-    """Headless Chromium of the system."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium here; on Debian: apt-get install -y chromium")
-    with playwright.sync_playwright() as running:
-        yield running.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+# Served
 
 
 @pytest.fixture
@@ -239,6 +230,53 @@ def served(tiny_model, tmp_path, monkeypatch):
     page = app.launch(arguments, tmp_path / "served", prevent_thread_lock=True, quiet=True)
     yield page.local_url
     page.close()
+
+
+def answer(address, image):
+    """The last message of the server about a prediction of `image`, sent as the page sends it."""
+    session = {"session_hash": "visitor"}
+    joined = {"data": [image, ["depth"], 60], "fn_index": 0, **session}
+    httpx.post(f"{address}gradio_api/queue/join", json=joined).raise_for_status()
+    with httpx.stream("GET", f"{address}gradio_api/queue/data", params=session, timeout=60) as events:
+        messages = (json.loads(line.removeprefix("data:")) for line in events.iter_lines() if line.startswith("data:"))
+        return next(message for message in messages if message["msg"] == "process_completed")
+
+
+def test_a_request_with_an_upload_is_answered_and_one_with_a_url_is_refused_without_fetching_it(served, tmp_path, monkeypatch):
+    """The page sends no URLs; a stranger may."""
+    with open(image_file(tmp_path / "image.png"), "rb") as file:
+        (path,) = httpx.post(f"{served}gradio_api/upload", files={"files": file}).json()
+    meta = {"_type": "gradio.FileData"}
+    assert answer(served, {"path": path, "meta": meta})["success"], "premise: this is how the page asks"
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_get", lambda url: pytest.fail(f"fetched {url}"))
+    for url in ("http://127.0.0.1:1/secret", "https://example.org/image.png"):
+        for payload in ({"path": url, "meta": meta}, {"path": url, "url": url, "meta": meta}):
+            refused = answer(served, payload)
+            assert not refused["success"]
+            assert "this server fetches none: download the image, then upload it" in refused["output"]["error"]
+    assert not answer(served, {"path": "HTTP://example.org/image.png", "meta": meta})["success"], "no upload either"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/secret", "https://example.org/a.png", "HTTPS://example.org", "http%3A//example.org"])
+def test_the_server_is_no_proxy(served, monkeypatch, url):
+    monkeypatch.setattr("safehttpx.async_validate_url", lambda host: pytest.fail(f"asked for {host}"))
+    for method in ("GET", "HEAD"):
+        response = httpx.request(method, f"{served}gradio_api/file={url}")
+        assert (response.status_code, response.text) == (403, "This server fetches no URLs." if method == "GET" else "")
+
+
+# In a browser
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium of the system."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium here; on Debian: apt-get install -y chromium")
+    with playwright.sync_playwright() as running:
+        yield running.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
 
 
 @pytest.mark.slow

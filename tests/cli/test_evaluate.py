@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli.evaluate import EvaluationArguments, main
+from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.metrics import MultiTaskMetrics
 from support.tables import unpadded
 
@@ -374,3 +375,10 @@ def test_two_processes_give_the_same_numbers_as_one(save_model, data, run, tmp_p
     assert unpadded(printed).count("| task | metric | model | constant baseline | other |") == 1, "one process speaks"
     for part in ("model", "constant_baseline", "compared", "differences", "per_class", "worst", "evaluated_samples"):
         assert together[part] == alone[part]
+
+
+def test_a_second_run_in_a_directory_is_refused(save_model, data, tmp_path):
+    argv = ["--model", save_model(), "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", tmp_path / "out"]
+    with exclusive_run(tmp_path / "out"), pytest.raises(ValueError, match=r"another run is writing to .*out: process"):
+        main([*map(str, argv)])
+    assert not (tmp_path / "out/results.json").exists()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from mult_hf.cli import predict as script
 from mult_hf.inference.directory_lock import HOLDER_FILE, LOCK_FILE, exclusive_run
 from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
+from mult_hf.inference.scale import ViewSize
+from mult_hf.inference.tiling import tiled
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 40
@@ -141,16 +144,66 @@ def test_the_model_sees_images_of_several_sizes_unchanged(run, model, tmp_path):
         assert_predicted(tmp_path / "out", f"{number}.png", folder / f"{number}.png", model, do_resize=False)
 
 
-def test_small_images_are_predicted_whole_and_large_ones_in_tiles(run, model, tmp_path):
+def test_an_image_smaller_than_a_tile_is_predicted_as_without_tiles_and_a_larger_one_in_tiles_of_the_models_size(run, model, tmp_path):
+    """Also one that is smaller than the model takes: it is enlarged."""
     folder = save_images(tmp_path / "images", "small.png", size=(60, 50))
     save_images(folder, "large.png", size=(200, 90))
-    status, _ = run("--inputs", folder, "--tile", 64)
+    save_images(folder, "thin.png", size=(20, 300))
+    status, printed = run("--inputs", folder, "--tile", 64)
     assert status == 0
-    assert_predicted(tmp_path / "out", "small.png", folder / "small.png", model, do_resize=False)
-    depth = read_map(tmp_path / "out/maps/depth/large.png.png", load_stored_forms(tmp_path / "out")["depth"])
-    assert depth.shape == (1, 90, 200)
-    with pytest.raises(AssertionError):
-        assert_predicted(tmp_path / "out", "large.png", folder / "large.png", model, do_resize=False)
+    assert "note" not in printed
+    loaded = MulTForMultiTaskDensePrediction.from_pretrained(model).eval()
+    processor = MulTImageProcessor.from_pretrained(model, do_resize=False)
+    predictor = tiled(partial(predict, loaded), loaded.config.task_specs, 64, ViewSize(SIZE, SIZE))
+    for name in ("small.png", "large.png", "thin.png"):
+        image = Image.open(folder / name)
+        (maps,) = processor.post_process(predictor(processor(image, return_tensors="pt")["pixel_values"]), [(image.height, image.width)])
+        entry = load_stored_forms(tmp_path / "out")["depth"]
+        depth = read_map(tmp_path / "out/maps/depth" / f"{name}.png", entry)
+        np.testing.assert_allclose(depth[0], maps["depth"]["prediction"], atol=precision(entry) + 1e-4)
+    # 8 bits of a resized image differ from resized numbers of it by half a grey level.
+    run("--inputs", folder / "small.png", output="plain")
+    entry = load_stored_forms(tmp_path / "plain")["depth"]
+    plain, small = (read_map(tmp_path / out / "maps/depth/small.png.png", entry) for out in ("plain", "out"))
+    np.testing.assert_allclose(small, plain, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        (
+            ["--image_size", "own"],
+            "1 image: objects appear 3.8 times as large as in the training images (150 x 150 pixels, trained on",
+        ),
+        (["--image_size", "own", "--tile", "64"], "1 image: objects appear 3.8 times as large"),
+        (
+            ["--image_size", "80"],
+            "2 images: objects appear 2 times as large as in the training images (80 x 80 pixels, trained on 40",
+        ),
+        (["--tile", "32"], "1 image: tiles show objects 4.7 times as large as the whole image, where 3 is the most of use"),
+        (["--tile", "64"], None),
+        (["--image_size", "44"], None),
+        ([], None),
+    ],
+)
+def test_a_scale_far_from_the_training_images_is_said_once(run, tmp_path, flags, note):
+    """The model was trained on 40 x 40 pixels."""
+    folder = save_images(tmp_path / "images", "small.png", size=(50, 44))
+    save_images(folder, "large.png", size=(150, 150))
+    status, printed = run("--inputs", folder, "--no_panels", "--tasks", "depth", *flags)
+    assert status == 0
+    notes = [line for line in printed.splitlines() if line.startswith("note")]
+    assert len(notes) == (note is not None)
+    assert not notes or notes[0].startswith(f"note for {note}")
+    assert not notes or notes[0].endswith(("leave --image_size out", "give a larger --tile"))
+
+
+def test_a_processor_that_keeps_the_aspect_ratio_is_taken(run, model, tmp_path):
+    MulTImageProcessor.from_pretrained(model, size={"shortest_edge": SIZE}).save_pretrained(model)
+    folder = save_images(tmp_path / "images", "a.png", size=(120, 60))
+    assert run("--inputs", folder)[0] == 0
+    assert_predicted(tmp_path / "out", "a.png", folder / "a.png", model)
+    assert run("--inputs", folder, "--tile", 64, output="tiles")[0] == 0
 
 
 def test_only_requested_tasks_are_written(run, images, tmp_path):
@@ -223,6 +276,17 @@ def test_odd_inputs_succeed_or_fail_with_a_reason_also_in_the_next_run(run, tmp_
         assert summary.endswith("4 failed")
     assert (tmp_path / "out/panels/column.png.jpg").is_file()
     assert (tmp_path / "out/panels/good.png.jpg").is_file()
+
+
+def test_a_failed_input_is_one_line_whatever_its_name(run, tmp_path):
+    folder = save_images(tmp_path / "images", "good.png")
+    (folder / "two\nlines\t.png").write_text("no image")
+    (folder / "snow \N{SNOWMAN}.png").write_text("no image")
+    status, printed = run("--inputs", folder)
+    assert status == 1
+    first, second, _ = sorted(printed.splitlines())
+    assert first.startswith("not predicted: snow \N{SNOWMAN}.png: ")
+    assert second.startswith("not predicted: two\\nlines\\t.png: ")
 
 
 def test_an_image_that_is_too_small_for_the_model_is_listed(run, tmp_path):

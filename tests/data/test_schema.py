@@ -1,6 +1,7 @@
 """Proves that a data set is read from its current files, not from an old copy of it or of another with the same name."""
 
 import datasets
+import pytest
 import yaml
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
@@ -35,3 +36,11 @@ def test_the_card_lets_plain_load_dataset_detect_a_change(tmp_path):
 
 def test_load_rows_gives_all_splits_without_a_name(tmp_path):
     assert list(load_rows(write_rows(tmp_path / "rooms", [1]))) == ["train"]
+
+
+def test_a_broken_file_of_a_data_set_is_refused_with_its_directory(tmp_path):
+    path = write_rows(tmp_path / "rooms", [1]) / "train-00000-of-00001.parquet"
+    for content in (path.read_bytes()[:-10], b"PAR1 and no more", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{tmp_path}/rooms cannot be read: .*; make or download its files again"):
+            load_rows(tmp_path / "rooms", "train")

@@ -53,3 +53,12 @@ def test_weights_of_another_shape_are_refused(saved):
     rewrite(lambda state: {**state, name: state[name][:1].clone()})
     with pytest.raises(ValueError, match=f"lacks 1 of the model's .* such as {name}"):
         load_whole_model(str(directory))
+
+
+@pytest.mark.parametrize("kept", [0, 4, 500, 5000, -1])
+def test_weights_that_are_cut_off_are_refused_with_the_models_name(saved, kept):
+    _, directory, _ = saved
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=rf"the weights of {directory} are cut off or broken: .*; save or download the model again"):
+        load_whole_model(str(directory))

@@ -169,6 +169,21 @@ def test_without_its_plug_in_a_heic_image_fails_with_what_to_install(tmp_path, m
     assert outcome.reason.endswith("install it with: pip install pillow-heif")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_regular_file_fails_without_being_opened(tmp_path):
+    """Opening a pipe waits for its writer; a device may never end."""
+    for name in ("pipe.png", "pipe.mp4"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    save_image(tmp_path / "good.png")
+    source = FileSource(find_files([str(tmp_path)], tmp_path / "out"))
+    assert len(source) == 3, "images count before they are looked at"
+    outcomes = {outcome.name: outcome for outcome in source}
+    assert isinstance(outcomes.pop("good.png"), InputImage)
+    assert sorted(outcomes) == ["pipe.mp4", "pipe.png", "zero.png"]
+    assert all("is a pipe, socket or device; give a regular file" in outcome.reason for outcome in outcomes.values())
+
+
 @pytest.mark.parametrize("fails", ["prepare", "is_finished"])
 def test_any_error_of_an_image_becomes_its_reason(fails):
     def fail_at_two(image):

@@ -1,6 +1,7 @@
 """Proves that tiled predictions equal those of the whole image where tiles agree, and are blended smoothly where they differ."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 
 from mult_hf import TaskSpec
 from mult_hf.inference.predictor import predict, to_average
-from mult_hf.inference.tiling import tile_starts, tiled
+from mult_hf.inference.scale import ViewSize
+from mult_hf.inference.tiling import Layout, align, tile_starts, tiled
 
 SPECS = {
     "classes": TaskSpec(name="classes", kind="classification", channels=2),
@@ -50,7 +52,7 @@ def two_tiles(overlap):
 def test_a_pixelwise_predictor_gives_the_same_result_in_tiles(size, batch_size):
     """Numbers to the last bit; probabilities and unit vectors to the rounding of their logarithm and length."""
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    whole, tiles = pointwise(images), tiled(pointwise, SPECS, 32, batch_size)(images)
+    whole, tiles = pointwise(images), tiled(pointwise, SPECS, 32, batch_size=batch_size)(images)
     assert torch.equal(tiles["distance"], whole["distance"])
     torch.testing.assert_close(tiles["classes"], whole["classes"].log_softmax(dim=1))
     torch.testing.assert_close(tiles["direction"], whole["direction"])
@@ -104,8 +106,82 @@ def test_the_predictor_gets_at_most_a_batch_of_tiles_of_one_size():
     assert seen == [(1, 3, 40, 64)] * 2, "a side that is shorter than a tile is not cut"
 
 
-def test_a_tile_too_small_for_a_model_is_refused():
-    with pytest.raises(ValueError, match="tile is 31 pixels; it must be at least 32"):
+VIEW = ViewSize(32, 32)
+"""At which a model of these tests sees images and tiles."""
+
+
+def test_every_view_has_the_models_size_and_an_image_no_larger_than_a_tile_has_one():
+    seen = []
+
+    def predictor(views):
+        seen.append(tuple(views.shape))
+        return {"distance": views[:, :1]}
+
+    predict_tiles = tiled(predictor, SPECS, 64, VIEW, batch_size=4)
+    assert predict_tiles(torch.zeros(2, 3, 100, 150))["distance"].shape == (2, 1, 100, 150)
+    assert seen == [(2, 3, 32, 32), (8, 3, 32, 32), (4, 3, 32, 32)], "the whole image, then six tiles of each"
+    seen.clear()
+    assert predict_tiles(torch.zeros(1, 3, 64, 50))["distance"].shape == (1, 1, 32, 32)
+    assert seen == [(1, 3, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("size", "view", "tile", "zoom"),
+    [
+        ((512, 512), ViewSize(128, 128), (256, 256), 2.0),
+        ((400, 600), ViewSize(128, 128), (256, 256), (400 * 600) ** 0.5 / 256),
+        ((200, 600), ViewSize(128, 128), (200, 256), (600 / 256) ** 0.5),
+        ((512, 512), ViewSize(96, 128), (192, 256), (512 * 512 / (192 * 256)) ** 0.5),
+        ((400, 600), ViewSize(100, 100, keeps_aspect=True), (256, 256), 400 / 256),
+    ],
+)
+def test_a_tile_has_as_many_of_the_images_pixels_as_asked_for_and_a_known_zoom(size, view, tile, zoom):
+    layout = Layout.of_image(size, 256, view)
+    assert (layout.tile, layout.seen) == (tile, (view.height, view.width))
+    assert layout.zoom == pytest.approx(zoom)
+    assert layout.cells == tuple(
+        round(side * part / length / 4) for side, part, length in zip(view.of_image(size), tile, size, strict=True)
+    )
+    assert not layout.is_whole_image
+
+
+def test_a_tile_that_sees_what_the_whole_image_shows_adds_nothing():
+    """A slope has the same means at every scale; away from its ends, where they are cut off, 0.02 of 4 is the interpolation's."""
+    slope = torch.linspace(-2, 2, 128).expand(1, 3, 128, 128)
+    tiles = tiled(pointwise, SPECS, 64, VIEW)(slope)
+    torch.testing.assert_close(tiles["distance"].log()[..., 8:-8], slope[:, :1, :, 8:-8] + math.log(3), atol=0.02, rtol=0)
+
+
+STRIPES = (torch.arange(64) // 2 % 2 - 0.5).expand(1, 1, 64, 64)
+"""Two columns of -1/2 and two of 1/2 in turn: any four of them have the mean 0."""
+
+
+@pytest.mark.parametrize(
+    ("zoom_exponent", "expected"), [(0.0, 5 + STRIPES), (-1.0, 5 * (1 + STRIPES / 3))], ids=["by an addend", "by a factor"]
+)
+def test_a_tile_takes_its_level_from_the_whole_image_and_its_detail_from_itself(zoom_exponent, expected):
+    """The tile says 3 with stripes, the whole image 5. Distances get a factor: at twice the distance an object is as many times deeper."""
+    spec = TaskSpec(name="value", kind="regression", channels=1, zoom_exponent=zoom_exponent)
+    torch.testing.assert_close(align(3 + STRIPES, torch.full((1, 1, 64, 64), 5.0), spec, (4, 16)), expected)
+
+
+def test_values_that_are_not_above_0_get_an_addend_whatever_their_zoom_exponent():
+    spec = TaskSpec(name="value", kind="regression", channels=1, zoom_exponent=-1.0)
+    torch.testing.assert_close(align(STRIPES, torch.full((1, 1, 64, 64), 5.0), spec, (8, 8)), 5 + STRIPES)
+
+
+def test_aligned_probabilities_are_probabilities():
+    generator = torch.Generator().manual_seed(0)
+    fine, coarse = (torch.randn(2, 3, 40, 30, generator=generator).mul(4).softmax(dim=1) for _ in range(2))
+    spec = replace(SPECS["classes"], channels=3)
+    aligned = align(fine, coarse, spec, (5, 3))
+    assert aligned.min() > 0
+    torch.testing.assert_close(aligned.sum(dim=1), torch.ones(2, 40, 30))
+    torch.testing.assert_close(align(coarse, coarse, spec, (5, 3)), coarse)
+
+
+def test_a_tile_that_no_model_takes_is_refused():
+    with pytest.raises(ValueError, match="tiles have a side of 31 pixels; it must be at least 32"):
         tiled(pointwise, SPECS, 31)
 
 

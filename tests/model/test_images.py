@@ -1,16 +1,20 @@
 """Proves that an image is read by its type and its format, or refused by name: nothing is guessed, started or waited for."""
 
+import base64
 import io
 import re
+import socket
 import struct
+import sys
 import threading
+import types
 import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mult_hf import MulTImageProcessor, MulTImageProcessorPil
 from mult_hf.model import images
@@ -78,13 +82,36 @@ def test_integers_beyond_16_bits_are_refused():
         lambda path: path.open("rb"),
         lambda path: {"bytes": path.read_bytes(), "path": None},
         lambda path: {"bytes": None, "path": str(path)},
+        lambda path: base64.b64encode(path.read_bytes()).decode(),
+        lambda path: base64.encodebytes(path.read_bytes()).decode(),
+        lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
     ],
-    ids=["path", "text", "bytes", "bytearray", "memoryview", "BytesIO", "open file", "cell of bytes", "cell of a path"],
+    ids=[
+        *("path", "text", "bytes", "bytearray", "memoryview", "BytesIO", "open file", "cell of bytes", "cell of a path"),
+        *("base64", "base64 in lines", "data URL"),
+    ],
 )
 def test_a_file_is_read_in_any_form(source, tmp_path):
     path = tmp_path / "red.png"
     path.write_bytes(encoded())
     np.testing.assert_array_equal(np.asarray(read_image(source(path))), np.asarray(RED))
+
+
+@pytest.mark.parametrize("path", ["nothing", "no/such/file.png", "YWJj", "abcd" * 2000])
+def test_text_that_is_neither_a_path_nor_an_image_in_base64_is_refused_as_a_path(path):
+    """The last two are base64, of other things."""
+    with pytest.raises(
+        ValueError, match=r"does not exist; give the path of an image|cannot be read as an image: .*name too long"
+    ) as refusal:
+        read_image(path)
+    assert len(str(refusal.value)) < 500
+
+
+def test_a_bomb_in_base64_is_refused_as_one():
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    with pytest.raises(ValueError, match=r"cannot be read as an image: .*1600000000 pixels"):
+        read_image(base64.b64encode(content).decode())
 
 
 @pytest.mark.parametrize("cell", [{"photo": "a.png"}, {"bytes": None, "path": None}, {"bytes": 5}])
@@ -111,6 +138,33 @@ def test_a_file_that_other_programs_would_be_started_for_is_refused(content, tmp
         with pytest.raises(ValueError, match="cannot be read as an image: it is broken or none of JPEG"):
             read_image(source)
     assert not {"EPS", "PDF", "PSD", "WMF"} & set(FORMATS)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_heic_is_read_by_its_contents_where_pillow_heif_is_installed(installed, monkeypatch):
+    """A stand-in for the plug-in, which registers an opener with Pillow as it does."""
+    plug_in = types.ModuleType("pillow_heif")
+
+    def register_heif_opener():
+        Image.register_open("HEIF", lambda file, name: PngImagePlugin.PngImageFile(io.BytesIO(encoded()), name), is_heic)
+
+    def is_heic(start):
+        return start[4:12] == b"ftypheic"
+
+    plug_in.register_heif_opener = register_heif_opener
+    monkeypatch.setitem(sys.modules, "pillow_heif", plug_in if installed else None)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    monkeypatch.setattr(Image, "OPEN", {name: opener for name, opener in Image.OPEN.items() if name != "HEIF"})
+    images._register_heif.cache_clear()
+    photo = b"\0\0\0\x18ftypheic" + b"\0" * 50
+    try:
+        if installed:
+            np.testing.assert_array_equal(np.asarray(read_image(photo)), np.asarray(RED))
+        else:
+            with pytest.raises(ValueError, match=r"none of JPEG, .*; HEIC needs pillow-heif"):
+                read_image(photo)
+    finally:
+        images._register_heif.cache_clear()
 
 
 def chunk(kind, data):
@@ -185,6 +239,84 @@ def test_a_download_ends_at_its_size(server, monkeypatch):
     monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 5000)
     with pytest.raises(ValueError, match=r"photo.jpg cannot be read as an image: it has more than 5,000 bytes"):
         read_image(server)
+
+
+@pytest.fixture
+def redirecting():
+    """A server where `/N` redirects to `/N-1`, `/0` is a red image, and other paths redirect to their query, or to themselves."""
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.path)
+            number = self.path.strip("/")
+            if number == "0":
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(encoded())
+                return
+            self.send_response(302)
+            self.send_header("Location", f"/{int(number) - 1}" if number.isdigit() else self.path.partition("?")[2] or self.path)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    seen, redirects = [], HTTPServer(("127.0.0.1", 0), Redirecting)
+    thread = threading.Thread(target=redirects.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{redirects.server_port}", seen
+    redirects.shutdown()
+    thread.join()
+    redirects.server_close()
+
+
+def test_redirects_are_followed_up_to_their_limit(redirecting):
+    address, seen = redirecting
+    np.testing.assert_array_equal(np.asarray(read_image(f"{address}/{images.MAX_REDIRECTS}")), np.asarray(RED))
+    assert len(seen) == images.MAX_REDIRECTS + 1
+    seen.clear()
+    with pytest.raises(ValueError, match=rf"{address}/6 cannot be read as an image: .*redirects in a circle or more than 5 times"):
+        read_image(f"{address}/6")
+    assert "/0" not in seen
+
+
+def test_a_circle_of_redirects_is_refused(redirecting):
+    address, _ = redirecting
+    with pytest.raises(ValueError, match="redirects in a circle"):
+        read_image(f"{address}/circle")
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1:1/photo.jpg", "file:///etc/hostname", "data:image/png;base64,AAAA"])
+def test_redirects_to_anything_but_the_web_are_refused(redirecting, target):
+    """Each of these is refused by its scheme, not opened."""
+    address, _ = redirecting
+    with pytest.raises(ValueError, match=r"cannot be read as an image: .*(only http and https are followed|is not allowed)"):
+        read_image(f"{address}/away?{target}")
+
+
+def test_a_server_that_sends_its_headers_byte_by_byte_has_the_same_time():
+    """Each byte comes within the time that a socket waits; all of them together never end."""
+    listener, stopped = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection:
+            try:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not stopped.wait(0.05):
+                    connection.sendall(b"x")
+            except OSError:
+                pass  # the reader has gone
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        with pytest.raises(ValueError, match=r"cannot be read as an image: the download took more than 0\.3 s"):
+            read_image(f"http://127.0.0.1:{listener.getsockname()[1]}/photo.jpg", timeout=0.3)
+    finally:
+        stopped.set()
+        thread.join()
+        listener.close()
 
 
 def test_a_long_url_does_not_fill_the_screen():

@@ -287,8 +287,8 @@ def test_maps_of_a_turned_photo_have_the_size_it_is_seen_at(predict, photo, tmp_
 def test_an_almost_black_photo_of_fractions_stays_black(predict):
     """Values to 1 are told from values to 255 by their range, so a photo must be read once only."""
     dark = np.full((64, 96, 3), 0.002, np.float32)
-    black, white = (predict.preprocess(np.full((64, 96, 3), value, np.uint8))["pixel_values"] for value in (0, 255))
-    pixels = predict.preprocess(dark)["pixel_values"]
+    black, white = (predict.preprocess(np.full((64, 96, 3), value, np.uint8))["pixel_values"][0] for value in (0, 255))
+    pixels = predict.preprocess(dark)["pixel_values"][0]
     assert (white - black).min() > 4
     assert (pixels - black).abs().max() < 0.02 * (white - black).min()
 

@@ -3,11 +3,11 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import PreTrainedConfig, SwinConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
@@ -37,8 +37,9 @@ def swin(config_class: type[PreTrainedConfig], **changes: Any) -> PreTrainedConf
 def _register() -> None:
     """Enter MulT where the mixins look classes up by name."""
     MODEL_MAPPING_NAMES["mult"] = mult_hf.MulTModel.__name__  # a model without a head has no loss
+    package = sys.modules["transformers"]  # not what `import` gave above: transformers puts a new module there while its parts are imported
     for name in ("MulTImageProcessor", "MulTImageProcessorPil"):
-        setattr(transformers, name, getattr(mult_hf, name))
+        setattr(package, name, getattr(mult_hf, name))
 
 
 def _save_tiny_model(directory: Path) -> None:

@@ -1,0 +1,34 @@
+"""What to say when a process that reads data for this one was killed."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_KILLED = re.compile(r"DataLoader worker \(pid")
+
+
+@contextmanager
+def naming_killed_workers(advice: str) -> Iterator[None]:
+    """Turn torch's error about a killed worker into one that says what to do. Torch may raise it anywhere in the block.
+
+    As a decorator it does so for a whole function.
+
+    Args:
+        advice: how to continue.
+
+    Raises:
+        ChildProcessError: an `OSError`, if a worker of a `DataLoader` was killed in the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _KILLED.search(str(error)):
+            raise
+        first_line = str(error).splitlines()[0]
+        raise ChildProcessError(
+            f"a process that reads data was killed, as the system does where memory runs out; lower --num_workers or --batch_size, and "
+            f"{advice} ({first_line})"
+        ) from error
+
+
+__all__ = ["naming_killed_workers"]

@@ -1,0 +1,14 @@
+"""How the package refuses: one kind of exception, and a message that is short enough to read."""
+
+MAX_MESSAGE = 500
+
+
+def refusal(call):
+    """The message with which a call refuses its input, or None if it goes through; any other exception is a bug and is raised."""
+    try:
+        call()
+    except (ValueError, OSError) as error:
+        message = str(error)
+        assert 10 < len(message) <= MAX_MESSAGE, f"a message of {len(message)} characters: {message[:MAX_MESSAGE]}"
+        return message
+    return None
