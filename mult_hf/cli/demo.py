@@ -150,7 +150,7 @@ def uploads_only(image: gr.Image) -> None:
             raise refusal("The image is a URL, and this server fetches none: download the image, then upload it.")
         return await move(path)
 
-    image.async_move_resource_to_block_cache = move_upload
+    cast(Any, image).async_move_resource_to_block_cache = move_upload
 
 
 class NoUrls:

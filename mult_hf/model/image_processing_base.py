@@ -369,7 +369,7 @@ def _check_numbers(name: str, value: Any, above: float) -> None:
     """Refuse a factor, or one per colour, that would make pixels infinite or NaN; None, as in a processor that does without, is right."""
     numbers = value if isinstance(value, (list, tuple)) else np.ravel(value)
     if value is not None and (
-        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < number < math.inf for number in numbers)
+        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < float(number) < math.inf for number in numbers)
     ):
         limit = "" if above == -math.inf else f" above {above:g}"
         raise refusal(f"{name} is {value!r}; give a finite number{limit}, or one per colour")

@@ -79,7 +79,8 @@ class MulTPreTrainedModel(PreTrainedModel):
         transformers names some encoders' weights in files as their first releases did. What reads a file without renaming, as
         `accelerate.load_checkpoint_and_dispatch` does, would leave these weights out. `from_pretrained` reads both forms.
         """
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        # `misc`: the arguments by position end before this keyword.
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickling and copying keep."""
