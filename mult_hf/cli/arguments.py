@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from transformers import HfArgumentParser
@@ -47,7 +47,7 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str
         ValueError: if the configuration file does not exist, is not YAML, or has a key that is not a flag; or if `kind` raises it.
         SystemExit: with status 2 after a one-line message, if the command line has invalid flags or values.
     """
-    parser = CommandParser(kind, prog=prog, description=description)
+    parser = CommandParser(cast(Any, kind), prog=prog, description=description)
     config: Path | None = getattr(parser.parse_args([*argv]), "config", None)
     in_file = [] if config is None else _config_argv(config, kind)
     return parser.parse_args_into_dataclasses([*in_file, *argv], look_for_args_file=False)[0]

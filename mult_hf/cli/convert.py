@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("benchmark", choices=BENCHMARKS, help="mult-hf convert BENCHMARK --help lists its flags")
     name = parser.parse_args(argv[:1]).benchmark
     open_reader, kind = BENCHMARKS[name]
-    arguments = parse_arguments(kind, argv[1:], open_reader.__doc__.partition("\n")[0], prog=f"mult-hf convert {name}")
+    arguments = parse_arguments(kind, argv[1:], (open_reader.__doc__ or "").partition("\n")[0], prog=f"mult-hf convert {name}")
     reader = open_reader(**{each.name: getattr(arguments, each.name) for each in fields(arguments) if each.name not in DESTINATIONS})
     with nullcontext() if arguments.output_dir is None else exclusive_run(arguments.output_dir):
         if arguments.push_to_hub:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -121,7 +121,7 @@ def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
             pixels = upload.width * upload.height  # from the header, before decoding
             if pixels > limits.max_pixels:
                 raise refusal(f"The image has {upload.width:,} x {upload.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
-            image = read_image(upload, "The image")
+            image = cast(Image.Image, read_image(upload, "The image"))  # as a file is read
     except Image.DecompressionBombError:
         raise refusal(f"The image's header states a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
     except Image.UnidentifiedImageError:
@@ -150,7 +150,7 @@ def uploads_only(image: gr.Image) -> None:
             raise refusal("The image is a URL, and this server fetches none: download the image, then upload it.")
         return await move(path)
 
-    image.async_move_resource_to_block_cache = move_upload
+    cast(Any, image).async_move_resource_to_block_cache = move_upload
 
 
 class NoUrls:
@@ -295,7 +295,8 @@ class Demo:
         depth, normals = (with_meaning(self.specs, meaning) for meaning in (DEPTH, NORMALS))
         if shown is None or depth not in shown.maps:
             return None
-        points = point_cloud(shown.maps[depth], shown.image, field_of_view, shown.maps.get(normals), self.arguments.max_points)
+        normals_map = None if normals is None else shown.maps.get(normals)
+        points = point_cloud(shown.maps[depth], shown.image, field_of_view, normals_map, self.arguments.max_points)
         if not len(points.corners):
             return None
         path = Path(tempfile.mkdtemp(dir=self.folder)) / "points.glb"
@@ -346,7 +347,7 @@ def controls(demo: Demo) -> tuple[gr.Image, gr.CheckboxGroup, gr.Button]:
     """The image, the choice of maps, and the button."""
     image = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="Image", height=230)
     # Gradio would open the file itself, before our limits and without a message for the visitor.
-    image.preprocess = lambda payload: None if payload is None else payload.path
+    image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]  # on purpose, see above
     uploads_only(image)
     if demo.arguments.images:
         gr.Examples([[path] for path in demo.arguments.images], image)
@@ -385,7 +386,8 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         CommandError: if the model cannot be loaded, or the port cannot be opened.
     """
     try:
-        predictor = pipeline("multitask-vision", model=arguments.model, trust_remote_code=False)
+        # The types of `pipeline` list transformers' own tasks only.
+        predictor = cast(Any, pipeline)("multitask-vision", model=arguments.model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CommandError(
             f"--model is {arguments.model}, which cannot be loaded; give a directory or Hub id of a MulT model: {error}"

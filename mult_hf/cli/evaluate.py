@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +39,7 @@ from mult_hf.evaluation.report import (
 )
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_processor, load_whole_model
-from mult_hf.inference.predictor import TestTimeAugmentation, predict
+from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE
 from mult_hf.model.tasks import resolve_tasks
 
@@ -153,7 +153,7 @@ class Candidate:
 def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelerator) -> Dataset:
     """Load a split of the data; its images are decoded as rows are read."""
     with accelerator.main_process_first():
-        dataset = load_rows(arguments.dataset, split=split)
+        dataset = load_rows(cast(str, arguments.dataset), split=split)
     if len(dataset) == 0:
         raise ValueError(f"split {split!r} of {arguments.dataset} has 0 rows; choose another")
     return dataset
@@ -185,7 +185,7 @@ def build_candidate(
     except ValueError as error:
         raise ValueError(f"{path} cannot be measured on {arguments.dataset}: {error}") from None
     size = arguments.image_size
-    resized = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
+    resized: dict[str, Any] = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
     processor = load_processor(path, tasks=[spec.to_dict() for spec in specs.values()], **resized)
     return Candidate(name, model, MultiTaskCollator(processor), arguments.augmentation)
 
@@ -194,9 +194,9 @@ def measure(
     candidates: list[Candidate], dataset: Dataset, training: Dataset | None, arguments: EvaluationArguments, accelerator: Accelerator
 ) -> dict[str, Evaluation]:
     """Measure each model in a separate pass, because each has its own processor; the first pass also measures the baseline."""
-    evaluations = {}
+    evaluations: dict[str, Evaluation] = {}
     for candidate in candidates:
-        predictors = {candidate.name: candidate.predict}
+        predictors: dict[str, Predictor] = {candidate.name: candidate.predict}
         if training is not None and candidate is candidates[0]:
             predictors[BASELINE] = constant_baseline(training, candidate.collator)
         evaluations |= evaluate(
@@ -268,11 +268,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
-    data_specs = resolve_tasks(load_task_entries(arguments.dataset))
+    data = cast(str, arguments.dataset)  # refused where it is missing
+    data_specs = resolve_tasks(load_task_entries(data))
     dataset = load_split(arguments, arguments.split, accelerator)
     dataset = dataset.select(evenly_spread(len(dataset), arguments.max_samples))
     training = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
-    described = {"dataset": public_name(arguments.dataset), "split": arguments.split, "evaluated_samples": len(dataset)}
+    described = {"dataset": public_name(data), "split": arguments.split, "evaluated_samples": len(dataset)}
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)
     candidates = load_candidates(arguments, data_specs, accelerator.device)

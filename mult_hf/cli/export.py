@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
@@ -95,11 +95,12 @@ def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, fac
     Raises:
         ValueError: if model and data share no task, or define one differently.
     """
-    specs = measured_specs(exportable.specs, resolve_tasks(load_task_entries(arguments.dataset)))
+    data = cast(str, arguments.dataset)  # without one, nothing is measured
+    specs = measured_specs(exportable.specs, resolve_tasks(load_task_entries(data)))
     entries = [spec.to_dict() for spec in specs.values()]
     size = {"height": facts["height"], "width": facts["width"]}
     processor = MulTImageProcessor.from_pretrained(arguments.model, tasks=entries, size=size, do_resize=True)
-    dataset = load_rows(arguments.dataset, split=arguments.split)
+    dataset = load_rows(data, split=arguments.split)
     if arguments.max_samples is not None:
         dataset = dataset.select(range(min(len(dataset), arguments.max_samples)))
     predictors = {name: each.predictor for name, each in candidates.items()}

@@ -138,7 +138,7 @@ def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tup
     if arguments.dataset is not None:
         with accelerator.main_process_first():
             return RowSource(load_rows(arguments.dataset, arguments.split)), f"{arguments.dataset}, {arguments.split}"
-    found = find_files(arguments.inputs, leave_out=arguments.output_dir)
+    found = find_files(arguments.inputs or [], leave_out=arguments.output_dir)
     if found.ignored:
         counts = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.ignored.most_common())
         accelerator.print(f"files in folders that are neither images nor videos: {counts}")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from accelerate.utils import set_seed
 
@@ -46,7 +47,7 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
 def provenance(flags: TrainFlags, command: Sequence[str]) -> Provenance:
     """Data, weights and command line for the model card, without paths of this machine."""
     return Provenance(
-        dataset=flags.dataset,
+        dataset=cast(str, flags.dataset),
         train_split=flags.train_split,
         validation_split=flags.validation_split,
         start=shareable(flags.model or flags.backbone or "random weights", CHECKOUT),
@@ -62,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
-    specs = load_task_specs(flags.dataset, flags.tasks)
-    training_rows, validation_rows = (load_rows(flags.dataset, split=split) for split in (flags.train_split, flags.validation_split))
+    dataset = cast(str, flags.dataset)  # refused where it is missing
+    specs = load_task_specs(dataset, flags.tasks)
+    training_rows, validation_rows = (load_rows(dataset, split=split) for split in (flags.train_split, flags.validation_split))
     processor = build_processor(flags, specs, view_size(training_rows, flags.image_size))
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, specs, max(processor.size["height"], processor.size["width"]))

@@ -58,10 +58,12 @@ class MultiTaskCollator:
                 `mult_hf.model.alignment`), or the prepared images differ in size.
         """
         self._check_rows(rows)
-        if self.augment is None:
+        augment = self.augment
+        if augment is None:
             return _stacked(list(self._samples(rows)))
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
-        return _stacked([self._augmented(sample, seed) for sample, seed in zip(self._samples(rows, do_normalize=False), seeds)])
+        samples = self._samples(rows, do_normalize=False)
+        return _stacked([self._augmented(augment, sample, seed) for sample, seed in zip(samples, seeds)])
 
     def collate_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Collate rows for evaluation: the model's input, and targets that have not been resized.
@@ -113,15 +115,16 @@ class MultiTaskCollator:
 
     def _tasks_of(self, row: Mapping[str, Any]) -> dict[str, TaskSpec]:
         """The processor's tasks, with the encodings of the row's data set."""
+        tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source or {}
         source = row.get("source")
-        if source not in self.tasks_by_source:
-            raise ValueError(f"a row is from data set {source!r}, but tasks_by_source has {list(self.tasks_by_source)}; add its tasks")
-        own = self.tasks_by_source[source]
+        if source not in tasks_by_source:
+            raise ValueError(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
+        own = tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
-    def _augmented(self, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    def _augmented(self, augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
         """Augment a sample, then normalise its image as the processor would."""
-        sample = self.augment(sample) if seed is None else self.augment(sample, torch.Generator().manual_seed(seed))
+        sample = augment(sample) if seed is None else augment(sample, torch.Generator().manual_seed(seed))
         if not self.processor.do_normalize:
             return sample
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))

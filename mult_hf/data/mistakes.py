@@ -108,7 +108,7 @@ def colour_coding(stored: np.ndarray) -> str | None:
 def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     median, farthest = float(np.median(values)), spec.value_range[1] if spec.value_range else USUAL_FARTHEST
     if np.isfinite(farthest) and median > max(2 * farthest, 20.0):
-        unit, factor = ("millimetres", 1000) if median >= 1000 else ("centimetres", 100)
+        unit, factor = ("millimetres", "1000") if median >= 1000 else ("centimetres", "100")
         if 300 <= median < 1000:
             unit, factor = "millimetres or centimetres", "1000 or 100"
         yield f"a median of {median:.4g} m, where {farthest:g} m is far, looks like {unit}; divide the encoding's scale by {factor}"

@@ -4,7 +4,7 @@ A map contains the attention between the tokens of a window. [`WindowGrid`] cuts
 block), so it also reassembles them here.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,7 +89,8 @@ def attention_of_pixel(
             "call the model with output_attentions=True, output_hidden_states=True"
         )
     number, shift = _find_block(model, stage, block)
-    attention, encoder_map = outputs.attentions[number], outputs.hidden_states[-stage]
+    attention = outputs.attentions[number]
+    encoder_map: Any = outputs.hidden_states[-stage]
     if not outputs.predictions:
         raise ValueError("the outputs hold no predictions, whose size is that of the model's input; pass them as the model returned them")
     height, width = next(iter(outputs.predictions.values())).shape[-2:]
@@ -100,7 +101,7 @@ def attention_of_pixel(
         raise ValueError(f"image is {image}, but the batch has {len(attention)} images, counted from 0")
     if head is not None and not 0 <= head < attention.shape[2]:
         raise ValueError(f"head is {head}, but stage {stage} has {attention.shape[2]} heads, counted from 0")
-    grid = WindowGrid(encoder_map.shape[-2], encoder_map.shape[-1], model.config.decoder_window_size, shift)
+    grid = WindowGrid(encoder_map.shape[-2], encoder_map.shape[-1], model.config.decoder_window, shift)
     stride = _stride(model, grid, size, len(outputs.hidden_states) - stage)
     # If an encoder drops the remainder at the border, its last pixels have no token: use the nearest one.
     token = min(pixel[0] // stride, grid.height - 1), min(pixel[1] // stride, grid.width - 1)

@@ -56,7 +56,8 @@ def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, view: 
         raise ValueError(f"tile is {tile} pixels; it must be at least {MIN_TILE}, the encoder's largest stride")
 
     def predict(pixel_values: Tensor) -> Mapping[str, Tensor]:
-        size = tuple(pixel_values.shape[-2:])
+        height, width = pixel_values.shape[-2:]
+        size = (height, width)
         layout = Layout.of_image(size, tile, view)
         coarse = {} if view is None else predictor(resized(pixel_values, view.of_image(size)))
         coarse = {task: prediction.to(pixel_values.device) for task, prediction in coarse.items()}
@@ -98,7 +99,7 @@ class Layout(NamedTuple):
     def of_image(cls, size: tuple[int, int], tile: int, view: ViewSize | None) -> "Layout":
         """The tiles of an image: `tile` pixels along the longer side, or as many as the image has."""
         if view is None:
-            side = tuple(min(tile, length) for length in size)
+            side = (min(tile, size[0]), min(tile, size[1]))
             return cls(size, side, side, size)
         seen, whole = view.of_tile, view.of_image(size)
         height, width = (min(length, round(tile * side / max(seen))) for length, side in zip(size, seen))

@@ -110,7 +110,7 @@ def _load_from_timm(backbone: nn.Module, name_or_path: str, **kwargs: Any) -> Ba
 
 
 def _load_from_transformers(backbone: nn.Module, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
-    source, info = type(backbone).from_pretrained(
+    source, info = cast(Any, type(backbone)).from_pretrained(
         name_or_path, config=backbone.config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
     if info["mismatched_keys"]:

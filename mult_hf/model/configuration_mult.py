@@ -5,7 +5,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -66,7 +66,7 @@ _BACKBONE_KEYWORDS = ("backbone", "use_timm_backbone", "use_pretrained_backbone"
 
 
 def _preferred_reference_task(config: "MulTConfig") -> str | None:
-    names = [entry["name"] for entry in config.tasks]
+    names = list(config.task_specs)
     return PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in names else next(iter(names), None)
 
 
@@ -264,9 +264,19 @@ class MulTConfig(PreTrainedConfig):
         return values
 
     @property
+    def task_entries(self) -> list[dict[str, Any]]:
+        """`tasks` as construction completes it: one plain full entry per task, in order."""
+        return self.tasks  # type: ignore[return-value]  # the field also takes what construction completes
+
+    @property
     def task_specs(self) -> dict[str, TaskSpec]:
         """The task entries as [`TaskSpec`] objects by name, in order."""
-        return resolve_tasks(self.tasks)
+        return resolve_tasks(self.task_entries)
+
+    @property
+    def decoder_window(self) -> int:
+        """`decoder_window_size` as construction completes it, for decoders that read it."""
+        return cast(int, self.decoder_window_size)
 
     def block_attention_of_stages(self, number_of_stages: int) -> list[list[BlockAttention]]:
         """Parsed block kinds, one list per decoder stage from the coarsest to the finest.
@@ -283,8 +293,8 @@ class MulTConfig(PreTrainedConfig):
         return [[BlockAttention.parse(kind) for kind in kinds] for kinds in stages]
 
     def _stage_lists(self) -> list[list[str]]:
-        nested = any(isinstance(kinds, list) for kinds in self.block_attention)
-        return list(self.block_attention) if nested else [list(self.block_attention)]
+        stages = list(self.block_attention or ())
+        return stages if any(isinstance(kinds, list) for kinds in stages) else [stages]
 
     def validate_decoder_type(self) -> None:
         """Checked at construction and at save: there is such a decoder."""

@@ -93,7 +93,9 @@ class MTANStage(GradientCheckpointingLayer):
 
     def attention_input(self, early: Tensor, stream: Tensor | None) -> Tensor:
         """What a mask is computed from: the early features and the task's own stream so far, concatenated on the channels."""
-        return early if stream is None else torch.cat([early, self.carry(resize(stream, early.shape[1:3]))], dim=-1)
+        if stream is None or self.carry is None:  # both at the coarsest stage
+            return early
+        return torch.cat([early, self.carry(resize(stream, early.shape[1:3]))], dim=-1)
 
 
 class MTANDecoder(nn.Module):

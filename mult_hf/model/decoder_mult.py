@@ -12,13 +12,12 @@ The idea (paper, section 3.2; one class, [`SharedWindowAttention`]):
                                    |      |      |
                                   W^1    W^2    W^3         own output projections
 
-Maps here are channels-last, (batch, height, width, channels), unless said otherwise; windows are
-(batch, windows, tokens, channels).
+Maps here are channels-last, (batch, height, width, channels), unless said otherwise; windows (batch, windows, tokens, channels).
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +92,8 @@ class WindowGrid:
 class RelativePositionBias(nn.Module):
     """Swin's learned bias B of the offset between two tokens of a window, one number per head (arXiv 2103.14030, equation 4)."""
 
+    index: Tensor
+
     def __init__(self, window_size: int, heads: int) -> None:
         super().__init__()
         self.window_size = window_size
@@ -126,6 +127,10 @@ class PerTask(nn.ModuleDict):
         ValueError: if torch cannot hold a module of that name.
     """
 
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> Any: ...  # the class that `make` returns
+
     def __init__(self, tasks: Iterable[str], make: Callable[[str], nn.Module]) -> None:
         super().__init__()
         for task in tasks:
@@ -154,7 +159,7 @@ class AttentionProjections(nn.Module):
         if makes_map:
             self.q_proj = nn.Linear(channels, channels, bias=config.qkv_bias)
             self.k_proj = nn.Linear(channels, channels, bias=config.qkv_bias)
-            self.position_bias = RelativePositionBias(config.decoder_window_size, heads)
+            self.position_bias = RelativePositionBias(config.decoder_window, heads)
         self.v_proj = nn.Linear(2 * channels if skip else channels, channels, bias=config.qkv_bias)
         self.o_proj = nn.Linear(channels, channels)
 
@@ -186,12 +191,8 @@ class SharedWindowAttention(nn.Module):
         self.heads = heads
         self.scaling = (channels // heads) ** -0.5  # 1 / sqrt(d)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-        self.tasks = PerTask(
-            tasks,
-            lambda task: AttentionProjections(
-                config, channels, heads, skip=kind.skip, makes_map=not kind.is_shared or task == config.reference_task
-            ),
-        )
+        makers = [config.reference_task] if kind.is_shared else list(tasks)
+        self.tasks = PerTask(tasks, lambda task: AttentionProjections(config, channels, heads, skip=kind.skip, makes_map=task in makers))
 
     def forward(
         self, streams: Mapping[str, Tensor], encoder_map: Tensor | None, shift_mask: Tensor | None
@@ -222,7 +223,8 @@ class SharedWindowAttention(nn.Module):
 
     def tasks_by_reference(self, tasks: Iterable[str]) -> dict[str, list[str]]:
         """The tasks that share an attention map, by the reference task that computes it."""
-        return {self.config.reference_task: list(tasks)} if self.kind.is_shared else {task: [task] for task in tasks}
+        reference = self.config.reference_task
+        return {reference: list(tasks)} if self.kind.is_shared and reference is not None else {task: [task] for task in tasks}
 
     def attention_map(self, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
         """A = softmax(q k^T / sqrt(d) + B), in float32 as the sum over tokens needs it, then in the type of the values.
@@ -241,7 +243,7 @@ class SharedWindowAttention(nn.Module):
     def value_input(self, stream: Tensor, encoder_map: Tensor | None) -> Tensor:
         """What the values are computed from: the stream, or with `+skip` the stream and the encoder map side by side."""
         # One linear of both, rather than the sum of two products, so that adapters can wrap `v_proj` as any other linear.
-        return torch.cat([stream, encoder_map], dim=-1) if self.kind.skip else stream
+        return torch.cat([stream, encoder_map], dim=-1) if self.kind.skip and encoder_map is not None else stream
 
     def split_heads(self, tokens: Tensor) -> Tensor:
         """(batch, windows, tokens, channels) -> (batch, windows, heads, tokens, head_dim)."""
@@ -280,14 +282,14 @@ class MulTDecoderBlock(GradientCheckpointingLayer):
         self, config: MulTConfig, channels: int, heads: int, kind: BlockAttention, shift: int, drop_path: float, tasks: Iterable[str]
     ) -> None:
         super().__init__()
-        self.window_size = config.decoder_window_size
+        self.window_size = config.decoder_window
         self.shift = shift
         self.attention = SharedWindowAttention(config, channels, heads, kind, tasks)
         self.tasks = PerTask(tasks, lambda task: BlockLayers(config, channels, drop_path))
 
     def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Streams and encoder map (batch, height, width, channels) in; new streams, and attention maps by reference task, out."""
-        grid = WindowGrid(*encoder_map.shape[1:3], self.window_size, self.shift)
+        grid = WindowGrid(encoder_map.shape[1], encoder_map.shape[2], self.window_size, self.shift)
         # The encoder map enters as the backbone normalised it; padding comes after the norm, as in the authors' code.
         windows = {task: grid.partition(self.tasks[task].layernorm_before(stream)) for task, stream in streams.items()}
         encoder_windows = grid.partition(encoder_map) if self.attention.kind.reads_encoder_map else None
@@ -305,7 +307,7 @@ def channels_last(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1)
 
 
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Bilinear resize, (batch, height, width, channels) -> (batch, *size, channels)."""
     return channels_last(F.interpolate(channels_first(maps), size=size, mode="bilinear", align_corners=False))
 
@@ -329,7 +331,7 @@ class MulTDecoderStage(nn.Module):
     def __init__(self, blocks: list[MulTDecoderBlock], upsampling: PerTask | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.tasks = upsampling
+        self.tasks: Any = upsampling  # None after the last stage, which does not upsample
 
     def upsample(self, streams: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Bring every stream to the next stage's resolution and channels."""
@@ -342,8 +344,7 @@ class MulTDecoderOutput:
 
     Args:
         streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
-        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing
-            is shared.
+        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing is shared.
     """
 
     streams: dict[str, tuple[Tensor, ...]]
@@ -374,11 +375,11 @@ class MulTDecoder(nn.Module):
         for stage, width in enumerate(channels):
             blocks = [
                 # Regular and shifted windows take turns.
-                MulTDecoderBlock(config, width, heads[stage], kind, index % 2 * (config.decoder_window_size // 2), next(drop_path), tasks)
+                MulTDecoderBlock(config, width, heads[stage], kind, index % 2 * (config.decoder_window // 2), next(drop_path), tasks)
                 for index, kind in enumerate(kinds[stage])
             ]
             stages.append(MulTDecoderStage(blocks, _upsampling(config, channels[stage : stage + 2], tasks)))
-        self.stages = nn.ModuleList(stages)
+        self.stages: Iterable[Any] = nn.ModuleList(stages)
 
     def streams_to_run(self, tasks: list[str]) -> list[str]:
         """The wanted tasks, and the reference task's whole stream if a `"reference"` block needs it.
@@ -415,14 +416,14 @@ class MulTDecoder(nn.Module):
 
 def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> PerTask | None:
     """Each task's step from a stage's channels to the next one's; None after the last stage."""
-    return PerTask(tasks, lambda task: Upsampling(*channels, config.layer_norm_eps)) if len(channels) == 2 else None
+    return PerTask(tasks, lambda task: Upsampling(channels[0], channels[1], config.layer_norm_eps)) if len(channels) == 2 else None
 
 
 def decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
     """Heads per decoder stage, coarsest first: as configured, else the backbone's reversed, else about one per 32 channels."""
     heads = config.decoder_num_attention_heads
     if heads is None:
-        encoder_heads = getattr(config.backbone_config, "num_heads", None)
+        encoder_heads: Any = getattr(config.backbone_config, "num_heads", None)
         fits = isinstance(encoder_heads, (list, tuple)) and len(encoder_heads) == len(channels)
         heads = list(reversed(encoder_heads)) if fits else [_fitting_heads(width) for width in channels]
     if len(heads) != len(channels):
@@ -492,7 +493,7 @@ class MulTHeads(nn.Module):
     @property
     def specs(self) -> dict[str, TaskSpec]:
         """The entries of the tasks by name."""
-        return {task: head.spec for task, head in self.tasks.items()}
+        return {task: self.tasks[task].spec for task in self.tasks}
 
     def forward(self, features: Mapping[str, Tensor], padded_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Tensor]:
         """Predictions of the tasks that `features` holds; arguments as for [`MulTHead`]."""

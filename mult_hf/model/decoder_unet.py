@@ -16,6 +16,7 @@ All maps are channels-last, (batch, height, width, channels), unless said otherw
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -64,16 +65,16 @@ class SwinUnetStage(nn.Module):
         tasks, attention = list(config.task_specs), BlockAttention("self", skip=False)
         self.tasks = PerTask(tasks, lambda task: SkipConnection(channels, next_channels, config.layer_norm_eps))
         self.blocks = nn.ModuleList(
-            MulTDecoderBlock(config, next_channels, heads, attention, index * (config.decoder_window_size // 2), rate, tasks)
+            MulTDecoderBlock(config, next_channels, heads, attention, index * (config.decoder_window // 2), rate, tasks)
             for index, rate in enumerate(drop_path)
         )
 
     def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> dict[str, Tensor]:
         """Streams of the coarser stage and this stage's encoder map in; this stage's streams out."""
-        streams = {task: self.tasks[task](stream, encoder_map) for task, stream in streams.items()}
+        fused = {task: self.tasks[task](stream, encoder_map) for task, stream in streams.items()}
         for block in self.blocks:
-            streams, _ = block(streams, encoder_map)
-        return streams
+            fused, _ = block(fused, encoder_map)
+        return fused
 
 
 class SwinUnetDecoder(nn.Module):
@@ -95,8 +96,8 @@ class SwinUnetDecoder(nn.Module):
         heads = decoder_heads(config, channels)[1:]  # the coarsest map is the bottleneck, whose blocks are the encoder's
         rates = torch.linspace(0, config.drop_path_rate, _BLOCKS_OF_A_STAGE * len(heads), device="cpu").tolist()
         self.stages = nn.ModuleList(
-            SwinUnetStage(config, *channels[stage : stage + 2], heads[stage], rates[_BLOCKS_OF_A_STAGE * stage :][:_BLOCKS_OF_A_STAGE])
-            for stage in range(len(heads))
+            SwinUnetStage(config, coarser, finer, heads[stage], rates[_BLOCKS_OF_A_STAGE * stage :][:_BLOCKS_OF_A_STAGE])
+            for stage, (coarser, finer) in enumerate(pairwise(channels))
         )
 
     def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> MulTDecoderOutput:

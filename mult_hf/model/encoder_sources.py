@@ -80,7 +80,8 @@ def encoder_configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:
     """
     encoder = find_timm_encoder(name_or_path, **hub)
     if encoder is not None:
-        return TimmBackboneConfig(backbone=encoder.architecture, out_indices=_pyramid(encoder.architecture))
+        # transformers takes `out_indices` as a further keyword.
+        return TimmBackboneConfig(backbone=encoder.architecture, out_indices=_pyramid(encoder.architecture))  # type: ignore[call-arg]
     config = AutoConfig.from_pretrained(name_or_path, **hub)
     stages = [name for name in getattr(config, "stage_names", []) if name != "stem"]
     if not stages:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     # Never runs. transformers saves the files that a class's file imports; a saved processor needs those of both backends.
     from .image_processing_mult import MulTImageProcessor  # noqa: F401
     from .image_processing_pil_mult import MulTImageProcessorPil  # noqa: F401
+
+    _Backend = BaseImageProcessor
+else:
+    _Backend = object  # the classes in those files bring the backend's methods
 
 
 class MulTImageProcessorKwargs(ImagesKwargs, total=False):
@@ -87,7 +91,7 @@ _FINISH: dict[str, Callable[[Tensor, Tensor, TaskSpec], Tensor]] = {
 }
 
 
-class MulTProcessingMixin:
+class MulTProcessingMixin(_Backend):
     """Reading images, decoding labels and post-processing, the same on both backends.
 
     Examples:
@@ -110,14 +114,21 @@ class MulTProcessingMixin:
     do_normalize = True
     do_convert_rgb = True
     do_reduce_labels = False
-    tasks = None
+    tasks: Any = None
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: ImageInput, *args: Any, **kwargs: Any) -> MulTBatchFeature:
+            """As `preprocess`, which it calls."""
 
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
         specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
-        if isinstance(kwargs.get("size"), Mapping):  # JSON holds no numpy integers
-            kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in kwargs["size"].items()}
-        super().__init__(**kwargs, tasks=[spec.to_dict() for spec in specs.values()])
+        size = kwargs.get("size")
+        if isinstance(size, Mapping):  # JSON holds no numpy integers
+            kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in size.items()}
+        options: dict[str, Any] = {**kwargs, "tasks": [spec.to_dict() for spec in specs.values()]}
+        super().__init__(**options)
         for name, least in (("image_mean", -math.inf), ("image_std", 0.0), ("rescale_factor", 0.0)):
             _check_numbers(name, getattr(self, name), above=least)
 
@@ -168,26 +179,26 @@ class MulTProcessingMixin:
         """
         return super().preprocess(images, segmentation_maps, label_maps, **kwargs)
 
-    def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:
+    # `override`, here and below: the base class declares any further inputs, and `preprocess` passes those that are named here.
+    def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:  # type: ignore[override]
         """Images in the backend's format, channels first."""
-        images = _listed(images)
         channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
-        images = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(images)]
-        if not images:
+        read = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(_listed(images))]
+        if not read:
             raise ValueError("images is empty; give at least one")
         return [
             self.process_image(image, input_data_format=None if isinstance(image, Image.Image) else ChannelDimension.FIRST, **kwargs)
-            for image in images
+            for image in read
         ]
 
-    def _preprocess_image_like_inputs(
+    def _preprocess_image_like_inputs(  # type: ignore[override]
         self,
         images: ImageInput,
         segmentation_maps: Any,
         label_maps: Mapping[str, Any] | None,
         *,
         return_tensors: str | None = None,
-        tasks: list | None = None,
+        tasks: Any = None,
         do_reduce_labels: bool | None = None,
         do_convert_rgb: bool | None = None,
         input_data_format: str | None = None,
@@ -199,11 +210,11 @@ class MulTProcessingMixin:
             raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
         if do_convert_rgb is False:
             raise ValueError("do_convert_rgb is False, but the model takes RGB and every image is read as RGB; leave it True")
-        images = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
+        opened = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
         if not kwargs.get("do_rescale", True):
-            kwargs.update(self._rescaling(images, bool(kwargs.get("do_normalize"))))
+            kwargs.update(self._rescaling(opened, bool(kwargs.get("do_normalize"))))
         to_device = {} if device is None else {"device": device}
-        prepared = self._prepare_image_like_inputs(images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
+        prepared = self._prepare_image_like_inputs(opened, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
         specs = resolve_tasks(tasks)
@@ -212,7 +223,7 @@ class MulTProcessingMixin:
         if label_maps is not None:
             places = [
                 _Place(tuple(pixels.shape[-2:]), tuple(upright.shape[-2:]), orientation(image))
-                for pixels, upright, image in zip(pixel_values, prepared, images)
+                for pixels, upright, image in zip(pixel_values, prepared, opened)
             ]
             if do_reduce_labels:
                 specs = {task: _reduced(spec) for task, spec in specs.items()}
@@ -242,13 +253,13 @@ class MulTProcessingMixin:
         """Decode and resize the maps of one task, one per image."""
         if task not in specs:
             raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
-        maps = list(maps) if isinstance(maps, (list, tuple)) else [maps]
-        if len(maps) != len(places):
+        stored_maps: list[Any] = list(maps) if isinstance(maps, (list, tuple)) else [maps]
+        if len(stored_maps) != len(places):
             raise ValueError(
-                f"label_maps[{task!r}] has {len(maps)} maps for {len(places)} images; give one per image, None where there is none"
+                f"label_maps[{task!r}] has {len(stored_maps)} maps for {len(places)} images; give one per image, None where there is none"
             )
         targets = []
-        for number, (stored, place) in enumerate(zip(maps, places)):
+        for number, (stored, place) in enumerate(zip(stored_maps, places)):
             try:
                 target = specs[task].unknown_target(*place.size) if stored is None else place.decode(stored, specs[task])
             except (ValueError, OSError, SyntaxError) as error:
@@ -358,7 +369,7 @@ def _check_numbers(name: str, value: Any, above: float) -> None:
     """Refuse a factor, or one per colour, that would make pixels infinite or NaN; None, as in a processor that does without, is right."""
     numbers = value if isinstance(value, (list, tuple)) else np.ravel(value)
     if value is not None and (
-        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < number < math.inf for number in numbers)
+        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < float(number) < math.inf for number in numbers)
     ):
         limit = "" if above == -math.inf else f" above {above:g}"
         raise refusal(f"{name} is {value!r}; give a finite number{limit}, or one per colour")
@@ -371,7 +382,7 @@ class _Place(NamedTuple):
     upright_size: tuple[int, int]
     orientation: int
 
-    def decode(self, stored: LabelMap, spec: TaskSpec) -> np.ndarray:
+    def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
         """Decode a stored map, and refuse one that does not lie on the image."""
         target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
         reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)

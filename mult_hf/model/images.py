@@ -101,7 +101,7 @@ def open_file(image: Any, name: str = "image", timeout: float | None = None) -> 
         image = _content_of_cell(image, name)
     if isinstance(image, (str, Path)):
         name = str(image) if len(str(image)) <= _LONGEST_NAME else f"{str(image)[:_LONGEST_NAME]}..."
-        opened = _open_path(str(image), name, timeout)
+        opened: Any = _open_path(str(image), name, timeout)
         opened.filename = name  # a URL's has none
         return opened
     if isinstance(image, (bytes, bytearray, memoryview)):

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class MulTPreTrainedModel(PreTrainedModel):
     config_class = MulTConfig
     base_model_prefix = "mult"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # a tuple in transformers' own models, too
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = False  # neither takes an additive position bias
@@ -62,10 +62,16 @@ class MulTPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in transformers; the model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, with the loading info
+        model, info = loaded
         mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
         remember_fresh_weights(model, {*info["missing_keys"], *mismatched})
         return (model, info) if output_loading_info else model
+
+    if TYPE_CHECKING:  # transformers decorates this method by a function whose type has no `self`
+
+        def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            """As in torch."""
 
     def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
         """As in transformers, but weights keep their names in memory by default.
@@ -73,7 +79,8 @@ class MulTPreTrainedModel(PreTrainedModel):
         transformers names some encoders' weights in files as their first releases did. What reads a file without renaming, as
         `accelerate.load_checkpoint_and_dispatch` does, would leave these weights out. `from_pretrained` reads both forms.
         """
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        # `misc`: the arguments by position end before this keyword.
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickling and copying keep."""
@@ -88,7 +95,8 @@ class MulTPreTrainedModel(PreTrainedModel):
         self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_grad)]
         self._require_grads_hook = self._require_grads_hooks[0]
 
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any) -> None:
+    # `override`: what transformers adds in some release is passed on by keyword.
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any) -> None:  # type: ignore[override]
         """Refuse the reentrant variant: it does not see tensors in dictionaries and would train next to nothing, silently.
 
         Raises:
@@ -131,7 +139,7 @@ class MulTModel(MulTPreTrainedModel):
 
     def __init__(self, config: MulTConfig) -> None:
         super().__init__(config)
-        self.backbone = make_backbone(config)
+        self.backbone = cast(Any, make_backbone(config))
         self.decoder = DECODERS[config.decoder_type](config, list(self.backbone.channels))
         patch_size = getattr(config.backbone_config, "patch_size", None)
         self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the first step of every usual pyramid
@@ -142,7 +150,7 @@ class MulTModel(MulTPreTrainedModel):
         return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs also lists two of the arguments, as for transformers' own models
         self,
         pixel_values: Tensor,
         tasks: Iterable[str] | None = None,
@@ -170,25 +178,26 @@ class MulTModel(MulTPreTrainedModel):
         _refuse_unknown_keywords(kwargs)
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        stages: Any = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         # Swin's absolute position embeddings, where it has them, are resized for images of another size than its own.
         absolute = isinstance(self.backbone, SwinBackbone) and self.backbone.config.use_absolute_embeddings
         resize = {"interpolate_pos_encoding": True} if absolute else {}
         feature_maps = self.backbone(self._pad_to_patches(pixel_values), **resize).feature_maps
         decoded = self.decoder(feature_maps, tasks, bool(output_attentions))
-        wanted = output_hidden_states is not None and output_hidden_states is not False
+        wanted = stages is not None and stages is not False
         streams = {task: coarsest_first[::-1] for task, coarsest_first in decoded.streams.items()}
         return MulTModelOutput(
             last_hidden_state=feature_maps[-1],
             task_features={task: finest_first[0] for task, finest_first in streams.items()},
-            hidden_states=_selected(feature_maps, output_hidden_states) if wanted else None,
-            task_hidden_states={task: _selected(maps, output_hidden_states) for task, maps in streams.items()} if wanted else None,
+            hidden_states=_selected(feature_maps, stages) if wanted else None,
+            task_hidden_states={task: _selected(maps, stages) for task, maps in streams.items()} if wanted else None,
             attentions=decoded.attentions if output_attentions else None,
         )
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width in pixels of whole patches that an image of `size` is padded to."""
-        return tuple(-(-side // self.patch_size) * self.patch_size for side in size)
+        height, width = (-(-side // self.patch_size) * self.patch_size for side in size)
+        return height, width
 
     def _pad_to_patches(self, pixel_values: Tensor) -> Tensor:
         """Zero-pad images on the right and bottom to whole patches, so that encoder maps and pixels stay aligned, and cast them to the
@@ -218,7 +227,7 @@ class MulTModel(MulTPreTrainedModel):
         Raises:
             ValueError: on a name that the model does not have, or none at all.
         """
-        known = [entry["name"] for entry in self.config.tasks]  # not the whole entries, whose parsing torch.compile cannot follow
+        known = [entry["name"] for entry in self.config.task_entries]  # not the whole entries, whose parsing torch.compile cannot follow
         if isinstance(tasks, str):
             tasks = [tasks]
         wanted = known if tasks is None else list(dict.fromkeys(tasks))
@@ -279,7 +288,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         return self.mult.get_input_embeddings()
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs also lists two of the arguments, as for transformers' own models
         self,
         pixel_values: Tensor,
         labels: Mapping[str, Tensor | None] | None = None,
@@ -313,11 +322,12 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         if return_loss and labels is None:
             raise ValueError("return_loss=True needs labels; pass labels={task: target}")
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
-        size = tuple(pixel_values.shape[-2:])
-        predictions = self.heads(outputs.task_features, self.mult.padded_size(size), size)
-        with_loss = labels is not None and return_loss is not False
+        height, width = pixel_values.shape[-2:]
+        predictions = self.heads(outputs.task_features, self.mult.padded_size((height, width)), (height, width))
         # The heads' entries, and not the configuration's, whose parsing torch.compile cannot follow.
-        loss, task_losses = multi_task_loss(predictions, labels, self.heads.specs) if with_loss else (None, None)
+        loss, task_losses = (
+            (None, None) if labels is None or return_loss is False else multi_task_loss(predictions, labels, self.heads.specs)
+        )
         result = MulTDensePredictionOutput(
             loss=loss,
             predictions=predictions,
@@ -326,7 +336,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             task_hidden_states=outputs.task_hidden_states,
             attentions=outputs.attentions,
         )
-        result._classifications = [entry["name"] for entry in self.config.tasks if entry["kind"] == "classification"]
+        result._classifications = [entry["name"] for entry in self.config.task_entries if entry["kind"] == "classification"]
         return result
 
     @classmethod
@@ -394,12 +404,12 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         new_decoder, new_heads = DECODERS[alone.decoder_type](alone, channels), MulTHeads(channels[0], {spec.name: spec})
         tree = nn.ModuleDict({"mult": nn.ModuleDict({"decoder": new_decoder}), "heads": new_heads})  # names as in this model
         for path, modules in self._per_task_modules():
-            new = tree.get_submodule(path)[spec.name]
+            new = cast(PerTask, tree.get_submodule(path))[spec.name]
             new.apply(self._init_weights)
             if copy_from is not None:
                 copy_fitting_weights(modules[copy_from], new)
             modules[spec.name] = new.to(self.device, self.dtype).train(self.training)
-        self.config.tasks = [*self.config.tasks, spec.to_dict()]
+        self.config.tasks = [*self.config.task_entries, spec.to_dict()]
         if freeze_others:
             own = {id(parameter) for _, parameter in self.task_parameters(spec.name)}
             for parameter in self.parameters():
@@ -419,7 +429,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             raise ValueError(f"{task!r} is the reference task, whose projections make the attention of all others; it cannot be removed")
         for _, modules in self._per_task_modules():
             del modules[task]
-        self.config.tasks = [entry for entry in self.config.tasks if entry["name"] != task]
+        self.config.tasks = [entry for entry in self.config.task_entries if entry["name"] != task]
         if self.config.reference_task == task:  # nothing is shared, so any other task may stand there
             self.config.reference_task = self.task_names[0]
 

@@ -45,10 +45,11 @@ class MultiTaskVisionPipeline(Pipeline):
         ValueError: if weights of the model are missing in its checkpoint or not finite.
     """
 
-    _load_processor = False
+    _load_processor = False  # type: ignore[assignment]  # transformers declares None for what it infers
     _load_image_processor = None  # see __init__: a model that is passed as an object has its processor saved beside it
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+    image_processor: Any  # never None, see __init__
 
     def __init__(self, model: PreTrainedModel, image_processor: BaseImageProcessor | None = None, **kwargs: Any) -> None:
         if image_processor is None and model.name_or_path:
@@ -58,7 +59,8 @@ class MultiTaskVisionPipeline(Pipeline):
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    # `override`, here and below: the base class declares any keywords, and the methods name the ones that they take.
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Predict.
 
         Args:
@@ -87,7 +89,7 @@ class MultiTaskVisionPipeline(Pipeline):
             return []
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         tasks: Iterable[str] | None = None,
         target_size: tuple[int, int] | None = None,
@@ -98,7 +100,7 @@ class MultiTaskVisionPipeline(Pipeline):
         preprocess = {key: value for key, value in {"target_size": target_size, "timeout": timeout}.items() if value is not None}
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
-    def preprocess(self, input_: Any, target_size: tuple[int, int] | None = None, timeout: float | None = None) -> dict[str, Any]:
+    def preprocess(self, input_: Any, target_size: tuple[int, int] | None = None, timeout: float | None = None) -> dict[str, Any]:  # type: ignore[override]
         """One image to `pixel_values` (1, 3, height, width), and the size of its maps."""
         image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
         image = read_image(image, timeout=timeout)
@@ -106,7 +108,7 @@ class MultiTaskVisionPipeline(Pipeline):
         # In a list, since transformers joins tensors to a batch, and a processor may keep aspect ratios.
         return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, target_size or _size(image)))]}
 
-    def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:
+    def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:  # type: ignore[override]
         if self.model.training:  # else dropout and stochastic depth would act
             self.model.eval()
         images = [image for each in input_tensors["pixel_values"] for image in (each if isinstance(each, list) else [each])]
@@ -123,7 +125,7 @@ class MultiTaskVisionPipeline(Pipeline):
         # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
         return {**predictions, "target_size": input_tensors["target_size"]}
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:  # type: ignore[override]
         """One image's predictions to its size and units, each also as a colour image."""
         size = model_outputs.pop("target_size")
         while isinstance(size[0], (list, tuple)):  # each level of batching adds one list
@@ -141,7 +143,7 @@ def _check_size(size: Any) -> None:
     if not (
         isinstance(size, (list, tuple))
         and len(size) == 2
-        and all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in size)
+        and all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in size)
     ):
         raise ValueError(f"target_size is {size!r}; expected (height, width) in pixels, both above 0")
 

@@ -27,7 +27,7 @@ def _register() -> None:
     AutoConfig.register("mult", MulTConfig, exist_ok=True)
     # AutoModel loads the model with heads, because the pipeline loads its model through it.
     AutoModel.register(MulTConfig, MulTForMultiTaskDensePrediction, exist_ok=True)
-    processors = {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
+    processors: dict[str, type] = {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
     AutoImageProcessor.register(MulTConfig, image_processor_classes=processors, exist_ok=True)
     MulTConfig.register_for_auto_class()
     MulTForMultiTaskDensePrediction.register_for_auto_class("AutoModel")

@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -108,7 +109,7 @@ def colorize(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float] | N
     return Image.fromarray(COLORMAPS[spec.colormap](values, spec, color_limits(values) if limits is None else limits))
 
 
-def _channels_first(values: np.ndarray) -> np.ndarray:
+def _channels_first(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # a tensor; numpy has no bfloat16
         values = values.detach().cpu().double() if values.is_floating_point() else values.cpu()
     values = np.asarray(values)

@@ -1,6 +1,7 @@
 """Check that a model is complete: with missing or non-finite weights it would predict maps that look like any others."""
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ def remember_fresh_weights(model: nn.Module, names: Iterable[str]) -> None:
         names: of the weights that were initialised instead.
     """
     weights = model.state_dict(keep_vars=True)
-    model._fresh_weights = {name: _sample(weights[name]).clone() for name in sorted(names) if name in weights}
+    cast(Any, model)._fresh_weights = {name: _sample(weights[name]).clone() for name in sorted(names) if name in weights}
 
 
 def check_weights(model: nn.Module) -> None:

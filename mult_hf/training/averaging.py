@@ -30,7 +30,7 @@ class WeightAverage:
         self.decay = decay
         self.average = AveragedModel(nn.ParameterList(model.parameters()), multi_avg_fn=self._blend)
 
-    def _blend(self, averages: list[Tensor], values: list[Tensor], steps: Tensor) -> None:
+    def _blend(self, averages: tuple[Tensor, ...] | list[Tensor], values: tuple[Tensor, ...] | list[Tensor], steps: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
         get_ema_multi_avg_fn(decay)(averages, values, steps)
 

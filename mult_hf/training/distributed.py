@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from typing import Any
 
 import psutil
 import torch
@@ -78,7 +79,7 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskD
     module = accelerator.unwrap_model(model, keep_torch_compile=False)
     if accelerator.distributed_type != DistributedType.FSDP:
         return module
-    state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
+    state: dict[str, Any] = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
     with torch.random.fork_rng(devices=[]):  # training's random numbers must not depend on its initial weights
         whole = MulTForMultiTaskDensePrediction(module.config)
     whole.load_state_dict(state)

@@ -47,7 +47,7 @@ def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_
     """
     if arguments.model is not None:
         return load_trained(arguments.model, specs)
-    decoder = {
+    decoder: dict[str, Any] = {
         "tasks": list(specs.values()),
         "reference_task": arguments.reference_task,
         "decoder_type": arguments.decoder,
@@ -72,7 +72,7 @@ def build_processor(arguments: ModelArguments, specs: Mapping[str, TaskSpec], si
         specs: the task entries by name.
         size: height and width of the images.
     """
-    settings = {"size": dict(size), "tasks": list(specs.values())}
+    settings: dict[str, Any] = {"size": dict(size), "tasks": list(specs.values())}
     if arguments.backbone is not None:
         return MulTImageProcessor.from_backbone(arguments.backbone, **settings)
     return MulTImageProcessor(**settings)
@@ -250,7 +250,7 @@ def replace_head(model: MulTForMultiTaskDensePrediction, spec: TaskSpec) -> None
     head = MulTHeads(old.in_features, {spec.name: spec}).tasks[spec.name]
     head.apply(model._init_weights)
     model.heads.tasks[spec.name] = head.to(model.device, model.dtype).train(model.training)
-    model.config.tasks = [spec.to_dict() if entry["name"] == spec.name else entry for entry in model.config.tasks]
+    model.config.tasks = [spec.to_dict() if entry["name"] == spec.name else entry for entry in model.config.task_entries]
 
 
 __all__ = [

@@ -39,7 +39,7 @@ from .weighting import TaskWeighting, make_weighting
 
 def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec]) -> RandomAugmentation:
     """The augmentation of training views: random flip, zoom, crop and colours."""
-    jitter = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
+    jitter: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
     return RandomAugmentation(tasks=tasks, zoom=(1.0, arguments.max_zoom), degrees=0.0, hue=0.0, **jitter)
 
 
@@ -82,7 +82,7 @@ class TrainingLoop:
         )
         self.progress.arguments |= {"num_processes": str(accelerator.num_processes), "mixed_precision": accelerator.mixed_precision}
         accelerator.init_trackers(arguments.output_dir.resolve().name, config=self.progress.arguments)
-        parts = {"progress": self.progress, "schedule": self.schedule, "weighting": self.weighting, "average": self.average}
+        parts: dict[str, Any] = {"progress": self.progress, "schedule": self.schedule, "weighting": self.weighting, "average": self.average}
         parts = {name: part for name, part in parts.items() if part is not None}
         self.state = RunState(accelerator, self.model, self.optimizer, parts, trusted=self.checkpoints)
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class RunState:
             weights, optimizer = self.module.state_dict(), self.optimizer.state_dict()
         if self.accelerator.is_main_process:
             if weights is not None:
-                write_tensors(directory / _WEIGHTS, weights)
+                write_tensors(directory / _WEIGHTS, cast(Any, weights))
                 write_state(directory, "optimizer", optimizer)
             for name, part in self.parts.items():
                 write_state(directory, name, part.state_dict())
@@ -133,7 +133,8 @@ def _apply(directory: Path, name: str, load: Any, state: Any) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of every random number generator of this process: Python's, numpy's, torch's, and that of the device."""
-    generator, keys, *rest = np.random.get_state()  # noqa: NPY002 (it is this generator that libraries draw from)
+    state: Any = np.random.get_state()  # noqa: NPY002 (it is this generator that libraries draw from)
+    generator, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": (generator, torch.from_numpy(keys.astype(np.int64)), *rest),

@@ -62,7 +62,7 @@ class TrainingStream(Dataset):
         return {"rows": self.rows, "seed": self.seed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        TrainingStream.__init__(self, **state)
 
 
 class StreamBatches(Sampler[list[int]]):

@@ -1,6 +1,7 @@
 """Metrics for `transformers.Trainer`: each process reduces its own images to sums, and only these are gathered."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,10 +73,11 @@ class TrainerMetrics:
         """
         if compute_result is None:
             raise ValueError("Trainer collected the whole evaluation set; pass batch_eval_metrics=True to TrainingArguments")
-        if not all("/" in name for name in evaluation.predictions):
-            given = list(evaluation.predictions)
+        predictions: Any = evaluation.predictions  # a dictionary, as `sums_of_images` returns it
+        if not all("/" in name for name in predictions):
+            given = list(predictions)
             raise ValueError(f"Trainer gathered full maps of {given}; pass preprocess_logits_for_metrics=metrics.sums_of_images to Trainer")
-        self._collected.merge_state({name: rows.sum(dim=0).cpu() for name, rows in evaluation.predictions.items()})
+        self._collected.merge_state({name: rows.sum(dim=0).cpu() for name, rows in predictions.items()})
         if not compute_result:
             return {}
         values = self._collected.compute()

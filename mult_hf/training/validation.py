@@ -10,7 +10,7 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.loop import Evaluation, evaluate
-from mult_hf.inference.predictor import predict
+from mult_hf.inference.predictor import Predictor, predict
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 
@@ -55,13 +55,13 @@ class Validation:
 
     def measure(self, model: MulTForMultiTaskDensePrediction) -> Measured:
         """Measure a model in evaluation mode; the first call also measures the baseline in the same pass."""
-        predictors = {"model": partial(predict, model)}
+        predictors: dict[str, Predictor] = {"model": partial(predict, model)}
         if self._baseline is None:
             predictors["baseline"] = self._predict_baseline
         found = self._evaluate(predictors, self.rows, self.collator)
-        self._baseline = found.get("baseline", self._baseline)
-        gain = gain_over(found["model"].compute(), self._baseline.compute(), self.collator.processor.task_specs)
-        return Measured(found["model"], self._baseline, gain)
+        baseline = self._baseline = found["baseline"] if self._baseline is None else self._baseline
+        gain = gain_over(found["model"].compute(), baseline.compute(), self.collator.processor.task_specs)
+        return Measured(found["model"], baseline, gain)
 
 
 __all__ = ["Measured", "Validation"]

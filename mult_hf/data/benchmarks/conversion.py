@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 from datasets.arrow_writer import ParquetWriter
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
@@ -67,13 +68,11 @@ def _write_parquet(reader: BenchmarkReader, shard: Hashable, path: Path) -> None
 
 
 def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
-    splits = {re.match(r"[a-z]+", path.name)[0] for path in card_path.parent.glob("data/*.parquet")}
+    matches = (re.match(r"[a-z]+", path.name) for path in card_path.parent.glob("data/*.parquet"))
+    splits = {match[0] for match in matches if match}
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in ("train", "validation", "test") if split in splits]
-    data = DatasetCardData(
-        pretty_name=reader.name,
-        configs=card_configs(card_path.parent, files),
-        **{CARD_KEY: reader.task_entries()},
-    )
+    tasks: dict[str, Any] = {CARD_KEY: reader.task_entries()}
+    data = DatasetCardData(pretty_name=reader.name, configs=card_configs(card_path.parent, files), **tasks)
     text = "Converted with `mult_hf.data`. The header above describes how each map is stored. The licence of the original applies.\n"
     DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {reader.name}\n\n{text}").save(card_path)
 

@@ -6,7 +6,7 @@ its stored form, and `id`. The reader's task entries describe how to decode the 
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,6 +79,7 @@ class BenchmarkReader(ABC):
         ValueError: if the split, a task or `on_error` is unknown, or the download has no files of the split.
     """
 
+    # The keys of shards and samples are of any hashable type, one per reader.
     name: ClassVar[str]
     entries: ClassVar[list[dict[str, Any]]]
     camera: ClassVar[Intrinsics | None] = None
@@ -93,15 +94,15 @@ class BenchmarkReader(ABC):
             raise ValueError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}")
         self.split, self.on_error, self.report = SPLIT_NAMES[split], on_error, ReadReport()
         self.specs: dict[str, TaskSpec] = resolve_tasks(self.entries)
-        self.shards: list[Hashable] = self.find_shards()
+        self.shards: list[Any] = self.find_shards()
         self.tasks = self._selected(tasks)
 
     @abstractmethod
-    def find_shards(self) -> list[Hashable]:
+    def find_shards(self) -> list[Any]:
         """Shards of the split, such as buildings: loader workers divide them, and conversion writes one file per shard."""
 
     @abstractmethod
-    def samples(self, shard: Hashable) -> Iterator[Hashable]:
+    def samples(self, shard: Any) -> Iterator[Any]:
         """Keys of a shard's samples; `str` of a key is the sample's `id`."""
 
     @abstractmethod
@@ -109,7 +110,7 @@ class BenchmarkReader(ABC):
         """Whether the download has this column (`"image"` or a task) for any sample of the split."""
 
     @abstractmethod
-    def read(self, sample: Hashable, column: str) -> Image.Image | None:
+    def read(self, sample: Any, column: str) -> Image.Image | None:
         """The stored image of a column, or `None` if the data set has none for this sample.
 
         Raises:
@@ -132,7 +133,7 @@ class BenchmarkReader(ABC):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self.generate(self.shards)
 
-    def generate(self, shards: Sequence[Hashable]) -> Iterator[dict[str, Any]]:
+    def generate(self, shards: Sequence[Any]) -> Iterator[dict[str, Any]]:
         """Samples of the given shards: `id`, `image`, and per task a PIL image of the stored map, or `None`.
 
         Raises:
@@ -150,7 +151,7 @@ class BenchmarkReader(ABC):
         if self.report.problems:
             logger.warning("%s %s: %s", self.name, self.split, self.report)
 
-    def cell(self, sample: Hashable, column: str) -> Image.Image | None:
+    def cell(self, sample: Any, column: str) -> Image.Image | None:
         """The stored map of a column, read or derived."""
         if self.stored(column):
             return self.read(sample, column)
@@ -158,13 +159,13 @@ class BenchmarkReader(ABC):
         maps = [self._decoded(sample, name) for name in inputs]
         return None if any(item is None for item in maps) else as_image(self.specs[column].encode(function(*maps, self.camera)))
 
-    def _decoded(self, sample: Hashable, column: str) -> np.ndarray | None:
+    def _decoded(self, sample: Any, column: str) -> np.ndarray | None:
         image = self.cell(sample, column)
         if image is None or column == "image":
             return None if image is None else np.asarray(image)
         return self.specs[column].decode(np.asarray(image))
 
-    def _cell_or_none(self, sample: Hashable, column: str) -> Image.Image | None:
+    def _cell_or_none(self, sample: Any, column: str) -> Image.Image | None:
         try:
             return self.cell(sample, column)
         except ReadError as error:
@@ -192,6 +193,6 @@ class BenchmarkReader(ABC):
         return there if tasks is None else list(tasks)
 
 
-def _generate(reader: BenchmarkReader, shards: list[Hashable]) -> Iterator[dict[str, Any]]:
+def _generate(reader: BenchmarkReader, shards: list[Any]) -> Iterator[dict[str, Any]]:
     """Module-level function for `datasets`, which splits the list `shards` among workers."""
     yield from reader.generate(shards)

@@ -13,7 +13,7 @@ https://github.com/EPFL-VILAB/omnidata/tree/main/omnidata_tools/dataset. Support
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -173,7 +173,8 @@ class TaskonomyReader(BenchmarkReader):
 
     def samples(self, shard: str) -> Iterator[ViewKey]:
         """Views of a building in order of point and view."""
-        names = (_RGB_NAME.fullmatch(path.name) for path in self._folder(shard, "image").iterdir())
+        folder = cast(Path, self._folder(shard, "image"))  # `find_shards` lists buildings that have it
+        names = (_RGB_NAME.fullmatch(path.name) for path in folder.iterdir())
         for point, view in sorted((int(match[1]), int(match[2])) for match in names if match):
             yield ViewKey(shard, f"point_{point}_view_{view}")
 

@@ -1,7 +1,7 @@
 """Task weightings that combine the gradients of single tasks with torchjd."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -105,7 +105,7 @@ class GradientWeighting(TaskWeighting):
     def _write(self, accelerator: Accelerator) -> None:
         """Combine the rows of the Jacobian into the encoder's gradients."""
         encoder, others = self._trained()
-        jacobian, self._jacobian = self._jacobian, None
+        jacobian, self._jacobian = cast(Tensor, self._jacobian), None
         if accelerator.num_processes > 1:
             jacobian = accelerator.reduce(jacobian, "mean")
             _set_gradients(others, accelerator.reduce(_flat([parameter.grad for parameter in others], others), "mean"))

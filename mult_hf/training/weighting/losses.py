@@ -8,7 +8,7 @@ that every process computes the same weights.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -239,7 +239,7 @@ def _edges(features: Sequence[Tensor]) -> list[GradientEdge]:
             f"gradnorm got {len(features)} feature maps, none of which needs a gradient; call the model with output_hidden_states=True, "
             "and do not freeze the encoder"
         )
-    return [GradientEdge(*edge.node.next_functions[0]) if edge.node.name().startswith("ToCopy") else edge for edge in edges]
+    return [GradientEdge(*cast(Any, edge.node.next_functions[0])) if edge.node.name().startswith("ToCopy") else edge for edge in edges]
 
 
 def _squared_gradient(task: str, loss: Tensor, edges: Sequence[GradientEdge]) -> Tensor:

@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,8 @@ class FrozenGame:
     def _step(self, tics: int) -> None:
         self._game.make_action([0.0], tics)
 
-    def _state(self) -> "vizdoom.GameState":
+    def _state(self) -> Any:
+        """The `vizdoom.GameState`, whose buffers are all enabled and none is None."""
         state = self._game.get_state()
         if state is None:
             raise EngineError(f"level {self.level} ended during rendering; remove it from --levels")
@@ -173,7 +175,7 @@ def _configured_game(level: str, height: int, seed: int, folder: Path) -> "vizdo
     return game
 
 
-def _frame(state: "vizdoom.GameState") -> Frame:
+def _frame(state: Any) -> Frame:
     x, y, feet, eye, heading, field_of_view = map(float, state.game_variables)
     sectors = sorted(state.sectors, key=lambda sector: sector.id)
     sprites = (

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +144,7 @@ def _sector_of_side(editor: MapEditor, side: int) -> int:
     return NO_SECTOR if side == NO_SIDE else editor.sidedefs[side].sector
 
 
-def _has_switch(editor: MapEditor, line: object) -> bool:
+def _has_switch(editor: MapEditor, line: Any) -> bool:
     """Whether one of the textures on either side of the line shows a switch."""
     sides = [editor.sidedefs[side] for side in (line.front, line.back) if side != NO_SIDE]
     names = [name for side in sides for name in (side.tx_up, side.tx_mid, side.tx_low)]

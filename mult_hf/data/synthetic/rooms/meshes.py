@@ -156,7 +156,7 @@ def disk(radius: float, segments: int = 24) -> Mesh:
 def cylinder(start: Vector, end: Vector, radius: float) -> Mesh:
     """A closed cylinder between two points; thin ones get fewer sides."""
     start, end = np.asarray(start, float), np.asarray(end, float)
-    length = np.linalg.norm(end - start)
+    length = float(np.linalg.norm(end - start))
     upward = (end - start) / length
     side = np.cross([0, 1, 0] if abs(upward[1]) < 0.9 else [1, 0, 0], upward)
     side /= np.linalg.norm(side)

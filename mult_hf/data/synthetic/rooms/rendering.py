@@ -4,6 +4,8 @@ Call [`variants.activate`] first. Sources: Mitsuba 3 (Jakob et al. 2022, https:/
 (https://www.openimagedenoise.org).
 """
 
+from typing import Any, cast
+
 import numpy as np
 
 from mult_hf.data.synthetic.camera import GeometryMaps
@@ -67,8 +69,9 @@ class RoomScene:
     def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
         """Denoised linear radiance, (size, size, 3) float32, from `samples` paths per pixel."""
         sensor = _sensor(camera, size, {"type": "independent", "sample_count": samples})
-        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))[..., :3]
-        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=seed))
+        start: Any = seed  # declared as UInt32, and an integer at run time
+        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=start))[..., :3]
+        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=start))
         albedo, normals = guides[..., :3].clip(0, 1), guides[..., 3:6]
         return mitsuba_oidn.denoise(np.ascontiguousarray(noisy), np.ascontiguousarray(albedo), np.ascontiguousarray(normals), hdr=True)
 
@@ -111,7 +114,7 @@ def _texture(values: np.ndarray, repeat: float = 1.0) -> dict:
 def _bsdf(material: Material) -> "mi.BSDF":
     albedo = _texture(material.linear_albedo, material.repeat)
     if material.roughness is None:
-        surface = {"type": "diffuse", "reflectance": albedo}
+        surface: dict[str, Any] = {"type": "diffuse", "reflectance": albedo}
     else:
         gloss = {"roughness": float(material.roughness), "specular": float(material.specular)}
         surface = {"type": "principled", "base_color": albedo, **gloss}
@@ -141,10 +144,10 @@ def _class_table(scene: "mi.Scene", classes: dict[str, int]) -> np.ndarray:
     The other variants use Dr.Jit's registry number, which keeps counting from scene to scene.
     """
     shapes = scene.shapes()
-    if mi.variant().startswith("scalar"):
+    if (mi.variant() or "").startswith("scalar"):
         numbers = list(range(1, len(shapes) + 1))
     else:
-        numbers = [int(drjit.reinterpret_array(mi.UInt32, mi.ShapePtr(shape))[0]) for shape in shapes]
+        numbers = [int(cast(Any, drjit.reinterpret_array(mi.UInt32, mi.ShapePtr(shape)))[0]) for shape in shapes]
     table = np.zeros(max(numbers) + 1, np.uint8)
     table[numbers] = [classes[shape.id()] for shape in shapes]
     return table

@@ -167,7 +167,7 @@ def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> It
         return
     threads = max(1, (os.cpu_count() or 1) // num_proc)
     # Forked processes would share the state of Mitsuba's threads.
-    start = {"mp_context": get_context("spawn"), "initializer": activate, "initargs": (settings.variant, library, threads)}
+    start: dict[str, Any] = {"mp_context": get_context("spawn"), "initializer": activate, "initargs": (settings.variant, library, threads)}
     with ProcessPoolExecutor(num_proc, **start) as pool:
         try:
             yield partial(pool.map, render)
