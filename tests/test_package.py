@@ -29,7 +29,7 @@ MODEL = sorted((PACKAGE / "model").glob("*.py"))
 # Libraries of a machine that loads a checkpoint with `trust_remote_code=True`.
 MODEL_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
 # What such a machine may lack; imported inside `try`, so that transformers does not demand it.
-OPTIONAL_PACKAGES = {"timm"}
+OPTIONAL_PACKAGES = {"timm", "pillow_heif"}
 
 
 def imported_modules(path):

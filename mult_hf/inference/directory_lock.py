@@ -31,11 +31,13 @@ def exclusive_run(directory: Path, *, main_process: bool = True) -> Iterator[Non
         main_process: whether this process takes the lock for its run; in the run's other processes this has no effect.
 
     Raises:
-        ValueError: if another run holds the lock; the directory is left unchanged.
+        ValueError: if another run holds the lock; the directory is left unchanged. Also if it is a file.
     """
     if not main_process:
         yield
         return
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; give a folder")
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / LOCK_FILE)
     try:

@@ -94,7 +94,11 @@ WRONG = {
     "8 bits where 16 are due": ("depth", lambda depth: (depth // 256).astype(np.uint8), "uint8 .* reads uint16"),
     "normals not unit": ("normals", lambda normals: (127 + (normals.astype(int) - 127) // 2).astype(np.uint8), "do not have unit length"),
     "normals pointing away": ("normals", lambda normals: (254 - normals).astype(np.uint8), "point away from the camera"),
-    "a class beyond the list": ("segmentation", lambda classes: classes + np.uint8(2), "pixels have class 2, 3; classes run from 0 to 1"),
+    "a class beyond the list": (
+        "segmentation",
+        lambda classes: classes + np.uint8(2),
+        "pixels have class 2, 3, which the file stores as 3, 4; classes run from 0 to 1",
+    ),
     "a constant map": ("edges2d", lambda edges: np.full_like(edges, 7), "maps with a single value"),
     "a truncated map": ("edges2d", truncated, "cannot be read completely"),
     "a truncated image": ("image", truncated, "cannot be read completely"),

@@ -181,7 +181,7 @@ def test_aligned_probabilities_are_probabilities():
 
 
 def test_a_tile_that_no_model_takes_is_refused():
-    with pytest.raises(ValueError, match="tiles have a side of 31 pixels; it must be at least 32"):
+    with pytest.raises(ValueError, match="tile is 31 pixels; it must be at least 32"):
         tiled(pointwise, SPECS, 31)
 
 

@@ -226,10 +226,10 @@ def lines(capsys, *argv):
     [
         (["--drop_path_rate", 2], "--drop_path_rate is 2.0; it must be at least 0 and below 1"),
         (["--embed_dim", 0], "--embed_dim is 0; it must be at least 1"),
-        (["--embed_dim", 10**20], "--embed_dim is 100000000000000000000; it must be at most 4096"),
+        (["--embed_dim", 10**20], "--embed_dim is 100000000000000000000; it must be at least 1 and at most 4096"),
         (["--depths", 2, 0], "--depths is [2, 0]; it must be at least 1"),
         (["--window_size", -1], "--window_size is -1; it must be at least 1"),
-        (["--image_size", 10**20], "--image_size is 100000000000000000000; it must be at most 16384"),
+        (["--image_size", 10**20], "--image_size is 100000000000000000000; it must be at least 32 and at most 16384"),
         (["--reference_task", "nothing"], "reference_task 'nothing' is not one of the tasks"),
         (["--block_attention", "self", "other"], "block_attention has 'other', which is not one of self, encoder, reference"),
         (["a\nb" * 300], "unrecognized arguments: a b"),
@@ -306,5 +306,5 @@ def test_a_log_that_cannot_be_written_is_named_with_the_checkpoint_before(tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(JsonLinesLog, "append", full)
-    with pytest.raises(OSError, match=r"log.jsonl could not be written, \d+ MiB are free there; newest whole checkpoint: none yet"):
+    with pytest.raises(OSError, match=r"log.jsonl could not be written; \d+ MiB are free there; newest complete checkpoint: none yet"):
         train(tmp_path, "--dataset", data)

@@ -53,15 +53,15 @@ def test_gradients_are_clipped_to_the_limit(tmp_path, data, monkeypatch):
         assert after == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize("limit", ["0", "-0.0", "inf"])
-def test_a_limit_of_zero_or_infinity_clips_nothing(tmp_path, data, monkeypatch, limit):
+@pytest.mark.parametrize("limit", ["0", "-0.0"])
+def test_a_limit_of_zero_clips_nothing(tmp_path, data, monkeypatch, limit):
     """In torch's own function 0 would erase every gradient."""
     for before, after in norms_after_clipping(monkeypatch, tmp_path, "--dataset", data, "--max_grad_norm", limit):
         assert before > 0
         assert after == pytest.approx(before, rel=1e-5)
 
 
-@pytest.mark.parametrize("limit", ["nan", "-1"])
+@pytest.mark.parametrize("limit", ["nan", "-1", "inf"])
 def test_an_invalid_limit_is_refused(tmp_path, data, limit):
     with pytest.raises(ValueError, match=r"--max_grad_norm is .*; it must be at least 0"):
         train(tmp_path, "--dataset", data, "--max_grad_norm", limit)

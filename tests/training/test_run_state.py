@@ -222,5 +222,5 @@ def test_a_state_reads_back_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("value", [object(), {1.5: 0}, np.float64(1.0), {1, 2}], ids=["object", "float key", "numpy", "set"])
 def test_unsupported_values_are_not_written(tmp_path, value):
-    with pytest.raises(TypeError, match=r"a state (holds|has the key)"):
+    with pytest.raises(TypeError, match=r"a state has"):
         write_state(tmp_path, "x", value)

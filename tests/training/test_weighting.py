@@ -361,7 +361,7 @@ def test_losses_of_other_tasks_or_none_are_refused(name, losses, accelerator):
 
 def test_the_state_of_another_weighting_is_refused():
     dwa = weighting_of("dwa", {"a": 1.0, "b": 1.0})
-    with pytest.raises(ValueError, match=r"'dwa' for tasks \['a', 'b'\], this one is 'uncertainty'"):
+    with pytest.raises(ValueError, match=r"'dwa' for tasks \['a', 'b'\], but this one is 'uncertainty'"):
         weighting_of("uncertainty", {"a": 1.0, "b": 1.0}).load_state_dict(dwa.state_dict())
     with pytest.raises(ValueError, match=r"this one is 'dwa' for \['b', 'a'\]"):
         weighting_of("dwa", {"b": 1.0, "a": 1.0}).load_state_dict(dwa.state_dict())

@@ -407,7 +407,7 @@ def test_files_with_other_settings_or_from_other_programs_are_refused(tmp_path, 
     (["--rooms", "3", "--test_rooms", "4"], "more than the 3 rooms in all"),
     (["--views", "0"], "views is 0; it must be at least 1"),
     (["--num_proc", "0"], "num_proc is 0"),
-    (["--seed", str(2**31)], "passes 2147483648"),
+    (["--seed", str(2**31)], "exceeds 2147483648"),
 ])  # fmt: skip
 def test_invalid_numbers_are_refused(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
