@@ -97,7 +97,7 @@ WRONG = {
     "a class beyond the list": (
         "segmentation",
         lambda classes: classes + np.uint8(2),
-        "pixels have class 2, 3, which the file stores as 3, 4; classes run from 0 to 1",
+        "class 2, 3, which the file stores as 3, 4; classes run from 0",
     ),
     "a constant map": ("edges2d", lambda edges: np.full_like(edges, 7), "maps with a single value"),
     "a truncated map": ("edges2d", truncated, "cannot be read completely"),
