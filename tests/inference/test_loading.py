@@ -60,7 +60,5 @@ def test_weights_that_are_cut_off_are_refused_with_the_models_name(saved, kept):
     _, directory, _ = saved
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(
-        ValueError, match=rf"{directory} cannot be loaded: .*; give another directory or Hub id, or save"
-    ):
+    with pytest.raises(ValueError, match=rf"{directory} cannot be loaded: .*; give another directory or Hub id, or save"):
         load_whole_model(str(directory))
