@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 from .variants import LLVM, SCALAR
+from .varied.groups import GROUPS, check_groups
 
 SMALLEST_SIZE = 32
+
+PLAIN, VARIED = 1, 2
+"""Versions of the scenes."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class RoomsSettings:
         samples_per_pixel: light paths a pixel before denoising.
         seed: of the first room; the others follow by one.
         rooms_per_shard: rooms in one file; what an interruption loses is at most one file's.
+        scenes: version of the scenes: 1, clean rooms seen from eye height, or 2, varied ones.
+        without: groups of `varied.groups.GROUPS` that do not vary; empty for version 1.
         variant: of Mitsuba, `"llvm_ad_rgb"` or `"scalar_rgb"`; their pictures differ slightly.
 
     Raises:
@@ -34,6 +40,8 @@ class RoomsSettings:
     samples_per_pixel: int
     seed: int
     rooms_per_shard: int
+    scenes: int
+    without: tuple[str, ...]
     variant: str
 
     def __post_init__(self) -> None:
@@ -52,8 +60,18 @@ class RoomsSettings:
             )
         if self.seed + self.rooms > 2**31:
             raise ValueError(f"seed {self.seed} with {self.rooms} rooms passes {2**31}, the end of the column's 32-bit numbers")
+        if self.scenes not in (PLAIN, VARIED):
+            raise ValueError(f"scenes is {self.scenes}; choose {PLAIN} (clean rooms) or {VARIED} (varied rooms)")
+        if self.without and self.scenes == PLAIN:
+            raise ValueError(f"without is {' '.join(self.without)}; only scenes {VARIED} have groups, leave it out for scenes {PLAIN}")
+        object.__setattr__(self, "without", check_groups(self.without))
         if self.variant not in (LLVM, SCALAR):
             raise ValueError(f"variant is {self.variant!r}; choose {LLVM} or {SCALAR}")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What varies: none of `GROUPS` in the plain scenes, else all but those of `without`."""
+        return () if self.scenes == PLAIN else tuple(name for name in GROUPS if name not in self.without)
 
     @property
     def split_seeds(self) -> dict[str, range]:
