@@ -1,7 +1,5 @@
 """Proves that varied rooms follow from their seed, that each group can be switched off alone, and that labels are of one surface."""
 
-# ruff: noqa: E402 - what needs Mitsuba is imported after the check that it is there
-
 import io
 import shlex
 import warnings
@@ -259,7 +257,7 @@ def test_depth_is_carried_along_a_slanted_plane_to_the_centre():
     """Points of a plane seen a third of a pixel off the centre give the plane's exact depth at the centre."""
     size, focal, normal = 8, 6.0, np.array([0.6, 0.0, 0.8])
     rays = labels.centre_rays(size, focal)
-    off_centre = rays + [1 / 3 / focal, 0, 0]
+    off_centre = rays + np.array([1 / 3 / focal, 0, 0])
     plane = -2.0
     points = off_centre * (plane / (off_centre @ normal))[..., None]
     normals = np.broadcast_to(normal, points.shape)

@@ -95,7 +95,7 @@ def _lamps(builder: VariedBuilder, is_on: bool) -> None:
     """Panels in a grid, tubes, spots, or one to three globes under the ceiling; total power and colour temperature vary."""
     rng, plan = builder.light_rng, builder.plan
     colour = black_body(rng.choice([rng.uniform(2600, 3300), rng.uniform(3500, 6500)]))
-    power = colour * np.exp(rng.uniform(np.log(0.4), np.log(2.5))) * plan.width * plan.depth / 16
+    power = colour * np.exp(rng.uniform(np.log(1.2), np.log(7))) * plan.width * plan.depth / 16
     bench = builder.bench("lamp", IDENTITY)
     kind = rng.random()
     if kind < 0.45:

@@ -9,6 +9,7 @@ from .. import meshes
 from ..builder import Bench
 from ..materials import Material, grey, plain
 from ..meshes import rotation, translation
+from ..textures import colour_of
 from . import prints, shapes
 from .builder import VariedBuilder
 from .palette import Finish
@@ -105,7 +106,7 @@ def bottle(builder: VariedBuilder, frame: np.ndarray) -> None:
     radius, height = rng.uniform(0.025, 0.045), rng.uniform(0.11, 0.32)
     neck = radius * rng.choice([0.35, 0.4, 0.85])
     bench, palette = _loose(builder, frame), builder.varied_palette
-    body = Finish(prints.colour_of(rng.random(), rng.uniform(0, 0.8), rng.uniform(0.06, 0.9)), rng.uniform(0.05, 0.3), 0.6)
+    body = Finish(colour_of(rng.random(), rng.uniform(0, 0.8), rng.uniform(0.06, 0.9)), rng.uniform(0.05, 0.3), 0.6)
     bench.add(shapes.bottle(radius, height, neck), body)
     if rng.random() < 0.6:
         bench.add(shapes.turned([(radius * 1.01, 0.2 * height), (radius * 1.01, 0.5 * height)]), _cover(builder))
@@ -130,7 +131,7 @@ def bowl(builder: VariedBuilder, frame: np.ndarray) -> None:
     radius, height = rng.uniform(0.07, 0.14), rng.uniform(0.045, 0.09)
     bench.add(shapes.vessel(radius, height, base=rng.uniform(0.35, 0.6)), _some(builder, "glaze"))
     if rng.random() < 0.4:
-        skin = Finish(prints.colour_of(rng.uniform(0, 0.3), 0.85, rng.uniform(0.4, 0.9)), 0.4, 0.4)
+        skin = Finish(colour_of(rng.uniform(0, 0.3), 0.85, rng.uniform(0.4, 0.9)), 0.4, 0.4)
         for angle in np.arange(rng.integers(2, 6)) * 2.1:
             bench.ball((0.45 * radius * np.cos(angle), 0.45 * radius * np.sin(angle), height), (0.036,) * 3, skin)
 
@@ -362,7 +363,7 @@ def pot_plant(builder: VariedBuilder, frame: np.ndarray) -> None:
     size = rng.uniform(0.1, 0.28)
     bench.add(shapes.vessel(0.32 * size, 0.5 * size, base=0.75), _some(builder, "glaze"))
     bench.add(meshes.disk(0.29 * size).transformed(translation(0, 0, 0.42 * size)), plain(0.15, 0.1, 0.06))
-    greens = [Material(prints.colour_of(rng.uniform(0.2, 0.42), rng.uniform(0.3, 0.8), rng.uniform(0.15, 0.6))) for _ in range(2)]
+    greens = [Material(colour_of(rng.uniform(0.2, 0.42), rng.uniform(0.3, 0.8), rng.uniform(0.15, 0.6))) for _ in range(2)]
     leaf = meshes.disk(1.0, 8)
     for index in range(rng.integers(12, 30)):
         length = size * rng.uniform(0.4, 1.1)

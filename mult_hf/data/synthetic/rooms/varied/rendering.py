@@ -91,8 +91,8 @@ class VariedScene:
 
 
 def _bitmap(values: np.ndarray) -> np.ndarray:
-    """A colour (3,) as a texture of one pixel."""
-    return np.asarray(values, float).reshape(1, 1, 3) if values.ndim == 1 else values
+    """A colour (3,) as the smallest texture that Mitsuba takes."""
+    return np.tile(values, (2, 2, 1)) if values.ndim == 1 else values
 
 
 def _bsdf(material: Material) -> "mi.BSDF":

@@ -80,7 +80,7 @@ def crumpled(half_size: Vector, rng: np.random.Generator, strength: float) -> Me
     """A rounded box with dents, such as a bag or a cushion on the floor; normals follow the dents."""
     half = np.asarray(half_size, float)
     mesh = meshes.box(half, 0.9 * half.min(), 6)
-    phase, waves = rng.uniform(0, 2 * np.pi, (3, 3)), rng.uniform(2, 5, (3, 3)) / half.max()
+    phase, waves = rng.uniform(0, 2 * np.pi, 3), rng.uniform(2, 5, (3, 3)) / half.max()
     shift = np.stack([np.sin(mesh.vertices @ waves[axis] + phase[axis]) for axis in range(3)], 1)
     vertices = mesh.vertices + strength * half.min() * shift
     corners = vertices[mesh.faces]

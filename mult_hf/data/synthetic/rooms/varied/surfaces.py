@@ -84,7 +84,7 @@ def parquet(rng: np.random.Generator, size: int = 256) -> np.ndarray:
 
 def planks(rng: np.random.Generator, size: int = 512) -> np.ndarray:
     """A floor of boards, also grey, white or nearly black ones."""
-    texture = wood(rng, size, planks=int(rng.choice([4, 6, 8])))
+    texture = wood(rng, size, planks=int(rng.choice([4, 8])))
     grey = texture.mean(axis=2, keepdims=True)
     texture = grey + (texture - grey) * rng.choice([1.0, 1.0, 0.6, 0.15])
     return _limited(texture * rng.choice([1.0, rng.uniform(0.45, 1.0), rng.uniform(1.0, 2.2)]))
