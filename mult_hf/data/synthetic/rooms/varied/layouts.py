@@ -8,7 +8,7 @@ from .. import cabinets, decor, seating
 from ..floorplan import Rectangle
 from ..meshes import rotation, translation
 from ..shell import build_shell
-from . import kitchen, lighting, office
+from . import fixtures, kitchen, lighting, office
 from .builder import VariedBuilder, VariedRoom
 from .clutter import scatter
 from .groups import stream
@@ -38,10 +38,12 @@ def build_kind(kind: str, seed: int, groups: tuple[str, ...], rng: np.random.Gen
     builder.rng = stream(seed, "shell")
     (lighting.build_shell if "light" in groups else build_shell)(builder)
     builder.rng = rng
+    fixtures.add_structure(builder)
     if kind in ("living_room", "bedroom", "study", "dining_room") and builder.chance(0.6):
         decor.rug(builder)
     LAYOUTS[kind](builder)
     _add_common_things(builder, kind)
+    fixtures.add_wall_things(builder)
     decor.pictures(builder)
     if "light" in groups:
         lighting.add_sun(builder)
