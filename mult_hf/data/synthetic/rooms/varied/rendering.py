@@ -1,7 +1,10 @@
 """Varied rooms to images and maps with Mitsuba 3: labels from nine rays a pixel, colour by path tracing and a denoiser.
 
-Every surface is one of two kinds of BSDF with a bitmap, so that Dr.Jit compiles few kernels and reuses them from room to room.
+Dr.Jit compiles one function for each set of constants that BSDFs have, and all of them anew for each room. So what differs between
+materials is in bitmaps, and the repeats of textures are in the meshes: five times less to compile.
 """
+
+from dataclasses import replace
 
 import mitsuba as mi
 import mitsuba_oidn
@@ -18,6 +21,12 @@ from .viewpoints import HeldCamera, Preview
 
 PATH_DEPTH = 5
 """Longest light path in segments."""
+
+GUIDE_SAMPLES = 8
+"""Samples a pixel of the albedo and normals that guide the denoiser."""
+
+SPECULAR = 0.5
+"""Strength of all gloss; materials differ in roughness."""
 
 BRIGHTEST = 60.0
 """Radiance to which single light paths are cut before denoising."""
@@ -37,7 +46,7 @@ class VariedScene:
         materials = {part.material: _bsdf(part.material) for part in room.parts if part.material is not None}
         weights = _lamp_weights(room.parts)
         meshes = {
-            f"part{index:03d}": load_mesh(part, materials, weight)
+            f"part{index:03d}": load_mesh(_with_repeats(part), materials, weight)
             for index, (part, weight) in enumerate(zip(room.parts, weights, strict=True))
         }
         sun = {} if room.sun is None else {"sun": _sun(room.sun, max(weights))}
@@ -46,8 +55,9 @@ class VariedScene:
         classes = {name: CLASS_NAMES.index(part.class_name) for name, part in zip(meshes, room.parts, strict=True)}
         self._class_of_shape = class_table(self._scene, classes)
         self._geometry_pass = mi.load_dict({"type": "aov", "aovs": "position:position,normal:sh_normal,shape:shape_index"})
-        path = {"type": "path", "max_depth": PATH_DEPTH}
-        self._colour_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal", "colour": path})
+        # Two passes: a path integrator within the one of the guides would be compiled and run twice.
+        self._guide_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
+        self._colour_pass = mi.load_dict({"type": "path", "max_depth": PATH_DEPTH})
 
     def preview(self, camera: HeldCamera, size: int) -> Preview:
         """What a camera sees, from one ray a pixel."""
@@ -85,8 +95,9 @@ class VariedScene:
     def colour(self, camera: HeldCamera, size: int, samples: int, seed: int) -> np.ndarray:
         """Denoised linear radiance, (size, size, 3) float32, from `samples` paths a pixel."""
         sensor = make_sensor(camera, size, {"type": "independent", "sample_count": samples})
-        buffers = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))
-        noisy, albedo, normals = buffers[..., :3].clip(0, BRIGHTEST), buffers[..., -6:-3].clip(0, 1), buffers[..., -3:]
+        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))[..., :3]
+        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=seed))
+        noisy, albedo, normals = noisy.clip(0, BRIGHTEST), guides[..., :3].clip(0, 1), guides[..., 3:6]
         return mitsuba_oidn.denoise(*(np.ascontiguousarray(each) for each in (noisy, albedo, normals)), hdr=True)
 
 
@@ -96,13 +107,21 @@ def _bitmap(values: np.ndarray) -> np.ndarray:
 
 
 def _bsdf(material: Material) -> "mi.BSDF":
-    albedo = make_texture(_bitmap(material.linear_albedo), material.repeat)
+    albedo = make_texture(_bitmap(material.linear_albedo))
     if material.roughness is None:
         surface = {"type": "diffuse", "reflectance": albedo}
     else:
-        gloss = {"roughness": float(material.roughness), "specular": float(material.specular)}
-        surface = {"type": "principled", "base_color": albedo, "metallic": float(getattr(material, "metallic", 0.0)), **gloss}
+        roughness = {"type": "bitmap", "bitmap": mi.Bitmap(np.full((2, 2, 1), material.roughness, np.float32)), "raw": True}
+        metallic = float(getattr(material, "metallic", 0.0))
+        surface = {"type": "principled", "base_color": albedo, "roughness": roughness, "metallic": metallic, "specular": SPECULAR}
     return mi.load_dict({"type": "twosided", "surface": surface})
+
+
+def _with_repeats(part: Part) -> Part:
+    """The part with texture coordinates in repeats of its material's texture."""
+    if part.material is None or part.emission is not None:
+        return part
+    return replace(part, mesh=replace(part.mesh, uv=part.mesh.uv / part.material.repeat))
 
 
 def _lamp_weights(parts: list[Part]) -> list[float]:
