@@ -14,6 +14,9 @@ RAYS = 3
 SAME_SURFACE = 0.03
 """Relative difference of depth at which two rays count as on different surfaces."""
 
+ALIKE = 0.995
+"""Cosine between the normals of two rays above which they count as alike."""
+
 STEEPEST = 0.15
 """Cosine between ray and normal below which depth is not carried to the centre."""
 
@@ -53,6 +56,17 @@ def medoid(classes: np.ndarray, depth: np.ndarray, normals: np.ndarray) -> np.nd
     offset = np.abs(np.arange(RAYS) - RAYS // 2)
     total += CENTRE_BONUS * np.add.outer(offset, offset).reshape(-1, 1, 1)
     return total.argmin(axis=0)
+
+
+def choose_rays(classes: np.ndarray, depth: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """As [`medoid`], computed only where the rays of a pixel differ; elsewhere the middle ray is taken."""
+    middle = len(classes) // 2
+    differ = (classes != classes[middle]).any(0) | ((normals * normals[middle]).sum(-1) < ALIKE).any(0)
+    # "not less" also holds for NaN.
+    differ |= ~(np.abs(depth / depth[middle] - 1) < SAME_SURFACE / 4).all(0)
+    chosen = np.full(differ.shape, middle)
+    chosen[differ] = medoid(*(each[:, differ][:, None] for each in (classes, depth, normals)))[0]
+    return chosen
 
 
 def at_centre(points: np.ndarray, normals: np.ndarray, rays: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from .. import cabinets, decor, seating
 from ..floorplan import Rectangle
 from ..meshes import rotation, translation
 from ..shell import build_shell
-from . import fixtures, kitchen, lighting, office
+from . import fixtures, furniture, kitchen, lighting, office
 from .builder import VariedBuilder, VariedRoom
 from .clutter import scatter
 from .groups import stream
@@ -242,7 +242,7 @@ def _dining_table(builder: VariedBuilder, width: float, depth: float) -> None:
         size = (depth + 1.0, width + 0.5) if is_turned else (width + 0.5, depth + 1.0)
         if plan.take(Rectangle.around(x, y, *size)):
             frame = translation(x, y) @ rotation("z", 90 * is_turned + rng.uniform(-8, 8))
-            seating.table_with_chairs(builder, frame, width, depth)
+            furniture.table_with_chairs(builder, frame, width, depth, 0.74)
             builder.support("table", frame @ translation(0, 0, 0.74), 0.8 * width, 0.8 * depth)
             return
 
@@ -250,10 +250,10 @@ def _dining_table(builder: VariedBuilder, width: float, depth: float) -> None:
 def _add_common_things(builder: VariedBuilder, kind: str) -> None:
     """What any room may have: more storage, plants, a lamp, chairs, a radiator, posters."""
     rng = builder.rng
-    for furniture in rng.permutation([_cupboard, _bookshelf, _shelf])[: rng.integers(0, 4)]:
-        furniture(builder)
+    for place_storage in rng.permutation([_cupboard, _bookshelf, _shelf])[: rng.integers(0, 4)]:
+        place_storage(builder)
     for _ in range(rng.integers(0, 3)):
-        decor.plant(builder)
+        (decor.plant if builder.chance(0.4) else furniture.palm)(builder)
     if builder.chance(0.5):
         decor.floor_lamp(builder)
     frame = builder.plan.place_at_wall(rng, 0.7, 0.7, gap=0.05) if builder.chance(0.5) else None

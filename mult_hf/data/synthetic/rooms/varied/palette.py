@@ -45,7 +45,7 @@ class VariedPalette(Palette):
         self.white = Finish(np.full(3, rng.uniform(0.72, 0.93)) * rng.uniform(0.96, 1, 3), rng.uniform(0.15, 0.6), rng.uniform(0.2, 0.6))
         self.dark = grey(rng.uniform(0.02, 0.12), rng.uniform(0.2, 0.5))
         self.metal = self.new_metal()
-        self.furniture = (self.wood, self.white, self._new_lacquer(), self._new_wood())[rng.integers(4)]
+        self.furniture = (self.wood, self.white, self._new_lacquer(), self._new_wood())[rng.choice(4, p=(0.3, 0.2, 0.35, 0.15))]
         self.books = [Material(room_colour(rng, (0.0, 0.85), (0.08, 0.9)), rng.choice([0.3, 0.6])) for _ in range(8)]
         self.books += [Material(prints.cover(rng), rng.uniform(0.2, 0.5), 0.3, repeat=rng.uniform(0.18, 0.3)) for _ in range(6)]
 
@@ -79,7 +79,7 @@ class VariedPalette(Palette):
         return Finish(self._worn(surfaces.laminate(self._rng), 0.6), float(gloss), self._rng.uniform(0.15, 0.6))
 
     def _new_lacquer(self) -> Material:
-        return Finish(room_colour(self._rng, (0.0, 0.8), (0.1, 0.95)), self._rng.uniform(0.08, 0.4), 0.5)
+        return Finish(room_colour(self._rng, (0.0, 1.0), (0.03, 0.95)), self._rng.uniform(0.08, 0.4), 0.5)
 
     def new_metal(self) -> Finish:
         """Steel, chrome, brass or black metal."""

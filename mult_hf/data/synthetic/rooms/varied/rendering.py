@@ -22,7 +22,10 @@ from .viewpoints import HeldCamera, Preview
 PATH_DEPTH = 5
 """Longest light path in segments."""
 
-GUIDE_SAMPLES = 8
+ROULETTE_DEPTH = 3
+"""Segments after which dark paths end by chance."""
+
+GUIDE_SAMPLES = 4
 """Samples a pixel of the albedo and normals that guide the denoiser."""
 
 SPECULAR = 0.5
@@ -57,7 +60,7 @@ class VariedScene:
         self._geometry_pass = mi.load_dict({"type": "aov", "aovs": "position:position,normal:sh_normal,shape:shape_index"})
         # Two passes: a path integrator within the one of the guides would be compiled and run twice.
         self._guide_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
-        self._colour_pass = mi.load_dict({"type": "path", "max_depth": PATH_DEPTH})
+        self._colour_pass = mi.load_dict({"type": "path", "max_depth": PATH_DEPTH, "rr_depth": ROULETTE_DEPTH})
 
     def preview(self, camera: HeldCamera, size: int) -> Preview:
         """What a camera sees, from one ray a pixel."""
@@ -67,7 +70,7 @@ class VariedScene:
     def geometry(self, camera: HeldCamera, size: int) -> GeometryMaps:
         """Depth in metres, normals and ids of `CLASS_NAMES` of size x size pixels, each of one surface (see `labels`)."""
         points, normals, classes, _ = (labels.split_pixels(each) for each in self._rays(camera, size * labels.RAYS))
-        chosen = labels.medoid(classes, -points[..., 2], normals)[None]
+        chosen = labels.choose_rays(classes, -points[..., 2], normals)[None]
         points, normals = (np.take_along_axis(each, chosen[..., None], 0)[0] for each in (points, normals))
         depth = labels.at_centre(points, normals, labels.centre_rays(size, camera.focal_length(size)))
         return GeometryMaps(

@@ -106,12 +106,12 @@ def _noisy(image: np.ndarray, rng: np.random.Generator, scale: float) -> np.ndar
 def processed(display: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a camera's software does: contrast, saturation, gamma, sharpening; display values in [0, 1]."""
     grey = (display @ LUMINANCE)[..., None]
-    image = np.clip(grey + (display - grey) * rng.uniform(0.6, 1.35), 0, 1)
+    image = np.clip(grey + (display - grey) * rng.uniform(0.6, 1.6), 0, 1)
     image = image ** np.exp(rng.normal(0, 0.12))
-    bend = rng.uniform(-0.1, 0.35)
+    bend = rng.uniform(-0.1, 0.8)
     image = (1 - bend) * image + bend * image * image * (3 - 2 * image)
-    black = rng.choice([0, rng.uniform(0, 0.08)])
-    image = black + (1 - black) * image
+    black = rng.choice([0, rng.uniform(0, 0.1), rng.uniform(-0.08, 0)])  # haze, or crushed shadows
+    image = np.clip(black + (1 - black) * image, 0, 1)
     if rng.random() < 0.4:
         image = image + rng.uniform(0.2, 1.0) * (image - gaussian_filter(image, (1.0, 1.0, 0)))
     return np.clip(image, 0, 1)

@@ -44,7 +44,7 @@ def stone(rng: np.random.Generator, size: int = 256) -> np.ndarray:
 def carpet(rng: np.random.Generator, size: int = 256) -> np.ndarray:
     """Loops of several shades; plain, striped or in square tiles with turned pile."""
     base = colour_of(
-        rng.choice([rng.normal(0.6, 0.05), rng.normal(0.08, 0.05), rng.random()]) % 1, rng.uniform(0, 0.4), rng.uniform(0.15, 0.6)
+        rng.choice([rng.normal(0.6, 0.05), rng.normal(0.08, 0.05), rng.random()]) % 1, rng.uniform(0, 0.75), rng.uniform(0.12, 0.6)
     )
     shades = base * rng.uniform(0.6, 1.45, (5, 1))
     pile = 0.5 * grains(rng, shades, size, 2) + 0.5 * base * (0.7 + 0.6 * noise(rng, size, 24, 3)[..., None])
