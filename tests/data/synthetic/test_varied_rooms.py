@@ -275,8 +275,8 @@ def room_of(*parts):
 
 
 def test_depth_and_normal_of_a_pixel_are_of_one_surface(backend):
-    """Slats thinner than a pixel before a slanted wall: every pixel fits the slats' plane or the wall's, never a mixture."""
-    slats = [meshes.quad([x, 2.0, -2], [0.01, 0, 0], [0, 0, 4]) for x in np.arange(-2, 2, 0.035)]
+    """Slats about as thin as a pixel before a slanted wall: every pixel fits the slats' plane or the wall's, never a mixture."""
+    slats = [meshes.quad([x, 2.0, -2], [0.05, 0, 0], [0, 0, 4]) for x in np.arange(-2, 2, 0.11)]  # a pixel is 0.07 m wide there
     wall = meshes.quad([-9, 0.0, -9], [18, 9, 0], [0, 0, 18])
     scene = VariedScene(
         room_of(Part("curtain", meshes.merge(slats), grey(0.5)), Part("wall", wall.transformed(meshes.translation(0, 3)), grey(0.7)))
@@ -286,6 +286,7 @@ def test_depth_and_normal_of_a_pixel_are_of_one_surface(backend):
     is_slat = seen.classes == CLASS_NAMES.index("curtain")
     points = labels.centre_rays(32, camera.focal_length(32)) * seen.depth[..., None]  # x right, y up, z backward
     facing = np.abs(seen.normals[2]) > 0.99
+    assert 0.1 < is_slat.mean() < 0.9, "the premise: some of both"
     assert (facing == is_slat).all()
     np.testing.assert_allclose(seen.depth[is_slat], 2.0, rtol=1e-4)
     # The wall: room y = 7.5 + x / 2, and the camera's z is minus the room's y.
@@ -310,7 +311,8 @@ def test_no_step_of_the_sensor_moves_an_edge():
     images = [sensor.photograph(radiance, ("sensor",), np.random.default_rng(seed), np.random.default_rng(seed)) for seed in range(40)]
     profile = np.mean([image.mean(axis=(0, 2)) for image in images], axis=0)
     half = (profile[20] + profile[-20]) / 2
-    crossing = np.interp(half, profile[24:40], np.arange(24, 40) + 0.5)
+    before = int(np.argmax(profile > half)) - 1
+    crossing = before + 0.5 + (half - profile[before]) / (profile[before + 1] - profile[before])
     assert crossing == pytest.approx(32, abs=0.5)
 
 
@@ -360,7 +362,7 @@ def test_every_small_thing_stands_on_its_place_and_within_its_height():
         builder = VariedBuilder(SEED, ALL, 4, 4, 2.5, stream(SEED, "shape"))
         kind.put(builder, meshes.IDENTITY)
         points = np.concatenate([part.mesh.vertices for part in builder.finish("test").parts])
-        assert points[:, 2].min() > -0.02, kind.put
+        assert points[:, 2].min() > -0.03, kind.put  # dented cloth sinks in a little
         assert points[:, 2].max() < kind.height + 0.1, kind.put
         assert np.abs(points[:, :2]).max() < 0.5, kind.put
     assert Finish(np.ones(3)).metallic == 0
