@@ -11,7 +11,7 @@ from ..meshes import rotation, translation
 from . import objects
 from .builder import Support, VariedBuilder
 
-DENSITY = {"desk": 13.0, "table": 8.0, "worktop": 10.0, "shelf": 9.0, "top": 8.0, "floor": 0.9, "under": 4.0}
+DENSITY = {"desk": 18.0, "table": 12.0, "worktop": 15.0, "shelf": 14.0, "top": 12.0, "floor": 1.2, "under": 4.0}
 """Things per square metre of each kind of place in a room of usual order."""
 
 MESSINESS_SPREAD = 0.7

@@ -308,7 +308,9 @@ def cables(builder: VariedBuilder, frame: np.ndarray) -> None:
         path = np.cumsum(rng.normal(0, 0.06, (12, 2)) + rng.normal(0, 0.03, 2), axis=0)
         path = path - path.mean(0)
         smooth = np.stack([np.interp(np.linspace(0, 11, 34), np.arange(12), column) for column in path.T], 1)
-        radius = rng.uniform(0.0025, 0.005)
+        for _ in range(6):  # rounds the bends
+            smooth[1:-1] = (smooth[:-2] + smooth[1:-1] + smooth[2:]) / 3
+        radius = rng.uniform(0.002, 0.004)
         points = np.concatenate([np.clip(smooth, -0.28, 0.28), np.full((34, 1), radius + 0.001)], 1)
         _loose(builder, frame).add(shapes.tube(points, radius), builder.varied_palette.dark if rng.random() < 0.6 else grey(0.8, 0.5))
 

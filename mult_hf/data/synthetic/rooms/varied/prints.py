@@ -112,7 +112,7 @@ def whiteboard(rng: np.random.Generator) -> np.ndarray:
     """Notes, boxes and arrows in marker colours on white."""
     picture, draw = _canvas(240, 144, np.full(3, rng.uniform(0.85, 0.96)))
     inks = [np.array(ink) for ink in ((0.1, 0.1, 0.12), (0.1, 0.2, 0.6), (0.7, 0.1, 0.1), (0.05, 0.45, 0.2))]
-    for _ in range(rng.integers(0, 9)):
+    for _ in range(rng.integers(1, 9)):
         x, y = rng.uniform(8, 190), rng.uniform(8, 110)
         ink = inks[rng.integers(4)]
         kind = rng.integers(3)

@@ -65,7 +65,7 @@ def through_lens(exposed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Widths are for an image of 256 pixels and grow with its size. Nothing moves, so that labels stay where they are.
     """
     scale = exposed.shape[1] / 256
-    blur = rng.choice([0.0, rng.uniform(0.2, 0.7), rng.uniform(0.7, 1.6)], p=(0.35, 0.45, 0.2)) * scale
+    blur = rng.choice([0.0, rng.uniform(0.2, 0.7), rng.uniform(0.7, 1.3)], p=(0.35, 0.45, 0.2)) * scale
     image = gaussian_filter(exposed, (blur, blur, 0)) if blur > 0 else exposed
     if rng.random() < 0.2:
         image = _motion_blur(image, rng.uniform(1.5, 6) * scale, rng.uniform(0, 180))

@@ -52,7 +52,8 @@ def tube(points: np.ndarray, radius: float, sides: int = 6) -> Mesh:
     """A cable through points (points, 3)."""
     points = np.asarray(points, float)
     along = np.gradient(points, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    length = np.linalg.norm(along, axis=1, keepdims=True)
+    along = np.where(length > 1e-9, along / np.maximum(length, 1e-9), [1.0, 0.0, 0.0])  # points may coincide
     side = np.cross(along, [0.31, 0.17, 0.93])
     side /= np.linalg.norm(side, axis=1, keepdims=True)
     other = np.cross(along, side)
