@@ -159,11 +159,11 @@ def _kitchen(builder: VariedBuilder) -> None:
     rng, plan = builder.rng, builder.plan
     builder.handles = str(rng.choice(["bars", "knobs", "none"]))
     kinds = ["sink", "stove", "machine", "doors", "drawers", "doors"]
-    for count in (rng.integers(4, 7), 4, 3):
+    for count in (rng.integers(4, 7), 4, 3, 3, 2):
         width = count * rng.uniform(0.55, 0.65)
         # Low under windows, else with wall units.
         has_wall_units = builder.chance(0.65)
-        frame = plan.place_at_wall(rng, width, 1.1, tall=0.6 if has_wall_units else 0.0)
+        frame = plan.place_at_wall(rng, width, 1.0, tall=0.6 if has_wall_units else 0.0, tries=120)
         if frame is not None:
             kitchen.run(builder, frame, width, list(rng.permutation(kinds[:count])), has_wall_units)
             break
