@@ -1,6 +1,6 @@
 """Render procedural rooms with six dense maps into a directory that `datasets.load_dataset` reads.
 
-    mult-hf render rooms OUT --rooms 100 --views 6 --size 128
+    mult-hf render rooms OUT --rooms 100 --views 6
 
 To continue an interrupted run, repeat the command; finished files are kept.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mult_hf.data.synthetic.rooms import variants
+from mult_hf.data.synthetic.rooms.varied.groups import GROUPS
 from mult_hf.inference.directory_lock import exclusive_run
 
 from .arguments import flag, parse_arguments, positional
@@ -26,11 +27,13 @@ class RoomsArguments:
     validation_rooms: int | None = flag(None, "rooms of the validation split; a tenth by default")
     test_rooms: int | None = flag(None, "rooms of the test split; a tenth by default")
     views: int = flag(6, "images per room")
-    size: int = flag(128, "height and width in pixels")
+    size: int | None = flag(None, "height and width in pixels; by default 128, and 256 for scenes 2")
     spp: int = flag(8, "light paths per pixel, before denoising")
     seed: int = flag(0, "seed of the first room; the following rooms have consecutive seeds")
     num_proc: int = flag(1, "number of processes; one already uses every core")
     rooms_per_shard: int = flag(20, "rooms per file; an interruption loses at most one file's work")
+    scenes: int = flag(1, "version of the scenes: 1, clean rooms seen from eye height, or 2, varied rooms", choices=(1, 2))
+    without: list[str] = flag([], "groups that do not vary in scenes 2, for comparisons", choices=tuple(GROUPS))
     variant: str = flag(variants.AUTO, "variant of Mitsuba", choices=variants.VARIANTS)
 
 
@@ -59,10 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             validation_rooms=a_tenth if arguments.validation_rooms is None else arguments.validation_rooms,
             test_rooms=a_tenth if arguments.test_rooms is None else arguments.test_rooms,
             views=arguments.views,
-            size=arguments.size,
+            size=(128 if arguments.scenes == 1 else 256) if arguments.size is None else arguments.size,
             samples_per_pixel=arguments.spp,
             seed=arguments.seed,
             rooms_per_shard=arguments.rooms_per_shard,
+            scenes=arguments.scenes,
+            without=tuple(arguments.without),
             variant=variant,
         )
         with exclusive_run(arguments.output_dir):

@@ -38,7 +38,7 @@ SEED = 11
 
 def settings(**changes):
     values = {"rooms": 5, "validation_rooms": 1, "test_rooms": 1, "views": 1, "size": 64, "samples_per_pixel": 2}
-    return RoomsSettings(**{**values, "seed": SEED, "rooms_per_shard": 2, "variant": "llvm_ad_rgb", **changes})
+    return RoomsSettings(**{**values, "seed": SEED, "rooms_per_shard": 2, "scenes": 1, "without": (), "variant": "llvm_ad_rgb", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +378,7 @@ def test_the_command_in_the_card_gives_the_same_settings(tmp_path):
     words = shlex.split(writing.command(wanted, "set"))
     assert words[:3] == ["mult-hf", "render", "rooms"]
     options = vars(parse_arguments(RoomsArguments, words[3:], ""))
-    assert {**options, "samples_per_pixel": options["spp"]}.items() >= vars(wanted).items()
+    assert {**options, "samples_per_pixel": options["spp"], "without": tuple(options["without"])}.items() >= vars(wanted).items()
     writing.write_card(tmp_path, wanted)
     assert writing.command(wanted, tmp_path.name) in (tmp_path / "README.md").read_text()
 
@@ -427,7 +427,7 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path, backend):
 
 @pytest.mark.slow
 def test_the_scalar_variant_sees_the_same_room(tmp_path, rows):
-    flags = ["--rooms", "1", "--validation_rooms", "0", "--test_rooms", "0", "--views", "1", "--size", "64", "--spp", "2"]
+    flags = ["--rooms", "1", "--validation_rooms", "0", "--test_rooms", "0", "--views", "1", "--size", "64", "--spp", "2", "--scenes", "1"]
     command = [sys.executable, "-m", "mult_hf", "render", "rooms", str(tmp_path), *flags, "--seed", str(SEED), "--variant", "scalar_rgb"]
     subprocess.run(command, check=True, capture_output=True)
     (scalar,) = read_all(tmp_path)

@@ -42,11 +42,11 @@ class RoomScene:
 
     def __init__(self, room: Room) -> None:
         materials = {part.material: _bsdf(part.material) for part in room.parts if part.material is not None}
-        meshes = {f"part{index:03d}": _mesh(part, materials) for index, part in enumerate(room.parts)}
+        meshes = {f"part{index:03d}": load_mesh(part, materials) for index, part in enumerate(room.parts)}
         # With optimisation on, Mitsuba merges meshes and loses their identities.
         self._scene = mi.load_dict({"type": "scene", **meshes}, optimize=False)
         classes = {name: CLASS_NAMES.index(part.class_name) for name, part in zip(meshes, room.parts, strict=True)}
-        self._class_of_shape = _class_table(self._scene, classes)
+        self._class_of_shape = class_table(self._scene, classes)
         aovs = "depth:depth,position:position,normal:sh_normal,shape:shape_index"
         self._geometry_pass = mi.load_dict({"type": "aov", "aovs": aovs})
         self._guide_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
@@ -55,7 +55,7 @@ class RoomScene:
     def geometry(self, camera: RoomCamera, size: int) -> GeometryMaps:
         """Depth in metres, normals and ids of `CLASS_NAMES` at the centres of size x size pixels."""
         # One ray through the pixel's centre: jittered samples would average classes and mix near with far.
-        sensor = _sensor(camera, size, {"type": "stratified", "sample_count": 1, "jitter": False})
+        sensor = make_sensor(camera, size, {"type": "stratified", "sample_count": 1, "jitter": False})
         buffers = np.array(mi.render(self._scene, sensor=sensor, integrator=self._geometry_pass, spp=1))  # (height, width, 8)
         hit = buffers[..., 0] > 0
         axes, rays = camera.axes, buffers[..., 1:4] - camera.position
@@ -68,7 +68,7 @@ class RoomScene:
 
     def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
         """Denoised linear radiance, (size, size, 3) float32, from `samples` paths per pixel."""
-        sensor = _sensor(camera, size, {"type": "independent", "sample_count": samples})
+        sensor = make_sensor(camera, size, {"type": "independent", "sample_count": samples})
         start: Any = seed  # declared as UInt32, and an integer at run time
         noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=start))[..., :3]
         guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=start))
@@ -96,14 +96,15 @@ def develop(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.round(255 * display).astype(np.uint8)
 
 
-def _sensor(camera: RoomCamera, size: int, sampler: dict) -> "mi.Sensor":
-    look_at = mi.ScalarTransform4f().look_at(origin=camera.position.tolist(), target=camera.target.tolist(), up=[0, 0, 1])
+def make_sensor(camera: RoomCamera, size: int, sampler: dict) -> "mi.Sensor":
+    """Mitsuba's sensor of a camera for size x size pixels."""
+    look_at = mi.ScalarTransform4f().look_at(origin=camera.position.tolist(), target=camera.target.tolist(), up=camera.up.tolist())
     film = {"type": "hdrfilm", "width": size, "height": size, "rfilter": {"type": "box"}, "component_format": "float32"}
     lens = {"fov": float(camera.field_of_view), "fov_axis": "x", "near_clip": 0.01, "far_clip": 100.0}
     return mi.load_dict({"type": "perspective", "to_world": look_at, "film": film, "sampler": sampler, **lens})
 
 
-def _texture(values: np.ndarray, repeat: float = 1.0) -> dict:
+def make_texture(values: np.ndarray, repeat: float = 1.0) -> dict:
     """(3,) or (height, width, 3) linear values as a Mitsuba colour or texture."""
     if values.ndim == 1:
         return {"type": "rgb", "value": values.tolist()}
@@ -112,7 +113,7 @@ def _texture(values: np.ndarray, repeat: float = 1.0) -> dict:
 
 
 def _bsdf(material: Material) -> "mi.BSDF":
-    albedo = _texture(material.linear_albedo, material.repeat)
+    albedo = make_texture(material.linear_albedo, material.repeat)
     if material.roughness is None:
         surface: dict[str, Any] = {"type": "diffuse", "reflectance": albedo}
     else:
@@ -121,12 +122,19 @@ def _bsdf(material: Material) -> "mi.BSDF":
     return mi.load_dict({"type": "twosided", "surface": surface})
 
 
-def _mesh(part: Part, materials: dict[Material, "mi.BSDF"]) -> "mi.Mesh":
+def load_mesh(part: Part, materials: dict[Material, "mi.BSDF"], sampling_weight: float = 1.0) -> "mi.Mesh":
+    """Mitsuba's mesh of a part.
+
+    Args:
+        part: of a room.
+        materials: BSDF of each material.
+        sampling_weight: how often it is sampled as a lamp, if it shines.
+    """
     properties = mi.Properties()
     if part.material is not None:
         properties["bsdf"] = materials[part.material]
     if part.emission is not None:
-        properties["emitter"] = mi.load_dict({"type": "area", "radiance": _texture(part.emission)})
+        properties["emitter"] = mi.load_dict({"type": "area", "radiance": make_texture(part.emission), "sampling_weight": sampling_weight})
     vertices, faces = len(part.mesh.vertices), len(part.mesh.faces)
     mesh = mi.Mesh(part.class_name, vertices, faces, has_vertex_normals=True, has_vertex_texcoords=True, props=properties)
     parameters = mi.traverse(mesh)
@@ -138,7 +146,7 @@ def _mesh(part: Part, materials: dict[Material, "mi.BSDF"]) -> "mi.Mesh":
     return mesh
 
 
-def _class_table(scene: "mi.Scene", classes: dict[str, int]) -> np.ndarray:
+def class_table(scene: "mi.Scene", classes: dict[str, int]) -> np.ndarray:
     """Class ids indexed by the values of the shape_index buffer; scalar variants count shapes from 1 in the scene's order.
 
     The other variants use Dr.Jit's registry number, which keeps counting from scene to scene.

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 from .variants import LLVM, SCALAR
+from .varied.groups import GROUPS, check_groups
 
 SMALLEST_SIZE = 32
+
+PLAIN, VARIED = 1, 2
+"""Versions of the scenes."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class RoomsSettings:
         samples_per_pixel: light paths per pixel before denoising.
         seed: seed of the first room; the following rooms have consecutive seeds.
         rooms_per_shard: rooms per file; an interruption loses at most one file's rooms.
+        scenes: version of the scenes: 1, clean rooms seen from eye height, or 2, varied ones.
+        without: groups of `varied.groups.GROUPS` that do not vary; empty for version 1.
         variant: Mitsuba's variant, `"llvm_ad_rgb"` or `"scalar_rgb"`; their images differ slightly.
 
     Raises:
@@ -34,6 +40,8 @@ class RoomsSettings:
     samples_per_pixel: int
     seed: int
     rooms_per_shard: int
+    scenes: int
+    without: tuple[str, ...]
     variant: str
 
     def __post_init__(self) -> None:
@@ -52,8 +60,18 @@ class RoomsSettings:
             )
         if self.seed + self.rooms > 2**31:
             raise ValueError(f"seed {self.seed} with {self.rooms} rooms exceeds {2**31}, the limit of the 32-bit column; lower the seed")
+        if self.scenes not in (PLAIN, VARIED):
+            raise ValueError(f"scenes is {self.scenes}; choose {PLAIN} (clean rooms) or {VARIED} (varied rooms)")
+        if self.without and self.scenes == PLAIN:
+            raise ValueError(f"without is {' '.join(self.without)}; only scenes {VARIED} have groups, leave it out for scenes {PLAIN}")
+        object.__setattr__(self, "without", check_groups(self.without))
         if self.variant not in (LLVM, SCALAR):
             raise ValueError(f"variant is {self.variant!r}; choose {LLVM} or {SCALAR}")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What varies: none of `GROUPS` in the plain scenes, else all but those of `without`."""
+        return () if self.scenes == PLAIN else tuple(name for name in GROUPS if name not in self.without)
 
     @property
     def split_seeds(self) -> dict[str, range]:

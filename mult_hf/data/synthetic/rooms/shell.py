@@ -51,10 +51,10 @@ def build_shell(builder: RoomBuilder) -> None:
     materials, view = palette.new_walls(), textures.outdoors(rng) ** DISPLAY_GAMMA * rng.uniform(1.5, 6)
     for wall in range(4):
         openings = _choose_openings(builder, wall) if wall in windowed else []
-        _build_wall(builder, wall, openings, materials[wall])
+        build_wall(builder, wall, openings, materials[wall])
         for opening in openings:
-            _build_window(builder, wall, opening, view)
-    _build_door(builder, door_wall)
+            build_window(builder, wall, opening, view)
+    build_door(builder, door_wall)
     build_ceiling_lamp(builder)
 
 
@@ -71,7 +71,7 @@ def _choose_openings(builder: RoomBuilder, wall: int) -> list[Opening]:
     return openings
 
 
-def _build_wall(builder: RoomBuilder, wall: int, openings: list[Opening], material: Material) -> None:
+def build_wall(builder: RoomBuilder, wall: int, openings: list[Opening], material: Material) -> None:
     """The wall around its openings, and a skirting board."""
     length, height, bench = builder.plan.wall_length(wall), builder.height, builder.bench("wall", builder.plan.wall_frame(wall))
 
@@ -90,7 +90,7 @@ def _build_wall(builder: RoomBuilder, wall: int, openings: list[Opening], materi
     bench.box((length / 2, 0.008, 0.045), (length / 2, 0.008 + OVERLAP, 0.045 + OVERLAP), builder.palette.trim)
 
 
-def _build_window(builder: RoomBuilder, wall: int, opening: Opening, view: np.ndarray) -> None:
+def build_window(builder: RoomBuilder, wall: int, opening: Opening, view: np.ndarray) -> None:
     """The view outside, the opening's sides, a frame with bars, a sill, and often curtains."""
     rng, trim, frame = builder.rng, builder.palette.trim, builder.plan.wall_frame(wall)
     middle, half_width = opening.centre, opening.half_width
@@ -130,7 +130,7 @@ def _hang_curtains(builder: RoomBuilder, wall: int, opening: Opening) -> None:
     builder.plan.block_wall(wall, opening.centre, right - left)
 
 
-def _build_door(builder: RoomBuilder, wall: int) -> None:
+def build_door(builder: RoomBuilder, wall: int) -> None:
     """A closed door with two panels, a frame and a knob; the floor in front of it stays free."""
     rng, palette, plan = builder.rng, builder.palette, builder.plan
     width, height, length = rng.uniform(0.8, 0.95), rng.uniform(1.98, 2.1), plan.wall_length(wall)

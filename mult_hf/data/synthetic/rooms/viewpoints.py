@@ -40,6 +40,11 @@ class RoomCamera:
         right /= np.linalg.norm(right)
         return np.stack([right, np.cross(backward, right), backward])
 
+    @property
+    def up(self) -> np.ndarray:
+        """(3,): the direction that is upwards in the image as far as the viewing direction allows."""
+        return np.array([0.0, 0.0, 1.0])
+
     def focal_length(self, size: int) -> float:
         """Focal length in pixels of an image that is `size` pixels wide."""
         return focal_length(self.field_of_view, size)

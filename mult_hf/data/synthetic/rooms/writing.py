@@ -19,8 +19,12 @@ from mult_hf.data.schema import card_configs
 from mult_hf.data.synthetic.shards import check_existing_shards, write_shard
 
 from .samples import FEATURES, TASK_ENTRIES, render_room
-from .settings import RoomsSettings
+from .settings import PLAIN, VARIED, RoomsSettings
 from .variants import activate
+from .varied.card import INTRODUCTION as VARIED_INTRODUCTION
+from .varied.card import LIMITS as VARIED_LIMITS
+from .varied.card import describe_groups
+from .varied.samples import render_room as render_varied_room
 
 try:
     from tqdm import tqdm
@@ -94,7 +98,8 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
 def command(settings: RoomsSettings, output_name: str) -> str:
     """The command line that renders a data set with these settings."""
     flags = {"spp" if name == "samples_per_pixel" else name: value for name, value in asdict(settings).items()}
-    argv = [argument for name, value in flags.items() for argument in (f"--{name}", str(value))]
+    lists = {name: value if isinstance(value, tuple) else (value,) for name, value in flags.items()}
+    argv = [argument for name, values in lists.items() if values for argument in (f"--{name}", *map(str, values))]
     return shlex.join(["mult-hf", "render", "rooms", output_name, *argv])
 
 
@@ -112,15 +117,17 @@ def write_card(output_dir: Path, settings: RoomsSettings) -> None:
         f"| {split} | {len(seeds)} | {len(seeds) * settings.views} | {seeds[0]} to {seeds[-1]} |"
         for split, seeds in settings.split_seeds.items()
     )
-    text = CARD.format(
+    introduction, limits = (VARIED_INTRODUCTION, VARIED_LIMITS) if settings.scenes == VARIED else (INTRODUCTION, LIMITS)
+    text = f"{introduction}{COLUMNS}{limits}".format(
         size=settings.size, samples=settings.samples_per_pixel, variant=settings.variant, splits=splits,
         command=command(settings, output_dir.resolve().name), classes=", ".join(TASK_ENTRIES[0]["class_names"]),
+        groups=describe_groups(settings.groups),
     )  # fmt: skip
     with whole_file(output_dir / "README.md") as unfinished:
         DatasetCard(f"---\n{header.to_yaml()}\n---\n{text}").save(unfinished)
 
 
-CARD = """\
+INTRODUCTION = """\
 # Rooms
 
 Procedural indoor scenes (living rooms, bedrooms, dining rooms, studies, kitchens) with six dense maps, {size} x {size} pixels,
@@ -135,6 +142,9 @@ rendered with Mitsuba 3 ({samples} samples per pixel, denoised, variant `{varian
 Every room is in only one split. With the same versions of numpy, Mitsuba, its denoiser and Pillow, the same command gives the same
 bytes. To continue an interrupted run, repeat the command.
 
+"""
+
+COLUMNS = """\
 | column | stored | meaning |
 |---|---|---|
 | `room`, `view` | int32 | seed of the room, number of the view |
@@ -152,6 +162,9 @@ bytes. To continue an interrupted run, repeat the command.
 
 The last three follow Taskonomy's definitions; see `mult_hf.data.derive`.
 
+"""
+
+LIMITS = """\
 Limits: rooms are box-shaped, with closed doors and no people. Materials are matt or softly glossy, without glass or mirrors. Window
 panes show an image and have the depth of the pane.
 """
@@ -160,7 +173,7 @@ panes show an image and have the depth of the pane.
 @contextmanager
 def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> Iterator[Renderer]:
     """Render rooms in this process, or in several that share the cores."""
-    render = partial(render_room, settings)
+    render = partial({PLAIN: render_room, VARIED: render_varied_room}[settings.scenes], settings)
     if num_proc == 1:
         activate(settings.variant, library)
         yield partial(map, render)

@@ -1,0 +1,45 @@
+"""What the varied rooms randomise: groups that can be switched off one by one, each with a random stream of its own."""
+
+from collections.abc import Collection
+
+import numpy as np
+
+GROUPS: dict[str, str] = {
+    "light": "windows with sky, city or night, sun patches, several lamps and panels of varied colour; exposure and white balance",
+    "materials": "stone, tiles, carpets, metal, lacquer, patterned cloth, stains and wear",
+    "clutter": "small objects on floors, tables, worktops and shelves, stacked and tilted",
+    "cameras": "standing, seated, ceiling-near and close-up cameras with pitch, roll and fields of view of 35 to 95 degrees",
+    "sensor": "lens and motion blur, vignetting, noise, sharpening, contrast and colour response, JPEG",
+}
+"""Each group and what it varies. Without a group, that aspect is as in the first version of the scenes."""
+
+SCENES_VERSION = 2
+"""Part of every seed, so that no stream equals one of the first version."""
+
+_STREAMS = ("shape", *GROUPS, "paths", "shell")
+
+
+def stream(seed: int, name: str, view: int = -1) -> np.random.Generator:
+    """The random numbers of one aspect of a room or view; switching a group off leaves the others' numbers as they are.
+
+    Args:
+        seed: of the room.
+        name: `"shape"` (size, kind and furniture), `"shell"` (walls), one of `GROUPS`, or `"paths"` (light paths).
+        view: number of the view; -1 for what belongs to the room.
+    """
+    return np.random.default_rng([SCENES_VERSION, seed, _STREAMS.index(name), view + 1])
+
+
+def check_groups(names: Collection[str]) -> tuple[str, ...]:
+    """The groups in the order of `GROUPS`, each once.
+
+    Args:
+        names: of groups.
+
+    Raises:
+        ValueError: on a name that is no group's.
+    """
+    unknown = sorted(set(names) - set(GROUPS))
+    if unknown:
+        raise ValueError(f"unknown group {unknown[0]!r}; choose from {', '.join(GROUPS)}")
+    return tuple(name for name in GROUPS if name in names)

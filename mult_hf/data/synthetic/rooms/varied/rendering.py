@@ -1,0 +1,153 @@
+"""Varied rooms to images and maps with Mitsuba 3: labels from nine rays a pixel, colour by path tracing and a denoiser.
+
+Dr.Jit compiles one function for each set of constants that BSDFs have, and all of them anew for each room. So what differs between
+materials is in bitmaps, and the repeats of textures are in the meshes: five times less to compile.
+"""
+
+from dataclasses import replace
+
+import mitsuba as mi
+import mitsuba_oidn
+import numpy as np
+
+from mult_hf.data.synthetic.camera import GeometryMaps
+
+from ..builder import CLASS_NAMES, Part
+from ..materials import Material
+from ..rendering import class_table, load_mesh, make_sensor, make_texture
+from . import labels
+from .builder import Sun, VariedRoom
+from .viewpoints import HeldCamera, Preview
+
+PATH_DEPTH = 5
+"""Longest light path in segments."""
+
+ROULETTE_DEPTH = 3
+"""Segments after which dark paths end by chance."""
+
+GUIDE_SAMPLES = 4
+"""Samples a pixel of the albedo and normals that guide the denoiser."""
+
+SPECULAR = 0.5
+"""Strength of all gloss; materials differ in roughness."""
+
+BRIGHTEST = 60.0
+"""Radiance to which single light paths are cut before denoising."""
+
+DIMMEST_LAMP = 0.02
+"""Share of the strongest lamp's power below which a lamp is not sampled on purpose, such as a screen."""
+
+
+class VariedScene:
+    """A varied room loaded into Mitsuba.
+
+    Args:
+        room: as `layouts.build_room` makes it.
+    """
+
+    def __init__(self, room: VariedRoom) -> None:
+        materials = {part.material: _bsdf(part.material) for part in room.parts if part.material is not None}
+        weights = _lamp_weights(room.parts)
+        meshes = {
+            f"part{index:03d}": load_mesh(_with_repeats(part), materials, weight)
+            for index, (part, weight) in enumerate(zip(room.parts, weights, strict=True))
+        }
+        sun = {} if room.sun is None else {"sun": _sun(room.sun, max(weights))}
+        # With optimisation on, Mitsuba merges meshes and their identities are lost.
+        self._scene = mi.load_dict({"type": "scene", **meshes, **sun}, optimize=False)
+        classes = {name: CLASS_NAMES.index(part.class_name) for name, part in zip(meshes, room.parts, strict=True)}
+        self._class_of_shape = class_table(self._scene, classes)
+        self._geometry_pass = mi.load_dict({"type": "aov", "aovs": "position:position,normal:sh_normal,shape:shape_index"})
+        # Two passes: a path integrator within the one of the guides would be compiled and run twice.
+        self._guide_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
+        self._colour_pass = mi.load_dict({"type": "path", "max_depth": PATH_DEPTH, "rr_depth": ROULETTE_DEPTH})
+
+    def preview(self, camera: HeldCamera, size: int) -> Preview:
+        """What a camera sees, from one ray a pixel."""
+        points, _, classes, behind = self._rays(camera, size)
+        return Preview(classes, -points[..., 2], float(behind.mean()))
+
+    def geometry(self, camera: HeldCamera, size: int) -> GeometryMaps:
+        """Depth in metres, normals and ids of `CLASS_NAMES` of size x size pixels, each of one surface (see `labels`)."""
+        points, normals, classes, _ = (labels.split_pixels(each) for each in self._rays(camera, size * labels.RAYS))
+        chosen = labels.choose_rays(classes, -points[..., 2], normals)[None]
+        points, normals = (np.take_along_axis(each, chosen[..., None], 0)[0] for each in (points, normals))
+        depth = labels.at_centre(points, normals, labels.centre_rays(size, camera.focal_length(size)))
+        return GeometryMaps(
+            depth.astype(np.float32), np.moveaxis(normals, -1, 0).astype(np.float32), np.take_along_axis(classes, chosen, 0)[0]
+        )
+
+    def _rays(self, camera: HeldCamera, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What one ray through the middle of each of size x size cells meets.
+
+        Returns:
+            `tuple`: points (size, size, 3) in camera axes, NaN where nothing is met; normals on the visible side (size, size, 3),
+                camera axes; classes (size, size); whether the back was seen (size, size).
+        """
+        sensor = make_sensor(camera, size, {"type": "stratified", "sample_count": 1, "jitter": False})
+        buffers = np.array(mi.render(self._scene, sensor=sensor, integrator=self._geometry_pass, spp=1))[..., -7:]  # (size, size, 7)
+        normals = buffers[..., 3:6] @ camera.axes.T
+        length = np.linalg.norm(normals, axis=-1, keepdims=True)
+        hit = length[..., 0] > 0.5
+        points = np.where(hit[..., None], (buffers[..., :3] - camera.position) @ camera.axes.T, np.nan)
+        normals = normals / np.maximum(length, 1e-6)
+        behind = (normals * points).sum(-1, keepdims=True) > 0
+        classes = self._class_of_shape[np.where(hit, np.rint(buffers[..., 6]), 0).astype(int)]
+        return points, np.where(behind, -normals, normals), classes, behind[..., 0]
+
+    def colour(self, camera: HeldCamera, size: int, samples: int, seed: int) -> np.ndarray:
+        """Denoised linear radiance, (size, size, 3) float32, from `samples` paths a pixel."""
+        sensor = make_sensor(camera, size, {"type": "independent", "sample_count": samples})
+        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))[..., :3]
+        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=seed))
+        noisy, albedo, normals = noisy.clip(0, BRIGHTEST), guides[..., :3].clip(0, 1), guides[..., 3:6]
+        return mitsuba_oidn.denoise(*(np.ascontiguousarray(each) for each in (noisy, albedo, normals)), hdr=True)
+
+
+def _bitmap(values: np.ndarray) -> np.ndarray:
+    """A colour (3,) as the smallest texture that Mitsuba takes."""
+    return np.tile(values, (2, 2, 1)) if values.ndim == 1 else values
+
+
+def _bsdf(material: Material) -> "mi.BSDF":
+    albedo = make_texture(_bitmap(material.linear_albedo))
+    if material.roughness is None:
+        surface = {"type": "diffuse", "reflectance": albedo}
+    else:
+        roughness = {"type": "bitmap", "bitmap": mi.Bitmap(np.full((2, 2, 1), material.roughness, np.float32)), "raw": True}
+        metallic = float(getattr(material, "metallic", 0.0))
+        surface = {"type": "principled", "base_color": albedo, "roughness": roughness, "metallic": metallic, "specular": SPECULAR}
+    return mi.load_dict({"type": "twosided", "surface": surface})
+
+
+def _with_repeats(part: Part) -> Part:
+    """The part with texture coordinates in repeats of its material's texture."""
+    if part.material is None or part.emission is not None:
+        return part
+    return replace(part, mesh=replace(part.mesh, uv=part.mesh.uv / part.material.repeat))
+
+
+def _lamp_weights(parts: list[Part]) -> list[float]:
+    """How often each part is sampled as a lamp: by its power, not at all where that is small."""
+    powers = np.array([_power(part) for part in parts])
+    return [float(power) for power in np.where(powers > DIMMEST_LAMP * powers.max(), powers, 0)]
+
+
+def _power(part: Part) -> float:
+    """Radiance times area."""
+    if part.emission is None:
+        return 0.0
+    corners = part.mesh.vertices[part.mesh.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
+    return float(np.mean(part.emission) * area)
+
+
+def _sun(sun: Sun, weight: float) -> dict:
+    """A projector with the picture of a bright window."""
+    picture = np.full((64, 64, 3), [1.0, 0.92, 0.78], np.float32)
+    picture[30:34] = picture[:, 31:33] = 0
+    picture[:3] = picture[-3:] = picture[:, :3] = picture[:, -3:] = 0
+    look_at = mi.ScalarTransform4f().look_at(origin=sun.position.tolist(), target=sun.target.tolist(), up=[0, 0, 1])
+    irradiance = {"type": "bitmap", "bitmap": mi.Bitmap(picture), "raw": True}
+    projector = {"type": "projector", "to_world": look_at, "fov": 38.0, "irradiance": irradiance, "scale": sun.strength}
+    return {**projector, "sampling_weight": max(weight, 1e-3)}
