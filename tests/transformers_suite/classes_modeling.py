@@ -92,6 +92,9 @@ class MulTModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
     @unittest.skip("for models that are marked as composite, with towers for images and for text")
     def test_sdpa_can_dispatch_composite_models(self) -> None: ...
 
+    @unittest.skip("MulT saves weights under their names in memory, which other readers of the file need")
+    def test_reverse_loading_mapping(self) -> None: ...
+
     def test_model_get_set_embeddings(self) -> None:
         """The input embedding is a convolution that embeds patches, and no `nn.Embedding`; as in Swin's tests."""
         for model in self.models_in_evaluation_mode():
