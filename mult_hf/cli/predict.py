@@ -159,7 +159,7 @@ def make_predictor(arguments: PredictionArguments, loaded: LoadedModel) -> Predi
 
 
 def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tuple[int, int]) -> str | None:
-    """What is to be said of the scale at which an image of this (height, width) is seen, if it is far from the training images'."""
+    """A note if the model sees an image of this (height, width) at a scale far from that of its training images."""
     if loaded.trained is None:
         return None
     whole = size if loaded.view is None else loaded.view.of_image(size)
@@ -171,7 +171,7 @@ def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tupl
     zoom = Layout.of_image(size, arguments.tile, loaded.view).zoom
     if zoom <= MOST_ZOOM:
         return None
-    return f"tiles show objects {zoom:.2g} times as large as the whole image, where {MOST_ZOOM:g} is the most of use; give a larger --tile"
+    return f"tiles magnify objects {zoom:.2g} times, and more than {MOST_ZOOM:g} times does not help; give a larger --tile"
 
 
 def prediction_settings(arguments: PredictionArguments, loaded: LoadedModel, origin: str) -> dict[str, Any]:

@@ -44,22 +44,3 @@ def _register() -> None:
 
 
 _register()
-
-__all__ = [
-    "DEFAULT_CHECKPOINT",
-    "IGNORE_INDEX",
-    "MULT_TASKS",
-    "LabelEncoding",
-    "MulTConfig",
-    "MulTDensePredictionOutput",
-    "MulTForMultiTaskDensePrediction",
-    "MulTImageProcessor",
-    "MulTImageProcessorPil",
-    "MulTModel",
-    "MulTModelOutput",
-    "MulTPreTrainedModel",
-    "MultiTaskVisionPipeline",
-    "TaskSpec",
-    "register_task",
-    "registered_tasks",
-]

@@ -69,9 +69,8 @@ _FIELDS = {
 class TaskSpec:
     """One dense prediction task.
 
-    Entries in cards and in `config.json` have the same fields, side by side, so that an entry that differs from a registered task
-    states only what differs. Listed here by purpose: what the task is (`name` to `description`), learning (`activation` to `metrics`),
-    storage (`encoding`), geometry (`resample` to `zoom_exponent`) and display. All but the first three have defaults.
+    Entries in cards and in `config.json` have the same fields; one that differs from a registered task states only what differs.
+    All fields but the first three have defaults.
 
     Args:
         name: lower-case identifier, the key of predictions, labels and data columns.
@@ -85,13 +84,11 @@ class TaskSpec:
         loss: a name in [`losses.LOSSES`]; cross entropy for classification and L1 for regression by default.
         weight: factor of the loss in the weighted sum, at least 0.
         metrics: names in [`metrics.METRICS`], the headline first; mean IoU and pixel accuracy, or MAE by default.
-        encoding: how the data set stores the map; 8-bit class ids with 255 unknown, or float32 numbers with NaN by
-            default.
+        encoding: how the data set stores the map; by default 8-bit class ids with 255 unknown, or float32 numbers with NaN.
         resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only).
             Predictions are always resized bilinearly.
         horizontal_flip_signs: factor per channel when the image is mirrored; empty for all 1.
-        rotated_channels: the channels of a vector's components to the right and up, which turn with the image; empty if the
-            values do not change when the image is turned.
+        rotated_channels: channels of a vector's components to the right and up, which turn with the image; empty if none do.
         zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
         colormap: a name in [`visualization.COLORMAPS`]; "classes" or "viridis" by default.
         transformers_task: transformers' name for this output, if it has one ("depth-estimation"); it selects the task for

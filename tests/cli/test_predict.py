@@ -180,7 +180,7 @@ def test_an_image_smaller_than_a_tile_is_predicted_as_without_tiles_and_a_larger
             ["--image_size", "80"],
             "2 images: objects appear 2 times as large as in the training images (80 x 80 pixels, trained on 40",
         ),
-        (["--tile", "32"], "1 image: tiles show objects 4.7 times as large as the whole image, where 3 is the most of use"),
+        (["--tile", "32"], "1 image: tiles magnify objects 4.7 times, and more than 3 times does not help"),
         (["--tile", "64"], None),
         (["--image_size", "44"], None),
         ([], None),

@@ -45,10 +45,11 @@ REASONS = re.compile(
 
 
 @pytest.fixture(scope="module")
-def mixins(pytestconfig):
+def mixins(pytestconfig, tmp_path_factory):
     """Directory from which transformers' mixins can be imported."""
     try:
-        return lay_out(pytestconfig.cache.mkdir("transformers-suite"))
+        cache = getattr(pytestconfig, "cache", None)  # none with `-p no:cacheprovider`
+        return lay_out(cache.mkdir("transformers-suite") if cache else tmp_path_factory.mktemp("transformers-suite"))
     except Unavailable as reason:
         pytest.skip(str(reason))
 

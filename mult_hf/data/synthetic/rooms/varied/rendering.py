@@ -26,7 +26,7 @@ ROULETTE_DEPTH = 3
 """Segments after which dark paths end by chance."""
 
 GUIDE_SAMPLES = 4
-"""Samples a pixel of the albedo and normals that guide the denoiser."""
+"""Samples per pixel of the albedo and normals that guide the denoiser."""
 
 SPECULAR = 0.5
 """Strength of all gloss; materials differ in roughness."""
