@@ -173,7 +173,7 @@ def test_the_panel_has_a_row_per_model_and_a_column_per_stage(save_model, image,
     lines = re.findall(r"^  stage (\d) \(1/(\d+)\): largest weight 0\.\d+, on padding 0\.\d+$", printed, re.MULTILINE)
     assert lines == [("2", "16"), ("4", "4")] * 2
     for model, task in zip(models, tasks):
-        assert f"{model}: made by {task}, the same for depth, normals\n" in printed
+        assert f"{model}: computed by {task}, shared by depth, normals\n" in printed
     panel = Image.open(tmp_path / "a.png")
     assert panel.size == (3 * 104 + 4, 20 + 2 * (18 + round(100 * 80 / 104) + 4) + 4)
     first, second = (np.asarray(panel.crop((104, 20 + 99 * row + 22, 316, 20 + 99 * (row + 1)))) for row in range(2))
