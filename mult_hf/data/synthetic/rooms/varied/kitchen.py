@@ -1,4 +1,4 @@
-"""What kitchens hold: units of 0.6 m side by side along a wall, in the frame of `cabinets`; appliances count as cabinets."""
+"""Kitchen furniture: units of 0.6 m side by side along a wall, in the frame of `cabinets`; appliances count as cabinets."""
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def run(builder: VariedBuilder, frame: np.ndarray, width: float, kinds: list[str
         builder: the room.
         frame: (4, 4), its origin on the floor in the middle of the run's back.
         width: metres.
-        kinds: of the units from left to right: `"drawers"`, `"doors"`, `"sink"`, `"stove"` or `"machine"`.
-        has_wall_units: whether cabinets hang above it.
+        kinds: kinds of the units from left to right: `"drawers"`, `"doors"`, `"sink"`, `"stove"` or `"machine"`.
+        has_wall_units: whether there are cabinets above it.
     """
     rng, palette = builder.rng, builder.palette
     worktop = palette.new_worktop() if isinstance(palette, VariedPalette) else palette.second_wood
