@@ -61,7 +61,7 @@ class PredictionArguments:
         None, "side, or height and width, that images, or tiles, are resized to for the model; `own` keeps their size; "
         "by default the size of the model's processor, which is that of its training images"
     )  # fmt: skip
-    tile: int | None = flag(None, "cut images into overlapping tiles of this many of the image's pixels; not cut by default")
+    tile: int | None = flag(None, "cut images into overlapping tiles of this many image pixels; no tiles by default")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
