@@ -49,6 +49,6 @@ class MulTImageProcessingTest(ImageProcessingTestMixin, PostProcessSemanticSegme
                 image_processing_class()(image, do_convert_rgb=False)
 
     @unittest.skip(
-        "its script imports transformers alone, without MulT's classes; tests/model/test_image_processing.py has one that loads them"
+        "its script imports transformers alone, without MulT's classes; tests/model/test_saved_processors.py has one that loads them"
     )
     def test_pil_can_run_without_torchvision(self) -> None: ...
