@@ -11,8 +11,8 @@ from support.pipelines import INPUT_SIZE, TASKS, make_model
 
 
 @pytest.fixture(scope="module")
-def photo():
-    """A real photo of 213 x 320 pixels."""
+def image():
+    """A photograph of 213 x 320 pixels."""
     return Image.fromarray(np.ascontiguousarray(load_sample_image("china.jpg")[::2, ::2]))
 
 
@@ -37,5 +37,5 @@ def predict(directory):
 
 
 @pytest.fixture(scope="module")
-def wanted(predict, photo):
-    return predict(photo)
+def wanted(predict, image):
+    return predict(image)

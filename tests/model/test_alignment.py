@@ -69,9 +69,9 @@ def test_a_map_of_the_upright_image_is_accepted():
 
 
 def test_sizes_are_read_from_files_arrays_and_tensors(tmp_path):
-    image_of(48, 64, 6).save(tmp_path / "photo.jpg", exif=image_of(48, 64, 6).getexif())
-    assert orientation(tmp_path / "photo.jpg") == 6
-    assert upright_size(str(tmp_path / "photo.jpg")) == (64, 48)
+    image_of(48, 64, 6).save(tmp_path / "image.jpg", exif=image_of(48, 64, 6).getexif())
+    assert orientation(tmp_path / "image.jpg") == 6
+    assert upright_size(str(tmp_path / "image.jpg")) == (64, 48)
     assert upright_size(torch.zeros(3, 48, 64, dtype=torch.uint8)) == (48, 64)
     assert map_size(np.zeros((48, 64, 3))) == map_size(np.zeros((3, 48, 64))) == map_size(np.zeros((48, 64))) == (48, 64)
 

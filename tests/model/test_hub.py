@@ -60,7 +60,7 @@ def who_am_i():
     return HfApi(token=OWNER).whoami()["name"]
 
 
-def photo():
+def image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 
 
@@ -89,7 +89,7 @@ def push_pipeline(name, **kwargs):
 def push_data(name, token, **kwargs):
     depth = Image.fromarray(np.full((64, 64), 2000, np.uint16))
     features = Features({"image": ImageColumn(), "depth": ImageColumn()})
-    Dataset.from_dict({"image": [photo()] * 2, "depth": [depth] * 2}, features=features).push_to_hub(name, token=token, **kwargs)
+    Dataset.from_dict({"image": [image()] * 2, "depth": [depth] * 2}, features=features).push_to_hub(name, token=token, **kwargs)
     card = DatasetCard.load(name, token=token)  # the one that datasets wrote
     card.data.mult_tasks = ENTRIES
     card.push_to_hub(name, token=token)
@@ -104,7 +104,7 @@ def load_processor(name, **kwargs):
 
 
 def predict(name, **kwargs):
-    maps = pipeline("multitask-vision", model=name, **kwargs)(photo())
+    maps = pipeline("multitask-vision", model=name, **kwargs)(image())
     return {task: result["prediction"] for task, result in maps.items()}
 
 
@@ -162,7 +162,7 @@ def test_what_was_pushed_is_loaded(client, pushed, name):
 
 def test_a_pipeline_is_made_of_a_name_on_the_hub(client, pushed):
     with torch.no_grad():
-        batch = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=TASKS)(photo(), return_tensors="pt")
+        batch = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=TASKS)(image(), return_tensors="pt")
         (expected,) = MulTImageProcessor(tasks=TASKS).post_process(make_model()(**batch))
     assert_same(client(predict, "user/parts"), {task: maps["prediction"] for task, maps in expected.items()})
 
@@ -172,9 +172,9 @@ import sys, torch
 from PIL import Image
 sys.modules["mult_hf"] = None  # an import of it now fails
 from transformers import AutoImageProcessor, AutoModel, pipeline
-name, photo, out, *token = sys.argv[1:]
+name, image, out, *token = sys.argv[1:]
 predict = pipeline("multitask-vision", model=name, trust_remote_code=True, token=token[0] if token else None)
-torch.save({task: maps["prediction"] for task, maps in predict(photo).items()}, out)
+torch.save({task: maps["prediction"] for task, maps in predict(image).items()}, out)
 model = AutoModel.from_pretrained(name, trust_remote_code=True, token=token[0] if token else None)
 processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True, token=token[0] if token else None)
 assert all(type(one).__module__.startswith("transformers_modules.") for one in (predict, model, processor))
@@ -183,13 +183,13 @@ assert all(type(one).__module__.startswith("transformers_modules.") for one in (
 
 def run_without_the_package(settings, tmp_path, *arguments, **variables):
     """What a machine without mult_hf predicts, with a home of its own."""
-    photo().save(tmp_path / "photo.png")
+    image().save(tmp_path / "image.png")
     command = [
         sys.executable,
         "-c",
         WITHOUT_THE_PACKAGE,
         arguments[0],
-        str(tmp_path / "photo.png"),
+        str(tmp_path / "image.png"),
         str(tmp_path / "maps.pt"),
         *arguments[1:],
     ]

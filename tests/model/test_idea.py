@@ -196,7 +196,7 @@ def test_a_stage_that_only_one_of_the_models_shares_is_left_empty_for_the_other(
 
 
 @pytest.mark.parametrize("flags", [["--block", "1"], ["--head", "7"]])
-def test_another_block_or_one_head_is_another_picture(save_model, image, tmp_path, flags):
+def test_another_block_or_one_head_is_another_image(save_model, image, tmp_path, flags):
     model = save_model("m", ["depth"], block_attention=["encoder", "encoder"])
     for number, more in enumerate(([], flags)):
         words = ["--model", model, "--image", str(image), "--stages", "1", "--output", str(tmp_path / f"{number}.png")]

@@ -1,4 +1,4 @@
-"""Proves that both image processors turn any usual photo into the same pixel values, and refuse files and values that are not images."""
+"""Proves that both image processors turn any usual image into the same pixel values, and refuse files and values that are not images."""
 
 from pathlib import Path
 
@@ -29,14 +29,14 @@ def processor_class(request):
 
 @pytest.fixture
 def values(processor_class):
-    """Pixel values in [0, 1] of one photo: neither resized nor normalised."""
+    """Pixel values in [0, 1] of one image: neither resized nor normalised."""
     processor = processor_class(do_resize=False, do_normalize=False)
     return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
 
 
 @pytest.fixture(scope="module")
 def rgb():
-    """A small colour photo (6, 9, 3) that holds every grey level's extremes."""
+    """A small colour image (6, 9, 3) that holds every grey level's extremes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = 0, 255
     return pixels
@@ -58,8 +58,8 @@ def assert_same(result, wanted, tolerance=EXACT):
     "form", [Image.fromarray, np.asarray, lambda array: torch.from_numpy(array).permute(2, 0, 1)], ids=["pil", "numpy", "torch"]
 )
 def test_both_backends_give_the_same_pixels_within_one_grey_level(size, form):
-    photo = np.ascontiguousarray(load_sample_image("china.jpg")[:, :401])  # 427 x 401: no multiple of anything
-    one, other = (cls(size=size)(form(photo), return_tensors="pt")["pixel_values"] for cls in (MulTImageProcessor, MulTImageProcessorPil))
+    image = np.ascontiguousarray(load_sample_image("china.jpg")[:, :401])  # 427 x 401: no multiple of anything
+    one, other = (cls(size=size)(form(image), return_tensors="pt")["pixel_values"] for cls in (MulTImageProcessor, MulTImageProcessorPil))
     height = 64 if "height" in size else 53  # 427 * 50 / 401
     assert one.shape == other.shape == (1, 3, height, 96 if "width" in size else 50)
     difference = (one - other).abs() * IMAGENET_STD / GREY_LEVEL  # in grey levels
@@ -68,9 +68,9 @@ def test_both_backends_give_the_same_pixels_within_one_grey_level(size, form):
 
 
 def test_pixels_are_normalised_by_imagenets_mean_and_deviation(processor_class):
-    photo = np.zeros((32, 32, 3), np.uint8)
-    photo[:, 16:] = 255
-    pixels = processor_class(do_resize=False)(photo, return_tensors="pt")["pixel_values"][0]
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, 16:] = 255
+    pixels = processor_class(do_resize=False)(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(pixels[:, 0, 0], torch.tensor([(0 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0 - 0.406) / 0.225]))
     torch.testing.assert_close(pixels[:, 0, 31], torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
 
@@ -114,13 +114,13 @@ def test_tensors_of_any_layout_and_type_give_the_same_pixels(values, rgb, layout
     arrange, rearrange = LAYOUTS[layout]
     pixels, dtype = torch.from_numpy(np.ascontiguousarray(arrange(rgb))), getattr(torch, dtype)
     white = 1 if dtype.is_floating_point else 255 if dtype == torch.uint8 else 65535
-    photo = (pixels / 255 * white).to(dtype) if dtype.is_floating_point else (pixels.int() * (white // 255)).to(dtype)
-    assert_same(values(photo), rearrange(expected(rgb)), HALF_PRECISION if dtype in (torch.float16, torch.bfloat16) else EXACT)
+    image = (pixels / 255 * white).to(dtype) if dtype.is_floating_point else (pixels.int() * (white // 255)).to(dtype)
+    assert_same(values(image), rearrange(expected(rgb)), HALF_PRECISION if dtype in (torch.float16, torch.bfloat16) else EXACT)
 
 
 def test_a_tensor_that_needs_a_gradient_is_read(values, rgb):
-    photo = (torch.from_numpy(rgb).permute(2, 0, 1) / 255).requires_grad_()
-    assert_same(values(photo).detach(), expected(rgb))
+    image = (torch.from_numpy(rgb).permute(2, 0, 1) / 255).requires_grad_()
+    assert_same(values(image).detach(), expected(rgb))
 
 
 def test_black_and_white_arrays_are_read(values):
@@ -128,7 +128,7 @@ def test_black_and_white_arrays_are_read(values):
 
 
 TRANSPARENT = {
-    "picture": Image.fromarray,
+    "image": Image.fromarray,
     "array": lambda rgba: rgba,
     "float array": lambda rgba: (rgba / 255).astype(np.float32),
     "16-bit array": lambda rgba: rgba.astype(np.uint16) * 257,
@@ -148,31 +148,31 @@ def test_transparent_pixels_are_seen_on_white(values, form):
     torch.testing.assert_close(result[:, :3].T, wanted, atol=1.001, rtol=0)
 
 
-def test_grey_and_cmyk_pictures_are_converted_to_colours(values, rgb):
-    picture = Image.fromarray(rgb)
-    grey = np.asarray(picture.convert("L"))
-    assert_same(values(picture.convert("L")), expected(np.repeat(grey[..., None], 3, axis=-1)))
-    assert picture.convert("CMYK").getbands() == ("C", "M", "Y", "K")
-    assert_same(values(picture.convert("CMYK")), expected(rgb))
+def test_grey_and_cmyk_images_are_converted_to_colours(values, rgb):
+    image = Image.fromarray(rgb)
+    grey = np.asarray(image.convert("L"))
+    assert_same(values(image.convert("L")), expected(np.repeat(grey[..., None], 3, axis=-1)))
+    assert image.convert("CMYK").getbands() == ("C", "M", "Y", "K")
+    assert_same(values(image.convert("CMYK")), expected(rgb))
 
 
-def test_palette_pictures_are_seen_in_their_colours(values):
-    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
-    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+def test_palette_images_are_seen_in_their_colours(values):
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     wanted = np.array([[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]], np.uint8)
-    assert_same(values(picture), expected(wanted))
-    picture.info["transparency"] = 2  # this palette entry is invisible: white
+    assert_same(values(image), expected(wanted))
+    image.info["transparency"] = 2  # this palette entry is invisible: white
     wanted[1, 0] = 255
-    assert_same(values(picture), expected(wanted))
+    assert_same(values(image), expected(wanted))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_pictures_are_scaled_and_not_cut_off(values, rgb, tmp_path, suffix):
+def test_16_bit_images_are_scaled_and_not_cut_off(values, rgb, tmp_path, suffix):
     path = tmp_path / f"deep.{suffix}"
     Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(path)
-    with Image.open(path) as picture:
-        assert picture.mode.startswith("I")  # 16 bits arrive
-        assert_same(values(picture), expected(np.repeat(rgb[..., :1], 3, axis=-1)))
+    with Image.open(path) as image:
+        assert image.mode.startswith("I")  # 16 bits arrive
+        assert_same(values(image), expected(np.repeat(rgb[..., :1], 3, axis=-1)))
     assert_same(values(str(path)), expected(np.repeat(rgb[..., :1], 3, axis=-1)))
 
 
@@ -181,7 +181,7 @@ def test_16_bit_pictures_are_scaled_and_not_cut_off(values, rgb, tmp_path, suffi
     ("orientation", "turn"),
     [(1, lambda p: p), (3, lambda p: np.rot90(p, 2)), (6, lambda p: np.rot90(p, -1)), (8, np.rot90), (2, np.fliplr)],
 )
-def test_photos_are_turned_as_their_exif_says(values, rgb, tmp_path, orientation, turn):
+def test_images_are_turned_as_their_exif_says(values, rgb, tmp_path, orientation, turn):
     exif = Image.Exif()
     exif[274] = orientation
     path = tmp_path / "turned.png"
@@ -190,16 +190,16 @@ def test_photos_are_turned_as_their_exif_says(values, rgb, tmp_path, orientation
     assert_same(values(Image.open(path)), expected(turn(rgb).copy()))
 
 
-def test_paths_pictures_arrays_and_tensors_mix_in_one_batch(processor_class, rgb, tmp_path):
-    path = tmp_path / "photo.png"
+def test_paths_images_arrays_and_tensors_mix_in_one_batch(processor_class, rgb, tmp_path):
+    path = tmp_path / "image.png"
     Image.fromarray(rgb).save(path)
-    photos = [str(path), path, Image.open(path), rgb, torch.from_numpy(rgb).permute(2, 0, 1), np.repeat(np.repeat(rgb, 2, 0), 2, 1)]
-    batch = processor_class(size={"height": 32, "width": 40})(photos, return_tensors="pt")["pixel_values"]
+    images = [str(path), path, Image.open(path), rgb, torch.from_numpy(rgb).permute(2, 0, 1), np.repeat(np.repeat(rgb, 2, 0), 2, 1)]
+    batch = processor_class(size={"height": 32, "width": 40})(images, return_tensors="pt")["pixel_values"]
     assert batch.shape == (6, 3, 32, 40)
     assert all(torch.equal(batch[0], pixels) for pixels in batch[1:5])
 
 
-def test_an_array_of_four_axes_is_several_photos(processor_class, rgb):
+def test_an_array_of_four_axes_is_several_images(processor_class, rgb):
     processor = processor_class(size={"height": 32, "width": 32})
     both = processor(np.stack([rgb, rgb[::-1]]), return_tensors="pt")["pixel_values"]
     assert torch.equal(both, processor([rgb, rgb[::-1]], return_tensors="pt")["pixel_values"])
@@ -218,7 +218,7 @@ def half_of(suffix):
 BROKEN_FILES = {
     "truncated jpg": (half_of("jpg"), "broken"),
     "truncated png": (half_of("png"), "broken"),
-    "text": (lambda path: path.write_text("not a photo"), "cannot be read as an image"),
+    "text": (lambda path: path.write_text("not an image"), "cannot be read as an image"),
     "no byte": (lambda path: path.write_bytes(b""), "cannot be read as an image"),
     "directory": (lambda path: path.mkdir(), "cannot be read as an image"),
     "missing": (lambda path: None, "does not exist"),
@@ -227,7 +227,7 @@ BROKEN_FILES = {
 
 @pytest.mark.parametrize("kind", BROKEN_FILES)
 @pytest.mark.parametrize("as_type", [str, Path])
-def test_a_file_that_is_no_whole_photo_is_refused_by_name(processor_class, tmp_path, kind, as_type):
+def test_a_file_that_is_no_whole_image_is_refused_by_name(processor_class, tmp_path, kind, as_type):
     write, reason = BROKEN_FILES[kind]
     path = tmp_path / "holiday_17.jpg"
     write(path)
@@ -235,7 +235,7 @@ def test_a_file_that_is_no_whole_photo_is_refused_by_name(processor_class, tmp_p
         processor_class()(as_type(path), return_tensors="pt")
 
 
-def test_the_broken_photo_among_good_ones_is_named(processor_class, rgb, tmp_path):
+def test_the_broken_image_among_good_ones_is_named(processor_class, rgb, tmp_path):
     half_of("png")(tmp_path / "holiday_17.png")
     with pytest.raises(ValueError, match=r"holiday_17\.png is broken"):
         processor_class()([rgb, Image.open(tmp_path / "holiday_17.png")], return_tensors="pt")
@@ -244,15 +244,15 @@ def test_the_broken_photo_among_good_ones_is_named(processor_class, rgb, tmp_pat
 @pytest.mark.parametrize(
     "empty",
     [Image.new("RGB", (0, 5)), np.zeros((0, 5, 3), np.uint8), np.zeros((5, 0), np.uint8), torch.zeros(3, 0, 4)],
-    ids=["picture", "array", "grey array", "tensor"],
+    ids=["image", "array", "grey array", "tensor"],
 )
-def test_a_photo_without_pixels_is_refused(processor_class, empty):
+def test_an_image_without_pixels_is_refused(processor_class, empty):
     with pytest.raises(ValueError, match="is empty"):
         processor_class()(empty, return_tensors="pt")
 
 
 @pytest.mark.parametrize(
-    ("photo", "said"),
+    ("image", "said"),
     [
         (np.zeros((5, 6, 2), np.uint8), r"\(5, 6, 2\)"),
         (np.full((5, 6, 3), np.nan, np.float32), "nan"),
@@ -263,12 +263,12 @@ def test_a_photo_without_pixels_is_refused(processor_class, empty):
     ],
     ids=["two channels", "nan", "beyond 255", "negative", "beyond 16 bits", "complex"],
 )
-def test_values_that_are_no_colours_are_refused_with_the_value(processor_class, photo, said):
+def test_values_that_are_no_colours_are_refused_with_the_value(processor_class, image, said):
     with pytest.raises(ValueError, match=said):
-        processor_class()(photo, return_tensors="pt")
+        processor_class()(image, return_tensors="pt")
 
 
 @pytest.mark.parametrize("thing", [5, None, b"abc", {}])
-def test_things_that_are_no_photos_are_refused(processor_class, thing):
+def test_things_that_are_no_images_are_refused(processor_class, thing):
     with pytest.raises((ValueError, TypeError)):
         processor_class()(thing, return_tensors="pt")

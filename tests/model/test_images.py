@@ -54,8 +54,8 @@ def test_a_dark_16_bit_file_that_pillow_widens_to_int32_is_read_as_16_bits(tmp_p
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint32, np.uint64])
 def test_integers_of_no_image_type_are_refused_where_they_could_have_8_or_16_bits(dtype):
     image = np.full((6, 8), 100, dtype)
-    with pytest.raises(ValueError, match=r"photo is u?int\d+ with values up to 100: .*convert it to uint8 or uint16"):
-        read_image(image, "photo")
+    with pytest.raises(ValueError, match=r"image is u?int\d+ with values up to 100: .*convert it to uint8 or uint16"):
+        read_image(image, "image")
     assert read_image(image * 0).max() == 0, "black is black in both"
     if np.iinfo(dtype).max > 300:
         assert read_image(image * 3).max() == 1, "300 of 65535"
@@ -63,8 +63,8 @@ def test_integers_of_no_image_type_are_refused_where_they_could_have_8_or_16_bit
 
 def test_integers_beyond_16_bits_are_refused():
     for image in (np.full((6, 8), 65536, np.int64), np.full((6, 8), -1, np.int32), np.full((6, 8), 2**64 - 1, np.uint64)):
-        with pytest.raises(ValueError, match=r"photo has values .*8 or 16 bits"):
-            read_image(image, "photo")
+        with pytest.raises(ValueError, match=r"image has values .*8 or 16 bits"):
+            read_image(image, "image")
 
 
 # Files.
@@ -114,7 +114,7 @@ def test_a_bomb_in_base64_is_refused_as_one():
         read_image(base64.b64encode(content).decode())
 
 
-@pytest.mark.parametrize("cell", [{"photo": "a.png"}, {"bytes": None, "path": None}, {"bytes": 5}])
+@pytest.mark.parametrize("cell", [{"image": "a.png"}, {"bytes": None, "path": None}, {"bytes": 5}])
 def test_a_mapping_that_is_no_cell_is_refused(cell):
     with pytest.raises(ValueError, match="image is a mapping with"):
         read_image(cell)
@@ -132,7 +132,7 @@ def test_the_usual_formats_are_read_whatever_the_name_of_the_file(file_format, t
 )
 def test_a_file_that_other_programs_would_be_started_for_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail(f"started {args}"))
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(content)
     for source in (path, content, io.BytesIO(content)):
         with pytest.raises(ValueError, match="cannot be read as an image: it is broken or none of JPEG"):
@@ -156,13 +156,13 @@ def test_heic_is_read_by_its_contents_where_pillow_heif_is_installed(installed, 
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     monkeypatch.setattr(Image, "OPEN", {name: opener for name, opener in Image.OPEN.items() if name != "HEIF"})
     images._register_heif.cache_clear()
-    photo = b"\0\0\0\x18ftypheic" + b"\0" * 50
+    image = b"\0\0\0\x18ftypheic" + b"\0" * 50
     try:
         if installed:
-            np.testing.assert_array_equal(np.asarray(read_image(photo)), np.asarray(RED))
+            np.testing.assert_array_equal(np.asarray(read_image(image)), np.asarray(RED))
         else:
             with pytest.raises(ValueError, match=r"none of JPEG, .*; HEIC needs pillow-heif"):
-                read_image(photo)
+                read_image(image)
     finally:
         images._register_heif.cache_clear()
 
@@ -223,7 +223,7 @@ def server():
     stopped, endless = threading.Event(), HTTPServer(("127.0.0.1", 0), Endless)
     thread = threading.Thread(target=endless.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{endless.server_port}/photo.jpg"
+    yield f"http://127.0.0.1:{endless.server_port}/image.jpg"
     stopped.set()
     endless.shutdown()
     thread.join()
@@ -231,13 +231,13 @@ def server():
 
 
 def test_a_download_ends_at_its_time(server):
-    with pytest.raises(ValueError, match=r"photo.jpg cannot be read as an image: the download took more than 0.2 s"):
+    with pytest.raises(ValueError, match=r"image.jpg cannot be read as an image: the download took more than 0.2 s"):
         read_image(server, timeout=0.2)
 
 
 def test_a_download_ends_at_its_size(server, monkeypatch):
     monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 5000)
-    with pytest.raises(ValueError, match=r"photo.jpg cannot be read as an image: it has more than 5,000 bytes"):
+    with pytest.raises(ValueError, match=r"image.jpg cannot be read as an image: it has more than 5,000 bytes"):
         read_image(server)
 
 
@@ -286,7 +286,7 @@ def test_a_circle_of_redirects_is_refused(redirecting):
         read_image(f"{address}/circle")
 
 
-@pytest.mark.parametrize("target", ["ftp://127.0.0.1:1/photo.jpg", "file:///etc/hostname", "data:image/png;base64,AAAA"])
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1:1/image.jpg", "file:///etc/hostname", "data:image/png;base64,AAAA"])
 def test_redirects_to_anything_but_the_web_are_refused(redirecting, target):
     """Each of these is refused by its scheme, not opened."""
     address, _ = redirecting
@@ -312,7 +312,7 @@ def test_a_server_that_sends_its_headers_byte_by_byte_has_the_same_time():
     thread.start()
     try:
         with pytest.raises(ValueError, match=r"cannot be read as an image: the download took more than 0\.3 s"):
-            read_image(f"http://127.0.0.1:{listener.getsockname()[1]}/photo.jpg", timeout=0.3)
+            read_image(f"http://127.0.0.1:{listener.getsockname()[1]}/image.jpg", timeout=0.3)
     finally:
         stopped.set()
         thread.join()

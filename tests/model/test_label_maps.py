@@ -9,7 +9,7 @@ from mult_hf import MulTImageProcessor, MulTImageProcessorPil
 from mult_hf.model.image_processing_base import MulTBatchFeature
 from mult_hf.model.images import resize_label
 
-PHOTO = np.zeros((8, 9, 3), np.uint8)
+IMAGE = np.zeros((8, 9, 3), np.uint8)
 
 
 @pytest.fixture(params=[MulTImageProcessor, MulTImageProcessorPil], ids=["torchvision", "pil"])
@@ -19,14 +19,14 @@ def processor_class(request):
 
 @pytest.fixture
 def values(processor_class):
-    """Pixel values in [0, 1] of one photo: neither resized nor normalised."""
+    """Pixel values in [0, 1] of one image: neither resized nor normalised."""
     processor = processor_class(do_resize=False, do_normalize=False)
     return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
 
 
 @pytest.fixture(scope="module")
 def rgb():
-    """A small colour photo (6, 9, 3) that holds every grey level's extremes."""
+    """A small colour image (6, 9, 3) that holds every grey level's extremes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = 0, 255
     return pixels
@@ -34,11 +34,11 @@ def rgb():
 
 @pytest.fixture
 def targets(processor_class):
-    """Targets of one photo that is resized to the size that its stored maps have."""
+    """Targets of one image that is resized to the size that its stored maps have."""
 
     def make(height, width, label_maps, **kwargs):
         processor = processor_class(size={"height": height, "width": width}, **kwargs)
-        labels = processor(PHOTO, label_maps=label_maps, return_tensors="pt")["labels"]
+        labels = processor(IMAGE, label_maps=label_maps, return_tensors="pt")["labels"]
         return {task: target[0] for task, target in labels.items()}
 
     return make
@@ -87,19 +87,19 @@ def test_stored_heat_maps_become_fractions(targets):
         Image.fromarray,
         lambda s: Image.fromarray(s.astype(np.int32)),
     ],
-    ids=["array", "channel first", "channel last", "tensor widened to 32 bits", "16-bit picture", "32-bit picture"],
+    ids=["array", "channel first", "channel last", "tensor widened to 32 bits", "16-bit image", "32-bit image"],
 )
-def test_a_stored_map_may_be_a_picture_an_array_or_a_tensor(targets, form):
+def test_a_stored_map_may_be_an_image_an_array_or_a_tensor(targets, form):
     stored = (512 * np.arange(1, 31, dtype=np.uint16) % 8192).reshape(5, 6)
     wanted = targets(5, 6, {"depth": stored})["depth"]
     assert torch.isfinite(wanted).any()
     torch.testing.assert_close(targets(5, 6, {"depth": form(stored)})["depth"], wanted, equal_nan=True)
 
 
-def test_ids_of_a_palette_picture_are_read_not_its_colours(targets):
-    picture = Image.fromarray(np.array([[1, 2], [3, 4]], np.uint8)).convert("P")
-    picture.putpalette([200, 100, 50] * 256)
-    assert targets(2, 2, {"segmentation": picture})["segmentation"].tolist() == [[0, 1], [2, 3]]
+def test_ids_of_a_palette_image_are_read_not_its_colours(targets):
+    image = Image.fromarray(np.array([[1, 2], [3, 4]], np.uint8)).convert("P")
+    image.putpalette([200, 100, 50] * 256)
+    assert targets(2, 2, {"segmentation": image})["segmentation"].tolist() == [[0, 1], [2, 3]]
 
 
 def test_a_data_set_states_its_own_encoding(targets):
@@ -168,12 +168,12 @@ def test_labels_are_not_reduced_by_default(processor_class):
 
 def test_reading_images_as_other_than_rgb_is_refused(processor_class):
     with pytest.raises(ValueError, match="do_convert_rgb is False"):
-        processor_class()(PHOTO, do_convert_rgb=False)
+        processor_class()(IMAGE, do_convert_rgb=False)
     with pytest.raises(ValueError, match="do_convert_rgb is False"):
-        processor_class(do_convert_rgb=False)(PHOTO)
+        processor_class(do_convert_rgb=False)(IMAGE)
 
 
-def test_a_photo_without_a_map_has_an_unknown_target(processor_class, rgb):
+def test_an_image_without_a_map_has_an_unknown_target(processor_class, rgb):
     processor = processor_class(size={"height": 4, "width": 5})
     stored = {"depth": [np.full((6, 9), 512, np.uint16), None], "segmentation": [None, np.ones((6, 9), np.uint8)], "normals": [None, None]}
     labels = processor([rgb, rgb], label_maps=stored, return_tensors="pt")["labels"]
@@ -189,19 +189,19 @@ def test_a_photo_without_a_map_has_an_unknown_target(processor_class, rgb):
     assert labels["normals"].isnan().all()
 
 
-def test_maps_follow_photos_of_different_sizes(processor_class):
+def test_maps_follow_images_of_different_sizes(processor_class):
     processor = processor_class(size={"shortest_edge": 32})
-    photo = np.zeros((64, 96, 3), np.uint8)
-    batch = processor(photo, label_maps={"depth": np.full((128, 192), 512, np.uint16)}, return_tensors="pt")
+    image = np.zeros((64, 96, 3), np.uint8)
+    batch = processor(image, label_maps={"depth": np.full((128, 192), 512, np.uint16)}, return_tensors="pt")
     assert batch["pixel_values"].shape[-2:] == batch["labels"]["depth"].shape[-2:] == (32, 48)
 
 
 @pytest.mark.parametrize(("task", "stored_type", "low", "high"), [("segmentation", np.uint8, 1, 17), ("reshading", np.uint8, 0, 255)])
-def test_maps_stay_aligned_with_their_photo(processor_class, task, stored_type, low, high):
-    right = np.arange(96) >= 36  # the right part of the photo is white, and of the map high
-    photo = np.repeat(np.tile(right, (64, 1))[..., None], 3, axis=-1).astype(np.uint8) * 255
+def test_maps_stay_aligned_with_their_image(processor_class, task, stored_type, low, high):
+    right = np.arange(96) >= 36  # the right part of the image is white, and of the map high
+    image = np.repeat(np.tile(right, (64, 1))[..., None], 3, axis=-1).astype(np.uint8) * 255
     processor = processor_class(size={"height": 32, "width": 64}, do_normalize=False)
-    batch = processor(photo, label_maps={task: np.where(np.tile(right, (64, 1)), high, low).astype(stored_type)}, return_tensors="pt")
+    batch = processor(image, label_maps={task: np.where(np.tile(right, (64, 1)), high, low).astype(stored_type)}, return_tensors="pt")
     white = batch["pixel_values"][0, 0, 0] > 0.5
     target = batch["labels"][task].reshape(32, 64)[0]
     assert white.sum() == 40  # 60 of 96 columns, in 64
@@ -275,20 +275,20 @@ def test_resizing_does_not_let_extreme_unknown_values_in():
 )
 def test_a_map_that_does_not_fit_its_task_is_refused(processor_class, label_maps, said):
     with pytest.raises(ValueError, match=said):
-        processor_class(size={"height": 4, "width": 4})(PHOTO, label_maps=label_maps, return_tensors="pt")
+        processor_class(size={"height": 4, "width": 4})(IMAGE, label_maps=label_maps, return_tensors="pt")
 
 
 def test_the_wrong_map_of_a_batch_is_named(processor_class, tmp_path):
     Image.fromarray(np.full((4, 4), 99, np.uint8)).save(tmp_path / "room_7.png")
     maps = [np.ones((4, 4), np.uint8), Image.open(tmp_path / "room_7.png")]
     with pytest.raises(ValueError, match=r"label map 1 of .*room_7\.png"):
-        processor_class(size={"height": 4, "width": 4})([PHOTO] * 2, label_maps={"segmentation": maps})
+        processor_class(size={"height": 4, "width": 4})([IMAGE] * 2, label_maps={"segmentation": maps})
 
 
 @pytest.mark.parametrize("kwargs", [{"do_center_crop": True, "crop_size": 2}, {"do_pad": True}])
 def test_maps_are_not_silently_left_out_of_a_crop_or_padding(processor_class, kwargs):
     with pytest.raises(ValueError, match="would shift predictions against their images"):
-        processor_class()(PHOTO, label_maps={"depth": None}, **kwargs)
+        processor_class()(IMAGE, label_maps={"depth": None}, **kwargs)
 
 
 def test_labels_come_as_the_caller_wants_them(processor_class, rgb):

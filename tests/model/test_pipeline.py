@@ -10,24 +10,24 @@ from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, MulTIma
 from support.pipelines import INPUT_SIZE, NAMES, assert_same, make_model
 
 
-def test_a_result_has_one_map_and_one_picture_a_task_at_the_photos_size(wanted, photo):
+def test_a_result_has_one_map_and_one_image_a_task_at_the_images_size(wanted, image):
     channels = {"segmentation": (), "normals": (3,), "principal_curvature": (2,)}
     assert list(wanted) == NAMES
     for task, maps in wanted.items():
         assert list(maps) == ["prediction", "image"]
-        assert tuple(maps["prediction"].shape) == (*channels.get(task, ()), photo.height, photo.width)
+        assert tuple(maps["prediction"].shape) == (*channels.get(task, ()), image.height, image.width)
         assert maps["prediction"].dtype == (torch.int64 if task == "segmentation" else torch.float32)
         assert not maps["prediction"].requires_grad
-        assert maps["image"].size == photo.size
+        assert maps["image"].size == image.size
         assert maps["image"].mode == "RGB"
 
 
-def test_predictions_are_the_models_own_brought_to_the_photos_size(predict, wanted, photo):
+def test_predictions_are_the_models_own_brought_to_the_images_size(predict, wanted, image):
     processor = MulTImageProcessor(size=INPUT_SIZE)
     with torch.no_grad():
-        raw = predict.model(processor(photo, return_tensors="pt")["pixel_values"]).predictions
+        raw = predict.model(processor(image, return_tensors="pt")["pixel_values"]).predictions
     resized = {
-        task: F.interpolate(maps, size=(photo.height, photo.width), mode="bilinear", align_corners=False)[0] for task, maps in raw.items()
+        task: F.interpolate(maps, size=(image.height, image.width), mode="bilinear", align_corners=False)[0] for task, maps in raw.items()
     }
     assert (wanted["segmentation"]["prediction"] == resized["segmentation"].argmax(0)).float().mean() > 0.999
     for task in ("depth", "reshading"):
@@ -37,7 +37,7 @@ def test_predictions_are_the_models_own_brought_to_the_photos_size(predict, want
     torch.testing.assert_close(wanted["principal_curvature"]["prediction"], resized["principal_curvature"].clamp(-4, 4))
 
 
-def test_units_and_pictures_follow_from_the_heads_by_hand(photo):
+def test_units_and_images_follow_from_the_heads_by_hand(image):
     """With zero weights a head's bias is its whole output: sigmoid(0) of 10 m, a vector along one axis, one class."""
     model = make_model()
     biases = {
@@ -53,7 +53,7 @@ def test_units_and_pictures_follow_from_the_heads_by_hand(photo):
         for task, bias in biases.items():
             model.heads.tasks[task].projection.weight.zero_()
             model.heads.tasks[task].projection.bias.copy_(bias)
-    result = pipeline("multitask-vision", model=model)(photo)
+    result = pipeline("multitask-vision", model=model)(image)
     by_hand = {
         "segmentation": 3,
         "depth": 5.0,  # metres
@@ -65,15 +65,15 @@ def test_units_and_pictures_follow_from_the_heads_by_hand(photo):
     }
     for task, value in by_hand.items():
         prediction = result[task]["prediction"]
-        constant = torch.tensor(value).reshape(-1, 1, 1).expand(-1, photo.height, photo.width)
+        constant = torch.tensor(value).reshape(-1, 1, 1).expand(-1, image.height, image.width)
         torch.testing.assert_close(prediction.reshape(constant.shape), constant, msg=lambda text, task=task: f"{task}: {text}")
     # Vectors are shown as red, green and blue, 0 in the middle: up is (half, full, half), and of two channels blue is half.
     assert result["normals"]["image"].getpixel((5, 7)) == (128, 255, 128)
     assert result["principal_curvature"]["image"].getpixel((5, 7)) == (255, 0, 128)
 
 
-def test_maps_are_not_mirrored_or_turned(predict, photo):
-    """Light in the top left of a photo changes the top left of a map most: the decoders look at the photo, untrained or not."""
+def test_maps_are_not_mirrored_or_turned(predict, image):
+    """Light in the top left of an image changes the top left of a map most: the decoders look at the image, untrained or not."""
     half = np.zeros((64, 96, 3), np.uint8)
     half[:32, :48] = 255  # bright top left
     depth = predict(half)["depth"]["prediction"]
@@ -82,81 +82,81 @@ def test_maps_are_not_mirrored_or_turned(predict, photo):
     assert change[:32, :48].mean() > 1.2 * max(change[:32, 48:].mean(), change[32:, :48].mean(), change[32:, 48:].mean())
 
 
-def test_target_size_replaces_the_photos_size(predict, photo):
-    result = predict(photo, target_size=(50, 70))
+def test_target_size_replaces_the_images_size(predict, image):
+    result = predict(image, target_size=(50, 70))
     assert all(maps["prediction"].shape[-2:] == (50, 70) and maps["image"].size == (70, 50) for maps in result.values())
 
 
-def test_only_the_wanted_tasks_are_computed_and_with_the_same_numbers(predict, wanted, photo):
-    result = predict(photo, tasks=["depth", "principal_curvature"])
+def test_only_the_wanted_tasks_are_computed_and_with_the_same_numbers(predict, wanted, image):
+    result = predict(image, tasks=["depth", "principal_curvature"])
     assert_same(result, {task: wanted[task] for task in ("depth", "principal_curvature")})
-    assert list(predict(photo, tasks="reshading")) == ["reshading"]
+    assert list(predict(image, tasks="reshading")) == ["reshading"]
 
 
-def test_arguments_of_the_pipeline_are_defaults_of_its_calls(directory, photo):
+def test_arguments_of_the_pipeline_are_defaults_of_its_calls(directory, image):
     few = pipeline("multitask-vision", model=str(directory), tasks=["depth"], target_size=(30, 40))
-    assert {task: tuple(maps["prediction"].shape) for task, maps in few(photo).items()} == {"depth": (30, 40)}
-    assert {task: tuple(maps["prediction"].shape) for task, maps in few(photo, tasks=["edges2d"]).items()} == {"edges2d": (30, 40)}
+    assert {task: tuple(maps["prediction"].shape) for task, maps in few(image).items()} == {"depth": (30, 40)}
+    assert {task: tuple(maps["prediction"].shape) for task, maps in few(image, tasks=["edges2d"]).items()} == {"edges2d": (30, 40)}
 
 
-def test_half_precision_gives_float32_maps_near_the_full_ones(directory, wanted, photo):
+def test_half_precision_gives_float32_maps_near_the_full_ones(directory, wanted, image):
     half = pipeline("multitask-vision", model=str(directory), dtype=torch.bfloat16)
     assert half.model.dtype == torch.bfloat16
-    result = half(photo)
+    result = half(image)
     assert result["depth"]["prediction"].dtype == result["normals"]["prediction"].dtype == torch.float32
     difference = (result["depth"]["prediction"] - wanted["depth"]["prediction"]).abs()
     assert 0 < difference.max() < 0.5  # metres of 10; bfloat16 has eight bits
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), -1, "cuda"])
-def test_results_lie_on_the_cpu_whatever_the_device(directory, wanted, photo, device):
+def test_results_lie_on_the_cpu_whatever_the_device(directory, wanted, image, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     on_device = pipeline("multitask-vision", model=str(directory), device=device)
     assert on_device.model.device.type == torch.device("cpu" if device == -1 else device).type
-    result = on_device(photo)
+    result = on_device(image)
     assert result["depth"]["prediction"].device.type == "cpu"
     assert_same(result, wanted, 1e-5 if device != "cuda" else 1e-2)
 
 
-def test_a_model_object_brings_the_processor_saved_beside_it(directory, wanted, photo):
+def test_a_model_object_brings_the_processor_saved_beside_it(directory, wanted, image):
     model = MulTForMultiTaskDensePrediction.from_pretrained(directory)
     by_object = pipeline("multitask-vision", model=model)
     assert (by_object.image_processor.size.height, by_object.image_processor.size.width) == (64, 96)
-    assert_same(by_object(photo), wanted)
+    assert_same(by_object(image), wanted)
 
 
-def test_a_model_that_was_never_saved_gets_a_processor_for_its_tasks(wanted, photo):
+def test_a_model_that_was_never_saved_gets_a_processor_for_its_tasks(wanted, image):
     fresh = pipeline("multitask-vision", model=make_model())
     assert list(fresh.image_processor.task_specs) == NAMES
-    assert list(fresh(photo)) == NAMES
+    assert list(fresh(image)) == NAMES
 
 
-def test_a_given_processor_is_used(predict, wanted, photo):
+def test_a_given_processor_is_used(predict, wanted, image):
     given = pipeline("multitask-vision", model=predict.model, image_processor=MulTImageProcessorPil(size=INPUT_SIZE))
     assert isinstance(given.image_processor, MulTImageProcessorPil)
-    assert_same({"depth": given(photo)["depth"]}, {"depth": wanted["depth"]}, 0.02)  # a grey level, see the processor
+    assert_same({"depth": given(image)["depth"]}, {"depth": wanted["depth"]}, 0.02)  # a grey level, see the processor
 
 
-def test_a_task_added_after_saving_is_shown(directory, photo):
+def test_a_task_added_after_saving_is_shown(directory, image):
     model = MulTForMultiTaskDensePrediction.from_pretrained(directory)
     model.add_task({"name": "edge_occlusion", "kind": "regression", "channels": 1})
-    assert list(pipeline("multitask-vision", model=model)(photo)) == [*NAMES, "edge_occlusion"]
+    assert list(pipeline("multitask-vision", model=model)(image)) == [*NAMES, "edge_occlusion"]
 
 
-def test_an_unknown_task_is_refused_with_those_that_exist(predict, photo):
+def test_an_unknown_task_is_refused_with_those_that_exist(predict, image):
     with pytest.raises(ValueError, match=r"dpeth.*depth.*principal_curvature"):
-        predict(photo, tasks=["dpeth"])
+        predict(image, tasks=["dpeth"])
     with pytest.raises(ValueError, match="choose at least one"):
-        predict(photo, tasks=[])
+        predict(image, tasks=[])
 
 
 @pytest.mark.parametrize("size", [5, (0, 5), (50,), (3, 50, 70)])
-def test_a_target_size_that_is_no_height_and_width_is_refused(predict, photo, size):
+def test_a_target_size_that_is_no_height_and_width_is_refused(predict, image, size):
     with pytest.raises(ValueError, match="target_size"):
-        predict(photo, target_size=size)
+        predict(image, target_size=size)
 
 
-def test_a_misspelt_argument_is_refused(predict, photo):
+def test_a_misspelt_argument_is_refused(predict, image):
     with pytest.raises(TypeError, match="taks"):
-        predict(photo, taks=["depth"])
+        predict(image, taks=["depth"])

@@ -1,4 +1,4 @@
-"""Proves that the pipeline takes a photo in any form: files, URLs, arrays, tensors, and many of them in any container."""
+"""Proves that the pipeline takes an image in any form: files, URLs, arrays, tensors, and many of them in any container."""
 
 import threading
 from functools import partial
@@ -34,32 +34,32 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-class Photos(torch.utils.data.Dataset):
-    """A torch data set of photos, or of dictionaries with one."""
+class Images(torch.utils.data.Dataset):
+    """A torch data set of images, or of dictionaries with one."""
 
-    def __init__(self, *photos):
-        self.photos = photos
+    def __init__(self, *images):
+        self.images = images
 
     def __len__(self):
-        return len(self.photos)
+        return len(self.images)
 
     def __getitem__(self, index):
-        return self.photos[index]
+        return self.images[index]
 
 
-ONE_PHOTO = {
-    "PIL picture": lambda photo: photo,
+ONE_IMAGE = {
+    "PIL image": lambda image: image,
     "array": np.asarray,
-    "array to 1": lambda photo: np.asarray(photo, np.float32) / 255,
-    "tensor": lambda photo: torch.from_numpy(np.array(photo)).permute(2, 0, 1),
-    "tensor to 1": lambda photo: torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255,
-    "dictionary": lambda photo: {"image": photo, "depth": None},
+    "array to 1": lambda image: np.asarray(image, np.float32) / 255,
+    "tensor": lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1),
+    "tensor to 1": lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255,
+    "dictionary": lambda image: {"image": image, "depth": None},
 }
 
 
-@pytest.mark.parametrize("form", ONE_PHOTO)
-def test_one_photo_of_any_form_gives_one_result(predict, wanted, photo, form):
-    result = predict(ONE_PHOTO[form](photo))
+@pytest.mark.parametrize("form", ONE_IMAGE)
+def test_one_image_of_any_form_gives_one_result(predict, wanted, image, form):
+    result = predict(ONE_IMAGE[form](image))
     # Fractions are resized without rounding to bytes first: up to half a grey level, which a network may blow up a little.
     tolerance = 0.02 if form.endswith("to 1") else 1e-5
     assert isinstance(result, dict)
@@ -69,24 +69,24 @@ def test_one_photo_of_any_form_gives_one_result(predict, wanted, photo, form):
         assert_same({"depth": result["depth"]}, {"depth": wanted["depth"]}, tolerance)
 
 
-def test_a_path_and_a_url_give_the_same_result(predict, wanted, photo, server):
+def test_a_path_and_a_url_give_the_same_result(predict, wanted, image, server):
     folder, address = server
-    photo.save(folder / "photo.png")
-    assert_same(predict(str(folder / "photo.png")), wanted)
-    assert_same(predict(folder / "photo.png"), wanted)
-    assert_same(predict(f"{address}/photo.png", timeout=10), wanted)
+    image.save(folder / "image.png")
+    assert_same(predict(str(folder / "image.png")), wanted)
+    assert_same(predict(folder / "image.png"), wanted)
+    assert_same(predict(f"{address}/image.png", timeout=10), wanted)
 
 
-def test_a_photo_behind_a_url_is_read_as_one_in_a_file(predict, photo, server):
+def test_an_image_behind_a_url_is_read_as_one_in_a_file(predict, image, server):
     """Transparency on white, 16 bits scaled, turned as EXIF says."""
     folder, address = server
-    transparent = photo.copy()
+    transparent = image.copy()
     transparent.putalpha(100)
     transparent.save(folder / "transparent.png")
-    Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
     exif = Image.Exif()
     exif[274] = 6
-    photo.save(folder / "turned.png", exif=exif)
+    image.save(folder / "turned.png", exif=exif)
     for name in ("transparent.png", "deep.png", "turned.png"):
         from_file = predict.preprocess(str(folder / name))
         from_url = predict.preprocess(f"{address}/{name}")
@@ -94,24 +94,24 @@ def test_a_photo_behind_a_url_is_read_as_one_in_a_file(predict, photo, server):
         torch.testing.assert_close(from_url["pixel_values"], from_file["pixel_values"], msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_grey_photos_are_taken(predict, photo):
-    grey = photo.convert("L")
+def test_grey_images_are_taken(predict, image):
+    grey = image.convert("L")
     wanted = predict(grey, tasks=["depth"])
-    assert wanted["depth"]["prediction"].shape == (photo.height, photo.width)
+    assert wanted["depth"]["prediction"].shape == (image.height, image.width)
     assert_same(predict(np.asarray(grey), tasks=["depth"]), wanted)
     assert_same(predict(torch.from_numpy(np.array(grey)), tasks=["depth"]), wanted)
     assert_same(predict(torch.from_numpy(np.array(grey))[None], tasks=["depth"]), wanted)
 
 
-def test_maps_of_a_turned_photo_have_the_size_it_is_seen_at(predict, photo, tmp_path):
+def test_maps_of_a_turned_image_have_the_size_it_is_seen_at(predict, image, tmp_path):
     exif = Image.Exif()
     exif[274] = 6
-    photo.save(tmp_path / "turned.png", exif=exif)
-    assert predict(tmp_path / "turned.png", tasks=["depth"])["depth"]["prediction"].shape == (photo.width, photo.height)
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert predict(tmp_path / "turned.png", tasks=["depth"])["depth"]["prediction"].shape == (image.width, image.height)
 
 
-def test_an_almost_black_photo_of_fractions_stays_black(predict):
-    """Values to 1 are told from values to 255 by their range, so a photo must be read once only."""
+def test_an_almost_black_image_of_fractions_stays_black(predict):
+    """Values to 1 are told from values to 255 by their range, so an image must be read once only."""
     dark = np.full((64, 96, 3), 0.002, np.float32)
     black, white = (predict.preprocess(np.full((64, 96, 3), value, np.uint8))["pixel_values"][0] for value in (0, 255))
     pixels = predict.preprocess(dark)["pixel_values"][0]
@@ -119,48 +119,48 @@ def test_an_almost_black_photo_of_fractions_stays_black(predict):
     assert (pixels - black).abs().max() < 0.02 * (white - black).min()
 
 
-MANY_PHOTOS = {
+MANY_IMAGES = {
     "list": list,
     "tuple": tuple,
-    "mixed list": lambda photos: [photos[0], np.asarray(photos[1])],
-    "generator": lambda photos: (photo for photo in photos),
-    "torch data set": lambda photos: Photos(*photos),
-    "torch data set of dictionaries": lambda photos: Photos(*({"image": photo, "name": "x"} for photo in photos)),
-    "datasets.Dataset": lambda photos: dataset(photos),
-    "column of a Dataset": lambda photos: dataset(photos)["image"],
-    "streamed Dataset": lambda photos: dataset(photos).to_iterable_dataset(),
+    "mixed list": lambda images: [images[0], np.asarray(images[1])],
+    "generator": lambda images: (image for image in images),
+    "torch data set": lambda images: Images(*images),
+    "torch data set of dictionaries": lambda images: Images(*({"image": image, "name": "x"} for image in images)),
+    "datasets.Dataset": lambda images: dataset(images),
+    "column of a Dataset": lambda images: dataset(images)["image"],
+    "streamed Dataset": lambda images: dataset(images).to_iterable_dataset(),
 }
 
 
-def dataset(photos):
+def dataset(images):
     features = datasets.Features({"image": datasets.Image(), "name": datasets.Value("string")})
-    return datasets.Dataset.from_dict({"image": list(photos), "name": [str(i) for i in range(len(photos))]}, features=features)
+    return datasets.Dataset.from_dict({"image": list(images), "name": [str(i) for i in range(len(images))]}, features=features)
 
 
-@pytest.mark.parametrize("form", MANY_PHOTOS)
+@pytest.mark.parametrize("form", MANY_IMAGES)
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_many_photos_of_any_form_give_a_result_each_in_order(predict, wanted, photo, flower, form, batch_size):
-    first, second = predict(MANY_PHOTOS[form]([photo, flower]), batch_size=batch_size, tasks=["depth", "normals"])
+def test_many_images_of_any_form_give_a_result_each_in_order(predict, wanted, image, flower, form, batch_size):
+    first, second = predict(MANY_IMAGES[form]([image, flower]), batch_size=batch_size, tasks=["depth", "normals"])
     assert second["depth"]["prediction"].shape == (120, 160)
     assert_different(first, second)
     assert_same(first, {task: wanted[task] for task in ("depth", "normals")})
     assert_same(second, predict(flower, tasks=["depth", "normals"]))
 
 
-def test_an_array_or_tensor_of_four_axes_is_several_photos(predict, wanted, photo):
-    pixels = np.asarray(photo)
-    for photos in (np.stack([pixels, pixels[::-1]]), torch.from_numpy(np.stack([pixels, pixels[::-1]])).permute(0, 3, 1, 2)):
-        first, second = predict(photos)
+def test_an_array_or_tensor_of_four_axes_is_several_images(predict, wanted, image):
+    pixels = np.asarray(image)
+    for images in (np.stack([pixels, pixels[::-1]]), torch.from_numpy(np.stack([pixels, pixels[::-1]])).permute(0, 3, 1, 2)):
+        first, second = predict(images)
         assert_same(first, wanted)
         assert_different(first, second)
 
 
-def test_batches_give_what_one_by_one_gives(predict, photo, flower):
-    photos = [photo, flower, photo.transpose(Image.Transpose.FLIP_TOP_BOTTOM), flower.convert("L"), photo.crop((0, 0, 200, 100))]
-    one_by_one = [predict(one) for one in photos]
+def test_batches_give_what_one_by_one_gives(predict, image, flower):
+    images = [image, flower, image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), flower.convert("L"), image.crop((0, 0, 200, 100))]
+    one_by_one = [predict(one) for one in images]
     assert_different(one_by_one[0], one_by_one[1])
     for batch_size in (2, 5):
-        for single, batched in zip(one_by_one, predict(photos, batch_size=batch_size), strict=True):
+        for single, batched in zip(one_by_one, predict(images, batch_size=batch_size), strict=True):
             assert_same(batched, single)
 
 
@@ -168,17 +168,17 @@ def test_an_empty_list_gives_an_empty_list(predict):
     assert predict([]) == []
 
 
-def test_a_file_that_is_no_photo_is_refused_by_name(predict, photo, tmp_path):
-    (tmp_path / "notes.txt").write_text("not a photo")
+def test_a_file_that_is_no_image_is_refused_by_name(predict, image, tmp_path):
+    (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(ValueError, match=r"notes\.txt cannot be read as an image"):
         predict(str(tmp_path / "notes.txt"))
     with pytest.raises(ValueError, match=r"missing\.jpg does not exist"):
-        predict([photo, str(tmp_path / "missing.jpg")])
+        predict([image, str(tmp_path / "missing.jpg")])
 
 
-def test_a_url_without_a_photo_is_refused_by_name(predict, server):
+def test_a_url_without_an_image_is_refused_by_name(predict, server):
     folder, address = server
-    (folder / "notes.txt").write_text("not a photo")
+    (folder / "notes.txt").write_text("not an image")
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+/notes\.txt"):
         predict(f"{address}/notes.txt")
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+/missing\.jpg"):

@@ -34,10 +34,10 @@ else:
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 save_again = sys.argv[1] == "save"
-photo, out, *checkpoints = map(Path, sys.argv[2:])
+image, out, *checkpoints = map(Path, sys.argv[2:])
 for number, checkpoint in enumerate(checkpoints):
     predict = pipeline("multitask-vision", model=str(checkpoint), trust_remote_code=True)
-    result = predict(str(photo))
+    result = predict(str(image))
     torch.save({task: maps["prediction"] for task, maps in result.items()}, out / f"{number}.pt")
     result["principal_curvature"]["image"].save(out / f"{number}.png")
     assert type(predict).__module__.startswith("transformers_modules.")
@@ -52,7 +52,7 @@ for number, checkpoint in enumerate(checkpoints):
 """
 
 
-def run_clean_process(what, out, photo, *checkpoints):
+def run_clean_process(what, out, image, *checkpoints):
     """Predict with each checkpoint in a process that cannot import mult_hf, and `"save"` each again twice, or only `"look"`."""
     out.mkdir()
     environment = {
@@ -62,7 +62,7 @@ def run_clean_process(what, out, photo, *checkpoints):
         "HF_MODULES_CACHE": str(out / "modules"),
         "HF_HOME": str(out / "home"),
     }
-    command = [sys.executable, "-c", CLEAN_PROCESS, *map(str, (what, photo, out, *checkpoints))]
+    command = [sys.executable, "-c", CLEAN_PROCESS, *map(str, (what, image, out, *checkpoints))]
     run = subprocess.run(command, capture_output=True, text=True, cwd=out, env=environment)
     assert run.returncode == 0, run.stderr
     return [
@@ -72,14 +72,14 @@ def run_clean_process(what, out, photo, *checkpoints):
 
 
 @pytest.fixture(scope="module")
-def clean_runs(directory, predict, photo, tmp_path_factory):
+def clean_runs(directory, predict, image, tmp_path_factory):
     """What clean processes predict: first from what this process saved, then from what the first clean one saved."""
     folder = tmp_path_factory.mktemp("clean")
-    photo.save(folder / "photo.png")
+    image.save(folder / "image.png")
     predict.save_pretrained(folder / "saved-by-pipeline")
-    first = run_clean_process("save", folder / "first", folder / "photo.png", directory, folder / "saved-by-pipeline")
+    first = run_clean_process("save", folder / "first", folder / "image.png", directory, folder / "saved-by-pipeline")
     again = [folder / "first" / name for name in ("0-by-pipeline", "0-by-parts", "1-by-pipeline", "1-by-parts")]
-    second = run_clean_process("look", folder / "second", folder / "photo.png", *again)
+    second = run_clean_process("look", folder / "second", folder / "image.png", *again)
     names = ["saved as model and processor", "saved as pipeline", *(f"saved again, {path.name}" for path in again)]
     return dict(zip(names, [*first, *second], strict=True)), [directory, folder / "saved-by-pipeline", *again]
 
@@ -96,9 +96,9 @@ def test_a_process_without_mult_hf_predicts_the_same_also_after_saving_again(cle
 def test_a_task_that_only_the_checkpoint_knows_survives_and_is_shown(clean_runs, wanted):
     assert "principal_curvature" not in registered_tasks()
     runs, _ = clean_runs
-    for result, picture in runs.values():
+    for result, image in runs.values():
         assert result["principal_curvature"]["prediction"].shape[0] == 2
-        assert np.array_equal(np.asarray(picture), np.asarray(wanted["principal_curvature"]["image"]))
+        assert np.array_equal(np.asarray(image), np.asarray(wanted["principal_curvature"]["image"]))
 
 
 @pytest.mark.slow

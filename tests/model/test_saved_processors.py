@@ -25,14 +25,14 @@ def processor_class(request):
 
 @pytest.fixture
 def values(processor_class):
-    """Pixel values in [0, 1] of one photo: neither resized nor normalised."""
+    """Pixel values in [0, 1] of one image: neither resized nor normalised."""
     processor = processor_class(do_resize=False, do_normalize=False)
     return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
 
 
 @pytest.fixture(scope="module")
 def rgb():
-    """A small colour photo (6, 9, 3) that holds every grey level's extremes."""
+    """A small colour image (6, 9, 3) that holds every grey level's extremes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = 0, 255
     return pixels
@@ -70,8 +70,8 @@ package.__path__ = [sys.argv[1]]
 sys.modules["remote_code"] = package
 pil = importlib.import_module("remote_code.image_processing_pil_mult")
 import numpy as np
-photo, depth = (np.load(path) for path in sys.argv[2:4])
-batch = pil.MulTImageProcessorPil(size={"height": 32, "width": 40})(photo, label_maps={"depth": depth}, return_tensors="np")
+image, depth = (np.load(path) for path in sys.argv[2:4])
+batch = pil.MulTImageProcessorPil(size={"height": 32, "width": 40})(image, label_maps={"depth": depth}, return_tensors="np")
 assert "mult_hf" not in sys.modules
 np.savez(sys.argv[4], pixel_values=batch["pixel_values"], depth=batch["labels"]["depth"])
 """
@@ -79,10 +79,10 @@ np.savez(sys.argv[4], pixel_values=batch["pixel_values"], depth=batch["labels"][
 
 def test_the_pil_file_works_where_torchvision_is_missing(tmp_path, rgb):
     depth = np.random.default_rng(0).integers(0, 5120, (6, 9)).astype(np.uint16)
-    np.save(tmp_path / "photo.npy", rgb)
+    np.save(tmp_path / "image.npy", rgb)
     np.save(tmp_path / "depth.npy", depth)
     files = Path(importlib.util.find_spec("mult_hf.model").origin).parent
-    arguments = [files, *(tmp_path / name for name in ("photo.npy", "depth.npy", "result.npz"))]
+    arguments = [files, *(tmp_path / name for name in ("image.npy", "depth.npy", "result.npz"))]
     run = subprocess.run([sys.executable, "-c", WITHOUT_TORCHVISION, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     here = MulTImageProcessorPil(size={"height": 32, "width": 40})(rgb, label_maps={"depth": depth}, return_tensors="np")

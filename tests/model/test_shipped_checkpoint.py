@@ -25,7 +25,7 @@ from mult_hf.model.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = str(ROOT / "examples/data/rooms-sample")
-PHOTO = str(ROOT / "docs/images/coffee.jpg")
+IMAGE = str(ROOT / "docs/images/coffee.jpg")
 DIRECTORY = Path(DEFAULT_CHECKPOINT)
 
 
@@ -43,7 +43,7 @@ def test_the_pipeline_without_a_model_uses_it_and_asks_no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     predict_maps = pipeline("multitask-vision")
     assert predict_maps.model.name_or_path == DEFAULT_CHECKPOINT
-    maps = predict_maps(PHOTO)
+    maps = predict_maps(IMAGE)
     assert list(maps) == list(mult_hf.MULT_TASKS)
     assert maps["depth"]["prediction"].isfinite().all()
 
@@ -54,11 +54,11 @@ def test_it_is_float32_in_memory_and_at_most_15_megabytes_of_half_precision_on_d
     assert (DIRECTORY / "model.safetensors").stat().st_size <= 15e6
 
 
-def test_its_card_shows_pictures_that_are_there_and_numbers_of_every_task(model):
+def test_its_card_shows_images_that_are_there_and_numbers_of_every_task(model):
     card = ModelCard.load(DIRECTORY / "README.md")
-    pictures = re.findall(r"\]\((\S+\.png)\)", card.text)
-    assert len(pictures) == 1 + len(model.task_names)
-    assert all((DIRECTORY / picture).is_file() for picture in pictures)
+    images = re.findall(r"\]\((\S+\.png)\)", card.text)
+    assert len(images) == 1 + len(model.task_names)
+    assert all((DIRECTORY / image).is_file() for image in images)
     assert {result.metric_name.split("/")[0] for result in card.data.eval_results if result.dataset_split == "test"} == set(
         model.task_names
     )

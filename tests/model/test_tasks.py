@@ -176,7 +176,7 @@ def test_an_8_bit_copy_of_a_16_bit_map_is_refused():
 
 
 def test_a_map_of_integers_is_refused_where_floats_are_declared():
-    """An entry without an encoding reads float32; an 8-bit picture would become targets of 0 to 255."""
+    """An entry without an encoding reads float32; an 8-bit image would become targets of 0 to 255."""
     heat = TaskSpec(name="heat", kind="regression", channels=1, value_range=(0.0, 1.0))
     with pytest.raises(ValueError, match=r"heat: the stored map is uint8 with values from 0 to 200, .* reads float32"):
         heat.decode(np.array([[0, 200]], np.uint8))
@@ -214,7 +214,7 @@ def test_another_number_of_channels_than_the_task_has_is_refused():
         spec_of("depth").decode(np.zeros((3, 5, 5), np.uint16))
 
 
-def test_a_class_map_that_was_stored_as_a_colour_picture_is_refused():
+def test_a_class_map_that_was_stored_as_a_colour_image_is_refused():
     with pytest.raises(ValueError, match=r"segmentation: .*3 channels"):
         spec_of("segmentation").decode(np.ones((3, 5, 5), np.uint8))
 

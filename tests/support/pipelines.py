@@ -12,7 +12,7 @@ INPUT_SIZE = {"height": 64, "width": 96}
 
 
 def make_model(**kwargs):
-    """A very small model, whose parameters are away from their initial values so that photos make a difference."""
+    """A very small model, whose parameters are away from their initial values so that images make a difference."""
     torch.manual_seed(0)
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=TASKS, **kwargs))
     with torch.no_grad():
@@ -34,5 +34,5 @@ def assert_same(result, wanted, tolerance=1e-5):
 
 
 def assert_different(result, other):
-    """The premise of every comparison: another photo has another prediction."""
+    """The premise of every comparison: another image has another prediction."""
     assert (result["normals"]["prediction"].mean((1, 2)) - other["normals"]["prediction"].mean((1, 2))).abs().max() > 1e-3
