@@ -47,7 +47,7 @@ def test_adapters_train_behind_checkpointed_layers_of_any_encoder(name):
     assert [n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_all_heads_are_trained_whole_beside_adapters(tiny_model, tmp_path):
+def test_all_heads_are_trained_in_full_together_with_adapters(tiny_model, tmp_path):
     """PEFT refuses `modules_to_save` on a dictionary of modules, so the heads are a module of their own."""
     peft = pytest.importorskip("peft")
     model = tiny_model(tasks=["depth", "normals"])

@@ -74,7 +74,7 @@ def test_shared_attention_of_one_two_by_two_window_by_hand(tiny_config):
     assert mixed["normals"][0, 0, 1, 0].item() == pytest.approx(38 / 6)
 
 
-def test_one_map_serves_every_task(tiny_config, monkeypatch):
+def test_one_map_is_used_by_every_task(tiny_config, monkeypatch):
     """The map of a shared block is computed once for any number of tasks; a block without sharing makes one per task."""
     tasks = ["segmentation", "depth", "normals", "edges2d"]
     config = tiny_config(tasks=tasks)
@@ -89,7 +89,7 @@ def test_one_map_serves_every_task(tiny_config, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["encoder", "reference"])
-def test_only_the_reference_task_owns_queries_keys_and_bias_of_a_shared_block(tiny_config, source):
+def test_only_the_reference_task_has_queries_keys_and_bias_in_a_shared_block(tiny_config, source):
     attention = SharedWindowAttention(tiny_config(tasks=["depth", "normals"]), 8, 2, BlockAttention(source, False), ["depth", "normals"])
     assert {name.split(".")[0] for name, _ in attention.tasks["normals"].named_parameters()} == {
         "q_proj", "k_proj", "position_bias", "v_proj", "o_proj",
@@ -107,7 +107,7 @@ def test_an_encoder_block_does_not_read_the_reference_stream(tiny_config):
         assert torch.allclose(before, after) is not reads, source
 
 
-def test_skip_lets_the_encoder_map_into_the_values(tiny_config):
+def test_skip_adds_the_encoder_map_to_the_values(tiny_config):
     """With the map's own influence on queries and keys held fixed ("reference"), only +skip lets x_sa change the result."""
     config = tiny_config(tasks=["depth", "normals"])
     streams = {task: torch.randn(2, 1, 16, 8) for task in ("depth", "normals")}
@@ -248,7 +248,7 @@ def swin_layer_state(block, task):
 
 
 @pytest.mark.parametrize(("height", "width", "window", "shift"), [(8, 8, 4, 0), (8, 8, 4, 2), (5, 11, 4, 2), (3, 4, 7, 3)])
-def test_merging_windows_undoes_cutting_them(height, width, window, shift):
+def test_merging_windows_inverts_partitioning(height, width, window, shift):
     maps = torch.randn(2, height, width, 3)
     grid = WindowGrid(height, width, window, shift)
     windows = grid.partition(maps)
@@ -256,7 +256,7 @@ def test_merging_windows_undoes_cutting_them(height, width, window, shift):
     assert torch.equal(grid.merge(windows), maps)
 
 
-def test_relative_position_bias_depends_on_the_offset_alone():
+def test_relative_position_bias_depends_only_on_the_offset():
     bias = randomize(RelativePositionBias(3, heads=2))()[0]
     # Token 0 to 4 and 4 to 8 are the same step of one down, one right; 4 to 0 is another.
     assert bias[0, 4] == bias[4, 8]
@@ -271,7 +271,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused(tiny_config):
         MulTDecoder(tiny_config(decoder_num_attention_heads=[1, 1, 1, 3]), [8, 16, 32, 64])
 
 
-def test_the_number_of_heads_divides_channels_that_32_does_not_divide(tiny_config):
+def test_the_number_of_heads_divides_the_channels_even_if_32_does_not(tiny_config):
     config = MulTConfig(backbone_config={"model_type": "convnext"}, tasks=["depth"])
     assert decoder_heads(config, [40, 96, 100, 232]) == [1, 3, 2, 4]
     MulTDecoder(config, [40, 96, 100, 232])

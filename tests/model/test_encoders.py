@@ -42,7 +42,7 @@ def test_published_backbone_weights_load_into_the_encoder_completely(tiny_config
         torch.testing.assert_close(one, other)
 
 
-def test_a_model_is_built_on_a_published_encoder_in_one_call(tiny_config, tmp_path):
+def test_from_backbone_builds_a_model_on_a_published_encoder(tiny_config, tmp_path):
     SwinForImageClassification(SwinConfig(embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_size=4)).save_pretrained(
         tmp_path
     )

@@ -57,7 +57,7 @@ def test_the_loss_is_the_weighted_sum_of_task_losses(tiny_model):
     torch.testing.assert_close(outputs.loss, multi_task_loss(predictions, labels_for(model), model.config.task_specs)[0])
 
 
-def test_labels_of_some_tasks_train_these_alone(tiny_model):
+def test_labels_of_some_tasks_give_losses_of_only_these(tiny_model):
     model = tiny_model()
     outputs = model(pixels(), labels={"depth": labels_for(model)["depth"], "normals": None})
     assert list(outputs.task_losses) == ["depth"]

@@ -31,30 +31,30 @@ def head_that_copies(spec):
     return head
 
 
-def test_a_head_enlarges_by_pixel_centres():
+def test_a_head_aligns_pixel_centres_when_it_enlarges():
     found = head_that_copies(LENGTH)(ramp(3, 5), (12, 20), (12, 20))
     torch.testing.assert_close(found, ramp_at_pixel_centres(3, 5, 4))
 
 
-def test_a_head_keeps_the_top_left_part_which_is_the_image():
+def test_a_head_crops_the_padding_at_the_right_and_bottom():
     found = head_that_copies(LENGTH)(ramp(3, 5), (12, 20), (10, 17))
     torch.testing.assert_close(found, ramp_at_pixel_centres(3, 5, 4)[..., :10, :17])
 
 
-def test_upsampling_between_stages_goes_by_pixel_centres():
+def test_upsampling_between_stages_aligns_pixel_centres():
     upsampling = Upsampling(1, 1, 1e-5)
     upsampling.norm, upsampling.reduction = torch.nn.Identity(), torch.nn.Identity()
     found = upsampling(ramp(3, 5).permute(0, 2, 3, 1), (6, 10))
     torch.testing.assert_close(found.permute(0, 3, 1, 2), ramp_at_pixel_centres(3, 5, 2))
 
 
-def test_post_processing_enlarges_by_pixel_centres():
+def test_post_processing_aligns_pixel_centres_when_it_enlarges():
     processor = MulTImageProcessor(tasks=[LENGTH])
     (found,) = processor.post_process({"length": ramp(3, 5)}, [(9, 15)])
     torch.testing.assert_close(found["length"]["prediction"], ramp_at_pixel_centres(3, 5, 3)[0, 0])
 
 
-def test_post_processing_gives_vectors_unit_length_again():
+def test_post_processing_restores_unit_length():
     """The mean of two unit vectors is shorter than these."""
     across = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]).view(1, 3, 1, 2).expand(-1, -1, 2, -1)
     (found,) = MulTImageProcessor(tasks=[DIRECTION]).post_process({"direction": across}, [(8, 8)])

@@ -153,14 +153,14 @@ def test_model_processor_code_and_card_are_pushed(hub, pushed):
 
 
 @pytest.mark.parametrize("name", ["user/parts", "user/whole"])
-def test_what_was_pushed_is_loaded(client, pushed, name):
+def test_everything_that_was_pushed_can_be_loaded(client, pushed, name):
     assert_same(client(load_weights, name), dict(make_model().state_dict()))
     processor = client(load_processor, name)
     assert processor["size"] == {"height": 64, "width": 64}
     assert [entry["name"] for entry in processor["tasks"]] == TASKS
 
 
-def test_a_pipeline_is_made_of_a_name_on_the_hub(client, pushed):
+def test_a_pipeline_loads_from_a_hub_id(client, pushed):
     with torch.no_grad():
         batch = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=TASKS)(image(), return_tensors="pt")
         (expected,) = MulTImageProcessor(tasks=TASKS).post_process(make_model()(**batch))
@@ -207,7 +207,7 @@ def test_a_machine_without_the_package_predicts_the_same_and_again_offline(hub, 
     assert len(hub.requests) == before, "offline means that nothing is asked"
 
 
-def test_a_revision_is_a_branch_or_a_commit(hub, client, pushed):
+def test_a_revision_can_be_a_branch_or_a_commit(hub, client, pushed):
     client(push_model, "user/parts", seed=1, revision="second", token=OWNER)
     commit = hub.repositories["models", "user/parts"].branches["second"]
     for revision in ("second", commit):
@@ -236,7 +236,7 @@ def private(client):
     ],
     ids=["model", "processor", "pipeline", "data", "task entries"],
 )
-def test_a_private_repository_opens_with_its_owners_token_alone(client, private, load, name):
+def test_a_private_repository_needs_its_owners_token(client, private, load, name):
     client(forget_downloads)
     for token in (None, STRANGER):
         assert name in client(failure, load, name, token=token)
@@ -299,7 +299,7 @@ def weak_connection(hub):
     hub.bytes_left = None
 
 
-def test_a_download_that_broke_off_leaves_no_model_and_succeeds_the_second_time(hub, client, pushed, weak_connection, tmp_path):
+def test_an_interrupted_download_leaves_no_model_and_succeeds_when_repeated(hub, client, pushed, weak_connection, tmp_path):
     size = len(hub.files("models", "user/parts")["model.safetensors"].content)
     weak_connection(size // 2)
     assert client(failure, load_weights, "user/parts", cache_dir=tmp_path)
@@ -310,7 +310,7 @@ def test_a_download_that_broke_off_leaves_no_model_and_succeeds_the_second_time(
     assert_same(client(load_weights, "user/parts", cache_dir=tmp_path), dict(make_model().state_dict()))
 
 
-def test_an_upload_that_broke_off_leaves_nothing_to_load_and_succeeds_the_second_time(hub, client, weak_connection):
+def test_an_interrupted_upload_leaves_nothing_to_load_and_succeeds_when_repeated(hub, client, weak_connection):
     weak_connection(10_000)
     assert "model.safetensors" in client(failure, push_model, "user/broken", seed=3, token=OWNER)
     weak_connection(None)
@@ -333,7 +333,7 @@ def train_and_push(directory, name):
         train.main(flags)
 
 
-def test_the_training_script_uploads_the_finished_model_and_nothing_of_the_run(client, hub, tmp_path):
+def test_the_training_script_uploads_the_finished_model_without_checkpoints(client, hub, tmp_path):
     client(train_and_push, tmp_path / "run", "user/trained")
     files = set(client(list_files, "user/trained"))
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "pipeline_mult.py", "README.md", "panel.png"} <= files

@@ -138,7 +138,7 @@ TRANSPARENT = {
 
 
 @pytest.mark.parametrize("form", TRANSPARENT)
-def test_transparent_pixels_are_seen_on_white(values, form):
+def test_transparent_pixels_of_any_form_are_put_on_white(values, form):
     rgba = np.zeros((5, 6, 4), np.uint8)
     rgba[...] = 100, 0, 255, 0  # invisible, whatever its colour
     rgba[1] = 100, 0, 255, 255  # opaque
@@ -156,7 +156,7 @@ def test_grey_and_cmyk_images_are_converted_to_colours(values, rgb):
     assert_same(values(image.convert("CMYK")), expected(rgb))
 
 
-def test_palette_images_are_seen_in_their_colours(values):
+def test_palette_images_are_read_with_their_colours(values):
     image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     wanted = np.array([[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]], np.uint8)
@@ -181,7 +181,7 @@ def test_16_bit_images_are_scaled_and_not_cut_off(values, rgb, tmp_path, suffix)
     ("orientation", "turn"),
     [(1, lambda p: p), (3, lambda p: np.rot90(p, 2)), (6, lambda p: np.rot90(p, -1)), (8, np.rot90), (2, np.fliplr)],
 )
-def test_images_are_turned_as_their_exif_says(values, rgb, tmp_path, orientation, turn):
+def test_images_are_turned_by_their_exif_orientation(values, rgb, tmp_path, orientation, turn):
     exif = Image.Exif()
     exif[274] = orientation
     path = tmp_path / "turned.png"
@@ -190,7 +190,7 @@ def test_images_are_turned_as_their_exif_says(values, rgb, tmp_path, orientation
     assert_same(values(Image.open(path)), expected(turn(rgb).copy()))
 
 
-def test_paths_images_arrays_and_tensors_mix_in_one_batch(processor_class, rgb, tmp_path):
+def test_paths_images_arrays_and_tensors_can_be_mixed_in_one_batch(processor_class, rgb, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(rgb).save(path)
     images = [str(path), path, Image.open(path), rgb, torch.from_numpy(rgb).permute(2, 0, 1), np.repeat(np.repeat(rgb, 2, 0), 2, 1)]
@@ -199,7 +199,7 @@ def test_paths_images_arrays_and_tensors_mix_in_one_batch(processor_class, rgb, 
     assert all(torch.equal(batch[0], pixels) for pixels in batch[1:5])
 
 
-def test_an_array_of_four_axes_is_several_images(processor_class, rgb):
+def test_an_array_with_four_axes_is_a_batch_of_images(processor_class, rgb):
     processor = processor_class(size={"height": 32, "width": 32})
     both = processor(np.stack([rgb, rgb[::-1]]), return_tensors="pt")["pixel_values"]
     assert torch.equal(both, processor([rgb, rgb[::-1]], return_tensors="pt")["pixel_values"])
@@ -227,7 +227,7 @@ BROKEN_FILES = {
 
 @pytest.mark.parametrize("kind", BROKEN_FILES)
 @pytest.mark.parametrize("as_type", [str, Path])
-def test_a_file_that_is_no_whole_image_is_refused_by_name(processor_class, tmp_path, kind, as_type):
+def test_the_error_names_a_file_that_is_not_a_complete_image(processor_class, tmp_path, kind, as_type):
     write, reason = BROKEN_FILES[kind]
     path = tmp_path / "holiday_17.jpg"
     write(path)
@@ -263,12 +263,12 @@ def test_an_image_without_pixels_is_refused(processor_class, empty):
     ],
     ids=["two channels", "nan", "beyond 255", "negative", "beyond 16 bits", "complex"],
 )
-def test_values_that_are_no_colours_are_refused_with_the_value(processor_class, image, said):
+def test_the_error_for_invalid_colours_states_the_value(processor_class, image, said):
     with pytest.raises(ValueError, match=said):
         processor_class()(image, return_tensors="pt")
 
 
 @pytest.mark.parametrize("thing", [5, None, b"abc", {}])
-def test_things_that_are_no_images_are_refused(processor_class, thing):
+def test_objects_that_are_not_images_are_refused(processor_class, thing):
     with pytest.raises((ValueError, TypeError)):
         processor_class()(thing, return_tensors="pt")

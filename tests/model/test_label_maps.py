@@ -89,20 +89,20 @@ def test_stored_heat_maps_become_fractions(targets):
     ],
     ids=["array", "channel first", "channel last", "tensor widened to 32 bits", "16-bit image", "32-bit image"],
 )
-def test_a_stored_map_may_be_an_image_an_array_or_a_tensor(targets, form):
+def test_a_stored_map_can_be_an_image_an_array_or_a_tensor(targets, form):
     stored = (512 * np.arange(1, 31, dtype=np.uint16) % 8192).reshape(5, 6)
     wanted = targets(5, 6, {"depth": stored})["depth"]
     assert torch.isfinite(wanted).any()
     torch.testing.assert_close(targets(5, 6, {"depth": form(stored)})["depth"], wanted, equal_nan=True)
 
 
-def test_ids_of_a_palette_image_are_read_not_its_colours(targets):
+def test_a_palette_image_is_read_as_ids_not_as_colours(targets):
     image = Image.fromarray(np.array([[1, 2], [3, 4]], np.uint8)).convert("P")
     image.putpalette([200, 100, 50] * 256)
     assert targets(2, 2, {"segmentation": image})["segmentation"].tolist() == [[0, 1], [2, 3]]
 
 
-def test_a_data_set_states_its_own_encoding(targets):
+def test_a_data_set_can_define_its_own_encoding(targets):
     millimetres = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}
     depth = targets(1, 2, {"depth": np.array([[2500, 0]], np.uint16)}, tasks=[millimetres])["depth"]
     torch.testing.assert_close(depth, torch.tensor([[[2.5, np.nan]]]), equal_nan=True)
@@ -115,7 +115,7 @@ STORED = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
 
 
 @pytest.mark.parametrize("form", [np.asarray, Image.fromarray, torch.from_numpy, lambda stored: [stored]])
-def test_segmentation_maps_are_those_of_the_one_classification(processor_class, form):
+def test_segmentation_maps_are_the_maps_of_the_only_classification(processor_class, form):
     processor = processor_class(
         size={"height": 2, "width": 3}, tasks=["depth", {**ANIMALS, "encoding": {"dtype": "uint8", "unknown": [3, 255]}}]
     )
@@ -137,14 +137,14 @@ def test_segmentation_maps_are_those_of_the_one_classification(processor_class, 
         ([ANIMALS], {"segmentation_maps": {"animals": STORED}}, r"mapping of \['animals'\]; pass maps by task as label_maps="),
     ],
 )
-def test_segmentation_maps_that_no_one_task_can_take_are_refused(processor_class, tasks, given, said):
+def test_segmentation_maps_without_a_single_classification_are_refused(processor_class, tasks, given, said):
     with pytest.raises(ValueError, match=said):
         processor_class(size={"height": 2, "width": 3}, tasks=tasks)(np.zeros((2, 3, 3), np.uint8), **given)
 
 
 @pytest.mark.parametrize("entry", [ANIMALS, {"name": "segmentation", "class_names": ["cat", "dog", "hen"]}])
 @pytest.mark.parametrize("when", ["made", "called", "saved"])
-def test_reduced_labels_lose_the_leading_class_in_both_arguments(processor_class, entry, when, tmp_path):
+def test_do_reduce_labels_applies_to_both_arguments(processor_class, entry, when, tmp_path):
     """As SegFormer's: 0 and 255 become 255, all others lose 1; the registered encoding does so already and is not applied twice."""
     reduce = {"do_reduce_labels": True}
     processor = processor_class(size={"height": 2, "width": 3}, tasks=[entry, "depth"], **(reduce if when != "called" else {}))
@@ -166,7 +166,7 @@ def test_labels_are_not_reduced_by_default(processor_class):
     assert processor(np.zeros((2, 3, 3), np.uint8), STORED, return_tensors="pt")["labels"]["animals"].tolist() == [[[0, 1, 2], [3, 255, 1]]]
 
 
-def test_reading_images_as_other_than_rgb_is_refused(processor_class):
+def test_reading_images_without_conversion_to_rgb_is_refused(processor_class):
     with pytest.raises(ValueError, match="do_convert_rgb is False"):
         processor_class()(IMAGE, do_convert_rgb=False)
     with pytest.raises(ValueError, match="do_convert_rgb is False"):
@@ -189,7 +189,7 @@ def test_an_image_without_a_map_has_an_unknown_target(processor_class, rgb):
     assert labels["normals"].isnan().all()
 
 
-def test_maps_follow_images_of_different_sizes(processor_class):
+def test_maps_are_resized_with_their_images(processor_class):
     processor = processor_class(size={"shortest_edge": 32})
     image = np.zeros((64, 96, 3), np.uint8)
     batch = processor(image, label_maps={"depth": np.full((128, 192), 512, np.uint16)}, return_tensors="pt")
@@ -208,7 +208,7 @@ def test_maps_stay_aligned_with_their_image(processor_class, task, stored_type, 
     assert torch.equal(target > target.float().mean(), white)
 
 
-def test_nearest_takes_the_pixel_in_the_middle():
+def test_nearest_resizing_takes_the_middle_pixel():
     row = torch.arange(6).reshape(1, 6)
     assert resize_label(row, (1, 2), "nearest").tolist() == [[1, 4]]
     assert resize_label(row, (1, 12), "nearest").tolist() == [[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]]
@@ -218,7 +218,7 @@ def test_nearest_takes_the_pixel_in_the_middle():
     ("known", "wanted"),
     [([1.0, 2, 3, 6], 3.0), ([1.0, 2, 3, np.nan], 2.0), ([1.0, 3, np.nan, np.nan], 2.0), ([1.0, *[np.nan] * 3], np.nan)],
 )
-def test_bilinear_is_the_mean_of_known_pixels_and_unknown_below_one_half(known, wanted):
+def test_bilinear_resizing_averages_known_pixels_and_is_unknown_below_half_weight(known, wanted):
     target = torch.tensor(known).reshape(1, 2, 2)
     torch.testing.assert_close(resize_label(target, (1, 1), "bilinear"), torch.tensor([[[wanted]]]), equal_nan=True)
 
@@ -245,7 +245,7 @@ def test_resizing_classes_invents_no_class(size):
         assert set(resized.unique().tolist()) == {0, 9, 255}
 
 
-def test_resizing_does_not_let_extreme_unknown_values_in():
+def test_resizing_ignores_extreme_values_that_mean_unknown():
     """Unknown depth is stored as 65535 = 128 m: averaged before decoding it would be seen in the target."""
     stored = np.full((32, 32), 512, np.uint16)
     stored[:, 10:20] = 65535
@@ -286,12 +286,12 @@ def test_the_wrong_map_of_a_batch_is_named(processor_class, tmp_path):
 
 
 @pytest.mark.parametrize("kwargs", [{"do_center_crop": True, "crop_size": 2}, {"do_pad": True}])
-def test_maps_are_not_silently_left_out_of_a_crop_or_padding(processor_class, kwargs):
+def test_crops_and_padding_are_refused(processor_class, kwargs):
     with pytest.raises(ValueError, match="would shift predictions against their images"):
         processor_class()(IMAGE, label_maps={"depth": None}, **kwargs)
 
 
-def test_labels_come_as_the_caller_wants_them(processor_class, rgb):
+def test_labels_have_the_requested_type(processor_class, rgb):
     processor = processor_class(size={"height": 4, "width": 5})
     kinds = {kind: processor([rgb], label_maps={"depth": [None]}, return_tensors=kind)["labels"]["depth"] for kind in (None, "pt", "np")}
     assert isinstance(kinds[None], list)

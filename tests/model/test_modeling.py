@@ -19,7 +19,7 @@ def test_predictions_have_the_size_of_the_image_and_the_channels_of_the_task(tin
     }
 
 
-def test_predictions_lie_in_the_space_of_their_target(tiny_model):
+def test_predictions_are_in_the_space_of_their_target(tiny_model):
     predictions = tiny_model()(100 * pixels()).predictions
     assert predictions["depth"].min() > 0
     assert predictions["depth"].max() < 10
@@ -27,7 +27,7 @@ def test_predictions_lie_in_the_space_of_their_target(tiny_model):
     assert 0 <= predictions["reshading"].min() <= predictions["reshading"].max() <= 1
 
 
-def test_an_image_in_a_batch_gets_what_it_gets_alone(tiny_model):
+def test_an_image_in_a_batch_has_the_same_result_as_alone(tiny_model):
     model, images = tiny_model(), pixels(3, 40, 56)
     together = model(images).predictions
     assert_same_predictions({t: p[1:2] for t, p in together.items()}, model(images[1:2]).predictions)
@@ -42,7 +42,7 @@ def test_pixels_and_predictions_stay_aligned_at_odd_sizes(tiny_model):
 
 
 @pytest.mark.parametrize("block_attention", [["self", "encoder"], ["encoder", "reference"], ["self+skip", "self"], ["reference+skip"] * 2])
-def test_a_subset_of_tasks_gives_the_same_numbers(tiny_model, block_attention):
+def test_a_subset_of_tasks_gives_the_same_predictions(tiny_model, block_attention):
     model = tiny_model(block_attention=block_attention)
     full = model(pixels()).predictions
     for wanted in (["depth"], ["normals"], ["edges2d", "segmentation"]):
@@ -51,12 +51,12 @@ def test_a_subset_of_tasks_gives_the_same_numbers(tiny_model, block_attention):
         assert_same_predictions(part, {task: full[task] for task in wanted})
 
 
-def test_a_subset_runs_only_the_streams_that_it_needs(tiny_model):
+def test_only_the_needed_streams_run_for_a_subset(tiny_model):
     assert tiny_model(block_attention=["self", "encoder"]).mult.decoder.streams_to_run(["depth"]) == ["depth"]
     assert tiny_model(block_attention=["encoder", "reference"]).mult.decoder.streams_to_run(["depth"]) == ["depth", "normals"]
 
 
-def test_shared_maps_are_returned_one_a_block_and_sum_to_one(tiny_model):
+def test_one_shared_map_per_block_is_returned_and_sums_to_one(tiny_model):
     model = tiny_model(block_attention=["self", "encoder", "reference", "self"], tasks=["depth", "normals", "reshading"])
     outputs = model(pixels(2, 64, 96), output_attentions=True)
     assert len(outputs.attentions) == 4 * 2, "two of each stage's four blocks share their map"
@@ -67,14 +67,14 @@ def test_shared_maps_are_returned_one_a_block_and_sum_to_one(tiny_model):
         torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention[..., 0]))
 
 
-def test_shared_maps_do_not_depend_on_which_tasks_are_asked_for(tiny_model):
+def test_shared_maps_do_not_depend_on_the_requested_tasks(tiny_model):
     model = tiny_model(block_attention=["encoder", "reference"])
     everything = model(pixels(), output_attentions=True).attentions
     for one, other in zip(everything, model(pixels(), tasks=["depth"], output_attentions=True).attentions):
         torch.testing.assert_close(one, other)
 
 
-def test_asking_for_maps_does_not_change_predictions(tiny_model):
+def test_returning_maps_does_not_change_predictions(tiny_model):
     model = tiny_model()
     assert_same_predictions(model(pixels()).predictions, model(pixels(), output_attentions=True).predictions)
 
@@ -86,13 +86,13 @@ def test_hidden_states_are_encoder_maps_and_streams_of_every_stage(tiny_model):
     assert tiny_model()(pixels()).hidden_states is None
 
 
-def test_a_tuple_comes_back_when_asked_for(tiny_model):
+def test_return_dict_false_returns_a_tuple(tiny_model):
     model = tiny_model(tasks=["depth", "normals"])
     (predictions,) = model(pixels(), return_dict=False)
     assert_same_predictions(predictions, model(pixels()).predictions)
 
 
-def test_single_stages_are_returned_by_their_numbers(tiny_model):
+def test_single_stages_can_be_requested_by_number(tiny_model):
     model = tiny_model(tasks=["depth"])
     everything, some = model(pixels(), output_hidden_states=True), model(pixels(), output_hidden_states=[0, 2])
     one = model(pixels(), output_hidden_states=3)
@@ -109,7 +109,7 @@ def test_single_stages_are_returned_by_their_numbers(tiny_model):
         model(pixels(), output_hidden_states=[4])
 
 
-def test_encoder_maps_and_streams_come_in_one_order(tiny_model):
+def test_encoder_maps_and_streams_have_the_same_order(tiny_model):
     outputs = tiny_model(tasks=["depth"])(pixels(), output_hidden_states=True)
     sizes = [[tuple(m.shape) for m in maps] for maps in (outputs.hidden_states, outputs.task_hidden_states["depth"])]
     assert sizes[0] == sizes[1] == sorted(sizes[0], key=lambda shape: -shape[2])
@@ -126,7 +126,7 @@ def test_each_prediction_has_a_flat_name_by_its_entry(tiny_model):
             getattr(outputs, name)
 
 
-def test_the_loss_can_be_left_out_or_demanded(tiny_model):
+def test_return_loss_omits_or_requires_the_loss(tiny_model):
     model = tiny_model(tasks=["depth"])
     labels = labels_for(model)
     assert model(pixels(), labels=labels, return_loss=False).loss is None
@@ -135,7 +135,7 @@ def test_the_loss_can_be_left_out_or_demanded(tiny_model):
         model(pixels(), return_loss=True)
 
 
-def test_keywords_of_any_transformers_model_are_accepted_and_others_refused(tiny_model):
+def test_common_keywords_of_transformers_are_accepted_and_others_refused(tiny_model):
     model = tiny_model(tasks=["depth"])
     assert_same_predictions(model(pixels(), num_items_in_batch=torch.tensor(2)).predictions, model(pixels()).predictions)
     with pytest.raises(TypeError, match=r"unexpected keyword arguments \['lables'\]"):
@@ -177,13 +177,13 @@ def test_the_class_names_follow_the_tasks(tiny_model, tmp_path):
         ({"labels": {"depth": torch.zeros(2, 1, 32, 32)}}, r"depth: prediction has shape \(2, 1, 64, 64\) and target \(2, 1, 32, 32\)"),
     ],
 )
-def test_wrong_input_is_refused_with_what_came(tiny_model, change, message):
+def test_the_error_for_invalid_input_states_what_was_given(tiny_model, change, message):
     with pytest.raises(ValueError, match=message):
         tiny_model()(**{"pixel_values": pixels(), **change})
 
 
 @pytest.mark.parametrize(("field", "value"), [("loss", "l3"), ("activation", "relu6")])
-def test_a_task_with_an_unknown_loss_or_activation_is_refused_when_the_model_is_built(tiny_config, field, value):
+def test_an_unknown_loss_or_activation_is_refused_when_the_model_is_built(tiny_config, field, value):
     with pytest.raises(ValueError, match=f"task 'depth' has {field} '{value}'; allowed: "):
         MulTForMultiTaskDensePrediction(tiny_config(tasks=[{"name": "depth", field: value}]))
 

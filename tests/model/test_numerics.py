@@ -16,7 +16,7 @@ def test_sdpa_and_eager_attention_agree(tiny_model, block_attention):
     assert_same_predictions(model(pixels(2, 52, 75)).predictions, fused)
 
 
-def test_attention_dropout_acts_in_training_only(tiny_model):
+def test_attention_dropout_drops_weights_only_in_training(tiny_model):
     model = tiny_model(tasks=["depth"], attention_probs_dropout_prob=0.5)
     first, second = (model(pixels(), output_attentions=True) for _ in range(2))
     assert_same_predictions(first.predictions, second.predictions)
@@ -54,7 +54,7 @@ def test_reentrant_checkpointing_is_refused_because_it_would_train_nothing(tiny_
         tiny_model().gradient_checkpointing_enable({"use_reentrant": True})
 
 
-def test_compiling_the_whole_graph_gives_the_same_numbers(tiny_model):
+def test_compiling_the_full_graph_gives_the_same_predictions(tiny_model):
     model = tiny_model(tasks=["depth", "segmentation"])
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="eager")(pixels())
@@ -62,7 +62,7 @@ def test_compiling_the_whole_graph_gives_the_same_numbers(tiny_model):
 
 
 @pytest.mark.slow
-def test_compiling_the_whole_training_graph_gives_the_same_gradients(tiny_model):
+def test_compiling_the_full_training_graph_gives_the_same_gradients(tiny_model):
     model = tiny_model(tasks=["depth", "normals", "segmentation"])  # in evaluation mode: nothing random
     labels = labels_for(model)
     losses, gradients = [], []

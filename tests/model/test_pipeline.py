@@ -10,7 +10,7 @@ from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, MulTIma
 from support.pipelines import INPUT_SIZE, NAMES, assert_same, make_model
 
 
-def test_a_result_has_one_map_and_one_image_a_task_at_the_images_size(wanted, image):
+def test_a_result_has_one_map_and_one_colour_image_per_task_at_the_size_of_the_image(wanted, image):
     channels = {"segmentation": (), "normals": (3,), "principal_curvature": (2,)}
     assert list(wanted) == NAMES
     for task, maps in wanted.items():
@@ -22,7 +22,7 @@ def test_a_result_has_one_map_and_one_image_a_task_at_the_images_size(wanted, im
         assert maps["image"].mode == "RGB"
 
 
-def test_predictions_are_the_models_own_brought_to_the_images_size(predict, wanted, image):
+def test_predictions_are_those_of_the_model_resized_to_the_image(predict, wanted, image):
     processor = MulTImageProcessor(size=INPUT_SIZE)
     with torch.no_grad():
         raw = predict.model(processor(image, return_tensors="pt")["pixel_values"]).predictions
@@ -37,7 +37,7 @@ def test_predictions_are_the_models_own_brought_to_the_images_size(predict, want
     torch.testing.assert_close(wanted["principal_curvature"]["prediction"], resized["principal_curvature"].clamp(-4, 4))
 
 
-def test_units_and_images_follow_from_the_heads_by_hand(image):
+def test_units_and_colour_images_match_a_calculation_by_hand(image):
     """With zero weights a head's bias is its whole output: sigmoid(0) of 10 m, a vector along one axis, one class."""
     model = make_model()
     biases = {
@@ -82,12 +82,12 @@ def test_maps_are_not_mirrored_or_turned(predict, image):
     assert change[:32, :48].mean() > 1.2 * max(change[:32, 48:].mean(), change[32:, :48].mean(), change[32:, 48:].mean())
 
 
-def test_target_size_replaces_the_images_size(predict, image):
+def test_target_size_replaces_the_size_of_the_image(predict, image):
     result = predict(image, target_size=(50, 70))
     assert all(maps["prediction"].shape[-2:] == (50, 70) and maps["image"].size == (70, 50) for maps in result.values())
 
 
-def test_only_the_wanted_tasks_are_computed_and_with_the_same_numbers(predict, wanted, image):
+def test_only_the_requested_tasks_are_computed_with_the_same_results(predict, wanted, image):
     result = predict(image, tasks=["depth", "principal_curvature"])
     assert_same(result, {task: wanted[task] for task in ("depth", "principal_curvature")})
     assert list(predict(image, tasks="reshading")) == ["reshading"]
@@ -99,7 +99,7 @@ def test_arguments_of_the_pipeline_are_defaults_of_its_calls(directory, image):
     assert {task: tuple(maps["prediction"].shape) for task, maps in few(image, tasks=["edges2d"]).items()} == {"edges2d": (30, 40)}
 
 
-def test_half_precision_gives_float32_maps_near_the_full_ones(directory, wanted, image):
+def test_half_precision_gives_float32_maps_close_to_full_precision(directory, wanted, image):
     half = pipeline("multitask-vision", model=str(directory), dtype=torch.bfloat16)
     assert half.model.dtype == torch.bfloat16
     result = half(image)
@@ -109,7 +109,7 @@ def test_half_precision_gives_float32_maps_near_the_full_ones(directory, wanted,
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), -1, "cuda"])
-def test_results_lie_on_the_cpu_whatever_the_device(directory, wanted, image, device):
+def test_results_are_on_the_cpu_for_any_device(directory, wanted, image, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     on_device = pipeline("multitask-vision", model=str(directory), device=device)
@@ -119,7 +119,7 @@ def test_results_lie_on_the_cpu_whatever_the_device(directory, wanted, image, de
     assert_same(result, wanted, 1e-5 if device != "cuda" else 1e-2)
 
 
-def test_a_model_object_brings_the_processor_saved_beside_it(directory, wanted, image):
+def test_a_model_object_is_used_with_the_processor_of_its_directory(directory, wanted, image):
     model = MulTForMultiTaskDensePrediction.from_pretrained(directory)
     by_object = pipeline("multitask-vision", model=model)
     assert (by_object.image_processor.size.height, by_object.image_processor.size.width) == (64, 96)
@@ -144,7 +144,7 @@ def test_a_task_added_after_saving_is_shown(directory, image):
     assert list(pipeline("multitask-vision", model=model)(image)) == [*NAMES, "edge_occlusion"]
 
 
-def test_an_unknown_task_is_refused_with_those_that_exist(predict, image):
+def test_the_error_for_an_unknown_task_lists_the_existing_ones(predict, image):
     with pytest.raises(ValueError, match=r"dpeth.*depth.*principal_curvature"):
         predict(image, tasks=["dpeth"])
     with pytest.raises(ValueError, match="choose at least one"):
@@ -152,7 +152,7 @@ def test_an_unknown_task_is_refused_with_those_that_exist(predict, image):
 
 
 @pytest.mark.parametrize("size", [5, (0, 5), (50,), (3, 50, 70)])
-def test_a_target_size_that_is_no_height_and_width_is_refused(predict, image, size):
+def test_an_invalid_target_size_is_refused(predict, image, size):
     with pytest.raises(ValueError, match="target_size"):
         predict(image, target_size=size)
 

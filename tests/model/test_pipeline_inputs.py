@@ -77,7 +77,7 @@ def test_a_path_and_a_url_give_the_same_result(predict, wanted, image, server):
     assert_same(predict(f"{address}/image.png", timeout=10), wanted)
 
 
-def test_an_image_behind_a_url_is_read_as_one_in_a_file(predict, image, server):
+def test_an_image_at_a_url_is_read_like_a_file(predict, image, server):
     """Transparency on white, 16 bits scaled, turned as EXIF says."""
     folder, address = server
     transparent = image.copy()
@@ -94,7 +94,7 @@ def test_an_image_behind_a_url_is_read_as_one_in_a_file(predict, image, server):
         torch.testing.assert_close(from_url["pixel_values"], from_file["pixel_values"], msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_grey_images_are_taken(predict, image):
+def test_grey_images_are_accepted(predict, image):
     grey = image.convert("L")
     wanted = predict(grey, tasks=["depth"])
     assert wanted["depth"]["prediction"].shape == (image.height, image.width)
@@ -103,14 +103,14 @@ def test_grey_images_are_taken(predict, image):
     assert_same(predict(torch.from_numpy(np.array(grey))[None], tasks=["depth"]), wanted)
 
 
-def test_maps_of_a_turned_image_have_the_size_it_is_seen_at(predict, image, tmp_path):
+def test_maps_of_a_turned_image_have_its_upright_size(predict, image, tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     image.save(tmp_path / "turned.png", exif=exif)
     assert predict(tmp_path / "turned.png", tasks=["depth"])["depth"]["prediction"].shape == (image.width, image.height)
 
 
-def test_an_almost_black_image_of_fractions_stays_black(predict):
+def test_an_almost_black_float_image_stays_black(predict):
     """Values to 1 are told from values to 255 by their range, so an image must be read once only."""
     dark = np.full((64, 96, 3), 0.002, np.float32)
     black, white = (predict.preprocess(np.full((64, 96, 3), value, np.uint8))["pixel_values"][0] for value in (0, 255))
@@ -139,7 +139,7 @@ def dataset(images):
 
 @pytest.mark.parametrize("form", MANY_IMAGES)
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_many_images_of_any_form_give_a_result_each_in_order(predict, wanted, image, flower, form, batch_size):
+def test_many_images_of_any_form_give_one_result_each_in_order(predict, wanted, image, flower, form, batch_size):
     first, second = predict(MANY_IMAGES[form]([image, flower]), batch_size=batch_size, tasks=["depth", "normals"])
     assert second["depth"]["prediction"].shape == (120, 160)
     assert_different(first, second)
@@ -147,7 +147,7 @@ def test_many_images_of_any_form_give_a_result_each_in_order(predict, wanted, im
     assert_same(second, predict(flower, tasks=["depth", "normals"]))
 
 
-def test_an_array_or_tensor_of_four_axes_is_several_images(predict, wanted, image):
+def test_an_array_or_tensor_with_four_axes_is_a_batch_of_images(predict, wanted, image):
     pixels = np.asarray(image)
     for images in (np.stack([pixels, pixels[::-1]]), torch.from_numpy(np.stack([pixels, pixels[::-1]])).permute(0, 3, 1, 2)):
         first, second = predict(images)
@@ -155,7 +155,7 @@ def test_an_array_or_tensor_of_four_axes_is_several_images(predict, wanted, imag
         assert_different(first, second)
 
 
-def test_batches_give_what_one_by_one_gives(predict, image, flower):
+def test_batches_give_the_same_results_as_single_images(predict, image, flower):
     images = [image, flower, image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), flower.convert("L"), image.crop((0, 0, 200, 100))]
     one_by_one = [predict(one) for one in images]
     assert_different(one_by_one[0], one_by_one[1])
@@ -168,7 +168,7 @@ def test_an_empty_list_gives_an_empty_list(predict):
     assert predict([]) == []
 
 
-def test_a_file_that_is_no_image_is_refused_by_name(predict, image, tmp_path):
+def test_the_error_names_a_file_that_is_not_an_image(predict, image, tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(ValueError, match=r"notes\.txt cannot be read as an image"):
         predict(str(tmp_path / "notes.txt"))
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_image_is_refused_by_name(predict, image, tmp_path):
         predict([image, str(tmp_path / "missing.jpg")])
 
 
-def test_a_url_without_an_image_is_refused_by_name(predict, server):
+def test_the_error_names_a_url_without_an_image(predict, server):
     folder, address = server
     (folder / "notes.txt").write_text("not an image")
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+/notes\.txt"):

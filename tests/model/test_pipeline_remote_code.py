@@ -85,7 +85,7 @@ def clean_runs(directory, predict, image, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_process_without_mult_hf_predicts_the_same_also_after_saving_again(clean_runs, wanted):
+def test_without_mult_hf_predictions_are_the_same_even_after_saving_again(clean_runs, wanted):
     runs, _ = clean_runs
     assert len(runs) == 6
     for result, _ in runs.values():
@@ -93,7 +93,7 @@ def test_a_process_without_mult_hf_predicts_the_same_also_after_saving_again(cle
 
 
 @pytest.mark.slow
-def test_a_task_that_only_the_checkpoint_knows_survives_and_is_shown(clean_runs, wanted):
+def test_an_unregistered_task_of_the_checkpoint_is_predicted_and_drawn(clean_runs, wanted):
     assert "principal_curvature" not in registered_tasks()
     runs, _ = clean_runs
     for result, image in runs.values():
@@ -102,7 +102,7 @@ def test_a_task_that_only_the_checkpoint_knows_survives_and_is_shown(clean_runs,
 
 
 @pytest.mark.slow
-def test_every_checkpoint_holds_all_its_code_and_nothing_foreign_is_imported(clean_runs):
+def test_every_checkpoint_contains_all_its_code_and_imports_no_other_packages(clean_runs):
     """Loading from the Hub reads every file of the closure; a local load only the entry file, so the closure is walked here."""
     allowed = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
     _, checkpoints = clean_runs
@@ -121,6 +121,6 @@ def test_every_checkpoint_holds_all_its_code_and_nothing_foreign_is_imported(cle
             assert not foreign, f"{name}.py imports {foreign}"
 
 
-def test_where_mult_hf_is_imported_its_own_pipeline_runs_without_trust(directory):
+def test_with_mult_hf_imported_its_own_pipeline_runs_without_trust(directory):
     assert type(pipeline("multitask-vision", model=str(directory))) is MultiTaskVisionPipeline
     assert type(AutoModel.from_pretrained(directory)) is MulTForMultiTaskDensePrediction

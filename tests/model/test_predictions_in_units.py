@@ -27,7 +27,7 @@ def test_logits_become_class_ids_and_scores():
     torch.testing.assert_close(image["segmentation"]["scores"][:, 0].T, torch.tensor([[0.25, 0.25, 0.5], [0.125, 0.75, 0.125]]))
 
 
-def test_scores_are_left_out_unless_asked_for():
+def test_scores_are_left_out_unless_requested():
     (image,) = finished({"segmentation": torch.zeros(1, 17, 2, 2)})
     assert list(image["segmentation"]) == ["prediction"]
 
@@ -38,7 +38,7 @@ def test_depth_stays_metres_and_maps_stay_in_their_range():
     assert image["edges2d"]["prediction"].tolist() == [[0.0, 0.5, 1.0]]
 
 
-def test_normals_are_unit_vectors_again_after_resizing():
+def test_normals_have_unit_length_after_resizing():
     right, viewer = torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 1.0])
     prediction = torch.stack([right, viewer], dim=-1).reshape(1, 3, 1, 2)
     (image,) = finished({"normals": prediction}, [(1, 4)])
@@ -49,7 +49,7 @@ def test_normals_are_unit_vectors_again_after_resizing():
     torch.testing.assert_close(normals[:, 0, 0], right)
 
 
-def test_each_image_gets_its_own_size_and_unknown_tasks_keep_their_channels():
+def test_each_image_has_its_own_size_and_unregistered_tasks_keep_their_channels():
     predictions = {"depth": torch.ones(2, 1, 4, 4), "principal_curvature": torch.ones(2, 2, 4, 4)}
     first, second = finished(predictions, [(3, 5), torch.Size([8, 2])], tasks=["depth", TWO_NUMBERS])
     assert [first[task]["prediction"].shape for task in predictions] == [(3, 5), (2, 3, 5)]
@@ -70,7 +70,7 @@ def test_half_precision_predictions_become_float32():
 
 
 @pytest.mark.parametrize("processor", [MulTImageProcessor(), MulTImageProcessorPil()], ids=["torchvision", "pil"])
-def test_the_names_that_transformers_gives_return_what_it_returns(processor):
+def test_post_process_methods_of_transformers_return_its_formats(processor):
     predictions = {
         "segmentation": torch.eye(17)[3].reshape(1, 17, 1, 1).expand(1, 17, 4, 4),
         "depth": torch.full((1, 1, 4, 4), 2.0),
@@ -88,7 +88,7 @@ def test_the_names_that_transformers_gives_return_what_it_returns(processor):
     torch.testing.assert_close(normals["normals"], torch.tensor([0.0, 0, 1]).reshape(3, 1, 1).expand(3, 2, 3))
 
 
-def test_what_cannot_be_post_processed_is_refused():
+def test_invalid_input_of_post_processing_is_refused():
     with pytest.raises(ValueError, match="1 sizes for 2 images"):
         finished({"depth": torch.ones(2, 1, 4, 4)}, [(4, 4)])
     with pytest.raises(ValueError, match="task 'principal_curvature'"):

@@ -53,7 +53,7 @@ def test_a_saved_processor_loads_for_both_backends(processor_class, backend, tmp
     assert (other["labels"]["depth"] == 1).all()
 
 
-def test_the_saved_directory_holds_the_code_of_both_backends(processor_class, tmp_path):
+def test_the_saved_directory_contains_the_code_of_both_backends(processor_class, tmp_path):
     """Remote code is looked up by the file names that the saved configuration gives, whichever backend saved it."""
     saved = processor_class()
     saved.save_pretrained(tmp_path)
@@ -77,7 +77,7 @@ np.savez(sys.argv[4], pixel_values=batch["pixel_values"], depth=batch["labels"][
 """
 
 
-def test_the_pil_file_works_where_torchvision_is_missing(tmp_path, rgb):
+def test_the_pil_processor_works_without_torchvision(tmp_path, rgb):
     depth = np.random.default_rng(0).integers(0, 5120, (6, 9)).astype(np.uint16)
     np.save(tmp_path / "image.npy", rgb)
     np.save(tmp_path / "depth.npy", depth)

@@ -16,7 +16,7 @@ from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction, Mul
 from support.batches import CURVATURE, pixels
 
 
-def test_a_saved_model_loads_with_the_same_numbers(tiny_model, tmp_path):
+def test_a_saved_model_predicts_the_same_after_loading(tiny_model, tmp_path):
     model = tiny_model(block_attention=["encoder+skip", "reference"], reference_task="depth")
     model.save_pretrained(tmp_path)
     loaded, info = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path, output_loading_info=True)
@@ -30,7 +30,7 @@ def test_a_saved_model_loads_with_the_same_numbers(tiny_model, tmp_path):
         assert torch.equal(prediction, loaded(pixels()).predictions[task])
 
 
-def test_auto_classes_find_the_model(tiny_model, tmp_path):
+def test_auto_classes_load_the_model(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is MulTConfig
     assert type(AutoModel.from_pretrained(tmp_path)) is MulTForMultiTaskDensePrediction
@@ -51,7 +51,7 @@ def test_weights_are_initialised_after_loading_on_the_meta_device(tiny_config, t
     assert torch.equal(bias.index, bias.make_index())
 
 
-def test_a_seventh_task_lives_in_the_checkpoint_alone(tiny_config, tmp_path):
+def test_a_checkpoint_loads_with_a_task_that_is_not_registered(tiny_config, tmp_path):
     """One entry is all that a new task takes: it predicts, trains, saves, and loads where nobody has registered it."""
     model = MulTForMultiTaskDensePrediction(tiny_config(tasks=[*MULT_TASKS, CURVATURE])).eval()
     labels = {"principal_curvature": torch.rand(2, 2, 64, 64)}
@@ -69,7 +69,7 @@ def test_a_seventh_task_lives_in_the_checkpoint_alone(tiny_config, tmp_path):
     assert float(result.stdout) == pytest.approx(expected, abs=1e-3)
 
 
-def test_an_auto_model_has_heads_and_the_model_without_heads_reads_its_checkpoint(tiny_model, tmp_path):
+def test_auto_model_has_heads_and_the_model_without_heads_loads_its_checkpoint(tiny_model, tmp_path):
     model = tiny_model(tasks=["depth"])
     model.save_pretrained(tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path)) is MulTForMultiTaskDensePrediction
@@ -83,7 +83,7 @@ def test_loading_with_fewer_tasks_than_the_reference_needs_is_refused(tiny_model
         MulTForMultiTaskDensePrediction.from_pretrained(tmp_path, tasks=["depth"])
 
 
-def test_a_state_dict_with_the_names_of_a_saved_file_is_loaded_and_checked(tiny_model, tmp_path):
+def test_a_state_dict_with_names_of_a_saved_file_is_loaded_and_checked(tiny_model, tmp_path):
     """Trainer reads the file itself when it resumes, and files of transformers' own form name Swin's weights differently."""
     model = tiny_model(tasks=["depth"])
     model.save_pretrained(tmp_path, save_original_format=True)

@@ -7,7 +7,7 @@ from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
 from support.batches import CURVATURE, assert_same_predictions, pixels
 
 
-def test_an_added_task_leaves_the_others_as_they_were(tiny_model):
+def test_adding_a_task_does_not_change_the_others(tiny_model):
     model = tiny_model()
     before = model(pixels()).predictions
     model.add_task(CURVATURE)
@@ -16,7 +16,7 @@ def test_an_added_task_leaves_the_others_as_they_were(tiny_model):
     assert_same_predictions(after, before)
 
 
-def test_an_added_task_is_in_the_mode_of_the_model(tiny_model):
+def test_an_added_task_takes_the_mode_of_the_model(tiny_model):
     """Dropout of new modules must be off in a model that is evaluated."""
     model = tiny_model(hidden_dropout_prob=0.5, drop_path_rate=0.5)
     model.add_task(CURVATURE)
@@ -33,7 +33,7 @@ def test_an_added_task_is_saved_and_loaded(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["depth", "normals"])
-def test_a_copied_decoder_starts_where_its_source_is(tiny_model, source):
+def test_a_copied_decoder_has_the_weights_of_its_source(tiny_model, source):
     """A copy of a scalar task also has its head, so that before the activation it predicts the same."""
     model = tiny_model(block_attention=["encoder", "reference"])
     copy = TaskSpec(name="copied", kind="regression", channels=model.config.task_specs[source].channels)
@@ -43,7 +43,7 @@ def test_a_copied_decoder_starts_where_its_source_is(tiny_model, source):
     torch.testing.assert_close(model.heads.tasks["copied"].logits(features["copied"]), model.heads.tasks[source].logits(features[source]))
 
 
-def test_everything_else_can_be_frozen(tiny_model):
+def test_all_other_parameters_can_be_frozen(tiny_model):
     model = tiny_model().train()
     model.add_task(CURVATURE, freeze_others=True)
     model(pixels(), labels={"principal_curvature": torch.rand(2, 2, 64, 64)}).loss.backward()
@@ -52,7 +52,7 @@ def test_everything_else_can_be_frozen(tiny_model):
     assert {name for name, p in model.named_parameters() if p.grad is not None} == own
 
 
-def test_a_removed_task_is_gone_and_the_others_stay(tiny_model):
+def test_removing_a_task_does_not_change_the_others(tiny_model):
     model = tiny_model()
     before = model(pixels()).predictions
     model.remove_task("segmentation")
@@ -61,7 +61,7 @@ def test_a_removed_task_is_gone_and_the_others_stay(tiny_model):
     assert not [name for name in model.state_dict() if "segmentation" in name]
 
 
-def test_the_reference_task_can_go_only_where_nothing_is_shared(tiny_model):
+def test_the_reference_task_can_be_removed_only_if_nothing_is_shared(tiny_model):
     with pytest.raises(ValueError, match="'normals' is the reference task"):
         tiny_model().remove_task("normals")
     model = tiny_model(block_attention=["self", "self"])
@@ -70,7 +70,7 @@ def test_the_reference_task_can_go_only_where_nothing_is_shared(tiny_model):
     assert "normals" not in model(pixels()).predictions
 
 
-def test_wrong_additions_and_removals_are_refused(tiny_model):
+def test_invalid_additions_and_removals_are_refused(tiny_model):
     model = tiny_model(tasks=["depth"])
     with pytest.raises(ValueError, match="already has a task 'depth'"):
         model.add_task("depth")

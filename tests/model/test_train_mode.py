@@ -36,7 +36,7 @@ def skipped_rows(block, channels):
 
 
 @pytest.mark.parametrize(("decoder_type", "blocks"), [("mult", 8), ("swin_unet", 6)])
-def test_stochastic_depth_grows_linearly_from_nothing_in_the_first_block_to_its_rate_in_the_last(tiny_config, decoder_type, blocks):
+def test_stochastic_depth_grows_linearly_from_0_to_its_rate(tiny_config, decoder_type, blocks):
     config = tiny_config(tasks=["depth"], decoder_type=decoder_type, decoder_window_size=2, drop_path_rate=0.9)
     model = away_from_initial_values(MulTForMultiTaskDensePrediction(config))
     found = [module for module in model.modules() if isinstance(module, MulTDecoderBlock)]
@@ -48,7 +48,7 @@ def test_stochastic_depth_grows_linearly_from_nothing_in_the_first_block_to_its_
     assert shares[0] == 0
 
 
-def test_stochastic_depth_draws_for_every_image_by_itself(tiny_config):
+def test_stochastic_depth_draws_independently_for_every_image(tiny_config):
     """In one batch some images keep a branch and others lose it."""
     config = tiny_config(tasks=["depth"], decoder_window_size=2)
     block = away_from_initial_values(MulTDecoderBlock(config, 8, 2, BlockAttention("self", False), 0, 0.5, ["depth"]))
@@ -56,7 +56,7 @@ def test_stochastic_depth_draws_for_every_image_by_itself(tiny_config):
         assert skipped_rows(block, 8) == pytest.approx(0.25, abs=TOLERANCE)
 
 
-def test_an_image_that_keeps_a_branch_gets_it_enlarged_so_that_the_mean_stays(tiny_config):
+def test_kept_branches_are_scaled_so_that_the_mean_is_unchanged(tiny_config):
     config = tiny_config(tasks=["depth"], decoder_window_size=2)
     block = away_from_initial_values(MulTDecoderBlock(config, 8, 2, BlockAttention("self", False), 0, 0.5, ["depth"]))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_hidden_dropout_acts_on_both_branches(tiny_config, branch):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_attention_dropout_acts_in_training_alone(tiny_config, implementation):
+def test_attention_dropout_is_only_active_in_training(tiny_config, implementation):
     def predict(probability, *, training):
         torch.manual_seed(0)
         config = tiny_config(tasks=["depth"], attention_probs_dropout_prob=probability)

@@ -51,12 +51,12 @@ def vector_color(*vector: float, spec: TaskSpec = NORMALS) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("colormap", ENDS)
-def test_a_colour_map_runs_between_its_known_ends(colormap):
+def test_a_colour_map_has_its_known_end_colours(colormap):
     colors = row([2.0, 3.0, 4.0], replace(DEPTH, colormap=colormap), limits=(2.0, 4.0))
     np.testing.assert_allclose(colors, ENDS[colormap], atol=1)
 
 
-def test_every_colour_map_of_numbers_has_known_ends_here():
+def test_every_scalar_colour_map_is_tested_here():
     assert set(COLORMAPS) - {"classes", "vectors"} == set(ENDS)
 
 
@@ -79,13 +79,13 @@ def test_the_default_limits_leave_out_the_outermost_percent_of_known_values():
     assert row(values[0].tolist(), gray) == row(values[0].tolist(), gray, limits=(1, 99))
 
 
-def test_a_prediction_is_compared_in_the_limits_of_its_target():
+def test_a_prediction_can_be_drawn_with_the_limits_of_its_target():
     gray = replace(DEPTH, colormap="gray")
     assert row([0.25, 0.75], gray) == [(0, 0, 0), WHITE]  # premise: its own limits stretch it
     assert row([0.2, 0.8], gray, limits=(0, 1)) == [(51,) * 3, (204,) * 3]
 
 
-def test_a_constant_map_has_an_image():
+def test_a_constant_map_can_be_drawn():
     assert set(row([2.0, 2.0], replace(DEPTH, colormap="gray"))) == {(0, 0, 0)}
 
 
@@ -95,7 +95,7 @@ def test_unknown_pixels_have_the_unknown_colour_and_do_not_change_the_others():
 
 
 @pytest.mark.parametrize("spec", registered_tasks().values(), ids=lambda spec: spec.name)
-def test_a_map_of_which_nothing_is_known_is_all_unknown_colour(spec):
+def test_an_unknown_map_has_the_unknown_colour_everywhere(spec):
     image = colorize(spec.unknown_target(4, 5), spec)
     assert image.size == (5, 4)
     assert (colors_of(image) == UNKNOWN_COLOR).all()
@@ -124,7 +124,7 @@ def test_normals_show_right_as_red_up_as_green_and_towards_the_viewer_as_blue():
     assert vector_color(0, -1, 0) == (128, 0, 128)
 
 
-def test_vectors_of_two_channels_leave_blue_in_the_middle_and_span_their_range():
+def test_vectors_of_two_channels_use_red_and_green_over_their_range():
     curvature = TaskSpec(name="curvature", kind="regression", channels=2, value_range=(-2.0, 2.0), colormap="vectors")
     assert vector_color(2, -2, spec=curvature) == (255, 0, 128)
     assert vector_color(0, 1, spec=curvature) == (128, 191, 128)
@@ -143,7 +143,7 @@ def test_no_unit_vector_looks_unknown():
 # Classes.
 
 
-def test_classes_have_the_palettes_colours_and_255_the_unknown_one():
+def test_classes_have_the_colours_of_the_palette_and_255_has_the_unknown_colour():
     image = colors_of(colorize(np.array([[0, 3, 16, IGNORE_INDEX]]), SEGMENTATION))
     palette = class_palette(17)
     assert image[0].tolist() == [palette[0].tolist(), palette[3].tolist(), palette[16].tolist(), list(UNKNOWN_COLOR)]
@@ -161,7 +161,7 @@ def test_neighbouring_classes_differ_strongly():
     assert np.abs(palette[1:] - palette[:-1]).max(axis=-1).min() > 60
 
 
-def test_a_class_keeps_its_colour_when_others_join():
+def test_a_class_keeps_its_colour_when_classes_are_added():
     np.testing.assert_array_equal(class_palette(40)[:17], class_palette(17))
 
 
@@ -177,12 +177,12 @@ def test_tensors_and_arrays_give_the_same_rgb_image_of_the_maps_size(spec):
     np.testing.assert_array_equal(colors_of(image), colors_of(colorize(torch.from_numpy(values), spec)))
 
 
-def test_one_channel_may_come_with_or_without_its_axis():
+def test_one_channel_may_have_or_lack_its_axis():
     values = np.random.default_rng(0).random((4, 5))
     np.testing.assert_array_equal(colors_of(colorize(values, DEPTH)), colors_of(colorize(values[None], DEPTH)))
 
 
-def test_colouring_leaves_the_map_as_it_was():
+def test_colouring_does_not_modify_the_map():
     values = np.array([[1.0, NAN]])
     colorize(values, DEPTH)
     np.testing.assert_array_equal(values, [[1.0, NAN]])
@@ -223,7 +223,7 @@ def test_a_legend_lists_every_class_in_its_colour_and_in_order():
     assert legend_colors(image) == class_palette(17).tolist()
 
 
-def test_a_legend_of_a_map_lists_only_its_classes_and_not_the_unknown_one():
+def test_the_legend_of_a_map_lists_only_its_known_classes():
     image = legend(SEGMENTATION, np.array([[5, 2, 5, IGNORE_INDEX]]))
     assert image.height == 2 * 22
     assert legend_colors(image) == class_palette(17)[[2, 5]].tolist()
@@ -249,19 +249,19 @@ def test_classes_without_names_are_listed_by_number():
     np.testing.assert_array_equal(colors_of(legend(nameless)), colors_of(legend(numbered)))
 
 
-def test_the_rows_of_a_legend_have_the_height_that_was_asked_for():
+def test_the_rows_of_a_legend_have_the_requested_height():
     image = legend(SEGMENTATION, row_height=40)
     assert image.height == 17 * 40
     assert legend_colors(image, 40) == class_palette(17).tolist()
 
 
-def test_a_legend_of_a_map_of_which_nothing_is_known_is_an_empty_row():
+def test_the_legend_of_an_unknown_map_is_an_empty_row():
     image = legend(SEGMENTATION, np.full((2, 2), IGNORE_INDEX))
     assert image.height == 22
     assert (colors_of(image) == 255).all()
 
 
-def test_a_legend_of_numbers_is_refused():
+def test_a_legend_for_a_regression_is_refused():
     with pytest.raises(ValueError, match=r"'depth' is a regression; only classifications have a legend"):
         legend(DEPTH)
 
@@ -306,7 +306,7 @@ def test_captions_stand_above_their_rows_and_move_the_images_down():
         assert (captioned[top : top + 18, 4:].min(axis=-1) < 128).any(), "ink"
 
 
-def test_another_number_of_captions_than_rows_is_refused():
+def test_a_wrong_number_of_captions_is_refused():
     with pytest.raises(ValueError, match="2 captions for 1 rows; give one per row"):
         panel([[plain(RED)]], captions=["a", "b"])
 
@@ -317,7 +317,7 @@ def test_a_row_with_fewer_images_leaves_its_last_cells_empty():
     )
 
 
-def test_enlarging_makes_no_colours_that_were_not_there():
+def test_enlarging_adds_no_new_colours():
     image = Image.fromarray(np.array([[RED, BLUE]], np.uint8))
     assert {tuple(color) for color in colors_of(panel([[image]], cell=50)).reshape(-1, 3).tolist()} == {RED, BLUE, WHITE}
 
@@ -340,7 +340,7 @@ def test_a_panel_without_an_image_is_refused(rows):
 # Attention and matrices.
 
 
-def test_the_largest_weight_glows_and_no_weight_is_dim():
+def test_the_largest_weight_is_brightest_and_weight_0_is_dark():
     weights = np.zeros((2, 4))
     weights[0, 3] = 0.2
     image = colors_of(attention_image(plain(WHITE, 80, 40), weights, pixel=(1, 0)))
@@ -349,7 +349,7 @@ def test_the_largest_weight_glows_and_no_weight_is_dim():
     np.testing.assert_allclose(image[5, 30], darkest, atol=1)
 
 
-def test_half_the_largest_weight_has_the_middle_colour_whatever_the_largest_is():
+def test_weights_are_drawn_relative_to_the_largest_one():
     images = [colors_of(attention_image(plain(WHITE, 60, 20), np.array([[1.0, 0.5, 0]]) * largest, (0, 2))) for largest in (1, 1e-3)]
     np.testing.assert_array_equal(*images)
     np.testing.assert_allclose(images[0][10, 30], 0.35 * 255 + 0.65 * np.array(ENDS["magma"][1]), atol=1)
@@ -364,7 +364,7 @@ def test_a_ring_is_drawn_around_the_pixel_and_nowhere_else():
 
 
 @pytest.mark.parametrize("weights", [np.zeros((2, 2, 2)), np.array([[-0.1, 1]]), np.array([[NAN, 1]])])
-def test_weights_that_are_none_are_refused(weights):
+def test_invalid_attention_weights_are_refused(weights):
     with pytest.raises(ValueError, match=r"expected \(height, width\), at least 0"):
         attention_image(plain(WHITE), weights, (0, 0))
 
@@ -383,6 +383,6 @@ def test_a_matrix_shows_minus_one_blue_zero_white_one_red_and_nan_as_unknown():
     assert tuple(colors_of(image)[top + 43, left + 83].tolist()) == UNKNOWN_COLOR
 
 
-def test_a_matrix_of_another_shape_than_its_names_is_refused():
+def test_a_matrix_whose_shape_does_not_fit_its_names_is_refused():
     with pytest.raises(ValueError, match=r"shape \(2, 2\) for 3 names"):
         matrix_image(np.eye(2), ["a", "b", "c"])
