@@ -19,9 +19,10 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .backbone import BackboneLoadReport, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTHeads, PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
+from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
 from .encoder_sources import HUB_KEYWORDS, encoder_configuration
+from .heads import MulTHeads
 from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput
 from .pickling import picklable_state

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from .entry_checks import ENTRY_CHECKS
 from .entry_fields import integer, integers, number, numbers, optional, refusal, set_fields, text, texts
 from .label_encoding import LabelEncoding
 
@@ -22,11 +23,6 @@ IGNORE_INDEX = 255
 """Class id of pixels whose class is not known; losses, metrics and resizing skip them."""
 
 KINDS = ("classification", "regression")
-RESAMPLINGS = ("nearest", "bilinear")
-
-# Metrics whose sums are counts of classes. Those of the package's table of metrics, which does not travel with checkpoints; others
-# are of numbers.
-CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_accuracy")
 
 RESERVED_NAMES = (
     *("image", "source", "augmentation_seed", "file_name"),  # columns of data sets
@@ -79,7 +75,7 @@ class TaskSpec:
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name per class, in order of the ids, for classification.
         description: one sentence for docs and model cards.
-        activation: last step of the task's head, a name in [`decoder_mult.ACTIVATIONS`].
+        activation: last step of the task's head, a name in [`heads.ACTIVATIONS`].
         loss: a name in [`losses.LOSSES`]; cross entropy for classification and L1 for regression by default.
         weight: factor of the loss in the weighted sum, at least 0.
         metrics: names in [`metrics.METRICS`], the headline first; mean IoU and pixel accuracy, or MAE by default.
@@ -138,7 +134,7 @@ class TaskSpec:
         if not isinstance(self.encoding, LabelEncoding):
             raise ValueError(f"{what} has a {type(self.encoding).__name__} as encoding; give a LabelEncoding, or use from_dict")
         set_fields(self, what, _FIELDS)
-        for reason in filter(None, (check(self) for check in _CHECKS)):
+        for reason in filter(None, (check(self) for check in ENTRY_CHECKS)):
             raise refusal(f"{what} {reason}")
 
     @property
@@ -259,87 +255,6 @@ def _with_lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_lists(item) for key, item in value.items()}
     return [_with_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _check_resample(spec: TaskSpec) -> str | None:
-    return None if spec.resample in RESAMPLINGS else f"has resample {spec.resample!r}; allowed: {', '.join(RESAMPLINGS)}"
-
-
-def _check_channels(spec: TaskSpec) -> str | None:
-    fewest, most = (2, IGNORE_INDEX) if spec.is_classification else (1, float("inf"))
-    if fewest <= spec.channels <= most:
-        return None
-    return f"has {spec.channels} channels; a regression needs at least 1, a classification 2 to {IGNORE_INDEX}"
-
-
-def _check_weight(spec: TaskSpec) -> str | None:
-    return None if spec.weight >= 0 else f"has weight {spec.weight}; weights are at least 0"
-
-
-def _check_class_names(spec: TaskSpec) -> str | None:
-    if len(spec.class_names) in (0, spec.channels):
-        return None
-    return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
-
-
-def _check_flip_signs(spec: TaskSpec) -> str | None:
-    if len(spec.horizontal_flip_signs) not in (0, spec.channels):
-        return f"has {len(spec.horizontal_flip_signs)} flip signs for {spec.channels} channels; give one per channel"
-    if not set(spec.horizontal_flip_signs) <= {1, -1}:
-        return f"has horizontal_flip_signs {spec.horizontal_flip_signs}; give 1 or -1 per channel"
-    return None
-
-
-def _check_rotated_channels(spec: TaskSpec) -> str | None:
-    pair = set(spec.rotated_channels)
-    if not pair or (len(spec.rotated_channels) == len(pair) == 2 and pair <= set(range(spec.channels))):
-        return None
-    return f"has rotated_channels {spec.rotated_channels}; give two below {spec.channels}: right, up"
-
-
-def _check_geometry_of_classes(spec: TaskSpec) -> str | None:
-    if not spec.is_classification or not (spec.zoom_exponent or spec.rotated_channels):
-        return None
-    return "holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels"
-
-
-def _check_value_range(spec: TaskSpec) -> str | None:
-    if spec.value_range is None or (len(spec.value_range) == 2 and spec.value_range[0] < spec.value_range[1]):
-        return None
-    return f"has value range {spec.value_range}; give two numbers, the smaller one first"
-
-
-def _check_metrics(spec: TaskSpec) -> str | None:
-    wrong = [name for name in spec.metrics if (name in CLASS_METRICS) != spec.is_classification]
-    if not wrong:
-        return None
-    kinds = f"{', '.join(CLASS_METRICS)} are for classification, all others for regression"
-    return f"is a {spec.kind} and has metrics {wrong}; {kinds}"
-
-
-def _check_encoding_channels(spec: TaskSpec) -> str | None:
-    stored, needed = spec.encoding.number_of_channels(), 1 if spec.is_classification else spec.channels
-    if stored in (None, needed):
-        return None
-    return (
-        f"has {needed} channels in its maps, and its encoding has channels {spec.encoding.channels}, scale {spec.encoding.scale} and "
-        f"offset {spec.encoding.offset}; give one of each per channel"
-    )
-
-
-_CHECKS = (
-    _check_resample,
-    _check_channels,
-    _check_weight,
-    _check_class_names,
-    _check_flip_signs,
-    _check_rotated_channels,
-    _check_geometry_of_classes,
-    _check_value_range,
-    _check_metrics,
-    _check_encoding_channels,
-)
-"""Each returns what is wrong with the fields of an entry together, or None."""
 
 
 _REGISTRY: dict[str, TaskSpec] = {}

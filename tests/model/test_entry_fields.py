@@ -9,7 +9,8 @@ from torch import nn
 from mult_hf import LabelEncoding, MulTDensePredictionOutput, MulTModelOutput, TaskSpec
 from mult_hf.data.collator import AUGMENTATION_SEED
 from mult_hf.metrics.table import METRICS, STATISTICS
-from mult_hf.model.tasks import CLASS_METRICS, RESERVED_NAMES, resolve_tasks
+from mult_hf.model.entry_checks import CLASS_METRICS
+from mult_hf.model.tasks import RESERVED_NAMES, resolve_tasks
 
 NO_TEXT = [None, 5, 1.5, True, ["l1"], {"a": 1}]
 NO_NUMBER = ["1", "1/512", True, [1], {"a": 1}, float("nan"), float("inf"), -float("inf"), 10**400, 1j]

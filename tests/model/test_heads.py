@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mult_hf import MulTImageProcessor, TaskSpec
-from mult_hf.model.decoder_mult import MulTHead, Upsampling
+from mult_hf.model.decoder_mult import Upsampling
+from mult_hf.model.heads import MulTHead
 
 LENGTH = TaskSpec(name="length", kind="regression", channels=1)
 BOUNDED = TaskSpec(name="bounded", kind="regression", channels=1, activation="sigmoid", value_range=(2.0, 5.0))
