@@ -147,7 +147,7 @@ def uploads_only(image: gr.Image) -> None:
 
     async def move_upload(path: str | Path | None) -> str | None:
         if "://" in str(path):
-            raise refusal("The image is a URL, and this server fetches none: download the image, then upload it.")
+            raise refusal(f"The image is the URL {str(path)[:100]!r}, and this server fetches none: download the image, then upload it.")
         return await move(path)
 
     cast(Any, image).async_move_resource_to_block_cache = move_upload

@@ -320,7 +320,7 @@ class MulTConfig(PreTrainedConfig):
         """Checked at construction and at save: there is a task, and the reference task is one of them."""
         names = list(self.task_specs)
         if not names:
-            raise ValueError("tasks is empty; give at least one, for example tasks=['depth']")
+            raise ValueError(f"tasks is {self.tasks}; give at least one, for example tasks=['depth']")
         if self.reads("reference_task") and self.reference_task not in names:
             raise ValueError(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
 

@@ -193,7 +193,7 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ImportError("encoders of timm need the library timm; pip install timm") from error
+        raise ImportError(f"encoders of timm need the library timm ({error}); install it with: pip install timm") from error
     return timm
 
 

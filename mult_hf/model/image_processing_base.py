@@ -185,7 +185,7 @@ class MulTProcessingMixin(_Backend):
         channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
         read = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(_listed(images))]
         if not read:
-            raise ValueError("images is empty; give at least one")
+            raise ValueError(f"images is {images!r}; give at least one image")
         return [
             self.process_image(image, input_data_format=None if isinstance(image, Image.Image) else ChannelDimension.FIRST, **kwargs)
             for image in read
@@ -209,7 +209,7 @@ class MulTProcessingMixin(_Backend):
             given = {name: kwargs[name] for name in ("do_center_crop", "do_pad") if kwargs.get(name)}
             raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
         if do_convert_rgb is False:
-            raise ValueError("do_convert_rgb is False, but the model takes RGB and every image is read as RGB; leave it True")
+            raise ValueError(f"do_convert_rgb is {do_convert_rgb}, but the model takes RGB and every image is read as RGB; leave it True")
         opened = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
         if not kwargs.get("do_rescale", True):
             kwargs.update(self._rescaling(opened, bool(kwargs.get("do_normalize"))))

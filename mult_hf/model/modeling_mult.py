@@ -103,8 +103,9 @@ class MulTPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if `use_reentrant=True` was requested.
         """
-        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            raise ValueError("gradient checkpointing with use_reentrant=True loses MulT's gradients; use {'use_reentrant': False}")
+        options = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and options.get("use_reentrant"):
+            raise ValueError(f"gradient checkpointing with {options} loses MulT's gradients; use {{'use_reentrant': False}}")
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
@@ -321,7 +322,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             TypeError: on an unknown keyword.
         """
         if return_loss and labels is None:
-            raise ValueError("return_loss=True needs labels; pass labels={task: target}")
+            raise ValueError(f"return_loss={return_loss} needs labels, got {labels}; pass labels={{task: target}}")
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         height, width = pixel_values.shape[-2:]
         predictions = self.heads(outputs.task_features, self.mult.padded_size((height, width)), (height, width))

@@ -61,8 +61,8 @@ class MulTDensePredictionOutput(ModelOutput):
         """
         if key == "logits":
             raise ValueError(
-                "a model of several tasks has predictions, not 'logits'; Trainer's label_smoothing_factor smooths the classes of one task "
-                "and must be 0 here"
+                f"the outputs have {list(self)} and no {key!r}; set Trainer's label_smoothing_factor to 0, which needs the logits of one "
+                "classification"
             )
         return super().__getitem__(key)
 

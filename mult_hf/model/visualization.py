@@ -164,7 +164,7 @@ def panel(
         raise ValueError(f"a panel has {len(titles)} titles for {max(map(len, rows), default=0)} columns; give one per column")
     images = [image for row in rows for image in row if image is not None]
     if not images:
-        raise ValueError("a panel needs at least one image, got none")
+        raise ValueError(f"a panel has no image in its {len(rows)} rows; give at least one")
     height = max(1, round(cell * images[0].height / images[0].width))
     header, caption_height, gap = (20 if titles else 0), (18 if captions else 0), 4
     columns, step = max(len(row) for row in rows), caption_height + height + gap

@@ -333,7 +333,7 @@ def test_grey_images_are_shown_too():
 
 @pytest.mark.parametrize("rows", [[], [[]], [[None, None]]])
 def test_a_panel_without_an_image_is_refused(rows):
-    with pytest.raises(ValueError, match="at least one image, got none"):
+    with pytest.raises(ValueError, match=r"no image in its \d rows; give at least one"):
         panel(rows)
 
 
