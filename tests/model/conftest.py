@@ -24,7 +24,7 @@ def flower():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """What a training run leaves: a model and a processor, each saved by its own `save_pretrained`."""
+    """A model and a processor, each saved by its own `save_pretrained`, as after a training run."""
     path = tmp_path_factory.mktemp("saved") / "checkpoint"
     make_model().save_pretrained(path)
     MulTImageProcessor(size=INPUT_SIZE, tasks=TASKS).save_pretrained(path)

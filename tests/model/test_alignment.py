@@ -1,4 +1,4 @@
-"""A map that does not lie on its image is refused, with both sizes and the cause; another size of the same aspect ratio is not."""
+"""Proves that misaligned maps are refused with both sizes and the cause, and that other sizes with the same aspect ratio are accepted."""
 
 import io
 
@@ -15,7 +15,7 @@ SIDES = np.random.default_rng(0).integers(8, 2000, (500, 2)).tolist()
 
 
 def image_of(height, width, exif_orientation=None):
-    """An image file as a camera writes it, opened."""
+    """An opened image file, as written by a camera."""
     exif = Image.Exif()
     if exif_orientation:
         exif[0x0112] = exif_orientation

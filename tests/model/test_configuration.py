@@ -1,4 +1,4 @@
-"""Proves that a configuration has the paper's defaults, refuses what cannot work, warns of misspelt names and survives JSON."""
+"""Proves that a configuration has the paper's defaults, refuses invalid values, warns about misspelt names and is unchanged by JSON."""
 
 import json
 import logging
@@ -112,7 +112,7 @@ def test_a_preset_accepts_other_arguments_too():
 
 
 def test_using_a_preset_does_not_change_it(monkeypatch):
-    monkeypatch.setattr(configuration_mult, "PRESETS", deepcopy(PRESETS))  # should it change, then not for the other tests
+    monkeypatch.setattr(configuration_mult, "PRESETS", deepcopy(PRESETS))  # so that a change does not affect other tests
     MulTConfig.from_preset("swin-tiny").backbone_config.depths.append(2)
     assert tuple(MulTConfig.from_preset("swin-tiny").backbone_config.depths) == (2, 2, 6, 2)
 
@@ -122,7 +122,7 @@ def test_an_unknown_preset_is_refused():
         MulTConfig.from_preset("swin-huge")
 
 
-# Where blocks take their attention from.
+# Sources of the blocks' attention.
 
 
 @pytest.mark.parametrize("source", ATTENTION_SOURCES)
@@ -172,7 +172,7 @@ def test_a_wrong_number_of_lists_is_refused(given):
         config.block_attention_of_stages(4)
 
 
-# Refusals: what came, what is allowed.
+# Refusals: what was given, what is allowed.
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_known_arguments_and_those_of_transformers_do_not_warn(caplog, tmp_path)
     assert caplog.text == ""
 
 
-# The classes that transformers sees.
+# Class names in transformers' attributes.
 
 
 @pytest.mark.parametrize(

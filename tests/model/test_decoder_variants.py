@@ -1,4 +1,4 @@
-"""Proves that every decoder keeps the one interface, and that the two baselines compute what their papers write."""
+"""Proves that every decoder has the same interface, and that the two baselines compute the equations of their papers."""
 
 import logging
 
@@ -83,7 +83,7 @@ def test_a_subset_of_tasks_gives_the_predictions_of_the_full_run(model_with, dec
 
 @every_decoder
 def test_an_image_in_a_batch_has_the_same_result_as_alone_even_in_training(model_with, decoder):
-    """So no statistics of the batch enter, which a BatchNorm would."""
+    """No statistics of the batch are used, unlike in a BatchNorm."""
     model, images = model_with(decoder), pixels(3, 40, 56)
     model.mult.decoder.train()
     assert_same({t: p[1:2] for t, p in model(images).predictions.items()}, model(images[1:2]).predictions)
@@ -91,7 +91,7 @@ def test_an_image_in_a_batch_has_the_same_result_as_alone_even_in_training(model
 
 @every_decoder
 def test_every_parameter_gets_a_gradient(model_with, decoder):
-    """What distributed training without find_unused_parameters needs."""
+    """Distributed training without find_unused_parameters needs this."""
     model = model_with(decoder).train()
     model(pixels(2, 128, 128), labels=labels_for(model, 128, 128)).loss.backward()
     zero = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -114,7 +114,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model_with, decoder):
 
 @every_decoder
 def test_parameters_of_a_task_do_not_affect_other_tasks(model_with, decoder):
-    """The reference task is left alone here: in the "mult" decoder its projections are shared on purpose."""
+    """The reference task is not changed here, because its projections are shared in the "mult" decoder."""
     model = model_with(decoder)
     before = model(pixels()).predictions
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_any_pyramid_backbone_works(decoder, backbone):
     ids=["swin", "convnext"],
 )
 def test_every_class_in_no_split_modules_is_a_layer_of_the_model(decoder, backbone):
-    """FSDP refuses a model that names a class of which it has no layer."""
+    """FSDP refuses a model that lists a class without any layer of it."""
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=backbone, tasks=["depth"], decoder_type=decoder))
     decoder_layers, backbone_layers = ({type(m).__name__ for m in part.modules()} for part in (model.mult.decoder, model.mult.backbone))
     assert model._no_split_modules <= decoder_layers | backbone_layers
@@ -291,7 +291,7 @@ def test_patch_expanding_by_hand():
 
 
 def test_a_skip_connection_by_hand():
-    """Stream and encoder map side by side, the stream first, and a linear back: here 10 x stream + 1 x encoder map + 0.5."""
+    """Stream and encoder map are concatenated, the stream first, followed by a linear layer: here 10 x stream + 1 x encoder map + 0.5."""
     skip = SkipConnection(4, 2, 1e-5)
     with torch.no_grad():
         skip.fusion.weight.copy_(torch.cat([10 * torch.eye(2), torch.eye(2)], dim=1))
@@ -321,7 +321,7 @@ def test_a_swin_unet_decoder_is_its_stages_written_out(tiny_config):
 
 
 def _pixel_shuffle_order(maps, channels):
-    """Swin-Unet puts the place in the square before the channel; torch's pixel_shuffle the channel first."""
+    """Swin-Unet puts the position in the square before the channel, torch's pixel_shuffle the channel first."""
     return maps.unflatten(-1, (4, channels)).transpose(-1, -2).flatten(-2)
 
 
@@ -398,7 +398,7 @@ def test_the_mtan_trunk_is_shared_and_each_task_owns_its_masks(model_with):
 
 
 def test_a_forward_hook_reads_the_masks(model_with):
-    """The way that the docs name to look at them."""
+    """As described in the docs."""
     model, masks = model_with("mtan"), []
     model.mult.decoder.stages[-1].tasks["depth"].register_forward_hook(lambda module, arguments, mask: masks.append(mask))
     model(pixels())
@@ -424,7 +424,7 @@ def test_self_self_shares_only_the_encoder(tiny_model):
 
 
 def test_with_the_papers_blocks_the_reference_tasks_projections_affect_all_tasks(tiny_model):
-    """What ("self", "self") switches off."""
+    """The sharing that ("self", "self") switches off."""
     model = tiny_model(tasks=TASKS, block_attention=["self", "encoder"])
     before = model(pixels()).predictions
     with torch.no_grad():
@@ -450,7 +450,7 @@ def test_a_single_task_model_is_its_own_reference_and_trains(tiny_model, task):
     ],
 )
 def test_norms_of_unread_encoder_maps_are_left_out(tiny_model, tmp_path, block_attention, unread):
-    """Without a gradient it would stop distributed training; a checkpoint that still holds such a norm loads in silence."""
+    """Without a gradient it would stop distributed training; a checkpoint that contains such a norm loads without a warning."""
     model = tiny_model(tasks=["depth", "normals"], block_attention=block_attention).train()
     model(pixels(2, 128, 128), labels=labels_for(model, 128, 128)).loss.backward()
     assert all(p.grad is not None for p in model.parameters())

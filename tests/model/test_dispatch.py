@@ -1,4 +1,4 @@
-"""Proves that accelerate, which reads weights by their names in memory, loads a saved model of any encoder whole."""
+"""Proves that accelerate, which reads weights by their names in memory, loads all weights of a saved model with any encoder."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_dispatching_a_saved_model_loads_all_its_weights(tmp_path, backbone, max
 
 
 def test_a_model_saved_under_transformers_names_is_read_too(tmp_path):
-    """Those of the first releases, which checkpoints of earlier versions have."""
+    """Checkpoints of earlier versions use the names of transformers' first releases."""
     torch.manual_seed(0)
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=["depth"])).eval()
     model.save_pretrained(tmp_path, save_original_format=True)

@@ -17,7 +17,7 @@ IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 
 def published(architecture, directory, **pretrained_cfg):
-    """A classifier with weights of its own, saved as timm saves it."""
+    """A classifier with its own weights, saved by timm."""
     torch.manual_seed(0)
     classifier = timm.create_model(architecture, num_classes=7).eval()
     with torch.no_grad():
@@ -30,7 +30,7 @@ def published(architecture, directory, **pretrained_cfg):
 
 
 def assert_encoder_is(model, classifier):
-    """The coarsest map is what the classifier pools."""
+    """The coarsest map equals the classifier's input before pooling."""
     maps = model(IMAGES, output_hidden_states=True).hidden_states
     assert [IMAGES.shape[-1] // each.shape[-1] for each in maps] == [4, 8, 16, 32]
     torch.testing.assert_close(maps[-1], classifier.forward_features(IMAGES), rtol=1e-4, atol=1e-5)
@@ -63,7 +63,7 @@ def test_a_model_can_start_from_a_timm_name_whose_weights_timm_downloads(tmp_pat
     create = timm.create_model
 
     def create_with_file(name, pretrained=False, **kwargs):
-        """A file in place of the download."""
+        """Load a local file in place of the download."""
         file = {"pretrained_cfg_overlay": {"file": str(tmp_path / "model.safetensors")}} if pretrained else {}
         return create(name, pretrained, **kwargs, **file)
 

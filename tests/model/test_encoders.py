@@ -59,7 +59,7 @@ def test_an_encoder_without_a_pyramid_is_refused(tmp_path):
 
 @pytest.mark.parametrize("patch_size", [2, 8])
 def test_other_patch_sizes_stay_aligned_with_the_image(patch_size):
-    """What is seen at 100 x 100 is the top left part of the same image zero-padded to whole patches."""
+    """The result equals the top left part of that of the same image, zero-padded to whole patches."""
     swin = SwinConfig(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, patch_size=patch_size,
         out_features=["stage1", "stage2", "stage3", "stage4"],

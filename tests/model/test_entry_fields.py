@@ -1,4 +1,4 @@
-"""Proves that an entry with a wrong value is refused when it is made, by a ValueError that names its field."""
+"""Proves that an entry with an invalid value is refused at construction, by a ValueError that names its field."""
 
 from dataclasses import fields
 
@@ -90,11 +90,11 @@ def test_lists_and_numpy_numbers_become_json_values():
     assert {type(spec.channels), type(spec.weight), type(spec.value_range[0])} == {int, float}
 
 
-# Parts that do not fit one another.
+# Fields that do not fit each other.
 
 
 def test_the_list_of_class_metrics_matches_the_table_of_metrics():
-    """The table stays behind when a checkpoint travels; what an entry is checked by must not drift from it."""
+    """The table is not saved with a checkpoint, so the list that entries are checked by must equal it."""
     assert set(CLASS_METRICS) == {name for name, metric in METRICS.items() if STATISTICS[metric.statistics].kind == "classification"}
 
 

@@ -53,7 +53,7 @@ def test_logits_equal_the_authors(golden, converted, task, attention):
 
 
 def test_the_golden_values_detect_a_wrong_block_kind(golden):
-    """Premise of the tests above: they would not pass with another source of the second block's queries and keys."""
+    """Premise of the tests above: they fail with another source of the second block's queries and keys."""
     state = convert_state(read_checkpoint(FIXTURE))
     config = config_from_weights(read_checkpoint(FIXTURE))
     config.block_attention = [["encoder", "encoder"]] * 4

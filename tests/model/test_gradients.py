@@ -11,7 +11,7 @@ from support.batches import labels_for, pixels
     "values", [{"block_attention": ["encoder", "reference+skip"]}, {"decoder_type": "swin_unet"}, {"decoder_type": "mtan"}]
 )
 def test_gradients_reach_every_returned_tensor(tiny_model, values):
-    """What is returned is what the predictions are computed from, not a view beside it."""
+    """Predictions are computed from the returned tensors themselves, not from copies or other views."""
     model = tiny_model(tasks=["depth", "normals"], **values)
     outputs = model(pixels(), labels=labels_for(model), output_attentions=True, output_hidden_states=True)
     streams = [stream for task in outputs.task_hidden_states.values() for stream in task]
@@ -25,12 +25,12 @@ def test_gradients_reach_every_returned_tensor(tiny_model, values):
 
 @pytest.mark.parametrize("block_attention", [["self", "encoder"], ["encoder", "reference"]])
 def test_every_parameter_gets_a_gradient(tiny_model, block_attention):
-    """What distributed training without find_unused_parameters needs."""
+    """Distributed training without find_unused_parameters needs this."""
     model = tiny_model(block_attention=block_attention).train()
     model(pixels(2, 128, 128), labels=labels_for(model, 2, 128, 128)).loss.backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
-    # A single window a stage leaves shifted blocks nothing to shift, but weights still count.
+    # With a single window per stage, shifted blocks shift nothing, but their weights still have an effect.
     zero = [name for name, p in model.named_parameters() if not p.grad.abs().sum() > 0 and "k_proj.bias" not in name]
     assert zero == [], "a key's bias shifts all scores of a query alike, so its gradient is zero by mathematics"
 

@@ -1,4 +1,4 @@
-"""From a task's finest stream to its prediction: resize by pixel centres, crop, activation, precision; and back in post-processing."""
+"""Proves that heads and post-processing align pixel centres, crop, activate, and keep the precision."""
 
 import pytest
 import torch
@@ -13,18 +13,18 @@ DIRECTION = TaskSpec(name="direction", kind="regression", channels=3, activation
 
 
 def ramp(height, width):
-    """(1, 1, height, width): the number of the column, plus 100 times that of the row."""
+    """(1, 1, height, width): the index of the column plus 100 times the index of the row."""
     return (100.0 * torch.arange(height)[:, None] + torch.arange(width))[None, None]
 
 
 def ramp_at_pixel_centres(height, width, factor):
-    """The same ramp, `factor` times as large: a pixel's centre is half a pixel from its corner, and the border's value goes on beyond."""
+    """The same ramp, `factor` times as large: a pixel's centre is half a pixel from its corner, and values at the border are repeated."""
     rows, columns = (((torch.arange(factor * side) + 0.5) / factor - 0.5).clamp(0, side - 1) for side in (height, width))
     return (100 * rows[:, None] + columns)[None, None]
 
 
 def head_that_copies(spec):
-    """A head whose projection hands its input on."""
+    """A head whose projection is the identity."""
     head = MulTHead(spec.channels, spec)
     with torch.no_grad():
         head.projection.weight.copy_(torch.eye(spec.channels))
@@ -82,7 +82,7 @@ def test_vectors_have_unit_length_after_the_resize():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_precision_head_resizes_in_full_precision(dtype):
-    """Between 100 and 101 bfloat16 has two numbers; a resize in it would give steps in place of a ramp."""
+    """Between 100 and 101 bfloat16 has only two numbers, so a resize in bfloat16 would give steps in place of a ramp."""
     head = head_that_copies(LENGTH).to(dtype)
     features = torch.tensor([100.0, 101.0]).expand(1, 1, 2, 2).to(dtype)
     found = head(features, (16, 16), (16, 16))

@@ -1,4 +1,4 @@
-"""Proves that models, processors and data sets go to the Hub and come back, by the real client and over HTTP to a server of our own."""
+"""Proves that models, processors and data sets can be pushed and loaded, with the real client over HTTP to a local server."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ CARD = "---\nlibrary_name: transformers\ntags: [depth-estimation]\n---\nA tiny m
 ENTRIES = [{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}]
 
 
-# --- what the user's process does: a process of its own, as the client reads its settings when it is imported ---
+# --- functions of the user's process, a separate one because the client reads its settings at import ---
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def hub():
 
 @pytest.fixture(scope="module")
 def settings(hub, tmp_path_factory):
-    """Environment of a user's process: where the Hub is, no xet storage, an empty home, and none of our own settings."""
+    """Environment of a user's process: the address of the Hub, no xet storage, an empty home, and no settings of this process."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     home = tmp_path_factory.mktemp("home")
     return {**others, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
@@ -114,7 +114,7 @@ def load_data(name, **kwargs):
 
 
 def failure(function, *args, **kwargs):
-    """What a function raises, or nothing; the client's waiting before further tries is left out."""
+    """The error of a function, if any; the client does not wait between retries."""
     with patch("time.sleep"):
         try:
             function(*args, **kwargs)
@@ -124,7 +124,7 @@ def failure(function, *args, **kwargs):
 
 
 def forget_downloads():
-    """Empty the cache: the client shows what is in it to anyone on the machine."""
+    """Empty the cache, whose contents the client returns to any user of the machine."""
     shutil.rmtree(constants.HF_HUB_CACHE)
 
 
@@ -182,7 +182,7 @@ assert all(type(one).__module__.startswith("transformers_modules.") for one in (
 
 
 def run_without_the_package(settings, tmp_path, *arguments, **variables):
-    """What a machine without mult_hf predicts, with a home of its own."""
+    """Predictions of a machine without mult_hf, with a separate home."""
     image().save(tmp_path / "image.png")
     command = [
         sys.executable,
@@ -290,7 +290,7 @@ def change_entries(name):
 
 @pytest.fixture
 def weak_connection(hub):
-    """Let so many bytes of large files through, then none."""
+    """Transmit this many bytes of large files, then break the connection."""
 
     def limit(count):
         hub.bytes_left = count

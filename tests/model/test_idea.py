@@ -1,4 +1,4 @@
-"""Proves that shared attention does what the page about the idea says, and that the page's links, figure and scripts work."""
+"""Proves that shared attention works as described on the page about the idea, and that the page's links, figure and scripts work."""
 
 import json
 import pydoc
@@ -36,7 +36,7 @@ def block(tiny_config):
 
 
 def changed_tasks(attention, streams, encoder_map, change):
-    """Names of the tasks whose result another value of some parameters changes."""
+    """Names of the tasks whose result changes if some parameters change."""
     with torch.no_grad():
         before, _ = attention(streams, encoder_map, None)
         for parameter in change:
@@ -147,7 +147,7 @@ def test_a_reference_task_without_a_column_is_refused():
 
 @pytest.fixture
 def save_model(tiny_model, tmp_path):
-    """Save a very small model that sees images at 40 x 52 pixels."""
+    """Save a very small model for images of 40 x 52 pixels."""
 
     def save(name, tasks, **kwargs):
         tiny_model(tasks=tasks, **kwargs).save_pretrained(tmp_path / name)

@@ -36,7 +36,7 @@ def values(processor_class):
 
 @pytest.fixture(scope="module")
 def rgb():
-    """A small colour image (6, 9, 3) that holds every grey level's extremes."""
+    """A small colour image (6, 9, 3) with black and white pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = 0, 255
     return pixels
@@ -58,7 +58,7 @@ def assert_same(result, wanted, tolerance=EXACT):
     "form", [Image.fromarray, np.asarray, lambda array: torch.from_numpy(array).permute(2, 0, 1)], ids=["pil", "numpy", "torch"]
 )
 def test_both_backends_give_the_same_pixels_within_one_grey_level(size, form):
-    image = np.ascontiguousarray(load_sample_image("china.jpg")[:, :401])  # 427 x 401: no multiple of anything
+    image = np.ascontiguousarray(load_sample_image("china.jpg")[:, :401])  # 427 x 401: not a multiple of the output size
     one, other = (cls(size=size)(form(image), return_tensors="pt")["pixel_values"] for cls in (MulTImageProcessor, MulTImageProcessorPil))
     height = 64 if "height" in size else 53  # 427 * 50 / 401
     assert one.shape == other.shape == (1, 3, height, 96 if "width" in size else 50)
@@ -84,7 +84,7 @@ LAYOUTS = {
 }
 
 
-# What is done to bytes, and how near the pixel values in [0, 1] must then be to these bytes.
+# Conversions of bytes, and the tolerance of the resulting pixel values in [0, 1].
 NUMBERS = {
     "uint8": (lambda pixels: pixels, EXACT),
     "int64 of 16 bits": (lambda pixels: pixels.astype(np.int64) * 257, EXACT),
@@ -171,12 +171,12 @@ def test_16_bit_images_are_scaled_and_not_cut_off(values, rgb, tmp_path, suffix)
     path = tmp_path / f"deep.{suffix}"
     Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(path)
     with Image.open(path) as image:
-        assert image.mode.startswith("I")  # 16 bits arrive
+        assert image.mode.startswith("I")  # the file is read as 16 bits
         assert_same(values(image), expected(np.repeat(rgb[..., :1], 3, axis=-1)))
     assert_same(values(str(path)), expected(np.repeat(rgb[..., :1], 3, axis=-1)))
 
 
-# The EXIF tag 274 says how the camera was held; the numbers are the standard's.
+# EXIF tag 274 is the orientation; the numbers are those of the standard.
 @pytest.mark.parametrize(
     ("orientation", "turn"),
     [(1, lambda p: p), (3, lambda p: np.rot90(p, 2)), (6, lambda p: np.rot90(p, -1)), (8, np.rot90), (2, np.fliplr)],

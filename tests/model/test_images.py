@@ -1,4 +1,4 @@
-"""Proves that an image is read by its type and its format, or refused by name: nothing is guessed, started or waited for."""
+"""Proves that images are read by type and format or refused by name, without guessing, starting other programs or waiting too long."""
 
 import base64
 import io
@@ -142,7 +142,7 @@ def test_a_file_for_which_pillow_would_start_another_program_is_refused(content,
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_heic_is_recognised_by_its_contents_if_pillow_heif_is_installed(installed, monkeypatch):
-    """A stand-in for the plug-in, which registers an opener with Pillow as it does."""
+    """A stand-in for the plug-in, which registers an opener with Pillow in the same way."""
     plug_in = types.ModuleType("pillow_heif")
 
     def register_heif_opener():
@@ -181,7 +181,7 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "TGA", "AVIF"])
 def test_broken_files_raise_only_value_errors_that_name_the_file(file_format, tmp_path):
-    """Cut off anywhere, or with bytes changed; Pillow raises a dozen kinds of errors on these."""
+    """Files that are cut off anywhere or have changed bytes; Pillow raises a dozen kinds of errors for these."""
     if file_format not in Image.registered_extensions().values():
         pytest.skip(f"this Pillow does not write {file_format}")
     noise = np.random.default_rng(0)
@@ -295,7 +295,7 @@ def test_redirects_to_anything_but_the_web_are_refused(redirecting, target):
 
 
 def test_the_time_limit_includes_headers_that_arrive_byte_by_byte():
-    """Each byte comes within the time that a socket waits; all of them together never end."""
+    """Each byte arrives within the timeout of a socket, but the headers never end."""
     listener, stopped = socket.create_server(("127.0.0.1", 0)), threading.Event()
 
     def drip():
@@ -325,7 +325,7 @@ def test_long_urls_are_shortened_in_errors():
     assert len(str(refusal.value)) < 500
 
 
-# What the processor's switches mean.
+# Switches of the processor.
 
 processors = pytest.mark.parametrize("processor_class", [MulTImageProcessor, MulTImageProcessorPil])
 
@@ -333,7 +333,7 @@ processors = pytest.mark.parametrize("processor_class", [MulTImageProcessor, Mul
 @processors
 @pytest.mark.parametrize("do_normalize", [True, False])
 def test_floats_in_0_to_1_are_not_rescaled_twice(processor_class, do_normalize):
-    """`do_rescale=False` is what transformers advises for them; the values are the same either way."""
+    """The values are the same with `do_rescale=False`, which transformers advises for such images."""
     image = np.random.default_rng(0).random((64, 96, 3)).astype(np.float32)
     processor = processor_class(size={"height": 64, "width": 96}, do_normalize=do_normalize)
     usual = processor(image, return_tensors="pt")["pixel_values"]

@@ -1,4 +1,4 @@
-"""Images and label maps on their way into the model, with numbers by hand."""
+"""Proves that images and label maps become the inputs and targets that a calculation by hand gives."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Proves that a stored map is read by what its encoding declares: which values are not known, and which axis holds the channels."""
+"""Proves that a stored map is read as its encoding declares: which values are unknown, and which axis is the channel axis."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mult_hf import LabelEncoding, TaskSpec, registered_tasks
 @pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("value", [0.1, -9999.9, 1 / 3, 0.0])
 def test_an_unknown_value_is_recognised_in_floats_of_any_width(declared, stored, value):
-    """0.1 in an entry is a float64; a file of float32 holds the nearest one, whether a library has widened it or not."""
+    """0.1 in an entry is a float64; a float32 file contains the nearest float32, which a library may have widened."""
     encoding = LabelEncoding(dtype=declared, unknown=(value,))
     narrow = np.array([[value, 5.0]], min(np.dtype(declared), np.dtype(stored), key=lambda dtype: dtype.itemsize))
     for written in (narrow, np.array([[value, 5.0]])):
@@ -30,7 +30,7 @@ def test_a_float_map_without_unknown_value_stores_nan_and_reads_it_back():
     np.testing.assert_array_equal(encoding.decode(encoding.encode(target)), target)
 
 
-# Which axis holds the channels.
+# The channel axis.
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9])

@@ -17,16 +17,9 @@ def processor_class(request):
     return request.param
 
 
-@pytest.fixture
-def values(processor_class):
-    """Pixel values in [0, 1] of one image: neither resized nor normalised."""
-    processor = processor_class(do_resize=False, do_normalize=False)
-    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
-
-
 @pytest.fixture(scope="module")
 def rgb():
-    """A small colour image (6, 9, 3) that holds every grey level's extremes."""
+    """A small colour image (6, 9, 3) with black and white pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = 0, 255
     return pixels
@@ -34,7 +27,7 @@ def rgb():
 
 @pytest.fixture
 def targets(processor_class):
-    """Targets of one image that is resized to the size that its stored maps have."""
+    """Targets of one image that is resized to the size of its stored maps."""
 
     def make(height, width, label_maps, **kwargs):
         processor = processor_class(size={"height": height, "width": width}, **kwargs)
@@ -45,7 +38,7 @@ def targets(processor_class):
 
 
 def test_stored_depth_becomes_metres(targets):
-    stored = np.array([[512, 1280, 0], [65535, 8192, 8193]], np.uint16)  # 512 a metre; 0, 65535 and beyond 16 m not known
+    stored = np.array([[512, 1280, 0], [65535, 8192, 8193]], np.uint16)  # 512 per metre; 0, 65535 and beyond 16 m unknown
     depth = targets(2, 3, {"depth": stored})["depth"]
     assert depth.shape == (1, 2, 3)
     assert depth.dtype == torch.float32
@@ -65,12 +58,12 @@ def test_stored_normals_become_x_right_y_up_z_towards_the_viewer(targets):
     assert normals.shape == (3, 5, 6)
     one = 127 / 127.5
     torch.testing.assert_close(normals[:, 0, :3].T, torch.tensor([[one, 0, 0], [0, -one, 0], [0, 0, -one]]))
-    assert normals[:, 0, 3].isnan().all(), "grey is no vector but a hole of the scan"
+    assert normals[:, 0, 3].isnan().all(), "grey is not a vector but a hole in the scan"
 
 
 def test_stored_heat_maps_become_fractions(targets):
     shading = np.full((5, 6, 3), 9, np.uint8)
-    shading[:, ::2, 0], shading[:, 1::2, 0] = 51, 255  # the first of three stored channels holds the map
+    shading[:, ::2, 0], shading[:, 1::2, 0] = 51, 255  # the first of three stored channels contains the map
     edges = np.tile(np.array([0, 65535], np.uint16), (5, 3))
     maps = targets(5, 6, {"edges2d": edges, "reshading": shading})
     torch.testing.assert_close(maps["edges2d"], torch.tensor([0.0, 1.0]).repeat(1, 5, 3))
@@ -145,7 +138,7 @@ def test_segmentation_maps_without_a_single_classification_are_refused(processor
 @pytest.mark.parametrize("entry", [ANIMALS, {"name": "segmentation", "class_names": ["cat", "dog", "hen"]}])
 @pytest.mark.parametrize("when", ["made", "called", "saved"])
 def test_do_reduce_labels_applies_to_both_arguments(processor_class, entry, when, tmp_path):
-    """As SegFormer's: 0 and 255 become 255, all others lose 1; the registered encoding does so already and is not applied twice."""
+    """As in SegFormer, 0 and 255 become 255 and others are reduced by 1; the registered encoding, which does the same, is not applied."""
     reduce = {"do_reduce_labels": True}
     processor = processor_class(size={"height": 2, "width": 3}, tasks=[entry, "depth"], **(reduce if when != "called" else {}))
     if when == "saved":
@@ -246,7 +239,7 @@ def test_resizing_classes_invents_no_class(size):
 
 
 def test_resizing_ignores_extreme_values_that_mean_unknown():
-    """Unknown depth is stored as 65535 = 128 m: averaged before decoding it would be seen in the target."""
+    """Unknown depth is stored as 65535 = 128 m: if it were averaged before decoding, the target would show it."""
     stored = np.full((32, 32), 512, np.uint16)
     stored[:, 10:20] = 65535
     smooth = {"name": "depth", "resample": "bilinear"}

@@ -1,4 +1,4 @@
-"""Proves that what Trainer cannot do with several tasks is refused with a sentence."""
+"""Proves that label smoothing, which Trainer does not support for several tasks, is refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Proves that every loss has the value its formula gives by hand, and that unknown pixels change neither it nor any gradient."""
+"""Proves that every loss has the value of a calculation by hand, and that unknown pixels change neither losses nor gradients."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ def maps(*rows: list, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def pixels(*vectors: tuple[float, ...]) -> torch.Tensor:
-    """One image of one row, a vector a pixel: (1, channels, 1, width)."""
+    """One image with one row and a vector per pixel: (1, channels, 1, width)."""
     return torch.tensor(vectors).T[None, :, None]
 
 
@@ -112,7 +112,7 @@ def test_cosine_is_the_mean_over_known_pixels():
 
 
 def test_balanced_binary_cross_entropy_gives_edges_and_the_rest_equal_weight():
-    # One edge among four: it weighs 3/4 and each other pixel 1/4; at probability 1/2 every pixel costs log 2.
+    # One edge among four pixels: its weight is 3/4, that of the others 1/4; at probability 1/2 every pixel has loss log 2.
     value = losses.balanced_binary_cross_entropy(maps([0.5] * 4), maps([1.0, 0.0, 0.0, 0.0]))
     assert value.item() == pytest.approx((0.75 + 3 * 0.25) * math.log(2) / 4)
 
@@ -124,7 +124,7 @@ def test_balanced_binary_cross_entropy_balances_over_known_pixels_only():
 
 
 def test_balanced_binary_cross_entropy_splits_a_soft_edge():
-    # Mass 1/2 of each: a pixel costs 1/2 * 1/2 * log 4 as an edge and 1/2 * 1/2 * log 4/3 as none.
+    # Mass 1/2 of each: a pixel's loss is 1/2 * 1/2 * log 4 as an edge and 1/2 * 1/2 * log 4/3 as a non-edge.
     value = losses.balanced_binary_cross_entropy(maps([0.25, 0.25]), maps([0.5, 0.5]))
     assert value.item() == pytest.approx(0.25 * (math.log(4) + math.log(4 / 3)))
 

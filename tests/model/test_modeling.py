@@ -34,7 +34,7 @@ def test_an_image_in_a_batch_has_the_same_result_as_alone(tiny_model):
 
 
 def test_pixels_and_predictions_stay_aligned_at_odd_sizes(tiny_model):
-    """Padding is on the right and bottom only: what is seen at 61 x 61 is the top left part of the same image zero-padded to 64."""
+    """Padding is on the right and bottom only: the result at 61 x 61 equals the top left part of that of the image zero-padded to 64."""
     model, image = tiny_model(), pixels(1, 61, 61)
     padded = nn.functional.pad(image, (0, 3, 0, 3))
     expected = {task: p[..., :61, :61] for task, p in model(padded).predictions.items()}
@@ -60,7 +60,7 @@ def test_one_shared_map_per_block_is_returned_and_sums_to_one(tiny_model):
     model = tiny_model(block_attention=["self", "encoder", "reference", "self"], tasks=["depth", "normals", "reshading"])
     outputs = model(pixels(2, 64, 96), output_attentions=True)
     assert len(outputs.attentions) == 4 * 2, "two of each stage's four blocks share their map"
-    # Stage 1 sees 2 x 3 tokens in one padded 4 x 4 window with 8 heads; stage 4 sees 16 x 24 in 24 windows with 1 head.
+    # Stage 1 has 2 x 3 tokens in one padded 4 x 4 window with 8 heads; stage 4 has 16 x 24 tokens in 24 windows with 1 head.
     assert tuple(outputs.attentions[0].shape) == (2, 1, 8, 16, 16)
     assert tuple(outputs.attentions[-1].shape) == (2, 24, 1, 16, 16)
     for attention in outputs.attentions:
@@ -189,7 +189,7 @@ def test_an_unknown_loss_or_activation_is_refused_when_the_model_is_built(tiny_c
 
 
 def test_sharing_is_off_in_the_ablation(tiny_model):
-    """In ("self", "self") every task owns its map, so no block has a shared one."""
+    """In ("self", "self") every task has its own map, so no block has a shared one."""
     model = tiny_model(block_attention=["self", "self"])
     attentions = [m for m in model.modules() if isinstance(m, SharedWindowAttention)]
     assert attentions

@@ -74,7 +74,7 @@ def test_compiling_the_full_training_graph_gives_the_same_gradients(tiny_model):
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     torch.testing.assert_close(*losses)
     assert all(gradient is not None for gradient in gradients[0].values())
-    for name, gradient in gradients[0].items():  # sums in another order
+    for name, gradient in gradients[0].items():  # because sums are taken in another order
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5, msg=lambda message, name=name: f"{name}: {message}")
 
 

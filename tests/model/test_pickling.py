@@ -1,4 +1,4 @@
-"""Proves that models and pipelines go to spawned processes and back, with the same predictions and hidden states."""
+"""Proves that models and pipelines can be pickled, for spawned processes, with the same predictions and hidden states."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ def pickled(thing):
 @pytest.mark.parametrize("duplicate", [pickled, copy.deepcopy])
 @pytest.mark.parametrize("has_run", [False, True])
 def test_a_model_predicts_the_same_after_pickling_and_copying(tiny_model, duplicate, has_run):
-    """Transformers hangs functions within functions into the encoder, some of them at the first forward pass."""
+    """Local functions are hooks that transformers adds to the encoder, some of them in the first forward pass."""
     model, pixels = tiny_model(tasks=["depth"]), torch.randn(1, 3, 64, 64)
     if has_run:
         model(pixels)
@@ -46,7 +46,7 @@ def test_hooks_of_the_user_are_kept(tiny_model):
 
 
 def a_hook(module, inputs, output):
-    """Does nothing; at the top of a file, so that it can be pickled."""
+    """A hook without effect, at module level so that it can be pickled."""
 
 
 def test_a_pipeline_predicts_the_same_after_pickling(tiny_model):

@@ -38,7 +38,7 @@ def test_predictions_are_those_of_the_model_resized_to_the_image(predict, wanted
 
 
 def test_units_and_colour_images_match_a_calculation_by_hand(image):
-    """With zero weights a head's bias is its whole output: sigmoid(0) of 10 m, a vector along one axis, one class."""
+    """With zero weights, a head's output is its bias: sigmoid(0) of 10 m, a vector along one axis, one class."""
     model = make_model()
     biases = {
         "segmentation": F.one_hot(torch.tensor(3), 17).float(),
@@ -73,7 +73,7 @@ def test_units_and_colour_images_match_a_calculation_by_hand(image):
 
 
 def test_maps_are_not_mirrored_or_turned(predict, image):
-    """Light in the top left of an image changes the top left of a map most: the decoders look at the image, untrained or not."""
+    """Light in the top left of an image changes the top left of a map most, even in an untrained model."""
     half = np.zeros((64, 96, 3), np.uint8)
     half[:32, :48] = 255  # bright top left
     depth = predict(half)["depth"]["prediction"]

@@ -1,4 +1,4 @@
-"""Proves that images of several sizes can be one batch of the pipeline, whatever size its processor gives them."""
+"""Proves that the pipeline accepts images of several sizes in one batch, for any size of its processor."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 
 from mult_hf import MulTImageProcessor, MultiTaskVisionPipeline
 
-SIZES = [(64, 48), (40, 60), (64, 48), (33, 90), (40, 60)]  # two sizes come twice, and not next to each other
+SIZES = [(64, 48), (40, 60), (64, 48), (33, 90), (40, 60)]  # two of the sizes occur twice, not next to each other
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Proves that the pipeline takes an image in any form: files, URLs, arrays, tensors, and many of them in any container."""
+"""Proves that the pipeline accepts images in any form: files, URLs, arrays, tensors, and many of them in any container."""
 
 import threading
 from functools import partial
@@ -60,7 +60,7 @@ ONE_IMAGE = {
 @pytest.mark.parametrize("form", ONE_IMAGE)
 def test_one_image_of_any_form_gives_one_result(predict, wanted, image, form):
     result = predict(ONE_IMAGE[form](image))
-    # Fractions are resized without rounding to bytes first: up to half a grey level, which a network may blow up a little.
+    # Fractions are resized without rounding to bytes first: up to half a grey level, which a network may amplify a little.
     tolerance = 0.02 if form.endswith("to 1") else 1e-5
     assert isinstance(result, dict)
     if tolerance == 1e-5:
@@ -78,7 +78,7 @@ def test_a_path_and_a_url_give_the_same_result(predict, wanted, image, server):
 
 
 def test_an_image_at_a_url_is_read_like_a_file(predict, image, server):
-    """Transparency on white, 16 bits scaled, turned as EXIF says."""
+    """Transparent pixels on white, 16 bits scaled, turned by EXIF orientation."""
     folder, address = server
     transparent = image.copy()
     transparent.putalpha(100)
@@ -111,7 +111,7 @@ def test_maps_of_a_turned_image_have_its_upright_size(predict, image, tmp_path):
 
 
 def test_an_almost_black_float_image_stays_black(predict):
-    """Values to 1 are told from values to 255 by their range, so an image must be read once only."""
+    """The range of floats is recognised by their values, so an image must be read only once."""
     dark = np.full((64, 96, 3), 0.002, np.float32)
     black, white = (predict.preprocess(np.full((64, 96, 3), value, np.uint8))["pixel_values"][0] for value in (0, 255))
     pixels = predict.preprocess(dark)["pixel_values"][0]

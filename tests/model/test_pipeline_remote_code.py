@@ -73,7 +73,7 @@ def run_clean_process(what, out, image, *checkpoints):
 
 @pytest.fixture(scope="module")
 def clean_runs(directory, predict, image, tmp_path_factory):
-    """What clean processes predict: first from what this process saved, then from what the first clean one saved."""
+    """Predictions of clean processes: first from checkpoints of this process, then from those that the first clean one saved."""
     folder = tmp_path_factory.mktemp("clean")
     image.save(folder / "image.png")
     predict.save_pretrained(folder / "saved-by-pipeline")
@@ -103,7 +103,7 @@ def test_an_unregistered_task_of_the_checkpoint_is_predicted_and_drawn(clean_run
 
 @pytest.mark.slow
 def test_every_checkpoint_contains_all_its_code_and_imports_no_other_packages(clean_runs):
-    """Loading from the Hub reads every file of the closure; a local load only the entry file, so the closure is walked here."""
+    """Loading from the Hub reads every imported file, a local load only the entry file, so this test follows all imports."""
     allowed = {"torch", "torchvision", "numpy", "PIL", "transformers", "huggingface_hub"}
     _, checkpoints = clean_runs
     for checkpoint in checkpoints:

@@ -1,4 +1,4 @@
-"""Proves that what post-processing calls unit vectors are unit vectors, or not known."""
+"""Proves that post-processed unit vectors have length 1 or are unknown."""
 
 import pytest
 import torch

@@ -98,7 +98,7 @@ def test_invalid_input_of_post_processing_is_refused():
 
 
 def test_post_processing_is_the_inverse_of_reading_a_map(processor_class):
-    """Stored maps, as targets, taken for perfect predictions, post-processed and encoded, are the stored maps."""
+    """Stored maps that are decoded, used as predictions, post-processed and encoded equal the stored maps."""
     random = np.random.default_rng(0)
     directions = random.normal(size=(3, 8, 12))
     directions /= np.linalg.norm(directions, axis=0)

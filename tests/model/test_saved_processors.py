@@ -23,16 +23,9 @@ def processor_class(request):
     return request.param
 
 
-@pytest.fixture
-def values(processor_class):
-    """Pixel values in [0, 1] of one image: neither resized nor normalised."""
-    processor = processor_class(do_resize=False, do_normalize=False)
-    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
-
-
 @pytest.fixture(scope="module")
 def rgb():
-    """A small colour image (6, 9, 3) that holds every grey level's extremes."""
+    """A small colour image (6, 9, 3) with black and white pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = 0, 255
     return pixels
@@ -54,7 +47,7 @@ def test_a_saved_processor_loads_for_both_backends(processor_class, backend, tmp
 
 
 def test_the_saved_directory_contains_the_code_of_both_backends(processor_class, tmp_path):
-    """Remote code is looked up by the file names that the saved configuration gives, whichever backend saved it."""
+    """Remote code is found by the file names in the saved configuration, whichever backend saved it."""
     saved = processor_class()
     saved.save_pretrained(tmp_path)
     named = saved.to_dict()["auto_map"]["AutoImageProcessor"]

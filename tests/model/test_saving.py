@@ -24,7 +24,7 @@ def test_a_saved_model_predicts_the_same_after_loading(tiny_model, tmp_path):
         "missing_keys": 0, "unexpected_keys": 0, "mismatched_keys": 0,
     }  # fmt: skip
     expected = {**model.config.to_dict(), "_name_or_path": str(tmp_path)}
-    expected["backbone_config"]["dtype"] = "float32"  # which transformers fills in when it loads
+    expected["backbone_config"]["dtype"] = "float32"  # set by transformers when it loads
     assert loaded.config.to_dict() == expected
     for task, prediction in model(pixels()).predictions.items():
         assert torch.equal(prediction, loaded(pixels()).predictions[task])
@@ -44,7 +44,7 @@ def test_the_model_without_heads_loads_from_the_model_with_heads(tiny_model, tmp
 
 
 def test_weights_are_initialised_after_loading_on_the_meta_device(tiny_config, tmp_path):
-    """A non-persistent buffer left as from_pretrained finds it would hold garbage."""
+    """from_pretrained leaves non-persistent buffers uninitialised."""
     MulTForMultiTaskDensePrediction(tiny_config()).save_pretrained(tmp_path)
     loaded = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path)
     bias = loaded.mult.decoder.stages[0].blocks[0].attention.tasks["depth"].position_bias
@@ -52,7 +52,7 @@ def test_weights_are_initialised_after_loading_on_the_meta_device(tiny_config, t
 
 
 def test_a_checkpoint_loads_with_a_task_that_is_not_registered(tiny_config, tmp_path):
-    """One entry is all that a new task takes: it predicts, trains, saves, and loads where nobody has registered it."""
+    """A new task needs only one entry to be predicted, trained, saved and loaded by a process that has not registered it."""
     model = MulTForMultiTaskDensePrediction(tiny_config(tasks=[*MULT_TASKS, CURVATURE])).eval()
     labels = {"principal_curvature": torch.rand(2, 2, 64, 64)}
     assert list(model(pixels(), labels=labels).task_losses) == ["principal_curvature"]
@@ -84,7 +84,7 @@ def test_loading_with_fewer_tasks_than_the_reference_needs_is_refused(tiny_model
 
 
 def test_a_state_dict_with_names_of_a_saved_file_is_loaded_and_checked(tiny_model, tmp_path):
-    """Trainer reads the file itself when it resumes, and files of transformers' own form name Swin's weights differently."""
+    """When Trainer resumes, it reads the file itself; in files written by plain transformers, Swin's weights have other names."""
     model = tiny_model(tasks=["depth"])
     model.save_pretrained(tmp_path, save_original_format=True)
     saved = load_file(tmp_path / "model.safetensors")

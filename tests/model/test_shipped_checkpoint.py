@@ -1,4 +1,4 @@
-"""Proves that the checkpoint in the package is whole, small, used by default without a network, and better than a constant map."""
+"""Proves that the checkpoint in the package is complete, small, used by default without network access, and better than a constant map."""
 
 import json
 import re

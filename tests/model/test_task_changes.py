@@ -17,7 +17,7 @@ def test_adding_a_task_does_not_change_the_others(tiny_model):
 
 
 def test_an_added_task_takes_the_mode_of_the_model(tiny_model):
-    """Dropout of new modules must be off in a model that is evaluated."""
+    """Dropout of new modules must be off in a model in evaluation mode."""
     model = tiny_model(hidden_dropout_prob=0.5, drop_path_rate=0.5)
     model.add_task(CURVATURE)
     one, other = (model(pixels()).predictions["principal_curvature"] for _ in range(2))

@@ -1,4 +1,4 @@
-"""Proves that a task's entry reads stored label maps into targets and back, refuses what does not fit, and survives JSON."""
+"""Proves that a task's entry reads stored label maps into targets and back, refuses invalid maps, and is unchanged by JSON."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PRINCIPAL_CURVATURE = TaskSpec(
 
 @pytest.fixture
 def registry(monkeypatch):
-    """Let a test register tasks without leaving them behind for the next one."""
+    """Let a test register tasks that later tests do not see."""
     monkeypatch.setattr(tasks, "_REGISTRY", registered_tasks())
 
 
@@ -36,7 +36,7 @@ def a_task(**changes) -> TaskSpec:
     return TaskSpec(**{"name": "roughness", "kind": "regression", "channels": 2, **changes})
 
 
-# What is stored, and what it means.
+# Stored values and their meaning.
 
 
 def test_depth_is_decoded_to_metres_and_is_unknown_at_zero_saturation_and_beyond_16_m():
@@ -125,7 +125,7 @@ def test_decoding_does_not_change_the_stored_map():
     assert stored.tolist() == [[0, 512, 65535]]
 
 
-# There and back.
+# Round trips.
 
 
 @pytest.mark.parametrize("task", [*map(spec_of, MULT_TASKS), PRINCIPAL_CURVATURE], ids=lambda spec: spec.name)
@@ -167,7 +167,7 @@ def test_the_target_of_a_sample_without_the_task_is_unknown_in_the_shape_of_a_de
         assert (nothing == IGNORE_INDEX).all() if task.is_classification else np.isnan(nothing).all()
 
 
-# Refusals of maps: what came and what is allowed.
+# Refusals of maps.
 
 
 def test_an_8_bit_copy_of_a_16_bit_map_is_refused():
@@ -315,7 +315,7 @@ def test_the_six_tasks_have_the_losses_of_the_paper():
     assert losses == {**dict.fromkeys(MULT_TASKS, "l1"), "segmentation": "cross_entropy", "depth": "rotate_l1"}
 
 
-# Entries as plain values.
+# Entries as JSON values.
 
 
 @pytest.mark.parametrize("spec", [*map(spec_of, MULT_TASKS), PRINCIPAL_CURVATURE], ids=lambda spec: spec.name)

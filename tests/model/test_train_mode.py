@@ -1,4 +1,4 @@
-"""What is random in training: stochastic depth and dropout of the decoders, where they act and at which rates; and half precision."""
+"""Proves where and at which rates stochastic depth and dropout act in the decoders, and that half precision keeps small gradients."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def away_from_initial_values(module):
 
 
 def equal_rows(channels, rows=ROWS):
-    """A map of one window, (rows, 2, 2, channels), the same in every row, so that rows differ by chance alone."""
+    """A map of one window, (rows, 2, 2, channels), the same in every row, so that rows differ only by chance."""
     return torch.randn(1, 2, 2, channels, generator=torch.Generator().manual_seed(0)).expand(rows, -1, -1, -1)
 
 
 def skipped_rows(block, channels):
-    """Share of the rows that a block in training mode leaves as they came, which takes that both of its branches are dropped."""
+    """Share of the rows that a block in training mode leaves unchanged, because both of its branches are dropped."""
     stream = equal_rows(channels)
     (result,) = block.train()({"depth": stream}, stream)[0].values()
     return torch.isclose(result, stream).flatten(1).all(dim=1).float().mean().item()
@@ -135,7 +135,7 @@ def map_of_biases(tiny_config, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(tiny_config, dtype):
-    """A gradient is rounded once, at the end. A map that is rounded before loses the small differences which its gradient is made of."""
+    """A gradient is rounded once, at the end. Rounding the map first would lose the small differences that its gradient consists of."""
     position_bias, attention = map_of_biases(tiny_config, dtype)
     upstream = torch.randn(64, generator=torch.Generator().manual_seed(1)).to(dtype)
     scores = position_bias().detach().view(64, 64).double().requires_grad_()
@@ -155,7 +155,7 @@ def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(
     assert errors.max() <= torch.finfo(dtype).eps
 
 
-# --- where training starts ---
+# --- initial values ---
 
 
 def test_position_biases_of_a_new_model_are_small_random_numbers(tiny_config):

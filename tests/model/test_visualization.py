@@ -165,7 +165,7 @@ def test_a_class_keeps_its_colour_when_classes_are_added():
     np.testing.assert_array_equal(class_palette(40)[:17], class_palette(17))
 
 
-# What a map may be.
+# Types of maps.
 
 
 @pytest.mark.parametrize("spec", registered_tasks().values(), ids=lambda spec: spec.name)

@@ -1,4 +1,4 @@
-"""Proves that a model whose weights are missing, have other names or are not finite does not predict, and that a trained one does."""
+"""Proves that a model with missing, misnamed or non-finite weights is refused, and that a trained one predicts."""
 
 import copy
 import pickle

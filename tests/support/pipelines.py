@@ -12,7 +12,7 @@ INPUT_SIZE = {"height": 64, "width": 96}
 
 
 def make_model(**kwargs):
-    """A very small model, whose parameters are away from their initial values so that images make a difference."""
+    """A very small model with changed parameters, so that predictions depend on the image."""
     torch.manual_seed(0)
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=TASKS, **kwargs))
     with torch.no_grad():
@@ -22,7 +22,7 @@ def make_model(**kwargs):
 
 
 def assert_same(result, wanted, tolerance=1e-5):
-    """Equal maps; of class ids, of which rounding may tip a few pixels, at least 99.9 %."""
+    """Check that maps are equal; at least 99.9 % of class ids, because rounding may change a few pixels."""
     assert list(result) == list(wanted)
     for task, maps in wanted.items():
         one, other = result[task]["prediction"], maps["prediction"]
@@ -34,5 +34,5 @@ def assert_same(result, wanted, tolerance=1e-5):
 
 
 def assert_different(result, other):
-    """The premise of every comparison: another image has another prediction."""
+    """Check the premise of every comparison: another image has another prediction."""
     assert (result["normals"]["prediction"].mean((1, 2)) - other["normals"]["prediction"].mean((1, 2))).abs().max() > 1e-3
