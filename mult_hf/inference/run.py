@@ -84,7 +84,7 @@ class PredictionRun:
     min_side: int = MIN_SIDE
     remark: Callable[[tuple[int, int]], str | None] | None = None
 
-    @naming_killed_workers("go on with the same command")
+    @naming_killed_workers("continue with the same command")
     def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
         """Predict every `processes`-th image.
 

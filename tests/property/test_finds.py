@@ -286,7 +286,7 @@ class Killed(Dataset):
 
 
 def test_a_killed_worker_is_named_with_what_to_do():
-    @naming_killed_workers("go on with --resume latest")
+    @naming_killed_workers("continue with --resume latest")
     def read():
         return list(DataLoader(Killed(), num_workers=1))
 
