@@ -1,5 +1,6 @@
 """The materials of one varied room."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ class VariedPalette(Palette):
             kind: `"glaze"`, `"plastic"`, `"metal"`, `"steel"`, `"cloth"`, `"page"` or `"keys"`.
             rng: random number generator for the choice.
         """
-        makers = {
+        makers: dict[str, Callable[[], Material]] = {
             "glaze": self.new_glaze,
             "plastic": self.new_plastic,
             "metal": self.new_metal,
@@ -161,7 +162,7 @@ class VariedPalette(Palette):
             colour = room_colour(rng, (0.0, 0.35), (0.4, 0.95)) if rng.random() < 0.5 else np.full(3, rng.uniform(0.7, 0.95))
             return Finish(self._worn(textures.plaster(rng, colour), 0.5), float(rng.choice([0.5, 0.9])), 0.2, repeat=2.0)
 
-        accents = (
+        accents: tuple[Callable[[], Material], ...] = (
             lambda: Material(textures.brick(rng), repeat=1.3),
             lambda: Material(textures.wallpaper(rng), repeat=rng.uniform(0.7, 1.6)),
             lambda: Finish(surfaces.tile_grid(rng), 0.2, 0.4, repeat=rng.uniform(0.5, 1.2)),

@@ -5,6 +5,7 @@ in bitmaps, and the repeats of textures are in the meshes, which reduces compila
 """
 
 from dataclasses import replace
+from typing import Any
 
 import mitsuba as mi
 import mitsuba_oidn
@@ -15,9 +16,10 @@ from mult_hf.data.synthetic.camera import GeometryMaps
 from ..builder import CLASS_NAMES, Part
 from ..materials import Material
 from ..rendering import class_table, load_mesh, make_sensor, make_texture
+from ..viewpoints import RoomCamera
 from . import labels
 from .builder import Sun, VariedRoom
-from .viewpoints import HeldCamera, Preview
+from .viewpoints import Preview
 
 PATH_DEPTH = 5
 """Longest light path in segments."""
@@ -62,12 +64,12 @@ class VariedScene:
         self._guide_pass = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
         self._colour_pass = mi.load_dict({"type": "path", "max_depth": PATH_DEPTH, "rr_depth": ROULETTE_DEPTH})
 
-    def preview(self, camera: HeldCamera, size: int) -> Preview:
+    def preview(self, camera: RoomCamera, size: int) -> Preview:
         """A preview of a camera, from one ray per pixel."""
         points, _, classes, behind = self._rays(camera, size)
         return Preview(classes, -points[..., 2], float(behind.mean()))
 
-    def geometry(self, camera: HeldCamera, size: int) -> GeometryMaps:
+    def geometry(self, camera: RoomCamera, size: int) -> GeometryMaps:
         """Depth in metres, normals and ids of `CLASS_NAMES` of size x size pixels, each of one surface (see `labels`)."""
         points, normals, classes, _ = (labels.split_pixels(each) for each in self._rays(camera, size * labels.RAYS))
         chosen = labels.choose_rays(classes, -points[..., 2], normals)[None]
@@ -77,7 +79,7 @@ class VariedScene:
             depth.astype(np.float32), np.moveaxis(normals, -1, 0).astype(np.float32), np.take_along_axis(classes, chosen, 0)[0]
         )
 
-    def _rays(self, camera: HeldCamera, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _rays(self, camera: RoomCamera, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Intersections of one ray through the centre of each of size x size cells.
 
         Returns:
@@ -95,11 +97,12 @@ class VariedScene:
         classes = self._class_of_shape[np.where(hit, np.rint(buffers[..., 6]), 0).astype(int)]
         return points, np.where(behind, -normals, normals), classes, behind[..., 0]
 
-    def colour(self, camera: HeldCamera, size: int, samples: int, seed: int) -> np.ndarray:
+    def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
         """Denoised linear radiance, (size, size, 3) float32, from `samples` paths per pixel."""
         sensor = make_sensor(camera, size, {"type": "independent", "sample_count": samples})
-        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=seed))[..., :3]
-        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=seed))
+        start: Any = seed  # declared as UInt32, and an integer at run time
+        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=start))[..., :3]
+        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=start))
         noisy, albedo, normals = noisy.clip(0, BRIGHTEST), guides[..., :3].clip(0, 1), guides[..., 3:6]
         return mitsuba_oidn.denoise(*(np.ascontiguousarray(each) for each in (noisy, albedo, normals)), hdr=True)
 
@@ -112,7 +115,7 @@ def _bitmap(values: np.ndarray) -> np.ndarray:
 def _bsdf(material: Material) -> "mi.BSDF":
     albedo = make_texture(_bitmap(material.linear_albedo))
     if material.roughness is None:
-        surface = {"type": "diffuse", "reflectance": albedo}
+        surface: dict[str, Any] = {"type": "diffuse", "reflectance": albedo}
     else:
         roughness = {"type": "bitmap", "bitmap": mi.Bitmap(np.full((2, 2, 1), material.roughness, np.float32)), "raw": True}
         metallic = float(getattr(material, "metallic", 0.0))
@@ -142,7 +145,7 @@ def _power(part: Part) -> float:
     return float(np.mean(part.emission) * area)
 
 
-def _sun(sun: Sun, weight: float) -> dict:
+def _sun(sun: Sun, weight: float) -> dict[str, Any]:
     """A projector with the image of a bright window."""
     picture = np.full((64, 64, 3), [1.0, 0.92, 0.78], np.float32)
     picture[30:34] = picture[:, 31:33] = 0

@@ -1,5 +1,6 @@
 """Render a view of a varied room as one row of the data set; columns and encodings are those of the first version."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def _choose_camera(
 ) -> tuple[RoomCamera, GeometryMaps]:
     """The best camera of which every pixel shows a surface, and its geometry maps."""
     if "cameras" in settings.groups:
-        cameras = rank_cameras(room, rng, lambda camera: scene.preview(camera, PREVIEW_SIZE))
+        cameras: Sequence[RoomCamera] = rank_cameras(room, rng, lambda camera: scene.preview(camera, PREVIEW_SIZE))
     else:
 
         def plain_preview(camera: RoomCamera) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ class Exposure:
     key: float
     centre_weight: float
     grey_world: float
-    tint: tuple[float, float, float]
+    tint: tuple[float, ...]
     shoulder: float
 
 
