@@ -4,12 +4,15 @@ import io
 import json
 import struct
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mult_hf.inference.point_cloud import MAX_TILT, point_cloud, to_glb
+
+needs_trimesh = pytest.mark.skipif(find_spec("trimesh") is None, reason='writes a GLB file: pip install "mult-hf[demo]"')
 
 
 def test_a_wall_at_two_metres_in_a_ninety_degree_view_is_four_metres_wide():
@@ -84,6 +87,7 @@ def read_glb(data):
     return scene, corners, triangles, places, texture
 
 
+@needs_trimesh
 def test_the_file_contains_the_same_squares_counter_clockwise_at_the_same_positions():
     points = point_cloud(np.full((3, 5), 2.0), np.zeros((3, 5, 3), np.uint8), 60)
     scene, corners, triangles, _, _ = read_glb(to_glb(points))
@@ -96,6 +100,7 @@ def test_the_file_contains_the_same_squares_counter_clockwise_at_the_same_positi
     assert np.linalg.norm(crossed, axis=1).sum() / 2 == pytest.approx(area), "the squares tile the wall"
 
 
+@needs_trimesh
 @pytest.mark.parametrize("size", [(3, 5), (4, 4)])  # the texture has room to spare, and none
 def test_every_corner_of_a_square_shows_the_middle_of_a_texture_pixel_of_its_colour(size):
     """In glTF textures are sRGB, and their first pixel is at (0, 0)."""
