@@ -79,7 +79,7 @@ def test_maps_are_not_mirrored_or_turned(predict, image):
     depth = predict(half)["depth"]["prediction"]
     flat = predict(np.zeros_like(half))["depth"]["prediction"]
     change = (depth - flat).abs()
-    assert change[:32, :48].mean() > 1.2 * max(change[:32, 48:].mean(), change[32:, :48].mean(), change[32:, 48:].mean())
+    assert change[:32, :48].mean() > 1.1 * max(change[:32, 48:].mean(), change[32:, :48].mean(), change[32:, 48:].mean())
 
 
 def test_target_size_replaces_the_size_of_the_image(predict, image):
