@@ -176,6 +176,7 @@ class MulTModel(MulTPreTrainedModel):
             TypeError: on an unknown keyword.
         """
         _refuse_unknown_keywords(kwargs)
+        _compile_once_per_size(pixel_values)
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         stages: Any = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -321,6 +322,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         if return_loss and labels is None:
             raise ValueError("return_loss=True needs labels; pass labels={task: target}")
+        _compile_once_per_size(pixel_values)
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         height, width = pixel_values.shape[-2:]
         predictions = self.heads(outputs.task_features, self.mult.padded_size((height, width)), (height, width))
@@ -458,6 +460,16 @@ def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tupl
         raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
     chosen = {stage % len(maps) for stage in stages}
     return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
+
+
+def _compile_once_per_size(pixel_values: Tensor) -> None:
+    """Have `torch.compile` take height and width as numbers, and compile once per size; the batch may be a symbol.
+
+    By default it takes them as symbols from the second size on, and derives for many minutes what windows do with them.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        torch._dynamo.mark_static(pixel_values, 2)
+        torch._dynamo.mark_static(pixel_values, 3)
 
 
 def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:
