@@ -1,11 +1,11 @@
 """Benchmark of memory over many pipeline calls, which must not grow with their number.
 
     python examples/benchmarks/memory.py                                    # 3,000 calls with images of 20 sizes
-    python examples/benchmarks/memory.py --calls 500 --model me/mult --batch_size 4
+    python examples/benchmarks/memory.py --calls 500 --model me/mult --batch_size 4 --largest_side 128
 
-Prints a Markdown table of the process's resident memory. Images have random sizes between 32 and 512 pixels and every form that the
-pipeline takes. The first calls fill caches, so growth is counted after a tenth of the calls. The exit status is 1 if it exceeds
-`--limit_mib`.
+Prints a Markdown table of the process's resident memory. Images have random sizes from 32 pixels to `--largest_side`, and every form
+that the pipeline takes. The first calls fill caches, so growth is counted after a tenth of the calls. The exit status is 1 if it
+exceeds `--limit_mib`.
 """
 
 import gc
@@ -31,6 +31,10 @@ ROWS = 10
 """Rows of the table."""
 
 
+SMALLEST_SIDE = 32
+"""Smallest height and width of an image in pixels."""
+
+
 @dataclass
 class MemoryArguments:
     """Settings of the measurement; each field is a flag."""
@@ -39,13 +43,14 @@ class MemoryArguments:
     calls: int = flag(3000, "calls of the pipeline")
     batch_size: int = flag(1, "images per call")
     sizes: int = flag(20, "different image sizes")
+    largest_side: int = flag(512, "largest height and width of an image in pixels")
     tasks: list[str] | None = flag(None, "tasks to predict; by default all")
     threads: int = flag(1, "threads of torch")
     limit_mib: float = flag(64.0, "largest growth in MiB after the first tenth of the calls")
     seed: int = flag(0, "seed of sizes and contents")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {0: ["limit_mib"], 1: ["batch_size", "sizes", "threads"], ROWS: ["calls"]})
+        check_bounds(self, {0: ["limit_mib"], 1: ["batch_size", "sizes", "threads"], ROWS: ["calls"], SMALLEST_SIDE: ["largest_side"]})
 
 
 def _file(array: np.ndarray) -> bytes:
@@ -77,7 +82,7 @@ def measure(predict: Callable[[list[Any]], Any], arguments: MemoryArguments) -> 
         Number of calls so far and resident memory in MiB, after every tenth of them.
     """
     rng = np.random.default_rng(arguments.seed)
-    sizes = rng.integers(32, 512, (arguments.sizes, 2), endpoint=True)
+    sizes = rng.integers(SMALLEST_SIDE, arguments.largest_side, (arguments.sizes, 2), endpoint=True)
     measured = []
     for call in range(1, arguments.calls + 1):
         contents = rng.integers(0, 256, (arguments.batch_size, *sizes[call % len(sizes)], 3), np.uint8)

@@ -28,7 +28,12 @@ class MulTImageProcessor(MulTProcessingMixin, TorchvisionBackend):
 
         torchvision rounds twice, after each of the two axes and with coarse weights, where the CPU has AVX2, and once elsewhere.
         Pillow rounds twice, too: each of the two then differs from the exact value in its own direction.
+
+        Raises:
+            ValueError: on a filter that torchvision lacks.
         """
+        if resample in (PILImageResampling.BOX, PILImageResampling.HAMMING):
+            raise ValueError(f"resample is {resample!r}, which torchvision lacks; give BILINEAR or BICUBIC, or use MulTImageProcessorPil")
         if image.dtype != torch.uint8 or resample == PILImageResampling.LANCZOS:
             return super().resize(image, size, resample, antialias, **kwargs)
         # One image at a time, because floats take four times the memory.

@@ -61,7 +61,11 @@ class MulTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers; the model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`."""
+        """As in transformers, but from safetensors only, unless `use_safetensors=False` asks for pickled weights.
+
+        The model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`.
+        """
+        kwargs.setdefault("use_safetensors", True)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, with the loading info
         model, info = loaded
         mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
@@ -205,13 +209,17 @@ class MulTModel(MulTPreTrainedModel):
         weights' type.
 
         Raises:
-            ValueError: on another shape than (batch, channels, height, width), sides below 32, or integer pixels.
+            ValueError: on anything but a tensor (batch, channels, height, width), sides below 32, no image, or integer pixels.
         """
         channels = getattr(self.config.backbone_config, "num_channels", 3)
+        if not isinstance(pixel_values, Tensor):
+            raise ValueError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor (batch, {channels}, height, width)")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width), {channels} channels"
             )
+        if not torch.compiler.is_compiling() and len(pixel_values) == 0:  # compiled, the batch may be a symbol
+            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected at least one image")
         if not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values is {pixel_values.dtype}; expected normalised floats, as the image processor makes them")
         height, width = pixel_values.shape[-2:]
@@ -231,6 +239,8 @@ class MulTModel(MulTPreTrainedModel):
         known = [entry["name"] for entry in self.config.task_entries]  # not the whole entries, whose parsing torch.compile cannot follow
         if isinstance(tasks, str):
             tasks = [tasks]
+        if tasks is not None and not isinstance(tasks, Iterable):
+            raise ValueError(f"tasks={tasks!r}; expected names of tasks, among {known}")
         wanted = known if tasks is None else list(dict.fromkeys(tasks))
         if not wanted or set(wanted) - set(known):
             raise ValueError(f"tasks={wanted}; choose at least one of {known}")
