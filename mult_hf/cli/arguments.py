@@ -28,6 +28,8 @@ class CommandParser(OneLineParser, HfArgumentParser):
 
     def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
         """Add a flag, or a positional argument with the flag's name."""
+        if keywords.get("action") == "store_false":  # HfArgumentParser repeats the help of --NAME for its complement --no_NAME
+            keywords["help"] = f"switch off --{keywords['dest']}"
         if not positional:
             return super().add_argument(*names, **keywords)
         keywords.pop("required", None)

@@ -90,7 +90,7 @@ def _check_types(name_or_path: str, model: nn.Module) -> None:
 
 @contextmanager
 def _naming_what_is_damaged(name_or_path: str) -> Iterator[None]:
-    """One kind of error for all that readers of damaged files raise: errors of safetensors and of strict configurations, `KeyError`, ..."""
+    """Convert all errors that damaged files cause (of safetensors, of strict configurations, `KeyError`, ...) to one kind."""
     try:
         yield
     except ImportError:  # of a library that a backbone needs

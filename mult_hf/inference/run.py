@@ -23,7 +23,7 @@ MIN_SIDE = 32
 """Smallest height and width, in pixels, that the model accepts: the encoder's largest stride."""
 
 MAX_SIDE = 16_384
-"""Largest height and width in pixels that images are resized to; larger ones are slips of the hand."""
+"""Largest height and width in pixels that images are resized to; larger values are typing errors."""
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Write errors that would affect all following images, and so end the run."""
@@ -53,7 +53,7 @@ class Outcomes:
         done: number of images whose files were written.
         skipped: number of images that were predicted before and have the same contents.
         failed: the others, with their reasons.
-        remarks: what is to be said of images that were done, by how many of them.
+        remarks: notes about predicted images, with the number of images that each applies to.
     """
 
     done: int = 0
@@ -68,12 +68,12 @@ class PredictionRun:
 
     Args:
         predictor: the model.
-        processor: makes its input, and maps of its predictions.
-        directory: where the files go.
+        processor: prepares its input and post-processes its predictions.
+        directory: the output directory.
         batch_size: images of one size per batch.
         num_workers: processes that read images.
-        min_side: least height and width in pixels of what the predictor takes.
-        remark: what is to be said of an image of this (height, width), if anything.
+        min_side: smallest height and width in pixels that the predictor accepts.
+        remark: returns a note about an image of this (height, width), or None.
     """
 
     predictor: Predictor
@@ -84,7 +84,7 @@ class PredictionRun:
     min_side: int = MIN_SIDE
     remark: Callable[[tuple[int, int]], str | None] | None = None
 
-    @naming_killed_workers("go on with the same command")
+    @naming_killed_workers("continue with the same command")
     def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
         """Predict every `processes`-th image.
 
@@ -154,7 +154,7 @@ def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_si
     """Turn an image into the predictor's input.
 
     Raises:
-        ValueError: if the image keeps its own size, and the predictor needs `min_side` pixels in height and width.
+        ValueError: if the image keeps its own size and a side is below `min_side` pixels.
     """
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < min_side:

@@ -1,7 +1,7 @@
-"""What the torchvision and the PIL image processor share.
+"""Code shared by the torchvision and the PIL image processor.
 
-Images and stored label maps become model inputs and targets; predictions become classes, metres and unit vectors. This file must
-import where torchvision is missing or broken.
+Images and stored label maps become model inputs and targets; predictions become classes, metres and unit vectors. Importing this file
+must work if torchvision is missing or broken.
 """
 
 import math
@@ -27,7 +27,7 @@ from .processor_fields import check_numbers, checked_size
 from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
-    # Never runs. transformers saves the files that a class's file imports; a saved processor needs those of both backends.
+    # Never runs. transformers saves the files that the file of a class imports; a saved processor needs those of both backends.
     from .image_processing_mult import MulTImageProcessor  # noqa: F401
     from .image_processing_pil_mult import MulTImageProcessorPil  # noqa: F401
 
@@ -37,7 +37,7 @@ else:
 
 
 class MulTImageProcessorKwargs(ImagesKwargs, total=False):
-    r"""Keywords of the MulT image processors in addition to those of every image processor.
+    r"""Keywords of the MulT image processors, in addition to those of every image processor.
 
     tasks (`list`):
         Task entries: how stored labels are decoded and predictions post-processed. The six tasks of the paper by default.
@@ -52,7 +52,7 @@ class MulTImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class MulTBatchFeature(BatchFeature):
-    """A batch whose `to` also moves the nested `labels` (transformers' own leaves nested dictionaries where they are)."""
+    """A batch whose `to` also moves the nested `labels`, unlike transformers' own."""
 
     def to(self, *args: Any, **kwargs: Any) -> "MulTBatchFeature":
         """Move or cast all tensors; class ids keep their integer type."""
@@ -67,22 +67,22 @@ def _clamp(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
 
 
 _CANCELLED = 1e-3
-"""Length of a resized vector, relative to the nearest predicted one, below which its direction is that of rounding errors."""
+"""Length of a resized vector, relative to the nearest predicted one, below which its direction is only rounding error."""
 
 
 def _unit_vectors(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
-    """Vectors of length 1. Where opposite ones meet and cancel out, the nearest predicted one; NaN where that has no direction."""
+    """Normalise vectors to length 1. Where opposite vectors cancel out, use the nearest predicted one, or NaN if it has no direction."""
     nearest = prediction
     if resized.shape != prediction.shape:
         nearest = F.interpolate(prediction[None], size=tuple(resized.shape[-2:]), mode="nearest-exact")[0]
     cancelled = resized.norm(dim=0) <= _CANCELLED * nearest.norm(dim=0)
     vectors = torch.where(cancelled, nearest, resized)
     largest = vectors.abs().amax(dim=0)
-    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction, too
+    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction too
     return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
 
 
-# Restores after resizing what the activation guaranteed, by the activation: (resized, as predicted, task's entry) -> finished.
+# By activation, functions that restore its guarantees after resizing: (resized, as predicted, task's entry) -> finished.
 _FINISH: dict[str, Callable[[Tensor, Tensor, TaskSpec], Tensor]] = {
     "identity": _clamp,
     "sigmoid": _clamp,
@@ -118,7 +118,7 @@ class MulTProcessingMixin(_Backend):
     if TYPE_CHECKING:
 
         def __call__(self, images: ImageInput, *args: Any, **kwargs: Any) -> MulTBatchFeature:
-            """As `preprocess`, which it calls."""
+            """Calls `preprocess`."""
 
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
@@ -161,7 +161,7 @@ class MulTProcessingMixin(_Backend):
 
         Args:
             images: one image or a list, see [`read_image`].
-            segmentation_maps: the maps of the one classification among the tasks, as transformers' segmentation models take them;
+            segmentation_maps: the maps of the only classification among the tasks, as in transformers' segmentation models;
                 short for `label_maps={task: segmentation_maps}`.
             label_maps: per task one stored map per image, as the data set stores it (PIL image, array or tensor); a single map
                 for a single image; `None` for an image without the task, whose target is all unknown.
@@ -179,13 +179,13 @@ class MulTProcessingMixin(_Backend):
             kwargs["size"] = checked_size(kwargs["size"])
         return super().preprocess(images, segmentation_maps, label_maps, **kwargs)
 
-    # `override`, here and below: the base class declares any further inputs, and `preprocess` passes those that are named here.
+    # `override`, here and below: the base class declares arbitrary further inputs; `preprocess` passes the ones named here.
     def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:  # type: ignore[override]
         """Images in the backend's format, channels first."""
         channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
         read = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(_listed(images))]
         if not read:
-            raise ValueError("images is empty; give at least one")
+            raise ValueError(f"images is {images!r}; give at least one image")
         return [
             self.process_image(image, input_data_format=None if isinstance(image, Image.Image) else ChannelDimension.FIRST, **kwargs)
             for image in read
@@ -209,7 +209,7 @@ class MulTProcessingMixin(_Backend):
             given = {name: kwargs[name] for name in ("do_center_crop", "do_pad") if kwargs.get(name)}
             raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
         if do_convert_rgb is False:
-            raise ValueError("do_convert_rgb is False, but the model takes RGB and every image is read as RGB; leave it True")
+            raise ValueError(f"do_convert_rgb is {do_convert_rgb}, but the model takes RGB and every image is read as RGB; leave it True")
         opened = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
         if not kwargs.get("do_rescale", True):
             kwargs.update(self._rescaling(opened, bool(kwargs.get("do_normalize"))))
@@ -236,7 +236,7 @@ class MulTProcessingMixin(_Backend):
         """What `do_rescale=False` means: images are read as 8 bits, and those that came in [0, 1] go back there.
 
         Raises:
-            ValueError: if other images are to be normalised, or only some images are in [0, 1].
+            ValueError: if other images would be normalised, or only some images are in [0, 1].
         """
         in_0_to_1 = [_is_in_0_to_1(image) for image in images]
         if all(in_0_to_1):
@@ -285,12 +285,12 @@ class MulTProcessingMixin(_Backend):
 
         Returns:
             Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
-            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications. Unit vectors
-            have length 1: where opposite ones cancel out by resizing, the nearest predicted one stands, and NaN where that is 0. A
+            and (channels, height, width) for more, in the task's unit; and, if requested, `"scores"` of classifications. Unit
+            vectors have length 1: where resizing cancels opposite vectors, the nearest predicted one is used, or NaN if that is 0. A
             class is 255 where a logit is NaN.
 
         Raises:
-            ValueError: if the number of sizes is not that of images, or a predicted task has no entry.
+            ValueError: if there is not one size per image, or a predicted task has no entry.
         """
         specs = resolve_tasks(self.tasks if tasks is None else tasks)
         return [
@@ -306,7 +306,7 @@ class MulTProcessingMixin(_Backend):
         Args:
             outputs: as for `post_process`.
             target_sizes: as for `post_process`.
-            return_segmentation_scores: whether to return the logits, too.
+            return_segmentation_scores: whether to return the logits too.
 
         Returns:
             Per image its class ids, (height, width) int64; with scores an object with these as `segmentation` and the logits, (classes,
@@ -333,13 +333,13 @@ class MulTProcessingMixin(_Backend):
         return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
 
     def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
-        """The finished maps of the one task with this `transformers_task`."""
+        """The finished maps of the only task with this `transformers_task`."""
         task = self._only_task(transformers_task, outputs)
         spec, images = self.task_specs[task], self._images(outputs, target_sizes)
         return [_finish(image[task], spec, size, return_scores=False)["prediction"] for image, size in images]
 
     def _only_task(self, transformers_task: str, outputs: Any) -> str:
-        """The name of the one predicted task with this `transformers_task`."""
+        """The name of the only predicted task with this `transformers_task`."""
         predictions = _predictions(outputs)
         names = [name for name, spec in self.task_specs.items() if spec.transformers_task == transformers_task and name in predictions]
         if len(names) != 1:
@@ -367,14 +367,14 @@ class MulTProcessingMixin(_Backend):
 
 
 class _Place(NamedTuple):
-    """Where an image's maps lie: (height, width) for the model, the same of the upright image, and its EXIF orientation."""
+    """Sizes of an image: (height, width) for the model and of the upright image, and its EXIF orientation."""
 
     size: tuple[int, int]
     upright_size: tuple[int, int]
     orientation: int
 
     def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
-        """Decode a stored map, and refuse one that does not lie on the image."""
+        """Decode a stored map, and refuse one that is not aligned with the image."""
         target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
         reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)
         if reason:
@@ -383,12 +383,12 @@ class _Place(NamedTuple):
 
 
 def _listed(images: Any) -> Sequence[Any]:
-    """One image or several as several."""
+    """A list of the images, also for a single one."""
     return images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
 
 
 def _with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_maps: Any, specs: dict[str, TaskSpec]) -> dict[str, Any]:
-    """Label maps by task, with those of the one classification among the tasks."""
+    """Label maps by task, including those of the only classification among the tasks."""
     if isinstance(segmentation_maps, Mapping):
         raise ValueError(f"segmentation_maps is a mapping of {list(segmentation_maps)[:5]}; pass maps by task as label_maps={{task: maps}}")
     classifications = [task for task, spec in specs.items() if spec.is_classification]
@@ -404,7 +404,7 @@ def _with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_m
 
 
 def _reduced(spec: TaskSpec) -> TaskSpec:
-    """A classification whose stored ids are 1 more than its classes, with 0 and 255 unknown; other tasks as they are."""
+    """For classifications, an entry whose stored ids are 1 higher than the classes, with 0 and 255 unknown; other entries are unchanged."""
     if not spec.is_classification:
         return spec
     return replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX)))
@@ -426,7 +426,7 @@ def _predictions(outputs: Any) -> Mapping[str, Tensor]:
 
 
 def _is_batch(maps: Any) -> bool:
-    """Whether these are maps of several images, also of several sizes, which the pipeline keeps in a list."""
+    """Whether these are maps of several images; the pipeline keeps maps of several sizes in a list."""
     return all(getattr(each, "ndim", 0) == 3 for each in maps) if isinstance(maps, (list, tuple)) else getattr(maps, "ndim", 0) == 4
 
 
@@ -461,7 +461,7 @@ def _classes(logits: Tensor) -> Tensor:
 
 
 def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
-    """Bring one (channels, height, width) prediction to its size and unit."""
+    """Convert one (channels, height, width) prediction to its size and unit."""
     if len(prediction) != spec.channels:
         raise ValueError(
             f"{spec.name}: the prediction has {len(prediction)} channels, its entry {spec.channels}; pass tasks=model.config.tasks"
@@ -476,7 +476,7 @@ def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *,
 
 
 def _in_type(targets: list[Tensor], return_tensors: str | None) -> Any:
-    """Stack targets as the caller wants them; a list of tensors if not stacked."""
+    """Stack targets in the requested type; a list of tensors if not stacked."""
     if return_tensors is None:
         return targets
     shapes = {tuple(target.shape) for target in targets}

@@ -16,8 +16,8 @@ class MulTImageProcessor(MulTProcessingMixin, TorchvisionBackend):
     Args:
         size (dict[str, int]): of `pixel_values`, `{"height": 224, "width": 224}` by default; `{"shortest_edge": ...}` keeps the
             aspect ratio.
-        tasks (list): names, [`TaskSpec`] objects or plain entries; the six tasks of the paper by default. A data set that stores
-            its labels differently gives entries with its own `encoding`.
+        tasks (list): names, [`TaskSpec`] objects or entries as dictionaries; the paper's six tasks by default. For a data set that stores
+            labels in another form, pass entries with its own `encoding`.
         do_reduce_labels (bool): whether stored class maps have 0 for pixels without a class, see [`MulTImageProcessorKwargs`]; False by
             default.
         kwargs: as for every image processor of transformers (`do_resize`, `image_mean`, ...).

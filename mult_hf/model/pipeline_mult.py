@@ -1,4 +1,4 @@
-"""The `multitask-vision` pipeline: an image in, one map and one colour image per task out."""
+"""The `multitask-vision` pipeline: predicts one map and one colour image per task from an image."""
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
@@ -33,12 +33,12 @@ class MultiTaskVisionPipeline(Pipeline):
         >>> from transformers import pipeline
         >>> import mult_hf  # registers the pipeline
         >>> predict = pipeline("multitask-vision")  # doctest: +SKIP
-        >>> predict("photo.jpg")["depth"]["prediction"].shape  # metres  # doctest: +SKIP
+        >>> predict("image.jpg")["depth"]["prediction"].shape  # metres  # doctest: +SKIP
         torch.Size([480, 640])
 
     Keywords of the call, or of `pipeline(...)`:
 
-    - `tasks`: names of the tasks to compute; all by default. Tasks that are left out are not computed.
+    - `tasks`: names of the tasks to compute; all by default.
     - `target_size`: (height, width) of the maps; each image's own size by default.
     - `timeout`: seconds for the download of a URL, 30 by default.
 
@@ -48,8 +48,8 @@ class MultiTaskVisionPipeline(Pipeline):
         ValueError: if weights of the model are missing in its checkpoint or not finite.
     """
 
-    _load_processor = False  # type: ignore[assignment]  # transformers declares None for what it infers
-    _load_image_processor = None  # see __init__: a model that is passed as an object has its processor saved beside it
+    _load_processor = False  # type: ignore[assignment]  # transformers declares None for values that it infers
+    _load_image_processor = None  # see __init__: the processor of a model object is saved next to the model
     _load_feature_extractor = False  # type: ignore[assignment]
     _load_tokenizer = False  # type: ignore[assignment]
     image_processor: Any  # never None, see __init__
@@ -62,7 +62,7 @@ class MultiTaskVisionPipeline(Pipeline):
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 
-    # `override`, here and below: the base class declares any keywords, and the methods name the ones that they take.
+    # `override`, here and below: the base class declares arbitrary keywords, and these methods name theirs.
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Predict.
 
@@ -78,7 +78,7 @@ class MultiTaskVisionPipeline(Pipeline):
         Raises:
             ValueError: on an unknown task, or an image that cannot be read.
         """
-        # transformers' pipelines take lists, generators and torch data sets; any other series of images becomes one of these.
+        # transformers' pipelines take lists, generators and torch data sets; any other sequence of images is converted to one of these.
         if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
             inputs = list(inputs)
         elif (
@@ -106,16 +106,16 @@ class MultiTaskVisionPipeline(Pipeline):
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
     def preprocess(self, input_: Any, target_size: tuple[int, int] | None = None, timeout: float | None = None) -> dict[str, Any]:  # type: ignore[override]
-        """One image to `pixel_values` (1, 3, height, width), and the size of its maps."""
+        """Convert one image to `pixel_values` (1, 3, height, width), and the size of its maps."""
         image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
         image = read_image(image, timeout=timeout)
         form = {} if isinstance(image, Image.Image) else {"input_data_format": "channels_first"}  # as `read_image` returns arrays
         pixel_values = self.image_processor(images=image, return_tensors="pt", **form)["pixel_values"].to(self.dtype)
-        # In a list, since transformers joins tensors to a batch, and a processor may keep aspect ratios.
+        # In a list, because transformers concatenates tensors to a batch, but a processor may keep aspect ratios.
         return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, target_size or _size(image)))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:  # type: ignore[override]
-        if self.model.training:  # else dropout and stochastic depth would act
+        if self.model.training:  # otherwise dropout and stochastic depth would be active
             self.model.eval()
         images = [image for each in input_tensors["pixel_values"] for image in (each if isinstance(each, list) else [each])]
         numbers_by_size: dict[tuple[int, ...], list[int]] = {}
@@ -128,16 +128,16 @@ class MultiTaskVisionPipeline(Pipeline):
                 of_images = predictions.setdefault(task, [None] * len(images))
                 for number, prediction in zip(numbers, maps):  # (channels, height, width)
                     of_images[number] = prediction
-        # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
+        # Batches are split by key, so predictions and sizes must be entries of one flat dictionary.
         return {**predictions, "target_size": input_tensors["target_size"]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:  # type: ignore[override]
-        """One image's predictions to its size and units, each also as a colour image."""
+        """Convert one image's predictions to its size and units, and to colour images."""
         size = model_outputs.pop("target_size")
         while isinstance(size[0], (list, tuple)):  # each level of batching adds one list
             size = size[0]
         specs = self.model.config.task_specs
-        # The model's tasks, because a task may have been added after the processor was saved; as plain entries, because model and
+        # The model's tasks, because a task may have been added after the processor was saved; as dictionaries, because model and
         # processor of a checkpoint with remote code have two different classes called TaskSpec.
         (result,) = self.image_processor.post_process(model_outputs, [size], tasks=self.model.config.tasks)
         for task, maps in result.items():

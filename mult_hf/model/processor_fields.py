@@ -12,7 +12,7 @@ from .entry_fields import refusal
 
 
 def check_numbers(name: str, value: Any, above: float) -> None:
-    """Refuse a factor, or one per colour, that would make pixels infinite or NaN; None, as in a processor that does without, is right."""
+    """Refuse factors (one, or one per colour) that would make pixels infinite or NaN; None is allowed, for processors without this step."""
     numbers = value if isinstance(value, (list, tuple)) else np.ravel(value)
     if value is not None and (
         len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < float(number) < math.inf for number in numbers)

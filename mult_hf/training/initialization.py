@@ -16,7 +16,7 @@ from transformers.models.swin.modeling_swin import SwinEmbeddings
 from mult_hf.evaluation.compatibility import check_compatible
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
-from mult_hf.model.decoder_mult import MulTHeads
+from mult_hf.model.heads import MulTHeads
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.images import open_image
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction

@@ -120,7 +120,7 @@ class TrainingLoop:
             finished = self.progress.step == self.arguments.max_steps  # then only the final evaluation is repeated
             self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
 
-    @naming_killed_workers("go on with --resume latest")
+    @naming_killed_workers("continue with --resume latest")
     def run(self) -> None:
         """Take all remaining optimizer steps, with log entries, evaluations and checkpoints in between.
 

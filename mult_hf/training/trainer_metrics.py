@@ -72,7 +72,9 @@ class TrainerMetrics:
             ValueError: if Trainer was set up without `batch_eval_metrics` or `preprocess_logits_for_metrics`.
         """
         if compute_result is None:
-            raise ValueError("Trainer collected the whole evaluation set; pass batch_eval_metrics=True to TrainingArguments")
+            raise ValueError(
+                f"compute_result is {compute_result}: Trainer collected the whole set; pass batch_eval_metrics=True to TrainingArguments"
+            )
         predictions: Any = evaluation.predictions  # a dictionary, as `sums_of_images` returns it
         if not all("/" in name for name in predictions):
             given = list(predictions)

@@ -140,7 +140,7 @@ def test_the_constant_baseline_has_a_column_and_its_numbers_are_kept(save_model,
     assert f"{results['constant_baseline']['depth/rmse']:.4f}" in printed
 
 
-def test_another_size_for_the_model_leaves_the_labels_alone(save_model, data, run):
+def test_another_size_for_the_model_does_not_change_the_labels(save_model, data, run):
     model = save_model()
     plain, large = (run(model, data, *flags)[1] for flags in ((), ("--image_size", "64", "48")))
     pixels = [sum(row["pixels"] for row in results["per_class"]["segmentation"]) for results in (plain, large)]

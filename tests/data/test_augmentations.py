@@ -210,7 +210,7 @@ def test_bilinear_vectors_stay_unit_vectors():
     torch.testing.assert_close(lengths[lengths.isfinite()], torch.ones(int(lengths.isfinite().sum())))
 
 
-def test_the_same_generator_state_gives_the_same_view_and_leaves_the_sample_alone():
+def test_the_same_generator_state_gives_the_same_view_without_changing_the_sample():
     augmentation = RandomAugmentation(tasks=TASKS, size=(64, 64), blur=2.0, noise=0.1, hue=0.1)
     sample = render()
     views = [augmentation(sample, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]

@@ -38,7 +38,7 @@ def test_sizes_are_read_from_the_weights(converted):
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_encoder_features_are_the_authors(golden, converted, stage):
+def test_encoder_features_equal_the_authors(golden, converted, stage):
     with torch.no_grad():
         features = converted.mult(golden["input.image"], output_hidden_states=True).hidden_states[stage]
     torch.testing.assert_close(features, golden[f"expected.feature.{stage}"], rtol=0, atol=TOLERANCE)
@@ -46,7 +46,7 @@ def test_encoder_features_are_the_authors(golden, converted, stage):
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_are_the_authors(golden, converted, task, attention):
+def test_logits_equal_the_authors(golden, converted, task, attention):
     converted.set_attn_implementation(attention)
     with torch.no_grad():
         features = converted.mult(golden["input.image"]).task_features[task]
@@ -54,8 +54,8 @@ def test_logits_are_the_authors(golden, converted, task, attention):
     torch.testing.assert_close(logits, golden[f"expected.{task}_logits"], rtol=0, atol=TOLERANCE)
 
 
-def test_the_golden_values_tell_a_wrong_block_kind_apart(golden):
-    """Premise of the tests above: they would not pass with another source of the second block's queries and keys."""
+def test_the_golden_values_detect_a_wrong_block_kind(golden):
+    """Premise of the tests above: they fail with another source of the second block's queries and keys."""
     state = convert_state(read_checkpoint(FIXTURE))
     config = config_from_weights(read_checkpoint(FIXTURE))
     config.block_attention = [["encoder", "encoder"]] * 4
@@ -75,7 +75,7 @@ def test_a_pth_file_converts_to_the_same_model(tmp_path, converted):
     assert all(torch.equal(a, b) for a, b in zip(converted.state_dict().values(), again.state_dict().values()))
 
 
-def test_a_weight_without_a_place_stops_the_conversion(tmp_path):
+def test_an_unexpected_weight_stops_the_conversion(tmp_path):
     weights = read_checkpoint(FIXTURE) | {"decode_head.layers.0.blocks.0.attn.mystery_se.weight": torch.zeros(1)}
     save_file(weights, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match="mystery_se"):
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name_and_never_run(tmp_path,
     assert not ran.exists()
 
 
-def test_another_file_is_refused_by_name(tmp_path):
+def test_the_error_for_another_kind_of_file_names_it(tmp_path):
     save_file({"backbone.something": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="two-task head"):
         convert(tmp_path / "other.safetensors")

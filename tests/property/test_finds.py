@@ -64,7 +64,7 @@ def test_a_decoded_value_beyond_float32_is_unknown():
 @pytest.mark.parametrize(
     "stored", [np.array([["a"]]), np.array([["2020-01-01"]], "M8[D]"), np.zeros((2, 2), [("a", "u1")]), np.array([[None]])]
 )
-def test_what_holds_no_numbers_is_no_map(stored):
+def test_a_map_without_numbers_is_refused(stored):
     with pytest.raises(ValueError, match="not of numbers; store it as float32"):
         LabelEncoding().decode(stored)
 
@@ -163,7 +163,7 @@ def test_target_sizes_that_are_none_are_refused(sizes):
 
 
 @pytest.mark.parametrize("outputs", [None, {}, torch.ones(1, 1, 4, 4), {"depth": torch.ones(4, 4)}], ids=["none", "empty", "tensor", "map"])
-def test_what_is_no_output_of_the_model_is_refused(outputs):
+def test_a_value_that_is_not_an_output_of_the_model_is_refused(outputs):
     with pytest.raises(ValueError, match=r"without predictions \(batch, channels, height, width\) by task"):
         MulTImageProcessor(tasks=["depth"]).post_process(outputs)
 
@@ -209,7 +209,7 @@ def test_a_damaged_processor_is_named(saved, content):
 
 
 @pytest.mark.parametrize("header", ["{a", "- 1", "? [1, 2]\n: 3", "1: 2", "a: &a [*a]", "!!python/object/apply:os.getcwd []", "[" * 3000])
-def test_a_card_that_is_no_yaml_of_names_is_named(tmp_path, header):
+def test_the_error_names_a_card_whose_header_is_not_yaml(tmp_path, header):
     (tmp_path / "README.md").write_text(f"---\nmult_tasks: {header}\n---\n" if header[0] in "{[!" else f"---\n{header}\n---\n")
     message = refusal(lambda: load_task_specs(tmp_path))
     assert "README.md cannot be read" in message or "has no list 'mult_tasks'" in message
@@ -315,8 +315,8 @@ class Killed(Dataset):
         return torch.zeros(1)
 
 
-def test_a_killed_worker_is_named_with_what_to_do():
-    @naming_killed_workers("go on with --resume latest")
+def test_the_error_for_a_killed_worker_says_what_to_do():
+    @naming_killed_workers("continue with --resume latest")
     def read():
         return list(DataLoader(Killed(), num_workers=1))
 
@@ -326,7 +326,7 @@ def test_a_killed_worker_is_named_with_what_to_do():
         read()
 
 
-def test_other_errors_keep_their_kind_beside_workers():
+def test_other_errors_with_workers_keep_their_type():
     with pytest.raises(RuntimeError, match="out of memory"), naming_killed_workers("go on"):
         raise RuntimeError("out of memory")
 

@@ -83,7 +83,7 @@ def test_where_the_channels_lie_does_not_change_the_image(size, seed):
 
 @cases(2)
 @given(pil_images(("RGB", "L")), st.sampled_from(FILE_FORMATS))
-def test_a_file_is_read_as_the_image_in_it_whatever_holds_its_bytes(tmp_path, image, file_format):
+def test_the_image_in_a_file_does_not_depend_on_the_form_of_its_bytes(tmp_path, image, file_format):
     content = encoded(image, file_format)
     path = write(tmp_path / "image.any", content)
     expected = np.array(read_image(Image.open(io.BytesIO(content))))
@@ -112,13 +112,13 @@ NO_IMAGES = [
         *(st.sampled_from(NO_IMAGES), st.lists(st.integers(), max_size=3)),
     )
 )
-def test_what_is_no_image_is_refused(junk):
+def test_a_value_that_is_not_an_image_is_refused(junk):
     if isinstance(junk, str) and junk.startswith(("http", "data:")):
         return
     assert refusal(lambda: read_image(junk)), "no image came out of it"
 
 
 @pytest.mark.parametrize("mode", ["LAB", "La"])
-def test_a_mode_that_pillow_cannot_convert_is_named_with_what_to_do(mode):
+def test_the_error_names_an_image_mode_that_pillow_cannot_convert(mode):
     message = refusal(lambda: read_image(Image.new(mode, (3, 2))))
     assert message is None or message.endswith("convert it to RGB beforehand")

@@ -1,5 +1,7 @@
 """Encoders small enough to build in every test."""
 
+from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
+
 TINY_SWIN = {
     "model_type": "swin",
     "embed_dim": 8,
@@ -8,3 +10,12 @@ TINY_SWIN = {
     "window_size": 4,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+
+BACKBONES = {
+    "swinv2": Swinv2Config(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=4, image_size=64,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    ),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]),
+    "timm": TimmBackboneConfig(backbone="resnet18", use_pretrained_backbone=False, out_indices=[1, 2, 3, 4]),
+}  # fmt: skip

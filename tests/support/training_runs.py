@@ -27,7 +27,7 @@ def new_accelerate_state():
 
 
 def train(output_dir, *flags):
-    """Run the command in this process; of a repeated flag the last one counts."""
+    """Run the command in this process; the last occurrence of a repeated flag counts."""
     new_accelerate_state()
     threads = torch.get_num_threads()
     try:

@@ -48,7 +48,7 @@ def test_work_that_is_not_safe_is_counted_from_the_log_and_the_checkpoints(tmp_p
 
 @pytest.mark.parametrize(("keywords", "message"), [({"faults": ["burn"]}, "--faults has"), ({"programs": ["fly"]}, "--programs has"),
                                                   ({"repeats": 0}, "--repeats is 0")])  # fmt: skip
-def test_what_cannot_be_injected_is_refused(keywords, message):
+def test_invalid_arguments_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
         FaultArguments(**keywords)
     assert FaultArguments().faults == list(FAULTS)

@@ -1,6 +1,6 @@
-"""Small things, each a function that puts one at a frame's origin, standing on z = 0 with its back towards -y.
+"""Small objects: each function puts one at a frame's origin, standing on z = 0 with its back towards -y.
 
-Things without a class are "unlabelled".
+Objects without a class are "unlabelled".
 """
 
 import numpy as np
