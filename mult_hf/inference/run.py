@@ -139,7 +139,13 @@ class PredictionRun:
         return failed
 
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
-        """Write the maps of one image at its original size, from predictions (1, channels, height, width)."""
+        """Write the maps of one image at its original size, from predictions (1, channels, height, width).
+
+        Raises:
+            ValueError: if a prediction is not finite, which would be written as a map of unknown pixels.
+        """
+        if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
+            raise ValueError(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
         (maps,) = self.processor.post_process(predictions, [(image.image.height, image.image.width)])
         self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()}, image.record)
 

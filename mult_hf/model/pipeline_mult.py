@@ -20,6 +20,9 @@ from .images import read_image
 from .visualization import colorize
 from .weights import check_weights
 
+MAX_SIDE = 65_535
+"""Largest height and width of maps in pixels; larger ones are slips of the hand."""
+
 _SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, Mapping)
 
 
@@ -97,6 +100,8 @@ class MultiTaskVisionPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if target_size is not None:
             _check_size(target_size)
+        if tasks is not None and not isinstance(tasks, Iterable):
+            raise ValueError(f"tasks is {tasks!r}; expected names of tasks, such as ['depth']")
         preprocess = {key: value for key, value in {"target_size": target_size, "timeout": timeout}.items() if value is not None}
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
@@ -104,7 +109,8 @@ class MultiTaskVisionPipeline(Pipeline):
         """Convert one image to `pixel_values` (1, 3, height, width), and the size of its maps."""
         image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
         image = read_image(image, timeout=timeout)
-        pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"].to(self.dtype)
+        form = {} if isinstance(image, Image.Image) else {"input_data_format": "channels_first"}  # as `read_image` returns arrays
+        pixel_values = self.image_processor(images=image, return_tensors="pt", **form)["pixel_values"].to(self.dtype)
         # In a list, because transformers concatenates tensors to a batch, but a processor may keep aspect ratios.
         return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, target_size or _size(image)))]}
 
@@ -143,9 +149,9 @@ def _check_size(size: Any) -> None:
     if not (
         isinstance(size, (list, tuple))
         and len(size) == 2
-        and all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in size)
+        and all(isinstance(side, Integral) and not isinstance(side, bool) and 0 < int(side) <= MAX_SIDE for side in size)
     ):
-        raise ValueError(f"target_size is {size!r}; expected (height, width) in pixels, both above 0")
+        raise ValueError(f"target_size is {size!r}; expected (height, width) in whole pixels, both above 0 and at most {MAX_SIDE}")
 
 
 def _size(image: Any) -> tuple[int, int]:
