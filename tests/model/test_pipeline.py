@@ -1,6 +1,7 @@
 """Proves that the pipeline takes a photo in any form, gives each task's map in its unit, and works where mult_hf is not installed."""
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from mult_hf import (
     MultiTaskVisionPipeline,
     registered_tasks,
 )
+from mult_hf.model import pipeline_mult
 from support.models import TINY_SWIN
 
 CURVATURE = {"name": "principal_curvature", "kind": "regression", "channels": 2, "colormap": "vectors", "value_range": [-4, 4]}
@@ -170,6 +172,39 @@ def test_maps_are_not_mirrored_or_turned(predict, photo):
 def test_target_size_replaces_the_photos_size(predict, photo):
     result = predict(photo, target_size=(50, 70))
     assert all(maps["prediction"].shape[-2:] == (50, 70) and maps["image"].size == (70, 50) for maps in result.values())
+
+
+def test_max_side_bounds_the_longer_side_and_keeps_the_aspect_ratio(predict, photo, flower):
+    large, small = predict([photo, flower], max_side=200, tasks=["depth", "segmentation"], batch_size=2)
+    assert [maps["prediction"].shape[-2:] for maps in large.values()] == [(134, 200)] * 2, "of 214 x 320"
+    assert large["depth"]["image"].size == (200, 134)
+    assert small["depth"]["prediction"].shape == (120, 160), "no image is enlarged"
+
+
+@pytest.mark.parametrize("options", [{"max_side": 0}, {"max_side": 2.5}, {"max_side": 100, "target_size": (30, 40)}])
+def test_a_max_side_that_bounds_nothing_is_refused(predict, photo, options):
+    with pytest.raises(ValueError, match="max_side is"):
+        predict(photo, **options)
+
+
+def test_maps_and_images_are_made_when_they_are_asked_for(predict, photo, monkeypatch):
+    made = []
+    for name in ("finish", "colorize"):
+        function = getattr(pipeline_mult, name)
+        monkeypatch.setattr(pipeline_mult, name, lambda *args, name=name, function=function: made.append(name) or function(*args))
+    result = predict(photo)
+    assert list(result["depth"]) == ["prediction", "image"]
+    assert made == []
+    assert result["depth"]["image"] is result["depth"]["image"]
+    assert result["depth"]["prediction"] is result["depth"]["prediction"]
+    assert made == ["finish", "colorize"], "once each, and the image is that of the prediction"
+
+
+def test_a_result_is_a_dictionary_that_pickles_with_its_maps(predict, wanted, photo):
+    result = pickle.loads(pickle.dumps(predict(photo)))
+    assert isinstance(wanted["depth"], dict)
+    assert_same(result, wanted)
+    assert all(result[task]["image"].tobytes() == maps["image"].tobytes() for task, maps in wanted.items())
 
 
 def test_only_the_wanted_tasks_are_computed_and_with_the_same_numbers(predict, wanted, photo):
