@@ -87,7 +87,7 @@ class BenchmarkArguments:
     checkouts: list[Path] = flag([ROOT], "directories that hold a `mult_hf` to measure")
     megapixels: list[float] = flag([0.2, 3.0, 12.0], "sizes of the image; one table per size")
     images: int = flag(1, "images per run; seconds are given per image")
-    cases: list[str] = flag([*CASES], "what to measure: parts of the names in the table")
+    cases: list[str] = flag([*CASES], "what to measure: names in the table, or parts of them")
     repeats: int = flag(3, "runs of each case and checkout")
     output: Path | None = flag(None, "JSON file for all results")
 
@@ -96,12 +96,12 @@ class BenchmarkArguments:
         if min(self.megapixels, default=0) <= 0:
             raise ValueError(f"--megapixels is {self.megapixels}; give at least one number above 0")
         if not self.names:
-            raise ValueError(f"--cases is {self.cases}; give parts of: {'; '.join(CASES)}")
+            raise ValueError(f"--cases is {self.cases}; give names, or parts of them: {'; '.join(CASES)}")
 
     @property
     def names(self) -> list[str]:
         """The cases to measure."""
-        return [name for name in CASES if any(part in name for part in self.cases)]
+        return [name for name in CASES if any(part == name or (part not in CASES and part in name) for part in self.cases)]
 
 
 def measure_here(case: str, paths: list[str]) -> dict[str, float]:

@@ -25,14 +25,19 @@ _NORMAL_LENGTHS = (1e-15, 1e15)
 def _unit_vectors(strip: Strip, spec: TaskSpec) -> Tensor:
     """Vectors of length 1. Where opposite ones meet and cancel out, the nearest predicted one; NaN where that has no direction."""
     resized, nearest = strip.values, strip.nearest
-    lengths, cancelled_below = resized.norm(dim=0), _CANCELLED * nearest.norm(dim=0)
+    lengths, cancelled_below = _lengths(resized), _CANCELLED * _lengths(nearest)
     shortest, longest = _NORMAL_LENGTHS
     if bool(((lengths > cancelled_below) & (lengths > shortest) & (lengths < longest)).all()):  # false for NaN, too
         return resized / lengths
-    vectors = torch.where(lengths <= cancelled_below, nearest, resized)
+    vectors = torch.where(resized.norm(dim=0) <= _CANCELLED * nearest.norm(dim=0), nearest, resized)
     largest = vectors.abs().amax(dim=0)
     vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction, too
     return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
+
+
+def _lengths(vectors: Tensor) -> Tensor:
+    """Lengths of (channels, rows, width) vectors, many times faster on a CPU than `norm`, which keeps tiny and huge ones apart."""
+    return vectors.square().sum(dim=0).sqrt()
 
 
 # Restores after resizing what the activation guaranteed, by the activation.

@@ -64,8 +64,13 @@ def test_a_row_is_the_median_of_seconds_and_the_highest_peak(benchmark):
     assert benchmark.cells(runs) == ("2.00", "900")
 
 
+def test_cases_are_chosen_by_name_or_by_parts_of_it(benchmark):
+    assert benchmark.BenchmarkArguments(cases=["mult-hf predict"]).names == ["mult-hf predict"]
+    assert benchmark.BenchmarkArguments(cases=["--tile"]).names == ["mult-hf predict --tile 1024", "mult-hf predict --tile 512"]
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"), [({"megapixels": []}, "at least one number"), ({"cases": ["train"]}, "give parts of: pipeline")]
+    ("flags", "message"), [({"megapixels": []}, "at least one number"), ({"cases": ["train"]}, "give names, or parts of them: pipeline")]
 )
 def test_settings_that_measure_nothing_are_refused(benchmark, flags, message):
     with pytest.raises(ValueError, match=message):
