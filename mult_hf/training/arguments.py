@@ -102,7 +102,9 @@ class TrainingArguments:
         "highest",
         "precision inside float32 matrix products; medium allows bfloat16 on processors with such units, high allows TF32 on GPUs",
     )
-    cpu_threads: int | None = flag(None, "threads per process without accelerator; by default all cores, shared between processes")
+    cpu_threads: int | None = flag(
+        None, "threads per process without accelerator; by default the available processors, shared between processes"
+    )
     # Results
     output_dir: Path = flag(Path("outputs/mult-rooms"), "where everything is written")
     eval_steps: int | None = flag(None, "steps between evaluations; only at the end by default")
