@@ -93,7 +93,7 @@ class EvaluationArguments:
     update_card: bool = flag(False, "write the metrics into the README.md of the model's directory")
 
     def __post_init__(self) -> None:
-        at_least = {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")}
+        at_least: dict[float, Sequence[str]] = {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")}
         check_bounds(self, at_least, {MAX_WORKERS: ["num_workers"]})
         if self.dataset is None:
             raise ValueError(

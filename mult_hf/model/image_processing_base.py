@@ -5,14 +5,13 @@ must work if torchvision is missing or broken.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
@@ -23,7 +22,9 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from .alignment import misalignment_of_sizes, orientation
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .images import LabelMap, label_array, open_file, read_image, resize_label
+from .post_processing import finish, resized
 from .processor_fields import check_numbers, checked_size
+from .resizing import classes_of
 from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
@@ -60,34 +61,6 @@ class MulTBatchFeature(BatchFeature):
         if isinstance(self.data.get("labels"), dict):
             self.data["labels"] = dict(BatchFeature(self.data["labels"]).to(*args, **kwargs).data)
         return self
-
-
-def _clamp(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
-    return resized if spec.value_range is None else resized.clamp(*spec.value_range)
-
-
-_CANCELLED = 1e-3
-"""Length of a resized vector, relative to the nearest predicted one, below which its direction is only rounding error."""
-
-
-def _unit_vectors(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
-    """Normalise vectors to length 1. Where opposite vectors cancel out, use the nearest predicted one, or NaN if it has no direction."""
-    nearest = prediction
-    if resized.shape != prediction.shape:
-        nearest = F.interpolate(prediction[None], size=tuple(resized.shape[-2:]), mode="nearest-exact")[0]
-    cancelled = resized.norm(dim=0) <= _CANCELLED * nearest.norm(dim=0)
-    vectors = torch.where(cancelled, nearest, resized)
-    largest = vectors.abs().amax(dim=0)
-    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction too
-    return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
-
-
-# By activation, functions that restore its guarantees after resizing: (resized, as predicted, task's entry) -> finished.
-_FINISH: dict[str, Callable[[Tensor, Tensor, TaskSpec], Tensor]] = {
-    "identity": _clamp,
-    "sigmoid": _clamp,
-    "unit_vector": _unit_vectors,
-}
 
 
 class MulTProcessingMixin(_Backend):
@@ -294,7 +267,7 @@ class MulTProcessingMixin(_Backend):
         """
         specs = resolve_tasks(self.tasks if tasks is None else tasks)
         return [
-            {task: _finish(prediction, _entry(task, specs), size, return_scores=return_scores) for task, prediction in image.items()}
+            {task: finish(prediction, _entry(task, specs), size, return_scores=return_scores) for task, prediction in image.items()}
             for image, size in self._images(outputs, target_sizes)
         ]
 
@@ -316,10 +289,11 @@ class MulTProcessingMixin(_Backend):
             ValueError: as `post_process`, or if not exactly one predicted task is a semantic segmentation.
         """
         task = self._only_task("semantic-segmentation", outputs)
-        logits = [_resized(image[task], size) for image, size in self._images(outputs, target_sizes)]
+        images = self._images(outputs, target_sizes)
         if not return_segmentation_scores:
-            return [_classes(scores) for scores in logits]
-        both = [dict(segmentation=_classes(scores), segmentation_scores=scores) for scores in logits]  # noqa: C408
+            return [finish(image[task], self.task_specs[task], size)["prediction"] for image, size in images]
+        logits = [resized(image[task], size) for image, size in images]
+        both = [dict(segmentation=classes_of(scores), segmentation_scores=scores) for scores in logits]  # noqa: C408
         return [SemanticSegmentationPostProcessorOutput(data=data) for data in both]
 
     def post_process_depth_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
@@ -336,7 +310,7 @@ class MulTProcessingMixin(_Backend):
         """The finished maps of the only task with this `transformers_task`."""
         task = self._only_task(transformers_task, outputs)
         spec, images = self.task_specs[task], self._images(outputs, target_sizes)
-        return [_finish(image[task], spec, size, return_scores=False)["prediction"] for image, size in images]
+        return [finish(image[task], spec, size)["prediction"] for image, size in images]
 
     def _only_task(self, transformers_task: str, outputs: Any) -> str:
         """The name of the only predicted task with this `transformers_task`."""
@@ -444,35 +418,6 @@ def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
     if task not in specs:
         raise ValueError(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
     return specs[task]
-
-
-def _resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """One (channels, height, width) prediction at its size, float32."""
-    prediction = prediction.float()
-    if size is None or tuple(prediction.shape[-2:]) == size:
-        return prediction
-    return F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _classes(logits: Tensor) -> Tensor:
-    """Class ids (height, width) of logits (classes, height, width); 255 where a logit is NaN, which the first class would win."""
-    best, classes = logits.max(dim=0)
-    return classes.masked_fill_(best.isnan(), IGNORE_INDEX)
-
-
-def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
-    """Convert one (channels, height, width) prediction to its size and unit."""
-    if len(prediction) != spec.channels:
-        raise ValueError(
-            f"{spec.name}: the prediction has {len(prediction)} channels, its entry {spec.channels}; pass tasks=model.config.tasks"
-        )
-    prediction = prediction.float()
-    resized = _resized(prediction, size)
-    if spec.is_classification:
-        scores = {"scores": resized.softmax(dim=0)} if return_scores else {}
-        return {"prediction": _classes(resized), **scores}
-    finished = _FINISH[spec.activation](resized, prediction, spec)
-    return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 
 def _in_type(targets: list[Tensor], return_tensors: str | None) -> Any:

@@ -17,6 +17,10 @@ from transformers.pipelines.base import Pipeline
 
 from .image_processing_mult import MulTImageProcessor
 from .images import read_image
+from .lazy import LazyDict
+from .post_processing import finish
+from .resizing import bounded_size
+from .tasks import TaskSpec
 from .visualization import colorize
 from .weights import check_weights
 
@@ -40,6 +44,7 @@ class MultiTaskVisionPipeline(Pipeline):
 
     - `tasks`: names of the tasks to compute; all by default.
     - `target_size`: (height, width) of the maps; each image's own size by default.
+    - `max_side`: longest side of the maps in pixels: those of a larger image have its aspect ratio and this longer side.
     - `timeout`: seconds for the download of a URL, 30 by default.
 
     The model is put into evaluation mode.
@@ -69,14 +74,15 @@ class MultiTaskVisionPipeline(Pipeline):
         Args:
             inputs: a path, URL, PIL image, array (height, width, 3), tensor (3, height, width), bytes of a file or an open file, see
                 `read_image`; a list, generator or data set of them, or of dictionaries with an `image`.
-            kwargs: `tasks`, `target_size`, `timeout`, `batch_size`, `num_workers`.
+            kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `batch_size`, `num_workers`.
 
         Returns:
             Per image `{task: {"prediction": Tensor, "image": PIL image}}`: the prediction in the task's unit as `post_process`
-            returns it, and the same in the task's colour map. A list for a list, an iterator for a generator or a data set.
+            returns it, and the same in the task's colour map. A list for a list, an iterator for a generator or a data set. Both are
+            made when they are first asked for, see [`LazyDict`], so a large image costs no time for maps that nobody looks at.
 
         Raises:
-            ValueError: on an unknown task, or an image that cannot be read.
+            ValueError: on an unknown task, an image that cannot be read, or both `target_size` and `max_side`.
         """
         # transformers' pipelines take lists, generators and torch data sets; any other sequence of images is converted to one of these.
         if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
@@ -96,23 +102,32 @@ class MultiTaskVisionPipeline(Pipeline):
         self,
         tasks: Iterable[str] | None = None,
         target_size: tuple[int, int] | None = None,
+        max_side: int | None = None,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if target_size is not None:
             _check_size(target_size)
+        if max_side is not None and not _is_side(max_side):
+            raise ValueError(f"max_side is {max_side!r}; expected a whole number of pixels, above 0 and at most {MAX_SIDE}")
+        if target_size is not None and max_side is not None:
+            raise ValueError(f"target_size is {target_size} and max_side is {max_side}; give one of the two")
         if tasks is not None and not isinstance(tasks, Iterable):
             raise ValueError(f"tasks is {tasks!r}; expected names of tasks, such as ['depth']")
-        preprocess = {key: value for key, value in {"target_size": target_size, "timeout": timeout}.items() if value is not None}
+        given = {"target_size": target_size, "max_side": max_side, "timeout": timeout}
+        preprocess = {key: value for key, value in given.items() if value is not None}
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
-    def preprocess(self, input_: Any, target_size: tuple[int, int] | None = None, timeout: float | None = None) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(  # type: ignore[override]
+        self, input_: Any, target_size: tuple[int, int] | None = None, max_side: int | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
         """Convert one image to `pixel_values` (1, 3, height, width), and the size of its maps."""
         image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
         image = read_image(image, timeout=timeout)
         form = {} if isinstance(image, Image.Image) else {"input_data_format": "channels_first"}  # as `read_image` returns arrays
         pixel_values = self.image_processor(images=image, return_tensors="pt", **form)["pixel_values"].to(self.dtype)
         # In a list, because transformers concatenates tensors to a batch, but a processor may keep aspect ratios.
-        return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, target_size or _size(image)))]}
+        size = target_size or bounded_size(_size(image), max_side)
+        return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, size))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:  # type: ignore[override]
         if self.model.training:  # otherwise dropout and stochastic depth would be active
@@ -131,27 +146,31 @@ class MultiTaskVisionPipeline(Pipeline):
         # Batches are split by key, so predictions and sizes must be entries of one flat dictionary.
         return {**predictions, "target_size": input_tensors["target_size"]}
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:  # type: ignore[override]
-        """Convert one image's predictions to its size and units, and to colour images."""
+    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, LazyDict]:  # type: ignore[override]
+        """Convert one image's predictions to its size and units, and to colour images; each is made when it is first requested."""
         size = model_outputs.pop("target_size")
         while isinstance(size[0], (list, tuple)):  # each level of batching adds one list
             size = size[0]
+        # The model's entries, because a task may have been added after the processor was saved.
         specs = self.model.config.task_specs
-        # The model's tasks, because a task may have been added after the processor was saved; as dictionaries, because model and
-        # processor of a checkpoint with remote code have two different classes called TaskSpec.
-        (result,) = self.image_processor.post_process(model_outputs, [size], tasks=self.model.config.tasks)
-        for task, maps in result.items():
-            maps["image"] = colorize(maps["prediction"], specs[task])
-        return result
+        return {task: _result(maps[0], specs[task], size) for task, maps in model_outputs.items()}
+
+
+def _result(prediction: Tensor, spec: TaskSpec, size: tuple[int, int]) -> LazyDict:
+    """The finished map of a (channels, height, width) prediction, and its colour image."""
+    result = LazyDict(
+        {"prediction": lambda: finish(prediction, spec, size)["prediction"], "image": lambda: colorize(result["prediction"], spec)}
+    )
+    return result
 
 
 def _check_size(size: Any) -> None:
-    if not (
-        isinstance(size, (list, tuple))
-        and len(size) == 2
-        and all(isinstance(side, Integral) and not isinstance(side, bool) and 0 < int(side) <= MAX_SIDE for side in size)
-    ):
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_side, size))):
         raise ValueError(f"target_size is {size!r}; expected (height, width) in whole pixels, both above 0 and at most {MAX_SIDE}")
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, Integral) and not isinstance(side, bool) and 0 < int(side) <= MAX_SIDE
 
 
 def _size(image: Any) -> tuple[int, int]:

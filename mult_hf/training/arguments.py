@@ -102,7 +102,9 @@ class TrainingArguments:
         "highest",
         "precision inside float32 matrix products; medium allows bfloat16 on processors with such units, high allows TF32 on GPUs",
     )
-    cpu_threads: int | None = flag(None, "threads per process without accelerator; by default all cores, shared between processes")
+    cpu_threads: int | None = flag(
+        None, "threads per process without accelerator; by default the available processors, shared between processes"
+    )
     # Results
     output_dir: Path = flag(Path("outputs/mult-rooms"), "where everything is written")
     eval_steps: int | None = flag(None, "steps between evaluations; only at the end by default")
@@ -120,7 +122,7 @@ class TrainingArguments:
         at_least_1 = ["max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "save_steps", "keep_checkpoints"]
         at_least_0 += ["ema_decay", "color_jitter", "schedule_power", "seed"]
         at_least_1 += ["logging_steps", "max_zoom", "panel_rows", "cpu_threads"]
-        at_most = {1: ["color_jitter"], MAX_WORKERS: ["num_workers"], 2**32 - 1: ["seed"]}
+        at_most: dict[float, list[str]] = {1: ["color_jitter"], MAX_WORKERS: ["num_workers"], 2**32 - 1: ["seed"]}
         check_bounds(self, {0: at_least_0, 1: at_least_1}, at_most)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
