@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .statistics import ConfusionMatrix, image_map
@@ -85,7 +86,7 @@ class MultiTaskMetrics:
             fields.setdefault(statistics, {})[field] = value
         allowed = {f"{task}/{metric.statistics}": metric for task, metrics in self.metrics.items() for metric in metrics.values()}
         if unknown := sorted(fields.keys() - allowed.keys()):
-            raise ValueError(f"the state has unknown sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
+            raise refusal(f"the state has unknown sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
         for name, tensors in fields.items():
             self._add(name, STATISTICS[allowed[name].statistics].sums.of(tensors))
 
@@ -109,7 +110,7 @@ class MultiTaskMetrics:
             ValueError: if the task counts no classes.
         """
         if not any(metric.statistics == "confusion" for metric in self.metrics[task].values()):
-            raise ValueError(f"{task}: its metrics {list(self.metrics[task])} do not count classes; add 'mean_iou' to its entry")
+            raise refusal(f"{task}: its metrics {list(self.metrics[task])} do not count classes; add 'mean_iou' to its entry")
         spec = self.specs[task]
         confusion = self.sums.get(f"{task}/confusion")
         if not isinstance(confusion, ConfusionMatrix):  # nothing was counted so far
@@ -171,7 +172,7 @@ def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float],
         ValueError: if there is no task, or a headline metric is missing, NaN, infinite, or 0 in the reference.
     """
     if not specs:
-        raise ValueError(f"the gain is a mean over tasks, but specs is {dict(specs)}; pass at least one task's entry")
+        raise refusal(f"the gain is a mean over tasks, but specs is {dict(specs)}; pass at least one task's entry")
     gains = []
     for task, spec in specs.items():
         name, metric = next(iter(metrics_of(spec).items()))

@@ -321,7 +321,7 @@ def test_the_error_for_a_killed_worker_says_what_to_do():
         return list(DataLoader(Killed(), num_workers=1))
 
     with pytest.raises(
-        ChildProcessError, match=r"a process that reads data was killed, .*; lower --num_workers or --batch_size, and go on"
+        ChildProcessError, match=r"a process that reads data was killed, .*; lower --num_workers or --batch_size, and continue"
     ):
         read()
 
