@@ -49,6 +49,11 @@ class MultiTaskMetrics:
             ValueError: if a map is not that of a single image (a batch, for example), shapes differ, or a class id is out of range;
                 the message names the task.
         """
+        for role, maps in (("predictions", predictions), ("targets", targets)):
+            if not isinstance(maps, Mapping):
+                raise ValueError(f"{role} is a {type(maps).__name__}; pass the maps of one image by task")
+        if unknown := sorted((predictions.keys() & targets.keys()) - self.specs.keys()):
+            raise refusal(f"there are maps of {unknown}, but these metrics are for {list(self.specs)}; leave them out, or add entries")
         for task in predictions.keys() & targets.keys():
             spec = self.specs[task]
             prediction, target = _same_place(*(torch.as_tensor(maps[task]) for maps in (predictions, targets)))

@@ -361,7 +361,7 @@ class MulTProcessingMixin(_Backend):
     def to_dict(self) -> dict[str, Any]:
         """Values for `preprocessor_config.json`; `auto_map` names the files of both backends."""
         values = super().to_dict()
-        if "auto_map" in values:
+        if isinstance(values.get("auto_map"), Mapping):
             backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
             values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
         return values
