@@ -41,6 +41,7 @@ from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import resolve_tasks
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
@@ -172,7 +173,7 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
     models = [load_whole_model(path).to(device) for path in paths]
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
     if missing:
-        raise ValueError(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")
+        raise refusal(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")
     return [build_candidate(model, path, name, data_specs, arguments) for model, path, name in zip(models, paths, names)]
 
 

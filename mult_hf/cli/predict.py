@@ -34,6 +34,7 @@ from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import Layout, tiled
+from mult_hf.model.entry_fields import refusal
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
 
@@ -123,7 +124,7 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     model = load_whole_model(arguments.model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
-        raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
+        raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mult_hf.model.entry_fields import refusal
+
 try:
     from datasets import Image as ImageFeature
     from datasets import IterableDataset, load_dataset
@@ -156,7 +158,7 @@ def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dic
     except Exception as error:  # `datasets` raises its own, huggingface_hub's and fsspec's errors here
         raise ValueError(f"datasets cannot load {name_or_path}: {error}") from error
     if split is not None and split not in splits:
-        raise ValueError(f"{name_or_path} has no split {split!r}; it has {', '.join(splits)}")
+        raise refusal(f"{name_or_path} has no split {split!r}; it has {', '.join(splits)}")
     return dict(splits) if split is None else {split: splits[split]}
 
 

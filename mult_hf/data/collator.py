@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from mult_hf.model.alignment import check_aligned, upright_size
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
 
@@ -83,13 +84,13 @@ class MultiTaskCollator:
         images = self.processor([row["image"] for row in rows])["pixel_values"]
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) > 1:
-            raise ValueError(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
+            raise refusal(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
         return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row) for row in rows]
 
     def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
-            raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
+            raise refusal(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
         for number, row in enumerate(rows):
             check_aligned({task: row.get(task) for task in self.processor.task_specs}, row["image"], f"row {number} of the batch")
 
@@ -118,7 +119,7 @@ class MultiTaskCollator:
         tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source or {}
         source = row.get("source")
         if source not in tasks_by_source:
-            raise ValueError(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
+            raise refusal(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
         own = tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
@@ -138,6 +139,6 @@ def _decoded(stored: Any, spec: TaskSpec) -> np.ndarray:
 def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:
     sizes = {tuple(sample["pixel_values"].shape) for sample in samples}
     if len(sizes) > 1:
-        raise ValueError(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation a fixed size")
+        raise refusal(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation a fixed size")
     labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in samples[0]["labels"]}
     return MulTBatchFeature(data={"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": labels})

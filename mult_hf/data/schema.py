@@ -131,7 +131,7 @@ def load_task_specs(name_or_path: str | Path, names: Sequence[str] | None = None
     specs = resolve_tasks(load_task_entries(name_or_path))
     unknown = sorted(set(names or []) - set(specs))
     if unknown:
-        raise ValueError(f"{name_or_path} has no tasks {unknown}; it has {list(specs)}")
+        raise refusal(f"{name_or_path} has no tasks {unknown}; it has {list(specs)}")
     return {task: spec for task, spec in specs.items() if names is None or task in names}
 
 
@@ -144,7 +144,7 @@ def missing_columns(columns: Sequence[str], tasks: Iterable[str]) -> list[str]:
     tasks = list(tasks)
     missing = [task for task in tasks if task not in columns]
     if "image" not in columns or missing == tasks:
-        raise ValueError(f"the columns are {list(columns)}; expected 'image' and at least one of {tasks}; rename them, or correct the card")
+        raise refusal(f"the columns are {list(columns)}; expected 'image' and at least one of {tasks}; rename them, or correct the card")
     return missing
 
 

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import constant_predictions
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.images import resize_label
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
@@ -64,7 +65,7 @@ def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *
     known = {task: stack != IGNORE_INDEX if specs[task].is_classification else stack.isfinite() for task, stack in stacks.items()}
     unknown = [task for task, pixels in known.items() if not pixels.any()]
     if len(unknown) == len(specs) and all_read:
-        raise ValueError(f"no row has a known label of {', '.join(specs)}; run mult-hf check on the data set")
+        raise refusal(f"no row has a known label of {', '.join(specs)}; run mult-hf check on the data set")
     if unknown:
         logger.warning(f"none of the rows that were read has a known label of {', '.join(unknown)}; run mult-hf check on the data set")
     for task, pixels in known.items():

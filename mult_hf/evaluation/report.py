@@ -13,6 +13,7 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.markdown import markdown_table
 from mult_hf.inference.predictor import Predictor, predict
 from mult_hf.metrics import metrics_of, multi_task_gain
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import color_limits, colorize, panel
@@ -105,7 +106,7 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
     counted = comparable_tasks(values, single, specs)
     if not counted:
         headlines = sorted(f"{task}/{spec.metrics[0]}" for task, spec in specs.items())
-        raise ValueError(f"the single-task results have {sorted(single)}; expected at least one of {headlines} with a finite value in both")
+        raise refusal(f"the single-task results have {sorted(single)}; expected at least one of {headlines} with a finite value in both")
     gain = multi_task_gain(values, single, counted)
     rows = []
     for task, spec in counted.items():

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mult_hf.data.workers import naming_killed_workers
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 
 from .output import PredictionDirectory
@@ -150,7 +151,7 @@ class PredictionRun:
             ValueError: if a prediction is not finite, which would be written as a map of unknown pixels.
         """
         if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
-            raise ValueError(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
+            raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
         maps = ((task, self._finished(task, prediction, image.size)) for task, prediction in predictions.items())
         self.directory.write(image.name, image.image, maps, image.record)
 

@@ -311,7 +311,7 @@ class MulTConfig(PreTrainedConfig):
             if not isinstance(kinds, list):
                 raise ValueError(f"block_attention mixes kinds and lists: {self.block_attention}; give one list, or one list per stage")
             if not kinds or len(kinds) % 2:
-                raise ValueError(
+                raise refusal(
                     f"a decoder stage has blocks {list(kinds)}; their number must be even and at least 2, because regular and shifted "
                     "windows alternate"
                 )
@@ -324,7 +324,7 @@ class MulTConfig(PreTrainedConfig):
         if not names:
             raise ValueError(f"tasks is {self.tasks}; give at least one, for example tasks=['depth']")
         if self.reads("reference_task") and self.reference_task not in names:
-            raise ValueError(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
+            raise refusal(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
 
     def validate_rates(self) -> None:
         """Checked at construction and at save: rates lie in [0, 1)."""
@@ -347,7 +347,7 @@ class MulTConfig(PreTrainedConfig):
     def validate_hidden_act(self) -> None:
         """Checked at construction and at save: there is such an activation."""
         if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act[:80]!r} is unknown; choose one of {', '.join(ACT2FN)}")
+            raise refusal(f"hidden_act {self.hidden_act[:80]!r} is unknown; choose one of {', '.join(ACT2FN)}")
 
     @classmethod
     def from_preset(cls, preset: str, **kwargs: Any) -> "MulTConfig":
@@ -399,7 +399,7 @@ def _refuse_backbone_keywords(kwargs: dict[str, Any]) -> None:
     """
     given = {name: kwargs[name] for name in _BACKBONE_KEYWORDS if kwargs.get(name)}
     if given:
-        raise ValueError(
+        raise refusal(
             f"MulTConfig takes no {', '.join(f'{name}={value!r}' for name, value in given.items())}; give backbone_config, which "
             "describes an encoder, or build the model with MulTForMultiTaskDensePrediction.from_backbone(name), which loads an encoder of "
             "transformers or timm with its weights"

@@ -107,7 +107,7 @@ def _pyramid(architecture: str) -> list[int]:
         encoder = timm.create_model(architecture, features_only=True)
         last = {level["reduction"]: index for index, level in enumerate(encoder.feature_info.info)}  # if several maps have the same step
         if not last.keys() >= set(STEPS):
-            raise ValueError(f"its maps are at 1/{', 1/'.join(map(str, last))}")
+            raise refusal(f"its maps are at 1/{', 1/'.join(map(str, last))}")
         chosen = [last[step] for step in STEPS]
         encoder = timm.create_model(architecture, features_only=True, out_indices=chosen).eval()
         with torch.no_grad():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoder_mult import PerTask, channels_first
+from .entry_fields import refusal
 from .tasks import TaskSpec
 
 
@@ -32,7 +33,7 @@ class MulTHead(nn.Module):
     def __init__(self, channels: int, spec: TaskSpec) -> None:
         super().__init__()
         if spec.activation not in ACTIVATIONS:
-            raise ValueError(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+            raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
         self.spec = spec
         self.projection = nn.Linear(channels, spec.channels)
 

@@ -21,6 +21,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .alignment import misalignment_of_sizes, orientation
 from .encoder_sources import HUB_KEYWORDS, image_statistics
+from .entry_fields import refusal
 from .images import LabelMap, label_array, open_file, read_image, resize_label
 from .post_processing import finish, resized
 from .processor_fields import check_numbers, checked_size
@@ -225,7 +226,7 @@ class MulTProcessingMixin(_Backend):
     def _targets(self, task: str, maps: LabelMap | Sequence[LabelMap], places: list["_Place"], specs: dict[str, TaskSpec]) -> list[Tensor]:
         """Decode and resize the maps of one task, one per image."""
         if task not in specs:
-            raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
+            raise refusal(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
         stored_maps: list[Any] = list(maps) if isinstance(maps, (list, tuple)) else [maps]
         if len(stored_maps) != len(places):
             raise ValueError(
@@ -317,7 +318,7 @@ class MulTProcessingMixin(_Backend):
         predictions = _predictions(outputs)
         names = [name for name, spec in self.task_specs.items() if spec.transformers_task == transformers_task and name in predictions]
         if len(names) != 1:
-            raise ValueError(f"the outputs have {len(names)} tasks for {transformers_task!r} among {list(predictions)}; use post_process")
+            raise refusal(f"the outputs have {len(names)} tasks for {transformers_task!r} among {list(predictions)}; use post_process")
         return names[0]
 
     def _images(
@@ -334,7 +335,7 @@ class MulTProcessingMixin(_Backend):
     def to_dict(self) -> dict[str, Any]:
         """Values for `preprocessor_config.json`; `auto_map` names the files of both backends."""
         values = super().to_dict()
-        if "auto_map" in values:
+        if isinstance(values.get("auto_map"), Mapping):
             backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
             values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
         return values
@@ -367,7 +368,7 @@ def _with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_m
         raise ValueError(f"segmentation_maps is a mapping of {list(segmentation_maps)[:5]}; pass maps by task as label_maps={{task: maps}}")
     classifications = [task for task, spec in specs.items() if spec.is_classification]
     if len(classifications) != 1:
-        raise ValueError(
+        raise refusal(
             f"segmentation_maps is for the one classification of a processor, and {len(classifications)} of the tasks {list(specs)} "
             f"classify: {classifications}; pass label_maps={{task: maps}}"
         )
@@ -416,7 +417,7 @@ def _sizes(target_sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
     if task not in specs:
-        raise ValueError(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
+        raise refusal(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
     return specs[task]
 
 
@@ -426,7 +427,7 @@ def _in_type(targets: list[Tensor], return_tensors: str | None) -> Any:
         return targets
     shapes = {tuple(target.shape) for target in targets}
     if len(shapes) > 1:
-        raise ValueError(f"label maps of one batch have shapes {sorted(shapes)}; images of a batch need one size")
+        raise refusal(f"label maps of one batch have shapes {sorted(shapes)}; images of a batch need one size")
     stacked = torch.stack(targets)
     return stacked.numpy() if return_tensors == "np" else stacked
 

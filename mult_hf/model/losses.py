@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .entry_fields import refusal
 from .tasks import IGNORE_INDEX, TaskSpec
 
 _SMALLEST = 1e-6  # lower limit of metres and probabilities before a logarithm or a root
@@ -165,10 +166,10 @@ def multi_task_loss(
             differ; the message names the task.
     """
     if not isinstance(labels, Mapping):
-        raise ValueError(f"labels is a {type(labels).__name__}; expected a dictionary of tensors by task, for tasks {list(specs)}")
+        raise refusal(f"labels is a {type(labels).__name__}; expected a dictionary of tensors by task, for tasks {list(specs)}")
     unknown = sorted(set(labels) - set(specs))
     if unknown:
-        raise ValueError(f"labels for {unknown}, but the model's tasks are {list(specs)}; remove them or add the tasks")
+        raise refusal(f"labels for {unknown}, but the model's tasks are {list(specs)}; remove them or add the tasks")
     losses = {}
     for task, prediction in predictions.items():
         target = labels.get(task)
@@ -183,6 +184,6 @@ def multi_task_loss(
         except ValueError as error:
             raise ValueError(f"{task}: {error}") from None
     if not losses:
-        raise ValueError(f"labels has {list(labels)}, which is no label for any predicted task {list(predictions)}")
+        raise refusal(f"labels has {list(labels)}, which is no label for any predicted task {list(predictions)}")
     total = torch.stack([specs[task].weight * loss for task, loss in losses.items()]).sum()
     return total, losses

@@ -22,6 +22,7 @@ from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
 from .encoder_sources import HUB_KEYWORDS, encoder_configuration
+from .entry_fields import refusal
 from .heads import MulTHeads
 from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput
@@ -407,7 +408,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         (spec,) = resolve_tasks([task]).values()
         if spec.name in self.config.task_specs:
-            raise ValueError(f"the model already has a task {spec.name!r}; its tasks are {self.task_names}")
+            raise refusal(f"the model already has a task {spec.name!r}; its tasks are {self.task_names}")
         if copy_from is not None:
             self.mult.requested_tasks([copy_from])
         loss_function(spec)

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from typing import Any
 
+from mult_hf.model.entry_fields import refusal
+
 MAX_WORKERS = 256
 """Most processes that read data; larger numbers are slips of the hand, and starting so many takes minutes."""
 
@@ -61,7 +63,7 @@ def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -
     defaults = {each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(arguments)}
     idle = [f"--{name} {getattr(arguments, name)}" for name in names if getattr(arguments, name) != defaults[name]]
     if getattr(arguments, owner) is not None and idle:
-        raise ValueError(f"--{owner} {getattr(arguments, owner)} replaces these settings; remove {', '.join(idle)}")
+        raise refusal(f"--{owner} {getattr(arguments, owner)} replaces these settings; remove {', '.join(idle)}")
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:

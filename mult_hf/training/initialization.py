@@ -16,6 +16,7 @@ from transformers.models.swin.modeling_swin import SwinEmbeddings
 from mult_hf.evaluation.compatibility import check_compatible
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.heads import MulTHeads
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.images import open_image
@@ -92,7 +93,7 @@ def view_size(rows: Dataset, side: int | None = None) -> dict[str, int]:
         ValueError: if there are no rows, or no column `image`, or a row has no readable image.
     """
     if "image" not in rows.column_names or len(rows) == 0:
-        raise ValueError(f"got {len(rows)} rows with the columns {rows.column_names}; expected at least one row and a column 'image'")
+        raise refusal(f"got {len(rows)} rows with the columns {rows.column_names}; expected at least one row and a column 'image'")
     if side is not None:
         return {"height": side, "width": side}
     sizes = stored_sizes(rows)

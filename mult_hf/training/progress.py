@@ -12,6 +12,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from mult_hf.evaluation.cards import to_jsonable
+from mult_hf.model.entry_fields import refusal
 
 from .stream import TrainingStream
 
@@ -63,7 +64,7 @@ class Progress:
         """
         expected = [each.name for each in fields(self)]
         if sorted(state) != sorted(expected):
-            raise ValueError(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
+            raise refusal(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
         saved = state["arguments"]
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 
 from mult_hf.data.schema import missing_columns
 from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
@@ -68,7 +69,7 @@ def train(
     provenance = provenance or Provenance()
     specs = processor.task_specs
     if set(specs) != set(model.task_names):
-        raise ValueError(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
+        raise refusal(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
     missing = missing_columns(training_rows.column_names, specs)
     accelerator = make_accelerator(arguments)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):

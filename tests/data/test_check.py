@@ -227,6 +227,52 @@ def test_depth_normalised_per_image_is_named(tmp_path):
     assert "normalised per image" in found
 
 
+@pytest.mark.parametrize(
+    ("entry", "missing"),
+    [
+        (depth_entry(), 1e10),
+        (depth_entry(), 65.535),
+        ({**ENTRIES["depth"], "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}, 65535),
+    ],
+    ids=["float", "float of millimetres", "millimetres"],
+)
+def test_a_value_for_missing_depth_that_is_not_listed_is_named(tmp_path, entry, missing):
+    dtype = np.dtype(entry["encoding"]["dtype"])
+    stored = (METRES if dtype.kind == "f" else 1000 * METRES).astype(dtype)
+    stored[:2] = missing
+    (found,) = (
+        check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry})).tasks["depth"].problems
+    )
+    assert re.search(r"8\.3% of the known pixels are exactly .* m, far beyond the others, .*list the stored value under", found), found
+
+
+def test_maps_of_a_single_class_are_named(tmp_path):
+    rows = [{"image": sound_maps()["image"], "things": mask(1, 1)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"things": classes_of(2)})).tasks["things"].problems
+    assert found == "only class 1 occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
+    assert check(write(tmp_path / "few", rows[:2], {"things": classes_of(2)})).is_right, "too few maps for a judgement"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda vectors: vectors * (-1, 1, 1), "x looks mirrored"),
+        (lambda vectors: vectors * (1, -1, 1), "y looks stored downwards"),
+        (lambda vectors: vectors[..., ::-1], r"channels look reversed \(BGR\): .* as \[2, 1, 0\]"),
+    ],
+    ids=["x left", "y down", "BGR"],
+)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_normals_of_surfaces_that_no_camera_sees_are_named_without_depth(tmp_path, change, sentence, mirrored):
+    """A surface is visible only if its normal points against the line of sight, whatever the scene."""
+    vectors = VECTORS[:, ::-1] * (-1, 1, 1) if mirrored else VECTORS
+    for name, seen in (("sound", vectors), ("changed", change(vectors))):
+        rows = [{"image": sound_maps()["image"], "normals": np.round(127 + 127 * seen).astype(np.uint8)}] * 4
+        problems = list(check(write(tmp_path / name, rows, {"normals": ENTRIES["normals"]})).tasks["normals"].problems)
+        assert len(problems) == (name == "changed"), problems
+    assert re.search(sentence, problems[0]), problems
+
+
 NORMALS_MISTAKES = {
     "y down": ((1, -1, 1), "normals", "y looks stored downwards"),
     "x left": ((-1, 1, 1), "normals", "x looks mirrored"),

@@ -22,6 +22,16 @@ def test_arrays_count_as_tensors_do():
     assert of_arrays.compute() == of_tensors.compute()
 
 
+def test_maps_of_several_images_or_of_other_tasks_are_refused():
+    metrics, maps = MultiTaskMetrics(SPECS), {"distance": torch.zeros(1, 4, 4)}
+    with pytest.raises(ValueError, match="predictions is a list; pass the maps of one image by task"):
+        metrics.update([maps], [maps])
+    with pytest.raises(ValueError, match=r"there are maps of \['depth'\], but these metrics are for \['classes', 'distance'\]"):
+        metrics.update({"depth": maps["distance"]}, {"depth": maps["distance"]})
+    metrics.update({"depth": maps["distance"], **maps}, maps)
+    assert metrics.compute()["distance/mae"] == 0
+
+
 @pytest.mark.parametrize("role", ["prediction", "target"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 def test_class_ids_that_are_floats_are_refused(role, dtype):

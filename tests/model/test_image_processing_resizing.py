@@ -18,6 +18,7 @@ def test_noise_of_any_size_differs_by_at_most_one_grey_level_between_backends(se
     one, other = (cls(**keywords)(image, return_tensors="pt")["pixel_values"].float() for cls in kinds)
     assert one.shape == other.shape
     assert 0 < (one - other).abs().max() <= 1
+    assert (one - other).mean().abs() < 0.1, "rounded, not cut off, which would be half a level on average"
 
 
 @pytest.mark.parametrize("resample", ["NEAREST", "LANCZOS", "BILINEAR", "BICUBIC"])
