@@ -140,7 +140,9 @@ class PredictionRun:
 
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
         """Write the maps of one image at its original size, from predictions (1, channels, height, width)."""
-        (maps,) = self.processor.post_process(predictions, [(image.image.height, image.image.width)])
+        size = (image.image.height, image.image.width)
+        focal = self.processor.focal_length_of(image.image, size).pixels
+        (maps,) = self.processor.post_process(predictions, [size], focal_length=focal)
         self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()}, image.record)
 
 
