@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from mult_hf.model.entry_fields import refusal
-from mult_hf.training.fields import check_bounds, check_mutually_exclusive, flag, json_object
+from mult_hf.training.fields import MAX_WORKERS, check_bounds, check_mutually_exclusive, flag, json_object
 
 from .errors import OneLineParser
 
@@ -90,6 +90,7 @@ def _as_word(value: Any) -> str:
 
 
 __all__ = [
+    "MAX_WORKERS",
     "CommandParser",
     "as_argv",
     "check_bounds",

@@ -44,7 +44,7 @@ from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE
 from mult_hf.model.tasks import registered_tasks, resolve_tasks
 
-from .arguments import check_bounds, flag, parse_arguments
+from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
@@ -99,7 +99,8 @@ class EvaluationArguments:
     update_card: bool = flag(False, "write the metrics into the README.md of the model's directory")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")})
+        at_least = {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")}
+        check_bounds(self, at_least, {MAX_WORKERS: ["num_workers"]})
         if self.dataset is None:
             raise ValueError(
                 "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"

@@ -35,7 +35,7 @@ from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import Layout, tiled
 
-from .arguments import check_bounds, flag, parse_arguments
+from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
 
 OWN_SIZE = "own"
 """Value of --image_size for images at their own size."""
@@ -75,7 +75,7 @@ class PredictionArguments:
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.dataset is None):
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
-        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads"]})
+        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads"]}, {MAX_WORKERS: ["num_workers"]})
         size = self.image_size
         if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(_is_side(word) for word in size)):
             raise ValueError(

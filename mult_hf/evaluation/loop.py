@@ -245,16 +245,17 @@ def evaluate(
     loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers, generator=torch.Generator())
     specs = collator.processor.task_specs
     measured = {name: Evaluation(specs, per_image=per_image) for name in predictors}
-    bar = tqdm(loader, desc="evaluating", disable=not (progress and accelerator.is_main_process), mininterval=5)
-    for batch, number in zip(bar, steps):
-        pixel_values = batch.pixel_values.to(accelerator.device)
-        predictions = {name: predictor(pixel_values) for name, predictor in predictors.items()}
-        if number >= len(batches):
-            continue  # the padding batch
-        for name, predicted in predictions.items():
-            finished = finish(predicted, batch.targets, collator.processor, batch.focal_lengths)
-            for row, image, maps, targets in zip(batch.rows, batch.names, finished, batch.targets):
-                measured[name].update(row, image, maps, targets)
+    silent = not (progress and accelerator.is_main_process)
+    with tqdm(loader, desc="evaluating", disable=silent, mininterval=5) as bar:  # an error closes it, and starts on its own line
+        for batch, number in zip(bar, steps):
+            pixel_values = batch.pixel_values.to(accelerator.device)
+            predictions = {name: predictor(pixel_values) for name, predictor in predictors.items()}
+            if number >= len(batches):
+                continue  # the padding batch
+            for name, predicted in predictions.items():
+                finished = finish(predicted, batch.targets, collator.processor, batch.focal_lengths)
+                for row, image, maps, targets in zip(batch.rows, batch.names, finished, batch.targets):
+                    measured[name].update(row, image, maps, targets)
     whole = {name: Evaluation(specs, per_image=per_image) for name in predictors}
     for part in gather_object([measured]):  # one per process
         for name, evaluation in part.items():

@@ -139,7 +139,13 @@ class PredictionRun:
         return failed
 
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
-        """Write the maps of one image at its original size, from predictions (1, channels, height, width)."""
+        """Write the maps of one image at its original size, from predictions (1, channels, height, width).
+
+        Raises:
+            ValueError: if a prediction is not finite, which would be written as a map of unknown pixels.
+        """
+        if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
+            raise ValueError(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
         size = (image.image.height, image.image.width)
         focal = self.processor.focal_length_of(image.image, size).pixels
         (maps,) = self.processor.post_process(predictions, [size], focal_length=focal)

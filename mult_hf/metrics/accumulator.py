@@ -50,7 +50,7 @@ class MultiTaskMetrics:
         """
         for task in predictions.keys() & targets.keys():
             spec = self.specs[task]
-            prediction, target = _same_place(predictions[task], targets[task])
+            prediction, target = _same_place(*(torch.as_tensor(maps[task]) for maps in (predictions, targets)))
             prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
             if prediction.shape != target.shape:
                 raise ValueError(
@@ -131,7 +131,10 @@ def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
-    """Reject class ids beyond the list, which would be counted as other classes."""
+    """Reject class ids beyond the list, which would be counted as other classes, and fractions, which would be cut off."""
+    for role, values in (("prediction", prediction), ("target", target)):
+        if values.is_floating_point():
+            raise ValueError(f"{spec.name}: {role} has class ids of {values.dtype}; expected integers")
     known = target != IGNORE_INDEX
     ids = torch.cat([prediction[known], target[known]])
     if len(ids) and not 0 <= ids.min() <= ids.max() < spec.channels:

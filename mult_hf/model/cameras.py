@@ -90,6 +90,27 @@ def check_focal_length(value: Any, what: str = "focal_length") -> float:
     return float(value)
 
 
+def checked_field_of_view(degrees: Any, canonical: Any) -> float | None:
+    """The field of view that a processor assumes: the given one, or with a canonical camera [`ASSUMED_FIELD_OF_VIEW`].
+
+    A processor states it in what it saves, in case that the default changes.
+
+    Args:
+        degrees: the given one, or None.
+        canonical: focal length of the canonical camera, or None.
+
+    Raises:
+        ValueError: if one of them is not possible.
+    """
+    if canonical is not None:
+        check_focal_length(canonical, "canonical_focal_length")
+    if degrees is None:
+        return None if canonical is None else ASSUMED_FIELD_OF_VIEW
+    if not isinstance(degrees, Real) or isinstance(degrees, bool) or not 0 < float(degrees) < 180:
+        raise refusal(f"assumed_field_of_view is {degrees!r}; give degrees between 0 and 180")
+    return float(degrees)
+
+
 def listed_focal_lengths(given: Any, count: int) -> list[float | None]:
     """One focal length per image.
 
@@ -123,6 +144,7 @@ __all__ = [
     "FocalLength",
     "canonical_factor",
     "check_focal_length",
+    "checked_field_of_view",
     "exif_focal_length",
     "find_focal_length",
     "listed_focal_lengths",

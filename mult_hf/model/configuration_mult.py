@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import logging
 
+from .entry_fields import refusal
 from .tasks import MULT_TASKS, PREFERRED_REFERENCE_TASK, TaskSpec, resolve_tasks
 
 logger = logging.get_logger(__name__)
@@ -199,6 +200,7 @@ class MulTConfig(PreTrainedConfig):
         self._name_classes()
         if label2id and label2id != self.label2id:
             logger.warning(f"label2id={label2id} is not the inverse of id2label={self.id2label} and is replaced")
+        _check_backbone_type(self.backbone_config)
         super().__post_init__(**kwargs)  # makes `backbone_config` a configuration
         if self.decoder_type in DECODER_OPTIONS:
             for option in dict.fromkeys(name for options in DECODER_OPTIONS.values() for name in options):
@@ -376,6 +378,17 @@ def _placeholder_labels(number: int) -> dict[int, str]:
 
 def _class_names(spec: TaskSpec) -> list[str]:
     return list(spec.class_names) or [f"class {number}" for number in range(spec.channels)]
+
+
+def _check_backbone_type(backbone_config: Any) -> None:
+    """Refuse plain values that do not say whose configuration they are; transformers would raise a bare `KeyError`."""
+    if not isinstance(backbone_config, dict):
+        return
+    model_type = backbone_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise refusal(
+            f"backbone_config has model_type {model_type!r}, which transformers does not have; give that of a backbone, such as 'swin'"
+        )
 
 
 def _refuse_backbone_keywords(kwargs: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from .entry_fields import refusal
+
 logger = logging.get_logger(__name__)
 
 HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only")
@@ -144,7 +146,10 @@ def load_timm_weights(backbone: nn.Module, encoder: TimmEncoder, **hub: Any) -> 
         weights: dict[str, Any] = {"cache_dir": hub.get("cache_dir")}
     else:
         path = _weights_file(encoder.directory)
-        stored = timm.models.load_state_dict(str(path)).keys()
+        try:
+            stored = timm.models.load_state_dict(str(path), weights_only=True).keys()  # first, so that no code in the file ever runs
+        except Exception as error:  # readers of damaged files raise errors of any kind
+            raise refusal(f"{path} cannot be read as weights: {error}; no code in it is run") from error
         needed = timm.create_model(encoder.architecture, num_classes=0).state_dict().keys()
         missing = sorted(name for name in needed - stored if not name.endswith("num_batches_tracked"))
         if missing:

@@ -7,7 +7,6 @@ must work if torchvision is missing or broken.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,17 +21,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .alignment import misalignment_of_sizes, orientation
-from .cameras import (
-    ASSUMED_FIELD_OF_VIEW,
-    FocalLength,
-    canonical_factor,
-    check_focal_length,
-    find_focal_length,
-    listed_focal_lengths,
-)
+from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_focal_length, listed_focal_lengths
 from .encoder_sources import HUB_KEYWORDS, image_statistics
-from .entry_fields import refusal
 from .images import LabelMap, label_array, open_file, read_image, resize_label
+from .processor_fields import check_numbers, checked_size
 from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
@@ -141,20 +133,13 @@ class MulTProcessingMixin(_Backend):
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
         specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
-        size = kwargs.get("size")
-        if isinstance(size, Mapping):  # JSON holds no numpy integers
-            kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in size.items()}
+        if kwargs.get("size") is not None:
+            kwargs["size"] = checked_size(kwargs["size"])
         options: dict[str, Any] = {**kwargs, "tasks": [spec.to_dict() for spec in specs.values()]}
         super().__init__(**options)
         for name, least in (("image_mean", -math.inf), ("image_std", 0.0), ("rescale_factor", 0.0)):
-            _check_numbers(name, getattr(self, name), above=least)
-        if self.canonical_focal_length is not None:
-            check_focal_length(self.canonical_focal_length, "canonical_focal_length")
-            if self.assumed_field_of_view is None:  # stated in what is saved, in case that the default changes
-                self.assumed_field_of_view = ASSUMED_FIELD_OF_VIEW
-        assumed = ASSUMED_FIELD_OF_VIEW if self.assumed_field_of_view is None else self.assumed_field_of_view
-        if not (isinstance(assumed, Real) and 0 < float(assumed) < 180):
-            raise refusal(f"assumed_field_of_view is {self.assumed_field_of_view!r}; give degrees between 0 and 180")
+            check_numbers(name, getattr(self, name), above=least)
+        self.assumed_field_of_view = checked_field_of_view(self.assumed_field_of_view, self.canonical_focal_length)
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> Any:
@@ -204,6 +189,8 @@ class MulTProcessingMixin(_Backend):
             ValueError: on a broken or empty image, a label map that does not fit its task, or `segmentation_maps` where not exactly
                 one task is a classification; the message names it.
         """
+        if kwargs.get("size") is not None:
+            kwargs["size"] = checked_size(kwargs["size"])
         return super().preprocess(images, segmentation_maps, label_maps, focal_length, **kwargs)
 
     # `override`, here and below: the base class declares arbitrary further inputs; `preprocess` passes the ones named here.
@@ -329,7 +316,8 @@ class MulTProcessingMixin(_Backend):
         Returns:
             Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
             and (channels, height, width) for more, in the task's unit; and, if requested, `"scores"` of classifications. Unit
-            vectors have length 1: where resizing cancels opposite vectors, the nearest predicted one is used, or NaN if that is 0.
+            vectors have length 1: where resizing cancels opposite vectors, the nearest predicted one is used, or NaN if that is 0. A
+            class is 255 where a logit is NaN.
 
         Raises:
             ValueError: if there is not one size per image, or a predicted task has no entry.
@@ -388,8 +376,8 @@ class MulTProcessingMixin(_Backend):
         task = self._only_task("semantic-segmentation", outputs)
         logits = [_resized(image[task], size) for image, size, _ in self._images(outputs, target_sizes)]
         if not return_segmentation_scores:
-            return [scores.argmax(dim=0) for scores in logits]
-        both = [dict(segmentation=scores.argmax(dim=0), segmentation_scores=scores) for scores in logits]  # noqa: C408
+            return [_classes(scores) for scores in logits]
+        both = [dict(segmentation=_classes(scores), segmentation_scores=scores) for scores in logits]  # noqa: C408
         return [SemanticSegmentationPostProcessorOutput(data=data) for data in both]
 
     def post_process_depth_estimation(
@@ -442,16 +430,6 @@ class MulTProcessingMixin(_Backend):
             backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
             values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
         return values
-
-
-def _check_numbers(name: str, value: Any, above: float) -> None:
-    """Refuse factors (one, or one per colour) that would make pixels infinite or NaN; None is allowed, for processors without this step."""
-    numbers = value if isinstance(value, (list, tuple)) else np.ravel(value)
-    if value is not None and (
-        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < float(number) < math.inf for number in numbers)
-    ):
-        limit = "" if above == -math.inf else f" above {above:g}"
-        raise refusal(f"{name} is {value!r}; give a finite number{limit}, or one per colour")
 
 
 class _Place(NamedTuple):
@@ -553,6 +531,12 @@ def _resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
     return F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
+def _classes(logits: Tensor) -> Tensor:
+    """Class ids (height, width) of logits (classes, height, width); 255 where a logit is NaN, which the first class would win."""
+    best, classes = logits.max(dim=0)
+    return classes.masked_fill_(best.isnan(), IGNORE_INDEX)
+
+
 def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
     """Convert one (channels, height, width) prediction to its size and unit."""
     if len(prediction) != spec.channels:
@@ -563,7 +547,7 @@ def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *,
     resized = _resized(prediction, size)
     if spec.is_classification:
         scores = {"scores": resized.softmax(dim=0)} if return_scores else {}
-        return {"prediction": resized.argmax(dim=0), **scores}
+        return {"prediction": _classes(resized), **scores}
     finished = _FINISH[spec.activation](resized, prediction, spec)
     return {"prediction": finished[0] if spec.channels == 1 else finished}
 

@@ -40,6 +40,7 @@ _WIDENED_FORMATS = ("PNG", "PPM")
 """Formats whose 16-bit images Pillow returns as int32."""
 
 _WHITE_16_BIT = 65535
+_CHANNELS = (1, 3, 4)
 _LONGEST_NAME = 200
 
 # Errors of Pillow for broken data, and of connections and broken URLs.
@@ -70,12 +71,12 @@ def read_image(
             mapping with `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
         name: of the image in error messages, if it has no file name.
         timeout: time limit for the download of a URL in seconds, 30 by default; its size is limited to 64 MiB.
-        channels_last: whether an array's channels are its last axis; by default its shape decides, channels first if both are
-            possible.
+        channels_last: whether an array's channels are its last axis; by default its shape decides, and one whose first and last
+            axis may both be that of the channels is refused.
 
     Returns:
         An RGB PIL image, or an array or tensor (on its device) of shape (3, height, width), uint8. Reading it again changes
-        nothing.
+        nothing (with `channels_last=False` for arrays).
 
     Raises:
         ValueError: if the image is empty, broken, too large, of another format, or has values or axes that are ambiguous; the message
@@ -140,7 +141,7 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     try:
         return Image.open(source, formats=readable_formats())
     except FileNotFoundError:
-        raise ValueError(f"{name} does not exist; give the path of an image, or a URL") from None
+        raise ValueError(f"{name or 'an empty name'} does not exist; give the path of an image, or a URL") from None
     except Image.UnidentifiedImageError:
         formats = readable_formats()
         heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
@@ -275,11 +276,19 @@ def _as_tensor(array: np.ndarray, name: str) -> Tensor:
 def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
     """Channels first, three of them, values in [0, 255]: by the type for integers, by the range for floats."""
     shape = tuple(image.shape)
+    if image.is_meta:
+        raise ValueError(f"{name} is a tensor of shape {shape} on the meta device, without values; expected one on a CPU or GPU")
+    first, last = (image.ndim == 3 and shape[axis] in _CHANNELS for axis in (0, -1))
+    if channels_last is None and first and last:
+        raise ValueError(
+            f"{name} has shape {shape}: its channels may be the first axis or the last; say which by input_data_format (in read_image: "
+            f"channels_last), or pass a PIL image"
+        )
     if image.ndim == 2:
         image = image[None]
-    elif image.ndim == 3 and (channels_last or (channels_last is None and image.shape[0] not in (1, 3, 4))):
+    elif image.ndim == 3 and (channels_last or (channels_last is None and not first)):
         image = image.movedim(-1, 0)
-    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+    if image.ndim != 3 or image.shape[0] not in _CHANNELS:
         raise ValueError(f"{name} has shape {shape}; expected (height, width) or 1, 3 or 4 channels first or last")
     if image.numel() == 0:
         raise ValueError(f"{name} has shape {shape}; it is empty")

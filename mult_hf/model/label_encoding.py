@@ -163,10 +163,11 @@ class LabelEncoding:
             raise ValueError(f"the stored map is an array of {stored.dtype}, not of numbers; store it as {self.dtype}")
         if stored.dtype.kind in "iu" and declared.kind in "iu" and stored.dtype.itemsize > declared.itemsize:
             limits = np.iinfo(declared)
-            if limits.min <= stored.min(initial=limits.max) and stored.max(initial=limits.min) <= limits.max:
+            if not stored.size or limits.min <= int(stored.min()) <= int(stored.max()) <= limits.max:  # Python's integers have no width
                 return stored.astype(declared)
+        low, high = (stored.min(), stored.max()) if stored.size else (0, 0)
         raise ValueError(
-            f"the stored map is {stored.dtype} with values from {stored.min(initial=0)} to {stored.max(initial=0)}, but this encoding "
+            f"the stored map is {stored.dtype} with values from {low} to {high}, but this encoding "
             f"reads {self.dtype}; store the map as {self.dtype} or describe how it is stored in the task's `encoding`"
         )
 

@@ -62,7 +62,11 @@ class MulTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers; the model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`."""
+        """As in transformers, but from safetensors only, unless `use_safetensors=False` asks for pickled weights.
+
+        The model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`.
+        """
+        kwargs.setdefault("use_safetensors", True)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, with the loading info
         model, info = loaded
         mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
@@ -178,6 +182,7 @@ class MulTModel(MulTPreTrainedModel):
             TypeError: on an unknown keyword.
         """
         _refuse_unknown_keywords(kwargs)
+        _compile_once_per_size(pixel_values)
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         stages: Any = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -206,13 +211,17 @@ class MulTModel(MulTPreTrainedModel):
         weights' type.
 
         Raises:
-            ValueError: on another shape than (batch, channels, height, width), sides below 32, or integer pixels.
+            ValueError: on anything but a tensor (batch, channels, height, width), sides below 32, no image, or integer pixels.
         """
         channels = getattr(self.config.backbone_config, "num_channels", 3)
+        if not isinstance(pixel_values, Tensor):
+            raise ValueError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor (batch, {channels}, height, width)")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width), {channels} channels"
             )
+        if not torch.compiler.is_compiling() and len(pixel_values) == 0:  # compiled, the batch may be a symbol
+            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected at least one image")
         if not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values is {pixel_values.dtype}; expected normalised floats, as the image processor makes them")
         height, width = pixel_values.shape[-2:]
@@ -232,6 +241,8 @@ class MulTModel(MulTPreTrainedModel):
         known = [entry["name"] for entry in self.config.task_entries]  # not the full entries, whose parsing torch.compile cannot trace
         if isinstance(tasks, str):
             tasks = [tasks]
+        if tasks is not None and not isinstance(tasks, Iterable):
+            raise ValueError(f"tasks={tasks!r}; expected names of tasks, among {known}")
         wanted = known if tasks is None else list(dict.fromkeys(tasks))
         if not wanted or set(wanted) - set(known):
             raise ValueError(f"tasks={wanted}; choose at least one of {known}")
@@ -323,6 +334,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         if return_loss and labels is None:
             raise ValueError(f"return_loss={return_loss} needs labels, got {labels}; pass labels={{task: target}}")
+        _compile_once_per_size(pixel_values)
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         height, width = pixel_values.shape[-2:]
         predictions = self.heads(outputs.task_features, self.mult.padded_size((height, width)), (height, width))
@@ -460,6 +472,16 @@ def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tupl
         raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
     chosen = {stage % len(maps) for stage in stages}
     return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
+
+
+def _compile_once_per_size(pixel_values: Tensor) -> None:
+    """Have `torch.compile` take height and width as numbers, and compile once per size; the batch may be a symbol.
+
+    By default it takes them as symbols from the second size on, and derives for many minutes what windows do with them.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        torch._dynamo.mark_static(pixel_values, 2)
+        torch._dynamo.mark_static(pixel_values, 3)
 
 
 def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:

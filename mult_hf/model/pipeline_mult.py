@@ -21,6 +21,9 @@ from .images import open_file, read_image
 from .visualization import colorize
 from .weights import check_weights
 
+MAX_SIDE = 65_535
+"""Largest height and width of maps in pixels; larger ones are slips of the hand."""
+
 _SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, Mapping)
 
 
@@ -104,6 +107,8 @@ class MultiTaskVisionPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if target_size is not None:
             _check_size(target_size)
+        if tasks is not None and not isinstance(tasks, Iterable):
+            raise ValueError(f"tasks is {tasks!r}; expected names of tasks, such as ['depth']")
         given = {"target_size": target_size, "timeout": timeout, "focal_length": focal_length}
         preprocess = {key: value for key, value in given.items() if value is not None}
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
@@ -117,7 +122,8 @@ class MultiTaskVisionPipeline(Pipeline):
         image = read_image(opened)
         given = input_.get("focal_length", focal_length) if is_row else focal_length
         focal = self.image_processor.focal_length_of(opened, _size(image), given)
-        pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"].to(self.dtype)
+        form = {} if isinstance(image, Image.Image) else {"input_data_format": "channels_first"}  # as `read_image` returns arrays
+        pixel_values = self.image_processor(images=image, return_tensors="pt", **form)["pixel_values"].to(self.dtype)
         # In a list, because transformers concatenates tensors to a batch, but a processor may keep aspect ratios.
         size = tuple(map(int, target_size or _size(image)))
         return {"pixel_values": [pixel_values], "target_size": [size], "focal_length": [(*focal, *_size(image))]}
@@ -167,9 +173,9 @@ def _check_size(size: Any) -> None:
     if not (
         isinstance(size, (list, tuple))
         and len(size) == 2
-        and all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in size)
+        and all(isinstance(side, Integral) and not isinstance(side, bool) and 0 < int(side) <= MAX_SIDE for side in size)
     ):
-        raise ValueError(f"target_size is {size!r}; expected (height, width) in pixels, both above 0")
+        raise ValueError(f"target_size is {size!r}; expected (height, width) in whole pixels, both above 0 and at most {MAX_SIDE}")
 
 
 def _size(image: Any) -> tuple[int, int]:

@@ -162,6 +162,8 @@ class TaskSpec:
         Raises:
             ValueError: if the map does not fit the encoding, the channels or the class list; the message names the task.
         """
+        if self.is_classification and np.asarray(stored).dtype == bool:  # a file of 1 bit, whose two values are classes 0 and 1
+            stored = np.asarray(stored).astype(self.encoding.dtype)
         try:
             target = self.encoding.decode(stored, 1 if self.is_classification else self.channels, channels_last)
         except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from mult_hf.evaluation.cards import shareable
 
-from .fields import check_bounds, check_mutually_exclusive, flag
+from .fields import MAX_WORKERS, check_bounds, check_mutually_exclusive, flag
 from .weighting import WEIGHTINGS
 
 # Settings of a new Swin, which have no effect on a loaded encoder or model.
@@ -152,10 +152,12 @@ class TrainingArguments:
     def __post_init__(self) -> None:
         at_least_0 = ["num_workers", "warmup_steps", "learning_rate", "encoder_learning_rate_factor", "weight_decay", "max_grad_norm"]
         at_least_1 = ["max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "save_steps", "keep_checkpoints"]
-        check_bounds(self, {0: [*at_least_0, "ema_decay"], 1: [*at_least_1, "logging_steps", "max_zoom", "panel_rows", "cpu_threads"]})
+        at_least_0 += ["ema_decay", "color_jitter", "schedule_power", "seed"]
+        at_least_1 += ["logging_steps", "max_zoom", "panel_rows", "cpu_threads"]
         shares = ["color_jitter", "jpeg", "targets_of_views_share"]
-        changes = [*shares, "rotation", "hue", "white_balance", "gamma", "blur", "noise"]
-        check_bounds(self, {0: changes, 0.1: ["min_zoom"]}, {180: ["rotation"], 0.5: ["hue"], 1: [*shares, "min_zoom"]})
+        at_least_0 += [*shares[1:], "rotation", "hue", "white_balance", "gamma", "blur", "noise"]
+        at_most = {0.5: ["hue"], 1: [*shares, "min_zoom"], 180: ["rotation"], MAX_WORKERS: ["num_workers"], 2**32 - 1: ["seed"]}
+        check_bounds(self, {0: at_least_0, 0.1: ["min_zoom"], 1: at_least_1}, at_most)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
         if not self.ema_decay < 1:

@@ -7,6 +7,9 @@ from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from typing import Any
 
+MAX_WORKERS = 256
+"""Most processes that read data; larger numbers are slips of the hand, and starting so many takes minutes."""
+
 
 def flag(default: Any, help_text: str, **keywords: Any) -> Any:
     """A dataclass field that becomes a flag.
@@ -74,4 +77,4 @@ def json_object(name: str, text: str) -> dict[str, Any]:
     raise ValueError(f"--{name} is {text!r}; give a JSON object such as " """'{"period": 24}'""")
 
 
-__all__ = ["check_bounds", "check_mutually_exclusive", "flag", "json_object"]
+__all__ = ["MAX_WORKERS", "check_bounds", "check_mutually_exclusive", "flag", "json_object"]

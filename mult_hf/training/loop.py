@@ -155,27 +155,28 @@ class TrainingLoop:
         loader = stream_loader(self.stream, sampler, self.collator, num_workers=arguments.num_workers, pin_memory=pinned)
         numbered = enumerate(loader, start)
         silent = not self.accelerator.is_main_process
-        bar = tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5)
         self.model.train()
-        while progress.step < arguments.max_steps:
-            started = time.perf_counter()
-            batches = [next(numbered) for _ in range(arguments.gradient_accumulation_steps)]
-            norm = self.take_step(batches, sampler)
-            progress.step += 1
-            progress.seconds += time.perf_counter() - started
-            bar.update()
-            if progress.step % arguments.logging_steps == 0:
-                bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
-            last = progress.step == arguments.max_steps
-            saves = last or progress.step % arguments.save_steps == 0
-            evaluates = arguments.eval_steps and progress.step % arguments.eval_steps == 0 and not last
-            if saves or evaluates:
-                self.check_weights()
-            if evaluates:
-                self.evaluate()
-            if saves:
-                progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
-                save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
+        # Closed by an error, too, so that its message starts on a line of its own.
+        with tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5) as bar:
+            while progress.step < arguments.max_steps:
+                started = time.perf_counter()
+                batches = [next(numbered) for _ in range(arguments.gradient_accumulation_steps)]
+                norm = self.take_step(batches, sampler)
+                progress.step += 1
+                progress.seconds += time.perf_counter() - started
+                bar.update()
+                if progress.step % arguments.logging_steps == 0:
+                    bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
+                last = progress.step == arguments.max_steps
+                saves = last or progress.step % arguments.save_steps == 0
+                evaluates = arguments.eval_steps and progress.step % arguments.eval_steps == 0 and not last
+                if saves or evaluates:
+                    self.check_weights()
+                if evaluates:
+                    self.evaluate()
+                if saves:
+                    progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
+                    save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
         """Take one optimizer step on numbered batches; returns the norm of the gradients before clipping.

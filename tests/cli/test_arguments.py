@@ -62,6 +62,11 @@ def test_help_of_a_negated_flag_names_the_flag_that_it_switches_off(capsys):
         (["in", "out", "--size", "big"], "argument --size: invalid int value: 'big'"),
         (["in", "out", "--mode", "slow"], "argument --mode: invalid choice: 'slow'"),
         (["in", "out", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["", "out"], "the argument is empty; give a value"),
+        (["in", ""], "the argument after in is empty; give a value, or leave the flag out"),
+        (["in", "out", "--mode", ""], "the argument after --mode is empty"),
+        (["in", "out", "--mode="], "the argument after out is empty"),
+        (["in", "out", "--names", "a", ""], "the argument after a is empty"),
     ],
 )
 def test_invalid_arguments_give_one_line_and_status_2(capsys, argv, message):

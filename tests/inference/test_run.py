@@ -74,6 +74,24 @@ def test_a_prediction_failure_for_one_image_does_not_affect_its_batch(run, tmp_p
     assert written(tmp_path) == ["a", "b", "d"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_prediction_that_is_not_finite_fails_its_image(run, tmp_path, value):
+    """It would be written as a map of unknown pixels, and a NaN among logits as the first class."""
+
+    def overflowing_at_20(pixel_values):
+        predictions = two_metres(pixel_values)
+        predictions["depth"][(pixel_values == expected).flatten(1).all(dim=1), ..., 0, 0] = value
+        return predictions
+
+    made = run(overflowing_at_20, 2)
+    expected = made.processor(Image.new("RGB", (40, 36), (20,) * 3), return_tensors="pt")["pixel_values"][0]
+    outcomes = made(Images("a", "b", "c", "d"))
+    ((name, reason),) = outcomes.failed
+    assert (outcomes.done, name) == (3, "c")
+    assert reason.startswith("the model's prediction of depth is not finite")
+    assert written(tmp_path) == ["a", "b", "d"]
+
+
 def test_a_folder_instead_of_a_file_fails_one_image(run, tmp_path):
     (tmp_path / "maps/depth/b.png/inside").mkdir(parents=True)
     outcomes = run()(Images("a", "b", "c"))

@@ -1,5 +1,6 @@
 """Proves that models start from published encoders of timm, and that processors normalise images as encoders were trained."""
 
+import os
 import sys
 
 import pytest
@@ -108,6 +109,25 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     SwinConfig().save_pretrained(tmp_path / "swin")
     with pytest.raises(ValueError, match="is no checkpoint of timm, and this encoder is timm's 'test_convnext'"):
         model.load_backbone_weights(tmp_path / "swin")
+
+
+class Command:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_code_in_a_pickled_encoder_is_refused_and_never_run(tmp_path):
+    published("test_convnext", tmp_path / "timm")
+    (tmp_path / "timm" / "model.safetensors").unlink()
+    torch.save({"stem.0.weight": Command(tmp_path / "ran")}, tmp_path / "timm" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model.bin cannot be read as weights: .*no code in it is run"):
+        MulTForMultiTaskDensePrediction.from_backbone(tmp_path / "timm")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_timm_the_error_names_the_package_to_install(monkeypatch):

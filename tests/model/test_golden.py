@@ -1,6 +1,8 @@
 """Proves that a converted checkpoint of the authors' released head computes what their own code computed."""
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,42 @@ def test_a_missing_weight_stops_the_conversion(tmp_path):
     save_file(weights, tmp_path / "short.safetensors")
     with pytest.raises(ValueError, match=r"stages\.2\.blocks\.1\.tasks\.depth\.fc1\.weight"):
         convert(tmp_path / "short.safetensors")
+
+
+class Command:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, code: torch.save({"state_dict": {"backbone.a": code}}, path), "no code in it is run"),
+        (lambda path, code: path.write_bytes(pickle.dumps({"state_dict": code})), "no code in it is run"),
+        (lambda path, code: path.write_bytes(b""), "cannot be read as weights"),
+        (lambda path, code: path.write_bytes(b"PK\3\4" + bytes(100)), "cannot be read as weights"),
+        (lambda path, code: None, "No such file"),
+        (lambda path, code: torch.save([1], path), "contains a list"),
+        (lambda path, code: torch.save({"backbone.a": 5}, path), r"of type \['int'\]"),
+        (lambda path, code: torch.save({5: torch.zeros(1)}, path), "has 0 weights"),
+        (lambda path, code: torch.save({"state_dict": None}, path), "contains a NoneType"),
+    ],
+    ids=["code", "pickle", "empty", "damaged", "missing", "list", "number", "other names", "none"],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_file_that_is_no_checkpoint_is_refused_by_name_and_never_run(tmp_path, write, message, suffix):
+    path, ran = tmp_path / f"odd.{suffix}", tmp_path / "ran"
+    write(path, Command(ran))
+    with pytest.raises(ValueError, match="odd" if suffix == "safetensors" else message) as refused:
+        convert(path)
+    assert path.name in str(refused.value)
+    assert len(str(refused.value)) <= 500 + len(str(path))
+    assert not ran.exists()
 
 
 def test_the_error_for_another_kind_of_file_names_it(tmp_path):

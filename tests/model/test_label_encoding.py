@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mult_hf import LabelEncoding, TaskSpec, registered_tasks
 
@@ -60,3 +61,13 @@ def test_one_channel_of_a_map_with_opacity_is_read_in_either_layout():
     np.testing.assert_allclose(spec.decode(np.moveaxis(stored, 0, -1)), expected, atol=1e-6)
     with pytest.raises(ValueError, match="first or last"):
         spec.decode(np.zeros((3, 60, 4), np.uint8))
+
+
+def test_a_mask_of_1_bit_holds_classes_0_and_1():
+    mask = np.zeros((4, 6), bool)
+    mask[1:3, 2:] = True
+    spec = TaskSpec(name="foreground", kind="classification", channels=2)
+    assert np.array_equal(spec.decode(mask), mask.astype(np.int64))
+    assert np.array_equal(spec.decode(np.asarray(Image.fromarray(mask))), mask.astype(np.int64)), "as Pillow reads a 1-bit PNG"
+    with pytest.raises(ValueError, match="the stored map is bool"):
+        TaskSpec(name="depth", kind="regression", channels=1, encoding=LabelEncoding(dtype="uint16")).decode(mask)

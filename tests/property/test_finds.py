@@ -39,6 +39,17 @@ def test_the_largest_integer_is_not_rounded_beyond_its_type():
         LabelEncoding(dtype="int64").encode(np.full((1, 1, 2), 2.0**63, np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["uint64", "int64"])
+@pytest.mark.parametrize("declared", ["int32", "int16", "uint8"])
+def test_a_widened_map_of_any_integers_is_read_if_its_values_fit(dtype, declared):
+    """Numpy compares no unsigned number with a negative limit."""
+    encoding = LabelEncoding(dtype=declared)
+    assert encoding.decode(np.full((4, 5), 7, dtype)).max() == 7
+    assert encoding.decode(np.zeros((0, 5), dtype)).shape == (1, 0, 5)
+    with pytest.raises(ValueError, match=rf"the stored map is {dtype} with values from 0 to 9000000000"):
+        encoding.decode(np.array([[0, 9_000_000_000]], dtype))
+
+
 def test_a_map_of_the_other_byte_order_has_the_same_numbers():
     """As FITS, NetCDF and some TIFF readers return it."""
     encoding, stored = LabelEncoding(dtype="uint16", scale=1 / 512), np.array([[512, 1024]], np.uint16)
@@ -229,6 +240,12 @@ def lines(capsys, *argv):
         (["--embed_dim", 10**20], "--embed_dim is 100000000000000000000; it must be at least 1 and at most 4096"),
         (["--depths", 2, 0], "--depths is [2, 0]; it must be at least 1"),
         (["--window_size", -1], "--window_size is -1; it must be at least 1"),
+        (["--color_jitter", "nan"], "--color_jitter is nan; it must be at least 0 and at most 1"),
+        (["--color_jitter", 5], "--color_jitter is 5.0; it must be at least 0 and at most 1"),
+        (["--seed", -1], "--seed is -1; it must be at least 0 and at most 4294967295"),
+        (["--seed", 10**20], "--seed is 100000000000000000000; it must be at least 0"),
+        (["--schedule_power", "nan"], "--schedule_power is nan; it must be at least 0"),
+        (["--num_workers", 10_000], "--num_workers is 10000; it must be at least 0 and at most 256"),
         (["--image_size", 10**20], "--image_size is 100000000000000000000; it must be at least 32 and at most 16384"),
         (["--reference_task", "nothing"], "reference_task 'nothing' is not one of the tasks"),
         (["--block_attention", "self", "other"], "block_attention has 'other', which is not one of self, encoder, reference"),
@@ -249,6 +266,19 @@ def test_sizes_beyond_any_memory_are_one_line(capsys, command_line):
     status, (line,) = lines(capsys, *command_line.split())
     assert status == 2
     assert "give a side, or height and width, of at least 32 pixels and at most 16384" in line
+
+
+@pytest.mark.parametrize("words", [["--inputs", ""], ["--inputs", "x", ""], ["--inputs="], ["--inputs", "x", "--output_dir", ""]])
+def test_an_unset_shell_variable_does_not_stand_for_the_current_directory(capsys, words):
+    status, (line,) = lines(capsys, "predict", *words)
+    assert status == 2
+    assert "is empty; give a value, or leave the flag out" in line
+
+
+def test_thousands_of_workers_are_not_started(capsys):
+    status, (line,) = lines(capsys, "predict", "--inputs", "x", "--num_workers", 10_000)
+    assert status == 2
+    assert "--num_workers is 10000; it must be at least 0 and at most 256" in line
 
 
 def test_a_truncated_checkpoint_is_one_line(capsys, saved, tmp_path):
@@ -291,7 +321,7 @@ def test_the_error_for_a_killed_worker_says_what_to_do():
         return list(DataLoader(Killed(), num_workers=1))
 
     with pytest.raises(
-        ChildProcessError, match=r"a process that reads data was killed, .*; lower --num_workers or --batch_size, and go on"
+        ChildProcessError, match=r"a process that reads data was killed, .*; lower --num_workers or --batch_size, and continue"
     ):
         read()
 

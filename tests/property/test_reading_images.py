@@ -34,6 +34,9 @@ def test_an_image_of_any_mode_is_read_upright_and_reading_it_again_changes_nothi
 @given(image_arrays())
 def test_an_array_is_read_by_its_type_or_refused(array):
     """The values are those of an independent rule per type."""
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[-1] in (1, 3, 4):
+        assert "its channels may be the first axis or the last" in refusal(lambda: read_image(array))
+        return
     if refusal(lambda: read_image(array)):
         low, high = array.min(), array.max()
         either = array.dtype.itemsize > 1 if array.dtype.kind in "iu" else 1 < high < 2
@@ -74,7 +77,7 @@ def test_where_the_channels_lie_does_not_change_the_image(size, seed):
     last = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     first = np.ascontiguousarray(np.moveaxis(last, -1, 0))
     assert np.array_equal(read_image(last, channels_last=True), read_image(first, channels_last=False))
-    assume(size[0] not in (1, 3, 4))
+    assume(not {*size} & {1, 3, 4})
     assert np.array_equal(read_image(last), read_image(first))
 
 
