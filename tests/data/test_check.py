@@ -373,7 +373,7 @@ def test_the_example_of_the_documentation_passes_the_checker(tmp_path):
 
 def test_focal_lengths_that_cannot_be_pixels_of_the_image_are_named(tmp_path):
     """20 pixels is right for this scene of 32 columns; null is not known."""
-    root = write(tmp_path, [sound_maps(number) for number in range(4)])
+    root = write(tmp_path / "data", [sound_maps(number) for number in range(4)])
     path = next(root.glob("*.parquet"))
     rows = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
     rows.add_column("focal_length", [20.0, None, -1.0, 2600.0]).to_parquet(path)
