@@ -187,7 +187,9 @@ def test_the_pipeline_reads_the_file_and_says_what_it_took(predict, tmp_path):
     torch.testing.assert_close(of_row["depth"]["prediction"], phone["depth"]["prediction"])
 
 
-def test_the_size_of_the_maps_does_not_change_metres(predict):
+@pytest.mark.parametrize("smaller", [{"target_size": (32, 48)}, {"max_side": 48}])
+def test_the_size_of_the_maps_does_not_change_metres(predict, smaller):
     whole = predict(photograph(), focal_length=90.0)["depth"]["prediction"]
-    small = predict(photograph(), focal_length=90.0, target_size=(32, 48))["depth"]["prediction"]
+    small = predict(photograph(), focal_length=90.0, **smaller)["depth"]["prediction"]
+    assert small.shape == (32, 48)
     assert small.mean() == pytest.approx(whole.mean().item(), rel=1e-2)  # other pixels are averaged
