@@ -126,6 +126,8 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     if missing:
         raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
+    if arguments.tile is not None and processor.canonical_focal_length is not None:
+        raise ValueError(f"--tile is {arguments.tile}, and {arguments.model} has a canonical camera, which tiles do not take; remove it")
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
