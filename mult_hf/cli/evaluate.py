@@ -8,7 +8,6 @@ The results do not depend on the number of processes. Predictions are measured a
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.cores import threads_per_process
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
@@ -85,7 +85,9 @@ class EvaluationArguments:
     scales: list[float] = flag([1.0], "average over the image at these factors of its size")
     batch_size: int = flag(8, "images per batch and process")
     num_workers: int = flag(0, "worker processes that prepare batches, per predicting process")
-    cpu_threads: int | None = flag(None, "threads per process without accelerator; by default all cores, shared between processes")
+    cpu_threads: int | None = flag(
+        None, "threads per process without accelerator; by default the available processors, shared between processes"
+    )
     # Comparison
     baseline_split: str | None = flag(None, "split that the constant baseline is computed from; no baseline by default")
     compare: str | None = flag(None, "directory or Hub id of a second model to compare with")
@@ -295,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(EvaluationArguments, argv, __doc__.split("\n")[0], prog="mult-hf evaluate")
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
     sets = find_sets(cast(str, arguments.dataset))
     if sets:
         evaluate_sets(arguments, sets, accelerator)
