@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mult_hf.data.workers import naming_killed_workers
+from mult_hf.model.cameras import FocalLength
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 
@@ -39,6 +40,7 @@ class PreparedImage(NamedTuple):
         size: (height, width) of the image.
         image: the image itself, or as much of it as is needed to write its files.
         pixel_values: input of the model, (3, height, width).
+        focal_length: of the image, in its own pixels.
         record: the image's source.
     """
 
@@ -46,6 +48,7 @@ class PreparedImage(NamedTuple):
     size: tuple[int, int]
     image: Image.Image
     pixel_values: Tensor
+    focal_length: FocalLength
     record: SourceRecord | None = None
 
 
@@ -152,11 +155,13 @@ class PredictionRun:
         """
         if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
             raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
-        maps = ((task, self._finished(task, prediction, image.size)) for task, prediction in predictions.items())
+        maps = ((task, self._finished(task, prediction, image)) for task, prediction in predictions.items())
         self.directory.write(image.name, image.image, maps, image.record)
 
-    def _finished(self, task: str, prediction: Tensor, image_size: tuple[int, int]) -> Tensor:
-        (maps,) = self.processor.post_process({task: prediction}, [self.directory.map_size(image_size)])
+    def _finished(self, task: str, prediction: Tensor, image: PreparedImage) -> Tensor:
+        size = self.directory.map_size(image.size)
+        focal = image.focal_length.resized(image.size, size).pixels
+        (maps,) = self.processor.post_process({task: prediction}, [size], focal_length=focal)
         return maps[task]["prediction"]
 
 
@@ -193,7 +198,8 @@ def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_si
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < min_side:
         raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {min_side} per side; set --image_size")
-    return PreparedImage(name, (image.height, image.width), image, pixel_values)
+    size = (image.height, image.width)
+    return PreparedImage(name, size, image, pixel_values, processor.focal_length_of(image, size))
 
 
 def _to_predict(

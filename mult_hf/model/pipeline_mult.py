@@ -1,6 +1,6 @@
 """The `multitask-vision` pipeline: predicts one map and one colour image per task from an image."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
@@ -15,8 +15,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
+from .cameras import FocalLength
 from .image_processing_mult import MulTImageProcessor
-from .images import read_image
+from .images import open_file, read_image
 from .lazy import LazyDict
 from .post_processing import finish
 from .resizing import bounded_size
@@ -46,6 +47,8 @@ class MultiTaskVisionPipeline(Pipeline):
     - `target_size`: (height, width) of the maps; each image's own size by default.
     - `max_side`: longest side of the maps in pixels: those of a larger image have its aspect ratio and this longer side.
     - `timeout`: seconds for the download of a URL, 30 by default.
+    - `focal_length`: in pixels of the images, for a processor with a `canonical_focal_length`; by default each file's own, from the
+      35 mm equivalent in its EXIF, or else an assumed one. The results say which.
 
     The model is put into evaluation mode.
 
@@ -73,13 +76,16 @@ class MultiTaskVisionPipeline(Pipeline):
 
         Args:
             inputs: a path, URL, PIL image, array (height, width, 3), tensor (3, height, width), bytes of a file or an open file, see
-                `read_image`; a list, generator or data set of them, or of dictionaries with an `image`.
-            kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `batch_size`, `num_workers`.
+                `read_image`; a list, generator or data set of them, or of dictionaries with an `image`, and optionally its
+                `focal_length`.
+            kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `focal_length`, `batch_size`, `num_workers`.
 
         Returns:
             Per image `{task: {"prediction": Tensor, "image": PIL image}}`: the prediction in the task's unit as `post_process`
             returns it, and the same in the task's colour map. A list for a list, an iterator for a generator or a data set. Both are
-            made when they are first asked for, see [`LazyDict`], so a large image costs no time for maps that nobody looks at.
+            made when they are first asked for, see [`LazyDict`], so a large image costs no time for maps that nobody looks at. Tasks
+            whose values depend on the camera also have its `focal_length`, a [`FocalLength`] in pixels of the image with its source,
+            if the processor has a `canonical_focal_length`.
 
         Raises:
             ValueError: on an unknown task, an image that cannot be read, or both `target_size` and `max_side`.
@@ -104,6 +110,7 @@ class MultiTaskVisionPipeline(Pipeline):
         target_size: tuple[int, int] | None = None,
         max_side: int | None = None,
         timeout: float | None = None,
+        focal_length: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if target_size is not None:
             _check_size(target_size)
@@ -113,21 +120,29 @@ class MultiTaskVisionPipeline(Pipeline):
             raise ValueError(f"target_size is {target_size} and max_side is {max_side}; give one of the two")
         if tasks is not None and not isinstance(tasks, Iterable):
             raise ValueError(f"tasks is {tasks!r}; expected names of tasks, such as ['depth']")
-        given = {"target_size": target_size, "max_side": max_side, "timeout": timeout}
+        given = {"target_size": target_size, "max_side": max_side, "timeout": timeout, "focal_length": focal_length}
         preprocess = {key: value for key, value in given.items() if value is not None}
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
     def preprocess(  # type: ignore[override]
-        self, input_: Any, target_size: tuple[int, int] | None = None, max_side: int | None = None, timeout: float | None = None
+        self,
+        input_: Any,
+        target_size: tuple[int, int] | None = None,
+        max_side: int | None = None,
+        timeout: float | None = None,
+        focal_length: float | None = None,
     ) -> dict[str, Any]:
-        """Convert one image to `pixel_values` (1, 3, height, width), and the size of its maps."""
-        image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
-        image = read_image(image, timeout=timeout)
+        """Convert one image to `pixel_values` (1, 3, height, width), the size of its maps, and its focal length."""
+        is_row = isinstance(input_, Mapping) and "image" in input_
+        opened = open_file(input_["image"] if is_row else input_, timeout=timeout)
+        image = read_image(opened)
+        given = input_.get("focal_length", focal_length) if is_row else focal_length
+        focal = self.image_processor.focal_length_of(opened, _size(image), given)
         form = {} if isinstance(image, Image.Image) else {"input_data_format": "channels_first"}  # as `read_image` returns arrays
         pixel_values = self.image_processor(images=image, return_tensors="pt", **form)["pixel_values"].to(self.dtype)
         # In a list, because transformers concatenates tensors to a batch, but a processor may keep aspect ratios.
-        size = target_size or bounded_size(_size(image), max_side)
-        return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, size))]}
+        size = tuple(map(int, target_size or bounded_size(_size(image), max_side)))
+        return {"pixel_values": [pixel_values], "target_size": [size], "focal_length": [(*focal, *_size(image))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:  # type: ignore[override]
         if self.model.training:  # otherwise dropout and stochastic depth would be active
@@ -144,24 +159,37 @@ class MultiTaskVisionPipeline(Pipeline):
                 for number, prediction in zip(numbers, maps):  # (channels, height, width)
                     of_images[number] = prediction
         # Batches are split by key, so predictions and sizes must be entries of one flat dictionary.
-        return {**predictions, "target_size": input_tensors["target_size"]}
+        return {**predictions, **{key: input_tensors[key] for key in ("target_size", "focal_length")}}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, LazyDict]:  # type: ignore[override]
         """Convert one image's predictions to its size and units, and to colour images; each is made when it is first requested."""
-        size = model_outputs.pop("target_size")
-        while isinstance(size[0], (list, tuple)):  # each level of batching adds one list
-            size = size[0]
+        size, (pixels, source, *own_size) = (_innermost(model_outputs.pop(key)) for key in ("target_size", "focal_length"))
+        focal = FocalLength(pixels, source)
         # The model's entries, because a task may have been added after the processor was saved.
         specs = self.model.config.task_specs
-        return {task: _result(maps[0], specs[task], size) for task, maps in model_outputs.items()}
+        results = {}
+        for task, maps in model_outputs.items():
+            factor = self.image_processor.camera_factor(specs[task], maps[0], size, focal.resized(own_size, size).pixels)
+            has_camera = self.image_processor.canonical_focal_length is not None and specs[task].zoom_exponent
+            results[task] = _result(maps[0], specs[task], size, factor, focal if has_camera else None)
+        return results
 
 
-def _result(prediction: Tensor, spec: TaskSpec, size: tuple[int, int]) -> LazyDict:
-    """The finished map of a (channels, height, width) prediction, and its colour image."""
-    result = LazyDict(
-        {"prediction": lambda: finish(prediction, spec, size)["prediction"], "image": lambda: colorize(result["prediction"], spec)}
-    )
+def _result(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float, focal: FocalLength | None) -> LazyDict:
+    """The finished map of a (channels, height, width) prediction, its camera if it depends on that, and its colour image."""
+    makers: dict[str, Callable[[], Any]] = {"prediction": lambda: finish(prediction, spec, size, factor)["prediction"]}
+    if focal is not None:
+        makers["focal_length"] = lambda: focal
+    makers["image"] = lambda: colorize(result["prediction"], spec)
+    result = LazyDict(makers)
     return result
+
+
+def _innermost(values: Any) -> Any:
+    """Values of one image; each level of batching adds one list."""
+    while isinstance(values[0], (list, tuple)):
+        values = values[0]
+    return values
 
 
 def _check_size(size: Any) -> None:

@@ -10,8 +10,12 @@ from .resizing import Strip, class_map, strips
 from .tasks import TaskSpec
 
 
+def _within_range(values: Tensor, spec: TaskSpec) -> Tensor:
+    return values if spec.value_range is None else values.clamp(*spec.value_range)
+
+
 def _clamp(strip: Strip, spec: TaskSpec) -> Tensor:
-    return strip.values if spec.value_range is None else strip.values.clamp(*spec.value_range)
+    return _within_range(strip.values, spec)
 
 
 _CANCELLED = 1e-3
@@ -56,13 +60,16 @@ def resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
     return F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool = False) -> dict[str, Tensor]:
+def finish(
+    prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, factor: float = 1.0, *, return_scores: bool = False
+) -> dict[str, Tensor]:
     """Convert one image's prediction to its size and unit.
 
     Args:
         prediction: (channels, height, width), in the model's own output space.
         spec: the task's entry.
         size: height and width; by default the prediction's own.
+        factor: the prediction is this many times the true value, as with a canonical camera, see [`canonical_factor`].
         return_scores: whether to add class probabilities.
 
     Returns:
@@ -83,7 +90,8 @@ def finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, 
         return {"prediction": class_map(prediction, size), **scores}
     finished = prediction.new_empty(spec.channels, *size)
     for strip in strips(prediction, size):
-        finished[:, strip.rows] = _FINISH[spec.activation](strip, spec)
+        values = _FINISH[spec.activation](strip, spec)
+        finished[:, strip.rows] = values if factor == 1 else _within_range(values / factor, spec)
     return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 
