@@ -109,7 +109,7 @@ def _version() -> str:
 
 
 def _say(message: str) -> None:
-    """Print to the standard error on a line of its own, also where a progress bar stands on the last one."""
+    """Print to standard error on a separate line, even after an unfinished progress bar."""
     bars = sys.modules.get("tqdm")
     if bars is None:
         print(message, file=sys.stderr)
@@ -120,7 +120,7 @@ def _say(message: str) -> None:
 def _one_line(error: BaseException, limit: int | None) -> str:
     """The message of an error without line breaks, or the name of its class if it has none.
 
-    Of a long one both ends, because messages begin with what came and end with what to do.
+    A long message is cut in the middle, because it begins with what was given and ends with what to do.
     """
     message = on_one_line(str(error)) or type(error).__name__
     if limit is None or len(message) <= limit:

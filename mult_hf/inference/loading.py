@@ -60,7 +60,7 @@ def load_processor(name_or_path: str, **kwargs: Any) -> MulTImageProcessor:
 
 
 def _check_directory(name_or_path: str) -> None:
-    """Refuse what is neither a directory with a configuration nor a Hub id; transformers would take default values, or ask the Hub.
+    """Refuse a path that is neither a directory with a configuration nor a Hub id; transformers would use default values or query the Hub.
 
     Raises:
         ValueError: naming the path.
@@ -74,7 +74,7 @@ def _check_directory(name_or_path: str) -> None:
 
 
 def _check_types(name_or_path: str, model: nn.Module) -> None:
-    """Refuse files of a directory that hold weights as integers, as quantized ones do: transformers would take these for the weights.
+    """Refuse files with integer weights, such as quantized ones: transformers would use the integers as weights.
 
     Raises:
         ValueError: naming a weight and its type.

@@ -137,7 +137,7 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
 
 
 def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
-    """What a PNG holds of a map: (height, width), or (height, width, channels) for several channels."""
+    """The pixels of a map's PNG: (height, width), or (height, width, channels) for several channels."""
     height, width = values.shape[-2:]
     step = max(1, _ENCODED_PIXELS // width)
     strips = [np.moveaxis(stored.encode(values[..., start : start + step, :]), 0, -1) for start in range(0, height, step)]

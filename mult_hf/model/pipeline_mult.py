@@ -26,7 +26,7 @@ from .visualization import colorize
 from .weights import check_weights
 
 MAX_SIDE = 65_535
-"""Largest height and width of maps in pixels; larger ones are slips of the hand."""
+"""Largest height and width of maps in pixels; larger values are typing errors."""
 
 _SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, Mapping)
 

@@ -22,7 +22,7 @@ def check_numbers(name: str, value: Any, above: float) -> None:
 
 
 MAX_SIDE = 16_384
-"""Largest side of `pixel_values` in pixels; larger ones are slips of the hand."""
+"""Largest side of `pixel_values` in pixels; larger values are typing errors."""
 
 _SIDES = ("height", "width", "shortest_edge", "max_height", "max_width")
 

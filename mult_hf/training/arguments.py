@@ -13,10 +13,10 @@ from .weighting import WEIGHTINGS
 _NEW_SWIN = ("embed_dim", "depths", "window_size", "position_embeddings")
 
 MAX_IMAGE_SIZE = 16_384
-"""Largest side of training images in pixels, far beyond any memory; larger ones are slips of the hand."""
+"""Largest side of training images in pixels, far beyond any memory; larger values are typing errors."""
 
 MAX_MODEL_SIZE = 4_096
-"""Most channels, blocks per stage, and patches per window side of a new Swin; larger ones are slips of the hand."""
+"""Largest numbers of channels, blocks per stage, and patches per window side of a new Swin; larger values are typing errors."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The directory that contains the package; in a checkout, the top level."""

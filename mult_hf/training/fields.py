@@ -10,7 +10,7 @@ from typing import Any
 from mult_hf.model.entry_fields import refusal
 
 MAX_WORKERS = 256
-"""Most processes that read data; larger numbers are slips of the hand, and starting so many takes minutes."""
+"""Largest number of processes that read data; larger numbers are typing errors, and starting so many takes minutes."""
 
 
 def flag(default: Any, help_text: str, **keywords: Any) -> Any:

@@ -11,9 +11,9 @@ from mult_hf.model.images import read_image, resize_label
 
 def test_transparent_pixels_are_put_on_white():
     """Black at opacity 0, 51/255 and 1 is white, a light grey of 204, and black."""
-    rgba = np.zeros((4, 1, 3), np.uint8)
-    rgba[3, 0] = [0, 51, 255]
-    assert read_image(rgba)[0, 0].tolist() == [255, 204, 0]
+    rgba = np.zeros((4, 1, 5), np.uint8)
+    rgba[3, 0] = [0, 51, 255, 255, 255]
+    assert read_image(rgba)[0, 0].tolist() == [255, 204, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("highest", "stored"), [(65535, [0, 257, 65535]), (1.0, [0.0, 1 / 255, 1.0]), (255.0, [0.0, 1.0, 255.0])])

@@ -43,6 +43,13 @@ REASONS = re.compile(
 )
 """Why a test may be skipped; a reason that is not listed fails, so that no test is lost without notice."""
 
+REASONS_OF_KINDS = re.compile(
+    r"^MulT(Swinv2|Timm)ModelTest\.\w+: (No usage of the `capture_outputs` decorator|Cannot capture hidden states)"
+    r"|^MulTSwinv2ModelTest\.\w+: Parts of this model cannot set attention dynamically"
+)
+"""Why a test of a single kind may be skipped: transformers' SwinV2 and timm encoders collect their outputs without its decorator, and
+SwinV2 has only one attention function."""
+
 
 @pytest.fixture(scope="module")
 def mixins(pytestconfig, tmp_path_factory):
@@ -107,6 +114,7 @@ def test_the_mixins_of_transformers_pass_or_are_skipped_for_a_known_reason(file,
     found = list(outcomes(report))
     counts = Counter(outcome for _, outcome, _ in found)
     assert not counts["failed"], output[-20000:]
-    unexplained = [f"{name}: {reason}" for name, outcome, reason in found if outcome == "skipped" and not REASONS.search(reason)]
+    unlisted = [f"{name}: {reason}" for name, outcome, reason in found if outcome == "skipped" and not REASONS.search(reason)]
+    unexplained = [skip for skip in unlisted if not REASONS_OF_KINDS.search(skip)]
     assert not unexplained, "\n".join(unexplained)
     assert counts["passed"] >= fewest, counts
