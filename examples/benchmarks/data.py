@@ -7,7 +7,6 @@ Prints a Markdown table. Images are decoded and resized beforehand, so only thei
 batches. CPU seconds are reliable even on a busy machine.
 """
 
-import os
 import platform
 import sys
 import time
@@ -25,6 +24,7 @@ from mult_hf import MulTImageProcessor, TaskSpec
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.cores import available_cores
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.model.tasks import resolve_tasks
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     specs = resolve_tasks(load_task_entries(arguments.dataset))
     stored = load_rows(arguments.dataset, split=f"{arguments.split}[:{arguments.batch_size}]")
     batches = f"{arguments.batches} batches of {len(stored)} samples"
-    print(f"{batches}, 1 process, {torch.get_num_threads()} torch thread(s), {platform.machine()}, {os.cpu_count()} cores\n")
+    print(f"{batches}, 1 process, {torch.get_num_threads()} torch thread(s), {platform.machine()}, {available_cores()} cores\n")
     measured = []
     for size in arguments.sizes:
         rows = [resized(row, size, specs) for row in stored]

@@ -9,7 +9,6 @@ no result depends on their values. docs/benchmark.md explains each column and ho
 """
 
 import json
-import os
 import platform
 import statistics
 import sys
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 import mult_hf
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
+from mult_hf.data.cores import available_cores
 from mult_hf.data.markdown import markdown_table
 from mult_hf.model.decoder_mult import SharedWindowAttention
 from mult_hf.model.tasks import resolve_tasks
@@ -317,7 +317,7 @@ def machine(arguments: BenchmarkArguments) -> dict[str, Any]:
     """The environment that the results depend on, in addition to the flags."""
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.cpu_threads} thread(s)"
     return {
-        "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",
+        "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {available_cores()} cores",
         "device": device,
         "versions": {"python": platform.python_version(), **{each.__name__: each.__version__ for each in (torch, transformers, mult_hf)}},
     }

@@ -8,7 +8,6 @@ Files are written to `--output_dir` and named after model and size; docs/export.
 """
 
 import math
-import os
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from accelerate import Accelerator
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTImageProcessor, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.cores import threads_per_process
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.comparison import gain_over
@@ -51,7 +51,7 @@ class ExportArguments:
     dataset: str | None = flag(None, "local directory or Hub id of data to measure the files on; not measured by default")
     split: str = flag("test", "split of the data set")
     max_samples: int | None = flag(None, "number of rows to measure on, from the start; all by default")
-    cpu_threads: int | None = flag(None, "threads of PyTorch and ONNX Runtime; all cores by default")
+    cpu_threads: int | None = flag(None, "threads of PyTorch and ONNX Runtime; by default the available processors")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     output_dir: Path = flag(Path("outputs/export"), "directory of the files")
 
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(ExportArguments, argv, __doc__.split("\n")[0], prog="mult-hf export")
-    torch.set_num_threads(arguments.cpu_threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads_per_process(arguments.cpu_threads, 1))
     exportable = load_exportable(arguments.model, arguments.tasks, arguments.results)
     facts = describe(exportable, MulTImageProcessor.from_pretrained(arguments.model), arguments.image_size)
     try:
@@ -165,5 +165,5 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     stem = arguments.output_dir / "-".join(parts)
     candidates = {"PyTorch": Candidate(exportable)}
     for name in (name for name in FORMATS if name in arguments.formats):
-        candidates[name] = write(name, exportable, program, facts, stem, arguments.cpu_threads)
+        candidates[name] = write(name, exportable, program, facts, stem, torch.get_num_threads())
     return candidates

@@ -9,7 +9,6 @@ stored (docs/prediction.md). To continue an interrupted run, repeat the command.
 reasons, and the exit status is then 1.
 """
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.data.cores import threads_per_process
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
@@ -66,17 +66,20 @@ class PredictionArguments:
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
-    cpu_threads: int | None = flag(None, "threads per process without accelerator; by default all cores, shared between processes")
+    cpu_threads: int | None = flag(
+        None, "threads per process without accelerator; by default the available processors, shared between processes"
+    )
     # Outputs
     output_dir: Path = flag(Path("outputs/predictions"), "directory of all outputs")
     panels: bool = flag(True, "write a JPEG per image that shows it next to its maps")
     keep_images: bool = flag(False, "also write the images, so that the directory is a data set to train on")
+    max_side: int | None = flag(None, "longest side of maps in pixels; maps of larger images are smaller; by default that of each image")
     overwrite: bool = flag(False, "first remove the predictions of an earlier run with other settings")
 
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.dataset is None):
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
-        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads"]}, {MAX_WORKERS: ["num_workers"]})
+        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads", "max_side"]}, {MAX_WORKERS: ["num_workers"]})
         size = self.image_size
         if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(_is_side(word) for word in size)):
             raise ValueError(
@@ -126,6 +129,8 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     if missing:
         raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
+    if arguments.tile is not None and processor.canonical_focal_length is not None:
+        raise ValueError(f"--tile is {arguments.tile}, and {arguments.model} has a canonical camera, which tiles do not take; remove it")
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
@@ -146,8 +151,14 @@ def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tup
     return FileSource(found, arguments.frame_step), str(found.root).replace(str(Path.home()), "~")
 
 
-def make_predictor(arguments: PredictionArguments, loaded: LoadedModel) -> Predictor:
-    """Make the predictor for the flags. Images that are cut into tiles stay on their device; the tiles are moved to the model's."""
+def make_predictor(arguments: PredictionArguments, loaded: LoadedModel, *, show_progress: bool = False) -> Predictor:
+    """Make the predictor for the flags. Images that are cut into tiles stay on their device; the tiles are moved to the model's.
+
+    Args:
+        arguments: the flags.
+        loaded: the model.
+        show_progress: whether to show a progress bar of each image's tiles.
+    """
     augmentation = TestTimeAugmentation(flip=True) if arguments.flip else None
     model = loaded.model
 
@@ -156,7 +167,7 @@ def make_predictor(arguments: PredictionArguments, loaded: LoadedModel) -> Predi
 
     if arguments.tile is None:
         return on_device
-    return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, arguments.batch_size)
+    return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, arguments.batch_size, show_progress=show_progress)
 
 
 def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tuple[int, int]) -> str | None:
@@ -185,6 +196,7 @@ def prediction_settings(arguments: PredictionArguments, loaded: LoadedModel, ori
         "image_size": OWN_SIZE if loaded.view is None else [loaded.view.height, loaded.view.width],
         "tile": arguments.tile,
         "flip": arguments.flip,
+        "max_side": arguments.max_side,
     }
 
 
@@ -218,14 +230,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(PredictionArguments, argv, __doc__.split("\n")[0], prog="mult-hf predict")
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
     loaded = load_model(arguments)
     source, origin = open_source(arguments, accelerator)
     specs = {task: spec for task, spec in loaded.model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
-    directory = PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images)
+    directory = PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images, arguments.max_side)
     loaded.model.to(accelerator.device)
     run = PredictionRun(
-        make_predictor(arguments, loaded),
+        make_predictor(arguments, loaded, show_progress=accelerator.is_main_process),
         loaded.processor,
         directory,
         batch_size=1 if arguments.tile else arguments.batch_size,

@@ -31,8 +31,17 @@ from mult_hf.model.images import readable_formats
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
-from .mistakes import Evidence, class_mistake, colour_coding, pair_evidence, pair_mistakes, scene_mistakes, suspicions
-from .schema import load_task_entries
+from .mistakes import (
+    Evidence,
+    class_mistake,
+    colour_coding,
+    focal_length_mistake,
+    pair_evidence,
+    pair_mistakes,
+    scene_mistakes,
+    suspicions,
+)
+from .schema import FOCAL_LENGTH, load_task_entries
 
 SHEET_ROWS = 8
 """Samples on a contact sheet."""
@@ -185,6 +194,9 @@ def _check_row(
 ) -> list[Image.Image | None]:
     """Check the cells of a row and return their images for the sheet, `None` if missing or unreadable."""
     image = _check_image(row.get("image"), where, findings["image"])
+    mistake = None if image is None else focal_length_mistake(row.get(FOCAL_LENGTH), image.size)
+    if mistake:
+        findings["image"].wrong(mistake, where)
     shown: list[Image.Image | None] = [image]
     targets: dict[str, np.ndarray] = {}
     for task, spec in specs.items():

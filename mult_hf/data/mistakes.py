@@ -5,9 +5,12 @@ of most scenes implies. Images are assumed to be upright: their lower border is 
 are in the lower half. If a data set has depth and normals of the same pixels, the depth's slopes give the signs of the normals.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +18,9 @@ from mult_hf.model.tasks import TaskSpec
 
 STEP_OF_8_BITS = 1 / 127
 """Tolerance for rounding to 8 bits: floors seen by a level camera have z = 0, which is stored slightly above or below 0."""
+
+PLAUSIBLE_FIELDS_OF_VIEW = (5.0, 150.0)
+"""Narrowest and widest field of view, in degrees along the longer side, of an image whose focal length is believed."""
 
 USUAL_FARTHEST = 10.0
 """Largest distance, in metres, of a task that states no range."""
@@ -252,6 +258,24 @@ def pair_mistakes(counts: Counter[str]) -> tuple[str | None, str | None]:
     if x and y:
         return INVERTED, None
     return None, Y_DOWN if y else X_LEFT if x else None
+
+
+def focal_length_mistake(focal_length: Any, size: tuple[int, int]) -> str | None:
+    """What is wrong with a row's focal length, or `None`; a missing one is not wrong.
+
+    Args:
+        focal_length: value of the column.
+        size: width and height of the image in pixels.
+    """
+    if focal_length is None:
+        return None
+    if not isinstance(focal_length, Real) or not 0 < float(focal_length) < math.inf:
+        return f"focal_length is {focal_length!r}; give pixels of the image above 0, or null where it is not known"
+    narrowest, widest = PLAUSIBLE_FIELDS_OF_VIEW
+    degrees = math.degrees(2 * math.atan(max(size) / 2 / float(focal_length)))
+    if narrowest <= degrees <= widest:
+        return None
+    return f"focal_length is {float(focal_length):g} pixels, a field of view of {degrees:.1f} degrees; give pixels of the image"
 
 
 def _mostly(counts: Counter[str], against: str, agreeing: str) -> bool:

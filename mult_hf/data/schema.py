@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 CARD_KEY = "mult_tasks"
 
+FOCAL_LENGTH = "focal_length"
+"""Optional column of focal lengths in pixels of the stored image, null where unknown. Processors with a `canonical_focal_length` use it."""
+
 
 def load_rows(name_or_path: str | Path, split: str | None = None, revision: str | None = None) -> "Dataset | DatasetDict":
     """Call `datasets.load_dataset`, but never read a local directory from the cached copy of another one.

@@ -69,7 +69,7 @@ def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *
     if unknown:
         logger.warning(f"none of the rows that were read has a known label of {', '.join(unknown)}; run mult-hf check on the data set")
     for task, pixels in known.items():
-        classes = stacks[task][pixels].unique() if specs[task].is_classification else ()
+        classes = stacks[task][pixels].unique().tolist() if specs[task].is_classification else []
         if len(classes) == 1:
             logger.warning(f"{task} has class {classes[0]} only in the rows that were read; run mult-hf check on the data set")
 

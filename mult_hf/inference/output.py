@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, card_header, load_task_entries
+from mult_hf.model.resizing import bounded_size
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
@@ -46,6 +47,13 @@ MAX_PANEL_ASPECT = 4
 
 MAX_FILE_NAME = 255
 """Longest file name in bytes on Linux, macOS and Windows."""
+
+COMPRESS_LEVEL = 1
+"""Effort of PNG compression, from 0 to 9. At Pillow's default of 6, a predicted map of 12 megapixels takes 1.3 to 2.8 times as long to
+write, and its file has .5 to .7 of the size."""
+
+_ENCODED_PIXELS = 2**14
+"""Pixels that are encoded at a time: few enough for their values in float64 to stay in the processor's cache."""
 
 # Integer type of a PNG by its number of channels; the highest value means "unknown".
 _PNG_TYPES = {1: "uint16", 3: "uint8"}
@@ -125,9 +133,16 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
         if _is_float(stored):
             np.savez_compressed(file, map=values)  # unchanged, including NaN
         else:
-            encoded = stored.encode(values)  # (channels, height, width)
-            image = encoded[0] if len(encoded) == 1 else np.moveaxis(encoded, 0, -1)
-            Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
+            Image.fromarray(_encoded(values, stored)).save(file, "PNG", compress_level=COMPRESS_LEVEL)
+
+
+def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
+    """What a PNG holds of a map: (height, width), or (height, width, channels) for several channels."""
+    height, width = values.shape[-2:]
+    step = max(1, _ENCODED_PIXELS // width)
+    strips = [np.moveaxis(stored.encode(values[..., start : start + step, :]), 0, -1) for start in range(0, height, step)]
+    encoded = np.concatenate(strips)  # (height, width, channels)
+    return encoded[..., 0] if encoded.shape[-1] == 1 else encoded
 
 
 def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
@@ -180,12 +195,14 @@ class PredictionDirectory:
         specs: entries of the predicted tasks.
         panels: whether to write a panel per image.
         keep_images: whether to write the images too.
+        max_side: longest side of maps and kept images in pixels; by default that of each image.
     """
 
     directory: Path
     specs: Mapping[str, TaskSpec]
     panels: bool = True
     keep_images: bool = False
+    max_side: int | None = None
 
     def __post_init__(self) -> None:
         self.stored = {task: stored_form(spec) for task, spec in self.specs.items()}
@@ -253,37 +270,53 @@ class PredictionDirectory:
             )
         return all(path.is_file() and path.stat().st_size > 0 for path in paths)
 
-    def write(self, name: str, image: Image.Image, maps: Mapping[str, Tensor], record: SourceRecord | None = None) -> None:
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the maps of an image of this (height, width)."""
+        return bounded_size(image_size, self.max_side)
+
+    def kept(self, image: Image.Image) -> Image.Image:
+        """What `write` needs of an image: at the maps' size if images are kept, else as the panel shows it."""
+        height, width = (self.map_size if self.keep_images else _panel_size)((image.height, image.width))
+        return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+
+    def write(
+        self,
+        name: str,
+        image: Image.Image,
+        maps: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+        record: SourceRecord | None = None,
+    ) -> None:
         """Write every file of an image.
 
         The record is removed first and written last, so that a mixture of maps from two images never counts as finished.
 
         Args:
             name: name of the image.
-            image: the RGB image.
-            maps: one map per task, as from `post_process`, at the image's size.
+            image: the RGB image, or what `kept` returned for it.
+            maps: one map per task, as from `post_process`, of one size; or pairs of task and map, of which one is in memory at a time.
             record: the image's source; without it a later run predicts the image again.
         """
         self.source_path(name).unlink(missing_ok=True)
-        for task, prediction in maps.items():
+        shown = {}
+        for task, prediction in maps.items() if isinstance(maps, Mapping) else maps:
             write_map(self.map_path(task, name), prediction, self.stored[task])
+            if self.panels:
+                shown[task] = self._in_panel(task, prediction)
+        image = self.kept(image)
         if self.keep_images:
             with whole_file(self.image_path(name)) as unfinished:
-                image.save(unfinished, "PNG")
+                image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL)
         if self.panels:
             with whole_file(self.panel_path(name)) as unfinished:
-                self._panel(image, maps).save(unfinished, "JPEG", quality=90)
+                _panel(image, shown).save(unfinished, "JPEG", quality=90)
         if record is not None:
             self._write_record(name, record)
 
-    def _panel(self, image: Image.Image, maps: Mapping[str, Tensor]) -> Image.Image:
-        """The image and its maps in a row, each at most [`PANEL_CELL`] wide and [`MAX_PANEL_ASPECT`] times that high."""
-        height = min(round(PANEL_CELL * image.height / image.width), MAX_PANEL_ASPECT * PANEL_CELL)
-        shown = image.resize((PANEL_CELL, max(1, height)), Image.Resampling.BILINEAR)
-        # Colour only every n-th pixel, because the panel is smaller than the maps.
-        rows, columns = (max(1, side // (2 * cell)) for side, cell in zip((image.height, image.width), (shown.height, shown.width)))
-        coloured = [colorize(prediction[..., ::rows, ::columns].numpy(), self.specs[task]) for task, prediction in maps.items()]
-        return panel([[shown, *coloured]], ["image", *maps], cell=PANEL_CELL)
+    def _in_panel(self, task: str, prediction: Tensor) -> Image.Image:
+        """A map in colours, reduced to every n-th row and column, because the panel is smaller than the map."""
+        size = (prediction.shape[-2], prediction.shape[-1])
+        rows, columns = (max(1, side // (2 * cell)) for side, cell in zip(size, _panel_size(size)))
+        return colorize(prediction[..., ::rows, ::columns].numpy(), self.specs[task])
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Prepare the directory for this run, or continue an earlier run with the same settings.
@@ -342,6 +375,18 @@ class PredictionDirectory:
         card.data["configs"] = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
         with whole_file(self.directory / "README.md") as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
+
+
+def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which a panel shows an image of this (height, width): at most [`MAX_PANEL_ASPECT`] times as high as wide."""
+    height = min(round(PANEL_CELL * size[0] / size[1]), MAX_PANEL_ASPECT * PANEL_CELL)
+    return max(1, height), PANEL_CELL
+
+
+def _panel(image: Image.Image, maps: Mapping[str, Image.Image]) -> Image.Image:
+    """The image and its maps in a row."""
+    height, width = _panel_size((image.height, image.width))
+    return panel([[image.resize((width, height), Image.Resampling.BILINEAR), *maps.values()]], ["image", *maps], cell=PANEL_CELL)
 
 
 def _is_foreign(path: Path) -> bool:

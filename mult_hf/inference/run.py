@@ -3,6 +3,7 @@
 import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mult_hf.data.workers import naming_killed_workers
+from mult_hf.model.cameras import FocalLength
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 
@@ -35,14 +37,18 @@ class PreparedImage(NamedTuple):
 
     Args:
         name: name of its predictions.
-        image: the RGB image.
+        size: (height, width) of the image.
+        image: the image itself, or as much of it as is needed to write its files.
         pixel_values: input of the model, (3, height, width).
+        focal_length: of the image, in its own pixels.
         record: the image's source.
     """
 
     name: str
+    size: tuple[int, int]
     image: Image.Image
     pixel_values: Tensor
+    focal_length: FocalLength
     record: SourceRecord | None = None
 
 
@@ -101,54 +107,86 @@ class PredictionRun:
         loader = DataLoader(stream, batch_size=None, num_workers=self.num_workers)
         outcomes = Outcomes()
         total = len(source) // processes  # an estimate if there are videos
-        with tqdm(total=total, desc="predicting", unit="image", disable=process > 0) as bar:
-            for images in by_size(_to_predict(loader, outcomes, bar), self.batch_size):
-                failed = self._predict_batch(images)
-                outcomes.done += len(images) - len(failed)
-                outcomes.failed += failed
-                outcomes.remarks += self._remarks(images)
-                bar.update(len(images))
+        # A batch's files are written while the next batch is predicted.
+        writer = ThreadPoolExecutor(max_workers=1)
+        try:
+            with tqdm(total=total, desc="predicting", unit="image", disable=process > 0) as bar:
+                writing: list[_Writing] = []
+                for images in by_size(_to_predict(loader, outcomes, bar), self.batch_size):
+                    predicted = self._predict_batch(images, outcomes, bar)
+                    _finish_writing(writing, outcomes, bar)
+                    outcomes.remarks += self._remarks([image for image, _ in predicted])
+                    writing = [_Writing(image.name, writer.submit(self._write, image, maps)) for image, maps in predicted]
+                _finish_writing(writing, outcomes, bar)
+        finally:
+            writer.shutdown(cancel_futures=True)
         return outcomes
 
     def _remarks(self, images: list[PreparedImage]) -> Counter[str]:
         remark = self.remark or (lambda size: None)
-        return Counter(filter(None, (remark((each.image.height, each.image.width)) for each in images)))
+        return Counter(filter(None, (remark(each.size) for each in images)))
 
     def _is_predicted(self, image: InputImage) -> bool:
         return self.directory.is_predicted(image.name, image.stamp, image.digest)
 
     def _read(self, image: InputImage) -> PreparedImage:
         record = image.record()
-        return prepare(self.processor, image.name, image.read(), self.min_side)._replace(record=record)
+        prepared = prepare(self.processor, image.name, image.read(), self.min_side)
+        # Many images may wait for their predictions, so each is reduced to what is written of it.
+        return prepared._replace(image=self.directory.kept(prepared.image), record=record)
 
-    def _predict_batch(self, images: list[PreparedImage]) -> list[FailedInput]:
-        """Predict images of equal size and write their maps; returns the failed ones."""
+    def _predict_batch(self, images: list[PreparedImage], outcomes: Outcomes, bar: tqdm) -> list[tuple[PreparedImage, dict[str, Tensor]]]:
+        """Predict images of equal size: each image with its predictions (1, channels, height, width). Failed ones are counted."""
         try:
             predictions = self.predictor(torch.stack([image.pixel_values for image in images]))
         except Exception as error:  # for example out of memory; single images may still fit
-            if len(images) == 1:
-                return [FailedInput.from_error(images[0].name, error)]
-            return [failed for image in images for failed in self._predict_batch([image])]
-        failed = []
-        for number, image in enumerate(images):  # one at a time, because maps may be much larger than predictions
-            try:
-                self._write(image, {task: maps[number : number + 1] for task, maps in predictions.items()})
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in FULL_DISK:
-                    raise
-                failed.append(FailedInput.from_error(image.name, error))
-        return failed
+            if len(images) > 1:
+                return [pair for image in images for pair in self._predict_batch([image], outcomes, bar)]
+            outcomes.failed.append(FailedInput.from_error(images[0].name, error))
+            bar.update()
+            return []
+        return [(image, {task: maps[number : number + 1] for task, maps in predictions.items()}) for number, image in enumerate(images)]
 
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
-        """Write the maps of one image at its original size, from predictions (1, channels, height, width).
+        """Write the maps of one image, one after another, because maps may be much larger than predictions.
 
         Raises:
             ValueError: if a prediction is not finite, which would be written as a map of unknown pixels.
         """
         if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
             raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
-        (maps,) = self.processor.post_process(predictions, [(image.image.height, image.image.width)])
-        self.directory.write(image.name, image.image, {task: each["prediction"] for task, each in maps.items()}, image.record)
+        maps = ((task, self._finished(task, prediction, image)) for task, prediction in predictions.items())
+        self.directory.write(image.name, image.image, maps, image.record)
+
+    def _finished(self, task: str, prediction: Tensor, image: PreparedImage) -> Tensor:
+        size = self.directory.map_size(image.size)
+        focal = image.focal_length.resized(image.size, size).pixels
+        (maps,) = self.processor.post_process({task: prediction}, [size], focal_length=focal)
+        return maps[task]["prediction"]
+
+
+class _Writing(NamedTuple):
+    """An image whose files are being written."""
+
+    name: str
+    files: "Future[None]"
+
+
+def _finish_writing(images: Iterable[_Writing], outcomes: Outcomes, bar: tqdm) -> None:
+    """Wait for the images' files, and count them.
+
+    Raises:
+        OSError: if the disk is full or cannot be written to.
+    """
+    for image in images:
+        try:
+            image.files.result()
+            outcomes.done += 1
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL_DISK:
+                raise
+            outcomes.failed.append(FailedInput.from_error(image.name, error))
+        bar.update()
 
 
 def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_side: int = MIN_SIDE) -> PreparedImage:
@@ -160,7 +198,8 @@ def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_si
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < min_side:
         raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {min_side} per side; set --image_size")
-    return PreparedImage(name, image, pixel_values)
+    size = (image.height, image.width)
+    return PreparedImage(name, size, image, pixel_values, processor.focal_length_of(image, size))
 
 
 def _to_predict(

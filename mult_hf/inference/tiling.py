@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mult_hf.model.tasks import TaskSpec
 
@@ -28,12 +29,23 @@ _TINY = 1e-6
 """Smallest probability after alignment."""
 
 
-def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, view: ViewSize | None = None, batch_size: int = 1) -> Predictor:
+def tiled(
+    predictor: Predictor,
+    specs: Mapping[str, TaskSpec],
+    tile: int,
+    view: ViewSize | None = None,
+    batch_size: int = 1,
+    *,
+    show_progress: bool = False,
+) -> Predictor:
     """Make a predictor that processes large images tile by tile.
 
     A tile is `tile` pixels of the image long on its longer side, and is resized to the size that the model was trained on. Its objects
     appear larger than in the whole image, and their surroundings are missing. So the whole image is predicted first, at the model's
     size. Each tile is then aligned with that prediction (see [`align`]) and adds detail.
+
+    A prediction has no finer detail than the model's view of a tile. So tiles are blended at the scale of their views
+    ([`Layout.blended`]), and the result is to be resized to the image as any prediction is.
 
     Where tiles overlap, their predictions are averaged as over views: class probabilities instead of logits, and mean vectors are
     normalised. A tile's weight falls linearly from its middle to its edges, so that differences between two tiles are spread over
@@ -45,6 +57,7 @@ def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, view: 
         tile: longer side of a tile in the image's pixels. An image that is no larger is predicted whole.
         view: size to which the whole image and the tiles are resized; `None` keeps the size of tiles and does not align them.
         batch_size: tiles of each image per call of the predictor.
+        show_progress: whether to show a progress bar of each image's tiles.
 
     Returns:
         a [`Predictor`] for images of any size, on their device; it returns log-probabilities in place of logits if there are several tiles.
@@ -57,24 +70,26 @@ def tiled(predictor: Predictor, specs: Mapping[str, TaskSpec], tile: int, view: 
 
     def predict(pixel_values: Tensor) -> Mapping[str, Tensor]:
         height, width = pixel_values.shape[-2:]
-        size = (height, width)
-        layout = Layout.of_image(size, tile, view)
-        coarse = {} if view is None else predictor(resized(pixel_values, view.of_image(size)))
+        layout = Layout.of_image((height, width), tile, view)
+        coarse = {} if view is None else predictor(resized(pixel_values, view.of_image((height, width))))
         coarse = {task: prediction.to(pixel_values.device) for task, prediction in coarse.items()}
         if layout.is_whole_image and coarse:
             return coarse
         coarse = {task: to_average(prediction.float(), specs[task]) for task, prediction in coarse.items()}
         means: dict[str, Tensor] = {}
-        for views, windows in _batches(pixel_values, layout, batch_size):
+        bar = tqdm(total=len(layout.windows()), desc="tiles", unit="tile", leave=False, disable=not show_progress)
+        for views, windows in _batches(resized(pixel_values, layout.blended), layout, batch_size):
             predictions = {task: each.to(pixel_values.device).chunk(len(windows)) for task, each in predictor(views).items()}
             for number, (window, share) in enumerate(windows):
                 for task, addends in predictions.items():
-                    addend = _of_image(addends[number].float(), layout, specs[task])
+                    addend = _to_blend(addends[number].float(), layout, specs[task])
                     if coarse:
-                        addend = align(addend, _part(coarse[task], window, size), specs[task], layout.cells)
+                        addend = align(addend, _part(coarse[task], window, layout.blended), specs[task], layout.cells)
                     if task not in means:
-                        means[task] = addend.new_zeros(*addend.shape[:2], *size)
+                        means[task] = addend.new_zeros(*addend.shape[:2], *layout.blended)
                     means[task][window].lerp_(addend, share)
+            bar.update(len(windows))
+        bar.close()
         return {task: from_average(mean, specs[task]) for task, mean in means.items()}
 
     return predict
@@ -111,6 +126,18 @@ class Layout(NamedTuple):
         return self.tile == self.size
 
     @property
+    def blended(self) -> tuple[int, int]:
+        """(height, width) of the blended maps: the image at the scale at which the model sees tiles, but no larger than it is."""
+        height, width = (min(length, round(length * seen / side)) for length, seen, side in zip(self.size, self.seen, self.tile))
+        return height, width
+
+    @property
+    def blended_tile(self) -> tuple[int, int]:
+        """(height, width) of a tile in the blended maps."""
+        height, width = (min(seen, side) for seen, side in zip(self.seen, self.tile))
+        return height, width
+
+    @property
     def zoom(self) -> float:
         """Magnification of a tile relative to the whole image's view."""
         return math.sqrt(math.prod(self.seen) * math.prod(self.size) / (math.prod(self.tile) * math.prod(self.whole)))
@@ -122,9 +149,10 @@ class Layout(NamedTuple):
         return rows, columns
 
     def windows(self) -> list[tuple[EllipsisType, slice, slice]]:
-        """Index of each tile in the image, row by row."""
-        starts = [tile_starts(length, side) for length, side in zip(self.size, self.tile)]
-        return [(..., slice(top, top + self.tile[0]), slice(left, left + self.tile[1])) for top in starts[0] for left in starts[1]]
+        """Index of each tile in the blended maps, row by row."""
+        height, width = self.blended_tile
+        rows, columns = (tile_starts(length, side) for length, side in zip(self.blended, (height, width)))
+        return [(..., slice(top, top + height), slice(left, left + width)) for top in rows for left in columns]
 
 
 def align(fine: Tensor, coarse: Tensor, spec: TaskSpec, cells: tuple[int, int]) -> Tensor:
@@ -155,21 +183,24 @@ def _local_means(values: Tensor, cells: tuple[int, int]) -> Tensor:
     return F.interpolate(F.adaptive_avg_pool2d(values, cells), size=values.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _batches(pixel_values: Tensor, layout: Layout, batch_size: int) -> Iterator[tuple[Tensor, list[tuple[Any, Tensor]]]]:
+def _batches(images: Tensor, layout: Layout, batch_size: int) -> Iterator[tuple[Tensor, list[tuple[Any, Tensor]]]]:
     """Views of some tiles, (tiles * images, 3, height, width), with each tile's window and its share of the mean at its pixels.
+
+    The images have the size of the blended maps.
 
     The share is the tile's weight divided by the weights of all tiles so far. Blending one tile after another by this share gives their
     weighted mean without a final division, which would round.
     """
-    total = pixel_values.new_zeros(layout.size, dtype=torch.float32)
-    weight = _hat(layout.tile[0], pixel_values)[:, None] * _hat(layout.tile[1], pixel_values)
+    total = images.new_zeros(layout.blended, dtype=torch.float32)
+    height, width = layout.blended_tile
+    weight = _hat(height, images)[:, None] * _hat(width, images)
     windows = layout.windows()
     for start in range(0, len(windows), batch_size):
         some = []
         for window in windows[start : start + batch_size]:
             total[window] += weight
             some.append((window, weight / total[window]))
-        yield torch.cat([resized(pixel_values[window], layout.seen) for window, _ in some]), some
+        yield torch.cat([resized(images[window], layout.seen) for window, _ in some]), some
 
 
 def resized(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -179,10 +210,10 @@ def resized(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pixel_values, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _of_image(prediction: Tensor, layout: Layout, spec: TaskSpec) -> Tensor:
-    """A tile's prediction at the image's scale, in the space of `to_average`."""
-    if layout.seen != layout.tile:
-        prediction = F.interpolate(prediction, size=layout.tile, mode="bilinear", align_corners=False)
+def _to_blend(prediction: Tensor, layout: Layout, spec: TaskSpec) -> Tensor:
+    """A tile's prediction at the scale of the blended maps, in the space of `to_average`."""
+    if layout.seen != layout.blended_tile:
+        prediction = F.interpolate(prediction, size=layout.blended_tile, mode="bilinear", align_corners=False)
     return to_average(prediction, spec) / layout.zoom**spec.zoom_exponent
 
 

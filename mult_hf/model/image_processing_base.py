@@ -5,14 +5,13 @@ must work if torchvision is missing or broken.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
@@ -21,10 +20,13 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .alignment import misalignment_of_sizes, orientation
+from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_focal_length, listed_focal_lengths
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
 from .images import LabelMap, label_array, open_file, read_image, resize_label
+from .post_processing import finish, resized
 from .processor_fields import check_numbers, checked_size
+from .resizing import classes_of
 from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
@@ -46,10 +48,17 @@ class MulTImageProcessorKwargs(ImagesKwargs, total=False):
         Whether stored class maps have 0 for pixels without a class, as those of ADE20k: 0 and 255 become 255, every other class is
         reduced by 1. This replaces the offset and the unknown values in the encodings of classifications; other tasks are not
         affected. False by default.
+    canonical_focal_length (`float`, *optional*):
+        Focal length in pixels of the network's input at which values that change with it (depth) are learnt, see
+        `mult_hf.model.cameras`. None by default: targets and predictions are those of the camera at hand.
+    assumed_field_of_view (`float`, *optional*):
+        Degrees along the longer side of an image whose focal length is not known, with `canonical_focal_length`: 60 by default.
     """
 
     tasks: list
     do_reduce_labels: bool
+    canonical_focal_length: float | None
+    assumed_field_of_view: float | None
 
 
 class MulTBatchFeature(BatchFeature):
@@ -61,34 +70,6 @@ class MulTBatchFeature(BatchFeature):
         if isinstance(self.data.get("labels"), dict):
             self.data["labels"] = dict(BatchFeature(self.data["labels"]).to(*args, **kwargs).data)
         return self
-
-
-def _clamp(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
-    return resized if spec.value_range is None else resized.clamp(*spec.value_range)
-
-
-_CANCELLED = 1e-3
-"""Length of a resized vector, relative to the nearest predicted one, below which its direction is only rounding error."""
-
-
-def _unit_vectors(resized: Tensor, prediction: Tensor, spec: TaskSpec) -> Tensor:
-    """Normalise vectors to length 1. Where opposite vectors cancel out, use the nearest predicted one, or NaN if it has no direction."""
-    nearest = prediction
-    if resized.shape != prediction.shape:
-        nearest = F.interpolate(prediction[None], size=tuple(resized.shape[-2:]), mode="nearest-exact")[0]
-    cancelled = resized.norm(dim=0) <= _CANCELLED * nearest.norm(dim=0)
-    vectors = torch.where(cancelled, nearest, resized)
-    largest = vectors.abs().amax(dim=0)
-    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction too
-    return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
-
-
-# By activation, functions that restore its guarantees after resizing: (resized, as predicted, task's entry) -> finished.
-_FINISH: dict[str, Callable[[Tensor, Tensor, TaskSpec], Tensor]] = {
-    "identity": _clamp,
-    "sigmoid": _clamp,
-    "unit_vector": _unit_vectors,
-}
 
 
 class MulTProcessingMixin(_Backend):
@@ -114,6 +95,8 @@ class MulTProcessingMixin(_Backend):
     do_normalize = True
     do_convert_rgb = True
     do_reduce_labels = False
+    canonical_focal_length: float | None = None
+    assumed_field_of_view: float | None = None
     tasks: Any = None
 
     if TYPE_CHECKING:
@@ -130,6 +113,7 @@ class MulTProcessingMixin(_Backend):
         super().__init__(**options)
         for name, least in (("image_mean", -math.inf), ("image_std", 0.0), ("rescale_factor", 0.0)):
             check_numbers(name, getattr(self, name), above=least)
+        self.assumed_field_of_view = checked_field_of_view(self.assumed_field_of_view, self.canonical_focal_length)
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> Any:
@@ -156,6 +140,7 @@ class MulTProcessingMixin(_Backend):
         images: ImageInput,
         segmentation_maps: LabelMap | Sequence[LabelMap] = None,
         label_maps: Mapping[str, LabelMap | Sequence[LabelMap]] | None = None,
+        focal_length: float | Sequence[float | None] | None = None,
         **kwargs: Unpack[MulTImageProcessorKwargs],
     ) -> MulTBatchFeature:
         """Prepare images, and their stored label maps.
@@ -166,6 +151,8 @@ class MulTProcessingMixin(_Backend):
                 short for `label_maps={task: segmentation_maps}`.
             label_maps: per task one stored map per image, as the data set stores it (PIL image, array or tensor); a single map
                 for a single image; `None` for an image without the task, whose target is all unknown.
+            focal_length: in pixels of the image; one for all or one per image, None where it is not known. It only affects targets of
+                a processor with a `canonical_focal_length`. By default the one in the image's EXIF, or else an assumed one.
             kwargs: `size`, `do_resize`, `return_tensors`, ... as for every image processor, `tasks`, and `do_reduce_labels`.
 
         Returns:
@@ -178,7 +165,7 @@ class MulTProcessingMixin(_Backend):
         """
         if kwargs.get("size") is not None:
             kwargs["size"] = checked_size(kwargs["size"])
-        return super().preprocess(images, segmentation_maps, label_maps, **kwargs)
+        return super().preprocess(images, segmentation_maps, label_maps, focal_length, **kwargs)
 
     # `override`, here and below: the base class declares arbitrary further inputs; `preprocess` passes the ones named here.
     def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:  # type: ignore[override]
@@ -197,10 +184,13 @@ class MulTProcessingMixin(_Backend):
         images: ImageInput,
         segmentation_maps: Any,
         label_maps: Mapping[str, Any] | None,
+        focal_length: Any = None,
         *,
         return_tensors: str | None = None,
         tasks: Any = None,
         do_reduce_labels: bool | None = None,
+        canonical_focal_length: float | None = None,
+        assumed_field_of_view: float | None = None,
         do_convert_rgb: bool | None = None,
         input_data_format: str | None = None,
         device: Any = None,
@@ -222,13 +212,14 @@ class MulTProcessingMixin(_Backend):
         if segmentation_maps is not None:
             label_maps = _with_segmentation_maps(label_maps, segmentation_maps, specs)
         if label_maps is not None:
+            focal_lengths = listed_focal_lengths(focal_length, len(opened))
             places = [
-                _Place(tuple(pixels.shape[-2:]), tuple(upright.shape[-2:]), orientation(image))
-                for pixels, upright, image in zip(pixel_values, prepared, opened)
+                _Place.of_image(image, tuple(upright.shape[-2:]), tuple(pixels.shape[-2:]), focal, assumed_field_of_view)
+                for image, upright, pixels, focal in zip(opened, prepared, pixel_values, focal_lengths)
             ]
             if do_reduce_labels:
                 specs = {task: _reduced(spec) for task, spec in specs.items()}
-            targets = {task: self._targets(task, maps, places, specs) for task, maps in label_maps.items()}
+            targets = {task: self._targets(task, maps, places, specs, canonical_focal_length) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
 
@@ -250,8 +241,15 @@ class MulTProcessingMixin(_Backend):
             )
         return {}
 
-    def _targets(self, task: str, maps: LabelMap | Sequence[LabelMap], places: list["_Place"], specs: dict[str, TaskSpec]) -> list[Tensor]:
-        """Decode and resize the maps of one task, one per image."""
+    def _targets(
+        self,
+        task: str,
+        maps: LabelMap | Sequence[LabelMap],
+        places: list["_Place"],
+        specs: dict[str, TaskSpec],
+        canonical_focal_length: float | None,
+    ) -> list[Tensor]:
+        """Decode and resize the maps of one task, one per image; for a canonical camera, if there is one."""
         if task not in specs:
             raise refusal(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
         stored_maps: list[Any] = list(maps) if isinstance(maps, (list, tuple)) else [maps]
@@ -265,7 +263,9 @@ class MulTProcessingMixin(_Backend):
                 target = specs[task].unknown_target(*place.size) if stored is None else place.decode(stored, specs[task])
             except (ValueError, OSError, SyntaxError) as error:
                 raise ValueError(f"label map {number} of {getattr(stored, 'filename', '') or 'the batch'}: {error}") from None
-            targets.append(resize_label(torch.from_numpy(target), place.size, specs[task].resample))
+            resized_target = resize_label(torch.from_numpy(target), place.size, specs[task].resample)
+            factor = canonical_factor(specs[task], place.focal_length, canonical_focal_length)
+            targets.append(resized_target if factor == 1 else resized_target * factor)
         return targets
 
     def post_process(
@@ -275,6 +275,7 @@ class MulTProcessingMixin(_Backend):
         *,
         return_scores: bool = False,
         tasks: Any = None,
+        focal_length: float | Sequence[float | None] | None = None,
     ) -> list[dict[str, dict[str, Tensor]]]:
         """Predictions in their units, image by image.
 
@@ -283,6 +284,8 @@ class MulTProcessingMixin(_Backend):
             target_sizes: (height, width) of each image; the model's input size by default.
             return_scores: whether to add class probabilities, (classes, height, width).
             tasks: task entries in place of the processor's own.
+            focal_length: in pixels of an image of the target size; one for all or one per image, None where it is not known: then one is
+                assumed. It only affects a processor with a `canonical_focal_length`.
 
         Returns:
             Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
@@ -295,9 +298,46 @@ class MulTProcessingMixin(_Backend):
         """
         specs = resolve_tasks(self.tasks if tasks is None else tasks)
         return [
-            {task: _finish(prediction, _entry(task, specs), size, return_scores=return_scores) for task, prediction in image.items()}
-            for image, size in self._images(outputs, target_sizes)
+            {
+                task: self._finish(prediction, _entry(task, specs), size, focal, return_scores=return_scores)
+                for task, prediction in image.items()
+            }
+            for image, size, focal in self._images(outputs, target_sizes, focal_length)
         ]
+
+    def focal_length_of(self, image: Any, size: tuple[int, int], given: float | None = None) -> FocalLength:
+        """The focal length of an image: the given one, else the one in its EXIF, else an assumed one.
+
+        Args:
+            image: a PIL image as it was opened; other images have no EXIF.
+            size: (height, width) of the image.
+            given: in pixels of the image, or None.
+
+        Raises:
+            ValueError: if the given one is not a number above 0.
+        """
+        return find_focal_length(image, size, given, self.assumed_field_of_view)
+
+    def camera_factor(self, spec: TaskSpec, prediction: Tensor, size: tuple[int, int] | None, focal_length: float | None) -> float:
+        """Factor from true values to those of the canonical camera; 1 without one, and for tasks that do not depend on it.
+
+        Args:
+            spec: the task's entry.
+            prediction: (channels, height, width), at the size of the model's input.
+            size: (height, width) of the image; by default that of the prediction.
+            focal_length: in pixels of an image of this size; None where it is not known: then one is assumed.
+        """
+        if self.canonical_focal_length is None or not spec.zoom_exponent:
+            return 1.0
+        seen: tuple[int, int] = (prediction.shape[-2], prediction.shape[-1])
+        focal = self.focal_length_of(None, size or seen, focal_length).resized(size or seen, seen)
+        return canonical_factor(spec, focal.pixels, self.canonical_focal_length)
+
+    def _finish(
+        self, prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, focal_length: float | None, *, return_scores: bool = False
+    ) -> dict[str, Tensor]:
+        """Convert one (channels, height, width) prediction to its size and unit, and from the canonical camera to the image's."""
+        return finish(prediction, spec, size, self.camera_factor(spec, prediction, size, focal_length), return_scores=return_scores)
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None, return_segmentation_scores: bool = False
@@ -317,15 +357,21 @@ class MulTProcessingMixin(_Backend):
             ValueError: as `post_process`, or if not exactly one predicted task is a semantic segmentation.
         """
         task = self._only_task("semantic-segmentation", outputs)
-        logits = [_resized(image[task], size) for image, size in self._images(outputs, target_sizes)]
+        images = [(image, size) for image, size, _ in self._images(outputs, target_sizes)]
         if not return_segmentation_scores:
-            return [_classes(scores) for scores in logits]
-        both = [dict(segmentation=_classes(scores), segmentation_scores=scores) for scores in logits]  # noqa: C408
+            return [finish(image[task], self.task_specs[task], size)["prediction"] for image, size in images]
+        logits = [resized(image[task], size) for image, size in images]
+        both = [dict(segmentation=classes_of(scores), segmentation_scores=scores) for scores in logits]  # noqa: C408
         return [SemanticSegmentationPostProcessorOutput(data=data) for data in both]
 
-    def post_process_depth_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
-        """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models."""
-        return [{"predicted_depth": depth} for depth in self._only("depth-estimation", outputs, target_sizes)]
+    def post_process_depth_estimation(
+        self,
+        outputs: Any,
+        target_sizes: Iterable[tuple[int, int]] | None = None,
+        focal_length: float | Sequence[float | None] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models; see `post_process`."""
+        return [{"predicted_depth": depth} for depth in self._only("depth-estimation", outputs, target_sizes, focal_length)]
 
     def post_process_normal_estimation(
         self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None
@@ -333,11 +379,13 @@ class MulTProcessingMixin(_Backend):
         """Per image `{"normals": (3, height, width)}`, x right, y up, z towards the viewer; of length 1, or NaN."""
         return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
 
-    def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
+    def _only(
+        self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None, focal_length: Any = None
+    ) -> list[Tensor]:
         """The finished maps of the only task with this `transformers_task`."""
         task = self._only_task(transformers_task, outputs)
-        spec, images = self.task_specs[task], self._images(outputs, target_sizes)
-        return [_finish(image[task], spec, size, return_scores=False)["prediction"] for image, size in images]
+        spec, images = self.task_specs[task], self._images(outputs, target_sizes, focal_length)
+        return [self._finish(image[task], spec, size, focal)["prediction"] for image, size, focal in images]
 
     def _only_task(self, transformers_task: str, outputs: Any) -> str:
         """The name of the only predicted task with this `transformers_task`."""
@@ -348,15 +396,16 @@ class MulTProcessingMixin(_Backend):
         return names[0]
 
     def _images(
-        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None
-    ) -> list[tuple[dict[str, Tensor], tuple[int, int] | None]]:
-        """The batch's predictions image by image, each with its target size."""
+        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None, focal_length: Any = None
+    ) -> list[tuple[dict[str, Tensor], tuple[int, int] | None, float | None]]:
+        """The batch's predictions image by image, each with its target size and focal length."""
         predictions = _predictions(outputs)
         count = len(next(iter(predictions.values())))
         sizes = [None] * count if target_sizes is None else _sizes(target_sizes)
         if len(sizes) != count:
             raise ValueError(f"target_sizes has {len(sizes)} sizes for {count} images; give one (height, width) per image")
-        return [({task: maps[i] for task, maps in predictions.items()}, size) for i, size in enumerate(sizes)]
+        focals = listed_focal_lengths(focal_length, count)
+        return [({task: maps[i] for task, maps in predictions.items()}, *each) for i, each in enumerate(zip(sizes, focals))]
 
     def to_dict(self) -> dict[str, Any]:
         """Values for `preprocessor_config.json`; `auto_map` names the files of both backends."""
@@ -368,11 +417,22 @@ class MulTProcessingMixin(_Backend):
 
 
 class _Place(NamedTuple):
-    """Sizes of an image: (height, width) for the model and of the upright image, and its EXIF orientation."""
+    """Sizes of an image: (height, width) for the model and of the upright image, its EXIF orientation, and its focal length in pixels of
+    the model's input.
+    """
 
     size: tuple[int, int]
     upright_size: tuple[int, int]
     orientation: int
+    focal_length: float
+
+    @classmethod
+    def of_image(
+        cls, image: Any, upright_size: tuple[int, int], size: tuple[int, int], focal_length: float | None, field_of_view: float | None
+    ) -> "_Place":
+        """The place of an image's maps in the model's input of a size."""
+        focal = find_focal_length(image, upright_size, focal_length, field_of_view).resized(upright_size, size)
+        return cls(size, upright_size, orientation(image), focal.pixels)
 
     def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
         """Decode a stored map, and refuse one that is not aligned with the image."""
@@ -445,35 +505,6 @@ def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
     if task not in specs:
         raise refusal(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
     return specs[task]
-
-
-def _resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """One (channels, height, width) prediction at its size, float32."""
-    prediction = prediction.float()
-    if size is None or tuple(prediction.shape[-2:]) == size:
-        return prediction
-    return F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _classes(logits: Tensor) -> Tensor:
-    """Class ids (height, width) of logits (classes, height, width); 255 where a logit is NaN, which the first class would win."""
-    best, classes = logits.max(dim=0)
-    return classes.masked_fill_(best.isnan(), IGNORE_INDEX)
-
-
-def _finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool) -> dict[str, Tensor]:
-    """Convert one (channels, height, width) prediction to its size and unit."""
-    if len(prediction) != spec.channels:
-        raise ValueError(
-            f"{spec.name}: the prediction has {len(prediction)} channels, its entry {spec.channels}; pass tasks=model.config.tasks"
-        )
-    prediction = prediction.float()
-    resized = _resized(prediction, size)
-    if spec.is_classification:
-        scores = {"scores": resized.softmax(dim=0)} if return_scores else {}
-        return {"prediction": _classes(resized), **scores}
-    finished = _FINISH[spec.activation](resized, prediction, spec)
-    return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 
 def _in_type(targets: list[Tensor], return_tensors: str | None) -> Any:

@@ -279,7 +279,7 @@ def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
     if image.is_meta:
         raise ValueError(f"{name} is a tensor of shape {shape} on the meta device, without values; expected one on a CPU or GPU")
     first, last = (image.ndim == 3 and shape[axis] in _CHANNELS for axis in (0, -1))
-    if channels_last is None and first and last:
+    if channels_last is None and first and last and image.numel():  # an empty one is refused below
         raise ValueError(
             f"{name} has shape {shape}: its channels may be the first axis or the last; say which by input_data_format (in read_image: "
             f"channels_last), or pass a PIL image"

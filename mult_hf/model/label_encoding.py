@@ -84,13 +84,13 @@ class LabelEncoding:
                 stored value means unknown.
         """
         unknown = np.broadcast_to(np.isnan(target).any(axis=0), target.shape)  # a pixel is known only if all its channels are
-        floating = np.dtype(self.dtype).kind == "f"
-        if unknown.any() and not self.unknown and not floating:
+        has_unknown, floating = bool(unknown.any()), np.dtype(self.dtype).kind == "f"
+        if has_unknown and not self.unknown and not floating:
             raise ValueError(f"{int(unknown.sum())} values are not known, but this encoding has no stored value for that; set `unknown`")
         stored = self.stored_values(np.asarray(target, np.float64))
         lowest, highest = _limits(self.dtype)
         stored = stored if floating else np.round(stored)
-        known = stored[~unknown]
+        known = stored[~unknown] if has_unknown else stored
         low, high = float(known.min(initial=highest)), float(known.max(initial=lowest))  # Python compares them with integers exactly
         if low < lowest or high > highest:
             raise ValueError(f"encoded values reach from {low:g} to {high:g}, which {self.dtype} cannot hold; check the unit and `scale`")
@@ -98,7 +98,9 @@ class LabelEncoding:
         if lost.any():
             examples = ", ".join(f"{value:g}" for value in np.unique(stored[:, lost])[:3])
             raise ValueError(f"{int(lost.sum())} known pixels would be stored as {examples}, which means unknown; see `unknown`, `maximum`")
-        return np.where(unknown, self.unknown[0] if self.unknown else np.nan if floating else 0, stored).astype(self.dtype)
+        if has_unknown:
+            stored = np.where(unknown, self.unknown[0] if self.unknown else np.nan if floating else 0, stored)
+        return stored.astype(self.dtype)
 
     def stored_values(self, target: np.ndarray) -> np.ndarray:
         """The stored values of a target (channels, height, width), before rounding."""

@@ -25,7 +25,7 @@ IGNORE_INDEX = 255
 KINDS = ("classification", "regression")
 
 RESERVED_NAMES = (
-    *("image", "source", "augmentation_seed", "file_name"),  # columns of data sets
+    *("image", "source", "augmentation_seed", "file_name", "focal_length"),  # columns of data sets
     *("pixel_values", "labels", "tasks", "target_size"),  # inputs of the model and of the pipeline
     *("loss", "predictions", "task_losses", "task_features", "last_hidden_state", "hidden_states", "task_hidden_states", "attentions"),
 )

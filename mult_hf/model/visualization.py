@@ -1,6 +1,7 @@
 """Colour images of predictions and targets: colour maps by name, a legend of classes, panels, attention and matrices."""
 
 import colorsys
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,29 +31,90 @@ def class_palette(classes: int) -> np.ndarray:
     return np.round(np.asarray(colors, np.float64).reshape(-1, 3) * 255).astype(np.uint8)
 
 
-def _color_classes(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
-    colors = np.concatenate([class_palette(spec.channels), np.array([UNKNOWN_COLOR], np.uint8)])
-    listed = (values[0] >= 0) & (values[0] < spec.channels)  # false for NaN, too
-    return colors[np.where(listed, values[0], spec.channels).astype(np.int64)]
+_UNKNOWN_INDEX = 255
+"""Row of a colour table for unknown pixels; the others are for class ids, or for values from the lowest to the highest."""
+
+_STRIP_PIXELS = 2**17
+"""Pixels that are coloured at a time: few enough for their values to stay in the processor's cache."""
+
+_LIMIT_PIXELS = 2**20
+"""Pixels, at least, whose values decide the limits of a larger map."""
 
 
-def _color_vectors(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
+def _in_strips(values: np.ndarray, channels: int | None, color: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Convert (channels, height, width) values to bytes, some rows at a time.
+
+    Args:
+        values: the map.
+        channels: of the result, or None for one without this axis.
+        color: (channels, rows, width) -> (rows, width) or (rows, width, channels) uint8.
+    """
+    height, width = values.shape[1:]
+    colored = np.empty((height, width) if channels is None else (height, width, channels), np.uint8)
+    step = max(1, _STRIP_PIXELS // max(1, width))
+    for start in range(0, height, step):
+        colored[start : start + step] = color(values[:, start : start + step])
+    return colored
+
+
+def _looked_up(indices: np.ndarray, table: np.ndarray) -> Image.Image:
+    """The image of (height, width) uint8 indices into (colours, 3) uint8 colours; [`_UNKNOWN_INDEX`] is the unknown colour."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(table)] = table
+    colors[_UNKNOWN_INDEX] = UNKNOWN_COLOR
+    image = Image.fromarray(indices)
+    image.putpalette(colors.tobytes())
+    return image.convert("RGB")
+
+
+def _color_classes(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> Image.Image:
+    def index(strip: np.ndarray) -> np.ndarray:
+        listed = (strip[0] >= 0) & (strip[0] < spec.channels)  # false for NaN, too
+        return np.where(listed, strip[0], _UNKNOWN_INDEX).astype(np.uint8)
+
+    return _looked_up(_in_strips(values, None, index), class_palette(spec.channels))
+
+
+def _color_vectors(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> Image.Image:
     """Up to three channels as red, green and blue, 0 being the middle grey of each."""
     low, high = spec.value_range or (-1.0, 1.0)
-    colors = np.full((*values.shape[1:], 3), 0.5)
-    shown = np.moveaxis(values[:3], 0, -1)
-    colors[..., : shown.shape[-1]] = (shown - low) / (high - low)
-    return _to_bytes(colors, np.isfinite(values).all(axis=0))
+
+    def color(strip: np.ndarray) -> np.ndarray:
+        colors = np.full((*strip.shape[1:], 3), 128, np.uint8)
+        for channel, shown in enumerate(strip[:3]):
+            colors[..., channel] = _bytes(shown, low, high, 255)
+        known = np.isfinite(strip).all(axis=0)
+        if not known.all():
+            colors[~known] = UNKNOWN_COLOR
+        return colors
+
+    return Image.fromarray(_in_strips(values, 3, color))
 
 
-def _color_scalars(anchors: Sequence[str]) -> Callable[[np.ndarray, TaskSpec, tuple[float, float]], np.ndarray]:
-    def color(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> np.ndarray:
-        magnitude = _magnitude(values)
-        position = np.clip((magnitude - limits[0]) / max(limits[1] - limits[0], 1e-12), 0, 1)
-        known = np.isfinite(magnitude)
-        return _to_bytes(_shade(np.where(known, position, 0), anchors), known)
+def _color_scalars(anchors: Sequence[str]) -> Callable[[np.ndarray, TaskSpec, tuple[float, float]], Image.Image]:
+    table = np.round(_shade(np.linspace(0, 1, _UNKNOWN_INDEX), anchors) * 255).astype(np.uint8)
+
+    def color(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float]) -> Image.Image:
+        def index(strip: np.ndarray) -> np.ndarray:
+            magnitude = _magnitude(strip)
+            known = np.isfinite(magnitude)
+            indices = _bytes(magnitude, *limits, len(table) - 1)
+            return indices if known.all() else np.where(known, indices, _UNKNOWN_INDEX)
+
+        return _looked_up(_in_strips(values, None, index), table)
 
     return color
+
+
+def _bytes(values: np.ndarray, low: float, high: float, highest: int) -> np.ndarray:
+    """Numbers from 0 for `low` to `highest` for `high`, rounded and within these; 0 for NaN."""
+    per_unit = highest / max(high - low, 1e-12)
+    with np.errstate(over="ignore"):  # beyond the type's range is beyond the limits
+        scaled = np.subtract(values, low, dtype=np.result_type(values, np.float32))
+        scaled *= per_unit
+    scaled += 0.5
+    np.fmax(scaled, 0, out=scaled)  # 0 for NaN
+    return np.minimum(scaled, highest, out=scaled).astype(np.uint8)
 
 
 def _shade(position: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
@@ -72,17 +134,24 @@ def _to_bytes(colors: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(known[..., None], colors, np.array(UNKNOWN_COLOR, np.uint8))
 
 
-COLORMAPS: dict[str, Callable[[np.ndarray, TaskSpec, tuple[float, float]], np.ndarray]] = {
+COLORMAPS: dict[str, Callable[[np.ndarray, TaskSpec, tuple[float, float]], Image.Image]] = {
     "classes": _color_classes,
     "vectors": _color_vectors,
     **{name: _color_scalars(anchors) for name, anchors in _ANCHORS.items()},
 }
-"""Colour maps by the name that a task's entry uses: ((channels, h, w), spec, limits) -> (h, w, 3) uint8."""
+"""Colour maps by the name that a task's entry uses: (values (channels, height, width), entry, limits) -> RGB image.
+
+Those of numbers have 255 colours: a value is shown as the nearest of them."""
 
 
 def color_limits(values: np.ndarray) -> tuple[float, float]:
-    """The range of values that a scalar colour map spans: 1st to 99th percentile of the known ones; (0, 1) if none is known."""
-    magnitude = _magnitude(_channels_first(values))
+    """The range of values that a scalar colour map spans: 1st to 99th percentile of the known ones; (0, 1) if none is known.
+
+    Of a map of more than [`_LIMIT_PIXELS`], only pixels of every n-th row and column count, as many as that or more.
+    """
+    values = _channels_first(values)
+    every = max(1, math.isqrt(values[0].size // _LIMIT_PIXELS))
+    magnitude = _magnitude(values[:, ::every, ::every])
     known = magnitude[np.isfinite(magnitude)]
     return tuple(np.percentile(known, [1, 99]).tolist()) if len(known) else (0.0, 1.0)
 
@@ -106,12 +175,13 @@ def colorize(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float] | N
     if spec.colormap not in COLORMAPS:
         raise ValueError(f"task {spec.name!r} has colormap {spec.colormap!r}; allowed: {', '.join(COLORMAPS)}")
     values = _channels_first(values)
-    return Image.fromarray(COLORMAPS[spec.colormap](values, spec, color_limits(values) if limits is None else limits))
+    return COLORMAPS[spec.colormap](values, spec, color_limits(values) if limits is None else limits)
 
 
 def _channels_first(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # a tensor; numpy has no bfloat16
-        values = values.detach().cpu().double() if values.is_floating_point() else values.cpu()
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.itemsize < 4 else values
     values = np.asarray(values)
     if values.ndim not in (2, 3):
         raise ValueError(f"a map has shape (height, width) or (channels, height, width), got {values.shape}")

@@ -12,6 +12,7 @@ from accelerate.state import PartialState
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from mult_hf.data.cores import threads_per_process
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 from .arguments import TrainingArguments
@@ -31,7 +32,7 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     configure_deepspeed(accelerator, arguments.batch_size, arguments.gradient_accumulation_steps, arguments.max_grad_norm)
     torch.set_float32_matmul_precision(arguments.float32_matmul)
     if accelerator.device.type == "cpu":  # `accelerate launch` allows one thread per process, regardless of the number of cores
-        torch.set_num_threads(arguments.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
     return accelerator
 
 

@@ -50,7 +50,8 @@ class TrainerMetrics:
         if labels is None:
             return predictions
         images = []
-        for number, result in enumerate(self.processor.post_process(predictions)):
+        canonical = self.processor.canonical_focal_length  # labels are those of the canonical camera, so predictions stay so, too
+        for number, result in enumerate(self.processor.post_process(predictions, focal_length=canonical)):
             image = MultiTaskMetrics(self.processor.task_specs)
             image.update({task: maps["prediction"] for task, maps in result.items()}, {task: maps[number] for task, maps in labels.items()})
             images.append(image.state())

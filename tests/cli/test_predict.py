@@ -411,7 +411,7 @@ def test_predictions_of_another_preprocessing_or_configuration_are_not_mixed_in(
         (tmp_path / "copy" / file).write_text(json.dumps(changed))
 
 
-@pytest.mark.parametrize("flags", [["--flip"], ["--tile", "64"], ["--image_size", "own"], ["--tasks", "depth"]])
+@pytest.mark.parametrize("flags", [["--flip"], ["--tile", "64"], ["--image_size", "own"], ["--tasks", "depth"], ["--max_side", "30"]])
 def test_results_with_other_settings_are_not_mixed_in(run, images, flags):
     run("--inputs", images, "--no_panels")
     with pytest.raises(ValueError, match=r"contains predictions that differ in .*--overwrite"):

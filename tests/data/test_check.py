@@ -415,3 +415,16 @@ def test_the_example_of_the_documentation_passes_the_checker(tmp_path):
     assert findings.is_right, str(findings)
     assert {task: item.found for task, item in findings.tasks.items()} == {"image": 2, "segmentation": 1, "depth": 2, "normals": 1}
     assert findings.tasks["depth"].highest == pytest.approx(1.536), "1536 millimetres"
+
+
+def test_focal_lengths_that_cannot_be_pixels_of_the_image_are_named(tmp_path):
+    """20 pixels is right for this scene of 32 columns; null is not known."""
+    root = write(tmp_path / "data", [sound_maps(number) for number in range(4)])
+    path = next(root.glob("*.parquet"))
+    rows = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    rows.add_column("focal_length", [20.0, None, -1.0, 2600.0]).to_parquet(path)
+    found = check(root).tasks["image"].problems
+    assert found == {
+        "focal_length is -1.0; give pixels of the image above 0, or null where it is not known": ["train row 2"],
+        "focal_length is 2600 pixels, a field of view of 0.7 degrees; give pixels of the image": ["train row 3"],
+    }

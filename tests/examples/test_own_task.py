@@ -1,7 +1,6 @@
 """Proves that examples/own_task.py trains, saves and predicts a task that no file of the package contains."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from support.training_runs import new_accelerate_state
 def test_a_seventh_task_is_trained_saved_and_predicted(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="occlusion"):  # premise: the package has no such task
         resolve_tasks(["occlusion"])
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # of several threads; test machines are shared
+    monkeypatch.setattr("mult_hf.data.cores.available_cores", lambda: 1)  # of several threads; test machines are shared
     new_accelerate_state()
     own_task.main(["--output_dir", str(tmp_path), "--max_steps", "2", "--rows", "3", "--batch_size", "2"])
     numbers = json.loads((tmp_path / "metrics.json").read_text())

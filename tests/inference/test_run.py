@@ -1,14 +1,17 @@
 """Proves that a failed input, wherever it fails, does not affect the others."""
 
 import errno
+import math
+import threading
+import weakref
 from functools import partial
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mult_hf import MulTImageProcessor, registered_tasks
-from mult_hf.inference.output import PredictionDirectory
+from mult_hf.inference.output import PredictionDirectory, read_map
 from mult_hf.inference.run import PredictionRun, prepare
 from mult_hf.inference.sources import InputImage
 
@@ -138,3 +141,70 @@ def test_a_full_disk_ends_the_run(run, monkeypatch, code):
 def test_an_image_too_small_for_the_model_is_refused_with_its_size(run):
     with pytest.raises(ValueError, match="31 x 60 pixels are too few; the model needs 32 per side; set --image_size"):
         prepare(run().processor, "x", Image.new("RGB", (31, 60)))
+
+
+def test_files_are_written_while_the_next_batch_is_predicted(run, monkeypatch):
+    """Writing the first image's files waits until the prediction of the second image has begun."""
+    made, second_began, waited = run(batch_size=1), threading.Event(), {}
+    write, predicted = made.directory.write, []
+
+    def waits(name, *arguments):
+        waited[name] = second_began.wait(timeout=60)
+        write(name, *arguments)
+
+    def predictor(pixel_values):
+        predicted.append(pixel_values)
+        if len(predicted) == 2:
+            second_began.set()
+        return two_metres(pixel_values)
+
+    monkeypatch.setattr(made.directory, "write", waits)
+    made.predictor = predictor
+    assert made(Images("a", "b")).done == 2
+    assert waited == {"a": True, "b": True}
+
+
+def test_finished_maps_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
+    specs = {task: registered_tasks()[task] for task in ("depth", "edges2d", "keypoints2d", "reshading")}
+    processor = MulTImageProcessor(do_resize=False, tasks=list(specs.values()))
+    made = PredictionRun(lambda pixels: dict.fromkeys(specs, pixels[:, :1].sigmoid()), processor, PredictionDirectory(tmp_path, specs), 2)
+    finished, alive, counts = made._finished, [], []
+
+    def counted(*arguments):
+        maps = finished(*arguments)
+        alive.append(weakref.ref(maps))
+        counts.append(sum(each() is not None for each in alive))
+        return maps
+
+    monkeypatch.setattr(made, "_finished", counted)
+    assert made(Images("a", "b", "c")).done == 3
+    assert len(counts) == 12
+    assert max(counts) <= 2, "the one that is being made, and the one before it"
+
+
+@pytest.mark.parametrize(("keep_images", "size"), [(False, (240, 216)), (True, (40, 36))])
+def test_an_image_that_waits_is_as_small_as_its_files_allow(run, keep_images, size):
+    """Without a copy of the image among the files, all that is needed of it is its place in the panel."""
+    made = run(keep_images=keep_images)
+    (waiting,) = (made._read(image) for image in Images("a"))
+    assert (waiting.image.size, waiting.size) == (size, (36, 40))
+
+
+def test_maps_and_kept_images_are_as_large_as_max_side_allows(run, tmp_path):
+    run(max_side=20, keep_images=True)(Images("a"))
+    assert [Image.open(tmp_path / path).size for path in ("maps/depth/a.png", "images/a.png")] == [(20, 18)] * 2
+
+
+@pytest.mark.parametrize("max_side", [None, 20])
+def test_depth_is_that_of_the_lens_in_the_files_exif_at_any_size_of_the_maps(run, tmp_path, max_side):
+    """Of 50 mm; the canonical focal length is twice that."""
+    made, exif = run(max_side=max_side), Image.Exif()
+    canonical = 2 * 50 / math.hypot(36, 24) * math.hypot(40, 36)
+    made.processor = MulTImageProcessor(do_resize=False, tasks=list(SPECS.values()), canonical_focal_length=canonical)
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
+    image = Image.new("RGB", (40, 36))
+    image.info["exif"] = exif.tobytes()
+    assert made([InputImage("a", lambda: image, lambda: "a")]).failed == []
+    depth = read_map(tmp_path / "maps/depth/a.png", made.directory.stored["depth"])
+    assert depth.shape[-2:] == ((36, 40) if max_side is None else (18, 20))
+    assert depth == pytest.approx(1.0, abs=1e-3), "2 m of the canonical camera; stored in steps of 0.15 mm"

@@ -118,11 +118,32 @@ def test_every_view_has_the_models_size_and_an_image_no_larger_than_a_tile_has_o
         return {"distance": views[:, :1]}
 
     predict_tiles = tiled(predictor, SPECS, 64, VIEW, batch_size=4)
-    assert predict_tiles(torch.zeros(2, 3, 100, 150))["distance"].shape == (2, 1, 100, 150)
+    assert predict_tiles(torch.zeros(2, 3, 100, 150))["distance"].shape == (2, 1, 50, 75), "blended at the scale of the tiles' views"
     assert seen == [(2, 3, 32, 32), (8, 3, 32, 32), (4, 3, 32, 32)], "the whole image, then six tiles of each"
     seen.clear()
     assert predict_tiles(torch.zeros(1, 3, 64, 50))["distance"].shape == (1, 1, 32, 32)
     assert seen == [(1, 3, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "view", "blended", "blended_tile"),
+    [
+        ((512, 512), 256, ViewSize(128, 128), (256, 256), (128, 128)),
+        ((3000, 4000), 1000, ViewSize(128, 128), (384, 512), (128, 128)),
+        ((200, 600), 256, ViewSize(128, 128), (128, 300), (128, 128)),
+        ((512, 512), 64, ViewSize(128, 128), (512, 512), (64, 64)),
+        ((512, 512), 256, None, (512, 512), (256, 256)),
+    ],
+    ids=["half the scale", "an eighth", "another scale across", "magnified tiles", "at the image's scale"],
+)
+def test_tiles_are_blended_at_the_scale_of_their_views_but_not_above_the_images(size, tile, view, blended, blended_tile):
+    layout = Layout.of_image(size, tile, view)
+    assert (layout.blended, layout.blended_tile) == (blended, blended_tile)
+    covered = torch.zeros(blended)
+    for window in layout.windows():
+        covered[window] += 1
+        assert tuple(covered[window].shape) == blended_tile
+    assert covered.min() >= 1
 
 
 @pytest.mark.parametrize(
@@ -149,7 +170,9 @@ def test_a_tile_without_additional_detail_changes_nothing():
     """A slope has the same means at every scale; away from its ends, where they are cut off, 0.02 of 4 is the interpolation's."""
     slope = torch.linspace(-2, 2, 128).expand(1, 3, 128, 128)
     tiles = tiled(pointwise, SPECS, 64, VIEW)(slope)
-    torch.testing.assert_close(tiles["distance"].log()[..., 8:-8], slope[:, :1, :, 8:-8] + math.log(3), atol=0.02, rtol=0)
+    assert tiles["distance"].shape == (1, 1, 64, 64), "premise: half the image's scale"
+    wanted = F.avg_pool2d(slope[:, :1], 2) + math.log(3)
+    torch.testing.assert_close(tiles["distance"].log()[..., 4:-4], wanted[..., 4:-4], atol=0.02, rtol=0)
 
 
 STRIPES = (torch.arange(64) // 2 % 2 - 0.5).expand(1, 1, 64, 64)

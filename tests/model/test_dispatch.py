@@ -32,7 +32,7 @@ def assert_same_predictions(model, other):
 
 
 @pytest.mark.parametrize("backbone", [TINY_SWIN, SWIN_V2, CONVNEXT], ids=lambda backbone: backbone["model_type"])
-@pytest.mark.parametrize("max_shard_size", ["50GB", "100KB"])
+@pytest.mark.parametrize("max_shard_size", ["50GB", pytest.param("100KB", marks=pytest.mark.nightly)])
 def test_dispatching_a_saved_model_loads_all_its_weights(tmp_path, backbone, max_shard_size):
     torch.manual_seed(0)
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(backbone), tasks=["depth", "normals"])).eval()

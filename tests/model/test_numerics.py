@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from support.batches import assert_same_predictions, labels_for, pixels
+from support.models import SHALLOW_SWIN
 
 
 @pytest.mark.parametrize("block_attention", [["self", "encoder"], ["encoder+skip", "reference+skip"]])
@@ -55,7 +56,7 @@ def test_reentrant_checkpointing_is_refused_because_it_would_train_nothing(tiny_
 
 
 def test_compiling_the_full_graph_gives_the_same_predictions(tiny_model):
-    model = tiny_model(tasks=["depth", "segmentation"])
+    model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth", "segmentation"])
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="eager")(pixels())
     assert_same_predictions(compiled.predictions, model(pixels()).predictions)
@@ -63,7 +64,7 @@ def test_compiling_the_full_graph_gives_the_same_predictions(tiny_model):
 
 @pytest.mark.slow
 def test_compiling_the_full_training_graph_gives_the_same_gradients(tiny_model):
-    model = tiny_model(tasks=["depth", "normals", "segmentation"])  # in evaluation mode: nothing random
+    model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth", "normals", "segmentation"])  # in evaluation mode: nothing random
     labels = labels_for(model)
     losses, gradients = [], []
     for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
@@ -80,7 +81,7 @@ def test_compiling_the_full_training_graph_gives_the_same_gradients(tiny_model):
 
 @pytest.mark.slow
 def test_torch_export_gives_the_same_numbers(tiny_model):
-    model = tiny_model(tasks=["depth", "normals"])
+    model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth", "normals"])
     with torch.no_grad():
         program = torch.export.export(model, (pixels(),), strict=False)
         assert_same_predictions(program.module()(pixels()).predictions, model(pixels()).predictions)

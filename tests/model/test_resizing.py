@@ -1,50 +1,114 @@
-"""Proves that both image processors resize alike, and each image in a batch as alone."""
+"""Resizing in strips gives what torch's bilinear resizing gives, and the class map is the arg-max of resized logits."""
 
-import numpy as np
 import pytest
 import torch
-from transformers.image_utils import PILImageResampling
+import torch.nn.functional as F
 
-from mult_hf import MulTImageProcessor, MulTImageProcessorPil
+from mult_hf import IGNORE_INDEX
+from mult_hf.model import resizing
+from mult_hf.model.resizing import bounded_size, class_map, strips
 
-
-@pytest.mark.parametrize("seed", range(8))
-def test_noise_of_any_size_differs_by_at_most_one_grey_level_between_backends(seed):
-    """Pillow rounds after each axis, torchvision's kernel for 8 bits too: two roundings each can add up to two grey levels."""
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (*rng.integers(65, 200, 2), 3)).astype(np.uint8)
-    keywords = {"size": {"height": 64, "width": int(rng.integers(40, 300))}, "do_normalize": False, "do_rescale": False}
-    kinds = (MulTImageProcessor, MulTImageProcessorPil)
-    one, other = (cls(**keywords)(image, return_tensors="pt")["pixel_values"].float() for cls in kinds)
-    assert one.shape == other.shape
-    assert 0 < (one - other).abs().max() <= 1
-    assert (one - other).mean().abs() < 0.1, "rounded, not cut off, which would be half a level on average"
+SIZES = [(8, 11), (16, 22), (37, 5), (3, 70), (1, 1), (100, 90), (8, 90), (90, 11)]
 
 
-@pytest.mark.parametrize("resample", ["NEAREST", "LANCZOS", "BILINEAR", "BICUBIC"])
-def test_every_filter_gives_8_bits(resample):
-    image = np.random.default_rng(0).integers(0, 2, (90, 70, 3)).astype(np.uint8) * 255  # so that filters overshoot
-    processor = MulTImageProcessor(
-        size={"height": 64, "width": 48}, resample=PILImageResampling[resample], do_normalize=False, do_rescale=False, tasks=["depth"]
-    )
-    pixels = processor(image, return_tensors="pt")["pixel_values"].float()
-    assert pixels.shape == (1, 3, 64, 48)
-    assert 0 <= pixels.min() < pixels.max() <= 255
-    assert torch.equal(pixels, pixels.round())
+def interpolated(maps, size):
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-@pytest.mark.parametrize("resample", ["BOX", "HAMMING"])
-def test_a_filter_that_torchvision_lacks_is_refused(resample):
-    keywords = {"size": {"height": 64, "width": 48}, "resample": PILImageResampling[resample]}
-    with pytest.raises(ValueError, match="which torchvision lacks; give BILINEAR or BICUBIC, or use MulTImageProcessorPil"):
-        MulTImageProcessor(**keywords)(np.zeros((90, 70, 3), np.uint8))
-    assert MulTImageProcessorPil(**keywords)(np.zeros((90, 70, 3), np.uint8))["pixel_values"][0].shape == (3, 64, 48)
+def random_maps(channels, height=8, width=11):
+    return torch.randn(channels, height, width, generator=torch.Generator().manual_seed(channels))
 
 
-def test_images_resized_in_a_batch_are_those_resized_alone():
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (90, 70, 3)).astype(np.uint8) for _ in range(3)]
-    processor = MulTImageProcessor(size={"height": 64, "width": 48})
-    together = processor(images, return_tensors="pt")["pixel_values"]
-    for image, pixels in zip(images, together):
-        assert torch.equal(processor(image, return_tensors="pt")["pixel_values"][0], pixels)
+@pytest.fixture(params=[1, 50, 10**6], ids=["one row per strip", "few rows per strip", "one strip"])
+def strip_values(request, monkeypatch):
+    monkeypatch.setattr(resizing, "STRIP_VALUES", request.param)
+
+
+@pytest.mark.usefixtures("strip_values")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strips_are_the_rows_of_the_resized_map(channels, size):
+    """1e-5 of values around 1: positions in float32, whose last digits depend on the order of operations."""
+    maps = random_maps(channels)
+    parts = list(strips(maps, size))
+    assert [row for part in parts for row in range(size[0])[part.rows]] == [*range(size[0])]
+    torch.testing.assert_close(torch.cat([part.values for part in parts], dim=1), interpolated(maps, size), atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("strip_values")
+@pytest.mark.parametrize("size", SIZES)
+def test_the_nearest_pixels_of_strips_are_those_of_nearest_exact(size):
+    maps = random_maps(3)
+    nearest = torch.cat([part.nearest for part in strips(maps, size)], dim=1)
+    assert torch.equal(nearest, F.interpolate(maps[None], size=size, mode="nearest-exact")[0])
+
+
+def test_a_map_that_has_the_size_is_not_changed():
+    maps = random_maps(2)
+    maps[0, 3, 4] = torch.nan
+    (part,) = strips(maps, (8, 11))
+    assert torch.equal(part.values.nan_to_num(7), maps.nan_to_num(7))
+
+
+def test_a_constant_keeps_its_value_to_the_last_bit():
+    """0.1 is no binary fraction: weights whose sum is not exactly 1 would show."""
+    (part,) = strips(torch.full((1, 3, 5), 0.1), (20, 31))
+    assert torch.equal(part.values, torch.full((1, 20, 31), 0.1))
+
+
+def smooth_logits(classes):
+    """Large regions of one class with smooth boundaries, as networks predict them."""
+    return F.interpolate(random_maps(classes, 4, 5)[None], size=(24, 33), mode="bicubic")[0]
+
+
+@pytest.mark.parametrize("make", [smooth_logits, random_maps], ids=["regions", "noise"])
+@pytest.mark.parametrize("classes", [2, 18])
+@pytest.mark.parametrize("size", [(300, 411), (25, 34), (48, 33), (11, 9), (500, 8)])
+def test_each_pixel_has_the_class_of_the_largest_resized_logit(monkeypatch, make, classes, size):
+    """But where the two largest differ by 1e-4 at most, and so by rounding: less than one pixel in 10,000."""
+    monkeypatch.setattr(resizing, "_FEW_VALUES", 0)
+    logits = make(classes)
+    expected = interpolated(logits, size)
+    found = class_map(logits, size)
+    assert found.dtype == torch.int64
+    other = found != expected.argmax(dim=0)
+    assert other.float().mean() <= 1e-4
+    first, second = expected[:, other].topk(2, dim=0).values
+    assert ((first - second) < 1e-4).all()
+
+
+def test_a_class_that_leads_between_pixels_only_is_found(monkeypatch):
+    """Between logits (10, 0, 9) and (0, 10, 9) the third class leads from 1/10 to 9/10, though it leads at no pixel."""
+    monkeypatch.setattr(resizing, "_FEW_VALUES", 0)
+    logits = torch.tensor([[10.0, 0.0], [0.0, 10.0], [9.0, 9.0]])[:, None]  # (classes, 1 row, 2 columns)
+    assert class_map(logits, (1, 8))[0].tolist() == [0, 0, 2, 2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("few_values", [0, 2**22], ids=["along boundaries", "at once"])
+def test_a_pixel_next_to_a_logit_that_is_not_a_number_has_no_class(monkeypatch, few_values):
+    """The pixels that the broken logit contributes to, and no others; a NaN in any class makes the largest one unknown."""
+    monkeypatch.setattr(resizing, "_FEW_VALUES", few_values)
+    logits = smooth_logits(4)
+    logits[2, 10, 20] = torch.nan
+    expected = interpolated(logits, (300, 411))
+    found = class_map(logits, (300, 411))
+    broken = expected.isnan().any(dim=0)
+    assert 0 < broken.sum() < 1500, "premise"
+    assert torch.equal(found == IGNORE_INDEX, broken)
+
+
+def test_large_and_small_maps_take_the_same_classes(monkeypatch):
+    logits = smooth_logits(5)
+    assert resizing._FEW_VALUES > 5 * 120 * 160, "premise: at once"
+    at_once = class_map(logits, (120, 160))
+    monkeypatch.setattr(resizing, "_FEW_VALUES", 0)
+    assert (class_map(logits, (120, 160)) != at_once).float().mean() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "expected"),
+    [((3000, 4000), 1024, (768, 1024)), ((4000, 3000), 1000, (1000, 750)), ((480, 640), 640, (480, 640)), ((480, 640), None, (480, 640)),
+     ((1, 5000), 100, (1, 100))],
+)  # fmt: skip
+def test_the_longer_side_of_a_bounded_size_is_at_most_the_limit(size, max_side, expected):
+    assert bounded_size(size, max_side) == expected

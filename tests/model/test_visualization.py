@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from mult_hf import IGNORE_INDEX, TaskSpec, registered_tasks
+from mult_hf.model import visualization
 from mult_hf.model.visualization import (
     COLORMAPS,
     UNKNOWN_COLOR,
@@ -77,6 +78,40 @@ def test_the_default_limits_leave_out_the_outermost_percent_of_known_values():
     assert color_limits(with_outlier)[1] < 1
     gray = replace(DEPTH, colormap="gray")
     assert row(values[0].tolist(), gray) == row(values[0].tolist(), gray, limits=(1, 99))
+
+
+def test_the_limits_of_a_large_map_come_from_evenly_spaced_pixels(monkeypatch):
+    """A ramp of 200 x 300 pixels: every tenth of them has the percentiles of all within a step of ten columns."""
+    ramp = np.tile(np.arange(300.0), (200, 1))
+    exact = color_limits(ramp)
+    monkeypatch.setattr(visualization, "_LIMIT_PIXELS", 600)
+    calls = []
+    percentile = np.percentile
+    monkeypatch.setattr(np, "percentile", lambda values, shares: calls.append(len(values)) or percentile(values, shares))
+    assert color_limits(ramp) == pytest.approx(exact, abs=10)
+    assert calls == [20 * 30]
+
+
+@pytest.mark.parametrize("colormap", ENDS)
+def test_a_value_has_the_colour_of_the_nearest_of_255_steps(colormap):
+    """So two values that differ by less than half a step have one colour, or two that are next to each other in the map."""
+    values = np.linspace(0, 1, 255)
+    exact = row(values.tolist(), replace(DEPTH, colormap=colormap), limits=(0, 1))
+    shifted = row((values[:-1] + 0.4 / 254).tolist(), replace(DEPTH, colormap=colormap), limits=(0, 1))
+    assert shifted == exact[:-1]
+    steps = np.abs(np.diff(np.array(exact), axis=0)).max()
+    assert steps <= 6, "no banding: of 255 levels"
+
+
+def test_rows_are_coloured_alike_whether_in_one_strip_or_several(monkeypatch):
+    generator = np.random.default_rng(0)
+    maps = {spec.name: generator.integers(0, 17, (40, 30)) if spec.is_classification else generator.normal(size=(spec.channels, 40, 30))
+            for spec in (DEPTH, NORMALS, SEGMENTATION)}  # fmt: skip
+    maps["depth"][0, 7, 9] = maps["normals"][1, 30, 2] = NAN
+    at_once = {spec.name: colors_of(colorize(maps[spec.name], spec)) for spec in (DEPTH, NORMALS, SEGMENTATION)}
+    monkeypatch.setattr(visualization, "_STRIP_PIXELS", 100)
+    for spec in (DEPTH, NORMALS, SEGMENTATION):
+        np.testing.assert_array_equal(colors_of(colorize(maps[spec.name], spec)), at_once[spec.name])
 
 
 def test_a_prediction_can_be_drawn_with_the_limits_of_its_target():

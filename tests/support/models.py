@@ -5,11 +5,14 @@ from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
 TINY_SWIN = {
     "model_type": "swin",
     "embed_dim": 8,
-    "depths": [2, 2, 2, 2],
+    "depths": [2, 1, 1, 1],  # the second block of the first stage shifts its windows
     "num_heads": [1, 2, 4, 8],
     "window_size": 4,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+
+# Two stages, for what costs time per block: tracing and compilation.
+SHALLOW_SWIN = {**TINY_SWIN, "depths": [2, 1], "num_heads": [1, 2], "out_features": ["stage1", "stage2"]}
 
 BACKBONES = {
     "swinv2": Swinv2Config(

@@ -13,6 +13,7 @@ from support.training_runs import ROOT, environment
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the files of another process")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_faults_in_training_lose_no_step_for_good():
     """Really run, as a process: the runs are forked from it."""

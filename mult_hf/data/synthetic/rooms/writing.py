@@ -1,6 +1,5 @@
 """Write the Rooms data set: its shards and card, with continuation after an interruption."""
 
-import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from mult_hf.data.cores import threads_per_process
 from mult_hf.data.files import remove_unfinished, whole_file
 from mult_hf.data.schema import card_configs
 from mult_hf.data.synthetic.shards import check_existing_shards, write_shard
@@ -178,7 +178,7 @@ def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> It
         activate(settings.variant, library)
         yield partial(map, render)
         return
-    threads = max(1, (os.cpu_count() or 1) // num_proc)
+    threads = threads_per_process(None, num_proc)
     # Forked processes would share the state of Mitsuba's threads.
     start: dict[str, Any] = {"mp_context": get_context("spawn"), "initializer": activate, "initargs": (settings.variant, library, threads)}
     with ProcessPoolExecutor(num_proc, **start) as pool:

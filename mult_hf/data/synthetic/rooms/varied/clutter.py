@@ -108,7 +108,8 @@ def _put_one(builder: VariedBuilder, place: Support) -> bool:
         spot = Rectangle.around(x, y, width, depth)
         if any(spot.overlaps(other) for other in place.taken):
             continue
-        if place.kind == "floor" and not builder.plan.is_free(Rectangle.around(*(place.frame[:2, 3] + (x, y)), width, depth), 0.02):
+        across, along = place.frame[:2, 3] + (x, y)
+        if place.kind == "floor" and not builder.plan.is_free(Rectangle.around(across, along, width, depth), 0.02):
             continue
         place.taken.append(spot)
         kind.put(builder, place.frame @ translation(x, y) @ rotation("z", turn))

@@ -250,8 +250,9 @@ def _dining_table(builder: VariedBuilder, width: float, depth: float) -> None:
 def _add_common_things(builder: VariedBuilder, kind: str) -> None:
     """Add things that any room may have: more storage, plants, a lamp, chairs, a radiator, posters."""
     rng = builder.rng
-    for place_storage in rng.permutation([_cupboard, _bookshelf, _shelf])[: rng.integers(0, 4)]:
-        place_storage(builder)
+    kinds_of_storage = (_cupboard, _bookshelf, _shelf)
+    for number in rng.permutation(3)[: rng.integers(0, 4)]:
+        kinds_of_storage[number](builder)
     for _ in range(rng.integers(0, 3)):
         (decor.plant if builder.chance(0.4) else furniture.palm)(builder)
     if builder.chance(0.5):

@@ -66,7 +66,7 @@ def _ceiling_tiles(rng: np.random.Generator) -> Material:
 def _choose_openings(builder: VariedBuilder, wall: int) -> list[shell.Opening]:
     """One to three windows beside each other of one height, from a slit under the ceiling to nearly the floor."""
     rng, length = builder.rng, builder.plan.wall_length(wall)
-    count = int(min(rng.integers(1, 4), max(1, length // 1.6)))
+    count = min(int(rng.integers(1, 4)), max(1, int(length // 1.6)))
     top = min(rng.uniform(1.9, 2.5), builder.height - 0.3)
     bottom = rng.choice([rng.uniform(0.15, 0.5), rng.uniform(0.7, 1.1), rng.uniform(0.9, 1.3)])
     openings = []

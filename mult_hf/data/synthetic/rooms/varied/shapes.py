@@ -48,7 +48,7 @@ def arc(centre: Vector, radius: float, start: float, end: float, steps: int) -> 
     return np.asarray(centre, float) + radius * np.stack([np.cos(angle), np.zeros(steps), np.sin(angle)], 1)
 
 
-def tube(points: np.ndarray, radius: float, sides: int = 6) -> Mesh:
+def tube(points: np.ndarray | Sequence[Sequence[float]], radius: float, sides: int = 6) -> Mesh:
     """A cable through points (points, 3)."""
     points = np.asarray(points, float)
     along = np.gradient(points, axis=0)

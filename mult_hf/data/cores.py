@@ -1,0 +1,62 @@
+"""How many processors this process may keep busy."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where Linux mounts control groups."""
+
+OWN_CGROUPS = Path("/proc/self/cgroup")
+"""Linux's list of the control groups of this process."""
+
+
+def available_cores() -> int:
+    """Processors that this process may keep busy, at least 1.
+
+    Those that its affinity allows (`taskset`, a batch system), or fewer where its container has a quota of processor time: a container
+    with 2 processors on a machine of 64 gets 2. A fraction of a processor counts as one.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *map(math.ceil, quotas(CGROUPS, OWN_CGROUPS))]))
+
+
+def threads_per_process(requested: int | None, processes: int) -> int:
+    """Threads of one process: as many as requested, or an equal share of the available processors.
+
+    Args:
+        requested: number of threads, or None.
+        processes: number of processes on this machine.
+    """
+    return requested or max(1, available_cores() // processes)
+
+
+def quotas(mounted: Path, own: Path) -> Iterator[float]:
+    """Quotas of processor time, in processors, of the control groups of this process and of those around them.
+
+    Args:
+        mounted: directory of all control groups.
+        own: file that lists those of this process, as `hierarchy:controllers:path` (see `man 7 cgroups`).
+    """
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2 has one hierarchy
+                yield from _quotas_up_from(mounted, path, "cpu.max")
+            elif "cpu" in controllers.split(","):
+                yield from _quotas_up_from(mounted / "cpu", path, "cpu.cfs_quota_us", "cpu.cfs_period_us")
+
+
+def _quotas_up_from(root: Path, path: str, *files: str) -> Iterator[float]:
+    """Quotas of a group and its parents; inside a container, groups outside of it are listed but not mounted."""
+    relative = Path(path.lstrip("/"))
+    for group in (relative, *relative.parents):
+        with suppress(OSError, ValueError):
+            quota, period = (word for file in files for word in (root / group / file).read_text().split())
+            if quota != "max" and int(quota) > 0:  # -1 in version 1: no limit
+                yield int(quota) / int(period)
+
+
+__all__ = ["available_cores", "threads_per_process"]

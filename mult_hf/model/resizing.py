@@ -1,0 +1,163 @@
+"""Bilinear resizing of predictions to the size of an image, in strips of rows.
+
+A strip stays in the processor's cache until it is finished, and no full-size copy of all channels is made. Values equal those of
+`F.interpolate(..., mode="bilinear", align_corners=False)` up to rounding.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .tasks import IGNORE_INDEX
+
+STRIP_VALUES = 2**17
+"""Values in a strip, at most, on a CPU: half a MiB of float32. On a GPU all rows are one strip, because each call costs time there."""
+
+_FEW_VALUES = 2**22
+"""Number of resized logits up to which the classes of all pixels are found at once."""
+
+
+def bounded_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+    """A size of the same aspect ratio whose longer side is at most `max_side`; the same size if it is, or without a limit."""
+    if max_side is None or max(size) <= max_side:
+        return size
+    height, width = (max(1, round(side * max_side / max(size))) for side in size)
+    return height, width
+
+
+class Axis(NamedTuple):
+    """Where the pixels of a resized axis come from: each lies between two old pixels.
+
+    Args:
+        first: index of the old pixel before it, (new length,) int64.
+        second: index of the one after it.
+        weight: of the second one, in [0, 1].
+        nearest: index of the nearest old pixel.
+    """
+
+    first: Tensor
+    second: Tensor
+    weight: Tensor
+    nearest: Tensor
+
+    @classmethod
+    def resized(cls, old: int, new: int, device: torch.device) -> "Axis":
+        """The pixels of an axis of `old` pixels that is resized to `new`."""
+        position = (torch.arange(new, device=device, dtype=torch.float32) + 0.5) * (old / new)  # in old pixels, from the axis's edge
+        nearest = position.long().clamp(max=old - 1)
+        centre = (position - 0.5).clamp(min=0)
+        first = centre.long().clamp(max=old - 1)
+        return cls(first, (first + 1).clamp(max=old - 1), centre - first, nearest)
+
+
+class Strip(NamedTuple):
+    """Some rows of resized maps.
+
+    Args:
+        rows: their place in the resized maps.
+        values: (channels, rows, width).
+        wide: the maps resized to this width by the nearest pixel, (channels, old height, width).
+        nearest_rows: row of `wide` nearest to each row of the strip.
+    """
+
+    rows: slice
+    values: Tensor
+    wide: Tensor
+    nearest_rows: Tensor
+
+    @property
+    def nearest(self) -> Tensor:
+        """The old pixels nearest to these, (channels, rows, width)."""
+        return self.wide[:, self.nearest_rows]
+
+
+def strips(maps: Tensor, size: tuple[int, int]) -> Iterator[Strip]:
+    """Resize maps strip by strip.
+
+    Args:
+        maps: (channels, height, width), floating.
+        size: new height and width.
+
+    Yields:
+        [`Strip`]: from the top to the bottom; views of `maps` if these have the size already.
+    """
+    height, width = size
+    step = max(1, STRIP_VALUES // (len(maps) * width)) if maps.device.type == "cpu" else height
+    rows, columns = (Axis.resized(old, new, maps.device) for old, new in zip(maps.shape[-2:], size))
+    is_resized = tuple(maps.shape[-2:]) != (height, width)
+    wide, nearest = (_across(maps, columns), maps[..., columns.nearest]) if is_resized else (maps, maps)
+    for start in range(0, height, step):
+        some = slice(start, min(start + step, height))
+        if is_resized:
+            values = torch.lerp(wide[:, rows.first[some]], wide[:, rows.second[some]], rows.weight[some, None])
+        else:
+            values = maps[:, some]
+        yield Strip(some, values, nearest, rows.nearest[some])
+
+
+def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class of the largest resized logit at each pixel.
+
+    A weighted mean keeps the order of two logits that have the same order at all four neighbours. So a pixel between four neighbours
+    of one class has this class, and only the others, along boundaries, are interpolated. Where two logits are equal up to rounding,
+    either class may be returned.
+
+    Args:
+        logits: (classes, height, width), floating.
+        size: new height and width.
+
+    Returns:
+        `Tensor`: size, int64; 255 where a logit is NaN.
+    """
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return classes_of(logits)
+    if len(logits) * size[0] * size[1] <= _FEW_VALUES or logits.device.type != "cpu":
+        return classes_of(F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0])
+    rows, columns = (Axis.resized(old, new, logits.device) for old, new in zip(logits.shape[-2:], size))
+    coarse = classes_of(logits)
+    left, right = coarse[:, columns.first], coarse[:, columns.second]  # (old height, width)
+    wide = _across(logits, columns)  # (classes, old height, width)
+    classes = torch.empty(size, dtype=torch.int64)
+    for some in _rows_between_the_same_neighbours(rows):
+        above, below = int(rows.first[some.start]), int(rows.second[some.start])
+        classes[some] = left[above]
+        is_mixed = (left[above] != right[above]) | (left[above] != left[below]) | (left[above] != right[below])  # (width,)
+        mixed = is_mixed.nonzero().squeeze(1)
+        values = torch.lerp(wide[:, None, above, mixed], wide[:, None, below, mixed], rows.weight[some, None])
+        classes[some].index_copy_(1, mixed, _index_of_largest(values))  # (classes, rows, mixed) -> (rows, mixed)
+    return classes
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """Class ids (height, width) of logits (classes, height, width); 255 where a logit is NaN, which the first class would win."""
+    best, classes = logits.max(dim=0)
+    return classes.masked_fill_(best.isnan(), IGNORE_INDEX)
+
+
+def _across(maps: Tensor, columns: Axis) -> Tensor:
+    """Resize the last axis."""
+    return torch.lerp(maps[..., columns.first], maps[..., columns.second], columns.weight)
+
+
+def _rows_between_the_same_neighbours(rows: Axis) -> Iterator[slice]:
+    """Runs of resized rows that lie between the same two old ones."""
+    _, counts = rows.first.unique_consecutive(return_counts=True)
+    stop = 0
+    for count in counts.tolist():
+        start, stop = stop, stop + count
+        yield slice(start, stop)
+
+
+def _index_of_largest(values: Tensor) -> Tensor:
+    """As `classes_of`, for (classes, ...) values; on a CPU several times faster than `max` over the first axis."""
+    largest, index = values[0], torch.zeros(values.shape[1:], dtype=torch.uint8)
+    for number in range(1, len(values)):
+        index.masked_fill_(values[number] > largest, number)
+        largest = torch.maximum(largest, values[number])  # NaN if either is
+    return index.masked_fill_(largest.isnan(), IGNORE_INDEX).long()
+
+
+__all__ = ["Axis", "Strip", "bounded_size", "class_map", "classes_of", "strips"]
