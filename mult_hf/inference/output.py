@@ -50,7 +50,7 @@ MAX_FILE_NAME = 255
 
 COMPRESS_LEVEL = 1
 """Effort of PNG compression, from 0 to 9. At Pillow's default of 6, a predicted map of 12 megapixels takes 1.3 to 2.8 times as long to
-write, and its file has .5 to .7 of the size."""
+write, and its file has .5 to .8 of the size."""
 
 _ENCODED_PIXELS = 2**14
 """Pixels that are encoded at a time: few enough for their values in float64 to stay in the processor's cache."""
