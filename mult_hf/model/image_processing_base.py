@@ -6,9 +6,8 @@ must work if torchvision is missing or broken.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from operator import index
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,15 +18,15 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .alignment import misalignment_of_sizes, orientation
 from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_focal_length, listed_focal_lengths
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
-from .images import LabelMap, label_array, open_file, read_image, resize_label
+from .images import LabelMap, open_file, read_image, resize_label
 from .post_processing import finish, resized
 from .processor_fields import check_numbers, checked_size
+from .processor_labels import Place, reduced, with_segmentation_maps
 from .resizing import classes_of
-from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
+from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
     # Never runs. transformers saves the files that the file of a class imports; a saved processor needs those of both backends.
@@ -210,15 +209,15 @@ class MulTProcessingMixin(_Backend):
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
         specs = resolve_tasks(tasks)
         if segmentation_maps is not None:
-            label_maps = _with_segmentation_maps(label_maps, segmentation_maps, specs)
+            label_maps = with_segmentation_maps(label_maps, segmentation_maps, specs)
         if label_maps is not None:
             focal_lengths = listed_focal_lengths(focal_length, len(opened))
             places = [
-                _Place.of_image(image, tuple(upright.shape[-2:]), tuple(pixels.shape[-2:]), focal, assumed_field_of_view)
+                Place.of_image(image, tuple(upright.shape[-2:]), tuple(pixels.shape[-2:]), focal, assumed_field_of_view)
                 for image, upright, pixels, focal in zip(opened, prepared, pixel_values, focal_lengths)
             ]
             if do_reduce_labels:
-                specs = {task: _reduced(spec) for task, spec in specs.items()}
+                specs = {task: reduced(spec) for task, spec in specs.items()}
             targets = {task: self._targets(task, maps, places, specs, canonical_focal_length) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
@@ -245,7 +244,7 @@ class MulTProcessingMixin(_Backend):
         self,
         task: str,
         maps: LabelMap | Sequence[LabelMap],
-        places: list["_Place"],
+        places: list["Place"],
         specs: dict[str, TaskSpec],
         canonical_focal_length: float | None,
     ) -> list[Tensor]:
@@ -416,59 +415,9 @@ class MulTProcessingMixin(_Backend):
         return values
 
 
-class _Place(NamedTuple):
-    """Sizes of an image: (height, width) for the model and of the upright image, its EXIF orientation, and its focal length in pixels of
-    the model's input.
-    """
-
-    size: tuple[int, int]
-    upright_size: tuple[int, int]
-    orientation: int
-    focal_length: float
-
-    @classmethod
-    def of_image(
-        cls, image: Any, upright_size: tuple[int, int], size: tuple[int, int], focal_length: float | None, field_of_view: float | None
-    ) -> "_Place":
-        """The place of an image's maps in the model's input of a size."""
-        focal = find_focal_length(image, upright_size, focal_length, field_of_view).resized(upright_size, size)
-        return cls(size, upright_size, orientation(image), focal.pixels)
-
-    def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
-        """Decode a stored map, and refuse one that is not aligned with the image."""
-        target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
-        reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)
-        if reason:
-            raise ValueError(f"{spec.name}: {reason}")
-        return target
-
-
 def _listed(images: Any) -> Sequence[Any]:
     """A list of the images, also for a single one."""
     return images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
-
-
-def _with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_maps: Any, specs: dict[str, TaskSpec]) -> dict[str, Any]:
-    """Label maps by task, including those of the only classification among the tasks."""
-    if isinstance(segmentation_maps, Mapping):
-        raise ValueError(f"segmentation_maps is a mapping of {list(segmentation_maps)[:5]}; pass maps by task as label_maps={{task: maps}}")
-    classifications = [task for task, spec in specs.items() if spec.is_classification]
-    if len(classifications) != 1:
-        raise refusal(
-            f"segmentation_maps is for the one classification of a processor, and {len(classifications)} of the tasks {list(specs)} "
-            f"classify: {classifications}; pass label_maps={{task: maps}}"
-        )
-    (task,) = classifications
-    if label_maps is not None and task in label_maps:
-        raise ValueError(f"the maps of {task!r} came both as segmentation_maps and in label_maps; pass them once")
-    return {**(label_maps or {}), task: segmentation_maps}
-
-
-def _reduced(spec: TaskSpec) -> TaskSpec:
-    """For classifications, an entry whose stored ids are 1 higher than the classes, with 0 and 255 unknown; other entries are unchanged."""
-    if not spec.is_classification:
-        return spec
-    return replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX)))
 
 
 def _is_in_0_to_1(image: Any) -> bool:
