@@ -16,7 +16,7 @@ from mult_hf.training.initialization import build_model
 from support.training_runs import train, weights
 
 SIZE, STEPS = 32, 3
-SMALL = {"embed_dim": 8, "depths": [1, 1, 1, 1], "window_size": 4}
+SMALL = {"embed_dim": 8, "depths": [1, 1], "window_size": 4}  # as the flags that `train` adds
 FLAGS = "--image_size 32 --batch_size 2 --max_steps 3 --warmup_steps 1 --max_grad_norm 0.5".split()
 ALL_KINDS = [
     {"block_attention": ["self+skip", "encoder+skip"]},
