@@ -197,7 +197,7 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
 def build_candidate(
     model: MulTForMultiTaskDensePrediction, path: str, name: str, data_specs: dict[str, TaskSpec], arguments: EvaluationArguments
 ) -> Candidate:
-    """A model with its own processor (for the size and normalisation it was trained with), set to read this data set's labels."""
+    """A model with its own processor (for the size and normalisation of its training), configured to read this data set's labels."""
     wanted = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     try:
         specs = measured_specs(wanted, data_specs)
