@@ -197,7 +197,7 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
 def build_candidate(
     model: MulTForMultiTaskDensePrediction, path: str, name: str, data_specs: dict[str, TaskSpec], arguments: EvaluationArguments
 ) -> Candidate:
-    """A model with its own processor (for the size and normalisation it was trained with), set to read this data set's labels."""
+    """A model with its own processor (for the size and normalisation of its training), configured to read this data set's labels."""
     wanted = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     try:
         specs = measured_specs(wanted, data_specs)
@@ -307,9 +307,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelerator: Accelerator) -> None:
-    """Measure every data set of a directory by itself, and all images together.
+    """Measure every data set of a directory separately, then all images together.
 
-    Every set has a constant map of its own, by default the best one of its measured split.
+    Each set has its own constant map, by default the best one for its measured split.
 
     Raises:
         ValueError: if a flag is for one data set only.
@@ -339,7 +339,7 @@ def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelera
 
 def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> dict[str, Evaluation]:
     """Measure one data set, and write its report; returns the evaluations by the predictors' names."""
-    data = cast(str, arguments.dataset)  # refused where it is missing
+    data = cast(str, arguments.dataset)  # a missing one is refused earlier
     data_specs = resolve_tasks(load_task_entries(data))
     dataset: Any = load_split(arguments, arguments.split, accelerator)
     dataset = dataset.select(evenly_spread(len(dataset), arguments.max_samples))

@@ -20,7 +20,7 @@ STEP_OF_8_BITS = 1 / 127
 """Tolerance for rounding to 8 bits: floors seen by a level camera have z = 0, which is stored slightly above or below 0."""
 
 PLAUSIBLE_FIELDS_OF_VIEW = (5.0, 150.0)
-"""Narrowest and widest field of view, in degrees along the longer side, of an image whose focal length is believed."""
+"""Narrowest and widest field of view, in degrees along the longer side, that a plausible focal length gives."""
 
 USUAL_FARTHEST = 10.0
 """Largest distance, in metres, of a task that states no range."""
@@ -143,7 +143,7 @@ def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
 
 
 def _far_value(values: np.ndarray) -> str | None:
-    """Describe a single distance of many pixels that is far beyond all others, as files store it where nothing was measured."""
+    """Describe a distance that many pixels share and that is far beyond all others; files often mark pixels without data in this way."""
     highest = values.max()
     others = values[values != highest]
     share = 1 - others.size / values.size
@@ -322,6 +322,6 @@ def _faces_away(normals: np.ndarray) -> int:
 
 AS_STORED = "as stored"
 _AXES = {Y_DOWN: ([0, 1, 2], [1, -1, 1]), X_LEFT: ([0, 1, 2], [-1, 1, 1]), REVERSED: ([2, 1, 0], [1, 1, 1])}
-"""What corrects normals, as channels and signs, by the mistake."""
+"""Correction of normals for each mistake, as channels and signs."""
 
 _SCENE_EVIDENCE: dict[str, Callable[[np.ndarray, Counter[str]], None]] = {"m": _depth_of_scenes, "unit vector": _normals_of_scenes}

@@ -81,7 +81,7 @@ def white_balance(pixel_values: Tensor, red: float = 1.0, blue: float = 1.0) -> 
 
 
 def tone_curve(pixel_values: Tensor, exponent: float) -> Tensor:
-    """Raise values to a power: above 1 darkens, below 1 brightens, and black and white stay.
+    """Raise values to a power: an exponent above 1 darkens, one below 1 brightens; black and white do not change.
 
     Args:
         pixel_values: (3, height, width) float in [0, 1].

@@ -15,11 +15,11 @@ IMAGE_TARGETS = {task: function for task, (inputs, function) in DERIVATIONS.item
 
 @dataclass(frozen=True)
 class TargetsOfViews:
-    """Computes targets of some tasks from the view that an augmentation makes.
+    """Computes targets of some tasks from the view that an augmentation returns.
 
-    Edges and keypoints are defined by the image: darker, blurred or magnified views have other ones than those that the data set stores.
-    With this, any photographs are training data for these tasks. Pixels whose stored map is unknown in a view, for example beyond the
-    image, stay unknown if the stored map has known pixels.
+    Edges and keypoints are defined by the image: those of a darker, blurred or magnified view differ from those stored in the data set.
+    Any images, such as photographs without labels, can therefore train these tasks. Pixels whose stored map is unknown in a view, for
+    example beyond the image, stay unknown if the stored map has known pixels.
 
     Args:
         augment: makes the view, see [`RandomAugmentation`][mult_hf.data.augmentations.RandomAugmentation].

@@ -1,8 +1,8 @@
 """Photographs with measured depth: metrics that do not depend on the unit of length, and normals from depth with their noise.
 
-A model that was trained on one kind of camera is off by a factor in metres on another. Median scaling removes this factor per image
-(Zhou et al., arXiv 1704.07813), so that both are reported. Which tasks are meant follows from their entries: `zoom_exponent` for values
-that are lengths, `transformers_task` for depth and normals.
+If a model was trained with one kind of camera, its depth in metres is off by a factor with another. Median scaling removes this factor
+per image (Zhou et al., arXiv 1704.07813). Both kinds of metrics are reported. The tasks are found by their entries: lengths by
+`zoom_exponent`, depth and normals by `transformers_task`.
 """
 
 import math
@@ -30,7 +30,7 @@ SCALED_METRICS = ("abs_rel_median_scaled", "delta1_median_scaled", "abs_rel", "d
 
 
 def find_sets(directory: str | Path) -> list[Path]:
-    """The data sets in a directory that is none itself: its subdirectories with a card that lists tasks, by name.
+    """The data sets in the subdirectories of a directory, sorted by name: those with a card that lists tasks.
 
     Returns:
         Their directories; empty if the directory is a data set, or there are none.
@@ -47,7 +47,7 @@ def _is_set(directory: Path) -> bool:
 
 
 def with_scaled_metrics(specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
-    """The entries, with [`SCALED_METRICS`] for every length: one channel that is divided by the magnification of an image."""
+    """The entries, with [`SCALED_METRICS`] for every length: one channel whose values are divided by the magnification of an image."""
     return {
         task: replace(spec, metrics=SCALED_METRICS) if spec.zoom_exponent == -1 and spec.channels == 1 else spec
         for task, spec in specs.items()
@@ -55,12 +55,12 @@ def with_scaled_metrics(specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
 
 
 def task_of(specs: Mapping[str, TaskSpec], transformers_task: str) -> str | None:
-    """The name of the first task that transformers calls by this name, such as "depth-estimation"."""
+    """The name of the first task with this task name of transformers, such as "depth-estimation"."""
     return next((task for task, spec in specs.items() if spec.transformers_task == transformers_task), None)
 
 
 class RowsWithNormals:
-    """Rows with normals that follow from their depth, for [`evaluate`][mult_hf.evaluation.loop.evaluate].
+    """Rows with normals that are computed from their depth, for [`evaluate`][mult_hf.evaluation.loop.evaluate].
 
     Args:
         rows: rows with depth and a column of focal lengths in pixels of the depth map's image; rows without one have no normals.
@@ -116,8 +116,8 @@ def add_normals(
 def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
     """Angles by which normals from depth differ between two halves of the pixels, divided by the square root of 2: their noise.
 
-    One half has the even rows and columns, the other one the odd ones: both show the same surfaces, with noise of their own. (Noise that
-    neighbouring pixels share, as that of depth cameras that match patches, is not in it: it is a lower limit.)
+    One half has the even rows and columns, the other has the odd ones. Both show the same surfaces with independent noise. (The result
+    excludes noise that neighbouring pixels share, such as that of depth cameras that match patches, so it is a lower bound.)
 
     Args:
         depth: (height, width) metres, NaN where unknown.
@@ -138,7 +138,7 @@ def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
 def noise_floor(rows: Sequence[Mapping[str, Any]] | RowsWithNormals, depth: TaskSpec) -> float | None:
     """The median of [`noise_of_normals`] over all rows, in degrees; None if no row has depth and focal length.
 
-    A model that predicts the true normals has about this median angle to normals from such depth.
+    A model that predicts the true normals has about this median angle when it is compared with normals from such depth.
     """
     found = (depth_and_focal_length(rows[number], depth) for number in range(len(rows)))
     angles = [noise_of_normals(*each) for each in found if each is not None]

@@ -293,7 +293,7 @@ class PredictionDirectory:
         Args:
             name: name of the image.
             image: the RGB image, or what `kept` returned for it.
-            maps: one map per task, as from `post_process`, of one size; or pairs of task and map, of which one is in memory at a time.
+            maps: one map per task, as from `post_process`, of one size; or pairs of task and map, to keep one in memory at a time.
             record: the image's source; without it a later run predicts the image again.
         """
         self.source_path(name).unlink(missing_ok=True)

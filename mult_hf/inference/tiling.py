@@ -45,7 +45,7 @@ def tiled(
     size. Each tile is then aligned with that prediction (see [`align`]) and adds detail.
 
     A prediction has no finer detail than the model's view of a tile. So tiles are blended at the scale of their views
-    ([`Layout.blended`]), and the result is to be resized to the image as any prediction is.
+    ([`Layout.blended`]), and the result has to be resized to the image, like any prediction.
 
     Where tiles overlap, their predictions are averaged as over views: class probabilities instead of logits, and mean vectors are
     normalised. A tile's weight falls linearly from its middle to its edges, so that differences between two tiles are spread over

@@ -1,9 +1,9 @@
 """Focal lengths of images, and values of a canonical camera.
 
 An image does not show its focal length: a small room through a wide lens looks like a large one through a long lens. A network that is
-trained on several cameras therefore learns values of one canonical camera, as in Metric3D (arXiv 2307.10984, section 3.2, by labels):
-depth times canonical over true focal length, both in pixels of the network's input. The true focal length turns its predictions into
-metres. A task says by its `zoom_exponent` how its values change with the focal length.
+trained on several cameras therefore learns values of one canonical camera, as in Metric3D (arXiv 2307.10984, section 3.2, the method
+that transforms labels): depth times canonical over true focal length, both in pixels of the network's input. The true focal length
+converts its predictions to metres. A task's `zoom_exponent` defines how its values change with the focal length.
 """
 
 import math
@@ -68,7 +68,7 @@ def find_focal_length(image: Any, size: Size, given: Any = None, field_of_view: 
 def exif_focal_length(image: Any) -> float | None:
     """Focal length in pixels from the 35 mm equivalent in an image's EXIF, or None if it states none.
 
-    The equivalent refers to the diagonal (CIPA DC-008, annex G). Of an image that was cropped afterwards it is wrong.
+    The equivalent refers to the diagonal (CIPA DC-008, annex G). It is wrong for an image that was cropped afterwards.
     """
     if not isinstance(image, Image.Image):
         return None
@@ -93,14 +93,14 @@ def check_focal_length(value: Any, what: str = "focal_length") -> float:
 def checked_field_of_view(degrees: Any, canonical: Any) -> float | None:
     """The field of view that a processor assumes: the given one, or with a canonical camera [`ASSUMED_FIELD_OF_VIEW`].
 
-    A processor states it in what it saves, in case that the default changes.
+    A processor saves it, in case the default changes.
 
     Args:
         degrees: the given one, or None.
         canonical: focal length of the canonical camera, or None.
 
     Raises:
-        ValueError: if one of them is not possible.
+        ValueError: if one of them is invalid.
     """
     if canonical is not None:
         check_focal_length(canonical, "canonical_focal_length")
@@ -119,7 +119,7 @@ def listed_focal_lengths(given: Any, count: int) -> list[float | None]:
         count: number of images.
 
     Raises:
-        ValueError: if there are more or fewer than images, or one is not a number above 0.
+        ValueError: if the number of values differs from the number of images, or one is not a number above 0.
     """
     values = given.tolist() if hasattr(given, "tolist") else given  # arrays and tensors
     each = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values] * count

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
 
 
 class MulTHead(nn.Module):
-    """A task's head: linear to its channels at the finest resolution, bilinear to the image, the task's activation.
+    """A task's head: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation.
 
     Raises:
         ValueError: if the entry names an unknown activation.

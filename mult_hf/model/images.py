@@ -67,7 +67,7 @@ def read_image(
     refused.
 
     Args:
-        image: a path, a URL, the bytes of a file, these in base64, a file opened for reading bytes, an undecoded cell of `datasets` (a
+        image: a path, a URL, the bytes of a file, base64 text, a file opened for reading bytes, an undecoded cell of `datasets` (a
             mapping with `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
         name: of the image in error messages, if it has no file name.
         timeout: time limit for the download of a URL in seconds, 30 by default; its size is limited to 64 MiB.
@@ -183,7 +183,7 @@ def _open_local(source: str, name: str) -> Image.Image:
         return Image.open(BytesIO(base64.b64decode("".join(source.split()), validate=True)), formats=readable_formats())
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from None
-    except _BROKEN:  # no base64, or not of an image
+    except _BROKEN:  # not base64, or not an image
         raise no_path from None
 
 

@@ -1,17 +1,17 @@
-"""A dictionary whose values are made when they are asked for."""
+"""A dictionary whose values are computed when they are first accessed."""
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 
 class _Maker(NamedTuple):
-    """Stands for a value that was not asked for yet."""
+    """Placeholder for a value that has not been accessed yet."""
 
     make: Callable[[], Any]
 
 
 if TYPE_CHECKING:
-    _Base = dict[Any, Any]  # where types are checked, `dict` is a `MutableMapping` itself, and cannot follow it
+    _Base = dict[Any, Any]  # to a type checker, `dict` is a subclass of `MutableMapping`, and cannot follow it
 else:
 
     class _Base(MutableMapping, dict):
@@ -19,9 +19,9 @@ else:
 
 
 class LazyDict(_Base):
-    """A dictionary that makes each value when it is first asked for, and then keeps it.
+    """A dictionary that computes each value on first access, and then keeps it.
 
-    It is equal to the plain dictionary of its values. Copies and pickles are plain dictionaries, with every value made.
+    It is equal to the plain dictionary of its values. Copies and pickles are plain dictionaries, with all values computed.
 
     Args:
         makers: functions without arguments by key.
@@ -45,7 +45,7 @@ class LazyDict(_Base):
             value = self[key] = value.make()
         return value
 
-    # Where `MutableMapping` comes first, what reads values reads them by `__getitem__`; these methods read none.
+    # `MutableMapping` comes first, so its methods read values through `__getitem__`. The following methods read none.
     __setitem__ = dict.__setitem__
     __delitem__ = dict.__delitem__
     __len__ = dict.__len__
@@ -54,7 +54,7 @@ class LazyDict(_Base):
     clear = dict.clear
 
     def __iter__(self) -> Iterator[Any]:
-        return dict.__iter__(self)  # in Python, since `dict(lazy)` and `{**lazy}` copy makers from a class without its own
+        return dict.__iter__(self)  # without this method, `dict(lazy)` and `{**lazy}` would copy makers
 
     def copy(self) -> dict[Any, Any]:
         """A plain dictionary of the same values."""

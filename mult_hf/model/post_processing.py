@@ -40,7 +40,7 @@ def _unit_vectors(strip: Strip, spec: TaskSpec) -> Tensor:
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    """Lengths of (channels, rows, width) vectors, many times faster on a CPU than `norm`, which keeps tiny and huge ones apart."""
+    """Lengths of (channels, rows, width) vectors; much faster on a CPU than `norm`, but wrong where squares under- or overflow."""
     return vectors.square().sum(dim=0).sqrt()
 
 

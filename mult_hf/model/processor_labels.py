@@ -29,7 +29,7 @@ class Place(NamedTuple):
     def of_image(
         cls, image: Any, upright_size: tuple[int, int], size: tuple[int, int], focal_length: float | None, field_of_view: float | None
     ) -> "Place":
-        """The place of an image's maps in the model's input of a size."""
+        """The place of an image's maps, for a model input of the given size."""
         focal = find_focal_length(image, upright_size, focal_length, field_of_view).resized(upright_size, size)
         return cls(size, upright_size, orientation(image), focal.pixels)
 

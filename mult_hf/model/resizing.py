@@ -21,7 +21,7 @@ _FEW_VALUES = 2**22
 
 
 def bounded_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
-    """A size of the same aspect ratio whose longer side is at most `max_side`; the same size if it is, or without a limit."""
+    """A size of the same aspect ratio whose longer side is at most `max_side`; unchanged if it already is, or without a limit."""
     if max_side is None or max(size) <= max_side:
         return size
     height, width = (max(1, round(side * max_side / max(size))) for side in size)
@@ -152,7 +152,7 @@ def _rows_between_the_same_neighbours(rows: Axis) -> Iterator[slice]:
 
 
 def _index_of_largest(values: Tensor) -> Tensor:
-    """As `classes_of`, for (classes, ...) values; on a CPU several times faster than `max` over the first axis."""
+    """Like `classes_of`, for (classes, ...) values; several times faster on a CPU than `max` over the first axis."""
     largest, index = values[0], torch.zeros(values.shape[1:], dtype=torch.uint8)
     for number in range(1, len(values)):
         index.masked_fill_(values[number] > largest, number)
