@@ -1,7 +1,7 @@
 """MulT as transformers models: encoder -> decoders -> heads -> losses."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +25,7 @@ from .encoder_sources import HUB_KEYWORDS, encoder_configuration
 from .entry_fields import refusal
 from .heads import MulTHeads
 from .losses import loss_function, multi_task_loss
-from .outputs import MulTDensePredictionOutput, MulTModelOutput
+from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
 from .weights import remember_fresh_weights
@@ -197,8 +197,8 @@ class MulTModel(MulTPreTrainedModel):
         return MulTModelOutput(
             last_hidden_state=feature_maps[-1],
             task_features={task: finest_first[0] for task, finest_first in streams.items()},
-            hidden_states=_selected(feature_maps, stages) if wanted else None,
-            task_hidden_states={task: _selected(maps, stages) for task, maps in streams.items()} if wanted else None,
+            hidden_states=selected_stages(feature_maps, stages) if wanted else None,
+            task_hidden_states={task: selected_stages(maps, stages) for task, maps in streams.items()} if wanted else None,
             attentions=decoded.attentions if output_attentions else None,
         )
 
@@ -335,7 +335,6 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         if return_loss and labels is None:
             raise ValueError(f"return_loss={return_loss} needs labels, got {labels}; pass labels={{task: target}}")
-        _compile_once_per_size(pixel_values)
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         height, width = pixel_values.shape[-2:]
         predictions = self.heads(outputs.task_features, self.mult.padded_size((height, width)), (height, width))
@@ -458,21 +457,6 @@ def _refuse_unknown_keywords(kwargs: Mapping[str, Any]) -> None:
     unknown = sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys())
     if unknown:
         raise TypeError(f"forward() got unexpected keyword arguments {unknown}")
-
-
-def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor | None, ...]:
-    """All maps, or only those of the stages listed in `output_hidden_states`, with None for the others, as in transformers' encoders.
-
-    Raises:
-        ValueError: if there is no such stage.
-    """
-    if isinstance(which, bool):
-        return tuple(maps)
-    stages = [which] if isinstance(which, int) else list(which)
-    if not all(-len(maps) <= stage < len(maps) for stage in stages):
-        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
-    chosen = {stage % len(maps) for stage in stages}
-    return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
 
 
 def _compile_once_per_size(pixel_values: Tensor) -> None:

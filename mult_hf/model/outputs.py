@@ -1,5 +1,6 @@
 """Outputs of the models."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,4 +81,19 @@ class MulTDensePredictionOutput(ModelOutput):
         return flat[name]
 
 
-__all__ = ["MulTDensePredictionOutput", "MulTModelOutput"]
+def selected_stages(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor | None, ...]:
+    """All maps, or only those of the stages listed in `output_hidden_states`, with None for the others, as in transformers' encoders.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    if isinstance(which, bool):
+        return tuple(maps)
+    stages = [which] if isinstance(which, int) else list(which)
+    if not all(-len(maps) <= stage < len(maps) for stage in stages):
+        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
+    chosen = {stage % len(maps) for stage in stages}
+    return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
+
+
+__all__ = ["MulTDensePredictionOutput", "MulTModelOutput", "selected_stages"]

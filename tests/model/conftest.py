@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the pipeline: images, a saved model with its processor, and its pipeline."""
+"""Fixtures of several test files: image processors of both backends, images, a saved model with its processor, and its pipeline."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,21 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from transformers import pipeline
 
-from mult_hf import MulTImageProcessor
+from mult_hf import MulTImageProcessor, MulTImageProcessorPil
 from support.pipelines import INPUT_SIZE, TASKS, make_model
+
+
+@pytest.fixture(params=[MulTImageProcessor, MulTImageProcessorPil], ids=["torchvision", "pil"])
+def processor_class(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    """A small colour image (6, 9, 3) with black and white pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    pixels[0, 0], pixels[0, 1] = 0, 255
+    return pixels
 
 
 @pytest.fixture(scope="module")

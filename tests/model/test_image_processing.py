@@ -22,24 +22,11 @@ GREY_LEVEL = 1 / 255
 HALF_PRECISION = 0.51 * GREY_LEVEL  # bfloat16 holds [0, 1] in steps of at most 1/256
 
 
-@pytest.fixture(params=[MulTImageProcessor, MulTImageProcessorPil], ids=["torchvision", "pil"])
-def processor_class(request):
-    return request.param
-
-
 @pytest.fixture
 def values(processor_class):
     """Pixel values in [0, 1] of one image: neither resized nor normalised."""
     processor = processor_class(do_resize=False, do_normalize=False)
     return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
-
-
-@pytest.fixture(scope="module")
-def rgb():
-    """A small colour image (6, 9, 3) with black and white pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    pixels[0, 0], pixels[0, 1] = 0, 255
-    return pixels
 
 
 def expected(pixels):

@@ -5,24 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mult_hf import MulTImageProcessor, MulTImageProcessorPil
+from mult_hf import MulTImageProcessor
 from mult_hf.model.image_processing_base import MulTBatchFeature
 from mult_hf.model.images import resize_label
 
 IMAGE = np.zeros((8, 9, 3), np.uint8)
-
-
-@pytest.fixture(params=[MulTImageProcessor, MulTImageProcessorPil], ids=["torchvision", "pil"])
-def processor_class(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def rgb():
-    """A small colour image (6, 9, 3) with black and white pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    pixels[0, 0], pixels[0, 1] = 0, 255
-    return pixels
 
 
 @pytest.fixture

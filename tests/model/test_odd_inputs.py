@@ -6,16 +6,11 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from mult_hf import MulTConfig, MulTImageProcessor, MulTImageProcessorPil
+from mult_hf import MulTConfig, MulTImageProcessor
 from mult_hf.model.images import read_image
 from support.refusals import refusal
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-
-
-@pytest.fixture(params=[MulTImageProcessor, MulTImageProcessorPil], ids=["torchvision", "pil"])
-def processor_class(request):
-    return request.param
 
 
 # Axes

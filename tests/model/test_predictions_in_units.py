@@ -9,11 +9,6 @@ from mult_hf import MulTDensePredictionOutput, MulTImageProcessor, MulTImageProc
 TWO_NUMBERS = {"name": "principal_curvature", "kind": "regression", "channels": 2}
 
 
-@pytest.fixture(params=[MulTImageProcessor, MulTImageProcessorPil], ids=["torchvision", "pil"])
-def processor_class(request):
-    return request.param
-
-
 def finished(predictions, target_sizes=None, tasks=None, **kwargs):
     return MulTImageProcessorPil(tasks=tasks).post_process(predictions, target_sizes, **kwargs)
 

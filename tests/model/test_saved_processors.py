@@ -18,19 +18,6 @@ GREY_LEVEL = 1 / 255
 TWO_NUMBERS = {"name": "principal_curvature", "kind": "regression", "channels": 2}
 
 
-@pytest.fixture(params=[MulTImageProcessor, MulTImageProcessorPil], ids=["torchvision", "pil"])
-def processor_class(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def rgb():
-    """A small colour image (6, 9, 3) with black and white pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    pixels[0, 0], pixels[0, 1] = 0, 255
-    return pixels
-
-
 @pytest.mark.parametrize("backend", ["torchvision", "pil"])
 def test_a_saved_processor_loads_for_both_backends(processor_class, backend, tmp_path, rgb):
     far = TaskSpec(name="depth", kind="regression", channels=1, value_range=(0, 80), encoding=LabelEncoding(dtype="uint16", scale=1 / 256))
