@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_arguments(Flags, argv, __doc__.split("\n")[0])
 
     # Data: rows with an image and one map per task; the data set's card describes the maps. --mix_with adds further data sets.
-    data = load_data(flags)
+    data = load_data(flags, flags.seed)
 
     # Processor: converts images and maps to the model's inputs, and its outputs to maps.
     size = view_size(data.training_rows, flags.image_size, keep_aspect=flags.keep_aspect)

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
-    data = load_data(flags)
+    data = load_data(flags, flags.seed)
     size = view_size(data.training_rows, flags.image_size, keep_aspect=flags.keep_aspect)
     processor = build_processor(flags, data.specs, size)
     set_seed(flags.seed)  # before weights are initialized

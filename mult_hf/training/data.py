@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from datasets import Dataset
 
@@ -32,13 +32,14 @@ class TrainingData:
     tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None
 
 
-def load_data(arguments: DataArguments) -> TrainingData:
+def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
     """Load the data set, and those to mix with it.
 
     The first data set is the one that is evaluated. A task that a data set lacks is unknown in all of its rows.
 
     Args:
         arguments: of the data.
+        seed: of the order in which a mixture is drawn.
 
     Raises:
         ValueError: if a data set cannot be read, lacks every task, or defines a task differently from another.
@@ -56,13 +57,8 @@ def load_data(arguments: DataArguments) -> TrainingData:
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
     sources = {first: training_rows, **{name: load_rows(name, split=arguments.train_split) for name in others}}
     weights = None if arguments.mix_weights is None else dict(zip(sources, arguments.mix_weights))
-    mixed = mix_datasets(sources, weights, columns=["image", FOCAL_LENGTH, *specs], seed=_seed(arguments))
+    mixed = mix_datasets(sources, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
     return TrainingData(specs, mixed, validation_rows, baseline_rows=training_rows, tasks_by_source=entries)
-
-
-def _seed(arguments: Any) -> int:
-    """The run's seed, which is among the arguments of training."""
-    return getattr(arguments, "seed", 0)
 
 
 __all__ = ["TrainingData", "load_data"]
