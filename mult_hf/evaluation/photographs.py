@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mult_hf.data.derive import normals_from_depth
 from mult_hf.data.schema import CARD_KEY, FOCAL_LENGTH, card_header
 from mult_hf.metrics import MultiTaskMetrics
 from mult_hf.metrics.statistics import angle_between
@@ -78,7 +77,14 @@ class RowsWithNormals:
         """A row, with its normals."""
         row = dict(self.rows[number])
         found = depth_and_focal_length(row, self.depth)
-        return {**row, self.name: None if found is None else normals_from_depth(*found)}
+        return {**row, self.name: None if found is None else _normals_from_depth(*found)}
+
+
+def _normals_from_depth(depth: np.ndarray, *camera: Any) -> np.ndarray:
+    """[`normals_from_depth`][mult_hf.data.derive.normals_from_depth], whose module needs the extra `data`; other evaluations do not."""
+    from mult_hf.data.derive import normals_from_depth
+
+    return normals_from_depth(depth, *camera)
 
 
 def depth_and_focal_length(row: Mapping[str, Any], depth: TaskSpec) -> tuple[np.ndarray, float] | None:
@@ -130,7 +136,7 @@ def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
     halves = []
     for start in (0, 1):
         centre = tuple((side / 2 - start) / 2 + 0.25 for side in (depth.shape[1], depth.shape[0]))
-        halves.append(torch.from_numpy(normals_from_depth(depth[start:height:2, start:width:2], focal / 2, centre)))
+        halves.append(torch.from_numpy(_normals_from_depth(depth[start:height:2, start:width:2], focal / 2, centre)))
     angles = angle_between(*halves)
     return (angles[torch.isfinite(angles)] / math.sqrt(2)).numpy()
 

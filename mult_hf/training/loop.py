@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import Augmentation, MultiTaskCollator
-from mult_hf.data.view_targets import TargetsOfViews
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -54,6 +53,8 @@ def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec], 
     views = RandomAugmentation(tasks=tasks, size=window, zoom=zoom, degrees=arguments.rotation, **jitter, **same)
     if arguments.targets_of_views is None:
         return views
+    from mult_hf.data.view_targets import TargetsOfViews  # which needs the extra `data`; other runs do not
+
     return TargetsOfViews(views, arguments.targets_of_views, arguments.targets_of_views_share)
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import textwrap
 import types
 import zipfile
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_no_command_is_imported_before_it_runs():
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     ours = {"mult_hf.cli", "mult_hf.cli.main", "mult_hf.cli.errors"}
     assert set(loaded) - set(sys.stdlib_module_names) == ours
+
+
+def test_training_predicting_and_evaluating_need_no_extra_beyond_train():
+    """README's first command installs this extra alone. The others' libraries are blocked, as if they were not installed."""
+    blocked = "av gradio h5py matplotlib mitsuba omg onnx onnxruntime scipy skimage sklearn timm torchjd trimesh vizdoom".split()
+    script = f"""
+        import sys
+        sys.modules.update(dict.fromkeys({blocked}))  # importing one raises ImportError
+        import mult_hf.cli.train, mult_hf.cli.predict, mult_hf.cli.evaluate, mult_hf.cli.check
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 # --- errors
