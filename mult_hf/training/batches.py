@@ -260,7 +260,9 @@ class StreamedBatches:
 
     def close(self) -> None:
         """Stop the workers."""
-        self._iterator = None
+        if self._iterator is not None:
+            self._iterator = None
+            self._loader.load_state_dict(self._loader.state_dict())  # which drops its own reference to the workers
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints; that of another process is different."""

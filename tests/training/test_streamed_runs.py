@@ -100,6 +100,13 @@ def test_streamed_rows_are_evaluated_like_stored_ones(tmp_path, shards):
     assert streamed["image_size"] == stored["image_size"]
 
 
+def test_the_window_and_the_evaluated_rows_are_those_of_the_flags(tmp_path, shards):
+    few = ["--dataset", shards, "--streaming", "--validation_samples", 3]
+    runs = [train(tmp_path / str(window), *few, "--shuffle_window", window) for window in (1, 12)]
+    assert [json.loads((run / "metrics.json").read_text())["evaluated_samples"] for run in runs] == [3, 3]
+    assert not same(*map(weights, runs)), "a window of all rows has another order than none"
+
+
 def test_streamed_data_sets_are_mixed_by_weight(tmp_path, shards, data):
     flags = "--mix_weights 3 1 --streaming --num_workers 1 --max_steps 3 --batch_size 4".split()
     train(tmp_path, "--dataset", shards, "--mix_with", data, *flags)
