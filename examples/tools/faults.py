@@ -44,6 +44,7 @@ from mult_hf import DEFAULT_CHECKPOINT
 from mult_hf.cli import predict, train  # noqa: F401  so that the processes of the runs need not import them again
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.cli.main import main as mult_hf
+from mult_hf.data.markdown import markdown_table
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples/data/rooms-sample"
 IMAGES, ROWS, ROOMS = 12, 6, 4
@@ -318,21 +319,22 @@ OF_READERS = ("worker", "data", "two")
 """Faults of programs that read something and hold their directory; rendering does neither."""
 
 
-def row(fault: str, program: Program, tries: Sequence[Try]) -> str:
-    """One line of the table."""
+COLUMNS = ("fault", "program", "tries", "what was lost", "what it said last", "same result when started again")
+
+
+def row(fault: str, program: Program, tries: Sequence[Try]) -> list[str]:
+    """One row of the table."""
     again, (count, unit) = sorted(each.again for each in tries), program.work
-    said, equal = max((each.said for each in tries), key=len).replace("|", "/"), sum(each.equal for each in tries)
+    said, equal = max((each.said for each in tries), key=len), sum(each.equal for each in tries)
     lost = f"{again[0]} to {again[-1]} of {count} {unit} done again" + ("" if equal == len(tries) else ", **results**")
     name = "train --streaming" if "--streaming" in program.argv else program.argv[0]
-    return f"| {fault} | {name} | {len(tries)} | {lost} | {said} | {equal} of {len(tries)} |"
+    return [fault, name, str(len(tries)), lost, said, f"{equal} of {len(tries)}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Inject the faults and print the table; returns 1 if a result differs from that of an undisturbed run."""
     arguments = parse_arguments(FaultArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="faults.py")
-    moments, is_whole = random.Random(arguments.seed), True
-    head = "| fault | program | tries | what was lost | what it said last | same result when started again |\n|---|---|---|---|---|---|"
-    print(head, flush=True)  # else every forked process would print it again
+    moments, rows, is_whole = random.Random(arguments.seed), [], True
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         datasets.config.HF_DATASETS_CACHE = work / "cache"
@@ -342,8 +344,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             bench = Bench(programs(work, arguments.max_steps)[name], work, moments)
             for fault in (fault for fault in arguments.faults if bench.program.inputs or fault not in OF_READERS):
                 tries = [FAULTS[fault](bench, number) for number in range(arguments.repeats)]
-                print(row(fault, bench.program, tries).replace(str(work), "DIR"), flush=True)
+                rows.append([cell.replace(str(work), "DIR") for cell in row(fault, bench.program, tries)])
+                print(", ".join(rows[-1]), file=sys.stderr, flush=True)
                 is_whole = is_whole and all(each.equal for each in tries)
+    print(markdown_table(COLUMNS, rows))
     return int(not is_whole)
 
 
