@@ -1,4 +1,4 @@
-"""Export a model for one image size: ONNX, ONNX in 8 bits, torch.export; check each file, and measure its accuracy.
+"""Export a model for one image size: ONNX, OpenVINO, ONNX in 8 bits, torch.export; check each file, and measure its accuracy.
 
     mult-hf export
     mult-hf export --model me/mult --tasks depth normals --image_size 480 640 --results finished
@@ -28,7 +28,17 @@ from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import Evaluation, evaluate
 from mult_hf.evaluation.report import results_table
-from mult_hf.inference.export import FORMATS, Candidate, Exportable, ExportError, describe, files_of, load_exportable, trace, write
+from mult_hf.inference.export import (
+    FORMATS,
+    Candidate,
+    Exportable,
+    ExportError,
+    describe,
+    files_of,
+    load_exportable,
+    trace,
+    write,
+)
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import metrics_of
 from mult_hf.model.tasks import resolve_tasks
@@ -47,7 +57,9 @@ class ExportArguments:
     results: Literal["predictions", "finished"] = flag(
         "predictions", "predictions: as the model returns them, with logits of classes; finished: class ids, values within the task's range"
     )
-    formats: list[str] = flag(["onnx"], "any of onnx, int8 (ONNX with 8-bit matrix products, converted from onnx) and pt2 (torch.export)")
+    formats: list[str] = flag(
+        ["onnx"], "any of onnx, openvino, openvino-bfloat16 (the same file run in bfloat16), int8 (ONNX in 8 bits), pt2 (torch.export)"
+    )  # fmt: skip
     dataset: str | None = flag(None, "local directory or Hub id of data to measure the files on; not measured by default")
     split: str = flag("test", "split of the data set")
     max_samples: int | None = flag(None, "number of rows to measure on, from the start; all by default")
@@ -59,8 +71,9 @@ class ExportArguments:
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or not self.formats:
             raise ValueError(f"--formats is {self.formats}; give at least one of {', '.join(FORMATS)}")
-        if "int8" in self.formats and "onnx" not in self.formats:
-            raise ValueError(f"--formats is {self.formats}; int8 is converted from the ONNX file, so add onnx")
+        sources = {name: FORMATS[name].source for name in self.formats if FORMATS[name].source not in (None, *self.formats)}
+        for name, source in sources.items():
+            raise ValueError(f"--formats is {self.formats}; {name} is converted from {source}, so add {source}")
         if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
             raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
         if self.dataset is not None and self.results == "finished":
