@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.cli.train import TrainFlags, provenance
-from mult_hf.data.schema import load_rows, load_task_specs
+from mult_hf.training.data import load_data
 from mult_hf.training.fields import flag
 from mult_hf.training.initialization import build_model, build_processor, view_size
 from mult_hf.training.run import train
@@ -37,21 +37,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     flags = parse_arguments(Flags, argv, __doc__.split("\n")[0])
 
-    # Data: rows with an image and one map per task; the data set's card describes the maps.
-    specs = load_task_specs(flags.dataset, flags.tasks)
-    training_rows = load_rows(flags.dataset, split=flags.train_split)
-    validation_rows = load_rows(flags.dataset, split=flags.validation_split)
+    # Data: rows with an image and one map per task; the data set's card describes the maps. --mix_with adds further data sets.
+    data = load_data(flags, flags.seed)
 
     # Processor: converts images and maps to the model's inputs, and its outputs to maps.
-    size = view_size(training_rows, flags.image_size)
-    processor = build_processor(flags, specs, size)
+    size = view_size(data.training_rows, flags.image_size, keep_aspect=flags.keep_aspect)
+    processor = build_processor(flags, data.specs, size)
 
     # Model: trained (--model), with a pretrained encoder (--backbone), or with a new small Swin. Set the seed first: weights are random.
     set_seed(flags.seed)
-    model = build_model(flags, specs, max(size.values()))
+    model = build_model(flags, data.specs, max(size.values()))
 
-    command = ["accelerate", "launch", "examples/train.py", *argv]
-    train(model, processor, training_rows, validation_rows, flags, provenance(flags, command))
+    origin = provenance(flags, ["accelerate", "launch", "examples/train.py", *argv])
+    mixture = {"tasks_by_source": data.tasks_by_source, "baseline_rows": data.baseline_rows}
+    train(model, processor, data.training_rows, data.validation_rows, flags, origin, **mixture)
 
 
 if __name__ == "__main__":

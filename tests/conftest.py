@@ -19,6 +19,14 @@ if "MULT_HF_TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `nightly`: each repeats, for another case, what a test of every run shows."""
+    if os.environ.get("MULT_HF_PROFILE") != "nightly":
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of two tasks, one of which does not occur in the package."""
@@ -31,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_config() -> Callable[..., MulTConfig]:
     """Make a configuration with a very small Swin; keywords as for [`MulTConfig`]."""
-    return lambda **kwargs: MulTConfig(backbone_config=dict(TINY_SWIN), **kwargs)
+    return lambda **kwargs: MulTConfig(**{"backbone_config": dict(TINY_SWIN), **kwargs})
 
 
 @pytest.fixture

@@ -44,14 +44,27 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read weights with the authors' names from a safetensors file or a `.pth` (without running any code in it).
 
     Raises:
-        ValueError: if the file does not contain a dictionary of tensors.
+        ValueError: if the file is missing, damaged, needs code to be read, or does not contain a dictionary of tensors.
     """
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # readers of damaged files raise errors of any kind
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"{path} cannot be read as weights: {first_line}; give a .safetensors file, or a .pth file with nothing but tensors in "
+            "dictionaries and lists, since no code in it is run"
+        ) from error
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
         raise ValueError(f"{path} contains a {type(state).__name__}; expected a dictionary of tensors or one under 'state_dict'")
-    return {name: value for name, value in state.items() if name.startswith(("backbone.", "decode_head.", "auxiliary_head."))}
+    wanted = {name: value for name, value in state.items() if str(name).startswith(("backbone.", "decode_head.", "auxiliary_head."))}
+    if not wanted or not all(isinstance(value, Tensor) for value in wanted.values()):
+        kinds = sorted({type(value).__name__ for value in wanted.values()})
+        raise ValueError(
+            f"{path} has {len(wanted)} weights of `backbone` and `decode_head`, of type {kinds}; expected the tensors of the authors' head"
+        )
+    return wanted
 
 
 def config_from_weights(state: dict[str, Tensor]) -> MulTConfig:

@@ -53,7 +53,7 @@ def attention_by_stage(
     height, width = inputs["pixel_values"].shape[-2:]
     seen = pixel[0] * height // image.height, pixel[1] * width // image.width  # the same position in the model's input
     stages = arguments.stages or list(shared_blocks(model)) or [1]  # if there are none, stage 1 raises an error with the reason
-    caption = f"{path}: made by {model.config.reference_task}, the same for {', '.join(model.task_names)}"
+    caption = f"{path}: computed by {model.config.reference_task}, shared by {', '.join(model.task_names)}"
     return caption, {stage: attention_of_pixel(model, outputs, seen, stage, block=arguments.block, head=arguments.head) for stage in stages}
 
 

@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from mult_hf.model.entry_fields import refusal
-from mult_hf.training.fields import check_bounds, check_mutually_exclusive, flag, json_object
+from mult_hf.training.fields import MAX_WORKERS, check_bounds, check_mutually_exclusive, flag, json_object
 
 from .errors import OneLineParser
 
@@ -28,6 +28,8 @@ class CommandParser(OneLineParser, HfArgumentParser):
 
     def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
         """Add a flag, or a positional argument with the flag's name."""
+        if keywords.get("action") == "store_false":  # HfArgumentParser repeats the help of --NAME for its complement --no_NAME
+            keywords["help"] = f"switch off --{keywords['dest']}"
         if not positional:
             return super().add_argument(*names, **keywords)
         keywords.pop("required", None)
@@ -88,6 +90,7 @@ def _as_word(value: Any) -> str:
 
 
 __all__ = [
+    "MAX_WORKERS",
     "CommandParser",
     "as_argv",
     "check_bounds",

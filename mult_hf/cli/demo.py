@@ -144,26 +144,26 @@ def refusal(sentence: str) -> gr.Error:
 
 
 def uploads_only(image: gr.Image) -> None:
-    """Keep an input from fetching URLs: a request that no page sends can hold one in place of an upload.
+    """Keep an input from fetching URLs, which a handcrafted request can contain in place of an upload.
 
-    A server that fetches what strangers name reaches what they cannot: other services of its machine and network. Gradio refuses private
-    addresses, but would fetch anything else, of any size.
+    Otherwise strangers could reach services of the server's machine and network through it. Gradio refuses private addresses, but
+    fetches all others, of any size.
     """
     move = image.async_move_resource_to_block_cache
 
     async def move_upload(path: str | Path | None) -> str | None:
         if "://" in str(path):
-            raise refusal("The image is a URL, and this server fetches none: download the image, then upload it.")
+            raise refusal(f"The image is the URL {str(path)[:100]!r}, and this server fetches none: download the image, then upload it.")
         return await move(path)
 
     cast(Any, image).async_move_resource_to_block_cache = move_upload
 
 
 class NoUrls:
-    """Refuses requests for the file at a URL, which Gradio would fetch for anybody.
+    """Refuses requests for the file at a URL, which Gradio would otherwise fetch for anyone.
 
     Args:
-        app: what answers all other requests.
+        app: application that answers all other requests.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,7 +1,9 @@
 """Errors that commands show on one line."""
 
 import argparse
-from typing import NoReturn
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 
 class CommandError(Exception):
@@ -19,6 +21,14 @@ def on_one_line(message: str) -> str:
 
 class OneLineParser(argparse.ArgumentParser):
     """`ArgumentParser` with one-line errors, without the usage text."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As in argparse; an empty argument, as an unset shell variable leaves it, would name the current directory."""
+        argv = sys.argv[1:] if args is None else [*args]
+        for before, word in zip(["", *argv], argv):
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                self.error(f"the argument {f'after {before} ' if before else ''}is empty; give a value, or leave the flag out")
+        return super().parse_known_args(argv, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""

@@ -10,7 +10,7 @@ The results do not depend on the number of processes. Predictions are measured a
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,12 +22,13 @@ from torch import Tensor
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.cores import threads_per_process
-from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
 from mult_hf.evaluation.comparison import bootstrap_differences, read_single_task_results
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import Evaluation, evaluate, evenly_spread
+from mult_hf.evaluation.photographs import add_normals, find_sets, noise_floor, pooled, task_of, with_scaled_metrics
 from mult_hf.evaluation.report import (
     comparison_table,
     gain_table,
@@ -42,9 +43,10 @@ from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE
 from mult_hf.inference.runtimes import check_runtime, with_runtime
-from mult_hf.model.tasks import resolve_tasks
+from mult_hf.model.entry_fields import refusal
+from mult_hf.model.tasks import registered_tasks, resolve_tasks
 
-from .arguments import check_bounds, flag, parse_arguments
+from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
@@ -71,6 +73,11 @@ class EvaluationArguments:
     split: str = flag("validation", "split to measure on")
     tasks: list[str] | None = flag(None, "names of tasks to measure; by default all tasks that model and data share")
     max_samples: int | None = flag(None, "measure on this many evenly spaced rows; by default on all")
+    focal_length_column: str = flag(FOCAL_LENGTH, "column with focal lengths in pixels of the image, if the data have one")
+    photographs: bool = flag(
+        False,
+        "measure depth after median scaling, too, and normals from depth if the data have none; on for a directory of data sets",
+    )
     # Method
     image_size: list[int] | None = flag(
         None, "side, or height and width, to which images are resized for the model; by default the size of its processor"
@@ -98,7 +105,8 @@ class EvaluationArguments:
     update_card: bool = flag(False, "write the metrics into the README.md of the model's directory")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")})
+        at_least: dict[float, Sequence[str]] = {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")}
+        check_bounds(self, at_least, {MAX_WORKERS: ["num_workers"]})
         if self.dataset is None:
             raise ValueError(
                 "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"
@@ -157,12 +165,21 @@ class Candidate:
 
 
 def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelerator) -> Dataset:
-    """Load a split of the data; its images are decoded as rows are read."""
+    """Load a split of the data; its images are decoded as rows are read.
+
+    Raises:
+        ValueError: if it has no rows, or not the column of focal lengths that the flags name.
+    """
     with accelerator.main_process_first():
         dataset = load_rows(cast(str, arguments.dataset), split=split)
     if len(dataset) == 0:
         raise ValueError(f"split {split!r} of {arguments.dataset} has 0 rows; choose another")
-    return dataset
+    named = arguments.focal_length_column
+    if named == FOCAL_LENGTH:
+        return dataset
+    if named not in dataset.column_names:
+        raise ValueError(f"--focal_length_column is {named!r}, but {arguments.dataset} has the columns {dataset.column_names}")
+    return dataset.rename_column(named, FOCAL_LENGTH)
 
 
 def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSpec], device: torch.device) -> list[Candidate]:
@@ -177,7 +194,7 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
     models = [load_whole_model(path) for path in paths]
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
     if missing:
-        raise ValueError(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")
+        raise refusal(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")
     threads = torch.get_num_threads()
     models = [with_runtime(model, arguments.runtime, arguments.dtype, threads=threads).to(device) for model in models]
     return [build_candidate(model, path, name, data_specs, arguments) for model, path, name in zip(models, paths, names)]
@@ -186,7 +203,7 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
 def build_candidate(
     model: MulTForMultiTaskDensePrediction, path: str, name: str, data_specs: dict[str, TaskSpec], arguments: EvaluationArguments
 ) -> Candidate:
-    """A model with its own processor (for the size and normalisation it was trained with), set to read this data set's labels."""
+    """A model with its own processor (for the size and normalisation of its training), configured to read this data set's labels."""
     wanted = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
     try:
         specs = measured_specs(wanted, data_specs)
@@ -234,6 +251,17 @@ class Report:
         self.numbers["compared"] = theirs.compute()
         self.numbers["differences"] = {name: each._asdict() for name, each in differences.items()}
 
+    def add_noise_floor(self, dataset: Any, specs: dict[str, TaskSpec]) -> None:
+        """Add the noise of normals from the data's depth, if they have depth and focal lengths."""
+        depth = task_of(specs, "depth-estimation")
+        floor = None if depth is None else noise_floor(dataset, specs[depth])
+        if floor is not None:
+            self.texts.append(
+                f"Noise of normals from this depth: {floor:.1f} degrees (median angle between those of two halves of the pixels, over the "
+                "square root of 2)."
+            )
+            self.numbers["noise_of_normals"] = floor
+
     def add_gain(self, single: dict[str, float], specs: dict[str, TaskSpec]) -> None:
         """Add the multi-task gain over single-task results."""
         gain, table = gain_table(self.numbers["model"], single, specs)
@@ -276,11 +304,56 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
-    data = cast(str, arguments.dataset)  # refused where it is missing
+    sets = find_sets(cast(str, arguments.dataset))
+    if sets:
+        evaluate_sets(arguments, sets, accelerator)
+    else:
+        evaluate_set(arguments, accelerator)
+    accelerator.end_training()
+
+
+def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelerator: Accelerator) -> None:
+    """Measure every data set of a directory separately, then all images together.
+
+    Each set has its own constant map, by default the best one for its measured split.
+
+    Raises:
+        ValueError: if a flag is for one data set only.
+    """
+    idle = [f"--{name}" for name in ("single_task_results", "update_card") if getattr(arguments, name)]
+    if idle:
+        raise ValueError(f"{arguments.dataset} has {len(sets)} data sets, and {' and '.join(idle)} needs one; remove it, or choose a set")
+    evaluations = []
+    for directory in sets:
+        own = replace(
+            arguments,
+            dataset=str(directory),
+            photographs=True,
+            baseline_split=arguments.baseline_split or arguments.split,
+            output_dir=arguments.output_dir / directory.name,
+        )
+        if accelerator.is_main_process:
+            print(f"\n## {directory.name}\n")
+        evaluations.append(evaluate_set(own, accelerator))
+    if accelerator.is_main_process:
+        whole = {name: pooled([each[name] for each in evaluations]) for name in evaluations[0]}
+        report = Report([results_table(whole)], {name: each.compute() for name, each in whole.items()} | {"per_class": {}})
+        print(f"\n## all sets\n\n{report.text}")
+        report.save(arguments.output_dir)
+        print(f"written to {arguments.output_dir}")
+
+
+def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> dict[str, Evaluation]:
+    """Measure one data set, and write its report; returns the evaluations by the predictors' names."""
+    data = cast(str, arguments.dataset)  # a missing one is refused earlier
     data_specs = resolve_tasks(load_task_entries(data))
-    dataset = load_split(arguments, arguments.split, accelerator)
+    dataset: Any = load_split(arguments, arguments.split, accelerator)
     dataset = dataset.select(evenly_spread(len(dataset), arguments.max_samples))
-    training = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
+    training: Any = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
+    if arguments.photographs:
+        training = None if training is None else add_normals(training, data_specs, registered_tasks())[0]
+        dataset, data_specs = add_normals(dataset, data_specs, registered_tasks())
+        data_specs = with_scaled_metrics(data_specs)
     described = {"dataset": public_name(data), "split": arguments.split, "evaluated_samples": len(dataset)}
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)
@@ -289,12 +362,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluations = measure(candidates, dataset, training, arguments, accelerator)
         if accelerator.is_main_process:
             report = build_report(candidates, evaluations, list(data_specs), described)
+            if arguments.photographs:
+                report.add_noise_floor(dataset, data_specs)
             if arguments.compare is not None:
                 report.add_comparison(evaluations, [each.name for each in candidates], arguments)
             if single is not None:
                 report.add_gain(single, candidates[0].specs)
             publish(report, candidates[0], evaluations[candidates[0].name], dataset, arguments)
-    accelerator.end_training()
+    return evaluations
 
 
 def publish(report: Report, candidate: Candidate, evaluation: Evaluation, dataset: Dataset, arguments: EvaluationArguments) -> None:

@@ -62,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module("mult_hf.model.registration")  # the package itself left it to this moment
         return importlib.import_module(COMMANDS[name].module).main(rest) or 0
     except KeyboardInterrupt:
-        print(f"mult-hf {name}: interrupted", file=sys.stderr)
+        _say(f"mult-hf {name}: interrupted")
         return 130
     except Exception as error:
         if not isinstance(error, _user_errors()):
             raise
         if debug:
             traceback.print_exc()
-        print(f"mult-hf {name}: error: {_one_line(error, limit=None if debug else MAX_MESSAGE)}", file=sys.stderr)
+        _say(f"mult-hf {name}: error: {_one_line(error, limit=None if debug else MAX_MESSAGE)}")
         return 2
 
 
@@ -108,7 +108,23 @@ def _version() -> str:
     return __version__
 
 
+def _say(message: str) -> None:
+    """Print to standard error on a separate line, even after an unfinished progress bar."""
+    bars = sys.modules.get("tqdm")
+    if bars is None:
+        print(message, file=sys.stderr)
+    else:
+        bars.tqdm.write(message, file=sys.stderr)
+
+
 def _one_line(error: BaseException, limit: int | None) -> str:
-    """The message of an error without line breaks, or the name of its class if it has none."""
+    """The message of an error without line breaks, or the name of its class if it has none.
+
+    A long message is cut in the middle, because it begins with what was given and ends with what to do.
+    """
     message = on_one_line(str(error)) or type(error).__name__
-    return message if limit is None or len(message) <= limit else f"{message[: limit - 30]} ... (--debug shows it all)"
+    if limit is None or len(message) <= limit:
+        return message
+    hint = " (--debug shows it all)"
+    half = (limit - len(hint) - len(" ... ")) // 2
+    return f"{message[:half]} ... {message[-half:]}{hint}"

@@ -35,8 +35,9 @@ from mult_hf.inference.runtimes import RUNTIMES, check_runtime, with_runtime
 from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import Layout, tiled
+from mult_hf.model.entry_fields import refusal
 
-from .arguments import check_bounds, flag, parse_arguments
+from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
 
 OWN_SIZE = "own"
 """Value of --image_size for images at their own size."""
@@ -62,7 +63,7 @@ class PredictionArguments:
         None, "side, or height and width, that images, or tiles, are resized to for the model; `own` keeps their size; "
         "by default the size of the model's processor, which is that of its training images"
     )  # fmt: skip
-    tile: int | None = flag(None, "cut images into overlapping tiles of this many of the image's pixels; not cut by default")
+    tile: int | None = flag(None, "cut images into overlapping tiles of this many image pixels; no tiles by default")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
@@ -81,7 +82,7 @@ class PredictionArguments:
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.dataset is None):
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
-        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads", "max_side"]})
+        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads", "max_side"]}, {MAX_WORKERS: ["num_workers"]})
         check_runtime(self.runtime, self.dtype)
         size = self.image_size
         if size == [OWN_SIZE] and not RUNTIMES[self.runtime].takes_any_size:
@@ -93,10 +94,10 @@ class PredictionArguments:
             )
 
     def view(self, trained: ViewSize | None) -> ViewSize | None:
-        """Size at which the model sees images, or tiles; None if they keep theirs.
+        """Size to which images or tiles are resized; None if they keep theirs.
 
         Args:
-            trained: that of the training images, if the model's processor states it.
+            trained: the size of the training images, if the model's processor states it.
         """
         if self.image_size == [OWN_SIZE]:
             return None
@@ -108,13 +109,13 @@ def _is_side(word: str) -> bool:
 
 
 class LoadedModel(NamedTuple):
-    """A model, and how it sees images.
+    """A model, and how images are prepared for it.
 
     Args:
-        model: in evaluation mode.
-        processor: prepares images for the predictor, which resizes them itself where they are cut into tiles.
-        view: size at which the model sees images, or tiles; None if they keep theirs.
-        trained: that of the training images; None if the model's processor does not resize.
+        model: the model in evaluation mode.
+        processor: prepares images for the predictor. If images are cut into tiles, the predictor resizes the tiles itself.
+        view: size to which images or tiles are resized; None if they keep theirs.
+        trained: the size of the training images; None if the model's processor does not resize.
     """
 
     model: MulTForMultiTaskDensePrediction
@@ -132,8 +133,10 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     model = load_whole_model(arguments.model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
-        raise ValueError(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
+        raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
+    if arguments.tile is not None and processor.canonical_focal_length is not None:
+        raise ValueError(f"--tile is {arguments.tile}, and {arguments.model} has a canonical camera, which tiles do not take; remove it")
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
@@ -144,7 +147,7 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
 
 
 def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[Source, str]:
-    """Open the inputs; returns them and the root that their names are relative to."""
+    """Open the inputs; returns them and the directory that their names are relative to."""
     if arguments.dataset is not None:
         with accelerator.main_process_first():
             return RowSource(load_rows(arguments.dataset, arguments.split)), f"{arguments.dataset}, {arguments.split}"
@@ -156,7 +159,7 @@ def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tup
 
 
 def make_predictor(arguments: PredictionArguments, loaded: LoadedModel, *, show_progress: bool = False) -> Predictor:
-    """Make the predictor that the flags ask for. Images that are cut into tiles stay on their device; the tiles go to the model's.
+    """Make the predictor for the flags. Images that are cut into tiles stay on their device; the tiles are moved to the model's.
 
     Args:
         arguments: the flags.
@@ -175,7 +178,7 @@ def make_predictor(arguments: PredictionArguments, loaded: LoadedModel, *, show_
 
 
 def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tuple[int, int]) -> str | None:
-    """A note if the model sees an image of this (height, width) at a scale far from that of its training images."""
+    """A note if an image of this (height, width) is shown to the model at a scale far from that of its training images."""
     if loaded.trained is None:
         return None
     whole = size if loaded.view is None else loaded.view.of_image(size)
@@ -191,7 +194,7 @@ def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tupl
 
 
 def prediction_settings(arguments: PredictionArguments, loaded: LoadedModel, origin: str) -> dict[str, Any]:
-    """Plain values that the predictions depend on; a directory holds predictions of one set of them."""
+    """JSON values that the predictions depend on; a directory contains predictions with one set of them."""
     return {
         "weights": digest(loaded.model),
         "configuration": digest_of_values(loaded.model.config.to_dict()),
@@ -216,7 +219,7 @@ def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
 
 
 def _printable(text: str) -> str:
-    """File names may hold line breaks, and bytes that are no text, which no stream prints."""
+    """Replace line breaks, and bytes that are not text and cannot be printed, in a file name."""
     return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
 
 

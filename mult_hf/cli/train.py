@@ -14,9 +14,9 @@ from typing import cast
 
 from accelerate.utils import set_seed
 
-from mult_hf.data.schema import load_rows, load_task_specs
-from mult_hf.evaluation.cards import shareable
+from mult_hf.evaluation.cards import public_name, shareable
 from mult_hf.training.arguments import CHECKOUT, DataArguments, ModelArguments, TrainingArguments
+from mult_hf.training.data import load_data
 from mult_hf.training.fields import flag
 from mult_hf.training.initialization import build_model, build_processor, view_size
 from mult_hf.training.results import Provenance
@@ -47,7 +47,7 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
 def provenance(flags: TrainFlags, command: Sequence[str]) -> Provenance:
     """Data, weights and command line for the model card, without paths of this machine."""
     return Provenance(
-        dataset=cast(str, flags.dataset),
+        dataset=" and ".join(map(public_name, [cast(str, flags.dataset), *flags.mix_with])) if flags.mix_with else cast(str, flags.dataset),
         train_split=flags.train_split,
         validation_split=flags.validation_split,
         start=shareable(flags.model or flags.backbone or "random weights", CHECKOUT),
@@ -63,13 +63,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
-    dataset = cast(str, flags.dataset)  # refused where it is missing
-    specs = load_task_specs(dataset, flags.tasks)
-    training_rows, validation_rows = (load_rows(dataset, split=split) for split in (flags.train_split, flags.validation_split))
-    processor = build_processor(flags, specs, view_size(training_rows, flags.image_size))
+    data = load_data(flags, flags.seed)
+    size = view_size(data.training_rows, flags.image_size, keep_aspect=flags.keep_aspect)
+    processor = build_processor(flags, data.specs, size)
     set_seed(flags.seed)  # before weights are initialized
-    model = build_model(flags, specs, max(processor.size["height"], processor.size["width"]))
-    train(model, processor, training_rows, validation_rows, flags, provenance(flags, ["mult-hf", "train", *argv]))
+    model = build_model(flags, data.specs, max(size.values()))
+    train(
+        model,
+        processor,
+        data.training_rows,
+        data.validation_rows,
+        flags,
+        provenance(flags, ["mult-hf", "train", *argv]),
+        tasks_by_source=data.tasks_by_source,
+        baseline_rows=data.baseline_rows,
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ import torch
 from mult_hf.model.tasks import TaskSpec
 
 from .geometric import Sample, horizontal_flip, rotate_zoom_crop
-from .photometric import colour_jitter, gaussian_blur, gaussian_noise
+from .photometric import colour_jitter, gaussian_blur, gaussian_noise, jpeg_compressed, tone_curve, white_balance
+
+JPEG_QUALITIES = (30, 90)
+"""Lowest and highest quality of the views that are compressed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,9 @@ class RandomAugmentation:
         hue: the shift is sampled from -hue to hue.
         blur: highest sigma in pixels; half of the images stay sharp, the others get 0 to `blur`.
         noise: highest standard deviation; half of the images stay clean, the others get 0 to `noise`.
+        white_balance: factors of red and of blue are sampled from 1 / (1 + white_balance) to 1 + white_balance, on a logarithmic scale.
+        gamma: exponents of the tone curve are sampled from 1 / (1 + gamma) to 1 + gamma, on a logarithmic scale.
+        jpeg: probability of JPEG compression, with a quality in [`JPEG_QUALITIES`].
 
     Raises:
         ValueError: if a range is invalid.
@@ -54,12 +60,16 @@ class RandomAugmentation:
     hue: float = 0.02
     blur: float = 0.0
     noise: float = 0.0
+    white_balance: float = 0.0
+    gamma: float = 0.0
+    jpeg: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.zoom[0] <= self.zoom[1]:
             raise ValueError(f"zoom {self.zoom} is not a range of positive factors such as (1.0, 1.5)")
-        shares = dict.fromkeys(("flip", "brightness", "contrast", "saturation"), 1)
-        limits = {**shares, "degrees": 180, "hue": 0.5, "blur": math.inf, "noise": math.inf}
+        shares = dict.fromkeys(("flip", "brightness", "contrast", "saturation", "jpeg"), 1)
+        unlimited = dict.fromkeys(("blur", "noise", "white_balance", "gamma"), math.inf)
+        limits = {**shares, "degrees": 180, "hue": 0.5, **unlimited}
         for name, highest in limits.items():
             if not 0 <= getattr(self, name) <= highest:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and {highest}")
@@ -90,8 +100,16 @@ class RandomAugmentation:
             saturation=1 + self.saturation * (2 * saturation - 1),
             hue=self.hue * (2 * hue - 1),
         )
-        pixel_values = gaussian_blur(pixel_values, self.blur * max(0.0, 2 * blur - 1))
-        pixel_values = gaussian_noise(pixel_values, self.noise * max(0.0, 2 * noise - 1), generator)
+        blur, noise = self.blur * max(0.0, 2 * blur - 1), self.noise * max(0.0, 2 * noise - 1)
+        if not (self.white_balance or self.gamma or self.jpeg):  # these draw further numbers
+            return {**sample, "pixel_values": gaussian_noise(gaussian_blur(pixel_values, blur), noise, generator)}
+        red, blue, tone, compression, quality = torch.rand(5, generator=generator).tolist()
+        pixel_values = white_balance(pixel_values, _factor(self.white_balance, red), _factor(self.white_balance, blue))
+        pixel_values = tone_curve(pixel_values, _factor(self.gamma, tone))
+        pixel_values = gaussian_noise(gaussian_blur(pixel_values, blur), noise, generator)
+        if compression < self.jpeg:
+            lowest, highest = JPEG_QUALITIES
+            pixel_values = jpeg_compressed(pixel_values, round(lowest + quality * (highest - lowest)))
         return {**sample, "pixel_values": pixel_values}
 
     def _draw_window(self, sample: Sample, zoom: float, degrees: float, left: float, top: float) -> Sample:
@@ -103,3 +121,8 @@ class RandomAugmentation:
         # Whole pixels, so that values are copied, not interpolated, when there is no zoom or rotation.
         corner = (round(left * (factor * width - size[1])), round(top * (factor * height - size[0])))
         return rotate_zoom_crop(sample, self.tasks, size, degrees=degrees, zoom=factor, corner=corner)
+
+
+def _factor(spread: float, drawn: float) -> float:
+    """A factor from 1 / (1 + spread) to 1 + spread for a number in [0, 1)."""
+    return (1 + spread) ** (2 * drawn - 1)

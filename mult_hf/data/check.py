@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mult_hf.model.entry_fields import refusal
+
 try:
     from datasets import Image as ImageFeature
     from datasets import IterableDataset, load_dataset
@@ -29,8 +31,17 @@ from mult_hf.model.images import readable_formats
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import colorize, panel
 
-from .mistakes import Evidence, class_mistake, colour_coding, pair_evidence, pair_mistakes, scene_mistakes, suspicions
-from .schema import load_task_entries
+from .mistakes import (
+    Evidence,
+    class_mistake,
+    colour_coding,
+    focal_length_mistake,
+    pair_evidence,
+    pair_mistakes,
+    scene_mistakes,
+    suspicions,
+)
+from .schema import FOCAL_LENGTH, load_task_entries
 
 SHEET_ROWS = 8
 """Samples on a contact sheet."""
@@ -156,7 +167,7 @@ def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dic
     except Exception as error:  # `datasets` raises its own, huggingface_hub's and fsspec's errors here
         raise ValueError(f"datasets cannot load {name_or_path}: {error}") from error
     if split is not None and split not in splits:
-        raise ValueError(f"{name_or_path} has no split {split!r}; it has {', '.join(splits)}")
+        raise refusal(f"{name_or_path} has no split {split!r}; it has {', '.join(splits)}")
     return dict(splits) if split is None else {split: splits[split]}
 
 
@@ -183,6 +194,9 @@ def _check_row(
 ) -> list[Image.Image | None]:
     """Check the cells of a row and return their images for the sheet, `None` if missing or unreadable."""
     image = _check_image(row.get("image"), where, findings["image"])
+    mistake = None if image is None else focal_length_mistake(row.get(FOCAL_LENGTH), image.size)
+    if mistake:
+        findings["image"].wrong(mistake, where)
     shown: list[Image.Image | None] = [image]
     targets: dict[str, np.ndarray] = {}
     for task, spec in specs.items():

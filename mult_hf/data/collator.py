@@ -9,8 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from mult_hf.model.alignment import check_aligned, upright_size
+from mult_hf.model.cameras import check_focal_length
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
+
+from .schema import FOCAL_LENGTH
 
 Augmentation = Callable[..., dict[str, Any]]
 """Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. If a
@@ -83,15 +87,32 @@ class MultiTaskCollator:
         images = self.processor([row["image"] for row in rows])["pixel_values"]
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) > 1:
-            raise ValueError(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
+            raise refusal(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
         return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row) for row in rows]
+
+    def focal_lengths(self, rows: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[float] | None:
+        """Focal lengths of rows in pixels of the model's input, for `post_process`; None for a processor without a canonical camera.
+
+        Args:
+            rows: as for a batch. Where the column [`FOCAL_LENGTH`] is missing or null, the image's EXIF or an assumed one counts.
+            size: (height, width) of the model's input.
+        """
+        if self.processor.canonical_focal_length is None:
+            return None
+        found = []
+        for row in rows:
+            own = upright_size(row["image"])
+            found.append(self.processor.focal_length_of(row["image"], own, row.get(FOCAL_LENGTH)).resized(own, size).pixels)
+        return found
 
     def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
-            raise ValueError(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
+            raise refusal(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
         for number, row in enumerate(rows):
             check_aligned({task: row.get(task) for task in self.processor.task_specs}, row["image"], f"row {number} of the batch")
+            if self.processor.canonical_focal_length is not None and row.get(FOCAL_LENGTH) is not None:
+                check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of row {number} of the batch")
 
     def _stored_targets(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
         specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(row)
@@ -108,6 +129,8 @@ class MultiTaskCollator:
             specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(group[0])
             maps = {task: [row.get(task) for row in group] for task in specs}
             images = [row["image"] for row in group]
+            if self.processor.canonical_focal_length is not None:
+                kwargs["focal_length"] = [row.get(FOCAL_LENGTH) for row in group]
             batch = self.processor(images, label_maps=maps, tasks=list(specs.values()), **kwargs)
             for number, image in enumerate(batch["pixel_values"]):
                 labels = {task: targets[number] for task, targets in batch["labels"].items()}
@@ -118,7 +141,7 @@ class MultiTaskCollator:
         tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source or {}
         source = row.get("source")
         if source not in tasks_by_source:
-            raise ValueError(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
+            raise refusal(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
         own = tasks_by_source[source]
         return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
 
@@ -138,6 +161,6 @@ def _decoded(stored: Any, spec: TaskSpec) -> np.ndarray:
 def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:
     sizes = {tuple(sample["pixel_values"].shape) for sample in samples}
     if len(sizes) > 1:
-        raise ValueError(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation a fixed size")
+        raise refusal(f"the images of a batch have shapes {sorted(sizes)}; give the processor or the augmentation a fixed size")
     labels = {task: torch.stack([sample["labels"][task] for sample in samples]) for task in samples[0]["labels"]}
     return MulTBatchFeature(data={"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": labels})

@@ -1,4 +1,4 @@
-"""How many processors this process may keep busy."""
+"""Number of processors that this process may use."""
 
 import math
 import os
@@ -14,7 +14,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def available_cores() -> int:
-    """Processors that this process may keep busy, at least 1.
+    """Number of processors that this process may use, at least 1.
 
     Those that its affinity allows (`taskset`, a batch system), or fewer where its container has a quota of processor time: a container
     with 2 processors on a machine of 64 gets 2. A fraction of a processor counts as one.

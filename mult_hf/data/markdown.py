@@ -1,4 +1,4 @@
-"""Markdown tables, aligned so that a terminal shows them well too."""
+"""Markdown tables with aligned columns, which are also readable in a terminal."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are formatted already.
+    """A Markdown table of formatted cells.
 
     Args:
         header: titles of the columns.

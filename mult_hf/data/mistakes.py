@@ -5,9 +5,12 @@ of most scenes implies. Images are assumed to be upright: their lower border is 
 are in the lower half. If a data set has depth and normals of the same pixels, the depth's slopes give the signs of the normals.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +18,9 @@ from mult_hf.model.tasks import TaskSpec
 
 STEP_OF_8_BITS = 1 / 127
 """Tolerance for rounding to 8 bits: floors seen by a level camera have z = 0, which is stored slightly above or below 0."""
+
+PLAUSIBLE_FIELDS_OF_VIEW = (5.0, 150.0)
+"""Narrowest and widest field of view, in degrees along the longer side, that a plausible focal length gives."""
 
 USUAL_FARTHEST = 10.0
 """Largest distance, in metres, of a task that states no range."""
@@ -31,6 +37,18 @@ MOST_IDS = 512
 MOST_SPREAD_IDS = 16
 """Most ids beyond the class list that may be ids spread out for viewing; more ids come from interpolation."""
 
+LEAST_SHARE = 0.005
+"""Smallest share of a map's pixels with one far value that is suspicious."""
+
+FAR_BEYOND = 3.0
+"""Ratio of such a value to the largest other one."""
+
+LONGEST_LENS = 1.5
+"""Longest focal length of a camera, in image widths, for which surfaces that face away are counted: 37 degrees across."""
+
+MOST_HIDDEN = 0.02
+"""Largest share of vectors that may face away from such a camera, because of rounding and at outlines."""
+
 LARGEST_STEP = 0.2
 """Largest relative change of the inverse depth between neighbouring pixels of one surface."""
 
@@ -39,6 +57,7 @@ INVERTED = (
     "disparity; store metres"
 )
 Y_DOWN = "floors point down: y looks stored downwards, but must point up; flip the sign of the encoding's second scale and offset"
+REVERSED = "channels look reversed (BGR): z, towards the viewer, must come last; give the encoding's channels as [2, 1, 0]"
 X_LEFT = "surfaces face the wrong side: x looks mirrored, but must point right; flip the sign of the encoding's first scale and offset"
 
 
@@ -72,6 +91,7 @@ class Evidence:
         if spec.is_classification:
             classes, pixels = np.unique(target[known], return_counts=True)
             self.class_pixels.update(dict(zip(classes.tolist(), pixels.tolist(), strict=True)))
+            self.counts["class maps"] += 1
         else:
             _SCENE_EVIDENCE.get(spec.unit, lambda target, counts: None)(target, self.counts)
 
@@ -116,8 +136,23 @@ def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         yield f"a median of {median:.2g} m is nearer than any camera can focus; check the encoding's scale"
     if values.min() <= 0:
         yield "some known pixels have a distance of 0 or less; list the stored value under the encoding's unknown"
+    if far := _far_value(values):
+        yield far
     if spec.encoding.dtype == "uint8":
         yield "distances in 8 bits look like depth drawn for viewing; store 16-bit or float32 metres"
+
+
+def _far_value(values: np.ndarray) -> str | None:
+    """Describe a distance that many pixels share and that is far beyond all others; files often mark pixels without data in this way."""
+    highest = values.max()
+    others = values[values != highest]
+    share = 1 - others.size / values.size
+    if not others.size or share < LEAST_SHARE or highest < FAR_BEYOND * others.max():
+        return None
+    return (
+        f"{share:.1%} of the known pixels are exactly {highest:.4g} m, far beyond the others, which looks like a value for missing depth; "
+        "list the stored value under the encoding's unknown"
+    )
 
 
 def _unit_vectors(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -171,6 +206,9 @@ def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     if ids and ids[-1] == spec.channels and ids[0] >= 0:
         remedy = f"set the encoding's offset to {offset - 1:g} and list {0.0 - offset / scale:g} under unknown"
         return f"ids look 1-based: they run up to {ids[-1]:g} for {spec.channels} classes; {remedy}, or name the missing class"
+    if len(evidence.class_pixels) == 1 and spec.channels > 1 and evidence.counts["class maps"] >= FEWEST_MAPS:
+        (only,) = evidence.class_pixels
+        return f"only class {only} occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
     if not beyond and spec.channels > 2 and ids == list(range(1, spec.channels)):
         return f"class 0 never occurs and all others do: ids look 1-based; set the encoding's offset to {offset - 1:g}"
     return None
@@ -183,7 +221,11 @@ def scene_mistakes(evidence: Evidence) -> Iterator[str]:
         yield INVERTED
     if counts["maps up to 1"] >= FEWEST_MAPS and counts["maps up to 1"] == counts["maps"]:
         yield "every map has a maximum of 1, which looks like depth normalised per image; store metres"
-    if _mostly(counts, "faces down below", "faces up below"):
+    hidden = {sentence: counts[f"hidden: {sentence}"] for sentence in (AS_STORED, *_AXES)}
+    likeliest = min(hidden, key=lambda sentence: hidden[sentence])
+    if hidden[AS_STORED] > max(FEWEST_PIXELS, MOST_HIDDEN * counts["vectors"]) and 2 * hidden[likeliest] < hidden[AS_STORED]:
+        yield likeliest
+    elif _mostly(counts, "faces down below", "faces up below"):
         yield Y_DOWN
 
 
@@ -218,6 +260,24 @@ def pair_mistakes(counts: Counter[str]) -> tuple[str | None, str | None]:
     return None, Y_DOWN if y else X_LEFT if x else None
 
 
+def focal_length_mistake(focal_length: Any, size: tuple[int, int]) -> str | None:
+    """What is wrong with a row's focal length, or `None`; a missing one is not wrong.
+
+    Args:
+        focal_length: value of the column.
+        size: width and height of the image in pixels.
+    """
+    if focal_length is None:
+        return None
+    if not isinstance(focal_length, Real) or not 0 < float(focal_length) < math.inf:
+        return f"focal_length is {focal_length!r}; give pixels of the image above 0, or null where it is not known"
+    narrowest, widest = PLAUSIBLE_FIELDS_OF_VIEW
+    degrees = math.degrees(2 * math.atan(max(size) / 2 / float(focal_length)))
+    if narrowest <= degrees <= widest:
+        return None
+    return f"focal_length is {float(focal_length):g} pixels, a field of view of {degrees:.1f} degrees; give pixels of the image"
+
+
 def _mostly(counts: Counter[str], against: str, agreeing: str) -> bool:
     return counts[against] >= FEWEST_PIXELS and counts[against] > 2 * counts[agreeing]
 
@@ -237,6 +297,31 @@ def _normals_of_scenes(normals: np.ndarray, counts: Counter[str]) -> None:
     upward = normals[1, normals.shape[1] // 2 :]
     counts["faces up below"] += int((upward > 0.7).sum())
     counts["faces down below"] += int((upward < -0.7).sum())
+    if 2 * (normals[2] < -STEP_OF_8_BITS).sum() > np.isfinite(normals[2]).sum():
+        return  # normals that point away are reported separately
+    for sentence, (channels, signs) in {AS_STORED: ([0, 1, 2], [1, 1, 1]), **_AXES}.items():
+        counts[f"hidden: {sentence}"] += _faces_away(normals[channels] * np.reshape(signs, (3, 1, 1)))
+    counts["vectors"] += int(np.isfinite(normals[0]).sum())
 
+
+def _faces_away(normals: np.ndarray) -> int:
+    """Number of surfaces that no camera with a lens of at most [`LONGEST_LENS`] could see at their pixel.
+
+    Through a pixel at (u, v) from the centre, the camera with focal length f looks along (u, v, -f). It sees a surface only if the normal
+    points against that direction: n_x u + n_y v < n_z f.
+
+    Args:
+        normals: (3, height, width) unit vectors, NaN where unknown.
+    """
+    height, width = normals.shape[1:]
+    right, up = np.arange(width) + 0.5 - width / 2, height / 2 - (np.arange(height) + 0.5)
+    sideways = normals[0] * right + normals[1] * up[:, None]  # (height, width)
+    rounding = 2 * STEP_OF_8_BITS * width
+    return int((sideways > normals[2] * LONGEST_LENS * width + rounding).sum())
+
+
+AS_STORED = "as stored"
+_AXES = {Y_DOWN: ([0, 1, 2], [1, -1, 1]), X_LEFT: ([0, 1, 2], [-1, 1, 1]), REVERSED: ([2, 1, 0], [1, 1, 1])}
+"""Correction of normals for each mistake, as channels and signs."""
 
 _SCENE_EVIDENCE: dict[str, Callable[[np.ndarray, Counter[str]], None]] = {"m": _depth_of_scenes, "unit vector": _normals_of_scenes}

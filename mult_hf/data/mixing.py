@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 try:
@@ -96,7 +97,7 @@ def merge_tasks(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[s
             if replace(spec, encoding=known.encoding) != known:
                 ours, theirs = known.to_dict(), spec.to_dict()
                 different = [key for key in ours if key != "encoding" and ours[key] != theirs[key]]
-                raise ValueError(
+                raise refusal(
                     f"task {name!r} differs between {first_source[name]!r} and {source!r} in {', '.join(different)}; "
                     f"use the same values in both data sets' entries, or rename the task in one of them"
                 )
@@ -108,7 +109,7 @@ def _probabilities(names: list[str], weights: Mapping[str, float] | None) -> lis
     if weights is None:
         return [1 / len(names)] * len(names)
     if set(weights) != set(names):
-        raise ValueError(f"weights are given for {sorted(weights)}, but the data sets are {sorted(names)}; give one weight per data set")
+        raise refusal(f"weights are given for {sorted(weights)}, but the data sets are {sorted(names)}; give one weight per data set")
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
             raise ValueError(f"the weight of {name!r} is {weight}; it must be above 0. To exclude a data set, remove it from sources")

@@ -62,3 +62,46 @@ def gaussian_noise(pixel_values: Tensor, std: float, generator: torch.Generator 
         return pixel_values
     noise = torch.randn(pixel_values.shape, generator=generator, dtype=pixel_values.dtype)
     return (pixel_values + std * noise).clamp(0, 1)
+
+
+def white_balance(pixel_values: Tensor, red: float = 1.0, blue: float = 1.0) -> Tensor:
+    """Scale red and blue, as under light of another colour temperature.
+
+    Args:
+        pixel_values: (3, height, width) float in [0, 1].
+        red: factor of the first channel; 1 has no effect.
+        blue: factor of the last channel.
+
+    Returns:
+        `Tensor`: (3, height, width) in [0, 1]; channels that become too bright are clipped, as on a sensor.
+    """
+    if red == blue == 1:
+        return pixel_values
+    return (pixel_values * pixel_values.new_tensor([red, 1.0, blue]).view(3, 1, 1)).clamp(0, 1)
+
+
+def tone_curve(pixel_values: Tensor, exponent: float) -> Tensor:
+    """Raise values to a power: an exponent above 1 darkens, one below 1 brightens; black and white do not change.
+
+    Args:
+        pixel_values: (3, height, width) float in [0, 1].
+        exponent: above 0; 1 has no effect.
+
+    Returns:
+        `Tensor`: (3, height, width) in [0, 1].
+    """
+    return pixel_values if exponent == 1 else pixel_values.pow(exponent)
+
+
+def jpeg_compressed(pixel_values: Tensor, quality: int) -> Tensor:
+    """Compress an image as JPEG and decode it again.
+
+    Args:
+        pixel_values: (3, height, width) float in [0, 1].
+        quality: from 1 to 100.
+
+    Returns:
+        `Tensor`: (3, height, width) float32 in [0, 1].
+    """
+    stored = image_functional.to_dtype(pixel_values, torch.uint8, scale=True)
+    return image_functional.to_dtype(image_functional.jpeg(stored, quality), torch.float32, scale=True)

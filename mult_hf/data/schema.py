@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 CARD_KEY = "mult_tasks"
 
+FOCAL_LENGTH = "focal_length"
+"""Optional column of focal lengths in pixels of the stored image, null where unknown. Processors with a `canonical_focal_length` use it."""
+
 
 def load_rows(name_or_path: str | Path, split: str | None = None, revision: str | None = None) -> "Dataset | DatasetDict":
     """Call `datasets.load_dataset`, but never read a local directory from the cached copy of another one.
@@ -131,7 +134,7 @@ def load_task_specs(name_or_path: str | Path, names: Sequence[str] | None = None
     specs = resolve_tasks(load_task_entries(name_or_path))
     unknown = sorted(set(names or []) - set(specs))
     if unknown:
-        raise ValueError(f"{name_or_path} has no tasks {unknown}; it has {list(specs)}")
+        raise refusal(f"{name_or_path} has no tasks {unknown}; it has {list(specs)}")
     return {task: spec for task, spec in specs.items() if names is None or task in names}
 
 
@@ -144,7 +147,7 @@ def missing_columns(columns: Sequence[str], tasks: Iterable[str]) -> list[str]:
     tasks = list(tasks)
     missing = [task for task in tasks if task not in columns]
     if "image" not in columns or missing == tasks:
-        raise ValueError(f"the columns are {list(columns)}; expected 'image' and at least one of {tasks}; rename them, or correct the card")
+        raise refusal(f"the columns are {list(columns)}; expected 'image' and at least one of {tasks}; rename them, or correct the card")
     return missing
 
 

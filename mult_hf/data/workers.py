@@ -1,4 +1,4 @@
-"""What to say when a process that reads data for this one was killed."""
+"""Error message for a killed data worker."""
 
 import re
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ _KILLED = re.compile(r"DataLoader worker \(pid")
 
 @contextmanager
 def naming_killed_workers(advice: str) -> Iterator[None]:
-    """Turn torch's error about a killed worker into one that says what to do. Torch may raise it anywhere in the block.
+    """Replace torch's error about a killed worker, which may be raised anywhere in the block, by one that states what to do.
 
-    As a decorator it does so for a whole function.
+    Can also be used as a decorator.
 
     Args:
         advice: how to continue.

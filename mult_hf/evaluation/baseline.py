@@ -1,22 +1,27 @@
 """The constant baseline, which a model has to beat: one constant map per task."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.utils import logging
 
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import constant_predictions
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.images import resize_label
-from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .loop import check_data, evenly_spread
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.get_logger(__name__)
 
 _MAX_PIXELS = 2**24  # pixels of all images used for the constant baseline: 1,024 images at 128 x 128, 64 at 512 x 512
 
@@ -33,7 +38,7 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
         A [`Predictor`] whose maps do not depend on the image.
 
     Raises:
-        ValueError: if the data set is empty.
+        ValueError: if the data set is empty, or no task has a known label in any of its rows.
     """
     check_data(dataset, batch_size=1)
     specs = collator.processor.task_specs
@@ -44,10 +49,29 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     stacks = {}
     for task, spec in specs.items():
         stacks[task] = torch.stack([resize_label(target[task][0], size, spec.resample) for target in targets])
+    _check_labels(stacks, specs, all_read=len(numbers) == len(dataset))
     constants = {task: _as_prediction(constant, specs[task]) for task, constant in constant_predictions(stacks, specs).items()}
     return lambda pixel_values: {
         task: constant.to(pixel_values.device).expand(len(pixel_values), -1, -1, -1) for task, constant in constants.items()
     }
+
+
+def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *, all_read: bool) -> None:
+    """Name tasks of which nothing can be learnt or measured: those without a known label, or with a single class.
+
+    Raises:
+        ValueError: if there is no known label at all.
+    """
+    known = {task: stack != IGNORE_INDEX if specs[task].is_classification else stack.isfinite() for task, stack in stacks.items()}
+    unknown = [task for task, pixels in known.items() if not pixels.any()]
+    if len(unknown) == len(specs) and all_read:
+        raise refusal(f"no row has a known label of {', '.join(specs)}; run mult-hf check on the data set")
+    if unknown:
+        logger.warning(f"none of the rows that were read has a known label of {', '.join(unknown)}; run mult-hf check on the data set")
+    for task, pixels in known.items():
+        classes = stacks[task][pixels].unique().tolist() if specs[task].is_classification else []
+        if len(classes) == 1:
+            logger.warning(f"{task} has class {classes[0]} only in the rows that were read; run mult-hf check on the data set")
 
 
 def _as_prediction(constant: Tensor, spec: TaskSpec) -> Tensor:

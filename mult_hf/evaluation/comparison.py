@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mult_hf.metrics import MultiTaskMetrics, multi_task_gain
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 from .loop import Evaluation
@@ -65,7 +66,7 @@ def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> d
             raise ValueError(f"{path} was measured on {other}, this run on { {key: described[key] for key in other} }; use the same data")
         tasks = sorted({name.split("/")[0] for name in run["model"]})
         if len(tasks) != 1 or run["model"].keys() & values.keys():
-            raise ValueError(f"{path} has results of {tasks}, and {sorted(values)} were already read; give one run per task")
+            raise refusal(f"{path} has results of {tasks}, and {sorted(values)} were already read; give one run per task")
         values |= {name: math.nan if value is None else value for name, value in run["model"].items()}
     return values
 
@@ -104,7 +105,7 @@ def bootstrap_differences(
     for evaluation in (a, b):
         evaluation.check_images()
     if a.names != b.names:
-        raise ValueError(
+        raise refusal(
             f"the first has {len(a.names)} images, {a.names[:3]}..., the second {len(b.names)}, {b.names[:3]}...; use the same images"
         )
     if resamples < 1 or not 0 < confidence < 1:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 # Fields that define the meaning of a task's values; results are meaningless if model and data differ in one of them.
@@ -27,7 +28,7 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
     """
     shared = [task for task in model_specs if task in data_specs]
     if not shared:
-        raise ValueError(f"the model has tasks {list(model_specs)} and the data {list(data_specs)}; they need at least one in common")
+        raise refusal(f"the model has tasks {list(model_specs)} and the data {list(data_specs)}; they need at least one in common")
     for task in shared:
         check_compatible(model_specs[task], data_specs[task])
     return {

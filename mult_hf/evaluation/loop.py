@@ -22,6 +22,7 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import MultiTaskMetrics, Sums
+from mult_hf.model.cameras import FocalLength
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
 
@@ -173,12 +174,14 @@ class _Batch:
         names: names of the images.
         pixel_values: (batch, 3, height, width).
         targets: targets by task, per image.
+        focal_lengths: in pixels of the model's input, per image; None without a canonical camera.
     """
 
     rows: list[int]
     names: list[str]
     pixel_values: Tensor
     targets: list[dict[str, Tensor]]
+    focal_lengths: list[float] | None
 
 
 class _Batches(TorchDataset):
@@ -195,7 +198,8 @@ class _Batches(TorchDataset):
         rows = [self.dataset[row] for row in numbers]
         names = [str(row["id"]) if row.get("id") is not None else f"row {row_number}" for row_number, row in zip(numbers, rows)]
         pixel_values, targets = self.collator.collate_for_evaluation(rows)
-        return _Batch(numbers, names, pixel_values, targets)
+        focal_lengths = self.collator.focal_lengths(rows, (pixel_values.shape[-2], pixel_values.shape[-1]))
+        return _Batch(numbers, names, pixel_values, targets, focal_lengths)
 
 
 @torch.no_grad()
@@ -241,16 +245,17 @@ def evaluate(
     loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers, generator=torch.Generator())
     specs = collator.processor.task_specs
     measured = {name: Evaluation(specs, per_image=per_image) for name in predictors}
-    bar = tqdm(loader, desc="evaluating", disable=not (progress and accelerator.is_main_process), mininterval=5)
-    for batch, number in zip(bar, steps):
-        pixel_values = batch.pixel_values.to(accelerator.device)
-        predictions = {name: predictor(pixel_values) for name, predictor in predictors.items()}
-        if number >= len(batches):
-            continue  # the padding batch
-        for name, predicted in predictions.items():
-            finished = finish(predicted, batch.targets, collator.processor)
-            for row, image, maps, targets in zip(batch.rows, batch.names, finished, batch.targets):
-                measured[name].update(row, image, maps, targets)
+    silent = not (progress and accelerator.is_main_process)
+    with tqdm(loader, desc="evaluating", disable=silent, mininterval=5) as bar:  # an error closes it, and starts on its own line
+        for batch, number in zip(bar, steps):
+            pixel_values = batch.pixel_values.to(accelerator.device)
+            predictions = {name: predictor(pixel_values) for name, predictor in predictors.items()}
+            if number >= len(batches):
+                continue  # the padding batch
+            for name, predicted in predictions.items():
+                finished = finish(predicted, batch.targets, collator.processor, batch.focal_lengths)
+                for row, image, maps, targets in zip(batch.rows, batch.names, finished, batch.targets):
+                    measured[name].update(row, image, maps, targets)
     whole = {name: Evaluation(specs, per_image=per_image) for name in predictors}
     for part in gather_object([measured]):  # one per process
         for name, evaluation in part.items():
@@ -286,7 +291,10 @@ def evenly_spread(rows: int, count: int | None) -> list[int]:
 
 
 def finish(
-    predictions: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]], processor: MulTProcessingMixin
+    predictions: Mapping[str, Tensor],
+    targets: Sequence[Mapping[str, Tensor]],
+    processor: MulTProcessingMixin,
+    focal_lengths: Sequence[float] | None = None,
 ) -> list[dict[str, Tensor]]:
     """Post-process a batch of predictions: per image, in the tasks' units and at the size of each target.
 
@@ -294,6 +302,7 @@ def finish(
         predictions: predictions of a [`Predictor`].
         targets: targets by task per image, as from [`MultiTaskCollator.collate_for_evaluation`].
         processor: the image processor; its entries define the post-processing.
+        focal_lengths: in pixels of the predictions, per image, for a processor with a canonical camera.
 
     Returns:
         Maps by task per image, as from `post_process`; tasks without a target are left out.
@@ -302,8 +311,11 @@ def finish(
     images: list[dict[str, Tensor]] = [{} for _ in targets]
     for task in (task for task in predictions if task in specs):
         sizes = [(target[task].shape[-2], target[task].shape[-1]) for target in targets]
+        seen = (predictions[task].shape[-2], predictions[task].shape[-1])
+        focals = focal_lengths and [FocalLength(f, "given").resized(seen, size).pixels for f, size in zip(focal_lengths, sizes)]
         # One task at a time, because labels of different tasks may be stored at different sizes.
-        for image, maps in zip(images, processor.post_process({task: predictions[task]}, sizes, tasks=[specs[task]])):
+        finished = processor.post_process({task: predictions[task]}, sizes, tasks=[specs[task]], focal_length=focals)
+        for image, maps in zip(images, finished):
             image[task] = maps[task]["prediction"]
     return images
 

@@ -12,7 +12,8 @@ from PIL import Image
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.markdown import markdown_table
 from mult_hf.inference.predictor import Predictor, predict
-from mult_hf.metrics import metrics_of, multi_task_gain
+from mult_hf.metrics import MultiTaskMetrics, metrics_of, multi_task_gain
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import color_limits, colorize, panel
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def results_table(evaluations: Mapping[str, Evaluation]) -> str:
+def results_table(evaluations: Mapping[str, Evaluation | MultiTaskMetrics]) -> str:
     """Markdown table with one row per metric and one column per predictor; the best value of each row is bold.
 
     Args:
@@ -43,7 +44,7 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> str:
     return markdown_table(["task", "metric", *evaluations], rows)
 
 
-def _direction(evaluation: Evaluation, name: str) -> str:
+def _direction(evaluation: Evaluation | MultiTaskMetrics, name: str) -> str:
     task, metric = name.split("/")
     return metrics_of(evaluation.specs[task])[metric].direction
 
@@ -105,7 +106,7 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
     counted = comparable_tasks(values, single, specs)
     if not counted:
         headlines = sorted(f"{task}/{spec.metrics[0]}" for task, spec in specs.items())
-        raise ValueError(f"the single-task results have {sorted(single)}; expected at least one of {headlines} with a finite value in both")
+        raise refusal(f"the single-task results have {sorted(single)}; expected at least one of {headlines} with a finite value in both")
     gain = multi_task_gain(values, single, counted)
     rows = []
     for task, spec in counted.items():
@@ -160,7 +161,8 @@ def save_worst(
         spec, rows, captions = evaluation.specs[task], [], []
         for row, value in ranked:
             pixel_values, targets = collator.collate_for_evaluation([dataset[row]])
-            (maps,) = finish(predictor(pixel_values), targets, collator.processor)
+            focal_lengths = collator.focal_lengths([dataset[row]], (pixel_values.shape[-2], pixel_values.shape[-1]))
+            (maps,) = finish(predictor(pixel_values), targets, collator.processor, focal_lengths)
             limits = color_limits(targets[0][task].numpy())
             rows.append([dataset[row]["image"], *(colorize(of[task].cpu().numpy(), spec, limits) for of in (maps, targets[0]))])
             captions.append(f"{evaluation.names[row]}: {metric.split('/')[1]} {value:.4f}")
@@ -195,7 +197,8 @@ def example_images(
     for row_number in evenly_spread(len(dataset), count):
         row = dataset[row_number]
         pixel_values, (targets,) = collator.collate_for_evaluation([row])
-        (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor)
+        focal_lengths = collator.focal_lengths([row], (pixel_values.shape[-2], pixel_values.shape[-1]))
+        (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor, focal_lengths)
         limits = {task: color_limits(target.numpy()) for task, target in targets.items()}
         coloured = (
             {task: colorize(maps[task].cpu().numpy(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets)

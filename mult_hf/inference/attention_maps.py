@@ -92,7 +92,9 @@ def attention_of_pixel(
     attention = outputs.attentions[number]
     encoder_map: Any = outputs.hidden_states[-stage]
     if not outputs.predictions:
-        raise ValueError("the outputs hold no predictions, whose size is that of the model's input; pass them as the model returned them")
+        raise ValueError(
+            f"the outputs have {list(outputs)} but no predictions, which give the size of the input; pass the unchanged outputs"
+        )
     height, width = next(iter(outputs.predictions.values())).shape[-2:]
     size = (height, width)
     if not (0 <= pixel[0] < size[0] and 0 <= pixel[1] < size[1]):

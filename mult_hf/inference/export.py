@@ -36,7 +36,7 @@ CHECKED_BATCHES = (1, 3)
 """Neither is the traced batch size, so that an accidentally fixed batch size is detected."""
 
 TOLERANCE = 1e-4
-"""Largest allowed difference of a float32 file from PyTorch, in the units of the predictions, due to another order of rounding."""
+"""Largest allowed difference of a float32 file from PyTorch, in the units of the predictions, due to a different order of rounding."""
 
 
 class ExportError(RuntimeError):

@@ -2,12 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
+from torch import nn
 
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.weights import check_weights
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of weights, as safetensors names them."""
 
 
 def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
@@ -20,9 +27,10 @@ def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
         The model in evaluation mode.
 
     Raises:
-        ValueError: if a file is damaged, or weights are missing, have another shape, or are not finite.
+        ValueError: if a file is damaged, or weights are missing, have another shape, are integers, or are not finite.
         OSError: if there are no such files.
     """
+    _check_directory(name_or_path)
     with _naming_what_is_damaged(name_or_path):
         model, found = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True)
     absent = sorted([*found["missing_keys"], *(str(each[0]) for each in found["mismatched_keys"])])
@@ -32,6 +40,7 @@ def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
             "come from random weights, so save or download the model again"
         )
     check_weights(model)
+    _check_types(name_or_path, model)
     return model.eval()
 
 
@@ -50,9 +59,38 @@ def load_processor(name_or_path: str, **kwargs: Any) -> MulTImageProcessor:
         return MulTImageProcessor.from_pretrained(name_or_path, **kwargs)
 
 
+def _check_directory(name_or_path: str) -> None:
+    """Refuse a path that is neither a directory with a configuration nor a Hub id; transformers would use default values or query the Hub.
+
+    Raises:
+        ValueError: naming the path.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{path} has no config.json; give the directory of a trained model")
+    elif path.exists() or path.is_absolute() or len(path.parts) > 2 or path.parts[:1] in ((".",), ("..",), ("~",)):
+        raise ValueError(f"{path} is {'a file' if path.exists() else 'no directory'}; give the directory of a trained model, or a Hub id")
+
+
+def _check_types(name_or_path: str, model: nn.Module) -> None:
+    """Refuse files with integer weights, such as quantized ones: transformers would use the integers as weights.
+
+    Raises:
+        ValueError: naming a weight and its type.
+    """
+    weights = {name for name, value in model.state_dict().items() if value.is_floating_point()}  # some buffers are integers
+    for path in sorted(Path(name_or_path).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in sorted(weights.intersection(file.keys())):
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in FLOATS:
+                    raise ValueError(f"{path} holds {name} as {dtype}; expected {', '.join(FLOATS)}: quantized weights cannot be loaded")
+
+
 @contextmanager
 def _naming_what_is_damaged(name_or_path: str) -> Iterator[None]:
-    """One kind of error for all that readers of damaged files raise: errors of safetensors and of strict configurations, `KeyError`, ..."""
+    """Convert all errors that damaged files cause (of safetensors, of strict configurations, `KeyError`, ...) to one kind."""
     try:
         yield
     except ImportError:  # of a library that a backbone needs

@@ -50,7 +50,7 @@ MAX_FILE_NAME = 255
 
 COMPRESS_LEVEL = 1
 """Effort of PNG compression, from 0 to 9. At Pillow's default of 6, a predicted map of 12 megapixels takes 1.3 to 2.8 times as long to
-write, and its file has .5 to .7 of the size."""
+write, and its file has .5 to .8 of the size."""
 
 _ENCODED_PIXELS = 2**14
 """Pixels that are encoded at a time: few enough for their values in float64 to stay in the processor's cache."""
@@ -137,7 +137,7 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
 
 
 def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
-    """What a PNG holds of a map: (height, width), or (height, width, channels) for several channels."""
+    """The pixels of a map's PNG: (height, width), or (height, width, channels) for several channels."""
     height, width = values.shape[-2:]
     step = max(1, _ENCODED_PIXELS // width)
     strips = [np.moveaxis(stored.encode(values[..., start : start + step, :]), 0, -1) for start in range(0, height, step)]
@@ -293,7 +293,7 @@ class PredictionDirectory:
         Args:
             name: name of the image.
             image: the RGB image, or what `kept` returned for it.
-            maps: one map per task, as from `post_process`, of one size; or pairs of task and map, of which one is in memory at a time.
+            maps: one map per task, as from `post_process`, of one size; or pairs of task and map, to keep one in memory at a time.
             record: the image's source; without it a later run predicts the image again.
         """
         self.source_path(name).unlink(missing_ok=True)
@@ -314,9 +314,9 @@ class PredictionDirectory:
 
     def _in_panel(self, task: str, prediction: Tensor) -> Image.Image:
         """A map in colours, reduced to every n-th row and column, because the panel is smaller than the map."""
-        size = tuple(prediction.shape[-2:])
+        size = (prediction.shape[-2], prediction.shape[-1])
         rows, columns = (max(1, side // (2 * cell)) for side, cell in zip(size, _panel_size(size)))
-        return colorize(prediction[..., ::rows, ::columns], self.specs[task])
+        return colorize(prediction[..., ::rows, ::columns].numpy(), self.specs[task])
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Prepare the directory for this run, or continue an earlier run with the same settings.

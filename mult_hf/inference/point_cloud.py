@@ -1,4 +1,4 @@
-"""Point clouds from depth maps, with the surface's tilt from normals, and files of them for 3D viewers (glTF)."""
+"""Point clouds from depth maps, oriented by normals, and glTF files of them for 3D viewers."""
 
 from typing import Any, NamedTuple
 
@@ -6,15 +6,15 @@ import numpy as np
 from PIL import Image
 
 MAX_TILT = 0.05
-"""Largest distance of a square's corner from its middle along the optical axis, as a share of its depth."""
+"""Largest distance of a square's corner from its centre along the optical axis, as a share of the centre's depth."""
 
 
 class Points(NamedTuple):
     """A point cloud whose points are small squares.
 
     Args:
-        corners: (points, 4, 3) metres, counter-clockwise as the camera sees them; x right, y up, z towards the viewer, the camera
-            being at 0.
+        corners: (points, 4, 3) metres, counter-clockwise as seen from the camera; x right, y up, z towards the viewer, with the
+            camera at 0.
         colors: (points, 3) uint8, sRGB.
     """
 
@@ -27,16 +27,16 @@ def point_cloud(
 ) -> Points:
     """The surface that a depth map shows, as squares that together look like the image from where it was taken.
 
-    Each square is what a pixel sees of the plane through its point: across the pixel's four corner rays r it lies at the depth
-    (n p) / (n r), n being the normal at the point p, at most [`MAX_TILT`] of the depth nearer or further.
+    Each square is the part of the tangent plane at a pixel's point p that the pixel covers. With n the normal at p, the ray r through a
+    corner of the pixel meets the plane at the depth (n p) / (n r), limited to [`MAX_TILT`] of the depth of p on either side.
 
     Args:
-        depth: (height, width) metres along the optical axis; pixels that are not known, or not above 0, are left out.
-        image: (height, width, 3) uint8, the squares' colours.
-        field_of_view: horizontal, degrees, of a pinhole camera that looks through the middle of the image.
-        normals: (3, height, width) unit vectors, x right, y up, z towards the viewer. Without them, and where they are not known,
-            the squares face the camera's plane.
-        max_points: every second, third, ... pixel of every second, third, ... row is taken, so that no more come out.
+        depth: (height, width) metres along the optical axis; unknown pixels and those of 0 or less are left out.
+        image: (height, width, 3) uint8, the colours of the squares.
+        field_of_view: horizontal field of view in degrees, of a pinhole camera whose optical axis goes through the image's centre.
+        normals: (3, height, width) unit vectors, x right, y up, z towards the viewer. Without them, and where they are unknown,
+            the squares are parallel to the image plane.
+        max_points: largest number of points; only every n-th pixel of every n-th row is used if there are more.
     """
     height, width = depth.shape
     step = int(np.ceil(np.sqrt(height * width / max_points)))
@@ -53,7 +53,7 @@ def point_cloud(
     rays = np.stack([(right - width / 2) / focal, (height / 2 - down) / focal, -np.ones_like(right)], axis=-1)  # (points, 5, 3)
     facing = np.zeros((len(middle), 3)) if normals is None else normals[:, rows, columns].T.astype(np.float64)
     facing = np.where(np.isfinite(facing).all(axis=1, keepdims=True) & facing.any(axis=1, keepdims=True), facing, (0.0, 0.0, 1.0))
-    towards = np.einsum("prc,pc->pr", rays, facing)  # n r: below 0 where the surface is seen from its front
+    towards = np.einsum("prc,pc->pr", rays, facing)  # n r: below 0 if the front of the surface is visible
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = np.nan_to_num(towards[:, :1] / towards[:, 1:], nan=1.0)
     depths = middle[:, None] * np.clip(factors, 1 - MAX_TILT, 1 + MAX_TILT)
@@ -80,20 +80,20 @@ def to_glb(points: Points) -> bytes:
     colors = np.zeros((side * side, 3), np.uint8)
     colors[:count] = points.colors
     rows, columns = np.divmod(np.arange(count), side)
-    middles = np.stack([columns + 0.5, side - rows - 0.5], axis=-1) / side  # of the pixels; trimesh's second axis goes up
+    middles = np.stack([columns + 0.5, side - rows - 0.5], axis=-1) / side  # of the pixels; trimesh's v axis points up
     texture = Image.fromarray(colors.reshape(side, side, 3))
     material = PBRMaterial(baseColorTexture=texture, doubleSided=True, metallicFactor=0.0)
     mesh = trimesh.Trimesh(
         vertices=points.corners.reshape(-1, 3),
         faces=(4 * np.arange(count)[:, None, None] + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3),
         visual=TextureVisuals(uv=middles.repeat(4, axis=0), material=material),  # a square's corners share a pixel
-        process=False,  # keep the order, and corners that touch apart
+        process=False,  # keep the order, and do not merge corners of different squares
     )
     return export_glb(trimesh.Scene(mesh), include_normals=False, tree_postprocessor=_without_lighting)
 
 
 def _without_lighting(tree: dict[str, Any]) -> None:
-    """Mark the material of a glTF file as not lit, which trimesh has no option for."""
+    """Mark the material of a glTF file as unlit; trimesh has no option for this."""
     tree["extensionsUsed"] = [*tree.get("extensionsUsed", ()), "KHR_materials_unlit"]
     for material in tree["materials"]:
         material["extensions"] = {"KHR_materials_unlit": {}}

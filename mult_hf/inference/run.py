@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mult_hf.data.workers import naming_killed_workers
+from mult_hf.model.cameras import FocalLength
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 
 from .output import PredictionDirectory
@@ -24,7 +26,7 @@ MIN_SIDE = 32
 """Smallest height and width, in pixels, that the model accepts: the encoder's largest stride."""
 
 MAX_SIDE = 16_384
-"""Largest height and width in pixels that images are resized to; larger ones are slips of the hand."""
+"""Largest height and width in pixels that images are resized to; larger values are typing errors."""
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Write errors that would affect all following images, and so end the run."""
@@ -38,6 +40,7 @@ class PreparedImage(NamedTuple):
         size: (height, width) of the image.
         image: the image itself, or as much of it as is needed to write its files.
         pixel_values: input of the model, (3, height, width).
+        focal_length: of the image, in its own pixels.
         record: the image's source.
     """
 
@@ -45,6 +48,7 @@ class PreparedImage(NamedTuple):
     size: tuple[int, int]
     image: Image.Image
     pixel_values: Tensor
+    focal_length: FocalLength
     record: SourceRecord | None = None
 
 
@@ -56,7 +60,7 @@ class Outcomes:
         done: number of images whose files were written.
         skipped: number of images that were predicted before and have the same contents.
         failed: the others, with their reasons.
-        remarks: what is to be said of images that were done, by how many of them.
+        remarks: notes about predicted images, with the number of images that each applies to.
     """
 
     done: int = 0
@@ -71,12 +75,12 @@ class PredictionRun:
 
     Args:
         predictor: the model.
-        processor: makes its input, and maps of its predictions.
-        directory: where the files go.
+        processor: prepares its input and post-processes its predictions.
+        directory: the output directory.
         batch_size: images of one size per batch.
         num_workers: processes that read images.
-        min_side: least height and width in pixels of what the predictor takes.
-        remark: what is to be said of an image of this (height, width), if anything.
+        min_side: smallest height and width in pixels that the predictor accepts.
+        remark: returns a note about an image of this (height, width), or None.
     """
 
     predictor: Predictor
@@ -87,7 +91,7 @@ class PredictionRun:
     min_side: int = MIN_SIDE
     remark: Callable[[tuple[int, int]], str | None] | None = None
 
-    @naming_killed_workers("go on with the same command")
+    @naming_killed_workers("continue with the same command")
     def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
         """Predict every `processes`-th image.
 
@@ -144,12 +148,20 @@ class PredictionRun:
         return [(image, {task: maps[number : number + 1] for task, maps in predictions.items()}) for number, image in enumerate(images)]
 
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
-        """Write the maps of one image, one after another, because maps may be much larger than predictions."""
-        maps = ((task, self._finished(task, prediction, image.size)) for task, prediction in predictions.items())
+        """Write the maps of one image, one after another, because maps may be much larger than predictions.
+
+        Raises:
+            ValueError: if a prediction is not finite, which would be written as a map of unknown pixels.
+        """
+        if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
+            raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
+        maps = ((task, self._finished(task, prediction, image)) for task, prediction in predictions.items())
         self.directory.write(image.name, image.image, maps, image.record)
 
-    def _finished(self, task: str, prediction: Tensor, image_size: tuple[int, int]) -> Tensor:
-        (maps,) = self.processor.post_process({task: prediction}, [self.directory.map_size(image_size)])
+    def _finished(self, task: str, prediction: Tensor, image: PreparedImage) -> Tensor:
+        size = self.directory.map_size(image.size)
+        focal = image.focal_length.resized(image.size, size).pixels
+        (maps,) = self.processor.post_process({task: prediction}, [size], focal_length=focal)
         return maps[task]["prediction"]
 
 
@@ -181,12 +193,13 @@ def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_si
     """Turn an image into the predictor's input.
 
     Raises:
-        ValueError: if the image keeps its own size, and the predictor needs `min_side` pixels in height and width.
+        ValueError: if the image keeps its own size and a side is below `min_side` pixels.
     """
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < min_side:
         raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {min_side} per side; set --image_size")
-    return PreparedImage(name, (image.height, image.width), image, pixel_values)
+    size = (image.height, image.width)
+    return PreparedImage(name, size, image, pixel_values, processor.focal_length_of(image, size))
 
 
 def _to_predict(

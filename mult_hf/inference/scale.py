@@ -1,24 +1,24 @@
-"""The size at which a model sees images: that of its training images, which its processor makes, or another one."""
+"""The size of a model's input: the size of its training images, to which its processor resizes, or another one."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 FAR_OFF = 1.2
-"""Factor between the scales of an image's view and of the training images beyond which predictions get much worse. Training magnifies
-images by up to 1.15 by default; at 1.25 the shipped model's error of depth is larger by a third (docs/prediction.md)."""
+"""Largest factor between an image's scale and that of the training images at which predictions are still good. Training magnifies images
+by up to 1.15 by default; at 1.25 the shipped model's depth error is larger by a third (docs/prediction.md)."""
 
 MOST_ZOOM = 3.0
-"""Magnification of a tile against the view of the whole image beyond which its detail is no gain (likewise)."""
+"""Largest magnification of a tile, relative to the whole image's view, at which its detail improves predictions (docs/prediction.md)."""
 
 
 class ViewSize(NamedTuple):
-    """The size at which a model sees an image.
+    """The size to which images are resized for a model.
 
     Args:
         height: in pixels.
         width: in pixels.
-        keeps_aspect: whether images keep their aspect ratio; height and width then are both their shorter side.
+        keeps_aspect: whether images keep their aspect ratio; height and width are then both the length of the shorter side.
     """
 
     height: int
@@ -27,10 +27,10 @@ class ViewSize(NamedTuple):
 
     @classmethod
     def of_processor(cls, size: Mapping[str, Any]) -> "ViewSize":
-        """The `size` of an image processor.
+        """Read the `size` of an image processor.
 
         Raises:
-            ValueError: if it names other sides than height and width, or the shortest edge.
+            ValueError: if it has neither height and width nor the shortest edge.
         """
         sides = {side: size.get(side) for side in ("height", "width", "shortest_edge")}
         if sides["shortest_edge"]:
@@ -41,11 +41,11 @@ class ViewSize(NamedTuple):
 
     @property
     def of_tile(self) -> tuple[int, int]:
-        """(height, width) at which every tile is seen."""
+        """(height, width) to which every tile is resized."""
         return self.height, self.width
 
     def of_image(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which an image of this (height, width) is seen whole."""
+        """(height, width) to which a whole image of this (height, width) is resized."""
         if not self.keeps_aspect:
             return self.height, self.width
         factor = self.height / min(size)
@@ -53,10 +53,10 @@ class ViewSize(NamedTuple):
 
 
 def off_scale(seen: tuple[int, int], trained: tuple[int, int]) -> str | None:
-    """How far the size at which an image is seen is from that of the training images, if it is far.
+    """Describe how far the scale of the model's input is from that of the training images; None if it is close.
 
     Args:
-        seen: (height, width) in pixels.
+        seen: (height, width) of the input in pixels.
         trained: (height, width) of the training images.
     """
     factor = math.sqrt(seen[0] * seen[1] / (trained[0] * trained[1]))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.images import read_image
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
                 else:
                     paths[file] = None
     if not paths:
-        raise ValueError(f"there is no image or video in {list(inputs)}; ignored by suffix: {dict(ignored)}")
+        raise refusal(f"there is no image or video in {list(inputs)}; ignored by suffix: {dict(ignored)}")
     return FoundFiles(Path(os.path.commonpath(roots)), sorted(paths), ignored)
 
 
@@ -290,7 +291,7 @@ class RowSource:
         from datasets import Image as ImageFeature
 
         if "image" not in dataset.column_names:
-            raise ValueError(f"the data set has columns {dataset.column_names}; the images must be in a column called 'image'")
+            raise refusal(f"the data set has columns {dataset.column_names}; the images must be in a column called 'image'")
         self.dataset = dataset.select_columns([name for name in ("image", "id") if name in dataset.column_names])
         self.images = self.dataset.select_columns("image").cast_column("image", ImageFeature())
         self.encoded = self.images.cast_column("image", ImageFeature(decode=False))

@@ -1,4 +1,4 @@
-"""Predictions of large images by overlapping tiles, each seen at the model's own size and aligned to a view of the whole image."""
+"""Predict large images in overlapping tiles, each resized to the model's input size and aligned with a prediction of the whole image."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ MIN_TILE = 32
 """Smallest side of a tile, in pixels: the encoder's largest stride."""
 
 CELL = 4
-"""Side in pixels, of the view of the whole image, of cells whose means that view decides; tiles add what is finer. It is the step of the
-decoders' finest stage, below which the whole view shows nothing (docs/prediction.md has what larger cells cost)."""
+"""Side of the cells in which a tile's mean is replaced by the whole image's, in pixels of the model's input for the whole image. It is the
+step of the decoders' finest stage: the prediction of the whole image has no finer detail."""
 
 _TINY = 1e-6
-"""Least probability after aligning."""
+"""Smallest probability after alignment."""
 
 
 def tiled(
@@ -40,12 +40,12 @@ def tiled(
 ) -> Predictor:
     """Make a predictor that processes large images tile by tile.
 
-    A tile is a part of the image, `tile` pixels of it along the longer side, and is seen at the size that the model was trained on:
-    objects of a tile appear larger to the model than in the whole image, and it does not see what surrounds them. So the whole image is
-    predicted first, at the model's size. Each tile is then aligned to it (see [`align`]) and adds the detail.
+    A tile is `tile` pixels of the image long on its longer side, and is resized to the size that the model was trained on. Its objects
+    appear larger than in the whole image, and their surroundings are missing. So the whole image is predicted first, at the model's
+    size. Each tile is then aligned with that prediction (see [`align`]) and adds detail.
 
     A prediction has no finer detail than the model's view of a tile. So tiles are blended at the scale of their views
-    ([`Layout.blended`]), and the result is to be resized to the image as any prediction is.
+    ([`Layout.blended`]), and the result has to be resized to the image, like any prediction.
 
     Where tiles overlap, their predictions are averaged as over views: class probabilities instead of logits, and mean vectors are
     normalised. A tile's weight falls linearly from its middle to its edges, so that differences between two tiles are spread over
@@ -55,12 +55,12 @@ def tiled(
         predictor: called with views of the whole image and of tiles; it may be on another device than the images.
         specs: the entries of the tasks that it predicts.
         tile: longer side of a tile in the image's pixels. An image that is no larger is predicted whole.
-        view: size at which the model sees images; `None` shows it tiles as they are, and they are not aligned.
+        view: size to which the whole image and the tiles are resized; `None` keeps the size of tiles and does not align them.
         batch_size: tiles of each image per call of the predictor.
         show_progress: whether to show a progress bar of each image's tiles.
 
     Returns:
-        a [`Predictor`] of images of any size, on their device; log-probabilities in place of logits where there are tiles.
+        a [`Predictor`] for images of any size, on their device; it returns log-probabilities in place of logits if there are several tiles.
 
     Raises:
         ValueError: if the tile is too small for the model.
@@ -101,8 +101,8 @@ class Layout(NamedTuple):
     Args:
         size: (height, width) of the image in pixels.
         tile: (height, width) of a tile in the image's pixels.
-        seen: (height, width) at which the model sees a tile.
-        whole: (height, width) at which it sees the whole image.
+        seen: (height, width) to which a tile is resized for the model.
+        whole: (height, width) to which the whole image is resized.
     """
 
     size: tuple[int, int]
@@ -122,7 +122,7 @@ class Layout(NamedTuple):
 
     @property
     def is_whole_image(self) -> bool:
-        """Whether there is one tile only."""
+        """Whether there is only one tile."""
         return self.tile == self.size
 
     @property
@@ -139,12 +139,12 @@ class Layout(NamedTuple):
 
     @property
     def zoom(self) -> float:
-        """Magnification of a tile against the view of the whole image."""
+        """Magnification of a tile relative to the whole image's view."""
         return math.sqrt(math.prod(self.seen) * math.prod(self.size) / (math.prod(self.tile) * math.prod(self.whole)))
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Cells of [`CELL`] pixels of the whole view in a tile, down and across."""
+        """Number of cells in a tile, down and across; each has [`CELL`] pixels per side in the view of the whole image."""
         rows, columns = (max(1, round(side / length * seen / CELL)) for side, length, seen in zip(self.tile, self.size, self.whole))
         return rows, columns
 
@@ -158,18 +158,18 @@ class Layout(NamedTuple):
 def align(fine: Tensor, coarse: Tensor, spec: TaskSpec, cells: tuple[int, int]) -> Tensor:
     """Give a tile's prediction the local means of the whole image's.
 
-    What a tile predicts as a whole is less reliable than what it predicts within: its scale is not that of the training images, and it
-    does not see its surroundings. Here the means over cells, interpolated in between, become those of the whole image's prediction: by
-    a factor for values that change with the zoom, such as distances, by an addend for others.
+    The overall level of a tile's prediction is less reliable than its detail, because its scale differs from that of the training
+    images and its surroundings are missing. So its means over cells (interpolated in between) are replaced by those of the whole image's
+    prediction: by a factor for values that change with the zoom, such as distances, and by an offset for all others.
 
     Args:
-        fine: the tile's, (batch, channels, height, width), where means are taken (see `to_average`).
-        coarse: the whole image's at the same pixels.
+        fine: prediction of the tile, (batch, channels, height, width), in the space of `to_average`.
+        coarse: prediction of the whole image at the same pixels.
         spec: the task's entry.
-        cells: number of them down and across.
+        cells: number of cells, down and across.
 
     Returns:
-        `Tensor`: like `fine`; probabilities have the sum 1 again.
+        `Tensor`: like `fine`; probabilities sum to 1.
     """
     wanted, found = _local_means(coarse, cells), _local_means(fine, cells)
     if spec.is_classification:
@@ -188,8 +188,8 @@ def _batches(images: Tensor, layout: Layout, batch_size: int) -> Iterator[tuple[
 
     The images have the size of the blended maps.
 
-    The share is the tile's weight over the weights of all tiles so far. Blending tile after tile by it gives their weighted mean,
-    without a division at the end that would round.
+    The share is the tile's weight divided by the weights of all tiles so far. Blending one tile after another by this share gives their
+    weighted mean without a final division, which would round.
     """
     total = images.new_zeros(layout.blended, dtype=torch.float32)
     height, width = layout.blended_tile
@@ -204,14 +204,14 @@ def _batches(images: Tensor, layout: Layout, batch_size: int) -> Iterator[tuple[
 
 
 def resized(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
-    """(batch, channels, height, width) images at another size, smoothed where they shrink."""
+    """(batch, channels, height, width) images at another size, smoothed if they get smaller."""
     if tuple(pixel_values.shape[-2:]) == tuple(size):
         return pixel_values
     return F.interpolate(pixel_values, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _to_blend(prediction: Tensor, layout: Layout, spec: TaskSpec) -> Tensor:
-    """A tile's prediction at the scale of the blended maps, where means are taken."""
+    """A tile's prediction at the scale of the blended maps, in the space of `to_average`."""
     if layout.seen != layout.blended_tile:
         prediction = F.interpolate(prediction, size=layout.blended_tile, mode="bilinear", align_corners=False)
     return to_average(prediction, spec) / layout.zoom**spec.zoom_exponent

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .statistics import ConfusionMatrix, image_map
@@ -48,9 +49,14 @@ class MultiTaskMetrics:
             ValueError: if a map is not that of a single image (a batch, for example), shapes differ, or a class id is out of range;
                 the message names the task.
         """
+        for role, maps in (("predictions", predictions), ("targets", targets)):
+            if not isinstance(maps, Mapping):
+                raise ValueError(f"{role} is a {type(maps).__name__}; pass the maps of one image by task")
+        if unknown := sorted((predictions.keys() & targets.keys()) - self.specs.keys()):
+            raise refusal(f"there are maps of {unknown}, but these metrics are for {list(self.specs)}; leave them out, or add entries")
         for task in predictions.keys() & targets.keys():
             spec = self.specs[task]
-            prediction, target = _same_place(predictions[task], targets[task])
+            prediction, target = _same_place(*(torch.as_tensor(maps[task]) for maps in (predictions, targets)))
             prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
             if prediction.shape != target.shape:
                 raise ValueError(
@@ -85,7 +91,7 @@ class MultiTaskMetrics:
             fields.setdefault(statistics, {})[field] = value
         allowed = {f"{task}/{metric.statistics}": metric for task, metrics in self.metrics.items() for metric in metrics.values()}
         if unknown := sorted(fields.keys() - allowed.keys()):
-            raise ValueError(f"the state has unknown sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
+            raise refusal(f"the state has unknown sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
         for name, tensors in fields.items():
             self._add(name, STATISTICS[allowed[name].statistics].sums.of(tensors))
 
@@ -109,7 +115,7 @@ class MultiTaskMetrics:
             ValueError: if the task counts no classes.
         """
         if not any(metric.statistics == "confusion" for metric in self.metrics[task].values()):
-            raise ValueError(f"{task}: its metrics {list(self.metrics[task])} do not count classes; add 'mean_iou' to its entry")
+            raise refusal(f"{task}: its metrics {list(self.metrics[task])} do not count classes; add 'mean_iou' to its entry")
         spec = self.specs[task]
         confusion = self.sums.get(f"{task}/confusion")
         if not isinstance(confusion, ConfusionMatrix):  # nothing was counted so far
@@ -131,7 +137,10 @@ def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
-    """Reject class ids beyond the list, which would be counted as other classes."""
+    """Reject class ids beyond the list, which would be counted as other classes, and fractions, which would be cut off."""
+    for role, values in (("prediction", prediction), ("target", target)):
+        if values.is_floating_point():
+            raise ValueError(f"{spec.name}: {role} has class ids of {values.dtype}; expected integers")
     known = target != IGNORE_INDEX
     ids = torch.cat([prediction[known], target[known]])
     if len(ids) and not 0 <= ids.min() <= ids.max() < spec.channels:
@@ -168,7 +177,7 @@ def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float],
         ValueError: if there is no task, or a headline metric is missing, NaN, infinite, or 0 in the reference.
     """
     if not specs:
-        raise ValueError(f"the gain is a mean over tasks, but specs is {dict(specs)}; pass at least one task's entry")
+        raise refusal(f"the gain is a mean over tasks, but specs is {dict(specs)}; pass at least one task's entry")
     gains = []
     for task, spec in specs.items():
         name, metric = next(iter(metrics_of(spec).items()))

@@ -172,6 +172,7 @@ def _reach(truth: np.ndarray, max_dist: float) -> "csr_array":
     pixels = np.argwhere(truth)[:, None] + near  # (true pixels, neighbours, 2)
     inside = ((pixels >= 0) & (pixels < (height, width))).all(axis=-1)
     rows, columns = np.ravel_multi_index(tuple(pixels[inside].T), truth.shape), np.nonzero(inside)[0]
+    rows, columns = rows.astype(np.int32), columns.astype(np.int32)  # older releases of scipy accept no other indices
     return csr_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(truth.size, truth.sum()))
 
 

@@ -8,6 +8,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .statistics import SHORTEST, angle_between, image_map
@@ -96,7 +97,7 @@ class ErrorCorrelation:
             ValueError: if it has other tasks, or the same tasks in another order.
         """
         if list(self.specs) != list(other.specs):
-            raise ValueError(f"the tasks are {list(self.specs)} here and {list(other.specs)} in the other; use the same tasks and order")
+            raise refusal(f"the tasks are {list(self.specs)} here and {list(other.specs)} in the other; use the same tasks and order")
         self.sums += other.sums
 
     @torch.no_grad()

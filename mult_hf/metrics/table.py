@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 from .boundaries import BoundaryCounts, average_precision, boundary_counts, ods_f, ois_f
@@ -278,12 +279,12 @@ def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
     """
     unknown = [name for name in spec.metrics if name not in METRICS]
     if unknown:
-        raise ValueError(f"task {spec.name!r} has metrics {list(spec.metrics)}, unknown are {unknown}; allowed: {', '.join(METRICS)}")
+        raise refusal(f"task {spec.name!r} has metrics {list(spec.metrics)}, unknown are {unknown}; allowed: {', '.join(METRICS)}")
     for name in spec.metrics:
         statistic = STATISTICS[METRICS[name].statistics]
         if not statistic.fits(spec):
             fitting = [other for other, metric in METRICS.items() if STATISTICS[metric.statistics].fits(spec)]
-            raise ValueError(
+            raise refusal(
                 f"task {spec.name!r} ({spec.kind}, {spec.channels} channels) has the metric {name!r}, which is for {statistic.tasks}; "
                 f"choose from: {', '.join(fitting)}"
             )

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from .images import open_file, read_image
 
 UPRIGHT = 1
-"""EXIF orientation of a file whose first row is the top of the scene."""
+"""EXIF orientation of an upright file."""
 
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
@@ -46,10 +46,10 @@ def map_size(stored: Any) -> tuple[int, int]:
 
 
 def same_aspect(map_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
-    """Whether a map of one (height, width) is an image of the other, resized, with each side rounded to whole pixels.
+    """Whether one (height, width) is the other scaled by a factor, with both sides rounded to whole pixels.
 
     The sides differ from those of the exactly scaled image by less than a pixel each. So an image that is not square never has the
-    aspect ratio of its own transposition.
+    same aspect ratio as its transpose.
 
     Examples:
         >>> same_aspect((121, 160), (480, 640)), same_aspect((480, 640), (640, 480)), same_aspect((101, 100), (100, 101))
@@ -60,10 +60,10 @@ def same_aspect(map_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
 
 
 def misalignment(stored: Any, image: Any) -> str | None:
-    """Why a stored map cannot lie on its image, or `None` if it may.
+    """Why a stored map cannot be aligned with its image, or `None` if it can.
 
-    A map of another size is fine as long as it has the aspect ratio of the upright image. Where an image has an EXIF orientation, it
-    is turned upright before use and its map is not: the map must then be seen to be upright already.
+    The sizes may differ if the map has the aspect ratio of the upright image. An image with an EXIF orientation is turned upright before
+    use, but its map is not, so the map's size must show that it is upright already.
 
     Args:
         stored: PIL image or array.
@@ -94,12 +94,12 @@ def misalignment_of_sizes(
 
 
 def check_aligned(maps: Mapping[str, Any], image: Any, where: str = "the sample") -> None:
-    """Refuse maps that do not lie on their image.
+    """Refuse maps that are not aligned with their image.
 
     Args:
-        maps: stored maps by task, `None` where there is none.
+        maps: stored maps by task, `None` for a missing map.
         image: PIL image, path, array or tensor.
-        where: names the sample in the message.
+        where: name of the sample in the message.
 
     Raises:
         ValueError: naming the task, both sizes and what to do.

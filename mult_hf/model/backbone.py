@@ -15,10 +15,10 @@ logger = logging.get_logger(__name__)
 
 
 def make_backbone(config: MulTConfig) -> nn.Module:
-    """Build the encoder of a configuration, without the norms that no feature map or no decoder reads.
+    """Build the encoder of a configuration, without norms that no feature map or decoder depends on.
 
-    Swin backbones hold two kinds of norms whose parameters may never get a gradient, which stops distributed training
-    (`DistributedDataParallel` waits for every parameter). They become `nn.Identity`, so that they hold no parameters:
+    Swin backbones have two kinds of norms whose parameters may never get a gradient, which stops distributed training
+    (`DistributedDataParallel` waits for every parameter). They are replaced by `nn.Identity`, which has no parameters:
 
     - `swin.layernorm`, after the last stage: transformers' backbone normalises each feature map by `hidden_states_norms`
       instead. It is always replaced.
@@ -34,9 +34,9 @@ def make_backbone(config: MulTConfig) -> nn.Module:
         backbone = load_backbone(config)
     except (ImportError, OSError, ValueError):
         raise
-    except Exception as error:  # what an encoder raises on impossible sizes differs from one to the other
+    except Exception as error:  # encoders raise different errors for impossible sizes
         name = getattr(config.backbone_config, "model_type", "")
-        raise refusal(f"backbone_config makes no {name} encoder: {type(error).__name__}: {error}; correct its fields") from error
+        raise refusal(f"backbone_config describes no valid {name} encoder: {type(error).__name__}: {error}; correct its fields") from error
     norms = getattr(backbone, "hidden_states_norms", None)
     if norms is None:
         return backbone

@@ -1,4 +1,4 @@
-"""Configuration of MulT: backbone, decoders, where each block's attention comes from, and the full task entries."""
+"""Configuration of MulT: backbone, decoders, the source of each block's attention, and the full task entries."""
 
 import copy
 import difflib
@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import logging
 
+from .entry_fields import refusal
 from .tasks import MULT_TASKS, PREFERRED_REFERENCE_TASK, TaskSpec, resolve_tasks
 
 logger = logging.get_logger(__name__)
@@ -61,7 +62,7 @@ _TRANSFORMERS_KEYWORDS = {
 }
 
 
-# Keywords by which configurations of transformers name a pretrained backbone; transformers would ask the Hub about it at once.
+# Keywords that name a pretrained backbone in configurations of transformers, which would query the Hub at once.
 _BACKBONE_KEYWORDS = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "backbone_kwargs")
 
 
@@ -91,7 +92,7 @@ class BlockAttention(NamedTuple):
 
     @classmethod
     def parse(cls, kind: str) -> "BlockAttention":
-        """Read `"encoder"`, `"encoder+skip"` and their like.
+        """Parse a block kind such as `"encoder"` or `"encoder+skip"`.
 
         Raises:
             ValueError: on anything else.
@@ -116,13 +117,13 @@ class BlockAttention(NamedTuple):
 class MulTConfig(PreTrainedConfig):
     r"""Configuration of [`MulTModel`] and [`MulTForMultiTaskDensePrediction`] (MulT, CVPR 2022, arXiv 2205.08303).
 
-    Also takes every keyword of a transformers configuration. `id2label` and `num_labels` set the classes of the one classification
+    Every keyword of a transformers configuration is accepted too. `id2label` and `num_labels` set the classes of the one classification
     task; they follow `tasks` at all times, and are empty where there is no classification or more than one.
 
     Args:
         backbone_config: configuration, or its dict, of any `AutoBackbone` that returns a pyramid of feature maps. Defaults to
             Swin-T with all four stages.
-        tasks: names of registered tasks, [`TaskSpec`] objects or plain entries. Stored as plain full entries. Defaults to the six
+        tasks: names of registered tasks, [`TaskSpec`] objects or entries as dictionaries. Stored as full entries. Defaults to the six
             tasks of the paper.
         decoder_type: `"mult"` (the paper's), or one of the baselines `"swin_unet"` (skip concatenation) and `"mtan"` (a shared
             trunk under each task's soft masks), see `decoders.py`. Arguments that a decoder does not read (`DECODER_OPTIONS`)
@@ -131,12 +132,12 @@ class MulTConfig(PreTrainedConfig):
             stage from the coarsest to the finest. Odd blocks use shifted windows, so a stage has an even number. The default
             `["self", "encoder"]` is the paper's; `["encoder", "reference"]` is the authors' released head; `["self", "self"]`
             switches sharing off. `None` for other decoders than `"mult"`.
-        reference_task: the task whose projections make the shared maps. Defaults to surface normals, or to the first task
-            where these are missing. `None` for other decoders than `"mult"`.
+        reference_task: the task whose projections compute the shared maps. Defaults to surface normals, or to the first task
+            if there are none. `None` for other decoders than `"mult"`.
         decoder_num_attention_heads: heads per decoder stage, coarsest first. Defaults to the backbone's, reversed, or to one
             head per 32 channels for a backbone without heads, or fewer where 32 does not divide the channels.
         decoder_window_size: side of the attention windows in tokens. Defaults to the backbone's, or 7.
-        mlp_ratio: hidden width of a decoder MLP over its input width.
+        mlp_ratio: hidden width of a decoder MLP divided by its input width.
         hidden_act: activation of the decoder MLPs.
         qkv_bias: whether query, key and value projections have a bias.
         hidden_dropout_prob: dropout after output projections and in MLPs of the decoders.
@@ -188,7 +189,7 @@ class MulTConfig(PreTrainedConfig):
         _refuse_backbone_keywords(kwargs)
         _warn_about_unknown_names(kwargs, list(type(self).__dataclass_fields__))
         if not __name__.startswith("transformers_modules"):
-            # Where this package is installed its own pipeline runs; transformers would ask for trust_remote_code otherwise.
+            # If this package is installed, its own pipeline runs; otherwise transformers would ask for trust_remote_code.
             kwargs.pop("custom_pipelines", None)
         self.tasks = [spec.to_dict() for spec in resolve_tasks(MULT_TASKS if self.tasks is None else self.tasks).values()]
         label2id, num_labels = self.label2id, kwargs.pop("num_labels", None)
@@ -199,6 +200,7 @@ class MulTConfig(PreTrainedConfig):
         self._name_classes()
         if label2id and label2id != self.label2id:
             logger.warning(f"label2id={label2id} is not the inverse of id2label={self.id2label} and is replaced")
+        _check_backbone_type(self.backbone_config)
         super().__post_init__(**kwargs)  # makes `backbone_config` a configuration
         if self.decoder_type in DECODER_OPTIONS:
             for option in dict.fromkeys(name for options in DECODER_OPTIONS.values() for name in options):
@@ -206,7 +208,7 @@ class MulTConfig(PreTrainedConfig):
         self._classes_follow = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keep the tasks' entries and transformers' class names in step, whichever is assigned to a finished configuration."""
+        """Keep the tasks' entries and transformers' class names consistent when either is assigned after construction."""
         super().__setattr__(name, value)
         if name in ("tasks", "id2label") and self.__dict__.pop("_classes_follow", False):
             try:
@@ -222,7 +224,7 @@ class MulTConfig(PreTrainedConfig):
         return option in DECODER_OPTIONS.get(self.decoder_type, ())
 
     def _complete_option(self, option: str) -> None:
-        """Give an option of the decoder its default; a value that the decoder does not read must not stand in `config.json`."""
+        """Set a decoder option to its default if it is None, or if the decoder does not read it, so that no unused value is saved."""
         value, default = getattr(self, option), type(self).__dataclass_fields__[option].default
         if not self.reads(option):
             if value != default:
@@ -230,7 +232,7 @@ class MulTConfig(PreTrainedConfig):
             setattr(self, option, default)
         elif value is None and option in _DERIVED_DEFAULTS:
             setattr(self, option, _DERIVED_DEFAULTS[option](self))
-        elif isinstance(value, (list, tuple)):  # a copy, so that the caller's lists stay their own
+        elif isinstance(value, (list, tuple)):  # a copy, so that the caller's lists are not shared
             setattr(self, option, [list(item) if isinstance(item, (list, tuple)) else item for item in value])
 
     def _take_class_names(self) -> None:
@@ -265,7 +267,7 @@ class MulTConfig(PreTrainedConfig):
 
     @property
     def task_entries(self) -> list[dict[str, Any]]:
-        """`tasks` as construction completes it: one plain full entry per task, in order."""
+        """`tasks` after construction: one full entry per task, in order."""
         return self.tasks  # type: ignore[return-value]  # the field also takes what construction completes
 
     @property
@@ -275,7 +277,7 @@ class MulTConfig(PreTrainedConfig):
 
     @property
     def decoder_window(self) -> int:
-        """`decoder_window_size` as construction completes it, for decoders that read it."""
+        """`decoder_window_size` after construction, for decoders that read it."""
         return cast(int, self.decoder_window_size)
 
     def block_attention_of_stages(self, number_of_stages: int) -> list[list[BlockAttention]]:
@@ -309,7 +311,7 @@ class MulTConfig(PreTrainedConfig):
             if not isinstance(kinds, list):
                 raise ValueError(f"block_attention mixes kinds and lists: {self.block_attention}; give one list, or one list per stage")
             if not kinds or len(kinds) % 2:
-                raise ValueError(
+                raise refusal(
                     f"a decoder stage has blocks {list(kinds)}; their number must be even and at least 2, because regular and shifted "
                     "windows alternate"
                 )
@@ -320,9 +322,9 @@ class MulTConfig(PreTrainedConfig):
         """Checked at construction and at save: there is a task, and the reference task is one of them."""
         names = list(self.task_specs)
         if not names:
-            raise ValueError("tasks is empty; give at least one, for example tasks=['depth']")
+            raise ValueError(f"tasks is {self.tasks}; give at least one, for example tasks=['depth']")
         if self.reads("reference_task") and self.reference_task not in names:
-            raise ValueError(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
+            raise refusal(f"reference_task {self.reference_task!r} is not one of the tasks {names}; choose one of them")
 
     def validate_rates(self) -> None:
         """Checked at construction and at save: rates lie in [0, 1)."""
@@ -345,7 +347,7 @@ class MulTConfig(PreTrainedConfig):
     def validate_hidden_act(self) -> None:
         """Checked at construction and at save: there is such an activation."""
         if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act[:80]!r} is unknown; choose one of {', '.join(ACT2FN)}")
+            raise refusal(f"hidden_act {self.hidden_act[:80]!r} is unknown; choose one of {', '.join(ACT2FN)}")
 
     @classmethod
     def from_preset(cls, preset: str, **kwargs: Any) -> "MulTConfig":
@@ -370,7 +372,7 @@ class MulTConfig(PreTrainedConfig):
 
 
 def _placeholder_labels(number: int) -> dict[int, str]:
-    """The names that transformers gives classes without names."""
+    """The names that transformers gives to unnamed classes."""
     return {index: f"LABEL_{index}" for index in range(number)}
 
 
@@ -378,15 +380,26 @@ def _class_names(spec: TaskSpec) -> list[str]:
     return list(spec.class_names) or [f"class {number}" for number in range(spec.channels)]
 
 
+def _check_backbone_type(backbone_config: Any) -> None:
+    """Refuse plain values that do not say whose configuration they are; transformers would raise a bare `KeyError`."""
+    if not isinstance(backbone_config, dict):
+        return
+    model_type = backbone_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise refusal(
+            f"backbone_config has model_type {model_type!r}, which transformers does not have; give that of a backbone, such as 'swin'"
+        )
+
+
 def _refuse_backbone_keywords(kwargs: dict[str, Any]) -> None:
-    """Refuse a backbone by name, before transformers looks for it: a configuration describes an encoder, and has no weights of one.
+    """Refuse a backbone name before transformers looks it up: a configuration describes an encoder, but does not load its weights.
 
     Raises:
         ValueError: naming what to give instead.
     """
     given = {name: kwargs[name] for name in _BACKBONE_KEYWORDS if kwargs.get(name)}
     if given:
-        raise ValueError(
+        raise refusal(
             f"MulTConfig takes no {', '.join(f'{name}={value!r}' for name, value in given.items())}; give backbone_config, which "
             "describes an encoder, or build the model with MulTForMultiTaskDensePrediction.from_backbone(name), which loads an encoder of "
             "transformers or timm with its weights"
@@ -394,7 +407,7 @@ def _refuse_backbone_keywords(kwargs: dict[str, Any]) -> None:
 
 
 def _warn_about_unknown_names(kwargs: dict[str, Any], fields: list[str]) -> None:
-    """Warn of misspelt arguments, since `@strict` accepts any keyword silently."""
+    """Warn about misspelt arguments, because `@strict` silently accepts any keyword."""
     for name in kwargs:
         if name.startswith("_") or name in _TRANSFORMERS_KEYWORDS or hasattr(PreTrainedConfig, name):
             continue

@@ -7,13 +7,13 @@ early and a late feature map of the shared trunk, t a task, x_sa the encoder map
         a_j^t = sigmoid(h^t(g^t([u_j, f(up(xhat_(j-1)^t))])))                                the mask: g, h the task's, f shared
         xhat_j^t = a_j^t * p_j                                                               equations 1 and 2
 
-One number in (0, 1) per pixel and channel: a mask of ones passes the trunk on, a mask of zeros passes nothing. Convolutions conv and f are
-3 x 3, g and h 1 x 1.
+A mask is one number in (0, 1) per pixel and channel; 1 keeps the trunk's feature, 0 removes it. The convolutions conv and f are 3 x 3,
+g and h 1 x 1.
 
-What differs from the paper: masks are in the decoder alone (MTAN also attends to the encoder, whose place a pretrained backbone takes
-here), and the encoder map beside the trunk stands in for SegNet's pooling indices. Every norm is a LayerNorm over channels in
-place of BatchNorm, which would make an image's result depend on its batch and whose statistics adapters do not save; there is none
-between h and the sigmoid, where it would keep a pixel's mask from being open, or shut, as a whole.
+Differences from the paper: masks exist only in the decoder (MTAN also masks the encoder, which is a pretrained backbone here), and the
+encoder map enters the trunk by concatenation instead of SegNet's pooling indices. Every norm is a LayerNorm over channels instead of
+BatchNorm, which would make an image's result depend on its batch and whose statistics adapters do not save. There is no norm between h
+and the sigmoid, because it would keep a pixel's mask from being fully open or closed.
 
 All maps are channels-last, (batch, height, width, channels), unless said otherwise.
 """
@@ -43,7 +43,7 @@ class ConvolutionLayer(nn.Module):
 
 
 class SoftAttention(nn.Module):
-    """The layers g and h that one task owns at one stage, and the sigmoid: the task's mask of the shared features."""
+    """A task's layers g and h at one stage, and the sigmoid: its mask of the shared features."""
 
     def __init__(self, channels: int, out_channels: int, layer_norm_eps: float) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class SoftAttention(nn.Module):
 
 
 class MTANStage(GradientCheckpointingLayer):
-    """One resolution of the trunk, and each task's mask of it.
+    """The trunk at one resolution, and each task's mask of it.
 
     Args:
         config: the model's configuration.
@@ -92,7 +92,7 @@ class MTANStage(GradientCheckpointingLayer):
         return late, {task: mask * late for task, mask in masks.items()}
 
     def attention_input(self, early: Tensor, stream: Tensor | None) -> Tensor:
-        """What a mask is computed from: the early features and the task's own stream so far, concatenated on the channels."""
+        """Input of a mask: the early features and the task's own stream, concatenated on the channels."""
         if stream is None or self.carry is None:  # both at the coarsest stage
             return early
         return torch.cat([early, self.carry(resize(stream, early.shape[1:3]))], dim=-1)
@@ -101,7 +101,7 @@ class MTANStage(GradientCheckpointingLayer):
 class MTANDecoder(nn.Module):
     """One shared decoder trunk with one soft mask per task and stage (arXiv 1803.10704), by the interface of `decoders.py`.
 
-    Its masks belong to one task each, so none is returned as a shared map; a forward hook on a [`SoftAttention`] gives them.
+    Each mask belongs to one task, so none is returned as a shared map; a forward hook on a [`SoftAttention`] reads them.
 
     Args:
         config: the model's configuration.

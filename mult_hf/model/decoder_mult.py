@@ -27,7 +27,6 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mult import BlockAttention, MulTConfig
-from .tasks import TaskSpec
 
 _OTHER_REGION = -100.0  # what Swin adds to the scores of tokens that only the cyclic shift brought together
 
@@ -84,7 +83,7 @@ class WindowGrid:
         return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill_(apart, _OTHER_REGION).unsqueeze(1)
 
     def _region(self, length: int, device: torch.device) -> Tensor:
-        """Which of three strips a position lies in after the roll: inside, before the seam, beyond it."""
+        """Which of three strips a position belongs to after the roll: inside, before the seam, or beyond it."""
         position = torch.arange(length, device=device)
         return (position >= length - self.window_size).long() + (position >= length - self.shift).long()
 
@@ -117,11 +116,11 @@ class RelativePositionBias(nn.Module):
 class PerTask(nn.ModuleDict):
     """One module per task, under the task's name.
 
-    A parameter belongs to a task alone exactly if it lies in one of these, at any place of the model; all others are shared.
+    A parameter belongs to a single task if and only if it is in one of these containers, anywhere in the model; all others are shared.
 
     Args:
         tasks: names of the tasks.
-        make: makes the module of a task from its name.
+        make: function that creates a task's module from its name.
 
     Raises:
         ValueError: if torch cannot hold a module of that name.
@@ -140,7 +139,7 @@ class PerTask(nn.ModuleDict):
 
 
 def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy the weights that both modules have in one shape (a reference decoder also has queries and keys)."""
+    """Copy the weights that both modules have with equal shapes (a reference decoder also has queries and keys)."""
     state = source.state_dict()
     for name, value in target.state_dict().items():
         if name in state and state[name].shape == value.shape:
@@ -150,8 +149,8 @@ def copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
 class AttentionProjections(nn.Module):
     """The linear layers of one task in one block's attention.
 
-    Every task has its own values and output projection. Queries, keys and the position bias exist only in the task that
-    makes an attention map: each task in a `"self"` block, the reference task alone in a shared one.
+    Every task has its own values and output projection. Queries, keys and the position bias exist only for tasks that
+    compute an attention map: every task in a `"self"` block, only the reference task in a shared one.
     """
 
     def __init__(self, config: MulTConfig, channels: int, heads: int, *, skip: bool, makes_map: bool) -> None:
@@ -222,12 +221,12 @@ class SharedWindowAttention(nn.Module):
         return mixed, maps
 
     def tasks_by_reference(self, tasks: Iterable[str]) -> dict[str, list[str]]:
-        """The tasks that share an attention map, by the reference task that computes it."""
+        """The tasks that use an attention map, by the reference task that computes it."""
         reference = self.config.reference_task
         return {reference: list(tasks)} if self.kind.is_shared and reference is not None else {task: [task] for task in tasks}
 
     def attention_map(self, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-        """A = softmax(q k^T / sqrt(d) + B), in float32 as the sum over tokens needs it, then in the type of the values.
+        """A = softmax(q k^T / sqrt(d) + B), computed in float32, because it sums over tokens, and cast to the type of the values.
 
         Args:
             query: (batch, windows, heads, tokens, head_dim).
@@ -241,8 +240,8 @@ class SharedWindowAttention(nn.Module):
         return self.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype))
 
     def value_input(self, stream: Tensor, encoder_map: Tensor | None) -> Tensor:
-        """What the values are computed from: the stream, or with `+skip` the stream and the encoder map side by side."""
-        # One linear of both, rather than the sum of two products, so that adapters can wrap `v_proj` as any other linear.
+        """Input of the value projection: the stream, or with `+skip` the stream and the encoder map, concatenated."""
+        # One linear layer for both instead of the sum of two, so that adapters can wrap `v_proj` like any other linear layer.
         return torch.cat([stream, encoder_map], dim=-1) if self.kind.skip and encoder_map is not None else stream
 
     def split_heads(self, tokens: Tensor) -> Tensor:
@@ -255,7 +254,7 @@ class SharedWindowAttention(nn.Module):
 
 
 class BlockLayers(nn.Module):
-    """The layers of one task in a block, besides attention: two layer norms, the MLP, and stochastic depth on both branches."""
+    """A task's layers of a block, except attention: two layer norms, the MLP, and stochastic depth on both branches."""
 
     def __init__(self, config: MulTConfig, channels: int, drop_path: float) -> None:
         super().__init__()
@@ -313,7 +312,7 @@ def resize(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 
 class Upsampling(nn.Module):
-    """To the next finer encoder map: bilinear resize, layer norm, bias-free linear to its channels."""
+    """Bring a stream to the next finer encoder map: bilinear resize, layer norm, bias-free linear layer to its channels."""
 
     def __init__(self, channels: int, next_channels: int, layer_norm_eps: float) -> None:
         super().__init__()
@@ -340,11 +339,11 @@ class MulTDecoderStage(nn.Module):
 
 @dataclass
 class MulTDecoderOutput:
-    """What every decoder returns, see `decoders.py`.
+    """Output of every decoder, see `decoders.py`.
 
     Args:
-        streams: per task its stream at the end of each stage, coarsest first, (batch, channels, height, width).
-        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless asked for, and where nothing is shared.
+        streams: each task's stream at the end of every stage, coarsest first, (batch, channels, height, width).
+        attentions: one map per shared block, (batch, windows, heads, tokens, tokens); empty unless requested, or if none is shared.
     """
 
     streams: dict[str, tuple[Tensor, ...]]
@@ -374,7 +373,7 @@ class MulTDecoder(nn.Module):
         stages = []
         for stage, width in enumerate(channels):
             blocks = [
-                # Regular and shifted windows take turns.
+                # Regular and shifted windows alternate.
                 MulTDecoderBlock(config, width, heads[stage], kind, index % 2 * (config.decoder_window // 2), next(drop_path), tasks)
                 for index, kind in enumerate(kinds[stage])
             ]
@@ -382,7 +381,7 @@ class MulTDecoder(nn.Module):
         self.stages: Iterable[Any] = nn.ModuleList(stages)
 
     def streams_to_run(self, tasks: list[str]) -> list[str]:
-        """The wanted tasks, and the reference task's whole stream if a `"reference"` block needs it.
+        """The requested tasks, and the reference task if a `"reference"` block needs its stream.
 
         An `"encoder"` block needs only the reference task's projections, not its stream.
         """
@@ -406,7 +405,7 @@ class MulTDecoder(nn.Module):
                 streams, maps = block(streams, encoder_map)
                 if return_maps and block.attention.kind.is_shared:
                     attentions += maps.values()
-            # The returned tensors are those that the next stage and the heads read, so that gradients reach them.
+            # The next stage and the heads read the returned tensors themselves, so that gradients reach them.
             stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
             if number + 1 < len(encoder_maps):
                 streams = {task: channels_last(stream) for task, stream in stage_streams[-1].items()}
@@ -415,7 +414,7 @@ class MulTDecoder(nn.Module):
 
 
 def _upsampling(config: MulTConfig, channels: list[int], tasks: list[str]) -> PerTask | None:
-    """Each task's step from a stage's channels to the next one's; None after the last stage."""
+    """Each task's step to the channels of the next stage; None after the last stage."""
     return PerTask(tasks, lambda task: Upsampling(channels[0], channels[1], config.layer_norm_eps)) if len(channels) == 2 else None
 
 
@@ -432,69 +431,5 @@ def decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
 
 
 def _fitting_heads(channels: int) -> int:
-    """One head per 32 channels, or the next smaller number of heads that divides the channels."""
+    """One head per 32 channels, or the next smaller number that divides the channels."""
     return next(heads for heads in range(max(1, channels // 32), 0, -1) if channels % heads == 0)
-
-
-def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
-    low, high = spec.value_range or (0.0, 1.0)
-    return low + (high - low) * logits.sigmoid()
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
-    "identity": lambda logits, spec: logits,
-    "sigmoid": _scaled_sigmoid,
-    "unit_vector": lambda logits, spec: F.normalize(logits, dim=1),
-}
-"""Last step of a head by the name that a task's entry uses: (logits, spec) -> prediction in the target's own space."""
-
-
-class MulTHead(nn.Module):
-    """A task's head: linear to its channels at the finest resolution, bilinear to the image, the task's activation.
-
-    Raises:
-        ValueError: if the entry names an unknown activation.
-    """
-
-    def __init__(self, channels: int, spec: TaskSpec) -> None:
-        super().__init__()
-        if spec.activation not in ACTIVATIONS:
-            raise ValueError(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
-        self.spec = spec
-        self.projection = nn.Linear(channels, spec.channels)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """(batch, channels, height, width) -> (batch, task channels, height, width), before resize and activation."""
-        return channels_first(self.projection(features.permute(0, 2, 3, 1)))
-
-    def forward(self, features: Tensor, padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Prediction of the whole image.
-
-        Args:
-            features: the task's finest stream, (batch, channels, height, width).
-            padded_size: height and width in pixels of the image that the features cover.
-            size: height and width in pixels of the image itself, its top left part.
-
-        Returns:
-            `Tensor`: (batch, task channels, *size) float32 in the target's own space.
-        """
-        # In full precision: in half, depth would come in steps of centimetres and tiny vectors would lose their length.
-        logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
-        return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)
-
-
-class MulTHeads(nn.Module):
-    """The heads of all tasks. They lie in an attribute of their own, because PEFT's `modules_to_save` refuses a `ModuleDict`."""
-
-    def __init__(self, channels: int, specs: Mapping[str, TaskSpec]) -> None:
-        super().__init__()
-        self.tasks = PerTask(specs, lambda task: MulTHead(channels, specs[task]))
-
-    @property
-    def specs(self) -> dict[str, TaskSpec]:
-        """The entries of the tasks by name."""
-        return {task: self.tasks[task].spec for task in self.tasks}
-
-    def forward(self, features: Mapping[str, Tensor], padded_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Predictions of the tasks that `features` holds; arguments as for [`MulTHead`]."""
-        return {task: self.tasks[task](maps, padded_size, size) for task, maps in features.items()}

@@ -1,16 +1,16 @@
 """A Swin-Unet-style decoder: each task decodes alone, and encoder maps are concatenated to its stream.
 
 Swin-Unet (Cao et al., "Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arXiv 2105.05537, section 3) is a Swin
-encoder whose last stage is the bottleneck, and a decoder that mirrors the others. One step up, x the stream and s the encoder map:
+encoder whose last stage is the bottleneck, and a decoder that mirrors the other stages. A step up, for stream x and encoder map s:
 
         x <- LayerNorm(rearrange(linear(x)))       patch expanding: twice the size, the channels of s
         x <- linear([x, s])                        skip connection: side by side, and back to the channels of s
         x <- SW-MSA block(W-MSA block(x))          two Swin blocks, regular and shifted windows
 
-Here each task has such a decoder of its own, and the tasks share the encoder alone: the baseline without any sharing among decoders.
+Here each task has its own decoder, and tasks share only the encoder: the baseline without sharing between decoders.
 Left out: the norm and the patch expanding to full resolution at the end (each task has the package's head at H/4 instead, so that
 only decoders are compared). Patch expanding was the best of the three ways up in the paper's ablation (section 4.5); the bilinear
-resize of the "mult" decoder comes in only where twice the size is not the next map's (odd sizes, encoders with other steps).
+resize of the "mult" decoder is used only if doubling does not give the next map's size (odd sizes, encoders with other strides).
 
 All maps are channels-last, (batch, height, width, channels), unless said otherwise.
 """
@@ -29,7 +29,7 @@ _BLOCKS_OF_A_STAGE = 2  # one with regular windows, one with shifted ones
 
 
 class PatchExpanding(nn.Module):
-    """Twice the height and width: a linear to four tokens in place of one, and a norm (Swin-Unet, section 3.5)."""
+    """Double height and width: a linear layer from one token to four, and a norm (Swin-Unet, section 3.5)."""
 
     def __init__(self, channels: int, next_channels: int, layer_norm_eps: float) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PatchExpanding(nn.Module):
 
 
 class SkipConnection(nn.Module):
-    """What one task owns between two stages: patch expanding, then a linear of the stream and the encoder map, concatenated."""
+    """A task's layers between two stages: patch expanding, then a linear layer of stream and encoder map, concatenated."""
 
     def __init__(self, channels: int, next_channels: int, layer_norm_eps: float) -> None:
         super().__init__()

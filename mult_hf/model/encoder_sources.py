@@ -1,6 +1,6 @@
-"""Where published encoders come from: checkpoints of transformers, and encoders of the timm library.
+"""Published encoders: checkpoints of transformers, and encoders of the timm library.
 
-timm is optional. It is imported where its encoders are built, and not for reading its checkpoints' configurations.
+timm is optional. It is imported only to build its encoders, not to read configurations.
 """
 
 import os
@@ -16,10 +16,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from .entry_fields import refusal
+
 logger = logging.get_logger(__name__)
 
 HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only")
-"""Keywords that say how files are fetched from the Hub."""
+"""Keywords for downloads from the Hub."""
 
 STEPS = (4, 8, 16, 32)
 """Pixels per token of the feature maps that are taken from an encoder of timm, finest first."""
@@ -30,12 +32,12 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class TimmEncoder(NamedTuple):
-    """An encoder of timm: its architecture, and where its weights and the statistics of its images are.
+    """An encoder of timm: its architecture, and the source of its weights and image statistics.
 
     Args:
-        architecture: name in timm, with the tag of its weights where timm downloads them, e.g. `resnet50.a1_in1k`.
-        directory: holds timm's `config.json` and the weights; `None` where timm downloads them.
-        values: of `config.json`.
+        architecture: name in timm, with the tag of its weights if timm downloads them, e.g. `resnet50.a1_in1k`.
+        directory: directory with timm's `config.json` and the weights; `None` if timm downloads them.
+        values: contents of `config.json`.
     """
 
     architecture: str
@@ -44,14 +46,14 @@ class TimmEncoder(NamedTuple):
 
 
 def find_timm_encoder(name_or_path: str, **hub: Any) -> TimmEncoder | None:
-    """The encoder of timm that a name means, or None for a checkpoint of transformers.
+    """The encoder of timm with this name, or None for a checkpoint of transformers.
 
     Args:
-        name_or_path: timm's own name, which has no slash; or a directory or Hub id, whose `config.json` shows whose it is.
+        name_or_path: timm's own name, which has no slash; or a directory or Hub id, whose `config.json` shows the library.
         hub: see [`HUB_KEYWORDS`].
 
     Raises:
-        ValueError: if the checkpoint changes timm's architecture by arguments, which a configuration of transformers cannot hold.
+        ValueError: if the checkpoint modifies timm's architecture by arguments that a configuration of transformers cannot express.
     """
     if not os.path.isdir(name_or_path) and "/" not in name_or_path:
         return TimmEncoder(name_or_path, None, {})
@@ -80,7 +82,7 @@ def encoder_configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:
     """
     encoder = find_timm_encoder(name_or_path, **hub)
     if encoder is not None:
-        # transformers takes `out_indices` as a further keyword.
+        # transformers accepts `out_indices` as an additional keyword.
         return TimmBackboneConfig(backbone=encoder.architecture, out_indices=_pyramid(encoder.architecture))  # type: ignore[call-arg]
     config = AutoConfig.from_pretrained(name_or_path, **hub)
     stages = [name for name in getattr(config, "stage_names", []) if name != "stem"]
@@ -91,10 +93,10 @@ def encoder_configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:
 
 
 def _pyramid(architecture: str) -> list[int]:
-    """Numbers of the feature maps at [`STEPS`] of an architecture of timm.
+    """Indices of the feature maps of a timm architecture at [`STEPS`].
 
     Raises:
-        ValueError: if timm lacks the architecture, or it has no such maps for images of any size.
+        ValueError: if timm lacks the architecture, or it has no such maps for every image size.
     """
     timm = _timm()
     if not timm.is_model(architecture):
@@ -103,9 +105,9 @@ def _pyramid(architecture: str) -> list[int]:
         )
     try:
         encoder = timm.create_model(architecture, features_only=True)
-        last = {level["reduction"]: index for index, level in enumerate(encoder.feature_info.info)}  # of several maps at one step
+        last = {level["reduction"]: index for index, level in enumerate(encoder.feature_info.info)}  # if several maps have the same step
         if not last.keys() >= set(STEPS):
-            raise ValueError(f"its maps are at 1/{', 1/'.join(map(str, last))}")
+            raise refusal(f"its maps are at 1/{', 1/'.join(map(str, last))}")
         chosen = [last[step] for step in STEPS]
         encoder = timm.create_model(architecture, features_only=True, out_indices=chosen).eval()
         with torch.no_grad():
@@ -130,7 +132,7 @@ def load_timm_weights(backbone: nn.Module, encoder: TimmEncoder, **hub: Any) -> 
         hub: see [`HUB_KEYWORDS`].
 
     Returns:
-        Names of weights in the checkpoint that no encoder of this architecture has: those of its classifier.
+        Names of weights in the checkpoint that the encoder does not have, such as those of its classifier.
 
     Raises:
         ValueError: if weights are missing, or of another size, or if timm cannot do what `hub` asks for.
@@ -144,7 +146,10 @@ def load_timm_weights(backbone: nn.Module, encoder: TimmEncoder, **hub: Any) -> 
         weights: dict[str, Any] = {"cache_dir": hub.get("cache_dir")}
     else:
         path = _weights_file(encoder.directory)
-        stored = timm.models.load_state_dict(str(path)).keys()
+        try:
+            stored = timm.models.load_state_dict(str(path), weights_only=True).keys()  # first, so that no code in the file ever runs
+        except Exception as error:  # readers of damaged files raise errors of any kind
+            raise refusal(f"{path} cannot be read as weights: {error}; no code in it is run") from error
         needed = timm.create_model(encoder.architecture, num_classes=0).state_dict().keys()
         missing = sorted(name for name in needed - stored if not name.endswith("num_batches_tracked"))
         if missing:
@@ -168,7 +173,7 @@ def image_statistics(name_or_path: str, **hub: Any) -> dict[str, Any]:
         hub: see [`HUB_KEYWORDS`].
 
     Returns:
-        `image_mean` and `image_std`, per channel in [0, 1]; empty, with a warning, where a checkpoint has no image processor.
+        `image_mean` and `image_std`, per channel in [0, 1]; empty, with a warning, if a checkpoint has no image processor.
     """
     encoder = find_timm_encoder(name_or_path, **hub)
     if encoder is not None:
@@ -193,7 +198,7 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ImportError("encoders of timm need the library timm; pip install timm") from error
+        raise ImportError(f"encoders of timm need the library timm ({error}); install it with: pip install timm") from error
     return timm
 
 

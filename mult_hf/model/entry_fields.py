@@ -1,8 +1,8 @@
-"""Types of the fields of task entries: plain values are brought to one form, or refused with the field's name.
+"""Types of the fields of task entries: each value is converted to its type, or refused with the field's name.
 
 Entries come from YAML and JSON files that people write by hand. Each function here takes a field's name and its value, returns the
-value in the form that the entry keeps, and raises a ValueError that says what came and what is allowed. A lone value in place of a list
-is refused: `metrics: mae` would be read as three letters.
+value in the form that the entry stores, and raises a ValueError that states what was given and what is allowed. A single value in place of
+a list is refused: `metrics: mae` would be read as three letters.
 """
 
 import math
@@ -16,7 +16,7 @@ Field = Callable[[str, Any], Any]
 
 
 def set_fields(entry: Any, what: str, fields: Mapping[str, Field]) -> None:
-    """Bring the fields of a frozen dataclass to their types.
+    """Convert the fields of a frozen dataclass to their types.
 
     Args:
         entry: the dataclass.
@@ -34,7 +34,7 @@ def set_fields(entry: Any, what: str, fields: Mapping[str, Field]) -> None:
 
 
 def refusal(message: str, longest: int = 500) -> ValueError:
-    """An error that says all of a short message, and both ends of a long one: its values may be of any length."""
+    """An error with the whole message, or only both ends of a long one, because values may have any length."""
     if len(message) > longest:
         half = (longest - len(" ... ")) // 2
         message = f"{message[:half]} ... {message[-half:]}"
@@ -96,7 +96,7 @@ def _plain(value: Any) -> Any:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond what a float holds
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 

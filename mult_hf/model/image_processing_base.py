@@ -1,15 +1,13 @@
-"""What the torchvision and the PIL image processor share.
+"""Code shared by the torchvision and the PIL image processor.
 
-Images and stored label maps become model inputs and targets; predictions become classes, metres and unit vectors. This file must
-import where torchvision is missing or broken.
+Images and stored label maps become model inputs and targets; predictions become classes, metres and unit vectors. Importing this file
+must work if torchvision is missing or broken.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from numbers import Real
 from operator import index
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,15 +18,18 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .alignment import misalignment_of_sizes, orientation
+from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_focal_length, listed_focal_lengths
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
-from .images import LabelMap, label_array, open_file, read_image, resize_label
+from .images import LabelMap, open_file, read_image, resize_label
 from .post_processing import finish, resized
-from .tasks import IGNORE_INDEX, MULT_TASKS, TaskSpec, resolve_tasks
+from .processor_fields import check_numbers, checked_size
+from .processor_labels import Place, reduced, with_segmentation_maps
+from .resizing import classes_of
+from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
 
 if TYPE_CHECKING:
-    # Never runs. transformers saves the files that a class's file imports; a saved processor needs those of both backends.
+    # Never runs. transformers saves the files that the file of a class imports; a saved processor needs those of both backends.
     from .image_processing_mult import MulTImageProcessor  # noqa: F401
     from .image_processing_pil_mult import MulTImageProcessorPil  # noqa: F401
 
@@ -38,7 +39,7 @@ else:
 
 
 class MulTImageProcessorKwargs(ImagesKwargs, total=False):
-    r"""Keywords of the MulT image processors in addition to those of every image processor.
+    r"""Keywords of the MulT image processors, in addition to those of every image processor.
 
     tasks (`list`):
         Task entries: how stored labels are decoded and predictions post-processed. The six tasks of the paper by default.
@@ -46,14 +47,21 @@ class MulTImageProcessorKwargs(ImagesKwargs, total=False):
         Whether stored class maps have 0 for pixels without a class, as those of ADE20k: 0 and 255 become 255, every other class is
         reduced by 1. This replaces the offset and the unknown values in the encodings of classifications; other tasks are not
         affected. False by default.
+    canonical_focal_length (`float`, *optional*):
+        Focal length in pixels of the network's input at which values that change with it (depth) are learnt, see
+        `mult_hf.model.cameras`. None by default: targets and predictions are those of the camera at hand.
+    assumed_field_of_view (`float`, *optional*):
+        Degrees along the longer side of an image whose focal length is not known, with `canonical_focal_length`: 60 by default.
     """
 
     tasks: list
     do_reduce_labels: bool
+    canonical_focal_length: float | None
+    assumed_field_of_view: float | None
 
 
 class MulTBatchFeature(BatchFeature):
-    """A batch whose `to` also moves the nested `labels` (transformers' own leaves nested dictionaries where they are)."""
+    """A batch whose `to` also moves the nested `labels`, unlike transformers' own."""
 
     def to(self, *args: Any, **kwargs: Any) -> "MulTBatchFeature":
         """Move or cast all tensors; class ids keep their integer type."""
@@ -86,23 +94,25 @@ class MulTProcessingMixin(_Backend):
     do_normalize = True
     do_convert_rgb = True
     do_reduce_labels = False
+    canonical_focal_length: float | None = None
+    assumed_field_of_view: float | None = None
     tasks: Any = None
 
     if TYPE_CHECKING:
 
         def __call__(self, images: ImageInput, *args: Any, **kwargs: Any) -> MulTBatchFeature:
-            """As `preprocess`, which it calls."""
+            """Calls `preprocess`."""
 
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
         specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
-        size = kwargs.get("size")
-        if isinstance(size, Mapping):  # JSON holds no numpy integers
-            kwargs["size"] = {side: length.item() if isinstance(length, np.integer) else length for side, length in size.items()}
+        if kwargs.get("size") is not None:
+            kwargs["size"] = checked_size(kwargs["size"])
         options: dict[str, Any] = {**kwargs, "tasks": [spec.to_dict() for spec in specs.values()]}
         super().__init__(**options)
         for name, least in (("image_mean", -math.inf), ("image_std", 0.0), ("rescale_factor", 0.0)):
-            _check_numbers(name, getattr(self, name), above=least)
+            check_numbers(name, getattr(self, name), above=least)
+        self.assumed_field_of_view = checked_field_of_view(self.assumed_field_of_view, self.canonical_focal_length)
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> Any:
@@ -129,16 +139,19 @@ class MulTProcessingMixin(_Backend):
         images: ImageInput,
         segmentation_maps: LabelMap | Sequence[LabelMap] = None,
         label_maps: Mapping[str, LabelMap | Sequence[LabelMap]] | None = None,
+        focal_length: float | Sequence[float | None] | None = None,
         **kwargs: Unpack[MulTImageProcessorKwargs],
     ) -> MulTBatchFeature:
         """Prepare images, and their stored label maps.
 
         Args:
             images: one image or a list, see [`read_image`].
-            segmentation_maps: the maps of the one classification among the tasks, as transformers' segmentation models take them;
+            segmentation_maps: the maps of the only classification among the tasks, as in transformers' segmentation models;
                 short for `label_maps={task: segmentation_maps}`.
             label_maps: per task one stored map per image, as the data set stores it (PIL image, array or tensor); a single map
                 for a single image; `None` for an image without the task, whose target is all unknown.
+            focal_length: in pixels of the image; one for all or one per image, None where it is not known. It only affects targets of
+                a processor with a `canonical_focal_length`. By default the one in the image's EXIF, or else an assumed one.
             kwargs: `size`, `do_resize`, `return_tensors`, ... as for every image processor, `tasks`, and `do_reduce_labels`.
 
         Returns:
@@ -149,15 +162,17 @@ class MulTProcessingMixin(_Backend):
             ValueError: on a broken or empty image, a label map that does not fit its task, or `segmentation_maps` where not exactly
                 one task is a classification; the message names it.
         """
-        return super().preprocess(images, segmentation_maps, label_maps, **kwargs)
+        if kwargs.get("size") is not None:
+            kwargs["size"] = checked_size(kwargs["size"])
+        return super().preprocess(images, segmentation_maps, label_maps, focal_length, **kwargs)
 
-    # `override`, here and below: the base class declares any further inputs, and `preprocess` passes those that are named here.
+    # `override`, here and below: the base class declares arbitrary further inputs; `preprocess` passes the ones named here.
     def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:  # type: ignore[override]
         """Images in the backend's format, channels first."""
         channels_last = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.LAST
         read = [read_image(image, name=f"image {number}", channels_last=channels_last) for number, image in enumerate(_listed(images))]
         if not read:
-            raise ValueError("images is empty; give at least one")
+            raise ValueError(f"images is {images!r}; give at least one image")
         return [
             self.process_image(image, input_data_format=None if isinstance(image, Image.Image) else ChannelDimension.FIRST, **kwargs)
             for image in read
@@ -168,10 +183,13 @@ class MulTProcessingMixin(_Backend):
         images: ImageInput,
         segmentation_maps: Any,
         label_maps: Mapping[str, Any] | None,
+        focal_length: Any = None,
         *,
         return_tensors: str | None = None,
         tasks: Any = None,
         do_reduce_labels: bool | None = None,
+        canonical_focal_length: float | None = None,
+        assumed_field_of_view: float | None = None,
         do_convert_rgb: bool | None = None,
         input_data_format: str | None = None,
         device: Any = None,
@@ -181,7 +199,7 @@ class MulTProcessingMixin(_Backend):
             given = {name: kwargs[name] for name in ("do_center_crop", "do_pad") if kwargs.get(name)}
             raise ValueError(f"{given} would shift predictions against their images; crop or pad images and label maps beforehand")
         if do_convert_rgb is False:
-            raise ValueError("do_convert_rgb is False, but the model takes RGB and every image is read as RGB; leave it True")
+            raise ValueError(f"do_convert_rgb is {do_convert_rgb}, but the model takes RGB and every image is read as RGB; leave it True")
         opened = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
         if not kwargs.get("do_rescale", True):
             kwargs.update(self._rescaling(opened, bool(kwargs.get("do_normalize"))))
@@ -191,15 +209,16 @@ class MulTProcessingMixin(_Backend):
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
         specs = resolve_tasks(tasks)
         if segmentation_maps is not None:
-            label_maps = _with_segmentation_maps(label_maps, segmentation_maps, specs)
+            label_maps = with_segmentation_maps(label_maps, segmentation_maps, specs)
         if label_maps is not None:
+            focal_lengths = listed_focal_lengths(focal_length, len(opened))
             places = [
-                _Place(tuple(pixels.shape[-2:]), tuple(upright.shape[-2:]), orientation(image))
-                for pixels, upright, image in zip(pixel_values, prepared, opened)
+                Place.of_image(image, tuple(upright.shape[-2:]), tuple(pixels.shape[-2:]), focal, assumed_field_of_view)
+                for image, upright, pixels, focal in zip(opened, prepared, pixel_values, focal_lengths)
             ]
             if do_reduce_labels:
-                specs = {task: _reduced(spec) for task, spec in specs.items()}
-            targets = {task: self._targets(task, maps, places, specs) for task, maps in label_maps.items()}
+                specs = {task: reduced(spec) for task, spec in specs.items()}
+            targets = {task: self._targets(task, maps, places, specs, canonical_focal_length) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
 
@@ -208,7 +227,7 @@ class MulTProcessingMixin(_Backend):
         """What `do_rescale=False` means: images are read as 8 bits, and those that came in [0, 1] go back there.
 
         Raises:
-            ValueError: if other images are to be normalised, or only some images are in [0, 1].
+            ValueError: if other images would be normalised, or only some images are in [0, 1].
         """
         in_0_to_1 = [_is_in_0_to_1(image) for image in images]
         if all(in_0_to_1):
@@ -221,10 +240,17 @@ class MulTProcessingMixin(_Backend):
             )
         return {}
 
-    def _targets(self, task: str, maps: LabelMap | Sequence[LabelMap], places: list["_Place"], specs: dict[str, TaskSpec]) -> list[Tensor]:
-        """Decode and resize the maps of one task, one per image."""
+    def _targets(
+        self,
+        task: str,
+        maps: LabelMap | Sequence[LabelMap],
+        places: list["Place"],
+        specs: dict[str, TaskSpec],
+        canonical_focal_length: float | None,
+    ) -> list[Tensor]:
+        """Decode and resize the maps of one task, one per image; for a canonical camera, if there is one."""
         if task not in specs:
-            raise ValueError(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
+            raise refusal(f"label_maps has {task!r}, but this processor's tasks are {list(specs)}; pass tasks=[...] with its entry")
         stored_maps: list[Any] = list(maps) if isinstance(maps, (list, tuple)) else [maps]
         if len(stored_maps) != len(places):
             raise ValueError(
@@ -236,7 +262,9 @@ class MulTProcessingMixin(_Backend):
                 target = specs[task].unknown_target(*place.size) if stored is None else place.decode(stored, specs[task])
             except (ValueError, OSError, SyntaxError) as error:
                 raise ValueError(f"label map {number} of {getattr(stored, 'filename', '') or 'the batch'}: {error}") from None
-            targets.append(resize_label(torch.from_numpy(target), place.size, specs[task].resample))
+            resized_target = resize_label(torch.from_numpy(target), place.size, specs[task].resample)
+            factor = canonical_factor(specs[task], place.focal_length, canonical_focal_length)
+            targets.append(resized_target if factor == 1 else resized_target * factor)
         return targets
 
     def post_process(
@@ -246,6 +274,7 @@ class MulTProcessingMixin(_Backend):
         *,
         return_scores: bool = False,
         tasks: Any = None,
+        focal_length: float | Sequence[float | None] | None = None,
     ) -> list[dict[str, dict[str, Tensor]]]:
         """Predictions in their units, image by image.
 
@@ -254,20 +283,60 @@ class MulTProcessingMixin(_Backend):
             target_sizes: (height, width) of each image; the model's input size by default.
             return_scores: whether to add class probabilities, (classes, height, width).
             tasks: task entries in place of the processor's own.
+            focal_length: in pixels of an image of the target size; one for all or one per image, None where it is not known: then one is
+                assumed. It only affects a processor with a `canonical_focal_length`.
 
         Returns:
             Per image a dict by task: `"prediction"`, (height, width) int64 class ids, or float32 (height, width) for one channel
-            and (channels, height, width) for more, in the task's unit; and, if asked for, `"scores"` of classifications. Unit vectors
-            have length 1: where opposite ones cancel out by resizing, the nearest predicted one stands, and NaN where that is 0.
+            and (channels, height, width) for more, in the task's unit; and, if requested, `"scores"` of classifications. Unit
+            vectors have length 1: where resizing cancels opposite vectors, the nearest predicted one is used, or NaN if that is 0. A
+            class is 255 where a logit is NaN.
 
         Raises:
-            ValueError: if the number of sizes is not that of images, or a predicted task has no entry.
+            ValueError: if there is not one size per image, or a predicted task has no entry.
         """
         specs = resolve_tasks(self.tasks if tasks is None else tasks)
         return [
-            {task: finish(prediction, _entry(task, specs), size, return_scores=return_scores) for task, prediction in image.items()}
-            for image, size in self._images(outputs, target_sizes)
+            {
+                task: self._finish(prediction, _entry(task, specs), size, focal, return_scores=return_scores)
+                for task, prediction in image.items()
+            }
+            for image, size, focal in self._images(outputs, target_sizes, focal_length)
         ]
+
+    def focal_length_of(self, image: Any, size: tuple[int, int], given: float | None = None) -> FocalLength:
+        """The focal length of an image: the given one, else the one in its EXIF, else an assumed one.
+
+        Args:
+            image: a PIL image as it was opened; other images have no EXIF.
+            size: (height, width) of the image.
+            given: in pixels of the image, or None.
+
+        Raises:
+            ValueError: if the given one is not a number above 0.
+        """
+        return find_focal_length(image, size, given, self.assumed_field_of_view)
+
+    def camera_factor(self, spec: TaskSpec, prediction: Tensor, size: tuple[int, int] | None, focal_length: float | None) -> float:
+        """Factor from true values to those of the canonical camera; 1 without one, and for tasks that do not depend on it.
+
+        Args:
+            spec: the task's entry.
+            prediction: (channels, height, width), at the size of the model's input.
+            size: (height, width) of the image; by default that of the prediction.
+            focal_length: in pixels of an image of this size; None where it is not known: then one is assumed.
+        """
+        if self.canonical_focal_length is None or not spec.zoom_exponent:
+            return 1.0
+        seen: tuple[int, int] = (prediction.shape[-2], prediction.shape[-1])
+        focal = self.focal_length_of(None, size or seen, focal_length).resized(size or seen, seen)
+        return canonical_factor(spec, focal.pixels, self.canonical_focal_length)
+
+    def _finish(
+        self, prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, focal_length: float | None, *, return_scores: bool = False
+    ) -> dict[str, Tensor]:
+        """Convert one (channels, height, width) prediction to its size and unit, and from the canonical camera to the image's."""
+        return finish(prediction, spec, size, self.camera_factor(spec, prediction, size, focal_length), return_scores=return_scores)
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None, return_segmentation_scores: bool = False
@@ -277,7 +346,7 @@ class MulTProcessingMixin(_Backend):
         Args:
             outputs: as for `post_process`.
             target_sizes: as for `post_process`.
-            return_segmentation_scores: whether to return the logits, too.
+            return_segmentation_scores: whether to return the logits too.
 
         Returns:
             Per image its class ids, (height, width) int64; with scores an object with these as `segmentation` and the logits, (classes,
@@ -287,16 +356,21 @@ class MulTProcessingMixin(_Backend):
             ValueError: as `post_process`, or if not exactly one predicted task is a semantic segmentation.
         """
         task = self._only_task("semantic-segmentation", outputs)
-        images = self._images(outputs, target_sizes)
+        images = [(image, size) for image, size, _ in self._images(outputs, target_sizes)]
         if not return_segmentation_scores:
             return [finish(image[task], self.task_specs[task], size)["prediction"] for image, size in images]
         logits = [resized(image[task], size) for image, size in images]
-        both = [dict(segmentation=scores.argmax(dim=0), segmentation_scores=scores) for scores in logits]  # noqa: C408
+        both = [dict(segmentation=classes_of(scores), segmentation_scores=scores) for scores in logits]  # noqa: C408
         return [SemanticSegmentationPostProcessorOutput(data=data) for data in both]
 
-    def post_process_depth_estimation(self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
-        """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models."""
-        return [{"predicted_depth": depth} for depth in self._only("depth-estimation", outputs, target_sizes)]
+    def post_process_depth_estimation(
+        self,
+        outputs: Any,
+        target_sizes: Iterable[tuple[int, int]] | None = None,
+        focal_length: float | Sequence[float | None] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Per image `{"predicted_depth": (height, width) in metres}`, as in transformers' depth models; see `post_process`."""
+        return [{"predicted_depth": depth} for depth in self._only("depth-estimation", outputs, target_sizes, focal_length)]
 
     def post_process_normal_estimation(
         self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None = None
@@ -304,92 +378,46 @@ class MulTProcessingMixin(_Backend):
         """Per image `{"normals": (3, height, width)}`, x right, y up, z towards the viewer; of length 1, or NaN."""
         return [dict(normals=vectors) for vectors in self._only("normal-estimation", outputs, target_sizes)]  # noqa: C408
 
-    def _only(self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None) -> list[Tensor]:
-        """The finished maps of the one task with this `transformers_task`."""
+    def _only(
+        self, transformers_task: str, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None, focal_length: Any = None
+    ) -> list[Tensor]:
+        """The finished maps of the only task with this `transformers_task`."""
         task = self._only_task(transformers_task, outputs)
-        spec, images = self.task_specs[task], self._images(outputs, target_sizes)
-        return [finish(image[task], spec, size)["prediction"] for image, size in images]
+        spec, images = self.task_specs[task], self._images(outputs, target_sizes, focal_length)
+        return [self._finish(image[task], spec, size, focal)["prediction"] for image, size, focal in images]
 
     def _only_task(self, transformers_task: str, outputs: Any) -> str:
-        """The name of the one predicted task with this `transformers_task`."""
+        """The name of the only predicted task with this `transformers_task`."""
         predictions = _predictions(outputs)
         names = [name for name, spec in self.task_specs.items() if spec.transformers_task == transformers_task and name in predictions]
         if len(names) != 1:
-            raise ValueError(f"the outputs have {len(names)} tasks for {transformers_task!r} among {list(predictions)}; use post_process")
+            raise refusal(f"the outputs have {len(names)} tasks for {transformers_task!r} among {list(predictions)}; use post_process")
         return names[0]
 
     def _images(
-        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None
-    ) -> list[tuple[dict[str, Tensor], tuple[int, int] | None]]:
-        """The batch's predictions image by image, each with its target size."""
+        self, outputs: Any, target_sizes: Iterable[tuple[int, int]] | None, focal_length: Any = None
+    ) -> list[tuple[dict[str, Tensor], tuple[int, int] | None, float | None]]:
+        """The batch's predictions image by image, each with its target size and focal length."""
         predictions = _predictions(outputs)
         count = len(next(iter(predictions.values())))
         sizes = [None] * count if target_sizes is None else _sizes(target_sizes)
         if len(sizes) != count:
             raise ValueError(f"target_sizes has {len(sizes)} sizes for {count} images; give one (height, width) per image")
-        return [({task: maps[i] for task, maps in predictions.items()}, size) for i, size in enumerate(sizes)]
+        focals = listed_focal_lengths(focal_length, count)
+        return [({task: maps[i] for task, maps in predictions.items()}, *each) for i, each in enumerate(zip(sizes, focals))]
 
     def to_dict(self) -> dict[str, Any]:
         """Values for `preprocessor_config.json`; `auto_map` names the files of both backends."""
         values = super().to_dict()
-        if "auto_map" in values:
+        if isinstance(values.get("auto_map"), Mapping):
             backends = {"torchvision": "image_processing_mult.MulTImageProcessor", "pil": "image_processing_pil_mult.MulTImageProcessorPil"}
             values["auto_map"] = {**values["auto_map"], "AutoImageProcessor": backends}
         return values
 
 
-def _check_numbers(name: str, value: Any, above: float) -> None:
-    """Refuse a factor, or one per colour, that would make pixels infinite or NaN; None, as in a processor that does without, is right."""
-    numbers = value if isinstance(value, (list, tuple)) else np.ravel(value)
-    if value is not None and (
-        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < float(number) < math.inf for number in numbers)
-    ):
-        limit = "" if above == -math.inf else f" above {above:g}"
-        raise refusal(f"{name} is {value!r}; give a finite number{limit}, or one per colour")
-
-
-class _Place(NamedTuple):
-    """Where an image's maps lie: (height, width) for the model, the same of the upright image, and its EXIF orientation."""
-
-    size: tuple[int, int]
-    upright_size: tuple[int, int]
-    orientation: int
-
-    def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
-        """Decode a stored map, and refuse one that does not lie on the image."""
-        target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
-        reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)
-        if reason:
-            raise ValueError(f"{spec.name}: {reason}")
-        return target
-
-
 def _listed(images: Any) -> Sequence[Any]:
-    """One image or several as several."""
+    """A list of the images, also for a single one."""
     return images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
-
-
-def _with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_maps: Any, specs: dict[str, TaskSpec]) -> dict[str, Any]:
-    """Label maps by task, with those of the one classification among the tasks."""
-    if isinstance(segmentation_maps, Mapping):
-        raise ValueError(f"segmentation_maps is a mapping of {list(segmentation_maps)[:5]}; pass maps by task as label_maps={{task: maps}}")
-    classifications = [task for task, spec in specs.items() if spec.is_classification]
-    if len(classifications) != 1:
-        raise ValueError(
-            f"segmentation_maps is for the one classification of a processor, and {len(classifications)} of the tasks {list(specs)} "
-            f"classify: {classifications}; pass label_maps={{task: maps}}"
-        )
-    (task,) = classifications
-    if label_maps is not None and task in label_maps:
-        raise ValueError(f"the maps of {task!r} came both as segmentation_maps and in label_maps; pass them once")
-    return {**(label_maps or {}), task: segmentation_maps}
-
-
-def _reduced(spec: TaskSpec) -> TaskSpec:
-    """A classification whose stored ids are 1 more than its classes, with 0 and 255 unknown; other tasks as they are."""
-    if not spec.is_classification:
-        return spec
-    return replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX)))
 
 
 def _is_in_0_to_1(image: Any) -> bool:
@@ -408,7 +436,7 @@ def _predictions(outputs: Any) -> Mapping[str, Tensor]:
 
 
 def _is_batch(maps: Any) -> bool:
-    """Whether these are maps of several images, also of several sizes, which the pipeline keeps in a list."""
+    """Whether these are maps of several images; the pipeline keeps maps of several sizes in a list."""
     return all(getattr(each, "ndim", 0) == 3 for each in maps) if isinstance(maps, (list, tuple)) else getattr(maps, "ndim", 0) == 4
 
 
@@ -424,17 +452,17 @@ def _sizes(target_sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _entry(task: str, specs: dict[str, TaskSpec]) -> TaskSpec:
     if task not in specs:
-        raise ValueError(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
+        raise refusal(f"the outputs have a task {task!r}, but this processor's tasks are {list(specs)}; pass tasks=model.config.tasks")
     return specs[task]
 
 
 def _in_type(targets: list[Tensor], return_tensors: str | None) -> Any:
-    """Stack targets as the caller wants them; a list of tensors if not stacked."""
+    """Stack targets in the requested type; a list of tensors if not stacked."""
     if return_tensors is None:
         return targets
     shapes = {tuple(target.shape) for target in targets}
     if len(shapes) > 1:
-        raise ValueError(f"label maps of one batch have shapes {sorted(shapes)}; images of a batch need one size")
+        raise refusal(f"label maps of one batch have shapes {sorted(shapes)}; images of a batch need one size")
     stacked = torch.stack(targets)
     return stacked.numpy() if return_tensors == "np" else stacked
 

@@ -8,8 +8,8 @@ from .image_processing_base import MulTImageProcessorKwargs, MulTProcessingMixin
 class MulTImageProcessorPil(MulTProcessingMixin, PilBackend):
     """Turn images and label maps into model inputs and targets, one image at a time on the CPU.
 
-    Arguments as for [`MulTImageProcessor`]. Its `pixel_values` differ from those of the torchvision processor by at most one grey
-    level of 255 where the size changes.
+    Arguments as for [`MulTImageProcessor`]. If images are resized, its `pixel_values` differ from those of the
+    torchvision processor by at most one of 255 grey levels.
     """
 
 

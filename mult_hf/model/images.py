@@ -21,28 +21,29 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 URL_SCHEMES = ("http://", "https://", "data:")
-"""How a name begins that is a URL and not a path."""
+"""Prefixes of names that are URLs and not paths."""
 
 MAX_DOWNLOAD_BYTES = 64 * 2**20
-"""Largest file that is read from a URL."""
+"""Largest file that is downloaded from a URL."""
 
 DOWNLOAD_SECONDS = 30.0
-"""Time for the whole download of a URL, where no other is given."""
+"""Default time limit for the download of a URL, in seconds."""
 
 MAX_REDIRECTS = 5
-"""Most redirects that are followed from one URL."""
+"""Largest number of redirects that are followed from one URL."""
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "TGA")
-"""Formats that are read, as Pillow names them, whatever a file's name ends in. Pillow reads more; for some of these it starts other
-programs (EPS)."""
+"""Formats that are read, by Pillow's names, whatever the suffix of a file. Pillow supports more, but starts other programs for some of
+them (EPS)."""
 
 _WIDENED_FORMATS = ("PNG", "PPM")
-"""Formats of which Pillow returns 16-bit images as int32."""
+"""Formats whose 16-bit images Pillow returns as int32."""
 
 _WHITE_16_BIT = 65535
+_CHANNELS = (1, 3, 4)
 _LONGEST_NAME = 200
 
-# What Pillow raises on broken data, and what connections and broken URLs raise.
+# Errors of Pillow for broken data, and of connections and broken URLs.
 _BROKEN = (
     *(OSError, HTTPException, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -57,25 +58,25 @@ def read_image(
 ) -> Image.Image | np.ndarray | Tensor:
     """Read any usual image as RGB with values from 0 to 255.
 
-    Handles file names and URLs, files as bytes, in base64 and opened, PIL images of any mode (16-bit, palette, CMYK, with transparency,
-    which is put on white), EXIF rotation, and grey, RGB or RGBA arrays and tensors.
+    Accepts paths, URLs, the bytes of files (also in base64), open files, PIL images of any mode (16-bit, palette, CMYK; transparent images
+    are put on white), and grey, RGB or RGBA arrays and tensors. EXIF rotation is applied.
 
-    The type of an array decides its range: booleans are black and white, uint8 has 8 bits and uint16 has 16, however dark the image.
-    Wider and signed integers are read as 16 bits where a value above 255 shows that; below, they could be either and are refused. Floats
-    are in [0, 1] or [0, 255]: one whose highest value is at most 1 is read as one in [0, 1]. Between 1 and 2 it could be either, bright
-    or black, and is refused.
+    The type of an array determines its range: booleans are black and white, uint8 has 8 bits and uint16 has 16, however dark the image.
+    Wider and signed integers are read as 16 bits if a value is above 255; otherwise they are ambiguous and refused. Floats are in [0, 1]
+    if the highest value is at most 1, and in [0, 255] if it is at least 2; values between are ambiguous (bright or nearly black) and
+    refused.
 
     Args:
-        image: a path, a URL, the bytes of a file, these in base64, a file opened for reading bytes, an undecoded cell of `datasets` (a
+        image: a path, a URL, the bytes of a file, base64 text, a file opened for reading bytes, an undecoded cell of `datasets` (a
             mapping with `bytes` or `path`), a PIL image, an array or a tensor. Files are of the formats in [`FORMATS`].
         name: of the image in error messages, if it has no file name.
-        timeout: seconds for the download of a URL, 30 by default; it may have 64 MiB.
-        channels_last: whether an array's channels are its last axis; by default its shape decides, channels first if both are
-            possible.
+        timeout: time limit for the download of a URL in seconds, 30 by default; its size is limited to 64 MiB.
+        channels_last: whether an array's channels are its last axis; by default its shape decides, and one whose first and last
+            axis may both be that of the channels is refused.
 
     Returns:
         An RGB PIL image, or an array or tensor (on its device) of shape (3, height, width), uint8. Reading it again changes
-        nothing.
+        nothing (with `channels_last=False` for arrays).
 
     Raises:
         ValueError: if the image is empty, broken, too large, of another format, or has values or axes that are ambiguous; the message
@@ -92,7 +93,7 @@ def read_image(
 
 
 def open_file(image: Any, name: str = "image", timeout: float | None = None) -> Any:
-    """Open what `read_image` takes for a file, without reading its pixels; PIL images, arrays and tensors stay as they are.
+    """Open the inputs of `read_image` that are files, without reading pixels; PIL images, arrays and tensors are returned unchanged.
 
     Raises:
         ValueError: as `read_image`.
@@ -110,7 +111,7 @@ def open_file(image: Any, name: str = "image", timeout: float | None = None) -> 
 
 
 def readable_formats() -> list[str]:
-    """Those of [`FORMATS`] that this installation reads: those of Pillow, and HEIF with pillow-heif."""
+    """The [`FORMATS`] that this installation can read: Pillow's, and HEIF with pillow-heif."""
     Image.init()
     _register_heif()
     return [name for name in FORMATS if name in Image.OPEN]
@@ -140,7 +141,7 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     try:
         return Image.open(source, formats=readable_formats())
     except FileNotFoundError:
-        raise ValueError(f"{name} does not exist; give the path of an image, or a URL") from None
+        raise ValueError(f"{name or 'an empty name'} does not exist; give the path of an image, or a URL") from None
     except Image.UnidentifiedImageError:
         formats = readable_formats()
         heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
@@ -150,12 +151,12 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, without the path that an `OSError` repeats."""
+    """The message of an error, without the path that an `OSError` repeats."""
     return str(getattr(error, "strerror", None) or error)[:_LONGEST_NAME]
 
 
 def _content_of_cell(cell: Mapping[str, Any], name: str) -> Any:
-    """What an undecoded cell of `datasets` holds: bytes, or the path of a file."""
+    """The contents of an undecoded cell of `datasets`: bytes, or the path of a file."""
     content = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
     if not isinstance(content, (bytes, bytearray, memoryview, str, Path)):
         raise ValueError(f"{name} is a mapping with {str(list(cell))[:_LONGEST_NAME]}; expected `bytes` of a file or its `path`")
@@ -173,7 +174,7 @@ def _open_path(source: str, name: str, timeout: float | None) -> Image.Image:
 
 
 def _open_local(source: str, name: str) -> Image.Image:
-    """A file, or the contents of one in base64, which transformers' pipelines take in place of a path."""
+    """Open a file, or base64 text, which transformers' pipelines accept in place of a path."""
     try:
         return open_image(source, name)
     except ValueError as error:
@@ -182,7 +183,7 @@ def _open_local(source: str, name: str) -> Image.Image:
         return Image.open(BytesIO(base64.b64decode("".join(source.split()), validate=True)), formats=readable_formats())
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from None
-    except _BROKEN:  # no base64, or not of an image
+    except _BROKEN:  # not base64, or not an image
         raise no_path from None
 
 
@@ -200,10 +201,10 @@ class _FewRedirects(HTTPRedirectHandler):
 
 
 def _download(url: str, timeout: float) -> BytesIO:
-    """The bytes that a URL names, within a time and a size.
+    """Download the bytes at a URL, within limits of time and size.
 
-    A thread of its own reads them, since timeouts of sockets hold for one step only: not for looking up a name, and not for a server that
-    sends its headers byte by byte.
+    A separate thread reads them, because the timeout of a socket applies to single operations only: not to a name lookup, and not to a
+    server that sends its headers byte by byte.
     """
     content: Future[BytesIO] = Future()
 
@@ -223,7 +224,7 @@ def _download(url: str, timeout: float) -> BytesIO:
 def _read_url(url: str, timeout: float) -> BytesIO:
     content, deadline = BytesIO(), time.monotonic() + timeout
     with build_opener(_FewRedirects).open(Request(url, headers={"User-Agent": "mult_hf"}), timeout=timeout) as response:
-        read = getattr(response, "read1", response.read)  # what has come, rather than wait for a slow server's last byte
+        read = getattr(response, "read1", response.read)  # whatever has arrived, instead of waiting for a slow server's last byte
         while chunk := read(2**16):
             content.write(chunk)
             if content.tell() > MAX_DOWNLOAD_BYTES:
@@ -275,11 +276,19 @@ def _as_tensor(array: np.ndarray, name: str) -> Tensor:
 def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
     """Channels first, three of them, values in [0, 255]: by the type for integers, by the range for floats."""
     shape = tuple(image.shape)
+    if image.is_meta:
+        raise ValueError(f"{name} is a tensor of shape {shape} on the meta device, without values; expected one on a CPU or GPU")
+    first, last = (image.ndim == 3 and shape[axis] in _CHANNELS for axis in (0, -1))
+    if channels_last is None and first and last and image.numel():  # an empty one is refused below
+        raise ValueError(
+            f"{name} has shape {shape}: its channels may be the first axis or the last; say which by input_data_format (in read_image: "
+            f"channels_last), or pass a PIL image"
+        )
     if image.ndim == 2:
         image = image[None]
-    elif image.ndim == 3 and (channels_last or (channels_last is None and image.shape[0] not in (1, 3, 4))):
+    elif image.ndim == 3 and (channels_last or (channels_last is None and not first)):
         image = image.movedim(-1, 0)
-    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+    if image.ndim != 3 or image.shape[0] not in _CHANNELS:
         raise ValueError(f"{name} has shape {shape}; expected (height, width) or 1, 3 or 4 channels first or last")
     if image.numel() == 0:
         raise ValueError(f"{name} has shape {shape}; it is empty")
@@ -287,7 +296,7 @@ def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
     if image.shape[0] == 4:
         opacity = image[3:].float() / 255
         image = image[:3] * opacity + 255 * (1 - opacity)  # on white
-    # 8 bits as in a file: the range of a nearly black float image could not be told from its values later.
+    # 8 bits as in a file, because the range of a nearly black float image could not be recognised from its values later.
     return image.round().to(torch.uint8).expand(3, -1, -1)
 
 
@@ -327,7 +336,7 @@ def resize_label(target: Tensor, size: tuple[int, int], resample: str) -> Tensor
     Args:
         target: (channels, height, width) float with NaN unknown, or (height, width) class ids with 255 unknown.
         size: new height and width.
-        resample: `"nearest"`, or `"bilinear"`: the mean over known pixels only, unknown where they weigh less than half.
+        resample: `"nearest"`, or `"bilinear"`: the mean over known pixels only, unknown if their weight is below one half.
 
     Returns:
         `Tensor`: the target at the new size, in its own type.

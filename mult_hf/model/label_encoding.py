@@ -14,16 +14,16 @@ def _per_channel(value: float | tuple[float, ...]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEncoding:
-    """How a stored label map becomes a target: `target = stored * scale + offset`, and what means "not known".
+    """How a stored label map becomes a target: `target = stored * scale + offset`, and which values mean "unknown".
 
     Args:
         dtype: numpy name of the stored values, e.g. `"uint16"` for a 16-bit PNG. A map of another integer width is refused,
             because an 8-bit copy of a 16-bit file decodes to plausible wrong numbers.
         scale: factor, or one factor per channel (a negative one flips an axis).
         offset: added after scaling, or one number per channel. Class maps use it to drop a leading "unlabelled" id.
-        unknown: stored values that mean "not known". In maps of several channels all of them must hold such a value. NaN and
-            infinity always mean it and are not listed.
-        maximum: stored values above it are not known (far depth that is only noise).
+        unknown: stored values that mean "unknown"; in maps of several channels, all channels must have one of them. NaN and
+            infinity always mean unknown and are not listed.
+        maximum: stored values above it are unknown (for example, far depth that is only noise).
         channels: which stored channels hold the map, in order; `None` takes all of them.
 
     Raises:
@@ -42,16 +42,16 @@ class LabelEncoding:
 
         Args:
             stored: (height, width), (height, width, channels) or (channels, height, width) as read from the file.
-            channels: of the target, where they are known: they decide which axis of `stored` is that of the channels. Without them
-                it is the last where that is at most 4 and the first is not.
+            channels: number of channels of the target, if known, which determines the channel axis of `stored`. By default the
+                channel axis is the last one if its length is at most 4 and that of the first is not.
             channels_last: whether the channels of a map of three axes are the last one, as in every image file; by default as above.
 
         Returns:
-            `np.ndarray`: (channels, height, width), float32, NaN where the value is not known.
+            `np.ndarray`: (channels, height, width), float32, NaN where the value is unknown.
 
         Raises:
-            ValueError: if the stored values are of another width than `dtype`, a wanted channel is missing, or both the first and
-                the last axis may be that of the channels.
+            ValueError: if the stored values are of another width than `dtype`, a requested channel is missing, or both the first and
+                the last axis may be the channel axis.
         """
         stored = self._as_declared(np.asarray(stored))
         if channels_last is None or stored.ndim != 3:
@@ -65,25 +65,25 @@ class LabelEncoding:
         self._check_channels(len(stored))
         target = np.multiply(stored, _per_channel(self.scale), dtype=np.float64)
         target += _per_channel(self.offset)
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and not known for that
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and thus unknown
             target = target.astype(np.float32)
         target[:, self._means_unknown(stored) | ~np.isfinite(target).all(axis=0)] = np.nan
         return target
 
     def encode(self, target: np.ndarray) -> np.ndarray:
-        """Turn a target map back into what is stored; the inverse of [`LabelEncoding.decode`] up to rounding.
+        """Turn a target map back into a stored map; the inverse of [`LabelEncoding.decode`] up to rounding.
 
         Args:
-            target: (channels, height, width) float, NaN where not known.
+            target: (channels, height, width) float, NaN where unknown.
 
         Returns:
             `np.ndarray`: (channels, height, width) of `dtype`.
 
         Raises:
-            ValueError: if a value does not fit `dtype` or would be read back as unknown, or if something is not known and no
-                stored value says so.
+            ValueError: if a value does not fit `dtype` or would be read back as unknown, or if a value is unknown but no
+                stored value means unknown.
         """
-        unknown = np.broadcast_to(np.isnan(target).any(axis=0), target.shape)  # a pixel is known as a whole or not at all
+        unknown = np.broadcast_to(np.isnan(target).any(axis=0), target.shape)  # a pixel is known only if all its channels are
         has_unknown, floating = bool(unknown.any()), np.dtype(self.dtype).kind == "f"
         if has_unknown and not self.unknown and not floating:
             raise ValueError(f"{int(unknown.sum())} values are not known, but this encoding has no stored value for that; set `unknown`")
@@ -103,11 +103,11 @@ class LabelEncoding:
         return stored.astype(self.dtype)
 
     def stored_values(self, target: np.ndarray) -> np.ndarray:
-        """What a file holds for a target (channels, height, width), before it is rounded."""
+        """The stored values of a target (channels, height, width), before rounding."""
         return (target - _per_channel(self.offset)) / _per_channel(self.scale)
 
     def _means_unknown(self, stored: np.ndarray) -> np.ndarray:
-        """Which pixels of a (channels, height, width) stored map are not known, (height, width) bool."""
+        """Which pixels of a (channels, height, width) stored map are unknown, (height, width) bool."""
         unknown = ~np.isfinite(stored).all(axis=0)
         if self.unknown:
             unknown |= self._holds_unknown(stored).all(axis=0)
@@ -118,17 +118,17 @@ class LabelEncoding:
     def _holds_unknown(self, stored: np.ndarray) -> np.ndarray:
         """Where a stored map has one of the values `unknown`; floats are compared in the narrower of the two types.
 
-        The entry's 0.1 is no float32: a file of that type holds the nearest one, and a library may have widened it since.
+        For example, an entry's 0.1 is not exactly a float32: the file contains the nearest float32, which a library may have widened.
         """
         if stored.dtype.kind != "f":
             return np.isin(stored, self.unknown)
         declared = np.dtype(self.dtype)
         narrow = min(stored.dtype, declared if declared.kind == "f" else stored.dtype, key=lambda dtype: dtype.itemsize)
-        with np.errstate(over="ignore"):  # beyond the narrow type is infinite, and not known for that
+        with np.errstate(over="ignore"):  # values beyond the narrow type become infinite, and thus unknown
             return np.isin(stored.astype(narrow), np.array(self.unknown, narrow))
 
     def _check_channels(self, channels: int) -> None:
-        """Refuse numbers per channel that do not match the number of channels."""
+        """Refuse a list of numbers whose length differs from the number of channels."""
         for values in (self.scale, self.offset):
             if isinstance(values, tuple) and len(values) != channels:
                 raise ValueError(f"the stored map has {channels} channels, its encoding has numbers for {len(values)}")
@@ -165,15 +165,16 @@ class LabelEncoding:
             raise ValueError(f"the stored map is an array of {stored.dtype}, not of numbers; store it as {self.dtype}")
         if stored.dtype.kind in "iu" and declared.kind in "iu" and stored.dtype.itemsize > declared.itemsize:
             limits = np.iinfo(declared)
-            if limits.min <= stored.min(initial=limits.max) and stored.max(initial=limits.min) <= limits.max:
+            if not stored.size or limits.min <= int(stored.min()) <= int(stored.max()) <= limits.max:  # Python's integers have no width
                 return stored.astype(declared)
+        low, high = (stored.min(), stored.max()) if stored.size else (0, 0)
         raise ValueError(
-            f"the stored map is {stored.dtype} with values from {stored.min(initial=0)} to {stored.max(initial=0)}, but this encoding "
+            f"the stored map is {stored.dtype} with values from {low} to {high}, but this encoding "
             f"reads {self.dtype}; store the map as {self.dtype} or describe how it is stored in the task's `encoding`"
         )
 
     def number_of_channels(self) -> int | None:
-        """How many channels the target has by this encoding alone; None if any number fits."""
+        """Number of channels of the target according to this encoding; None if any number fits."""
         return next((len(getattr(self, name)) for name in _PER_CHANNEL if isinstance(getattr(self, name), tuple)), None)
 
     def _channels_first(self, stored: np.ndarray, channels: int | None) -> np.ndarray:
@@ -187,24 +188,24 @@ class LabelEncoding:
             raise ValueError(
                 f"a stored map of shape {stored.shape} may have its channels first or last; give it more rows and columns than channels"
             )
-        # Contiguous while it is still small: all that follows is several times faster then.
+        # Made contiguous while it is still small, which makes all later steps several times faster.
         return np.ascontiguousarray(np.moveaxis(stored, -1, 0)) if channels_are_last(stored.shape, first, last) else stored
 
     def _may_be_channels(self, length: int, channels: int | None) -> bool:
-        """Whether an axis of this length may be that of the stored channels, by what the entry says of them."""
-        if self.channels is not None:  # a file may hold more than are read, such as opacity
+        """Whether an axis of this length may be the channel axis of the stored map, according to the entry."""
+        if self.channels is not None:  # a file may have more channels than are read, such as opacity
             return max(self.channels) < length <= max(4, max(self.channels) + 1)
         expected = self.number_of_channels() if channels is None else channels
         return length <= 4 if expected is None else length == expected
 
 
 def channels_are_last(shape: tuple[int, ...], first: bool | None = None, last: bool | None = None) -> bool:
-    """Whether the last of a map's three axes is that of the channels.
+    """Whether the last of a map's three axes is the channel axis.
 
     Args:
         shape: of the map.
-        first: whether the first axis may be that of the channels; by default, and if neither may, where it is at most 4.
-        last: likewise for the last one.
+        first: whether the first axis may be the channel axis; by default, and if neither may, if its length is at most 4.
+        last: the same for the last axis.
     """
     if not first and not last:
         first, last = shape[0] <= 4, shape[-1] <= 4

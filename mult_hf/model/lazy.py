@@ -1,19 +1,27 @@
-"""A dictionary whose values are made when they are asked for."""
+"""A dictionary whose values are computed when they are first accessed."""
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 
 class _Maker(NamedTuple):
-    """Stands for a value that was not asked for yet."""
+    """Placeholder for a value that has not been accessed yet."""
 
     make: Callable[[], Any]
 
 
-class LazyDict(MutableMapping, dict):
-    """A dictionary that makes each value when it is first asked for, and then keeps it.
+if TYPE_CHECKING:
+    _Base = dict[Any, Any]  # to a type checker, `dict` is a subclass of `MutableMapping`, and cannot follow it
+else:
 
-    It is equal to the plain dictionary of its values. Copies and pickles are plain dictionaries, with every value made.
+    class _Base(MutableMapping, dict):
+        """A dictionary whose reading methods are those of `MutableMapping`, which read values by `__getitem__`."""
+
+
+class LazyDict(_Base):
+    """A dictionary that computes each value on first access, and then keeps it.
+
+    It is equal to the plain dictionary of its values. Copies and pickles are plain dictionaries, with all values computed.
 
     Args:
         makers: functions without arguments by key.
@@ -37,7 +45,7 @@ class LazyDict(MutableMapping, dict):
             value = self[key] = value.make()
         return value
 
-    # Where `MutableMapping` comes first, what reads values reads them by `__getitem__`; these methods read none.
+    # `MutableMapping` comes first, so its methods read values through `__getitem__`. The following methods read none.
     __setitem__ = dict.__setitem__
     __delitem__ = dict.__delitem__
     __len__ = dict.__len__
@@ -46,7 +54,7 @@ class LazyDict(MutableMapping, dict):
     clear = dict.clear
 
     def __iter__(self) -> Iterator[Any]:
-        return dict.__iter__(self)  # in Python, since `dict(lazy)` and `{**lazy}` copy makers from a class without its own
+        return dict.__iter__(self)  # without this method, `dict(lazy)` and `{**lazy}` would copy makers
 
     def copy(self) -> dict[Any, Any]:
         """A plain dictionary of the same values."""

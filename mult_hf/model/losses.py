@@ -1,7 +1,7 @@
 """Losses as pure functions of a prediction and a target in which some pixels may be unknown.
 
-Every function takes `prediction` (batch, channels, height, width) and `target` of the same shape with NaN where it is not
-known (for class ids: (batch, height, width) int64 with 255), and returns a scalar: the mean over known pixels. Where
+Every function takes `prediction` (batch, channels, height, width) and `target` of the same shape with NaN where it is
+unknown (for class ids: (batch, height, width) int64 with 255), and returns a scalar: the mean over known pixels. Where
 nothing is known the loss is 0 and its gradient is 0, never NaN, so partially labelled batches need no special case.
 
 Low-precision predictions are raised to float32 first. The formulas are MulT's (arXiv 2205.08303, section 3.4) and those
@@ -14,17 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .entry_fields import refusal
 from .tasks import IGNORE_INDEX, TaskSpec
 
-_SMALLEST = 1e-6  # metres or probabilities below this are taken as this before a logarithm or a root
+_SMALLEST = 1e-6  # lower limit of metres and probabilities before a logarithm or a root
 
 
 def _prepare(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Raise the precision, find the known pixels and clean the target before any arithmetic touches it.
+    """Raise the precision, find the known pixels, and clean the target before any arithmetic.
 
     Returns:
         prediction and target (batch, channels, height, width) and known (batch, 1, height, width) bool; the target equals
-        the prediction where it is not known.
+        the prediction where it is unknown.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; they must be equal")
@@ -50,7 +51,7 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f"class ids are {target.dtype}; expected integers")
     target = target.long()
-    # Elsewhere looking would stop the device at every step, and it would cut a compiled graph in two.
+    # On other devices the check would synchronise at every step, and it would split a compiled graph.
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = target[(target != IGNORE_INDEX) & ((target < 0) | (target >= prediction.shape[1]))]
         if len(wrong):
@@ -103,7 +104,7 @@ def silog(prediction: Tensor, target: Tensor) -> Tensor:
     difference = prediction.clamp(min=_SMALLEST).log() - target.clamp(min=_SMALLEST).log()
     mean_square = _mean_over_known(difference.square(), known)
     variance = mean_square - 0.85 * _mean_over_known(difference, known).square()
-    return 10 * variance.clamp(min=_SMALLEST**2).sqrt() * known.any()  # the clamp keeps the root's slope finite at 0
+    return 10 * variance.clamp(min=_SMALLEST**2).sqrt() * known.any()  # the clamp keeps the gradient of the root finite at 0
 
 
 def cosine(prediction: Tensor, target: Tensor) -> Tensor:
@@ -161,14 +162,14 @@ def multi_task_loss(
         the weighted sum (scalar) and each task's own, unweighted loss (scalars).
 
     Raises:
-        ValueError: if labels come for a task that the model does not have, or for none of the predicted ones, or if shapes
-            do not fit; the message names the task.
+        ValueError: if there are labels for a task that the model does not have, or for none of the predicted tasks, or if shapes
+            differ; the message names the task.
     """
     if not isinstance(labels, Mapping):
-        raise ValueError(f"labels is a {type(labels).__name__}; expected a dictionary of tensors by task, for tasks {list(specs)}")
+        raise refusal(f"labels is a {type(labels).__name__}; expected a dictionary of tensors by task, for tasks {list(specs)}")
     unknown = sorted(set(labels) - set(specs))
     if unknown:
-        raise ValueError(f"labels for {unknown}, but the model's tasks are {list(specs)}; remove them or add the tasks")
+        raise refusal(f"labels for {unknown}, but the model's tasks are {list(specs)}; remove them or add the tasks")
     losses = {}
     for task, prediction in predictions.items():
         target = labels.get(task)
@@ -183,6 +184,6 @@ def multi_task_loss(
         except ValueError as error:
             raise ValueError(f"{task}: {error}") from None
     if not losses:
-        raise ValueError(f"labels has {list(labels)}, which is no label for any predicted task {list(predictions)}")
+        raise refusal(f"labels has {list(labels)}, which is no label for any predicted task {list(predictions)}")
     total = torch.stack([specs[task].weight * loss for task, loss in losses.items()]).sum()
     return total, losses

@@ -1,7 +1,7 @@
 """MulT as transformers models: encoder -> decoders -> heads -> losses."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,11 +19,13 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .backbone import BackboneLoadReport, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
-from .decoder_mult import MulTHeads, PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
+from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
 from .encoder_sources import HUB_KEYWORDS, encoder_configuration
+from .entry_fields import refusal
+from .heads import MulTHeads
 from .losses import loss_function, multi_task_loss
-from .outputs import MulTDensePredictionOutput, MulTModelOutput
+from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
 from .weights import remember_fresh_weights
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class MulTPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, loading and saving that the MulT models share."""
+    """Weight initialisation, loading and saving of the MulT models."""
 
     config: MulTConfig
     config_class = MulTConfig
@@ -44,15 +46,15 @@ class MulTPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)  # type: ignore[assignment]  # a tuple in transformers' own models, too
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_flash_attn = False  # neither takes an additive position bias
+    _supports_flash_attn = False  # neither supports an additive position bias
     _supports_flex_attn = False
     _supports_attention_backend = True
     accepts_loss_kwargs = False  # losses are means over known pixels; Trainer must average them over accumulation steps
     _keys_to_ignore_on_load_unexpected = [r"backbone\.(\w+\.)?layernorm\.", r"backbone\.hidden_states_norms\."]
 
     def __init__(self, config: MulTConfig) -> None:
-        # `from_pretrained(..., tasks=[...])` sets values on a finished configuration, which does not check them; nor does it
-        # see changes inside its lists.
+        # `from_pretrained(..., tasks=[...])` assigns values after construction, when the configuration no longer checks them; it also
+        # does not notice changes inside its lists.
         config.tasks = [spec.to_dict() for spec in config.task_specs.values()]
         config.validate_decoder_type()
         config.validate_tasks()
@@ -61,7 +63,11 @@ class MulTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers; the model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`."""
+        """As in transformers, but from safetensors only, unless `use_safetensors=False` asks for pickled weights.
+
+        The model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`.
+        """
+        kwargs.setdefault("use_safetensors", True)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, with the loading info
         model, info = loaded
         mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
@@ -76,18 +82,18 @@ class MulTPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
         """As in transformers, but weights keep their names in memory by default.
 
-        transformers names some encoders' weights in files as their first releases did. What reads a file without renaming, as
-        `accelerate.load_checkpoint_and_dispatch` does, would leave these weights out. `from_pretrained` reads both forms.
+        By default, transformers saves the weights of some encoders under the names of their first releases. Code that reads a file without
+        renaming, such as `accelerate.load_checkpoint_and_dispatch`, would skip these weights. `from_pretrained` reads both forms.
         """
-        # `misc`: the arguments by position end before this keyword.
+        # `misc`: positional arguments end before this keyword.
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickling and copying keep."""
+        """State for pickling and copying."""
         return picklable_state(self)
 
     def enable_input_require_grads(self) -> None:
-        """Let gradients reach adapters behind frozen, checkpointed layers; transformers' own expects embeddings of tokens."""
+        """Let gradients reach adapters behind frozen, checkpointed layers; transformers' own method expects token embeddings."""
 
         def require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:
             output.requires_grad_(True)
@@ -95,19 +101,20 @@ class MulTPreTrainedModel(PreTrainedModel):
         self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_grad)]
         self._require_grads_hook = self._require_grads_hooks[0]
 
-    # `override`: what transformers adds in some release is passed on by keyword.
+    # `override`: arguments that later releases of transformers add are passed on by keyword.
     def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any) -> None:  # type: ignore[override]
-        """Refuse the reentrant variant: it does not see tensors in dictionaries and would train next to nothing, silently.
+        """Refuse the reentrant variant: it ignores tensors in dictionaries, so that almost nothing would be trained, without a warning.
 
         Raises:
-            ValueError: if `use_reentrant=True` was asked for.
+            ValueError: if `use_reentrant=True` was requested.
         """
-        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            raise ValueError("gradient checkpointing with use_reentrant=True loses MulT's gradients; use {'use_reentrant': False}")
+        options = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and options.get("use_reentrant"):
+            raise ValueError(f"gradient checkpointing with {options} loses MulT's gradients; use {{'use_reentrant': False}}")
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """As in torch; the names in a saved file, which Trainer passes when it resumes, are translated to those in memory."""
+        """As in torch; names in a saved file, which Trainer passes when it resumes, are translated to the names in memory."""
         if not state_dict.keys() <= self.state_dict().keys():
             # transformers saves some encoders under the names of their first releases; `from_pretrained` renames by this list.
             conversions = get_model_conversion_mapping(self)
@@ -127,8 +134,8 @@ class MulTPreTrainedModel(PreTrainedModel):
 class MulTModel(MulTPreTrainedModel):
     """One encoder and one decoder per task, without heads.
 
-    No Auto class makes it: `AutoModel`, which has one class per configuration, stands for [`MulTForMultiTaskDensePrediction`], because
-    pipelines load their model through it. `MulTModel.from_pretrained` loads the encoder and decoders of any MulT checkpoint.
+    No Auto class loads it: `AutoModel` has one class per configuration and loads [`MulTForMultiTaskDensePrediction`], because pipelines
+    load their model through it. `MulTModel.from_pretrained` loads the encoder and decoders of any MulT checkpoint.
 
     Args:
         config: [`MulTConfig`].
@@ -142,7 +149,7 @@ class MulTModel(MulTPreTrainedModel):
         self.backbone = cast(Any, make_backbone(config))
         self.decoder = DECODERS[config.decoder_type](config, list(self.backbone.channels))
         patch_size = getattr(config.backbone_config, "patch_size", None)
-        self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the first step of every usual pyramid
+        self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the finest stride of the usual pyramids
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -158,7 +165,7 @@ class MulTModel(MulTPreTrainedModel):
         output_hidden_states: bool | int | list[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MulTModelOutput:
-        """Encode an image batch and decode the wanted tasks.
+        """Encode a batch of images and decode the requested tasks.
 
         Args:
             pixel_values: normalised images (batch, 3, height, width) of any float type, height and width at least 32.
@@ -176,10 +183,11 @@ class MulTModel(MulTPreTrainedModel):
             TypeError: on an unknown keyword.
         """
         _refuse_unknown_keywords(kwargs)
+        _compile_once_per_size(pixel_values)
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         stages: Any = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        # Swin's absolute position embeddings, where it has them, are resized for images of another size than its own.
+        # Swin's absolute position embeddings, if any, are resized for images of another size.
         absolute = isinstance(self.backbone, SwinBackbone) and self.backbone.config.use_absolute_embeddings
         resize = {"interpolate_pos_encoding": True} if absolute else {}
         feature_maps = self.backbone(self._pad_to_patches(pixel_values), **resize).feature_maps
@@ -189,13 +197,13 @@ class MulTModel(MulTPreTrainedModel):
         return MulTModelOutput(
             last_hidden_state=feature_maps[-1],
             task_features={task: finest_first[0] for task, finest_first in streams.items()},
-            hidden_states=_selected(feature_maps, stages) if wanted else None,
-            task_hidden_states={task: _selected(maps, stages) for task, maps in streams.items()} if wanted else None,
+            hidden_states=selected_stages(feature_maps, stages) if wanted else None,
+            task_hidden_states={task: selected_stages(maps, stages) for task, maps in streams.items()} if wanted else None,
             attentions=decoded.attentions if output_attentions else None,
         )
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width in pixels of whole patches that an image of `size` is padded to."""
+        """Height and width in pixels, multiples of the patch size, to which an image of `size` is padded."""
         height, width = (-(-side // self.patch_size) * self.patch_size for side in size)
         return height, width
 
@@ -204,32 +212,38 @@ class MulTModel(MulTPreTrainedModel):
         weights' type.
 
         Raises:
-            ValueError: on another shape than (batch, channels, height, width), sides below 32, or integer pixels.
+            ValueError: on anything but a tensor (batch, channels, height, width), sides below 32, no image, or integer pixels.
         """
         channels = getattr(self.config.backbone_config, "num_channels", 3)
+        if not isinstance(pixel_values, Tensor):
+            raise ValueError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor (batch, {channels}, height, width)")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width), {channels} channels"
             )
+        if not torch.compiler.is_compiling() and len(pixel_values) == 0:  # compiled, the batch may be a symbol
+            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected at least one image")
         if not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values is {pixel_values.dtype}; expected normalised floats, as the image processor makes them")
         height, width = pixel_values.shape[-2:]
         if min(height, width) < 32:
             raise ValueError(f"pixel_values are {height} x {width} pixels; both sides must be at least 32, the encoder's coarsest step")
         padded_height, padded_width = self.padded_size((height, width))
-        # A half-precision model takes the processor's float32; a replica of DataParallel lists no parameters.
+        # A half-precision model accepts the processor's float32; replicas of DataParallel have no parameters.
         dtype = next((parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()), pixel_values.dtype)
         return F.pad(pixel_values.to(dtype), (0, padded_width - width, 0, padded_height - height))
 
     def requested_tasks(self, tasks: Iterable[str] | None) -> list[str]:
-        """Check names of tasks; `None` stands for all.
+        """Check names of tasks; `None` means all.
 
         Raises:
-            ValueError: on a name that the model does not have, or none at all.
+            ValueError: if the model does not have one of them, or if there are none.
         """
-        known = [entry["name"] for entry in self.config.task_entries]  # not the whole entries, whose parsing torch.compile cannot follow
+        known = [entry["name"] for entry in self.config.task_entries]  # not the full entries, whose parsing torch.compile cannot trace
         if isinstance(tasks, str):
             tasks = [tasks]
+        if tasks is not None and not isinstance(tasks, Iterable):
+            raise ValueError(f"tasks={tasks!r}; expected names of tasks, among {known}")
         wanted = known if tasks is None else list(dict.fromkeys(tasks))
         if not wanted or set(wanted) - set(known):
             raise ValueError(f"tasks={wanted}; choose at least one of {known}")
@@ -272,7 +286,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
     def __init__(self, config: MulTConfig) -> None:
         super().__init__(config)
         for spec in config.task_specs.values():
-            loss_function(spec)  # a misspelt loss is refused here, not after hours of loading data
+            loss_function(spec)  # so that a misspelt loss is refused at construction, not at the first step
         self.mult = MulTModel(config)
         width = self.mult.backbone.channels[0]
         self.heads = MulTHeads(width, config.task_specs)
@@ -298,7 +312,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MulTDensePredictionOutput:
-        """Predict the wanted tasks, and their losses where labels are given.
+        """Predict the requested tasks, and their losses if there are labels.
 
         Args:
             pixel_values: normalised images (batch, 3, height, width) of any float type, height and width at least 32.
@@ -308,7 +322,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             output_attentions: whether to return the shared attention maps.
             output_hidden_states: whether to return encoder maps and streams of all stages; or the numbers of the stages to return,
                 0 being the finest, with None in place of the others.
-            return_loss: whether to compute the losses; by default where there are labels.
+            return_loss: whether to compute the losses; by default if there are labels.
             kwargs: further keywords that transformers may pass to any model; they have no effect.
 
         Returns:
@@ -320,11 +334,11 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             TypeError: on an unknown keyword.
         """
         if return_loss and labels is None:
-            raise ValueError("return_loss=True needs labels; pass labels={task: target}")
+            raise ValueError(f"return_loss={return_loss} needs labels, got {labels}; pass labels={{task: target}}")
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         height, width = pixel_values.shape[-2:]
         predictions = self.heads(outputs.task_features, self.mult.padded_size((height, width)), (height, width))
-        # The heads' entries, and not the configuration's, whose parsing torch.compile cannot follow.
+        # The entries of the heads, because torch.compile cannot trace the parsing of the configuration's.
         loss, task_losses = (
             (None, None) if labels is None or return_loss is False else multi_task_loss(predictions, labels, self.heads.specs)
         )
@@ -341,9 +355,9 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> "MulTForMultiTaskDensePrediction":
-        """A new model on a published encoder: its configuration and weights; decoders and heads start fresh.
+        """A new model with the configuration and weights of a published encoder; decoders and heads start from random weights.
 
-        `MulTImageProcessor.from_backbone` makes the processor that normalises images as the encoder was trained.
+        `MulTImageProcessor.from_backbone` creates the processor with the encoder's own normalisation.
 
         Args:
             name_or_path: Hub id or local directory of a checkpoint of transformers or timm, e.g.
@@ -356,7 +370,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
 
         Raises:
             ValueError: if the checkpoint is no backbone with a pyramid of feature maps, or nothing in it fits.
-            ImportError: for an encoder of timm where timm is not installed.
+            ImportError: for an encoder of timm if timm is not installed.
         """
         dtype = kwargs.pop("dtype", None)
         hub = {key: kwargs.pop(key) for key in HUB_KEYWORDS if key in kwargs}
@@ -369,7 +383,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         return self.mult.load_backbone_weights(name_or_path, **kwargs)
 
     def task_parameters(self, task: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that belong to one task alone: its decoder and its head.
+        """Names and parameters that belong to one task only: its decoder and its head.
 
         Raises:
             ValueError: on an unknown task.
@@ -384,8 +398,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
 
         Args:
             task: name of a registered task, a [`TaskSpec`] or a plain entry.
-            copy_from: initialise the new decoder from this task's (and the head, if it has as many channels); fresh by default.
-            freeze_others: stop gradients of every other parameter. (`requires_grad` is not saved with a model: set it again
+            copy_from: task whose decoder initialises the new one (and whose head does, if it has as many channels); random by default.
+            freeze_others: whether to freeze all other parameters. (`requires_grad` is not saved with a model: set it again
                 after loading.)
 
         Raises:
@@ -393,13 +407,13 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         (spec,) = resolve_tasks([task]).values()
         if spec.name in self.config.task_specs:
-            raise ValueError(f"the model already has a task {spec.name!r}; its tasks are {self.task_names}")
+            raise refusal(f"the model already has a task {spec.name!r}; its tasks are {self.task_names}")
         if copy_from is not None:
             self.mult.requested_tasks([copy_from])
         loss_function(spec)
         alone = copy.copy(self.config)
         alone.tasks = [spec.to_dict()]
-        # A decoder and heads for the new task alone; their modules move over to this model's.
+        # A decoder and heads for the new task only; their modules are moved into this model.
         channels = list(self.mult.backbone.channels)
         new_decoder, new_heads = DECODERS[alone.decoder_type](alone, channels), MulTHeads(channels[0], {spec.name: spec})
         tree = nn.ModuleDict({"mult": nn.ModuleDict({"decoder": new_decoder}), "heads": new_heads})  # names as in this model
@@ -430,7 +444,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         for _, modules in self._per_task_modules():
             del modules[task]
         self.config.tasks = [entry for entry in self.config.task_entries if entry["name"] != task]
-        if self.config.reference_task == task:  # nothing is shared, so any other task may stand there
+        if self.config.reference_task == task:  # nothing is shared, so any other task will do
             self.config.reference_task = self.task_names[0]
 
     def _per_task_modules(self) -> list[tuple[str, PerTask]]:
@@ -439,25 +453,20 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
 
 
 def _refuse_unknown_keywords(kwargs: Mapping[str, Any]) -> None:
-    """A misspelt argument must not pass for one of those that transformers may give to any model."""
+    """Refuse misspelt arguments, but accept those that transformers may pass to any model."""
     unknown = sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys())
     if unknown:
         raise TypeError(f"forward() got unexpected keyword arguments {unknown}")
 
 
-def _selected(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor | None, ...]:
-    """All maps, or those of the stages that `output_hidden_states` numbers and None for the others, as transformers' encoders do.
+def _compile_once_per_size(pixel_values: Tensor) -> None:
+    """Have `torch.compile` take height and width as numbers, and compile once per size; the batch may be a symbol.
 
-    Raises:
-        ValueError: if there is no such stage.
+    By default it takes them as symbols from the second size on, and derives for many minutes what windows do with them.
     """
-    if isinstance(which, bool):
-        return tuple(maps)
-    stages = [which] if isinstance(which, int) else list(which)
-    if not all(-len(maps) <= stage < len(maps) for stage in stages):
-        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
-    chosen = {stage % len(maps) for stage in stages}
-    return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
+    if torch.compiler.is_dynamo_compiling():
+        torch._dynamo.mark_static(pixel_values, 2)
+        torch._dynamo.mark_static(pixel_values, 3)
 
 
 def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:

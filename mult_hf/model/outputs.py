@@ -1,5 +1,6 @@
-"""What the models return."""
+"""Outputs of the models."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +10,19 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class MulTModelOutput(ModelOutput):
-    """What [`MulTModel`] returns.
+    """Output of [`MulTModel`].
 
     Args:
         last_hidden_state: the encoder's coarsest feature map, (batch, channels, height / 32, width / 32).
         task_features: per task its finest stream, (batch, channels, height / 4, width / 4).
-        hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if asked for. None stands for stages
-            that were not chosen.
-        task_hidden_states: per task its stream after each decoder stage, finest first as `hidden_states`; if asked for.
+        hidden_states: the encoder's feature maps, finest first, (batch, channels, height, width); if requested. None for stages
+            that were not requested.
+        task_hidden_states: per task its stream after each decoder stage, finest first like `hidden_states`; if requested.
         attentions: the map of each shared block, (batch, windows, heads, tokens, tokens), in the order in which they run; if
-            asked for. Blocks without sharing contribute none.
+            requested. Blocks without sharing contribute none.
     """
 
-    # ModelOutput unpacks a lone dict in its first field, so a tensor stands there.
+    # ModelOutput unpacks a single dict in its first field, so the first field is a tensor.
     last_hidden_state: Tensor | None = None
     task_features: dict[str, Tensor] | None = None
     hidden_states: tuple[Tensor | None, ...] | None = None
@@ -31,7 +32,7 @@ class MulTModelOutput(ModelOutput):
 
 @dataclass
 class MulTDensePredictionOutput(ModelOutput):
-    """What [`MulTForMultiTaskDensePrediction`] returns.
+    """Output of [`MulTForMultiTaskDensePrediction`].
 
     Args:
         loss: weighted sum of the task losses, scalar; if labels were given.
@@ -57,12 +58,12 @@ class MulTDensePredictionOutput(ModelOutput):
         """A field by its name or number.
 
         Raises:
-            ValueError: on `"logits"`, which Trainer asks for where labels are to be smoothed.
+            ValueError: on `"logits"`, which Trainer reads for label smoothing.
         """
         if key == "logits":
             raise ValueError(
-                "a model of several tasks has predictions, not 'logits'; Trainer's label_smoothing_factor smooths the classes of one task "
-                "and must be 0 here"
+                f"the outputs have {list(self)} and no {key!r}; set Trainer's label_smoothing_factor to 0, which needs the logits of one "
+                "classification"
             )
         return super().__getitem__(key)
 
@@ -80,4 +81,19 @@ class MulTDensePredictionOutput(ModelOutput):
         return flat[name]
 
 
-__all__ = ["MulTDensePredictionOutput", "MulTModelOutput"]
+def selected_stages(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor | None, ...]:
+    """All maps, or only those of the stages listed in `output_hidden_states`, with None for the others, as in transformers' encoders.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    if isinstance(which, bool):
+        return tuple(maps)
+    stages = [which] if isinstance(which, int) else list(which)
+    if not all(-len(maps) <= stage < len(maps) for stage in stages):
+        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
+    chosen = {stage % len(maps) for stage in stages}
+    return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
+
+
+__all__ = ["MulTDensePredictionOutput", "MulTModelOutput", "selected_stages"]

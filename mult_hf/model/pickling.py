@@ -1,4 +1,4 @@
-"""Pickling of models, which processes that are spawned need (`num_workers` of a pipeline on macOS and Windows)."""
+"""Pickling of models, which spawned processes need (`num_workers` of a pipeline on macOS and Windows)."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ _INSTALLER = "transformers.utils.output_capturing"
 
 
 def picklable_state(model: nn.Module) -> dict[str, Any]:
-    """The state of a model without the hooks by which transformers collects hidden states: they are local functions, which cannot
-    be pickled. The flag of their presence is left out, too, so transformers installs them again at the next forward pass.
+    """The state of a model without transformers' hooks that collect hidden states, which are local functions and cannot be
+    pickled. The flag of their presence is left out too, so transformers installs them again at the next forward pass.
 
     Args:
-        model: stays as it is.
+        model: the model, which is not changed.
     """
     return _without_hooks(model, {}).__dict__
 
 
 def _without_hooks(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
-    """A module of the same tensors; a module that is used in two places stays one."""
+    """A module with the same tensors; a module that is used in two places remains one object."""
     if id(module) not in copies:
         copied = copies[id(module)] = module.__class__.__new__(module.__class__)
         copied.__dict__.update(module.__dict__)

@@ -1,6 +1,6 @@
-"""The `multitask-vision` pipeline: an image in, one map and one colour image per task out."""
+"""The `multitask-vision` pipeline: predicts one map and one colour image per task from an image."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
@@ -15,14 +15,18 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
+from .cameras import FocalLength
 from .image_processing_mult import MulTImageProcessor
-from .images import read_image
+from .images import open_file, read_image
 from .lazy import LazyDict
 from .post_processing import finish
 from .resizing import bounded_size
 from .tasks import TaskSpec
 from .visualization import colorize
 from .weights import check_weights
+
+MAX_SIDE = 65_535
+"""Largest height and width of maps in pixels; larger values are typing errors."""
 
 _SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, Mapping)
 
@@ -34,15 +38,17 @@ class MultiTaskVisionPipeline(Pipeline):
         >>> from transformers import pipeline
         >>> import mult_hf  # registers the pipeline
         >>> predict = pipeline("multitask-vision")  # doctest: +SKIP
-        >>> predict("photo.jpg")["depth"]["prediction"].shape  # metres  # doctest: +SKIP
+        >>> predict("image.jpg")["depth"]["prediction"].shape  # metres  # doctest: +SKIP
         torch.Size([480, 640])
 
     Keywords of the call, or of `pipeline(...)`:
 
-    - `tasks`: names of the tasks to compute; all by default. Tasks that are left out are not computed.
+    - `tasks`: names of the tasks to compute; all by default.
     - `target_size`: (height, width) of the maps; each image's own size by default.
     - `max_side`: longest side of the maps in pixels: those of a larger image have its aspect ratio and this longer side.
     - `timeout`: seconds for the download of a URL, 30 by default.
+    - `focal_length`: in pixels of the images, for a processor with a `canonical_focal_length`; by default each file's own, from the
+      35 mm equivalent in its EXIF, or else an assumed one. The results say which.
 
     The model is put into evaluation mode.
 
@@ -50,8 +56,8 @@ class MultiTaskVisionPipeline(Pipeline):
         ValueError: if weights of the model are missing in its checkpoint or not finite.
     """
 
-    _load_processor = False  # type: ignore[assignment]  # transformers declares None for what it infers
-    _load_image_processor = None  # see __init__: a model that is passed as an object has its processor saved beside it
+    _load_processor = False  # type: ignore[assignment]  # transformers declares None for values that it infers
+    _load_image_processor = None  # see __init__: the processor of a model object is saved next to the model
     _load_feature_extractor = False  # type: ignore[assignment]
     _load_tokenizer = False  # type: ignore[assignment]
     image_processor: Any  # never None, see __init__
@@ -64,24 +70,27 @@ class MultiTaskVisionPipeline(Pipeline):
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 
-    # `override`, here and below: the base class declares any keywords, and the methods name the ones that they take.
+    # `override`, here and below: the base class declares arbitrary keywords, and these methods name theirs.
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Predict.
 
         Args:
             inputs: a path, URL, PIL image, array (height, width, 3), tensor (3, height, width), bytes of a file or an open file, see
-                `read_image`; a list, generator or data set of them, or of dictionaries with an `image`.
-            kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `batch_size`, `num_workers`.
+                `read_image`; a list, generator or data set of them, or of dictionaries with an `image`, and optionally its
+                `focal_length`.
+            kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `focal_length`, `batch_size`, `num_workers`.
 
         Returns:
             Per image `{task: {"prediction": Tensor, "image": PIL image}}`: the prediction in the task's unit as `post_process`
             returns it, and the same in the task's colour map. A list for a list, an iterator for a generator or a data set. Both are
-            made when they are first asked for, see [`LazyDict`], so a large image costs no time for maps that nobody looks at.
+            made when they are first asked for, see [`LazyDict`], so a large image costs no time for maps that nobody looks at. Tasks
+            whose values depend on the camera also have its `focal_length`, a [`FocalLength`] in pixels of the image with its source,
+            if the processor has a `canonical_focal_length`.
 
         Raises:
             ValueError: on an unknown task, an image that cannot be read, or both `target_size` and `max_side`.
         """
-        # transformers' pipelines take lists, generators and torch data sets; any other series of images becomes one of these.
+        # transformers' pipelines take lists, generators and torch data sets; any other sequence of images is converted to one of these.
         if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
             inputs = list(inputs)
         elif (
@@ -101,30 +110,42 @@ class MultiTaskVisionPipeline(Pipeline):
         target_size: tuple[int, int] | None = None,
         max_side: int | None = None,
         timeout: float | None = None,
+        focal_length: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if target_size is not None:
             _check_size(target_size)
         if max_side is not None and not _is_side(max_side):
-            raise ValueError(f"max_side is {max_side!r}; expected a number of pixels above 0")
+            raise ValueError(f"max_side is {max_side!r}; expected a whole number of pixels, above 0 and at most {MAX_SIDE}")
         if target_size is not None and max_side is not None:
             raise ValueError(f"target_size is {target_size} and max_side is {max_side}; give one of the two")
-        given = {"target_size": target_size, "max_side": max_side, "timeout": timeout}
+        if tasks is not None and not isinstance(tasks, Iterable):
+            raise ValueError(f"tasks is {tasks!r}; expected names of tasks, such as ['depth']")
+        given = {"target_size": target_size, "max_side": max_side, "timeout": timeout, "focal_length": focal_length}
         preprocess = {key: value for key, value in given.items() if value is not None}
         return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
 
     def preprocess(  # type: ignore[override]
-        self, input_: Any, target_size: tuple[int, int] | None = None, max_side: int | None = None, timeout: float | None = None
+        self,
+        input_: Any,
+        target_size: tuple[int, int] | None = None,
+        max_side: int | None = None,
+        timeout: float | None = None,
+        focal_length: float | None = None,
     ) -> dict[str, Any]:
-        """One image to `pixel_values` (1, 3, height, width), and the size of its maps."""
-        image = input_["image"] if isinstance(input_, Mapping) and "image" in input_ else input_
-        image = read_image(image, timeout=timeout)
-        pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"].to(self.dtype)
-        # In a list, since transformers joins tensors to a batch, and a processor may keep aspect ratios.
-        size = target_size or bounded_size(_size(image), max_side)
-        return {"pixel_values": [pixel_values], "target_size": [tuple(map(int, size))]}
+        """Convert one image to `pixel_values` (1, 3, height, width), the size of its maps, and its focal length."""
+        is_row = isinstance(input_, Mapping) and "image" in input_
+        opened = open_file(input_["image"] if is_row else input_, timeout=timeout)
+        image = read_image(opened)
+        given = input_.get("focal_length", focal_length) if is_row else focal_length
+        focal = self.image_processor.focal_length_of(opened, _size(image), given)
+        form = {} if isinstance(image, Image.Image) else {"input_data_format": "channels_first"}  # as `read_image` returns arrays
+        pixel_values = self.image_processor(images=image, return_tensors="pt", **form)["pixel_values"].to(self.dtype)
+        # In a list, because transformers concatenates tensors to a batch, but a processor may keep aspect ratios.
+        size = tuple(map(int, target_size or bounded_size(_size(image), max_side)))
+        return {"pixel_values": [pixel_values], "target_size": [size], "focal_length": [(*focal, *_size(image))]}
 
     def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:  # type: ignore[override]
-        if self.model.training:  # else dropout and stochastic depth would act
+        if self.model.training:  # otherwise dropout and stochastic depth would be active
             self.model.eval()
         images = [image for each in input_tensors["pixel_values"] for image in (each if isinstance(each, list) else [each])]
         numbers_by_size: dict[tuple[int, ...], list[int]] = {}
@@ -137,34 +158,47 @@ class MultiTaskVisionPipeline(Pipeline):
                 of_images = predictions.setdefault(task, [None] * len(images))
                 for number, prediction in zip(numbers, maps):  # (channels, height, width)
                     of_images[number] = prediction
-        # Batches are cut apart by key, so the predictions must lie flat beside the sizes.
-        return {**predictions, "target_size": input_tensors["target_size"]}
+        # Batches are split by key, so predictions and sizes must be entries of one flat dictionary.
+        return {**predictions, **{key: input_tensors[key] for key in ("target_size", "focal_length")}}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, LazyDict]:  # type: ignore[override]
-        """One image's predictions at its size and in their units, each also as a colour image; both are made when asked for."""
-        size = model_outputs.pop("target_size")
-        while isinstance(size[0], (list, tuple)):  # each level of batching adds one list
-            size = size[0]
+        """Convert one image's predictions to its size and units, and to colour images; each is made when it is first requested."""
+        size, (pixels, source, *own_size) = (_innermost(model_outputs.pop(key)) for key in ("target_size", "focal_length"))
+        focal = FocalLength(pixels, source)
         # The model's entries, because a task may have been added after the processor was saved.
         specs = self.model.config.task_specs
-        return {task: _result(maps[0], specs[task], size) for task, maps in model_outputs.items()}
+        results = {}
+        for task, maps in model_outputs.items():
+            factor = self.image_processor.camera_factor(specs[task], maps[0], size, focal.resized(own_size, size).pixels)
+            has_camera = self.image_processor.canonical_focal_length is not None and specs[task].zoom_exponent
+            results[task] = _result(maps[0], specs[task], size, factor, focal if has_camera else None)
+        return results
 
 
-def _result(prediction: Tensor, spec: TaskSpec, size: tuple[int, int]) -> LazyDict:
-    """The finished map of a (channels, height, width) prediction, and its colour image."""
-    result = LazyDict(
-        {"prediction": lambda: finish(prediction, spec, size)["prediction"], "image": lambda: colorize(result["prediction"], spec)}
-    )
+def _result(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float, focal: FocalLength | None) -> LazyDict:
+    """The finished map of a (channels, height, width) prediction, its camera if it depends on that, and its colour image."""
+    makers: dict[str, Callable[[], Any]] = {"prediction": lambda: finish(prediction, spec, size, factor)["prediction"]}
+    if focal is not None:
+        makers["focal_length"] = lambda: focal
+    makers["image"] = lambda: colorize(result["prediction"], spec)
+    result = LazyDict(makers)
     return result
+
+
+def _innermost(values: Any) -> Any:
+    """Values of one image; each level of batching adds one list."""
+    while isinstance(values[0], (list, tuple)):
+        values = values[0]
+    return values
 
 
 def _check_size(size: Any) -> None:
     if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_side, size))):
-        raise ValueError(f"target_size is {size!r}; expected (height, width) in pixels, both above 0")
+        raise ValueError(f"target_size is {size!r}; expected (height, width) in whole pixels, both above 0 and at most {MAX_SIDE}")
 
 
 def _is_side(side: Any) -> bool:
-    return isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0
+    return isinstance(side, Integral) and not isinstance(side, bool) and 0 < int(side) <= MAX_SIDE
 
 
 def _size(image: Any) -> tuple[int, int]:

@@ -10,12 +10,16 @@ from .resizing import Strip, class_map, strips
 from .tasks import TaskSpec
 
 
+def _within_range(values: Tensor, spec: TaskSpec) -> Tensor:
+    return values if spec.value_range is None else values.clamp(*spec.value_range)
+
+
 def _clamp(strip: Strip, spec: TaskSpec) -> Tensor:
-    return strip.values if spec.value_range is None else strip.values.clamp(*spec.value_range)
+    return _within_range(strip.values, spec)
 
 
 _CANCELLED = 1e-3
-"""Length of a resized vector, relative to the nearest predicted one, below which its direction is that of rounding errors."""
+"""Length of a resized vector, relative to the nearest predicted one, below which its direction is only rounding error."""
 
 
 _NORMAL_LENGTHS = (1e-15, 1e15)
@@ -23,24 +27,24 @@ _NORMAL_LENGTHS = (1e-15, 1e15)
 
 
 def _unit_vectors(strip: Strip, spec: TaskSpec) -> Tensor:
-    """Vectors of length 1. Where opposite ones meet and cancel out, the nearest predicted one; NaN where that has no direction."""
+    """Normalise vectors to length 1. Where opposite vectors cancel out, use the nearest predicted one, or NaN if it has no direction."""
     resized, nearest = strip.values, strip.nearest
     lengths, cancelled_below = _lengths(resized), _CANCELLED * _lengths(nearest)
     shortest, longest = _NORMAL_LENGTHS
-    if bool(((lengths > cancelled_below) & (lengths > shortest) & (lengths < longest)).all()):  # false for NaN, too
+    if bool(((lengths > cancelled_below) & (lengths > shortest) & (lengths < longest)).all()):  # false for NaN too
         return resized / lengths
     vectors = torch.where(resized.norm(dim=0) <= _CANCELLED * nearest.norm(dim=0), nearest, resized)
     largest = vectors.abs().amax(dim=0)
-    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction, too
+    vectors = F.normalize(vectors / largest, dim=0)  # tiny and huge vectors have a direction too
     return torch.where((largest > 0) & largest.isfinite(), vectors, torch.nan)
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    """Lengths of (channels, rows, width) vectors, many times faster on a CPU than `norm`, which keeps tiny and huge ones apart."""
+    """Lengths of (channels, rows, width) vectors; much faster on a CPU than `norm`, but wrong where squares under- or overflow."""
     return vectors.square().sum(dim=0).sqrt()
 
 
-# Restores after resizing what the activation guaranteed, by the activation.
+# By activation, functions that restore its guarantees after resizing: (some resized rows, task's entry) -> finished.
 _FINISH: dict[str, Callable[[Strip, TaskSpec], Tensor]] = {
     "identity": _clamp,
     "sigmoid": _clamp,
@@ -56,13 +60,16 @@ def resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
     return F.interpolate(prediction[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, return_scores: bool = False) -> dict[str, Tensor]:
-    """Bring one image's prediction to its size and unit.
+def finish(
+    prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, factor: float = 1.0, *, return_scores: bool = False
+) -> dict[str, Tensor]:
+    """Convert one image's prediction to its size and unit.
 
     Args:
         prediction: (channels, height, width), in the model's own output space.
         spec: the task's entry.
         size: height and width; by default the prediction's own.
+        factor: the prediction is this many times the true value, as with a canonical camera, see [`canonical_factor`].
         return_scores: whether to add class probabilities.
 
     Returns:
@@ -76,13 +83,15 @@ def finish(prediction: Tensor, spec: TaskSpec, size: tuple[int, int] | None, *, 
             f"{spec.name}: the prediction has {len(prediction)} channels, its entry {spec.channels}; pass tasks=model.config.tasks"
         )
     prediction = prediction.float()
-    size = tuple(prediction.shape[-2:]) if size is None else size
+    if size is None:
+        size = (prediction.shape[-2], prediction.shape[-1])
     if spec.is_classification:
         scores = {"scores": resized(prediction, size).softmax(dim=0)} if return_scores else {}
         return {"prediction": class_map(prediction, size), **scores}
     finished = prediction.new_empty(spec.channels, *size)
     for strip in strips(prediction, size):
-        finished[:, strip.rows] = _FINISH[spec.activation](strip, spec)
+        values = _FINISH[spec.activation](strip, spec)
+        finished[:, strip.rows] = values if factor == 1 else _within_range(values / factor, spec)
     return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 

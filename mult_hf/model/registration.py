@@ -38,7 +38,7 @@ def _register() -> None:
             "multitask-vision",
             pipeline_class=MultiTaskVisionPipeline,
             pt_model=(AutoModel,),
-            default={"model": (DEFAULT_CHECKPOINT, "main")},  # the revision is for Hub ids, and not looked at for a directory
+            default={"model": (DEFAULT_CHECKPOINT, "main")},  # the revision applies to Hub ids and is ignored for a directory
             type="image",
         )
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .tasks import IGNORE_INDEX
+
 STRIP_VALUES = 2**17
 """Values in a strip, at most, on a CPU: half a MiB of float32. On a GPU all rows are one strip, because each call costs time there."""
 
@@ -19,7 +21,7 @@ _FEW_VALUES = 2**22
 
 
 def bounded_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
-    """A size of the same aspect ratio whose longer side is at most `max_side`; the same size if it is, or without a limit."""
+    """A size of the same aspect ratio whose longer side is at most `max_side`; unchanged if it already is, or without a limit."""
     if max_side is None or max(size) <= max_side:
         return size
     height, width = (max(1, round(side * max_side / max(size))) for side in size)
@@ -108,14 +110,14 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
         size: new height and width.
 
     Returns:
-        `Tensor`: size, int64.
+        `Tensor`: size, int64; 255 where a logit is NaN.
     """
     if tuple(logits.shape[-2:]) == tuple(size):
-        return logits.argmax(dim=0)
+        return classes_of(logits)
     if len(logits) * size[0] * size[1] <= _FEW_VALUES or logits.device.type != "cpu":
-        return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+        return classes_of(F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0])
     rows, columns = (Axis.resized(old, new, logits.device) for old, new in zip(logits.shape[-2:], size))
-    coarse = logits.argmax(dim=0)
+    coarse = classes_of(logits)
     left, right = coarse[:, columns.first], coarse[:, columns.second]  # (old height, width)
     wide = _across(logits, columns)  # (classes, old height, width)
     classes = torch.empty(size, dtype=torch.int64)
@@ -127,6 +129,12 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
         values = torch.lerp(wide[:, None, above, mixed], wide[:, None, below, mixed], rows.weight[some, None])
         classes[some].index_copy_(1, mixed, _index_of_largest(values))  # (classes, rows, mixed) -> (rows, mixed)
     return classes
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """Class ids (height, width) of logits (classes, height, width); 255 where a logit is NaN, which the first class would win."""
+    best, classes = logits.max(dim=0)
+    return classes.masked_fill_(best.isnan(), IGNORE_INDEX)
 
 
 def _across(maps: Tensor, columns: Axis) -> Tensor:
@@ -144,12 +152,12 @@ def _rows_between_the_same_neighbours(rows: Axis) -> Iterator[slice]:
 
 
 def _index_of_largest(values: Tensor) -> Tensor:
-    """Index of the largest of (classes, ...) values, int64; on a CPU several times faster than `argmax` over the first axis."""
+    """Like `classes_of`, for (classes, ...) values; several times faster on a CPU than `max` over the first axis."""
     largest, index = values[0], torch.zeros(values.shape[1:], dtype=torch.uint8)
     for number in range(1, len(values)):
         index.masked_fill_(values[number] > largest, number)
-        largest = torch.maximum(largest, values[number])
-    return index.long()
+        largest = torch.maximum(largest, values[number])  # NaN if either is
+    return index.masked_fill_(largest.isnan(), IGNORE_INDEX).long()
 
 
-__all__ = ["Axis", "Strip", "bounded_size", "class_map", "strips"]
+__all__ = ["Axis", "Strip", "bounded_size", "class_map", "classes_of", "strips"]

@@ -1,8 +1,7 @@
-"""Tasks: one declarative entry each; no other module has knowledge of a task.
+"""Tasks: one declarative entry each; no other module contains the name of a task.
 
-All other modules work from the fields of a [`TaskSpec`], and none contains the name of a task. Adding a task is one
-call of [`register_task`], or one entry in a configuration or a data set's card; the entry travels in `config.json`, so a
-checkpoint loads even where the task was never registered.
+All other modules use the fields of a [`TaskSpec`]. To add a task, call [`register_task`], or add one entry to a configuration or a data
+set's card. The entry is saved in `config.json`, so a checkpoint loads even if the task was never registered.
 
 Missing labels have a single representation per kind of target, everywhere in this package: `NaN` in regression targets and
 [`IGNORE_INDEX`] in class maps. A sample without a task, an invalid pixel and a crop beyond the image all use it.
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from .entry_checks import ENTRY_CHECKS
 from .entry_fields import integer, integers, number, numbers, optional, refusal, set_fields, text, texts
 from .label_encoding import LabelEncoding
 
@@ -23,14 +23,9 @@ IGNORE_INDEX = 255
 """Class id of pixels whose class is not known; losses, metrics and resizing skip them."""
 
 KINDS = ("classification", "regression")
-RESAMPLINGS = ("nearest", "bilinear")
-
-# Metrics whose sums are counts of classes. Those of the package's table of metrics, which does not travel with checkpoints; others
-# are of numbers.
-CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_accuracy")
 
 RESERVED_NAMES = (
-    *("image", "source", "augmentation_seed", "file_name"),  # columns of data sets
+    *("image", "source", "augmentation_seed", "file_name", "focal_length"),  # columns of data sets
     *("pixel_values", "labels", "tasks", "target_size"),  # inputs of the model and of the pipeline
     *("loss", "predictions", "task_losses", "task_features", "last_hidden_state", "hidden_states", "task_hidden_states", "attentions"),
 )
@@ -38,7 +33,7 @@ RESERVED_NAMES = (
 
 
 _CLASS_IDS = LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,))
-# What an entry that does not say otherwise has, by its kind.
+# Default values by the kind of task.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "classification": {"loss": "cross_entropy", "metrics": ("mean_iou", "pixel_accuracy"), "colormap": "classes", "encoding": _CLASS_IDS},
     "regression": {"loss": "l1", "metrics": ("mae",), "colormap": "viridis", "encoding": LabelEncoding()},
@@ -69,8 +64,8 @@ _FIELDS = {
 class TaskSpec:
     """One dense prediction task.
 
-    Entries in cards and in `config.json` have the same fields; one that differs from a registered task states only what differs.
-    All fields but the first three have defaults.
+    Entries in cards and in `config.json` have the same fields. An entry of a registered task lists only the fields that differ. All
+    fields but the first three have defaults.
 
     Args:
         name: lower-case identifier, the key of predictions, labels and data columns.
@@ -80,7 +75,7 @@ class TaskSpec:
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name per class, in order of the ids, for classification.
         description: one sentence for docs and model cards.
-        activation: last step of the task's head, a name in [`decoder_mult.ACTIVATIONS`].
+        activation: last step of the task's head, a name in [`heads.ACTIVATIONS`].
         loss: a name in [`losses.LOSSES`]; cross entropy for classification and L1 for regression by default.
         weight: factor of the loss in the weighted sum, at least 0.
         metrics: names in [`metrics.METRICS`], the headline first; mean IoU and pixel accuracy, or MAE by default.
@@ -88,14 +83,14 @@ class TaskSpec:
         resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only).
             Predictions are always resized bilinearly.
         horizontal_flip_signs: factor per channel when the image is mirrored; empty for all 1.
-        rotated_channels: channels of a vector's components to the right and up, which turn with the image; empty if none do.
+        rotated_channels: channels of a vector's right and up components, which rotate with the image; empty if there are none.
         zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
         colormap: a name in [`visualization.COLORMAPS`]; "classes" or "viridis" by default.
         transformers_task: transformers' name for this output, if it has one ("depth-estimation"); it selects the task for
-            `post_process_depth_estimation` and its like.
+            methods such as `post_process_depth_estimation`.
 
     Raises:
-        ValueError: on an impossible combination, saying what came and what is allowed.
+        ValueError: on an impossible combination; the message states what was given and what is allowed.
     """
 
     # What the task is. (The order of fields is that of `config.json`.)
@@ -107,12 +102,12 @@ class TaskSpec:
     loss: str = ""
     weight: float = 1.0
     metrics: tuple[str, ...] = ()
-    # What its maps hold, and how they are stored.
+    # The contents of its maps, and how they are stored.
     unit: str = ""
     value_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] = ()
-    encoding: LabelEncoding = None  # type: ignore[assignment]  # None stands for the kind's own until __post_init__
-    # Geometry: what resizing, mirroring, turning and magnifying do to a map.
+    encoding: LabelEncoding = None  # type: ignore[assignment]  # None means the kind's default until __post_init__
+    # Geometry: how resizing, mirroring, rotating and magnifying change a map.
     resample: str = "nearest"
     horizontal_flip_signs: tuple[float, ...] = ()
     rotated_channels: tuple[int, ...] = ()
@@ -139,12 +134,12 @@ class TaskSpec:
         if not isinstance(self.encoding, LabelEncoding):
             raise ValueError(f"{what} has a {type(self.encoding).__name__} as encoding; give a LabelEncoding, or use from_dict")
         set_fields(self, what, _FIELDS)
-        for reason in filter(None, (check(self) for check in _CHECKS)):
+        for reason in filter(None, (check(self) for check in ENTRY_CHECKS)):
             raise refusal(f"{what} {reason}")
 
     @property
     def is_classification(self) -> bool:
-        """Whether pixels carry a class id rather than numbers."""
+        """Whether pixels have a class id rather than numbers."""
         return self.kind == "classification"
 
     @property
@@ -167,6 +162,8 @@ class TaskSpec:
         Raises:
             ValueError: if the map does not fit the encoding, the channels or the class list; the message names the task.
         """
+        if self.is_classification and np.asarray(stored).dtype == bool:  # a file of 1 bit, whose two values are classes 0 and 1
+            stored = np.asarray(stored).astype(self.encoding.dtype)
         try:
             target = self.encoding.decode(stored, 1 if self.is_classification else self.channels, channels_last)
         except ValueError as error:
@@ -196,19 +193,19 @@ class TaskSpec:
         return self.encoding.encode(target)
 
     def unknown_target(self, height: int, width: int) -> np.ndarray:
-        """The target of a sample without this task: all unknown, in the shape that [`TaskSpec.decode`] returns."""
+        """Target of a sample without this task: unknown everywhere, in the shape that [`TaskSpec.decode`] returns."""
         if self.is_classification:
             return np.full((height, width), IGNORE_INDEX, np.int64)
         return np.full((self.channels, height, width), np.nan, np.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the inverse of [`TaskSpec.from_dict`]."""
+        """JSON values; the inverse of [`TaskSpec.from_dict`]."""
         return _with_lists(asdict(self))
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "TaskSpec":
-        """Build a task from plain values. An entry that names a registered task only states which fields differ from it; a
-        field, `encoding` too, is replaced as a whole.
+        """Build a task from JSON values. An entry of a registered task lists only the fields that differ; each field, including
+        `encoding`, is replaced as a whole.
 
         Raises:
             ValueError: on an unknown field, a value of a wrong type, a missing name, kind or channels, or fields that do not fit one
@@ -262,87 +259,6 @@ def _with_lists(value: Any) -> Any:
     return [_with_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _check_resample(spec: TaskSpec) -> str | None:
-    return None if spec.resample in RESAMPLINGS else f"has resample {spec.resample!r}; allowed: {', '.join(RESAMPLINGS)}"
-
-
-def _check_channels(spec: TaskSpec) -> str | None:
-    fewest, most = (2, IGNORE_INDEX) if spec.is_classification else (1, float("inf"))
-    if fewest <= spec.channels <= most:
-        return None
-    return f"has {spec.channels} channels; a regression needs at least 1, a classification 2 to {IGNORE_INDEX}"
-
-
-def _check_weight(spec: TaskSpec) -> str | None:
-    return None if spec.weight >= 0 else f"has weight {spec.weight}; weights are at least 0"
-
-
-def _check_class_names(spec: TaskSpec) -> str | None:
-    if len(spec.class_names) in (0, spec.channels):
-        return None
-    return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
-
-
-def _check_flip_signs(spec: TaskSpec) -> str | None:
-    if len(spec.horizontal_flip_signs) not in (0, spec.channels):
-        return f"has {len(spec.horizontal_flip_signs)} flip signs for {spec.channels} channels; give one per channel"
-    if not set(spec.horizontal_flip_signs) <= {1, -1}:
-        return f"has horizontal_flip_signs {spec.horizontal_flip_signs}; give 1 or -1 per channel"
-    return None
-
-
-def _check_rotated_channels(spec: TaskSpec) -> str | None:
-    pair = set(spec.rotated_channels)
-    if not pair or (len(spec.rotated_channels) == len(pair) == 2 and pair <= set(range(spec.channels))):
-        return None
-    return f"has rotated_channels {spec.rotated_channels}; give two below {spec.channels}: right, up"
-
-
-def _check_geometry_of_classes(spec: TaskSpec) -> str | None:
-    if not spec.is_classification or not (spec.zoom_exponent or spec.rotated_channels):
-        return None
-    return "holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels"
-
-
-def _check_value_range(spec: TaskSpec) -> str | None:
-    if spec.value_range is None or (len(spec.value_range) == 2 and spec.value_range[0] < spec.value_range[1]):
-        return None
-    return f"has value range {spec.value_range}; give two numbers, the smaller one first"
-
-
-def _check_metrics(spec: TaskSpec) -> str | None:
-    wrong = [name for name in spec.metrics if (name in CLASS_METRICS) != spec.is_classification]
-    if not wrong:
-        return None
-    kinds = f"{', '.join(CLASS_METRICS)} are for classification, all others for regression"
-    return f"is a {spec.kind} and has metrics {wrong}; {kinds}"
-
-
-def _check_encoding_channels(spec: TaskSpec) -> str | None:
-    stored, needed = spec.encoding.number_of_channels(), 1 if spec.is_classification else spec.channels
-    if stored in (None, needed):
-        return None
-    return (
-        f"has {needed} channels in its maps, and its encoding has channels {spec.encoding.channels}, scale {spec.encoding.scale} and "
-        f"offset {spec.encoding.offset}; give one of each per channel"
-    )
-
-
-_CHECKS = (
-    _check_resample,
-    _check_channels,
-    _check_weight,
-    _check_class_names,
-    _check_flip_signs,
-    _check_rotated_channels,
-    _check_geometry_of_classes,
-    _check_value_range,
-    _check_metrics,
-    _check_encoding_channels,
-)
-"""Each returns what is wrong with the fields of an entry together, or None."""
-
-
 _REGISTRY: dict[str, TaskSpec] = {}
 
 
@@ -371,7 +287,7 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
             specs as this function returns.
 
     Raises:
-        ValueError: on a name that is not registered, one that is given twice, or an entry that is wrong.
+        ValueError: if a name is not registered or occurs twice, or an entry is invalid.
     """
     if isinstance(entries, str) or not isinstance(entries, Iterable):
         raise refusal(f"tasks is {entries!r}; give a list of names of registered tasks or entries")
@@ -394,9 +310,9 @@ TASKONOMY_CLASSES = (
 # fmt: on
 """Classes of Taskonomy's segmentation in order of the ids, after the stored 0 for "uncertain"."""
 
-# The six tasks of the paper (section 4). Encodings are Taskonomy's, the paper's data set; others state their own. Taskonomy
+# The six tasks of the paper (section 4). Encodings are those of Taskonomy, the paper's data set; others define their own. Taskonomy
 # stores normals with x right, y down, z into the scene; here y is up and z comes towards the viewer. The paper does not state its
-# loss weights. These compensate for units: an error in metres is a large number, one of a heat map that is mostly 0 a small one.
+# loss weights. These compensate for units: errors in metres are large numbers, errors of heat maps that are mostly 0 are small.
 # https://github.com/StanfordVL/taskonomy/blob/master/data/README.md
 register_task(
     TaskSpec(
@@ -441,7 +357,7 @@ register_task(
         metrics=("mean_angle", "median_angle", "within_11.25"),
         unit="unit vector",
         value_range=(-1.0, 1.0),
-        encoding=LabelEncoding(  # grey, 127 or 128, is no vector: a hole of the scan
+        encoding=LabelEncoding(  # grey (127 or 128) is not a vector but a hole in the scan
             dtype="uint8", scale=(1 / 127.5, -1 / 127.5, -1 / 127.5), offset=(-127 / 127.5, 127 / 127.5, 127 / 127.5), unknown=(127, 128)
         ),
         horizontal_flip_signs=(-1.0, 1.0, 1.0),

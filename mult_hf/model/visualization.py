@@ -125,7 +125,7 @@ def _shade(position: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
 
 
 def _magnitude(values: np.ndarray) -> np.ndarray:
-    """The value itself, or the length of a vector, so that every colour map can show every task."""
+    """The value itself, or the length of a vector, so that every colour map works for every task."""
     return values[0] if len(values) == 1 else np.linalg.norm(values, axis=0)
 
 
@@ -234,7 +234,7 @@ def panel(
         raise ValueError(f"a panel has {len(titles)} titles for {max(map(len, rows), default=0)} columns; give one per column")
     images = [image for row in rows for image in row if image is not None]
     if not images:
-        raise ValueError("a panel needs at least one image, got none")
+        raise ValueError(f"a panel has no image in its {len(rows)} rows; give at least one")
     height = max(1, round(cell * images[0].height / images[0].width))
     header, caption_height, gap = (20 if titles else 0), (18 if captions else 0), 4
     columns, step = max(len(row) for row in rows), caption_height + height + gap
@@ -253,10 +253,10 @@ def panel(
 
 
 def attention_image(image: Image.Image, weights: np.ndarray, pixel: tuple[int, int]) -> Image.Image:
-    """The attention of one pixel over an image: brighter where the weight is larger, with a ring around the pixel.
+    """Attention of one pixel, drawn over an image: brighter where the weight is larger, with a ring around the pixel.
 
     Args:
-        image: any size; it is shown grey and dim.
+        image: an image of any size, drawn grey and dark.
         weights: (height, width) over the image at any resolution, at least 0.
         pixel: row and column in `weights`.
 
@@ -281,7 +281,7 @@ def mark_pixel(image: Image.Image, pixel: tuple[int, int], size: tuple[int, int]
     Args:
         image: any image.
         pixel: row and column.
-        size: rows and columns that the pixel is counted in; the image's own by default.
+        size: rows and columns of the grid that `pixel` refers to; the image's own by default.
 
     Raises:
         ValueError: if the pixel lies outside.
@@ -301,10 +301,10 @@ _DIVERGING = ("2166ac", "f7f7f7", "b2182b")  # blue for -1, white for 0, red for
 
 
 def matrix_image(values: np.ndarray, names: Sequence[str], *, cell: int = 88) -> Image.Image:
-    """Square table of numbers from -1 (blue) over 0 (white) to 1 (red), such as correlations.
+    """Square table of numbers from -1 (blue) through 0 (white) to 1 (red), such as correlations.
 
     Args:
-        values: (names, names); NaN where not known.
+        values: (names, names); NaN where unknown.
         names: of rows and columns.
         cell: side of a cell in pixels.
 

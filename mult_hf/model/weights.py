@@ -1,4 +1,4 @@
-"""Check that a model is complete: with missing or non-finite weights it would predict maps that look like any others."""
+"""Check that a model is complete: with missing or non-finite weights it would predict maps that look plausible."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -14,19 +14,19 @@ def remember_fresh_weights(model: nn.Module, names: Iterable[str]) -> None:
     """Record which weights a checkpoint lacked, and a few of their initial values; see [`check_weights`].
 
     Args:
-        model: just loaded.
-        names: of the weights that were initialised instead.
+        model: the loaded model.
+        names: names of the weights that were initialised instead.
     """
     weights = model.state_dict(keep_vars=True)
     cast(Any, model)._fresh_weights = {name: _sample(weights[name]).clone() for name in sorted(names) if name in weights}
 
 
 def check_weights(model: nn.Module) -> None:
-    """Refuse to predict with a model that is not complete: weights that its checkpoint lacked and no training has changed since, or
+    """Refuse to predict with an incomplete model: one with weights that its checkpoint lacked and that were not trained since, or with
     weights that are not finite.
 
     Args:
-        model: the model, also as PEFT or Accelerate wrapped it.
+        model: the model, optionally wrapped by PEFT or Accelerate.
 
     Raises:
         ValueError: naming some of the weights and what to do.

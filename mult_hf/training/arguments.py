@@ -6,17 +6,17 @@ from typing import Literal
 
 from mult_hf.evaluation.cards import shareable
 
-from .fields import check_bounds, check_mutually_exclusive, flag
+from .fields import MAX_WORKERS, check_bounds, check_mutually_exclusive, flag
 from .weighting import WEIGHTINGS
 
 # Settings of a new Swin, which have no effect on a loaded encoder or model.
 _NEW_SWIN = ("embed_dim", "depths", "window_size", "position_embeddings")
 
 MAX_IMAGE_SIZE = 16_384
-"""Largest side of training images in pixels, far beyond any memory; larger ones are slips of the hand."""
+"""Largest side of training images in pixels, far beyond any memory; larger values are typing errors."""
 
 MAX_MODEL_SIZE = 4_096
-"""Most channels, blocks per stage, and patches per window side of a new Swin; larger ones are slips of the hand."""
+"""Largest numbers of channels, blocks per stage, and patches per window side of a new Swin; larger values are typing errors."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The directory that contains the package; in a checkout, the top level."""
@@ -35,11 +35,24 @@ class DataArguments:
     dataset: str | None = flag(None, "local directory or Hub id of a data set (docs/data.md)")
     train_split: str = flag("train", "split to train on")
     validation_split: str = flag("validation", "split to evaluate on")
+    mix_with: list[str] | None = flag(None, "further data sets to train on; tasks that one lacks are unknown there")
+    mix_weights: list[float] | None = flag(None, "weights of --dataset and of each one of --mix_with; equal by default")
     tasks: list[str] | None = flag(None, "names of the tasks to train; by default all tasks of the data set")
     image_size: int | None = flag(None, "side of training images in pixels; by default as stored")
+    keep_aspect: bool = flag(False, "resize images so that their shorter side is --image_size, and train on square windows of them")
 
     def __post_init__(self) -> None:
         check_bounds(self, {32: ["image_size"]}, {MAX_IMAGE_SIZE: ["image_size"]})
+        if self.keep_aspect and self.image_size is None:
+            raise ValueError(f"--keep_aspect needs --image_size, which is {self.image_size}; give the length of the shorter side in pixels")
+        if self.mix_weights is not None and len(self.mix_weights) != 1 + len(self.mix_with or []):
+            raise ValueError(
+                f"--mix_weights has {len(self.mix_weights)} weights for --dataset and {len(self.mix_with or [])} data sets of --mix_with; "
+                "give one per data set"
+            )
+        named = [self.dataset, *(self.mix_with or [])]
+        if len(set(named)) < len(named):
+            raise ValueError(f"--mix_with {' '.join(self.mix_with or [])} names a data set twice, or that of --dataset; give each one once")
         if self.dataset is None:
             raise ValueError(
                 "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"
@@ -60,7 +73,15 @@ class ModelArguments:
     block_attention: list[str] | None = flag(
         None, "kinds of the blocks of a decoder stage; self+skip encoder+skip by default, the paper's: self encoder"
     )
+    decoder_num_attention_heads: list[int] | None = flag(
+        None, "heads of the decoder per stage, coarsest first; by default the encoder's, or one per 32 channels"
+    )
+    decoder_window_size: int | None = flag(None, "side of the decoder's windows, in its tokens; by default the encoder's, or 7")
+    mlp_ratio: float | None = flag(None, "hidden width of a decoder's MLP over its input width; 4 by default")
     reference_task: str | None = flag(None, "task that computes the shared attention; normals by default")
+    canonical_focal_length: float | None = flag(
+        None, "learn depth for one camera of this focal length, in pixels of the model's input, and use each row's focal_length"
+    )
     drop_path_rate: float = flag(0.0, "stochastic depth of a new Swin and of the decoders")
 
     def __post_init__(self) -> None:
@@ -68,7 +89,10 @@ class ModelArguments:
         check_bounds(self, {0: ["drop_path_rate"], 1: sizes}, {MAX_MODEL_SIZE: sizes})
         if not self.drop_path_rate < 1:
             raise ValueError(f"--drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1")
-        check_mutually_exclusive(self, "model", ("backbone", *_NEW_SWIN, "decoder", "block_attention", "reference_task", "drop_path_rate"))
+        check_bounds(self, {0.1: ["mlp_ratio"], 1: ["decoder_num_attention_heads", "decoder_window_size", "canonical_focal_length"]})
+        of_a_decoder = ("block_attention", "decoder_num_attention_heads", "decoder_window_size", "mlp_ratio", "reference_task")
+        of_a_new_model = ("decoder", *of_a_decoder, "drop_path_rate")
+        check_mutually_exclusive(self, "model", ("backbone", *_NEW_SWIN, *of_a_new_model))
         check_mutually_exclusive(self, "backbone", _NEW_SWIN)
 
 
@@ -78,7 +102,17 @@ class TrainingArguments:
 
     # Views
     max_zoom: float = flag(1.15, "training views are magnified by a factor between 1 and this value, and cropped")
+    min_zoom: float = flag(1.0, "lowest magnification; below 1, windows may reach beyond the image, where labels are unknown")
+    rotation: float = flag(0.0, "training views are rotated by up to this many degrees")
     color_jitter: float = flag(0.2, "brightness, contrast and saturation change by up to this fraction")
+    hue: float = flag(0.0, "hues turn by up to this share of the colour circle")
+    white_balance: float = flag(0.0, "red and blue are scaled by factors of up to 1 plus this, or divided by them")
+    gamma: float = flag(0.0, "tones are curved by exponents of up to 1 plus this, or its inverse")
+    blur: float = flag(0.0, "half of the views are blurred with a sigma of up to this many pixels")
+    noise: float = flag(0.0, "half of the views get noise with a standard deviation of up to this, in [0, 1]")
+    jpeg: float = flag(0.0, "share of the views that are compressed as JPEG of quality 30 to 90")
+    targets_of_views: list[str] | None = flag(None, "tasks whose targets are computed from each view, such as edges2d keypoints2d")
+    targets_of_views_share: float = flag(1.0, "share of the views for which they are computed; below 1 it saves time")
     num_workers: int = flag(0, "worker processes that prepare batches")
     # Optimization
     max_steps: int = flag(600, "optimizer steps")
@@ -120,7 +154,13 @@ class TrainingArguments:
     def __post_init__(self) -> None:
         at_least_0 = ["num_workers", "warmup_steps", "learning_rate", "encoder_learning_rate_factor", "weight_decay", "max_grad_norm"]
         at_least_1 = ["max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "save_steps", "keep_checkpoints"]
-        check_bounds(self, {0: [*at_least_0, "ema_decay"], 1: [*at_least_1, "logging_steps", "max_zoom", "panel_rows", "cpu_threads"]})
+        at_least_0 += ["ema_decay", "color_jitter", "schedule_power", "seed"]
+        at_least_1 += ["logging_steps", "max_zoom", "panel_rows", "cpu_threads"]
+        shares = ["color_jitter", "jpeg", "targets_of_views_share"]
+        at_least_0 += [*shares[1:], "rotation", "hue", "white_balance", "gamma", "blur", "noise"]
+        at_most: dict[float, list[str]] = {0.5: ["hue"], 1: [*shares, "min_zoom"], 180: ["rotation"]}
+        at_most |= {MAX_WORKERS: ["num_workers"], 2**32 - 1: ["seed"]}
+        check_bounds(self, {0: at_least_0, 0.1: ["min_zoom"], 1: at_least_1}, at_most)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
         if not self.ema_decay < 1:

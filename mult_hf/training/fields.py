@@ -7,6 +7,11 @@ from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from typing import Any
 
+from mult_hf.model.entry_fields import refusal
+
+MAX_WORKERS = 256
+"""Largest number of processes that read data; larger numbers are typing errors, and starting so many takes minutes."""
+
 
 def flag(default: Any, help_text: str, **keywords: Any) -> Any:
     """A dataclass field that becomes a flag.
@@ -58,7 +63,7 @@ def check_mutually_exclusive(arguments: Any, owner: str, names: Sequence[str]) -
     defaults = {each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(arguments)}
     idle = [f"--{name} {getattr(arguments, name)}" for name in names if getattr(arguments, name) != defaults[name]]
     if getattr(arguments, owner) is not None and idle:
-        raise ValueError(f"--{owner} {getattr(arguments, owner)} replaces these settings; remove {', '.join(idle)}")
+        raise refusal(f"--{owner} {getattr(arguments, owner)} replaces these settings; remove {', '.join(idle)}")
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
@@ -74,4 +79,4 @@ def json_object(name: str, text: str) -> dict[str, Any]:
     raise ValueError(f"--{name} is {text!r}; give a JSON object such as " """'{"period": 24}'""")
 
 
-__all__ = ["check_bounds", "check_mutually_exclusive", "flag", "json_object"]
+__all__ = ["MAX_WORKERS", "check_bounds", "check_mutually_exclusive", "flag", "json_object"]

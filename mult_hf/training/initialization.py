@@ -16,7 +16,8 @@ from transformers.models.swin.modeling_swin import SwinEmbeddings
 from mult_hf.evaluation.compatibility import check_compatible
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
-from mult_hf.model.decoder_mult import MulTHeads
+from mult_hf.model.entry_fields import refusal
+from mult_hf.model.heads import MulTHeads
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.images import open_image
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -52,8 +53,12 @@ def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_
         "reference_task": arguments.reference_task,
         "decoder_type": arguments.decoder,
         "block_attention": arguments.block_attention or DEFAULT_BLOCKS.get(arguments.decoder),
+        "decoder_num_attention_heads": arguments.decoder_num_attention_heads,
+        "decoder_window_size": arguments.decoder_window_size,
         "drop_path_rate": arguments.drop_path_rate,
     }
+    if arguments.mlp_ratio is not None:
+        decoder["mlp_ratio"] = arguments.mlp_ratio
     if arguments.backbone is not None:
         return MulTForMultiTaskDensePrediction.from_backbone(arguments.backbone, **decoder)
     swin = new_swin(
@@ -70,16 +75,18 @@ def build_processor(arguments: ModelArguments, specs: Mapping[str, TaskSpec], si
     Args:
         arguments: of the model.
         specs: the task entries by name.
-        size: height and width of the images.
+        size: height and width of the images, or their `shortest_edge`.
     """
     settings: dict[str, Any] = {"size": dict(size), "tasks": list(specs.values())}
+    if arguments.canonical_focal_length is not None:
+        settings["canonical_focal_length"] = arguments.canonical_focal_length
     if arguments.backbone is not None:
         return MulTImageProcessor.from_backbone(arguments.backbone, **settings)
     return MulTImageProcessor(**settings)
 
 
-def view_size(rows: Dataset, side: int | None = None) -> dict[str, int]:
-    """Height and width of training images, as a `size` of the image processor.
+def view_size(rows: Dataset, side: int | None = None, *, keep_aspect: bool = False) -> dict[str, int]:
+    """Height and width of training images, or their shortest edge, as a `size` of the image processor.
 
     If all images have the same size, it is kept. Otherwise all are resized to the median height and the median width, rounded to
     multiples of 32, and the size is printed.
@@ -87,14 +94,15 @@ def view_size(rows: Dataset, side: int | None = None) -> dict[str, int]:
     Args:
         rows: rows of the data set.
         side: side of square images in pixels; by default the size is read from the images' headers.
+        keep_aspect: whether `side` is that of the shorter side of images that keep their aspect ratio.
 
     Raises:
         ValueError: if there are no rows, or no column `image`, or a row has no readable image.
     """
     if "image" not in rows.column_names or len(rows) == 0:
-        raise ValueError(f"got {len(rows)} rows with the columns {rows.column_names}; expected at least one row and a column 'image'")
+        raise refusal(f"got {len(rows)} rows with the columns {rows.column_names}; expected at least one row and a column 'image'")
     if side is not None:
-        return {"height": side, "width": side}
+        return {"shortest_edge": side} if keep_aspect else {"height": side, "width": side}
     sizes = stored_sizes(rows)
     (height, width), *others = sorted(set(sizes))
     if others:

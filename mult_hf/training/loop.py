@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from mult_hf.data.augmentations import RandomAugmentation
-from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.collator import Augmentation, MultiTaskCollator
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -37,10 +37,25 @@ from .validation import Measured, Validation
 from .weighting import TaskWeighting, make_weighting
 
 
-def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec]) -> RandomAugmentation:
-    """The augmentation of training views: random flip, zoom, crop and colours."""
+def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec], size: Mapping[str, int] | None = None) -> Augmentation:
+    """The augmentation of training views: random flip, zoom, crop, colours, what cameras add, and targets that follow from all this.
+
+    Args:
+        arguments: of the run.
+        tasks: entries of the tasks by name.
+        size: of the image processor; one with a `shortest_edge` keeps aspect ratios, so that square windows are cut out.
+    """
+    side = (size or {}).get("shortest_edge")
     jitter: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
-    return RandomAugmentation(tasks=tasks, zoom=(1.0, arguments.max_zoom), degrees=0.0, hue=0.0, **jitter)
+    same: dict[str, Any] = {name: getattr(arguments, name) for name in ("hue", "white_balance", "gamma", "blur", "noise", "jpeg")}
+    zoom = (arguments.min_zoom, arguments.max_zoom)
+    window = None if side is None else (side, side)
+    views = RandomAugmentation(tasks=tasks, size=window, zoom=zoom, degrees=arguments.rotation, **jitter, **same)
+    if arguments.targets_of_views is None:
+        return views
+    from mult_hf.data.view_targets import TargetsOfViews  # which needs the extra `data`; other runs do not
+
+    return TargetsOfViews(views, arguments.targets_of_views, arguments.targets_of_views_share)
 
 
 class TrainingLoop:
@@ -53,6 +68,8 @@ class TrainingLoop:
         processor: the image processor, which prepares batches and is saved with the model.
         training_rows: rows to train on.
         validation_rows: rows to evaluate on.
+        tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`].
+        baseline_rows: rows for the constant baseline; the training rows by default.
 
     Raises:
         ValueError: if a setting is incompatible with other settings, the model or its distribution.
@@ -66,12 +83,16 @@ class TrainingLoop:
         processor: MulTProcessingMixin,
         training_rows: Dataset,
         validation_rows: Dataset,
+        tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None,
+        baseline_rows: Dataset | None = None,
     ) -> None:
         self.arguments, self.accelerator, self.processor = arguments, accelerator, processor
         self.stream = TrainingStream(training_rows, arguments.seed)
-        self.collator = MultiTaskCollator(processor, augment=training_views(arguments, processor.task_specs))
+        views = training_views(arguments, processor.task_specs, processor.size)
+        self.collator = MultiTaskCollator(processor, augment=views, tasks_by_source=tasks_by_source)
         loading = {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
-        self.validation = Validation(training_rows, validation_rows, MultiTaskCollator(processor), accelerator, **loading)
+        baseline_rows = training_rows if baseline_rows is None else baseline_rows
+        self.validation = Validation(baseline_rows, validation_rows, MultiTaskCollator(processor), accelerator, **loading)
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
         self.weighting = self._make_weighting(model)
@@ -120,7 +141,7 @@ class TrainingLoop:
             finished = self.progress.step == self.arguments.max_steps  # then only the final evaluation is repeated
             self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
 
-    @naming_killed_workers("go on with --resume latest")
+    @naming_killed_workers("continue with --resume latest")
     def run(self) -> None:
         """Take all remaining optimizer steps, with log entries, evaluations and checkpoints in between.
 
@@ -135,27 +156,28 @@ class TrainingLoop:
         loader = stream_loader(self.stream, sampler, self.collator, num_workers=arguments.num_workers, pin_memory=pinned)
         numbered = enumerate(loader, start)
         silent = not self.accelerator.is_main_process
-        bar = tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5)
         self.model.train()
-        while progress.step < arguments.max_steps:
-            started = time.perf_counter()
-            batches = [next(numbered) for _ in range(arguments.gradient_accumulation_steps)]
-            norm = self.take_step(batches, sampler)
-            progress.step += 1
-            progress.seconds += time.perf_counter() - started
-            bar.update()
-            if progress.step % arguments.logging_steps == 0:
-                bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
-            last = progress.step == arguments.max_steps
-            saves = last or progress.step % arguments.save_steps == 0
-            evaluates = arguments.eval_steps and progress.step % arguments.eval_steps == 0 and not last
-            if saves or evaluates:
-                self.check_weights()
-            if evaluates:
-                self.evaluate()
-            if saves:
-                progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
-                save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
+        # Closed by an error, too, so that its message starts on a line of its own.
+        with tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5) as bar:
+            while progress.step < arguments.max_steps:
+                started = time.perf_counter()
+                batches = [next(numbered) for _ in range(arguments.gradient_accumulation_steps)]
+                norm = self.take_step(batches, sampler)
+                progress.step += 1
+                progress.seconds += time.perf_counter() - started
+                bar.update()
+                if progress.step % arguments.logging_steps == 0:
+                    bar.set_postfix(self.write_log(norm, time.perf_counter() - started), refresh=False)
+                last = progress.step == arguments.max_steps
+                saves = last or progress.step % arguments.save_steps == 0
+                evaluates = arguments.eval_steps and progress.step % arguments.eval_steps == 0 and not last
+                if saves or evaluates:
+                    self.check_weights()
+                if evaluates:
+                    self.evaluate()
+                if saves:
+                    progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
+                    save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
         """Take one optimizer step on numbered batches; returns the norm of the gradients before clipping.

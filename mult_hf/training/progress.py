@@ -12,6 +12,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from mult_hf.evaluation.cards import to_jsonable
+from mult_hf.model.entry_fields import refusal
 
 from .stream import TrainingStream
 
@@ -63,7 +64,7 @@ class Progress:
         """
         expected = [each.name for each in fields(self)]
         if sorted(state) != sorted(expected):
-            raise ValueError(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
+            raise refusal(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
         saved = state["arguments"]
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
@@ -83,10 +84,20 @@ def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
     return {name: statistics.fmean(of[name] for of in everywhere) for name in values}
 
 
+MOST_DESCRIBED, MOST_NUMBERED = 200, 300
+"""Characters of an error message about samples from which on they are named by their row numbers alone, and only counted."""
+
+
 def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
-    """Names of samples for error messages: row numbers, and the short columns of the data set."""
-    described = []
-    for row in map(stream.row_at, positions):
+    """Names of samples for error messages: row numbers, and the short columns of the data set as far as there is room for them."""
+    described: list[str] = []
+    for number, row in enumerate(map(stream.row_at, positions)):
+        length = sum(map(len, described))
+        if length > MOST_NUMBERED:
+            return [*described, f"and {len(positions) - number} more"]
+        if length > MOST_DESCRIBED:
+            described.append(f"row {row}")
+            continue
         named = {key: value for key, value in stream.rows[row].items() if isinstance(value, (str, int)) and len(str(value)) <= 80}
         described.append(f"row {row}" + (f" ({', '.join(f'{key} {value}' for key, value in named.items())})" if named else ""))
     return described

@@ -9,6 +9,7 @@ import torch
 
 from mult_hf.evaluation.cards import card_template, eval_results, public_name, to_jsonable, write_card
 from mult_hf.evaluation.report import example_panel, results_table
+from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 from .arguments import as_text
@@ -77,7 +78,7 @@ def facts(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
         "split": provenance.validation_split,
         "evaluated_samples": len(loop.validation.rows),
         "train_samples": len(loop.stream.rows),
-        "image_size": f"{size['height']} x {size['width']}",
+        "image_size": f"shorter side {size['shortest_edge']}" if "shortest_edge" in size else f"{size['height']} x {size['width']}",
         "parameters": f"{sum(p.numel() for p in loop.module.parameters()):,}",
         "steps": loop.progress.step,
         "minutes": round(loop.progress.seconds / 60, 1),
@@ -89,6 +90,18 @@ def facts(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
         "best_gain_over_baseline": loop.progress.best_gain,
         "arguments": as_text(loop.arguments),
     }
+
+
+def camera_note(processor: MulTProcessingMixin) -> str | None:
+    """What the card says of the camera that a canonical one is turned into; None without a canonical camera."""
+    canonical = processor.canonical_focal_length
+    if canonical is None:
+        return None
+    return (
+        f"Depth is learnt for a camera with a focal length of {canonical:g} pixels of the network's input, and is in metres if the image's "
+        f"`focal_length` is given or in its EXIF; otherwise a field of view of {processor.assumed_field_of_view:g} degrees along the "
+        "longer side is assumed. Results say which."
+    )
 
 
 def save_card(
@@ -111,6 +124,7 @@ def save_card(
         weighting=arguments.weighting,
         seed=arguments.seed,
         command=provenance.command,
+        camera_note=camera_note(loop.processor),
         **numbers,
     )
 

@@ -1,5 +1,7 @@
 """A training run from start to end."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,8 +11,10 @@ from huggingface_hub import HfApi
 
 from mult_hf.data.schema import missing_columns
 from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.tasks import TaskSpec
 
 from .arguments import TrainingArguments
 from .checkpoints import clear_for_new_run, find_checkpoint
@@ -27,6 +31,9 @@ def train(
     validation_rows: Dataset,
     arguments: TrainingArguments,
     provenance: Provenance | None = None,
+    *,
+    tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None,
+    baseline_rows: Dataset | None = None,
 ) -> dict[str, Any]:
     """Train a model, evaluate it against the constant baseline, and save everything to `arguments.output_dir` (docs/training.md).
 
@@ -40,6 +47,8 @@ def train(
         validation_rows: rows of the same form for evaluation.
         arguments: settings of the run.
         provenance: origin of data and weights, for the model card.
+        tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`].
+        baseline_rows: rows for the constant baseline; the training rows by default.
 
     Returns:
         The contents of `metrics.json`, see [`save_results`][mult_hf.training.results.save_results].
@@ -68,11 +77,12 @@ def train(
     provenance = provenance or Provenance()
     specs = processor.task_specs
     if set(specs) != set(model.task_names):
-        raise ValueError(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
+        raise refusal(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
     missing = missing_columns(training_rows.column_names, specs)
     accelerator = make_accelerator(arguments)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
-        return _train(accelerator, model, processor, training_rows, validation_rows, arguments, provenance, missing)
+        loop = partial(TrainingLoop, tasks_by_source=tasks_by_source, baseline_rows=baseline_rows)
+        return _train(accelerator, model, processor, training_rows, validation_rows, arguments, provenance, missing, loop)
 
 
 def _train(
@@ -84,13 +94,14 @@ def _train(
     arguments: TrainingArguments,
     provenance: Provenance,
     missing: list[str],
+    make_loop: Callable[..., TrainingLoop],
 ) -> dict[str, Any]:
-    """The run inside its locked directory; arguments as for [`train`], and the missing columns."""
+    """The run inside its locked directory; arguments as for [`train`], the missing columns, and what makes the loop of the others."""
     specs = processor.task_specs
     _claim_destinations(arguments, accelerator)
     set_seed(arguments.seed, device_specific=True)  # processes drop different paths
 
-    loop = TrainingLoop(arguments, accelerator, model, processor, training_rows, validation_rows)
+    loop = make_loop(arguments, accelerator, model, processor, training_rows, validation_rows)
     if missing:
         accelerator.print(f"the training data has no column {' or '.join(missing)}: unknown everywhere, and not learnt")
     accelerator.print(

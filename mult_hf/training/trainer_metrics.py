@@ -50,7 +50,8 @@ class TrainerMetrics:
         if labels is None:
             return predictions
         images = []
-        for number, result in enumerate(self.processor.post_process(predictions)):
+        canonical = self.processor.canonical_focal_length  # labels are those of the canonical camera, so predictions stay so, too
+        for number, result in enumerate(self.processor.post_process(predictions, focal_length=canonical)):
             image = MultiTaskMetrics(self.processor.task_specs)
             image.update({task: maps["prediction"] for task, maps in result.items()}, {task: maps[number] for task, maps in labels.items()})
             images.append(image.state())
@@ -72,7 +73,9 @@ class TrainerMetrics:
             ValueError: if Trainer was set up without `batch_eval_metrics` or `preprocess_logits_for_metrics`.
         """
         if compute_result is None:
-            raise ValueError("Trainer collected the whole evaluation set; pass batch_eval_metrics=True to TrainingArguments")
+            raise ValueError(
+                f"compute_result is {compute_result}: Trainer collected the whole set; pass batch_eval_metrics=True to TrainingArguments"
+            )
         predictions: Any = evaluation.predictions  # a dictionary, as `sums_of_images` returns it
         if not all("/" in name for name in predictions):
             given = list(predictions)

@@ -20,6 +20,7 @@ class Arguments:
     size: int = flag(128, "pixels")
     mode: str = flag("fast", "how", choices=("fast", "exact"))
     names: list[str] = flag(["a"], "which")
+    panels: bool = flag(True, "draw panels")
 
     def __post_init__(self) -> None:
         check_bounds(self, {1: ["size"]})
@@ -41,8 +42,17 @@ def test_flags_of_the_file_come_before_those_of_the_command_line(tmp_path):
 
 def test_a_file_cannot_set_positional_arguments(tmp_path):
     (tmp_path / "flags.yaml").write_text("root: elsewhere\n")
-    with pytest.raises(ValueError, match=r"has \['root'\]; expected flags by name: size, mode, names"):
+    with pytest.raises(ValueError, match=r"has \['root'\]; expected flags by name: size, mode, names, panels"):
         parse("in", "out", "--config", str(tmp_path / "flags.yaml"))
+
+
+def test_help_of_a_negated_flag_names_the_flag_that_it_switches_off(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    lines = " ".join(capsys.readouterr().out.split())
+    assert "--no_panels, --no-panels switch off --panels" in lines
+    assert lines.count("draw panels") == 1
+    assert not parse("in", "out", "--no_panels").panels
 
 
 @pytest.mark.parametrize(
@@ -52,6 +62,11 @@ def test_a_file_cannot_set_positional_arguments(tmp_path):
         (["in", "out", "--size", "big"], "argument --size: invalid int value: 'big'"),
         (["in", "out", "--mode", "slow"], "argument --mode: invalid choice: 'slow'"),
         (["in", "out", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["", "out"], "the argument is empty; give a value"),
+        (["in", ""], "the argument after in is empty; give a value, or leave the flag out"),
+        (["in", "out", "--mode", ""], "the argument after --mode is empty"),
+        (["in", "out", "--mode="], "the argument after out is empty"),
+        (["in", "out", "--names", "a", ""], "the argument after a is empty"),
     ],
 )
 def test_invalid_arguments_give_one_line_and_status_2(capsys, argv, message):

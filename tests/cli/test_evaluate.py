@@ -140,7 +140,7 @@ def test_the_constant_baseline_has_a_column_and_its_numbers_are_kept(save_model,
     assert f"{results['constant_baseline']['depth/rmse']:.4f}" in printed
 
 
-def test_another_size_for_the_model_leaves_the_labels_alone(save_model, data, run):
+def test_another_size_for_the_model_does_not_change_the_labels(save_model, data, run):
     model = save_model()
     plain, large = (run(model, data, *flags)[1] for flags in ((), ("--image_size", "64", "48")))
     pixels = [sum(row["pixels"] for row in results["per_class"]["segmentation"]) for results in (plain, large)]
@@ -382,3 +382,47 @@ def test_a_second_run_in_a_directory_is_refused(save_model, data, tmp_path):
     with exclusive_run(tmp_path / "out"), pytest.raises(ValueError, match=r"another run is writing to .*out: process"):
         main([*map(str, argv)])
     assert not (tmp_path / "out/results.json").exists()
+
+
+def write_photographs(directory, count=3):
+    """Images with depth in millimetres and the focal lengths of their camera, under a name of the data's own."""
+    features = Features({"image": Image(), "depth": Image(), "focal": Value("float32")})
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(len(directory.name))
+    rows = {
+        "image": [PILImage.fromarray(rng.integers(0, 255, (SIZE, SIZE, 3), np.uint8)) for _ in range(count)],
+        "depth": [PILImage.fromarray(rng.integers(1000, 1500, (SIZE, SIZE)).astype(np.uint16)) for _ in range(count)],
+        "focal": [30.0] * count,
+    }
+    Dataset.from_dict(rows, features=features).to_parquet(str(directory / "test-00000-of-00001.parquet"))
+    (directory / "README.md").write_text(f"---\nmult_tasks: {json.dumps([MILLIMETRES])}\n---\nRandom maps.\n")
+
+
+def test_a_directory_of_data_sets_is_measured_set_by_set_and_as_a_whole(save_model, tmp_path, capsys):
+    """Each with its own constant map, and with normals from depth; the whole adds the sums of both."""
+    for name in ("office", "kitchen"):
+        write_photographs(tmp_path / "photos" / name)
+    model = save_model(tasks=["depth", "normals"])
+    flags = ["--dataset", tmp_path / "photos", "--split", "test", "--focal_length_column", "focal", "--cpu_threads", 1]
+    main([str(flag) for flag in ["--model", model, "--output_dir", tmp_path / "out", *flags]])
+    printed = capsys.readouterr().out
+    assert printed.index("## kitchen") < printed.index("## office") < printed.index("## all sets")
+    assert printed.count("Noise of normals from this depth:") == 2
+    whole, kitchen, office = (json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in ("", "kitchen", "office"))
+    for column, own in (("model", "model"), ("constant baseline", "constant_baseline")):
+        squared = [each[own]["depth/rmse"] ** 2 for each in (kitchen, office)]  # all pixels are known, so that each set counts a half
+        assert whole[column]["depth/rmse"] == pytest.approx((sum(squared) / 2) ** 0.5)
+        assert set(whole[column]) >= {"depth/abs_rel_median_scaled", "depth/delta1", "normals/median_angle"}
+    assert kitchen["noise_of_normals"] > 20, "millimetres at random are all noise"
+
+
+def test_flags_for_one_data_set_are_refused_for_several(save_model, tmp_path):
+    write_photographs(tmp_path / "photos" / "office")
+    flags = ["--model", save_model(), "--dataset", tmp_path / "photos", "--split", "test", "--update_card"]
+    with pytest.raises(ValueError, match="has 1 data sets, and --update_card needs one"):
+        main([str(flag) for flag in flags])
+
+
+def test_a_missing_column_of_focal_lengths_is_refused(run, save_model, data):
+    with pytest.raises(ValueError, match=r"--focal_length_column is 'focal', but .* has the columns \['id'"):
+        run(save_model(), data, "--focal_length_column", "focal")

@@ -153,6 +153,7 @@ def test_finished_results_of_other_decoders_are_those_of_post_process(tmp_path, 
         np.testing.assert_allclose(maps["edges2d"][number, 0], expected["edges2d"]["prediction"], atol=1e-4)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone",
@@ -168,6 +169,7 @@ def test_other_encoders_can_be_exported(tmp_path, backbone):
     assert "| onnx | net-40x36.onnx |" in unpadded(export(tmp_path / "net", tmp_path))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_compiled_model_gives_the_same_numbers_from_one_graph():

@@ -5,16 +5,20 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import textwrap
 import types
 import zipfile
 from pathlib import Path
 
 import pytest
+from tqdm.auto import tqdm
 
 import mult_hf
 from mult_hf.cli import main as module
 from mult_hf.cli.errors import CommandError
 from mult_hf.cli.main import COMMANDS, main
+from mult_hf.training.loop import TrainingLoop
+from support.training_runs import TINY, new_accelerate_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,6 +101,18 @@ def test_no_command_is_imported_before_it_runs():
     assert set(loaded) - set(sys.stdlib_module_names) == ours
 
 
+def test_training_predicting_and_evaluating_need_no_extra_beyond_train():
+    """README's first command installs this extra alone. The others' libraries are blocked, as if they were not installed."""
+    blocked = "av gradio h5py matplotlib mitsuba omg onnx onnxruntime scipy skimage sklearn timm torchjd trimesh vizdoom".split()
+    script = f"""
+        import sys
+        sys.modules.update(dict.fromkeys({blocked}))  # importing one raises ImportError
+        import mult_hf.cli.train, mult_hf.cli.predict, mult_hf.cli.evaluate, mult_hf.cli.check
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 # --- errors
 
 
@@ -147,11 +163,60 @@ def test_debug_shows_the_traceback_and_is_not_passed_to_commands(command, capsys
 
 
 def test_a_long_message_is_truncated_and_names_the_flag_that_shows_it_in_full(command, capsys):
-    command(ValueError("x" * 1000))
+    command(ValueError(f"--size is {'x' * 1000}; give 32"))
     main(["render", "moon"])
     (line,) = capsys.readouterr().err.splitlines()
-    assert len(line.partition("error: ")[2]) <= 500
-    assert line.endswith("... (--debug shows it all)")
+    assert 490 <= len(line.partition("error: ")[2]) <= 500
+    assert "error: --size is xxx" in line
+    assert line.endswith("xxx; give 32 (--debug shows it all)"), "the remedy is at the end"
+
+
+def on_screen(text):
+    """The lines that a terminal shows."""
+    lines, column = [""], 0
+    for character in text:
+        if character == "\n":
+            lines, column = [*lines, ""], 0
+        elif character == "\r":
+            column = 0
+        else:
+            lines[-1] = lines[-1][:column].ljust(column) + character + lines[-1][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("error", [ValueError("the disk is full"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_message_beside_a_progress_bar_has_a_line_of_its_own(monkeypatch, capsys, error, is_closed):
+    bars = []
+
+    def run(argv):
+        bar = tqdm(total=10, desc="training")
+        bar.update(3)
+        if is_closed:
+            bar.close()
+        bars.append(bar)  # as the error's traceback keeps it alive
+        raise error
+
+    monkeypatch.setitem(sys.modules, "moon", types.SimpleNamespace(main=run))
+    monkeypatch.setitem(COMMANDS, "render moon", module.Command("moon", "for tests"))
+    main(["render", "moon"])
+    shown = on_screen(capsys.readouterr().err)
+    bars[0].close()
+    assert "mult-hf render moon: " + ("interrupted" if isinstance(error, KeyboardInterrupt) else "error: the disk is full") in shown
+    assert not is_closed or any(line.startswith("training:  30%") for line in shown), "premise: there was a bar"
+
+
+def test_an_error_during_training_has_a_line_of_its_own(capsys, data, tmp_path, monkeypatch):
+    def fails(*_):
+        raise FloatingPointError("step 1: depth is nan")
+
+    monkeypatch.setattr(TrainingLoop, "take_step", fails)
+    new_accelerate_state()
+    assert main(["train", "--dataset", str(data), *TINY, "--output_dir", str(tmp_path)]) == 2
+    shown = on_screen(capsys.readouterr().err)
+    assert "mult-hf train: error: step 1: depth is nan" in shown
+    assert any(line.startswith("training:   0%") for line in shown), "premise: there was a bar"
 
 
 def test_a_bug_keeps_its_traceback(command):

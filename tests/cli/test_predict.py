@@ -107,7 +107,7 @@ def assert_same_maps(directory, other, names=None):
 # --- written files
 
 
-def test_every_image_gets_the_models_maps_at_its_own_size(run, images, model, tmp_path):
+def test_every_image_has_the_maps_of_the_model_at_its_own_size(run, images, model, tmp_path):
     """Also an unregistered task; files with equal stems do not collide."""
     status, _ = run("--inputs", images, "--batch_size", 2)
     assert status == 0

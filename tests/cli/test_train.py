@@ -8,9 +8,10 @@ import torch
 import yaml
 from transformers import SwinBackbone, SwinConfig
 
-from mult_hf import MulTForMultiTaskDensePrediction
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli import train as command
 from mult_hf.cli.arguments import parse_arguments
+from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.training.loop import TrainingLoop
 from support.models import TINY_SWIN
 from support.training_runs import DEPTH, ROOT, depth_map, log, same, train, weights, write_data
@@ -29,6 +30,15 @@ SHAPING = {
     "image_size": 48,
     "max_zoom": 1.5,
     "color_jitter": 0,
+    "min_zoom": 0.5,
+    "rotation": 20,
+    "hue": 0.3,
+    "white_balance": 0.5,
+    "gamma": 0.5,
+    "blur": 2,
+    "noise": 0.1,
+    "jpeg": 1,
+    "canonical_focal_length": 300,  # far targets become larger than predictions, which alone changes an L1 loss's gradient
     "embed_dim": 16,
     "depths": "1 1 2 1",
     "window_size": 2,
@@ -36,6 +46,8 @@ SHAPING = {
     "decoder": "swin_unet",
     "block_attention": "self encoder",
     "reference_task": "principal_curvature",
+    "decoder_window_size": 2,
+    "mlp_ratio": 2,
     "drop_path_rate": 0.5,
     "batch_size": 3,
     "gradient_accumulation_steps": 2,
@@ -90,6 +102,65 @@ def test_training_starts_from_a_pretrained_encoder(tmp_path, data):
     assert all(torch.equal(found[name], encoder.state_dict()[name]) for name in kept)
 
 
+def test_a_mixture_trains_every_task_of_any_data_set_with_its_own_encoding(tmp_path, data, monkeypatch):
+    """One set has depth in 1 / 512 m, the other in mm and without curvature. Evaluation and baseline are those of the first."""
+    millimetres = {**DEPTH, "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}
+    other = write_data(tmp_path / "other", {"depth": depth_map}, [millimetres], count=2)
+    batches, collate = [], MultiTaskCollator.__call__
+
+    def keep(self, rows):
+        batches.append((rows, collate(self, rows)))
+        return batches[-1][1]
+
+    monkeypatch.setattr(MultiTaskCollator, "__call__", keep)
+    train(tmp_path / "mixed", "--dataset", data, "--mix_with", other, "--mix_weights", 1, 3, "--batch_size", 8, "--color_jitter", 0)
+    mixed = [(row, depth, batch) for rows, batch in batches if "source" in rows[0] for row, depth in zip(rows, batch["labels"]["depth"])]
+    highest = {
+        name: max(depth.nan_to_num().max().item() for row, depth, _ in mixed if row["source"] == str(name)) for name in (data, other)
+    }
+    assert highest[data] > 4, "2,499 / 512 m, magnified by at most 1.15"
+    assert highest[other] < 2.5
+    assert {row["source"] for row, *_ in mixed} == {str(data), str(other)}
+    found = json.loads((tmp_path / "mixed" / "metrics.json").read_text())
+    assert found["dataset"] == f"{data.name} and other"
+    alone = json.loads((train(tmp_path / "alone", "--dataset", data) / "metrics.json").read_text())
+    assert found["constant_baseline"] == alone["constant_baseline"]
+
+
+def test_photographs_without_maps_teach_what_follows_from_the_image(tmp_path, data, monkeypatch):
+    photographs = write_data(tmp_path / "photographs", {}, [{"name": "edges2d"}])
+    batches, collate = [], MultiTaskCollator.__call__
+    monkeypatch.setattr(MultiTaskCollator, "__call__", lambda self, rows: batches.append((rows, collate(self, rows))) or batches[-1][1])
+    flags = ["--dataset", data, "--mix_with", photographs, "--targets_of_views", "edges2d", "--batch_size", 8]
+    model = train(tmp_path / "model", *flags)
+    assert MulTForMultiTaskDensePrediction.from_pretrained(model).task_names == ["depth", "principal_curvature", "edges2d"]
+    trained = [batch for rows, batch in batches if "source" in rows[0]]
+    assert all(batch["labels"]["edges2d"].isfinite().all() for batch in trained)
+    assert any(batch["labels"]["depth"].isnan().all(dim=(1, 2, 3)).any() for batch in trained), "premise: some rows have no maps"
+    batches.clear()
+    train(tmp_path / "few", *flags, "--targets_of_views_share", 0.1)
+    trained = [batch for rows, batch in batches if "source" in rows[0]]
+    assert any(batch["labels"]["edges2d"].isnan().all(dim=(1, 2, 3)).any() for batch in trained)
+
+
+def test_windows_are_cut_out_of_images_that_keep_their_aspect(tmp_path, data):
+    train(tmp_path, "--dataset", data, "--image_size", 48, "--keep_aspect")
+    processor = MulTImageProcessor.from_pretrained(tmp_path)
+    assert dict(processor.size) == {"shortest_edge": 48}
+    assert json.loads((tmp_path / "metrics.json").read_text())["image_size"] == "shorter side 48"
+
+
+def test_an_encoder_without_attention_gets_heads_per_stage(tmp_path, data):
+    timm = pytest.importorskip("timm")
+    encoder = timm.create_model("test_efficientnet")
+    encoder.pretrained_cfg.update(mean=(0.1, 0.2, 0.3))
+    timm.models.save_for_hf(encoder, str(tmp_path / "encoder"), safe_serialization=True)
+    flags = [*AS_BY_DEFAULT, "--backbone", tmp_path / "encoder", "--decoder_num_attention_heads", 2, 2, 1, 1]
+    train(tmp_path / "model", "--dataset", data, *flags)
+    assert MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "model").config.decoder_num_attention_heads == [2, 2, 1, 1]
+    assert [*MulTImageProcessor.from_pretrained(tmp_path / "model").image_mean] == [0.1, 0.2, 0.3]
+
+
 def test_flags_may_come_from_a_file(tmp_path, data):
     (tmp_path / "flags.yaml").write_text(yaml.safe_dump({"dataset": str(data), "max_steps": 3, "tasks": ["depth"]}))
     train(tmp_path / "model", "--config", tmp_path / "flags.yaml", "--max_steps", 1)
@@ -119,6 +190,13 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--learning_rate", "nan"], "--learning_rate is nan; it must be at least 0"),
         (["--image_size", "0"], "--image_size is 0; it must be at least 32"),
         (["--panel_rows", "0"], "--panel_rows is 0; it must be at least 1"),
+        (["--jpeg", "2"], "--jpeg is 2.0; it must be at least 0 and at most 1"),
+        (["--min_zoom", "0"], "--min_zoom is 0.0; it must be at least 0.1 and at most 1"),
+        (["--canonical_focal_length", "0"], "--canonical_focal_length is 0.0; it must be at least 1"),
+        (["--targets_of_views", "depth"], r"the image alone does not define \['depth'\]; choose from: edges2d, keypoints2d"),
+        (["--keep_aspect"], "--keep_aspect needs --image_size, which is None"),
+        (["--mix_with", "b", "--mix_weights", "1"], "--mix_weights has 1 weights for --dataset and 1 data sets of --mix_with"),
+        (["--mix_with", "b", "b"], "--mix_with b b names a data set twice"),
         (["--weighting_options", "{period: 5}"], r"--weighting_options is '\{period: 5\}'; give a JSON object"),
         (["--weighting_options", "[5]"], r"--weighting_options is '\[5\]'; give a JSON object"),
         (
@@ -151,7 +229,8 @@ TESTED_BY_NAME = {
     *("config", "dataset", "validation_split", "model", "backbone", "num_workers", "max_steps", "encoder_learning_rate_factor"),
     *("schedule", "schedule_power", "max_grad_norm", "weighting_options", "mixed_precision", "torch_compile", "output_dir"),
     *("eval_steps", "save_steps", "keep_checkpoints", "resume", "overwrite", "logging_steps", "log_with", "panel_rows", "push_to_hub"),
-    *("float32_matmul", "cpu_threads"),
+    *("float32_matmul", "cpu_threads", "mix_with", "mix_weights", "keep_aspect", "decoder_num_attention_heads"),
+    *("targets_of_views", "targets_of_views_share"),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.geometric import BEYOND_IMAGE, horizontal_flip, rotate_zoom_crop
-from mult_hf.data.photometric import colour_jitter, gaussian_blur, gaussian_noise
+from mult_hf.data.photometric import colour_jitter, gaussian_blur, gaussian_noise, jpeg_compressed, tone_curve, white_balance
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, registered_tasks, resolve_tasks
 
 TASKS = resolve_tasks(["segmentation", "depth", "normals", "reshading"])
@@ -210,7 +210,7 @@ def test_bilinear_vectors_stay_unit_vectors():
     torch.testing.assert_close(lengths[lengths.isfinite()], torch.ones(int(lengths.isfinite().sum())))
 
 
-def test_the_same_generator_state_gives_the_same_view_and_leaves_the_sample_alone():
+def test_the_same_generator_state_gives_the_same_view_without_changing_the_sample():
     augmentation = RandomAugmentation(tasks=TASKS, size=(64, 64), blur=2.0, noise=0.1, hue=0.1)
     sample = render()
     views = [augmentation(sample, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
@@ -272,6 +272,41 @@ def test_neutral_factors_change_nothing_and_others_have_their_effect():
     torch.testing.assert_close(grey[0], grey[2])
     assert colour_jitter(image, contrast=0).std() < 1e-5
     assert not torch.allclose(colour_jitter(image, hue=0.2), image)
+
+
+def test_white_balance_scales_red_and_blue_alone():
+    image = torch.tensor([0.5, 0.4, 0.2]).view(3, 1, 1).expand(3, 4, 4)
+    changed = white_balance(image, red=1.5, blue=0.5)
+    assert changed[:, 0, 0].tolist() == pytest.approx([0.75, 0.4, 0.1])
+    assert white_balance(image, red=3.0)[0].unique().item() == 1.0, "clipped, as on a sensor"
+    assert torch.equal(white_balance(image), image)
+
+
+def test_a_tone_curve_keeps_black_and_white():
+    values = torch.tensor([0.0, 0.25, 1.0]).view(1, 1, 3).expand(3, 1, 3)
+    assert tone_curve(values, 0.5)[0, 0].tolist() == pytest.approx([0, 0.5, 1])
+    assert tone_curve(values, 2.0)[0, 0].tolist() == pytest.approx([0, 0.0625, 1])
+
+
+def test_compression_loses_little_of_a_smooth_image_and_more_at_low_quality():
+    ramp = torch.linspace(0, 1, 64).expand(3, 64, 64)
+    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert (jpeg_compressed(ramp, 90) - ramp).abs().max() < 0.02  # a few of 255 levels
+    assert jpeg_compressed(ramp, 90).dtype == torch.float32
+    losses = [(jpeg_compressed(noise, quality) - noise).abs().mean() for quality in (30, 90)]
+    assert losses[0] > losses[1] > 0
+
+
+def test_what_cameras_add_follows_the_generator_and_leaves_the_other_changes_alone():
+    view = {"pixel_values": torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), "labels": {"depth": torch.ones(1, 32, 32)}}
+    plain = RandomAugmentation(tasks=TASKS)
+    camera = RandomAugmentation(tasks=TASKS, white_balance=0.3, gamma=0.4, jpeg=1.0, noise=0.02, blur=1.0)
+    first, second, other = (camera(view, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first["pixel_values"], second["pixel_values"])
+    assert not torch.allclose(first["pixel_values"], other["pixel_values"], atol=0.1)
+    without = plain(view, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(first["labels"]["depth"], without["labels"]["depth"], equal_nan=True)
+    assert not torch.allclose(first["pixel_values"], without["pixel_values"], atol=0.02)
 
 
 def test_blur_keeps_the_mean_and_lowers_detail():

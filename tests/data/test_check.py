@@ -227,6 +227,52 @@ def test_depth_normalised_per_image_is_named(tmp_path):
     assert "normalised per image" in found
 
 
+@pytest.mark.parametrize(
+    ("entry", "missing"),
+    [
+        (depth_entry(), 1e10),
+        (depth_entry(), 65.535),
+        ({**ENTRIES["depth"], "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}, 65535),
+    ],
+    ids=["float", "float of millimetres", "millimetres"],
+)
+def test_a_value_for_missing_depth_that_is_not_listed_is_named(tmp_path, entry, missing):
+    dtype = np.dtype(entry["encoding"]["dtype"])
+    stored = (METRES if dtype.kind == "f" else 1000 * METRES).astype(dtype)
+    stored[:2] = missing
+    (found,) = (
+        check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry})).tasks["depth"].problems
+    )
+    assert re.search(r"8\.3% of the known pixels are exactly .* m, far beyond the others, .*list the stored value under", found), found
+
+
+def test_maps_of_a_single_class_are_named(tmp_path):
+    rows = [{"image": sound_maps()["image"], "things": mask(1, 1)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"things": classes_of(2)})).tasks["things"].problems
+    assert found == "only class 1 occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
+    assert check(write(tmp_path / "few", rows[:2], {"things": classes_of(2)})).is_right, "too few maps for a judgement"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda vectors: vectors * (-1, 1, 1), "x looks mirrored"),
+        (lambda vectors: vectors * (1, -1, 1), "y looks stored downwards"),
+        (lambda vectors: vectors[..., ::-1], r"channels look reversed \(BGR\): .* as \[2, 1, 0\]"),
+    ],
+    ids=["x left", "y down", "BGR"],
+)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_normals_of_surfaces_that_no_camera_sees_are_named_without_depth(tmp_path, change, sentence, mirrored):
+    """A surface is visible only if its normal points against the line of sight, whatever the scene."""
+    vectors = VECTORS[:, ::-1] * (-1, 1, 1) if mirrored else VECTORS
+    for name, seen in (("sound", vectors), ("changed", change(vectors))):
+        rows = [{"image": sound_maps()["image"], "normals": np.round(127 + 127 * seen).astype(np.uint8)}] * 4
+        problems = list(check(write(tmp_path / name, rows, {"normals": ENTRIES["normals"]})).tasks["normals"].problems)
+        assert len(problems) == (name == "changed"), problems
+    assert re.search(sentence, problems[0]), problems
+
+
 NORMALS_MISTAKES = {
     "y down": ((1, -1, 1), "normals", "y looks stored downwards"),
     "x left": ((-1, 1, 1), "normals", "x looks mirrored"),
@@ -369,3 +415,16 @@ def test_the_example_of_the_documentation_passes_the_checker(tmp_path):
     assert findings.is_right, str(findings)
     assert {task: item.found for task, item in findings.tasks.items()} == {"image": 2, "segmentation": 1, "depth": 2, "normals": 1}
     assert findings.tasks["depth"].highest == pytest.approx(1.536), "1536 millimetres"
+
+
+def test_focal_lengths_that_cannot_be_pixels_of_the_image_are_named(tmp_path):
+    """20 pixels is right for this scene of 32 columns; null is not known."""
+    root = write(tmp_path / "data", [sound_maps(number) for number in range(4)])
+    path = next(root.glob("*.parquet"))
+    rows = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    rows.add_column("focal_length", [20.0, None, -1.0, 2600.0]).to_parquet(path)
+    found = check(root).tasks["image"].problems
+    assert found == {
+        "focal_length is -1.0; give pixels of the image above 0, or null where it is not known": ["train row 2"],
+        "focal_length is 2600 pixels, a field of view of 0.7 degrees; give pixels of the image": ["train row 3"],
+    }

@@ -1,5 +1,6 @@
 """Proves that the evaluation loop measures at the labels' size, gives one result for any split, and has valid intervals of differences."""
 
+import logging
 import math
 import pickle
 from dataclasses import replace
@@ -305,6 +306,18 @@ def test_the_constant_baseline_predicts_the_mean_and_the_most_frequent_class_of_
     result = measured(rows, constant_baseline(rows, collator_for("distance", "classes")), ["distance", "classes"])
     assert result.compute()["classes/pixel_accuracy"] == pytest.approx(2 / 3)
     assert result.compute()["distance/mae"] == pytest.approx((2 + 1 + 3) / 3)
+
+
+def test_labels_that_are_unknown_everywhere_are_named_before_training_or_measuring(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mult_hf"), "propagate", True)
+    rows = [{"image": black_image(), "distance": None, "classes": np.full((8, 8), known)} for known in (255, 1)]
+    with caplog.at_level("WARNING"):
+        constant_baseline(rows, collator_for("distance", "classes"))
+    assert "none of the rows that were read has a known label of distance; run mult-hf check" in caplog.text
+    assert "classes has class 1 only in the rows that were read; run mult-hf check" in caplog.text
+    with pytest.raises(ValueError, match="no row has a known label of distance, classes; run mult-hf check on the data set"):
+        constant_baseline(rows[:1], collator_for("distance", "classes"))
 
 
 def test_the_constant_baseline_reads_no_more_images_than_allowed():

@@ -13,10 +13,11 @@ import pytest
 from mult_hf.inference.directory_lock import HOLDER_FILE, LOCK_FILE, exclusive_run
 
 ROOT = Path(__file__).resolve().parents[2]
+# Runs the module's file, because importing the whole package takes seconds.
 HOLD = """
-import sys
+import runpy, sys
 from pathlib import Path
-from mult_hf.inference.directory_lock import exclusive_run
+exclusive_run = runpy.run_path(sys.argv[2])["exclusive_run"]
 with exclusive_run(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -26,9 +27,8 @@ with exclusive_run(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that locks the directory until its input ends."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLD, str(tmp_path), str(ROOT / "mult_hf/inference/directory_lock.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()

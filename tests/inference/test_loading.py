@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.inference.loading import load_whole_model
 
 
@@ -53,6 +54,50 @@ def test_weights_of_another_shape_are_refused(saved):
     rewrite(lambda state: {**state, name: state[name][:1].clone()})
     with pytest.raises(ValueError, match=f"lacks 1 of the model's .* such as {name}"):
         load_whole_model(str(directory))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda weight: weight.round().long(), lambda weight: weight.to(torch.int8), lambda weight: weight > 0],
+    ids=["int64", "int8", "bool"],
+)
+def test_weights_stored_as_integers_are_refused(saved, change):
+    """Transformers reads them as they are, though quantized weights need a scale."""
+    _, directory, rewrite = saved
+    rewrite(lambda state: {**state, "heads.tasks.normals.projection.weight": change(state["heads.tasks.normals.projection.weight"])})
+    with pytest.raises(ValueError, match=r"holds heads.tasks.normals.projection.weight as \w+; expected F64, F32, F16, BF16"):
+        load_whole_model(str(directory))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_float_type_are_loaded(saved, dtype):
+    _, directory, rewrite = saved
+    rewrite(lambda state: {name: value.to(dtype) for name, value in state.items()})
+    load_whole_model(str(directory))
+
+
+def test_pickled_weights_are_not_read_beside_nothing_else(saved):
+    _, directory, _ = saved
+    torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+    for load in (load_whole_model, MulTForMultiTaskDensePrediction.from_pretrained):
+        with pytest.raises(OSError, match=r"model\.safetensors"):
+            load(str(directory))
+    MulTForMultiTaskDensePrediction.from_pretrained(directory, use_safetensors=False)
+
+
+def test_a_directory_without_configuration_is_not_taken_for_the_default_model(saved):
+    _, directory, _ = saved
+    (directory / "config.json").unlink()
+    with pytest.raises(ValueError, match=rf"{directory} has no config.json"):
+        load_whole_model(str(directory))
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "outputs/no/model", "../model", "{path}/model.safetensors"])
+def test_a_path_to_no_directory_is_not_taken_for_a_hub_id(saved, name):
+    _, directory, _ = saved
+    with pytest.raises(ValueError, match=r"is (no directory|a file); give the directory of a trained model, or a Hub id"):
+        load_whole_model(name.format(path=directory))
 
 
 @pytest.mark.parametrize("kept", [0, 4, 500, 5000, -1])

@@ -4,12 +4,15 @@ import io
 import json
 import struct
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mult_hf.inference.point_cloud import MAX_TILT, point_cloud, to_glb
+
+needs_trimesh = pytest.mark.skipif(find_spec("trimesh") is None, reason='writes a GLB file: pip install "mult-hf[demo]"')
 
 
 def test_a_wall_at_two_metres_in_a_ninety_degree_view_is_four_metres_wide():
@@ -27,7 +30,7 @@ def test_rows_go_down_columns_to_the_right_and_corners_counter_clockwise():
     np.testing.assert_allclose(white, [(0, 1, -1), (0, 0, -1), (1, 0, -1), (1, 1, -1)], atol=1e-12)
 
 
-def test_with_the_normals_of_a_tilted_plane_every_corner_lies_in_the_plane():
+def test_with_normals_of_a_tilted_plane_all_corners_are_in_the_plane():
     normal, distance, size = np.array([0.6, 0.0, 0.8]), -2.0, 40  # the plane n p = distance
     step = (np.arange(size) + 0.5 - size / 2) / (size / 2)  # slopes of rays at 90 degrees
     depth = np.broadcast_to(distance / (normal[0] * step - normal[2]), (size, size))
@@ -84,7 +87,8 @@ def read_glb(data):
     return scene, corners, triangles, places, texture
 
 
-def test_the_file_holds_the_same_squares_counter_clockwise_and_where_they_are():
+@needs_trimesh
+def test_the_file_contains_the_same_squares_counter_clockwise_at_the_same_positions():
     points = point_cloud(np.full((3, 5), 2.0), np.zeros((3, 5, 3), np.uint8), 60)
     scene, corners, triangles, _, _ = read_glb(to_glb(points))
     np.testing.assert_allclose(corners, points.corners.reshape(-1, 3), atol=1e-6)
@@ -96,6 +100,7 @@ def test_the_file_holds_the_same_squares_counter_clockwise_and_where_they_are():
     assert np.linalg.norm(crossed, axis=1).sum() / 2 == pytest.approx(area), "the squares tile the wall"
 
 
+@needs_trimesh
 @pytest.mark.parametrize("size", [(3, 5), (4, 4)])  # the texture has room to spare, and none
 def test_every_corner_of_a_square_shows_the_middle_of_a_texture_pixel_of_its_colour(size):
     """In glTF textures are sRGB, and their first pixel is at (0, 0)."""

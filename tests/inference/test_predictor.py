@@ -142,7 +142,7 @@ def test_the_x_of_a_mirrored_vector_is_negated():
     torch.testing.assert_close(averaged["direction"][0, :, 0, 0], torch.tensor(seen_right))
 
 
-def test_without_views_the_prediction_is_the_models_own(tiny_model):
+def test_without_views_the_prediction_is_that_of_the_model(tiny_model):
     model, image = tiny_model(), torch.randn(1, 3, 40, 50)
     with torch.no_grad():
         expected = model(image, tasks=["segmentation", "depth"]).predictions

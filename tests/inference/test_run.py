@@ -1,16 +1,17 @@
 """Proves that a failed input, wherever it fails, does not affect the others."""
 
 import errno
+import math
 import threading
 import weakref
 from functools import partial
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mult_hf import MulTImageProcessor, registered_tasks
-from mult_hf.inference.output import PredictionDirectory
+from mult_hf.inference.output import PredictionDirectory, read_map
 from mult_hf.inference.run import PredictionRun, prepare
 from mult_hf.inference.sources import InputImage
 
@@ -73,6 +74,24 @@ def test_a_prediction_failure_for_one_image_does_not_affect_its_batch(run, tmp_p
     expected = made.processor(Image.new("RGB", (40, 36), (20,) * 3), return_tensors="pt")["pixel_values"][0]
     outcomes = made(Images("a", "b", "c", "d"))
     assert (outcomes.done, outcomes.failed) == (3, [("c", "out of memory")])
+    assert written(tmp_path) == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_prediction_that_is_not_finite_fails_its_image(run, tmp_path, value):
+    """It would be written as a map of unknown pixels, and a NaN among logits as the first class."""
+
+    def overflowing_at_20(pixel_values):
+        predictions = two_metres(pixel_values)
+        predictions["depth"][(pixel_values == expected).flatten(1).all(dim=1), ..., 0, 0] = value
+        return predictions
+
+    made = run(overflowing_at_20, 2)
+    expected = made.processor(Image.new("RGB", (40, 36), (20,) * 3), return_tensors="pt")["pixel_values"][0]
+    outcomes = made(Images("a", "b", "c", "d"))
+    ((name, reason),) = outcomes.failed
+    assert (outcomes.done, name) == (3, "c")
+    assert reason.startswith("the model's prediction of depth is not finite")
     assert written(tmp_path) == ["a", "b", "d"]
 
 
@@ -174,3 +193,18 @@ def test_an_image_that_waits_is_as_small_as_its_files_allow(run, keep_images, si
 def test_maps_and_kept_images_are_as_large_as_max_side_allows(run, tmp_path):
     run(max_side=20, keep_images=True)(Images("a"))
     assert [Image.open(tmp_path / path).size for path in ("maps/depth/a.png", "images/a.png")] == [(20, 18)] * 2
+
+
+@pytest.mark.parametrize("max_side", [None, 20])
+def test_depth_is_that_of_the_lens_in_the_files_exif_at_any_size_of_the_maps(run, tmp_path, max_side):
+    """Of 50 mm; the canonical focal length is twice that."""
+    made, exif = run(max_side=max_side), Image.Exif()
+    canonical = 2 * 50 / math.hypot(36, 24) * math.hypot(40, 36)
+    made.processor = MulTImageProcessor(do_resize=False, tasks=list(SPECS.values()), canonical_focal_length=canonical)
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
+    image = Image.new("RGB", (40, 36))
+    image.info["exif"] = exif.tobytes()
+    assert made([InputImage("a", lambda: image, lambda: "a")]).failed == []
+    depth = read_map(tmp_path / "maps/depth/a.png", made.directory.stored["depth"])
+    assert depth.shape[-2:] == ((36, 40) if max_side is None else (18, 20))
+    assert depth == pytest.approx(1.0, abs=1e-3), "2 m of the canonical camera; stored in steps of 0.15 mm"

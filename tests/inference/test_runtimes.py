@@ -154,7 +154,7 @@ def test_predict_writes_the_same_maps_with_every_runtime(make_model, tmp_path):
     for runtime in RUNTIMES:
         argv = ["predict", "--model", model, "--inputs", tmp_path / "image.png", "--output_dir", tmp_path / runtime, "--cpu_threads", 1]
         assert main([*map(str, argv), "--runtime", runtime]) == 0
-        maps[runtime] = np.asarray(Image.open(tmp_path / runtime / "maps/depth/image.png")).astype(int)
+        maps[runtime] = np.asarray(Image.open(tmp_path / runtime / "maps/depth/image.png.png")).astype(int)
     assert np.ptp(maps["torch"]) > 100, "premise"
     for runtime in RUNTIMES:
         assert np.abs(maps[runtime] - maps["torch"]).max() <= 2

@@ -170,7 +170,7 @@ def test_without_its_plug_in_a_heic_image_fails_with_what_to_install(tmp_path, m
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_what_is_no_regular_file_fails_without_being_opened(tmp_path):
+def test_pipes_and_devices_fail_without_being_opened(tmp_path):
     """Opening a pipe waits for its writer; a device may never end."""
     for name in ("pipe.png", "pipe.mp4"):
         os.mkfifo(tmp_path / name)

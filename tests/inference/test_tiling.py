@@ -156,7 +156,7 @@ def test_tiles_are_blended_at_the_scale_of_their_views_but_not_above_the_images(
         ((400, 600), ViewSize(100, 100, keeps_aspect=True), (256, 256), 400 / 256),
     ],
 )
-def test_a_tile_has_as_many_of_the_images_pixels_as_asked_for_and_a_known_zoom(size, view, tile, zoom):
+def test_a_tile_has_the_requested_number_of_image_pixels_and_a_known_zoom(size, view, tile, zoom):
     layout = Layout.of_image(size, 256, view)
     assert (layout.tile, layout.seen) == (tile, (view.height, view.width))
     assert layout.zoom == pytest.approx(zoom)
@@ -166,7 +166,7 @@ def test_a_tile_has_as_many_of_the_images_pixels_as_asked_for_and_a_known_zoom(s
     assert not layout.is_whole_image
 
 
-def test_a_tile_that_sees_what_the_whole_image_shows_adds_nothing():
+def test_a_tile_without_additional_detail_changes_nothing():
     """A slope has the same means at every scale; away from its ends, where they are cut off, 0.02 of 4 is the interpolation's."""
     slope = torch.linspace(-2, 2, 128).expand(1, 3, 128, 128)
     tiles = tiled(pointwise, SPECS, 64, VIEW)(slope)

@@ -101,6 +101,6 @@ def test_no_edge_of_a_tile_shows(maps_by_tile, task):
     assert plain > blended
 
 
-def test_a_tile_of_the_test_is_what_the_model_was_trained_on():
+def test_tiles_of_the_test_have_the_scale_of_the_training_images():
     layout = Layout.of_image((SIDE, SIDE), 256, ViewSize(128, 128))
     assert (layout.seen, layout.zoom, layout.cells) == ((128, 128), 2.0, (16, 16))

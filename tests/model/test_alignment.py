@@ -1,4 +1,4 @@
-"""A map that does not lie on its image is refused, with both sizes and the cause; another size of the same aspect ratio is not."""
+"""Proves that misaligned maps are refused with both sizes and the cause, and that other sizes with the same aspect ratio are accepted."""
 
 import io
 
@@ -15,7 +15,7 @@ SIDES = np.random.default_rng(0).integers(8, 2000, (500, 2)).tolist()
 
 
 def image_of(height, width, exif_orientation=None):
-    """An image file as a camera writes it, opened."""
+    """An opened image file, as written by a camera."""
     exif = Image.Exif()
     if exif_orientation:
         exif[0x0112] = exif_orientation
@@ -28,7 +28,7 @@ def depth_of(height, width):
     return Image.fromarray(np.full((height, width), 512, np.uint16))
 
 
-def test_every_size_that_resizing_gives_has_the_same_aspect_ratio():
+def test_resizing_keeps_the_aspect_ratio_by_this_definition():
     for height, width in SIDES:
         for scale in (0.1, 0.3, 0.77, 1.0, 2.2):
             assert same_aspect((max(1, round(height * scale)), max(1, round(width * scale))), (height, width)), (height, width, scale)
@@ -58,7 +58,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("stored", "image", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_map_that_does_not_lie_on_its_image_is_refused_with_the_cause(stored, image, message):
+def test_a_misaligned_map_is_refused_with_the_cause(stored, image, message):
     with pytest.raises(ValueError, match=f"normals of row 3: .*{message}"):
         check_aligned({"depth": None, "normals": stored}, image, "row 3")
 
@@ -69,9 +69,9 @@ def test_a_map_of_the_upright_image_is_accepted():
 
 
 def test_sizes_are_read_from_files_arrays_and_tensors(tmp_path):
-    image_of(48, 64, 6).save(tmp_path / "photo.jpg", exif=image_of(48, 64, 6).getexif())
-    assert orientation(tmp_path / "photo.jpg") == 6
-    assert upright_size(str(tmp_path / "photo.jpg")) == (64, 48)
+    image_of(48, 64, 6).save(tmp_path / "image.jpg", exif=image_of(48, 64, 6).getexif())
+    assert orientation(tmp_path / "image.jpg") == 6
+    assert upright_size(str(tmp_path / "image.jpg")) == (64, 48)
     assert upright_size(torch.zeros(3, 48, 64, dtype=torch.uint8)) == (48, 64)
     assert map_size(np.zeros((48, 64, 3))) == map_size(np.zeros((3, 48, 64))) == map_size(np.zeros((48, 64))) == (48, 64)
 
@@ -94,7 +94,7 @@ processors = pytest.mark.parametrize("processor_class", [MulTImageProcessor, Mul
 
 @processors
 @pytest.mark.parametrize("side", [{"height": 64, "width": 64}, {"shortest_edge": 48}])
-def test_processors_refuse_a_map_that_does_not_lie_on_its_image(processor_class, side):
+def test_processors_refuse_a_misaligned_map(processor_class, side):
     processor = processor_class(size=side, tasks=["depth"])
     for image, stored in (
         (image_of(96, 128), depth_of(128, 96)),
@@ -111,14 +111,14 @@ def test_processors_refuse_a_map_that_does_not_lie_on_its_image(processor_class,
 
 
 @processors
-def test_processors_accept_a_map_of_another_size_and_one_of_a_turned_image_that_is_upright(processor_class):
+def test_processors_accept_maps_of_another_size_and_upright_maps_of_turned_images(processor_class):
     processor = processor_class(size={"height": 64, "width": 64}, tasks=["depth"])
     for image, stored in ((image_of(96, 128), depth_of(48, 64)), (image_of(96, 128, 6), depth_of(128, 96))):
         assert (processor(image, label_maps={"depth": stored}, return_tensors="pt")["labels"]["depth"] == 1).all()
 
 
 @processors
-def test_the_exif_orientation_of_a_file_counts_in_whatever_form_it_comes(processor_class, tmp_path):
+def test_exif_orientation_is_read_from_a_file_in_any_form(processor_class, tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[274] = 6

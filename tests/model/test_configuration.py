@@ -1,4 +1,4 @@
-"""Proves that a configuration has the paper's defaults, refuses what cannot work, warns of misspelt names and survives JSON."""
+"""Proves that a configuration has the paper's defaults, refuses invalid values, warns about misspelt names and is unchanged by JSON."""
 
 import json
 import logging
@@ -34,27 +34,27 @@ def test_the_default_is_the_papers_six_tasks_and_sharing_on_a_swin_t():
     assert config.decoder_window_size == 7
 
 
-def test_tasks_are_stored_as_full_plain_entries_however_they_come():
+def test_tasks_given_in_any_form_are_stored_as_full_entries():
     expected = [registered_tasks()["depth"].to_dict(), EDGE_OCCLUSION.to_dict()]
     assert MulTConfig(tasks=["depth", EDGE_OCCLUSION]).tasks == expected
     assert MulTConfig(tasks=[{"name": "depth"}, EDGE_OCCLUSION.to_dict()]).tasks == expected
     assert MulTConfig(tasks={"depth": registered_tasks()["depth"], "edge_occlusion": EDGE_OCCLUSION}).tasks == expected
 
 
-def test_the_reference_task_is_normals_or_else_the_first():
+def test_the_reference_task_is_normals_or_otherwise_the_first():
     assert MulTConfig(tasks=["depth", "normals"]).reference_task == "normals"
     assert MulTConfig(tasks=["edges2d", "depth"]).reference_task == "edges2d"
     assert MulTConfig(tasks=["depth", "normals"], reference_task="depth").reference_task == "depth"
 
 
-def test_the_window_is_the_backbones_unless_it_has_none(tiny_config):
+def test_the_window_defaults_to_that_of_the_backbone(tiny_config):
     assert tiny_config().decoder_window_size == 4
     assert tiny_config(decoder_window_size=2).decoder_window_size == 2
     assert not hasattr(ConvNextConfig(), "window_size")
     assert MulTConfig(backbone_config={"model_type": "convnext"}).decoder_window_size == 7
 
 
-def test_a_backbone_is_given_as_a_dict_or_as_a_configuration():
+def test_a_backbone_can_be_a_dict_or_a_configuration():
     swin = SwinConfig(embed_dim=8, num_heads=[1, 2, 4, 8], window_size=4, out_features=STAGES)
     from_object, from_dict = MulTConfig(backbone_config=swin), MulTConfig(backbone_config=swin.to_dict())
     assert type(from_dict.backbone_config) is SwinConfig
@@ -62,7 +62,7 @@ def test_a_backbone_is_given_as_a_dict_or_as_a_configuration():
     assert from_dict.to_dict() == from_object.to_dict()
 
 
-def test_changing_one_configuration_leaves_the_next_one_alone():
+def test_changing_a_configuration_does_not_change_later_ones():
     first = MulTConfig()
     first.tasks.clear()
     first.block_attention.append("self")
@@ -70,7 +70,7 @@ def test_changing_one_configuration_leaves_the_next_one_alone():
     assert MulTConfig().block_attention == ["self", "encoder"]
 
 
-def test_a_configuration_does_not_keep_hold_of_the_callers_lists():
+def test_a_configuration_does_not_share_the_callers_lists():
     per_stage = [["self", "encoder"] for _ in range(4)]
     config = MulTConfig(block_attention=per_stage)
     per_stage[0][0] = "reference"
@@ -102,17 +102,17 @@ def test_a_preset_has_the_sizes_of_the_swin_paper(preset):
     assert sum(parameter.numel() for parameter in classifier.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
-def test_every_preset_is_one_of_the_papers_and_none_is_missing():
+def test_the_presets_are_the_sizes_of_the_swin_paper():
     assert set(PRESETS) == set(SWIN_PAPER)
 
 
-def test_a_preset_takes_the_other_arguments_too():
+def test_a_preset_accepts_other_arguments_too():
     config = MulTConfig.from_preset("swin-base", tasks=["depth"], block_attention=["self", "self"], mlp_ratio=2.0)
     assert (list(config.task_specs), config.block_attention, config.mlp_ratio) == (["depth"], ["self", "self"], 2.0)
 
 
 def test_using_a_preset_does_not_change_it(monkeypatch):
-    monkeypatch.setattr(configuration_mult, "PRESETS", deepcopy(PRESETS))  # should it change, then not for the other tests
+    monkeypatch.setattr(configuration_mult, "PRESETS", deepcopy(PRESETS))  # so that a change does not affect other tests
     MulTConfig.from_preset("swin-tiny").backbone_config.depths.append(2)
     assert tuple(MulTConfig.from_preset("swin-tiny").backbone_config.depths) == (2, 2, 6, 2)
 
@@ -122,16 +122,16 @@ def test_an_unknown_preset_is_refused():
         MulTConfig.from_preset("swin-huge")
 
 
-# Where blocks take their attention from.
+# Sources of the blocks' attention.
 
 
 @pytest.mark.parametrize("source", ATTENTION_SOURCES)
-def test_a_block_kind_names_its_source_and_may_carry_skip(source):
+def test_a_block_kind_has_a_source_and_an_optional_skip(source):
     assert BlockAttention.parse(source) == BlockAttention(source, skip=False)
     assert BlockAttention.parse(f"{source}+skip") == BlockAttention(source, skip=True)
 
 
-def test_only_blocks_on_their_own_stream_do_not_share():
+def test_all_blocks_but_self_blocks_share():
     shared = {kind: BlockAttention.parse(kind).is_shared for kind in ("self", "self+skip", "encoder", "reference", "reference+skip")}
     assert shared == {"self": False, "self+skip": False, "encoder": True, "reference": True, "reference+skip": True}
 
@@ -146,7 +146,7 @@ def test_any_other_block_kind_is_refused(kind):
         MulTConfig(block_attention=["self", kind])
 
 
-def test_one_list_of_kinds_holds_for_every_stage():
+def test_one_list_of_kinds_applies_to_every_stage():
     config = MulTConfig(block_attention=["encoder+skip", "reference"])
     stage = [BlockAttention("encoder", True), BlockAttention("reference", False)]
     assert config.block_attention_of_stages(4) == [stage] * 4
@@ -166,19 +166,19 @@ def test_each_stage_may_have_its_own_kinds_and_number_of_blocks():
 
 
 @pytest.mark.parametrize("given", [2, 5])
-def test_another_number_of_lists_than_stages_is_refused(given):
+def test_a_wrong_number_of_lists_is_refused(given):
     config = MulTConfig(block_attention=[["self", "encoder"]] * given)
     with pytest.raises(ValueError, match=rf"{given} lists for 4 decoder stages; give one list, or one per stage"):
         config.block_attention_of_stages(4)
 
 
-# Refusals: what came, what is allowed.
+# Refusals: what was given, what is allowed.
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": []}, r"tasks is empty; give at least one"),
+        ({"tasks": []}, r"tasks is \[\]; give at least one"),
         ({"tasks": ["dept"]}, r"task 'dept' is not registered; registered: segmentation, depth"),
         ({"tasks": ["depth", "depth"]}, r"task 'depth' comes twice"),
         ({"tasks": [{"name": "depth", "wieght": 1}]}, r"unknown fields \['wieght'\]"),
@@ -198,7 +198,7 @@ def test_an_impossible_configuration_is_refused(arguments, message):
         MulTConfig(**arguments)
 
 
-def test_block_kinds_that_are_not_words_are_refused_by_name():
+def test_the_error_names_block_kinds_that_are_not_text():
     with pytest.raises(REFUSED, match="block_attention"):
         MulTConfig(block_attention=[1, 2])
 
@@ -224,7 +224,7 @@ def test_a_value_of_another_type_is_refused(argument, value):
         MulTConfig(**{argument: value})
 
 
-def test_a_configuration_that_was_broken_later_is_not_saved(tmp_path):
+def test_a_configuration_with_a_later_invalid_value_is_not_saved(tmp_path):
     config = MulTConfig()
     config.reference_task = "depht"
     with pytest.raises(REFUSED, match="'depht' is not one of the tasks"):
@@ -239,13 +239,13 @@ def test_a_configuration_that_was_broken_later_is_not_saved(tmp_path):
     ("misspelt", "meant"),
     [("block_attentions", "block_attention"), ("mlp_ration", "mlp_ratio"), ("task", "tasks"), ("reference_tasks", "reference_task")],
 )
-def test_a_misspelt_argument_warns_and_names_the_one_that_was_meant(misspelt, meant, caplog):
+def test_the_warning_for_a_misspelt_argument_suggests_the_right_one(misspelt, meant, caplog):
     with caplog.at_level(logging.WARNING):
         MulTConfig(**{misspelt: ["self", "self"]})
     assert f"does not know {misspelt!r}; it is stored but has no effect. Did you mean {meant!r}?" in caplog.text
 
 
-def test_a_name_like_no_other_warns_without_a_guess(caplog):
+def test_the_warning_for_an_unknown_argument_suggests_nothing_dissimilar(caplog):
     with caplog.at_level(logging.WARNING):
         MulTConfig(zzzz=1)
     assert "does not know 'zzzz'" in caplog.text
@@ -261,19 +261,19 @@ def test_known_arguments_and_those_of_transformers_do_not_warn(caplog, tmp_path)
     assert caplog.text == ""
 
 
-# The classes that transformers sees.
+# Class names in transformers' attributes.
 
 
 @pytest.mark.parametrize(
     "named", [{"backbone": "microsoft/swin-tiny-patch4-window7-224"}, {"backbone": "resnet50", "use_timm_backbone": True}]
 )
-def test_a_backbone_by_name_is_refused_before_the_hub_is_asked(named, monkeypatch):
+def test_a_backbone_name_is_refused_before_the_hub_is_queried(named, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.repo_exists", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(ValueError, match=rf"takes no backbone='{named['backbone']}'.*MulTForMultiTaskDensePrediction\.from_backbone"):
         MulTConfig(**named)
 
 
-def test_class_names_and_their_number_set_the_entry_of_the_one_classification(caplog):
+def test_id2label_and_num_labels_set_the_entry_of_the_only_classification(caplog):
     with caplog.at_level(logging.WARNING):
         named = MulTConfig(tasks=["depth", "segmentation"], id2label={0: "floor", 1: "wall", 2: "rest"})
         numbered = MulTConfig(num_labels=4)
@@ -301,13 +301,13 @@ def test_class_names_assigned_later_set_the_entry_too():
         ({"label2id": {"floor": 0}}, r"label2id=\{'floor': 0\} is not the inverse of id2label"),
     ],
 )
-def test_class_names_that_no_task_can_take_warn(caplog, arguments, message):
+def test_class_names_without_a_matching_task_give_a_warning(caplog, arguments, message):
     with caplog.at_level(logging.WARNING):
         MulTConfig(**arguments)
     assert re.search(message, caplog.text)
 
 
-def test_options_are_completed_whatever_their_order():
+def test_options_are_completed_in_any_order():
     values = {"tasks": ["depth", "edges2d"], "backbone_config": {"model_type": "swin", "window_size": 5}, "decoder_type": "mult"}
     forwards, backwards = MulTConfig(**values), MulTConfig(**dict(reversed(values.items())))
     assert forwards.to_dict() == backwards.to_dict()
@@ -317,7 +317,7 @@ def test_options_are_completed_whatever_their_order():
 # Files.
 
 
-def test_a_configuration_survives_its_file(tmp_path, tiny_config):
+def test_a_configuration_is_unchanged_after_saving_and_loading(tmp_path, tiny_config):
     config = tiny_config(
         tasks=["depth", {"name": "segmentation", "class_names": ["floor", "rest"]}, EDGE_OCCLUSION],
         block_attention=[["self", "encoder"], ["self+skip", "encoder"], ["encoder", "reference"], ["self", "self"]],
@@ -335,13 +335,13 @@ def test_a_configuration_survives_its_file(tmp_path, tiny_config):
         assert loaded.block_attention_of_stages(4) == config.block_attention_of_stages(4)
 
 
-def test_the_dict_of_a_configuration_makes_it_again():
+def test_a_configuration_can_be_built_from_its_dict():
     config = MulTConfig(tasks=["depth", EDGE_OCCLUSION], block_attention=["encoder", "reference"])
     entries = json.loads(json.dumps(config.to_dict()))
     assert MulTConfig.from_dict(entries).to_dict() == config.to_dict()
 
 
-def test_config_json_carries_full_entries_even_of_the_default_tasks(tmp_path):
+def test_config_json_contains_full_entries_even_of_the_default_tasks(tmp_path):
     MulTConfig().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["tasks"] == [registered_tasks()[task].to_dict() for task in MULT_TASKS]
@@ -349,7 +349,7 @@ def test_config_json_carries_full_entries_even_of_the_default_tasks(tmp_path):
     assert stored["model_type"] == "mult"
 
 
-def test_config_json_names_the_pipelines_code_and_loading_it_here_does_not_ask_for_it(tmp_path):
+def test_config_json_names_the_pipelines_code_which_is_not_loaded_here(tmp_path):
     MulTConfig().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["custom_pipelines"]["multitask-vision"]["impl"] == "pipeline_mult.MultiTaskVisionPipeline"
@@ -364,7 +364,7 @@ def test_a_task_that_was_never_registered_loads_from_config_json(tmp_path):
     assert "edge_occlusion" not in registered_tasks()
 
 
-def test_a_saved_task_keeps_its_values_where_the_registered_one_has_others(tmp_path):
+def test_a_saved_task_keeps_its_values_even_if_the_registered_task_differs(tmp_path):
     MulTConfig(tasks=[{"name": "depth", "value_range": [0, 80], "weight": 3.0}]).save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path).task_specs["depth"]
     assert registered_tasks()["depth"].value_range == (0, 10)

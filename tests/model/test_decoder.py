@@ -15,7 +15,7 @@ from mult_hf.model.decoder_mult import MulTDecoder, MulTDecoderBlock, RelativePo
 
 
 def randomize(module, scale=0.3):
-    """Move every parameter away from its initial value, so that a forgotten one shows."""
+    """Move every parameter away from its initial value, so that an unused one is detected."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0, scale)
@@ -35,7 +35,7 @@ def identity_linear(layer, rows=None):
 def test_shared_attention_of_one_two_by_two_window_by_hand(tiny_config):
     """One head of one channel, so that every number of the equations is one number.
 
-    The encoder map makes queries q = (0, 0, ln 3, 0) and keys k = (0, 1, 0, 0) (projections set to q_proj = x_1, k_proj = x_2 by
+    The encoder map gives queries q = (0, 0, ln 3, 0) and keys k = (0, 1, 0, 0) (projections set to q_proj = x_1, k_proj = x_2 by
     weights), no bias but one: B adds ln 2 wherever a token looks at its right neighbour.
     """
     config = tiny_config(tasks=["depth", "normals"], reference_task="normals", decoder_window_size=2)
@@ -74,7 +74,7 @@ def test_shared_attention_of_one_two_by_two_window_by_hand(tiny_config):
     assert mixed["normals"][0, 0, 1, 0].item() == pytest.approx(38 / 6)
 
 
-def test_one_map_serves_every_task(tiny_config, monkeypatch):
+def test_one_map_is_used_by_every_task(tiny_config, monkeypatch):
     """The map of a shared block is computed once for any number of tasks; a block without sharing makes one per task."""
     tasks = ["segmentation", "depth", "normals", "edges2d"]
     config = tiny_config(tasks=tasks)
@@ -89,7 +89,7 @@ def test_one_map_serves_every_task(tiny_config, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["encoder", "reference"])
-def test_only_the_reference_task_owns_queries_keys_and_bias_of_a_shared_block(tiny_config, source):
+def test_only_the_reference_task_has_queries_keys_and_bias_in_a_shared_block(tiny_config, source):
     attention = SharedWindowAttention(tiny_config(tasks=["depth", "normals"]), 8, 2, BlockAttention(source, False), ["depth", "normals"])
     assert {name.split(".")[0] for name, _ in attention.tasks["normals"].named_parameters()} == {
         "q_proj", "k_proj", "position_bias", "v_proj", "o_proj",
@@ -107,7 +107,7 @@ def test_an_encoder_block_does_not_read_the_reference_stream(tiny_config):
         assert torch.allclose(before, after) is not reads, source
 
 
-def test_skip_lets_the_encoder_map_into_the_values(tiny_config):
+def test_skip_adds_the_encoder_map_to_the_values(tiny_config):
     """With the map's own influence on queries and keys held fixed ("reference"), only +skip lets x_sa change the result."""
     config = tiny_config(tasks=["depth", "normals"])
     streams = {task: torch.randn(2, 1, 16, 8) for task in ("depth", "normals")}
@@ -117,18 +117,18 @@ def test_skip_lets_the_encoder_map_into_the_values(tiny_config):
         assert torch.allclose(before, after) is not skip
 
 
-# --- a slow reference: no windows are cut, every pair of tokens is looked at ---
+# --- a slow reference without windows: all pairs of tokens ---
 
 
 def slow_attention(attention, config, streams, encoder_map, shift):
     """The same equations over all pairs of tokens of the padded map, with minus infinity between windows.
 
-    Which tokens share a window is decided by coordinates alone, so nothing of the partitioning is taken for granted.
+    Coordinates alone determine which tokens share a window, independently of the code that partitions.
     """
     window, (batch, height, width, channels) = config.decoder_window_size, encoder_map.shape
     padded_height, padded_width = (-(-side // window) * window for side in (height, width))
     rows, columns = (axis.flatten() for axis in torch.meshgrid(torch.arange(padded_height), torch.arange(padded_width), indexing="ij"))
-    # After rolling by the shift a token lands at this place, and tokens that wrapped round are strangers to the rest.
+    # Position of a token after the roll; tokens that wrapped around do not attend to the others.
     place_row, place_column = (rows - shift) % padded_height, (columns - shift) % padded_width
     window_id = place_row // window * 1000 + place_column // window
     wrapped = (rows < shift).long() * 2 + (columns < shift).long()
@@ -178,7 +178,7 @@ def test_windowed_attention_equals_the_slow_reference(tiny_config, kind, size, w
 
 
 def slow_decoder(decoder, config, feature_maps, tasks):
-    """Every stage and block of the decoders, written as the paper lists them."""
+    """Every stage and block of the decoders, in the order of the paper."""
     maps = [m.permute(0, 2, 3, 1) for m in reversed(feature_maps)]
     streams = dict.fromkeys(tasks, maps[0])
     for number, (stage, encoder_map) in enumerate(zip(decoder.stages, maps)):
@@ -220,7 +220,7 @@ def test_whole_decoders_equal_the_slow_reference(tiny_config, block_attention):
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("size", [(8, 8), (6, 11)])
 def test_a_self_block_is_transformers_swin_layer(tiny_config, shift, size):
-    """With the same weights and no sharing, a decoder block is what transformers calls a SwinLayer, for each task alone."""
+    """With the same weights and no sharing, a decoder block equals transformers' SwinLayer for each task."""
     torch.manual_seed(0)
     tasks = ["depth", "normals"]
     config = tiny_config(tasks=tasks, block_attention=["self", "self"], decoder_window_size=4)
@@ -248,7 +248,7 @@ def swin_layer_state(block, task):
 
 
 @pytest.mark.parametrize(("height", "width", "window", "shift"), [(8, 8, 4, 0), (8, 8, 4, 2), (5, 11, 4, 2), (3, 4, 7, 3)])
-def test_merging_windows_undoes_cutting_them(height, width, window, shift):
+def test_merging_windows_inverts_partitioning(height, width, window, shift):
     maps = torch.randn(2, height, width, 3)
     grid = WindowGrid(height, width, window, shift)
     windows = grid.partition(maps)
@@ -256,7 +256,7 @@ def test_merging_windows_undoes_cutting_them(height, width, window, shift):
     assert torch.equal(grid.merge(windows), maps)
 
 
-def test_relative_position_bias_depends_on_the_offset_alone():
+def test_relative_position_bias_depends_only_on_the_offset():
     bias = randomize(RelativePositionBias(3, heads=2))()[0]
     # Token 0 to 4 and 4 to 8 are the same step of one down, one right; 4 to 0 is another.
     assert bias[0, 4] == bias[4, 8]
@@ -271,7 +271,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused(tiny_config):
         MulTDecoder(tiny_config(decoder_num_attention_heads=[1, 1, 1, 3]), [8, 16, 32, 64])
 
 
-def test_the_number_of_heads_divides_channels_that_32_does_not_divide(tiny_config):
+def test_the_number_of_heads_divides_the_channels_even_if_32_does_not(tiny_config):
     config = MulTConfig(backbone_config={"model_type": "convnext"}, tasks=["depth"])
     assert decoder_heads(config, [40, 96, 100, 232]) == [1, 3, 2, 4]
     MulTDecoder(config, [40, 96, 100, 232])

@@ -1,4 +1,4 @@
-"""Proves that every decoder keeps the one interface, and that the two baselines compute what their papers write."""
+"""Proves that every decoder has the same interface, and that the two baselines compute the equations of their papers."""
 
 import logging
 
@@ -56,7 +56,7 @@ def changed(before, after):
 # --- the contract of decoders.py, for every decoder ---
 
 
-def test_the_configuration_knows_the_decoders_that_there_are():
+def test_the_configuration_has_options_for_every_decoder():
     assert set(DECODERS) == set(DECODER_OPTIONS) >= set(OF_THE_PACKAGE)
 
 
@@ -72,7 +72,7 @@ def test_predictions_have_the_size_of_any_image(model_with, decoder, height, wid
 
 
 @every_decoder
-def test_some_tasks_alone_get_the_numbers_of_the_full_run(model_with, decoder):
+def test_a_subset_of_tasks_gives_the_predictions_of_the_full_run(model_with, decoder):
     model = model_with(decoder)
     full = model(pixels(2, 52, 75)).predictions
     for wanted in (["depth"], ["normals", "segmentation"]):
@@ -82,8 +82,8 @@ def test_some_tasks_alone_get_the_numbers_of_the_full_run(model_with, decoder):
 
 
 @every_decoder
-def test_an_image_in_a_batch_gets_what_it_gets_alone_also_in_training(model_with, decoder):
-    """So no statistics of the batch enter, which a BatchNorm would."""
+def test_an_image_in_a_batch_has_the_same_result_as_alone_even_in_training(model_with, decoder):
+    """No statistics of the batch are used, unlike in a BatchNorm."""
     model, images = model_with(decoder), pixels(3, 40, 56)
     model.mult.decoder.train()
     assert_same({t: p[1:2] for t, p in model(images).predictions.items()}, model(images[1:2]).predictions)
@@ -91,7 +91,7 @@ def test_an_image_in_a_batch_gets_what_it_gets_alone_also_in_training(model_with
 
 @every_decoder
 def test_every_parameter_gets_a_gradient(model_with, decoder):
-    """What distributed training without find_unused_parameters needs."""
+    """Distributed training without find_unused_parameters needs this."""
     model = model_with(decoder).train()
     model(pixels(2, 128, 128), labels=labels_for(model, 128, 128)).loss.backward()
     zero = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -113,8 +113,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(model_with, decoder):
 
 
 @every_decoder
-def test_a_tasks_own_parameters_act_on_no_other_task(model_with, decoder):
-    """The reference task is left alone here: in the "mult" decoder its projections are shared on purpose."""
+def test_parameters_of_a_task_do_not_affect_other_tasks(model_with, decoder):
+    """The reference task is not changed here, because its projections are shared in the "mult" decoder."""
     model = model_with(decoder)
     before = model(pixels()).predictions
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_tasks_own_parameters_act_on_no_other_task(model_with, decoder):
 
 
 @every_decoder
-def test_a_task_is_added_and_removed_and_the_others_stay(model_with, decoder):
+def test_adding_and_removing_a_task_does_not_change_the_others(model_with, decoder):
     model = model_with(decoder)
     before, names = model(pixels()).predictions, set(model.state_dict())
     model.add_task(CURVATURE)
@@ -137,7 +137,7 @@ def test_a_task_is_added_and_removed_and_the_others_stay(model_with, decoder):
 
 
 @every_decoder
-def test_a_copied_task_starts_where_its_source_is(model_with, decoder):
+def test_a_copied_task_has_the_weights_of_its_source(model_with, decoder):
     model = model_with(decoder)
     model.add_task("reshading", copy_from="depth")
     features = model.mult(pixels()).task_features
@@ -145,7 +145,7 @@ def test_a_copied_task_starts_where_its_source_is(model_with, decoder):
 
 
 @every_decoder
-def test_a_changed_model_is_saved_and_loaded_with_the_same_numbers(model_with, decoder, tmp_path, caplog):
+def test_a_changed_model_predicts_the_same_after_saving_and_loading(model_with, decoder, tmp_path, caplog):
     model = model_with(decoder)
     model.add_task("reshading")
     model.remove_task("segmentation")
@@ -185,8 +185,8 @@ def test_any_pyramid_backbone_works(decoder, backbone):
     ],
     ids=["swin", "convnext"],
 )
-def test_a_model_names_layers_that_it_has_as_those_not_to_be_split(decoder, backbone):
-    """FSDP refuses a model that names a class of which it has no layer."""
+def test_every_class_in_no_split_modules_is_a_layer_of_the_model(decoder, backbone):
+    """FSDP refuses a model that lists a class without any layer of it."""
     model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=backbone, tasks=["depth"], decoder_type=decoder))
     decoder_layers, backbone_layers = ({type(m).__name__ for m in part.modules()} for part in (model.mult.decoder, model.mult.backbone))
     assert model._no_split_modules <= decoder_layers | backbone_layers
@@ -195,7 +195,7 @@ def test_a_model_names_layers_that_it_has_as_those_not_to_be_split(decoder, back
 
 
 @every_decoder
-def test_maps_are_returned_where_they_are_shared_and_asking_changes_nothing(model_with, decoder):
+def test_shared_maps_are_returned_without_changing_predictions(model_with, decoder):
     model = model_with(decoder)
     asked = model(pixels(), output_attentions=True)
     assert len(asked.attentions) == {"mult": 4}.get(decoder, 0), 'one "encoder" block in each of four stages of "mult"'
@@ -238,7 +238,7 @@ def test_training_lowers_every_loss(model_with, decoder):
         ("mtan", "drop_path_rate", 0.1),
     ],
 )
-def test_an_option_that_does_nothing_is_dropped_with_a_warning(tiny_config, caplog, tmp_path, decoder, option, value):
+def test_an_option_without_effect_is_dropped_with_a_warning(tiny_config, caplog, tmp_path, decoder, option, value):
     with caplog.at_level(logging.WARNING):
         config = tiny_config(decoder_type=decoder, **{option: value})
     assert f"{option}={value!r} has no effect on the {decoder!r} decoder and is dropped" in caplog.text
@@ -246,7 +246,7 @@ def test_an_option_that_does_nothing_is_dropped_with_a_warning(tiny_config, capl
 
 
 @every_decoder
-def test_options_that_a_decoder_reads_are_kept_in_silence(tiny_config, caplog, tmp_path, decoder):
+def test_options_that_a_decoder_reads_are_kept_without_a_warning(tiny_config, caplog, tmp_path, decoder):
     values = {
         "block_attention": ["encoder", "reference"], "reference_task": "depth", "decoder_num_attention_heads": [4, 4, 2, 1],
         "decoder_window_size": 2, "mlp_ratio": 2.0, "hidden_act": "relu", "qkv_bias": False, "hidden_dropout_prob": 0.1,
@@ -261,7 +261,7 @@ def test_options_that_a_decoder_reads_are_kept_in_silence(tiny_config, caplog, t
     assert {name: getattr(loaded, name) for name in read} == read
 
 
-def test_a_configuration_from_before_there_was_a_choice_is_the_papers_decoder(tiny_config):
+def test_a_configuration_without_a_decoder_type_has_the_papers_decoder(tiny_config):
     old = tiny_config(tasks=TASKS).to_dict()
     del old["decoder_type"]
     assert MulTConfig.from_dict(old).to_dict() == tiny_config(tasks=TASKS).to_dict()
@@ -291,7 +291,7 @@ def test_patch_expanding_by_hand():
 
 
 def test_a_skip_connection_by_hand():
-    """Stream and encoder map side by side, the stream first, and a linear back: here 10 x stream + 1 x encoder map + 0.5."""
+    """Stream and encoder map are concatenated, the stream first, followed by a linear layer: here 10 x stream + 1 x encoder map + 0.5."""
     skip = SkipConnection(4, 2, 1e-5)
     with torch.no_grad():
         skip.fusion.weight.copy_(torch.cat([10 * torch.eye(2), torch.eye(2)], dim=1))
@@ -321,11 +321,11 @@ def test_a_swin_unet_decoder_is_its_stages_written_out(tiny_config):
 
 
 def _pixel_shuffle_order(maps, channels):
-    """Swin-Unet puts the place in the square before the channel; torch's pixel_shuffle the channel first."""
+    """Swin-Unet puts the position in the square before the channel, torch's pixel_shuffle the channel first."""
     return maps.unflatten(-1, (4, channels)).transpose(-1, -2).flatten(-2)
 
 
-def test_swin_unet_tasks_share_the_encoder_alone(model_with):
+def test_swin_unet_tasks_share_only_the_encoder(model_with):
     decoder = model_with("swin_unet").mult.decoder
     assert [name for name, _ in decoder.named_parameters() if ".tasks." not in name] == []
     attentions = [m for m in decoder.modules() if isinstance(m, SharedWindowAttention)]
@@ -343,7 +343,7 @@ def mask_of(stage, task, value):
         stage.tasks[task].h.bias.fill_(value)
 
 
-def test_a_mask_of_ones_passes_the_trunk_on_and_one_of_zeros_nothing(tiny_config):
+def test_a_mask_of_ones_keeps_the_trunk_and_a_mask_of_zeros_removes_it(tiny_config):
     config = tiny_config(tasks=TASKS, decoder_type="mtan")
     stage = MTANStage(config, 8, 16)
     for task, value in (("segmentation", 100.0), ("depth", -100.0), ("normals", 0.0)):
@@ -397,8 +397,8 @@ def test_the_mtan_trunk_is_shared_and_each_task_owns_its_masks(model_with):
     assert (len(masks), len(shared)) == (4 * len(TASKS), 4 * 3 - 1), "the coarsest stage has nothing to carry on"
 
 
-def test_a_hook_gives_the_masks(model_with):
-    """The way that the docs name to look at them."""
+def test_a_forward_hook_reads_the_masks(model_with):
+    """As described in the docs."""
     model, masks = model_with("mtan"), []
     model.mult.decoder.stages[-1].tasks["depth"].register_forward_hook(lambda module, arguments, mask: masks.append(mask))
     model(pixels())
@@ -409,7 +409,7 @@ def test_a_hook_gives_the_masks(model_with):
 # --- the baselines that the "mult" decoder is by its configuration ---
 
 
-def test_self_self_shares_nothing_but_the_encoder(tiny_model):
+def test_self_self_shares_only_the_encoder(tiny_model):
     model = tiny_model(block_attention=["self", "self"])
     assert [name for name, _ in model.mult.decoder.named_parameters() if ".tasks." not in name] == []
     before = model(pixels()).predictions
@@ -423,8 +423,8 @@ def test_self_self_shares_nothing_but_the_encoder(tiny_model):
                 parameter.copy_(original[name])
 
 
-def test_with_the_papers_blocks_the_reference_tasks_projections_act_on_all(tiny_model):
-    """What ("self", "self") switches off."""
+def test_with_the_papers_blocks_the_reference_tasks_projections_affect_all_tasks(tiny_model):
+    """The sharing that ("self", "self") switches off."""
     model = tiny_model(tasks=TASKS, block_attention=["self", "encoder"])
     before = model(pixels()).predictions
     with torch.no_grad():
@@ -449,8 +449,8 @@ def test_a_single_task_model_is_its_own_reference_and_trains(tiny_model, task):
         ([["self"] * 2, ["self", "encoder"], ["self"] * 2, ["self+skip", "self"]], {"stage2"}),
     ],
 )
-def test_where_no_block_reads_an_encoder_map_its_norm_is_left_out(tiny_model, tmp_path, block_attention, unread):
-    """Without a gradient it would stop distributed training; a checkpoint that still holds such a norm loads in silence."""
+def test_norms_of_unread_encoder_maps_are_left_out(tiny_model, tmp_path, block_attention, unread):
+    """Without a gradient it would stop distributed training; a checkpoint that contains such a norm loads without a warning."""
     model = tiny_model(tasks=["depth", "normals"], block_attention=block_attention).train()
     model(pixels(2, 128, 128), labels=labels_for(model, 128, 128)).loss.backward()
     assert all(p.grad is not None for p in model.parameters())

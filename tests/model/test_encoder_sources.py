@@ -1,5 +1,6 @@
 """Proves that models start from published encoders of timm, and that processors normalise images as encoders were trained."""
 
+import os
 import sys
 
 import pytest
@@ -17,7 +18,7 @@ IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 
 def published(architecture, directory, **pretrained_cfg):
-    """A classifier with weights of its own, saved as timm saves it."""
+    """A classifier with its own weights, saved by timm."""
     torch.manual_seed(0)
     classifier = timm.create_model(architecture, num_classes=7).eval()
     with torch.no_grad():
@@ -30,7 +31,7 @@ def published(architecture, directory, **pretrained_cfg):
 
 
 def assert_encoder_is(model, classifier):
-    """The coarsest map is what the classifier pools."""
+    """The coarsest map equals the classifier's input before pooling."""
     maps = model(IMAGES, output_hidden_states=True).hidden_states
     assert [IMAGES.shape[-1] // each.shape[-1] for each in maps] == [4, 8, 16, 32]
     torch.testing.assert_close(maps[-1], classifier.forward_features(IMAGES), rtol=1e-4, atol=1e-5)
@@ -38,7 +39,7 @@ def assert_encoder_is(model, classifier):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
-def test_a_model_is_built_on_an_encoder_that_timm_saved(architecture, tmp_path):
+def test_a_model_can_start_from_a_checkpoint_of_timm(architecture, tmp_path):
     classifier = published(architecture, tmp_path / "published")
     model = MulTForMultiTaskDensePrediction.from_backbone(tmp_path / "published", tasks=["depth"])
     assert_encoder_is(model, classifier)
@@ -48,7 +49,7 @@ def test_a_model_is_built_on_an_encoder_that_timm_saved(architecture, tmp_path):
 
 
 @torch.no_grad()
-def test_a_model_is_built_on_a_hub_id_of_timm(tmp_path):
+def test_a_model_can_start_from_a_hub_id_of_timm(tmp_path):
     repository = tmp_path / "models--timm--small"
     classifier = published("test_convnext", repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
@@ -58,12 +59,12 @@ def test_a_model_is_built_on_a_hub_id_of_timm(tmp_path):
 
 
 @torch.no_grad()
-def test_a_model_is_built_on_timms_own_name_with_the_weights_that_timm_downloads(tmp_path, monkeypatch):
+def test_a_model_can_start_from_a_timm_name_whose_weights_timm_downloads(tmp_path, monkeypatch):
     classifier = published("test_resnet", tmp_path)
     create = timm.create_model
 
     def create_with_file(name, pretrained=False, **kwargs):
-        """A file in place of the download."""
+        """Load a local file in place of the download."""
         file = {"pretrained_cfg_overlay": {"file": str(tmp_path / "model.safetensors")}} if pretrained else {}
         return create(name, pretrained, **kwargs, **file)
 
@@ -80,7 +81,7 @@ def test_the_report_lists_the_classifiers_head_as_not_used(tmp_path):
     assert set(report.loaded) == set(model.mult.backbone.state_dict())
 
 
-def test_what_is_no_pyramid_of_timm_is_refused():
+def test_a_timm_model_without_a_pyramid_is_refused():
     with pytest.raises(ValueError, match="'swin-tinny' is neither a directory, nor a Hub id 'owner/name', nor the name of a model in timm"):
         MulTForMultiTaskDensePrediction.from_backbone("swin-tinny")
     with pytest.raises(ValueError, match="'test_vit' of timm does not return maps of 1/4"):
@@ -110,7 +111,26 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         model.load_backbone_weights(tmp_path / "swin")
 
 
-def test_a_machine_without_timm_is_told_what_to_install(monkeypatch):
+class Command:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_code_in_a_pickled_encoder_is_refused_and_never_run(tmp_path):
+    published("test_convnext", tmp_path / "timm")
+    (tmp_path / "timm" / "model.safetensors").unlink()
+    torch.save({"stem.0.weight": Command(tmp_path / "ran")}, tmp_path / "timm" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model.bin cannot be read as weights: .*no code in it is run"):
+        MulTForMultiTaskDensePrediction.from_backbone(tmp_path / "timm")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_timm_the_error_names_the_package_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match="pip install timm"):
         MulTForMultiTaskDensePrediction.from_backbone("test_convnext")
@@ -132,7 +152,7 @@ def test_a_processor_normalises_images_as_the_encoder_was_trained(processor_clas
     assert [*processor_class.from_backbone(tmp_path / "swin", image_mean=[0.1, 0.1, 0.1]).image_mean] == [0.1, 0.1, 0.1]
 
 
-def test_checkpoints_of_transformers_are_not_taken_for_timms(tmp_path):
+def test_checkpoints_of_transformers_are_not_mistaken_for_timms(tmp_path):
     SwinConfig().save_pretrained(tmp_path)
     assert find_timm_encoder(str(tmp_path)) is None
     assert find_timm_encoder("resnet50.a1_in1k").directory is None

@@ -1,4 +1,4 @@
-"""Proves that an entry with a wrong value is refused when it is made, by a ValueError that names its field."""
+"""Proves that an entry with an invalid value is refused at construction, by a ValueError that names its field."""
 
 from dataclasses import fields
 
@@ -9,7 +9,8 @@ from torch import nn
 from mult_hf import LabelEncoding, MulTDensePredictionOutput, MulTModelOutput, TaskSpec
 from mult_hf.data.collator import AUGMENTATION_SEED
 from mult_hf.metrics.table import METRICS, STATISTICS
-from mult_hf.model.tasks import CLASS_METRICS, RESERVED_NAMES, resolve_tasks
+from mult_hf.model.entry_checks import CLASS_METRICS
+from mult_hf.model.tasks import RESERVED_NAMES, resolve_tasks
 
 NO_TEXT = [None, 5, 1.5, True, ["l1"], {"a": 1}]
 NO_NUMBER = ["1", "1/512", True, [1], {"a": 1}, float("nan"), float("inf"), -float("inf"), 10**400, 1j]
@@ -49,7 +50,7 @@ def cases(table):
 
 @pytest.mark.parametrize(("field", "value"), cases(WRONG))
 @pytest.mark.parametrize("name", ["depth", "roughness"], ids=["of a registered task", "of a new task"])
-def test_a_wrong_value_is_refused_by_the_name_of_its_field(name, field, value):
+def test_the_error_for_an_invalid_value_names_its_field(name, field, value):
     entry = {"name": name, "kind": "regression", "channels": 1}
     assert resolve_tasks([entry])[name].channels == 1, "premise: without the value there is nothing to refuse"
     words = field.rstrip("s").replace("horizontal_", "").replace("_", "[ _]")
@@ -58,30 +59,30 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(name, field, value):
 
 
 @pytest.mark.parametrize(("field", "value"), cases(WRONG_ENCODINGS))
-def test_a_wrong_value_of_an_encoding_is_refused_by_the_name_of_its_field(field, value):
+def test_the_error_for_an_invalid_value_of_an_encoding_names_its_field(field, value):
     with pytest.raises(ValueError, match=rf"encoding of task 'depth': encoding .*{field}"):
         resolve_tasks([{"name": "depth", "encoding": {"dtype": "uint16", field: value}}])
 
 
 @pytest.mark.parametrize("entry", [None, 5, True, ["depth"], {"name": 5}, {"name": None}, {"name": ["depth"]}, {5: 1, "name": "depth"}])
-def test_what_is_no_entry_is_refused(entry):
+def test_a_value_that_is_not_an_entry_is_refused(entry):
     with pytest.raises(ValueError, match="task entry"):
         resolve_tasks([entry])
 
 
 @pytest.mark.parametrize("entries", [None, 5, "depth", True])
-def test_what_is_no_list_of_entries_is_refused(entries):
+def test_a_value_that_is_not_a_list_of_entries_is_refused(entries):
     with pytest.raises(ValueError, match="give a list"):
         resolve_tasks(entries)
 
 
-def test_a_long_value_does_not_fill_the_screen():
+def test_long_values_are_shortened_in_errors():
     with pytest.raises(ValueError, match="weight") as refusal:
         resolve_tasks([{"name": "depth", "weight": list(range(10_000))}])
     assert len(str(refusal.value)) < 500
 
 
-def test_lists_and_numpy_numbers_become_what_json_can_hold():
+def test_lists_and_numpy_numbers_become_json_values():
     spec = TaskSpec(
         name="t", kind="regression", channels=np.int64(2), weight=np.float32(0.5), value_range=np.array([0, 1]), metrics=["mae"]
     )
@@ -89,11 +90,11 @@ def test_lists_and_numpy_numbers_become_what_json_can_hold():
     assert {type(spec.channels), type(spec.weight), type(spec.value_range[0])} == {int, float}
 
 
-# Parts that do not fit one another.
+# Fields that do not fit each other.
 
 
-def test_the_metrics_of_classes_are_those_of_the_table():
-    """The table stays behind when a checkpoint travels; what an entry is checked by must not drift from it."""
+def test_the_list_of_class_metrics_matches_the_table_of_metrics():
+    """The table is not saved with a checkpoint, so the list that entries are checked by must equal it."""
     assert set(CLASS_METRICS) == {name for name, metric in METRICS.items() if STATISTICS[metric.statistics].kind == "classification"}
 
 
@@ -104,7 +105,7 @@ def test_a_metric_of_the_other_kind_is_refused():
         TaskSpec(name="t", kind="regression", channels=1, metrics=("mae", "mean_iou"))
 
 
-def test_an_encoding_of_another_number_of_channels_than_the_task_is_refused():
+def test_an_encoding_with_another_number_of_channels_than_the_task_is_refused():
     for changes in ({"channels": (0, 1)}, {"scale": (1.0, -1.0)}, {"offset": (1.0, 2.0)}):
         with pytest.raises(ValueError, match=r"task 't' has 3 channels in its maps, and its encoding"):
             TaskSpec(name="t", kind="regression", channels=3, encoding=LabelEncoding(**changes))
@@ -112,7 +113,7 @@ def test_an_encoding_of_another_number_of_channels_than_the_task_is_refused():
             TaskSpec(name="t", kind="classification", channels=3, encoding=LabelEncoding(dtype="uint8", **changes))
 
 
-def test_an_encoding_whose_numbers_per_channel_differ_in_count_is_refused():
+def test_an_encoding_with_lists_of_different_lengths_is_refused():
     with pytest.raises(ValueError, match=r"\{'channels': 2, 'scale': 3\} numbers per channel"):
         LabelEncoding(channels=(0, 1), scale=(1.0, 1.0, 1.0))
 
@@ -132,7 +133,7 @@ def test_the_name_of_an_output_or_a_column_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["type", "values", "training", "half", "update", "forward"])
-def test_a_name_that_torch_modules_use_is_refused_when_the_entry_is_made(name):
+def test_a_name_that_torch_modules_use_is_refused_at_construction(name):
     assert hasattr(nn.ModuleDict(), name), "premise"
     with pytest.raises(ValueError, match=f"a task cannot be called '{name}'.*ModuleDict.*choose another"):
         TaskSpec(name=name, kind="regression", channels=1)

@@ -1,6 +1,6 @@
-"""The shipped checkpoint predicts the numbers that it predicted when it was published, in every task, after head and resize.
+"""Proves that the shipped checkpoint predicts the same numbers as when it was published, in every task, after head and resize.
 
-A change of the arithmetic anywhere between pixels and predictions shows here. The numbers are those of the model in float64; after a
+This detects changes of the arithmetic anywhere between pixels and predictions. The numbers are those of the model in float64; after a
 deliberate change (another checkpoint) print new ones with `PYTHONPATH=. python tests/model/test_expected_slices.py`.
 """
 
@@ -9,7 +9,7 @@ import torch
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction
 
-# As a share of the largest number of a task. float32 was seen to be within 3e-5 of float64, with AVX2 and without vector instructions,
+# As a share of the largest number of a task. float32 differed from float64 by at most 3e-5, with AVX2 and without vector instructions,
 # which leaves a factor of 30 for another CPU's order of sums.
 TOLERANCE = 1e-3
 
@@ -64,7 +64,7 @@ EXPECTED = {
 
 
 def image(height, width):
-    """A grey room in perspective with a bright window and a dark box, in integers, so that every machine has the same one."""
+    """A grey room in perspective with a bright window and a dark box, in integers, so that it is the same on every machine."""
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
     wall = (90 + 80 * rows // height - 40 * columns // width).expand(height, width).clone()
     wall[rows.squeeze(1) > height * 3 // 5] = 60

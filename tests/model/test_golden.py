@@ -1,6 +1,8 @@
 """Proves that a converted checkpoint of the authors' released head computes what their own code computed."""
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,7 @@ def test_sizes_are_read_from_the_weights(converted):
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_encoder_features_are_the_authors(golden, converted, stage):
+def test_encoder_features_equal_the_authors(golden, converted, stage):
     with torch.no_grad():
         features = converted.mult(golden["input.image"], output_hidden_states=True).hidden_states[stage]
     torch.testing.assert_close(features, golden[f"expected.feature.{stage}"], rtol=0, atol=TOLERANCE)
@@ -44,7 +46,7 @@ def test_encoder_features_are_the_authors(golden, converted, stage):
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_are_the_authors(golden, converted, task, attention):
+def test_logits_equal_the_authors(golden, converted, task, attention):
     converted.set_attn_implementation(attention)
     with torch.no_grad():
         features = converted.mult(golden["input.image"]).task_features[task]
@@ -52,8 +54,8 @@ def test_logits_are_the_authors(golden, converted, task, attention):
     torch.testing.assert_close(logits, golden[f"expected.{task}_logits"], rtol=0, atol=TOLERANCE)
 
 
-def test_the_golden_values_tell_a_wrong_block_kind_apart(golden):
-    """Premise of the tests above: they would not pass with another source of the second block's queries and keys."""
+def test_the_golden_values_detect_a_wrong_block_kind(golden):
+    """Premise of the tests above: they fail with another source of the second block's queries and keys."""
     state = convert_state(read_checkpoint(FIXTURE))
     config = config_from_weights(read_checkpoint(FIXTURE))
     config.block_attention = [["encoder", "encoder"]] * 4
@@ -73,7 +75,7 @@ def test_a_pth_file_converts_to_the_same_model(tmp_path, converted):
     assert all(torch.equal(a, b) for a, b in zip(converted.state_dict().values(), again.state_dict().values()))
 
 
-def test_a_weight_without_a_place_stops_the_conversion(tmp_path):
+def test_an_unexpected_weight_stops_the_conversion(tmp_path):
     weights = read_checkpoint(FIXTURE) | {"decode_head.layers.0.blocks.0.attn.mystery_se.weight": torch.zeros(1)}
     save_file(weights, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match="mystery_se"):
@@ -88,7 +90,43 @@ def test_a_missing_weight_stops_the_conversion(tmp_path):
         convert(tmp_path / "short.safetensors")
 
 
-def test_another_file_is_refused_by_name(tmp_path):
+class Command:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, code: torch.save({"state_dict": {"backbone.a": code}}, path), "no code in it is run"),
+        (lambda path, code: path.write_bytes(pickle.dumps({"state_dict": code})), "no code in it is run"),
+        (lambda path, code: path.write_bytes(b""), "cannot be read as weights"),
+        (lambda path, code: path.write_bytes(b"PK\3\4" + bytes(100)), "cannot be read as weights"),
+        (lambda path, code: None, "No such file"),
+        (lambda path, code: torch.save([1], path), "contains a list"),
+        (lambda path, code: torch.save({"backbone.a": 5}, path), r"of type \['int'\]"),
+        (lambda path, code: torch.save({5: torch.zeros(1)}, path), "has 0 weights"),
+        (lambda path, code: torch.save({"state_dict": None}, path), "contains a NoneType"),
+    ],
+    ids=["code", "pickle", "empty", "damaged", "missing", "list", "number", "other names", "none"],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_file_that_is_no_checkpoint_is_refused_by_name_and_never_run(tmp_path, write, message, suffix):
+    path, ran = tmp_path / f"odd.{suffix}", tmp_path / "ran"
+    write(path, Command(ran))
+    with pytest.raises(ValueError, match="odd" if suffix == "safetensors" else message) as refused:
+        convert(path)
+    assert path.name in str(refused.value)
+    assert len(str(refused.value)) <= 500 + len(str(path))
+    assert not ran.exists()
+
+
+def test_the_error_for_another_kind_of_file_names_it(tmp_path):
     save_file({"backbone.something": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="two-task head"):
         convert(tmp_path / "other.safetensors")

@@ -1,4 +1,4 @@
-"""Proves that a half-precision model takes the processor's float32, and predicts what it would from its own type."""
+"""Proves that a half-precision model accepts the processor's float32, with the same predictions as from its own type."""
 
 import numpy as np
 import pytest

@@ -1,10 +1,11 @@
-"""From a task's finest stream to its prediction: resize by pixel centres, crop, activation, precision; and back in post-processing."""
+"""Proves that heads and post-processing align pixel centres, crop, activate, and keep the precision."""
 
 import pytest
 import torch
 
 from mult_hf import MulTImageProcessor, TaskSpec
-from mult_hf.model.decoder_mult import MulTHead, Upsampling
+from mult_hf.model.decoder_mult import Upsampling
+from mult_hf.model.heads import MulTHead
 
 LENGTH = TaskSpec(name="length", kind="regression", channels=1)
 BOUNDED = TaskSpec(name="bounded", kind="regression", channels=1, activation="sigmoid", value_range=(2.0, 5.0))
@@ -12,18 +13,18 @@ DIRECTION = TaskSpec(name="direction", kind="regression", channels=3, activation
 
 
 def ramp(height, width):
-    """(1, 1, height, width): the number of the column, plus 100 times that of the row."""
+    """(1, 1, height, width): the index of the column plus 100 times the index of the row."""
     return (100.0 * torch.arange(height)[:, None] + torch.arange(width))[None, None]
 
 
 def ramp_at_pixel_centres(height, width, factor):
-    """The same ramp, `factor` times as large: a pixel's centre is half a pixel from its corner, and the border's value goes on beyond."""
+    """The same ramp, `factor` times as large: a pixel's centre is half a pixel from its corner, and values at the border are repeated."""
     rows, columns = (((torch.arange(factor * side) + 0.5) / factor - 0.5).clamp(0, side - 1) for side in (height, width))
     return (100 * rows[:, None] + columns)[None, None]
 
 
 def head_that_copies(spec):
-    """A head whose projection hands its input on."""
+    """A head whose projection is the identity."""
     head = MulTHead(spec.channels, spec)
     with torch.no_grad():
         head.projection.weight.copy_(torch.eye(spec.channels))
@@ -31,30 +32,30 @@ def head_that_copies(spec):
     return head
 
 
-def test_a_head_enlarges_by_pixel_centres():
+def test_a_head_aligns_pixel_centres_when_it_enlarges():
     found = head_that_copies(LENGTH)(ramp(3, 5), (12, 20), (12, 20))
     torch.testing.assert_close(found, ramp_at_pixel_centres(3, 5, 4))
 
 
-def test_a_head_keeps_the_top_left_part_which_is_the_image():
+def test_a_head_crops_the_padding_at_the_right_and_bottom():
     found = head_that_copies(LENGTH)(ramp(3, 5), (12, 20), (10, 17))
     torch.testing.assert_close(found, ramp_at_pixel_centres(3, 5, 4)[..., :10, :17])
 
 
-def test_upsampling_between_stages_goes_by_pixel_centres():
+def test_upsampling_between_stages_aligns_pixel_centres():
     upsampling = Upsampling(1, 1, 1e-5)
     upsampling.norm, upsampling.reduction = torch.nn.Identity(), torch.nn.Identity()
     found = upsampling(ramp(3, 5).permute(0, 2, 3, 1), (6, 10))
     torch.testing.assert_close(found.permute(0, 3, 1, 2), ramp_at_pixel_centres(3, 5, 2))
 
 
-def test_post_processing_enlarges_by_pixel_centres():
+def test_post_processing_aligns_pixel_centres_when_it_enlarges():
     processor = MulTImageProcessor(tasks=[LENGTH])
     (found,) = processor.post_process({"length": ramp(3, 5)}, [(9, 15)])
     torch.testing.assert_close(found["length"]["prediction"], ramp_at_pixel_centres(3, 5, 3)[0, 0])
 
 
-def test_post_processing_gives_vectors_unit_length_again():
+def test_post_processing_restores_unit_length():
     """The mean of two unit vectors is shorter than these."""
     across = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]).view(1, 3, 1, 2).expand(-1, -1, 2, -1)
     (found,) = MulTImageProcessor(tasks=[DIRECTION]).post_process({"direction": across}, [(8, 8)])
@@ -81,7 +82,7 @@ def test_vectors_have_unit_length_after_the_resize():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_precision_head_resizes_in_full_precision(dtype):
-    """Between 100 and 101 bfloat16 has two numbers; a resize in it would give steps in place of a ramp."""
+    """Between 100 and 101 bfloat16 has only two numbers, so a resize in bfloat16 would give steps in place of a ramp."""
     head = head_that_copies(LENGTH).to(dtype)
     features = torch.tensor([100.0, 101.0]).expand(1, 1, 2, 2).to(dtype)
     found = head(features, (16, 16), (16, 16))

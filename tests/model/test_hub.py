@@ -1,4 +1,4 @@
-"""Proves that models, processors and data sets go to the Hub and come back, by the real client and over HTTP to a server of our own."""
+"""Proves that models, processors and data sets can be pushed and loaded, with the real client over HTTP to a local server."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ CARD = "---\nlibrary_name: transformers\ntags: [depth-estimation]\n---\nA tiny m
 ENTRIES = [{"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}]
 
 
-# --- what the user's process does: a process of its own, as the client reads its settings when it is imported ---
+# --- functions of the user's process, a separate one because the client reads its settings at import ---
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def hub():
 
 @pytest.fixture(scope="module")
 def settings(hub, tmp_path_factory):
-    """Environment of a user's process: where the Hub is, no xet storage, an empty home, and none of our own settings."""
+    """Environment of a user's process: the address of the Hub, no xet storage, an empty home, and no settings of this process."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     home = tmp_path_factory.mktemp("home")
     return {**others, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
@@ -60,7 +60,7 @@ def who_am_i():
     return HfApi(token=OWNER).whoami()["name"]
 
 
-def photo():
+def image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 
 
@@ -89,7 +89,7 @@ def push_pipeline(name, **kwargs):
 def push_data(name, token, **kwargs):
     depth = Image.fromarray(np.full((64, 64), 2000, np.uint16))
     features = Features({"image": ImageColumn(), "depth": ImageColumn()})
-    Dataset.from_dict({"image": [photo()] * 2, "depth": [depth] * 2}, features=features).push_to_hub(name, token=token, **kwargs)
+    Dataset.from_dict({"image": [image()] * 2, "depth": [depth] * 2}, features=features).push_to_hub(name, token=token, **kwargs)
     card = DatasetCard.load(name, token=token)  # the one that datasets wrote
     card.data.mult_tasks = ENTRIES
     card.push_to_hub(name, token=token)
@@ -104,7 +104,7 @@ def load_processor(name, **kwargs):
 
 
 def predict(name, **kwargs):
-    maps = pipeline("multitask-vision", model=name, **kwargs)(photo())
+    maps = pipeline("multitask-vision", model=name, **kwargs)(image())
     return {task: result["prediction"] for task, result in maps.items()}
 
 
@@ -114,7 +114,7 @@ def load_data(name, **kwargs):
 
 
 def failure(function, *args, **kwargs):
-    """What a function raises, or nothing; the client's waiting before further tries is left out."""
+    """The error of a function, if any; the client does not wait between retries."""
     with patch("time.sleep"):
         try:
             function(*args, **kwargs)
@@ -124,7 +124,7 @@ def failure(function, *args, **kwargs):
 
 
 def forget_downloads():
-    """Empty the cache: the client shows what is in it to anyone on the machine."""
+    """Empty the cache, whose contents the client returns to any user of the machine."""
     shutil.rmtree(constants.HF_HUB_CACHE)
 
 
@@ -153,16 +153,16 @@ def test_model_processor_code_and_card_are_pushed(hub, pushed):
 
 
 @pytest.mark.parametrize("name", ["user/parts", "user/whole"])
-def test_what_was_pushed_is_loaded(client, pushed, name):
+def test_everything_that_was_pushed_can_be_loaded(client, pushed, name):
     assert_same(client(load_weights, name), dict(make_model().state_dict()))
     processor = client(load_processor, name)
     assert processor["size"] == {"height": 64, "width": 64}
     assert [entry["name"] for entry in processor["tasks"]] == TASKS
 
 
-def test_a_pipeline_is_made_of_a_name_on_the_hub(client, pushed):
+def test_a_pipeline_loads_from_a_hub_id(client, pushed):
     with torch.no_grad():
-        batch = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=TASKS)(photo(), return_tensors="pt")
+        batch = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=TASKS)(image(), return_tensors="pt")
         (expected,) = MulTImageProcessor(tasks=TASKS).post_process(make_model()(**batch))
     assert_same(client(predict, "user/parts"), {task: maps["prediction"] for task, maps in expected.items()})
 
@@ -172,9 +172,9 @@ import sys, torch
 from PIL import Image
 sys.modules["mult_hf"] = None  # an import of it now fails
 from transformers import AutoImageProcessor, AutoModel, pipeline
-name, photo, out, *token = sys.argv[1:]
+name, image, out, *token = sys.argv[1:]
 predict = pipeline("multitask-vision", model=name, trust_remote_code=True, token=token[0] if token else None)
-torch.save({task: maps["prediction"] for task, maps in predict(photo).items()}, out)
+torch.save({task: maps["prediction"] for task, maps in predict(image).items()}, out)
 model = AutoModel.from_pretrained(name, trust_remote_code=True, token=token[0] if token else None)
 processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True, token=token[0] if token else None)
 assert all(type(one).__module__.startswith("transformers_modules.") for one in (predict, model, processor))
@@ -182,14 +182,14 @@ assert all(type(one).__module__.startswith("transformers_modules.") for one in (
 
 
 def run_without_the_package(settings, tmp_path, *arguments, **variables):
-    """What a machine without mult_hf predicts, with a home of its own."""
-    photo().save(tmp_path / "photo.png")
+    """Predictions of a machine without mult_hf, with a separate home."""
+    image().save(tmp_path / "image.png")
     command = [
         sys.executable,
         "-c",
         WITHOUT_THE_PACKAGE,
         arguments[0],
-        str(tmp_path / "photo.png"),
+        str(tmp_path / "image.png"),
         str(tmp_path / "maps.pt"),
         *arguments[1:],
     ]
@@ -207,7 +207,7 @@ def test_a_machine_without_the_package_predicts_the_same_and_again_offline(hub, 
     assert len(hub.requests) == before, "offline means that nothing is asked"
 
 
-def test_a_revision_is_a_branch_or_a_commit(hub, client, pushed):
+def test_a_revision_can_be_a_branch_or_a_commit(hub, client, pushed):
     client(push_model, "user/parts", seed=1, revision="second", token=OWNER)
     commit = hub.repositories["models", "user/parts"].branches["second"]
     for revision in ("second", commit):
@@ -236,7 +236,7 @@ def private(client):
     ],
     ids=["model", "processor", "pipeline", "data", "task entries"],
 )
-def test_a_private_repository_opens_with_its_owners_token_alone(client, private, load, name):
+def test_a_private_repository_needs_its_owners_token(client, private, load, name):
     client(forget_downloads)
     for token in (None, STRANGER):
         assert name in client(failure, load, name, token=token)
@@ -290,7 +290,7 @@ def change_entries(name):
 
 @pytest.fixture
 def weak_connection(hub):
-    """Let so many bytes of large files through, then none."""
+    """Transmit this many bytes of large files, then break the connection."""
 
     def limit(count):
         hub.bytes_left = count
@@ -299,7 +299,7 @@ def weak_connection(hub):
     hub.bytes_left = None
 
 
-def test_a_download_that_broke_off_leaves_no_model_and_succeeds_the_second_time(hub, client, pushed, weak_connection, tmp_path):
+def test_an_interrupted_download_leaves_no_model_and_succeeds_when_repeated(hub, client, pushed, weak_connection, tmp_path):
     size = len(hub.files("models", "user/parts")["model.safetensors"].content)
     weak_connection(size // 2)
     assert client(failure, load_weights, "user/parts", cache_dir=tmp_path)
@@ -310,7 +310,7 @@ def test_a_download_that_broke_off_leaves_no_model_and_succeeds_the_second_time(
     assert_same(client(load_weights, "user/parts", cache_dir=tmp_path), dict(make_model().state_dict()))
 
 
-def test_an_upload_that_broke_off_leaves_nothing_to_load_and_succeeds_the_second_time(hub, client, weak_connection):
+def test_an_interrupted_upload_leaves_nothing_to_load_and_succeeds_when_repeated(hub, client, weak_connection):
     weak_connection(10_000)
     assert "model.safetensors" in client(failure, push_model, "user/broken", seed=3, token=OWNER)
     weak_connection(None)
@@ -333,7 +333,7 @@ def train_and_push(directory, name):
         train.main(flags)
 
 
-def test_the_training_script_uploads_the_finished_model_and_nothing_of_the_run(client, hub, tmp_path):
+def test_the_training_script_uploads_the_finished_model_without_checkpoints(client, hub, tmp_path):
     client(train_and_push, tmp_path / "run", "user/trained")
     files = set(client(list_files, "user/trained"))
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "pipeline_mult.py", "README.md", "panel.png"} <= files

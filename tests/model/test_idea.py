@@ -1,4 +1,4 @@
-"""Proves that shared attention does what the page about the idea says, and that the page's links, figure and scripts work."""
+"""Proves that shared attention works as described on the page about the idea, and that the page's links, figure and scripts work."""
 
 import json
 import pydoc
@@ -36,7 +36,7 @@ def block(tiny_config):
 
 
 def changed_tasks(attention, streams, encoder_map, change):
-    """Names of the tasks whose result another value of some parameters changes."""
+    """Names of the tasks whose result changes if some parameters change."""
     with torch.no_grad():
         before, _ = attention(streams, encoder_map, None)
         for parameter in change:
@@ -47,14 +47,14 @@ def changed_tasks(attention, streams, encoder_map, change):
 
 @pytest.mark.parametrize("kind", ["encoder", "reference", "encoder+skip"])
 @pytest.mark.parametrize("name", ["q_proj", "k_proj", "position_bias"])
-def test_the_references_queries_keys_and_bias_change_every_task(block, kind, name):
+def test_queries_keys_and_bias_of_the_reference_task_change_every_task(block, kind, name):
     attention, streams, encoder_map = block(kind)
     projection = getattr(attention.tasks["normals"], name)
     assert changed_tasks(attention, streams, encoder_map, projection.parameters()) == TASKS
 
 
 @pytest.mark.parametrize("name", ["q_proj", "k_proj", "position_bias"])
-def test_in_a_self_block_they_change_their_own_task_alone(block, name):
+def test_in_a_self_block_they_change_only_their_own_task(block, name):
     attention, streams, encoder_map = block("self")
     projection = getattr(attention.tasks["normals"], name)
     assert changed_tasks(attention, streams, encoder_map, projection.parameters()) == ["normals"]
@@ -63,7 +63,7 @@ def test_in_a_self_block_they_change_their_own_task_alone(block, name):
 @pytest.mark.parametrize("kind", ["encoder", "reference", "self", "encoder+skip"])
 @pytest.mark.parametrize("name", ["v_proj", "o_proj"])
 @pytest.mark.parametrize("task", ["depth", "normals"])
-def test_values_and_output_projections_change_their_own_task_alone(block, kind, name, task):
+def test_values_and_output_projections_change_only_their_own_task(block, kind, name, task):
     attention, streams, encoder_map = block(kind)
     assert changed_tasks(attention, streams, encoder_map, getattr(attention.tasks[task], name).parameters()) == [task]
 
@@ -136,7 +136,7 @@ def test_the_figure_has_a_column_per_task_and_one_map():
         assert "reference task r: depth" in words
 
 
-def test_letters_of_tasks_names_do_not_break_the_figure():
+def test_special_characters_in_task_names_do_not_break_the_figure():
     assert "a<b & c" in words_of(draw_idea.draw(["a<b & c"], "a<b & c"))
 
 
@@ -147,7 +147,7 @@ def test_a_reference_task_without_a_column_is_refused():
 
 @pytest.fixture
 def save_model(tiny_model, tmp_path):
-    """Save a very small model that sees images at 40 x 52 pixels."""
+    """Save a very small model for images of 40 x 52 pixels."""
 
     def save(name, tasks, **kwargs):
         tiny_model(tasks=tasks, **kwargs).save_pretrained(tmp_path / name)
@@ -173,7 +173,7 @@ def test_the_panel_has_a_row_per_model_and_a_column_per_stage(save_model, image,
     lines = re.findall(r"^  stage (\d) \(1/(\d+)\): largest weight 0\.\d+, on padding 0\.\d+$", printed, re.MULTILINE)
     assert lines == [("2", "16"), ("4", "4")] * 2
     for model, task in zip(models, tasks):
-        assert f"{model}: made by {task}, the same for depth, normals\n" in printed
+        assert f"{model}: computed by {task}, shared by depth, normals\n" in printed
     panel = Image.open(tmp_path / "a.png")
     assert panel.size == (3 * 104 + 4, 20 + 2 * (18 + round(100 * 80 / 104) + 4) + 4)
     first, second = (np.asarray(panel.crop((104, 20 + 99 * row + 22, 316, 20 + 99 * (row + 1)))) for row in range(2))
@@ -185,7 +185,7 @@ def test_without_a_pixel_the_middle_is_shown_in_all_stages(save_model, image, tm
     assert re.findall(r"stage (\d)", capsys.readouterr().out) == ["1", "2", "3", "4"]
 
 
-def test_a_stage_that_only_one_of_the_models_shares_is_left_empty_for_the_other(save_model, image, tmp_path):
+def test_a_stage_without_a_shared_block_is_left_empty(save_model, image, tmp_path):
     alone, shared = ["self", "self"], ["self", "encoder"]
     models = [save_model(str(n), ["depth"], block_attention=[alone] * n + [shared] * (4 - n)) for n in (2, 3)]
     words = ["--image", str(image), "--cell", "100", "--output", str(tmp_path / "a.png")]
@@ -196,7 +196,7 @@ def test_a_stage_that_only_one_of_the_models_shares_is_left_empty_for_the_other(
 
 
 @pytest.mark.parametrize("flags", [["--block", "1"], ["--head", "7"]])
-def test_another_block_or_one_head_is_another_picture(save_model, image, tmp_path, flags):
+def test_another_block_or_head_gives_another_image(save_model, image, tmp_path, flags):
     model = save_model("m", ["depth"], block_attention=["encoder", "encoder"])
     for number, more in enumerate(([], flags)):
         words = ["--model", model, "--image", str(image), "--stages", "1", "--output", str(tmp_path / f"{number}.png")]
@@ -218,7 +218,7 @@ def test_a_model_without_sharing_has_nothing_to_show(save_model, image):
         see_attention.main(["--model", model, "--image", str(image)])
 
 
-def test_errors_are_correlated_over_all_views_or_some_whatever_the_batch(save_model, data, tmp_path, capsys):
+def test_the_correlation_of_errors_does_not_depend_on_the_batch_size(save_model, data, tmp_path, capsys):
     entry = {"name": "principal_curvature", "kind": "regression", "channels": 2, "unit": "1/m"}
     words = ["--model", save_model("m", ["depth", entry]), "--dataset", str(data), "--split", "validation"]
     reports = []

@@ -1,4 +1,4 @@
-"""Proves that an image is read by its type and its format, or refused by name: nothing is guessed, started or waited for."""
+"""Proves that images are read by type and format or refused by name, without guessing, starting other programs or waiting too long."""
 
 import base64
 import io
@@ -44,7 +44,7 @@ def test_a_16_bit_image_is_read_as_16_bits_however_dark(brightest, tmp_path):
         np.testing.assert_array_equal(np.asarray(read_image(image))[0], wanted)
 
 
-def test_a_dark_16_bit_file_that_pillow_widens_to_int32_is_read_as_16_bits(tmp_path):
+def test_a_dark_16_bit_file_widened_to_int32_by_pillow_is_read_as_16_bits(tmp_path):
     (tmp_path / "dark.pgm").write_bytes(b"P5 8 6 65535\n" + np.full((6, 8), 200, ">u2").tobytes())
     with Image.open(tmp_path / "dark.pgm") as image:
         assert np.asarray(image).dtype == np.int32, "premise"
@@ -52,10 +52,10 @@ def test_a_dark_16_bit_file_that_pillow_widens_to_int32_is_read_as_16_bits(tmp_p
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint32, np.uint64])
-def test_integers_of_no_image_type_are_refused_where_they_could_have_8_or_16_bits(dtype):
+def test_integers_that_could_have_8_or_16_bits_are_refused(dtype):
     image = np.full((6, 8), 100, dtype)
-    with pytest.raises(ValueError, match=r"photo is u?int\d+ with values up to 100: .*convert it to uint8 or uint16"):
-        read_image(image, "photo")
+    with pytest.raises(ValueError, match=r"image is u?int\d+ with values up to 100: .*convert it to uint8 or uint16"):
+        read_image(image, "image")
     assert read_image(image * 0).max() == 0, "black is black in both"
     if np.iinfo(dtype).max > 300:
         assert read_image(image * 3).max() == 1, "300 of 65535"
@@ -63,8 +63,8 @@ def test_integers_of_no_image_type_are_refused_where_they_could_have_8_or_16_bit
 
 def test_integers_beyond_16_bits_are_refused():
     for image in (np.full((6, 8), 65536, np.int64), np.full((6, 8), -1, np.int32), np.full((6, 8), 2**64 - 1, np.uint64)):
-        with pytest.raises(ValueError, match=r"photo has values .*8 or 16 bits"):
-            read_image(image, "photo")
+        with pytest.raises(ValueError, match=r"image has values .*8 or 16 bits"):
+            read_image(image, "image")
 
 
 # Files.
@@ -91,7 +91,7 @@ def test_integers_beyond_16_bits_are_refused():
         *("base64", "base64 in lines", "data URL"),
     ],
 )
-def test_a_file_is_read_in_any_form(source, tmp_path):
+def test_a_file_can_be_given_in_any_form(source, tmp_path):
     path = tmp_path / "red.png"
     path.write_bytes(encoded())
     np.testing.assert_array_equal(np.asarray(read_image(source(path))), np.asarray(RED))
@@ -107,21 +107,21 @@ def test_text_that_is_neither_a_path_nor_an_image_in_base64_is_refused_as_a_path
     assert len(str(refusal.value)) < 500
 
 
-def test_a_bomb_in_base64_is_refused_as_one():
+def test_a_decompression_bomb_in_base64_is_refused():
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
     content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
     with pytest.raises(ValueError, match=r"cannot be read as an image: .*1600000000 pixels"):
         read_image(base64.b64encode(content).decode())
 
 
-@pytest.mark.parametrize("cell", [{"photo": "a.png"}, {"bytes": None, "path": None}, {"bytes": 5}])
-def test_a_mapping_that_is_no_cell_is_refused(cell):
+@pytest.mark.parametrize("cell", [{"image": "a.png"}, {"bytes": None, "path": None}, {"bytes": 5}])
+def test_a_mapping_that_is_not_a_cell_of_datasets_is_refused(cell):
     with pytest.raises(ValueError, match="image is a mapping with"):
         read_image(cell)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "TGA"])
-def test_the_usual_formats_are_read_whatever_the_name_of_the_file(file_format, tmp_path):
+def test_common_formats_are_read_whatever_the_file_name(file_format, tmp_path):
     path = tmp_path / "image.dat"
     path.write_bytes(encoded(file_format, RED.resize((16, 16))))
     assert np.abs(np.asarray(read_image(path)).reshape(-1, 3).astype(int) - (255, 0, 0)).max() < 4  # JPEG rounds
@@ -130,9 +130,9 @@ def test_the_usual_formats_are_read_whatever_the_name_of_the_file(file_format, t
 @pytest.mark.parametrize(
     "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n%%EOF\n", b"%PDF-1.4\n", b"8BPS"]
 )
-def test_a_file_that_other_programs_would_be_started_for_is_refused(content, tmp_path, monkeypatch):
+def test_a_file_for_which_pillow_would_start_another_program_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail(f"started {args}"))
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(content)
     for source in (path, content, io.BytesIO(content)):
         with pytest.raises(ValueError, match="cannot be read as an image: it is broken or none of JPEG"):
@@ -141,8 +141,8 @@ def test_a_file_that_other_programs_would_be_started_for_is_refused(content, tmp
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_heic_is_read_by_its_contents_where_pillow_heif_is_installed(installed, monkeypatch):
-    """A stand-in for the plug-in, which registers an opener with Pillow as it does."""
+def test_heic_is_recognised_by_its_contents_if_pillow_heif_is_installed(installed, monkeypatch):
+    """A stand-in for the plug-in, which registers an opener with Pillow in the same way."""
     plug_in = types.ModuleType("pillow_heif")
 
     def register_heif_opener():
@@ -156,13 +156,13 @@ def test_heic_is_read_by_its_contents_where_pillow_heif_is_installed(installed, 
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     monkeypatch.setattr(Image, "OPEN", {name: opener for name, opener in Image.OPEN.items() if name != "HEIF"})
     images._register_heif.cache_clear()
-    photo = b"\0\0\0\x18ftypheic" + b"\0" * 50
+    image = b"\0\0\0\x18ftypheic" + b"\0" * 50
     try:
         if installed:
-            np.testing.assert_array_equal(np.asarray(read_image(photo)), np.asarray(RED))
+            np.testing.assert_array_equal(np.asarray(read_image(image)), np.asarray(RED))
         else:
             with pytest.raises(ValueError, match=r"none of JPEG, .*; HEIC needs pillow-heif"):
-                read_image(photo)
+                read_image(image)
     finally:
         images._register_heif.cache_clear()
 
@@ -181,7 +181,7 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "TGA", "AVIF"])
 def test_broken_files_raise_only_value_errors_that_name_the_file(file_format, tmp_path):
-    """Cut off anywhere, or with bytes changed; Pillow raises a dozen kinds of errors on these."""
+    """Files that are cut off anywhere or have changed bytes; Pillow raises a dozen kinds of errors for these."""
     if file_format not in Image.registered_extensions().values():
         pytest.skip(f"this Pillow does not write {file_format}")
     noise = np.random.default_rng(0)
@@ -223,21 +223,21 @@ def server():
     stopped, endless = threading.Event(), HTTPServer(("127.0.0.1", 0), Endless)
     thread = threading.Thread(target=endless.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{endless.server_port}/photo.jpg"
+    yield f"http://127.0.0.1:{endless.server_port}/image.jpg"
     stopped.set()
     endless.shutdown()
     thread.join()
     endless.server_close()
 
 
-def test_a_download_ends_at_its_time(server):
-    with pytest.raises(ValueError, match=r"photo.jpg cannot be read as an image: the download took more than 0.2 s"):
+def test_a_download_stops_at_the_time_limit(server):
+    with pytest.raises(ValueError, match=r"image.jpg cannot be read as an image: the download took more than 0.2 s"):
         read_image(server, timeout=0.2)
 
 
-def test_a_download_ends_at_its_size(server, monkeypatch):
+def test_a_download_stops_at_the_size_limit(server, monkeypatch):
     monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 5000)
-    with pytest.raises(ValueError, match=r"photo.jpg cannot be read as an image: it has more than 5,000 bytes"):
+    with pytest.raises(ValueError, match=r"image.jpg cannot be read as an image: it has more than 5,000 bytes"):
         read_image(server)
 
 
@@ -280,13 +280,13 @@ def test_redirects_are_followed_up_to_their_limit(redirecting):
     assert "/0" not in seen
 
 
-def test_a_circle_of_redirects_is_refused(redirecting):
+def test_circular_redirects_are_refused(redirecting):
     address, _ = redirecting
     with pytest.raises(ValueError, match="redirects in a circle"):
         read_image(f"{address}/circle")
 
 
-@pytest.mark.parametrize("target", ["ftp://127.0.0.1:1/photo.jpg", "file:///etc/hostname", "data:image/png;base64,AAAA"])
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1:1/image.jpg", "file:///etc/hostname", "data:image/png;base64,AAAA"])
 def test_redirects_to_anything_but_the_web_are_refused(redirecting, target):
     """Each of these is refused by its scheme, not opened."""
     address, _ = redirecting
@@ -294,8 +294,8 @@ def test_redirects_to_anything_but_the_web_are_refused(redirecting, target):
         read_image(f"{address}/away?{target}")
 
 
-def test_a_server_that_sends_its_headers_byte_by_byte_has_the_same_time():
-    """Each byte comes within the time that a socket waits; all of them together never end."""
+def test_the_time_limit_includes_headers_that_arrive_byte_by_byte():
+    """Each byte arrives within the timeout of a socket, but the headers never end."""
     listener, stopped = socket.create_server(("127.0.0.1", 0)), threading.Event()
 
     def drip():
@@ -312,20 +312,20 @@ def test_a_server_that_sends_its_headers_byte_by_byte_has_the_same_time():
     thread.start()
     try:
         with pytest.raises(ValueError, match=r"cannot be read as an image: the download took more than 0\.3 s"):
-            read_image(f"http://127.0.0.1:{listener.getsockname()[1]}/photo.jpg", timeout=0.3)
+            read_image(f"http://127.0.0.1:{listener.getsockname()[1]}/image.jpg", timeout=0.3)
     finally:
         stopped.set()
         thread.join()
         listener.close()
 
 
-def test_a_long_url_does_not_fill_the_screen():
+def test_long_urls_are_shortened_in_errors():
     with pytest.raises(ValueError, match="cannot be read as an image") as refusal:
         read_image("data:image/png;base64," + "A" * 100_000)
     assert len(str(refusal.value)) < 500
 
 
-# What the processor's switches mean.
+# Switches of the processor.
 
 processors = pytest.mark.parametrize("processor_class", [MulTImageProcessor, MulTImageProcessorPil])
 
@@ -333,7 +333,7 @@ processors = pytest.mark.parametrize("processor_class", [MulTImageProcessor, Mul
 @processors
 @pytest.mark.parametrize("do_normalize", [True, False])
 def test_floats_in_0_to_1_are_not_rescaled_twice(processor_class, do_normalize):
-    """`do_rescale=False` is what transformers advises for them; the values are the same either way."""
+    """The values are the same with `do_rescale=False`, which transformers advises for such images."""
     image = np.random.default_rng(0).random((64, 96, 3)).astype(np.float32)
     processor = processor_class(size={"height": 64, "width": 96}, do_normalize=do_normalize)
     usual = processor(image, return_tensors="pt")["pixel_values"]
@@ -341,7 +341,7 @@ def test_floats_in_0_to_1_are_not_rescaled_twice(processor_class, do_normalize):
 
 
 @processors
-def test_values_to_255_are_not_normalised_without_rescaling(processor_class):
+def test_values_up_to_255_are_not_normalised_without_rescaling(processor_class):
     processor = processor_class(size={"height": 64, "width": 96}, do_rescale=False)
     for image in (RED, np.full((64, 96, 3), 200, np.uint8), np.full((64, 96, 3), 200, np.float32)):
         with pytest.raises(ValueError, match=r"do_rescale is False, and image 0 is no array or tensor of floats in \[0, 1\]"):
@@ -352,7 +352,7 @@ def test_values_to_255_are_not_normalised_without_rescaling(processor_class):
 
 
 @processors
-def test_an_image_that_is_not_to_become_rgb_is_refused(processor_class):
+def test_do_convert_rgb_false_is_refused(processor_class):
     with pytest.raises(ValueError, match="do_convert_rgb is False, but the model takes RGB"):
         processor_class()(RED, do_convert_rgb=False)
 

@@ -1,7 +1,8 @@
-"""Proves that a stored map is read by what its encoding declares: which values are not known, and which axis holds the channels."""
+"""Proves that a stored map is read as its encoding declares: which values are unknown, and which axis is the channel axis."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mult_hf import LabelEncoding, TaskSpec, registered_tasks
 
@@ -9,8 +10,8 @@ from mult_hf import LabelEncoding, TaskSpec, registered_tasks
 @pytest.mark.parametrize("declared", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("value", [0.1, -9999.9, 1 / 3, 0.0])
-def test_an_unknown_value_is_recognised_whatever_the_width_of_the_floats(declared, stored, value):
-    """0.1 in an entry is a float64; a file of float32 holds the nearest one, whether a library has widened it or not."""
+def test_an_unknown_value_is_recognised_in_floats_of_any_width(declared, stored, value):
+    """0.1 in an entry is a float64; a float32 file contains the nearest float32, which a library may have widened."""
     encoding = LabelEncoding(dtype=declared, unknown=(value,))
     narrow = np.array([[value, 5.0]], min(np.dtype(declared), np.dtype(stored), key=lambda dtype: dtype.itemsize))
     for written in (narrow, np.array([[value, 5.0]])):
@@ -19,7 +20,7 @@ def test_an_unknown_value_is_recognised_whatever_the_width_of_the_floats(declare
         assert target[0, 0, 1] == 5
 
 
-def test_a_neighbouring_value_stays_known():
+def test_a_value_next_to_an_unknown_value_stays_known():
     stored = np.array([[np.nextafter(np.float32(0.1), np.float32(1))]])
     assert not np.isnan(LabelEncoding(unknown=(0.1,)).decode(stored)).any()
 
@@ -30,12 +31,12 @@ def test_a_float_map_without_unknown_value_stores_nan_and_reads_it_back():
     np.testing.assert_array_equal(encoding.decode(encoding.encode(target)), target)
 
 
-# Which axis holds the channels.
+# The channel axis.
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_the_declared_channels_decide_the_axis_or_the_map_is_refused(rows, channels):
+def test_the_declared_channels_determine_the_axis_or_the_map_is_refused(rows, channels):
     spec = TaskSpec(name="t", kind="regression", channels=channels)
     stored = np.arange(channels * rows * 7, dtype=np.float32).reshape(channels, rows, 7)
     np.testing.assert_array_equal(spec.decode(stored), stored)  # 7 columns are never the channels
@@ -47,12 +48,12 @@ def test_the_declared_channels_decide_the_axis_or_the_map_is_refused(rows, chann
         np.testing.assert_array_equal(spec.decode(last), stored)
 
 
-def test_a_colour_map_of_three_rows_is_not_read_with_mixed_axes():
+def test_a_colour_image_of_three_rows_is_not_read_with_mixed_axes():
     with pytest.raises(ValueError, match=r"normals: a stored map of shape \(3, 60, 3\)"):
         registered_tasks()["normals"].decode(np.zeros((3, 60, 3), np.uint8))
 
 
-def test_a_map_with_opacity_of_which_one_channel_is_read_may_lie_either_way():
+def test_one_channel_of_a_map_with_opacity_is_read_in_either_layout():
     spec = registered_tasks()["reshading"]  # reads channel 0
     stored = np.arange(4 * 6 * 7, dtype=np.uint8).reshape(4, 6, 7)
     expected = stored[:1] / np.float32(255)
@@ -60,3 +61,13 @@ def test_a_map_with_opacity_of_which_one_channel_is_read_may_lie_either_way():
     np.testing.assert_allclose(spec.decode(np.moveaxis(stored, 0, -1)), expected, atol=1e-6)
     with pytest.raises(ValueError, match="first or last"):
         spec.decode(np.zeros((3, 60, 4), np.uint8))
+
+
+def test_a_mask_of_1_bit_holds_classes_0_and_1():
+    mask = np.zeros((4, 6), bool)
+    mask[1:3, 2:] = True
+    spec = TaskSpec(name="foreground", kind="classification", channels=2)
+    assert np.array_equal(spec.decode(mask), mask.astype(np.int64))
+    assert np.array_equal(spec.decode(np.asarray(Image.fromarray(mask))), mask.astype(np.int64)), "as Pillow reads a 1-bit PNG"
+    with pytest.raises(ValueError, match="the stored map is bool"):
+        TaskSpec(name="depth", kind="regression", channels=1, encoding=LabelEncoding(dtype="uint16")).decode(mask)

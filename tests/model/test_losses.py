@@ -1,4 +1,4 @@
-"""Proves that every loss has the value its formula gives by hand, and that unknown pixels change neither it nor any gradient."""
+"""Proves that every loss has the value of a calculation by hand, and that unknown pixels change neither losses nor gradients."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ def maps(*rows: list, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def pixels(*vectors: tuple[float, ...]) -> torch.Tensor:
-    """One image of one row, a vector a pixel: (1, channels, 1, width)."""
+    """One image with one row and a vector per pixel: (1, channels, 1, width)."""
     return torch.tensor(vectors).T[None, :, None]
 
 
@@ -111,8 +111,8 @@ def test_cosine_is_the_mean_over_known_pixels():
     assert losses.cosine(prediction, target).item() == pytest.approx((2 + 0) / 2)
 
 
-def test_balanced_binary_cross_entropy_weighs_the_rare_edge_like_all_the_rest():
-    # One edge among four: it weighs 3/4 and each other pixel 1/4; at probability 1/2 every pixel costs log 2.
+def test_balanced_binary_cross_entropy_gives_edges_and_the_rest_equal_weight():
+    # One edge among four pixels: its weight is 3/4, that of the others 1/4; at probability 1/2 every pixel has loss log 2.
     value = losses.balanced_binary_cross_entropy(maps([0.5] * 4), maps([1.0, 0.0, 0.0, 0.0]))
     assert value.item() == pytest.approx((0.75 + 3 * 0.25) * math.log(2) / 4)
 
@@ -124,7 +124,7 @@ def test_balanced_binary_cross_entropy_balances_over_known_pixels_only():
 
 
 def test_balanced_binary_cross_entropy_splits_a_soft_edge():
-    # Mass 1/2 of each: a pixel costs 1/2 * 1/2 * log 4 as an edge and 1/2 * 1/2 * log 4/3 as none.
+    # Mass 1/2 of each: a pixel's loss is 1/2 * 1/2 * log 4 as an edge and 1/2 * 1/2 * log 4/3 as a non-edge.
     value = losses.balanced_binary_cross_entropy(maps([0.25, 0.25]), maps([0.5, 0.5]))
     assert value.item() == pytest.approx(0.25 * (math.log(4) + math.log(4 / 3)))
 
@@ -160,19 +160,19 @@ def test_rotate_loss_does_not_forgive_a_shift_of_two_pixels(shift):
     assert losses.rotate_l1(target.roll(shift, dims=(2, 3)), target) > 0.1
 
 
-def test_rotate_loss_shifts_every_image_of_a_batch_on_its_own():
+def test_rotate_loss_shifts_every_image_of_a_batch_independently():
     _, target = random_pair("rotate_l1")
     prediction = torch.stack([target[0].roll(1, dims=1), target[1].roll(-1, dims=2)])
     assert losses.rotate_l1(prediction, target).item() == 0
 
 
-def test_rotate_loss_shifts_all_pixels_of_an_image_alike():
+def test_rotate_loss_shifts_all_pixels_of_an_image_equally():
     _, target = random_pair("rotate_l1", size=12)
     halves = torch.cat([target.roll(1, dims=2)[..., :6], target.roll(-1, dims=2)[..., 6:]], dim=3)
     assert losses.rotate_l1(halves, target) > 0.05
 
 
-def test_rotate_loss_shifts_all_channels_of_an_image_alike():
+def test_rotate_loss_shifts_all_channels_of_an_image_equally():
     _, target = random_pair("rotate_l1")
     channels = torch.cat([target[:, :1].roll(1, dims=2), target[:, 1:].roll(-1, dims=2)], dim=1)
     assert losses.rotate_l1(channels, target) > 0.05
@@ -208,7 +208,7 @@ def test_rotate_loss_refuses_a_map_that_cropping_leaves_empty(height, width):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_nothing_known_gives_0_with_zero_gradient(loss, dtype):
+def test_without_known_pixels_loss_and_gradient_are_0(loss, dtype):
     prediction, target = random_pair(loss)
     prediction = prediction.to(dtype).requires_grad_()
     value = LOSSES[loss](prediction, torch.full_like(target, unknown_value(loss)))
@@ -219,7 +219,7 @@ def test_nothing_known_gives_0_with_zero_gradient(loss, dtype):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_nothing_known_gives_a_zero_gradient_at_a_prediction_of_all_zeros_too(loss):
+def test_without_known_pixels_the_gradient_is_0_even_for_a_zero_prediction(loss):
     prediction, target = random_pair(loss)
     grad = gradient(loss, torch.zeros_like(prediction), torch.full_like(target, unknown_value(loss)))
     assert torch.equal(grad, torch.zeros_like(grad))
@@ -238,7 +238,7 @@ def test_unknown_pixels_do_not_change_the_loss(loss):
 
 
 @pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"rotate_l1"}))  # which also looks at the pixels next to known ones
-def test_a_loss_over_known_pixels_is_the_loss_of_the_known_part_alone(loss):
+def test_a_loss_over_known_pixels_equals_the_loss_of_the_known_part(loss):
     prediction, target = random_pair(loss)
     alone = LOSSES[loss](prediction[..., :3], target[..., :3])
     target[..., 3:] = unknown_value(loss)
@@ -246,7 +246,7 @@ def test_a_loss_over_known_pixels_is_the_loss_of_the_known_part_alone(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_an_image_without_labels_does_not_dilute_the_loss_of_the_others(loss):
+def test_an_image_without_labels_does_not_change_the_loss_of_the_others(loss):
     prediction, target = random_pair(loss, batch=3)
     alone = LOSSES[loss](prediction[1:2], target[1:2])
     target[0] = target[2] = unknown_value(loss)
@@ -258,7 +258,7 @@ def test_an_image_without_labels_does_not_dilute_the_loss_of_the_others(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_loss_leaves_its_target_as_it_was(loss):
+def test_a_loss_does_not_modify_its_target(loss):
     prediction, target = random_pair(loss)
     target[0] = unknown_value(loss)
     before = target.clone()
@@ -283,7 +283,7 @@ def test_a_perfect_prediction_has_a_finite_gradient(loss):
 
 
 @pytest.mark.parametrize("loss", sorted(set(REGRESSION_LOSSES) - {"balanced_binary_cross_entropy"}))  # soft targets have entropy
-def test_a_perfect_prediction_costs_nothing(loss):
+def test_a_perfect_prediction_has_loss_0(loss):
     _, target = random_pair(loss)
     assert LOSSES[loss](target, target).item() == pytest.approx(0, abs=2e-5)
 
@@ -300,7 +300,7 @@ def test_low_precision_predictions_are_computed_in_float32(loss, dtype):
     assert torch.isfinite(gradient(loss, low, target)).all()
 
 
-def test_a_sum_that_float16_cannot_hold_does_not_overflow():
+def test_sums_beyond_float16_do_not_overflow():
     prediction = torch.full((1, 1, 32, 32), 1000.0, dtype=torch.float16)
     assert prediction.sum().isinf()  # premise
     assert losses.l1(prediction, torch.zeros(1, 1, 32, 32)).item() == 1000
@@ -391,7 +391,7 @@ def test_labels_of_a_task_that_was_not_predicted_are_left_out():
     assert total.item() == pytest.approx(6)
 
 
-def test_a_task_of_which_nothing_is_known_adds_0():
+def test_a_task_without_known_pixels_adds_0():
     predictions, labels = three_tasks()
     labels["classes"] = torch.full((1, 4, 4), IGNORE_INDEX)
     total, parts = multi_task_loss(predictions, labels, SPECS)
@@ -399,7 +399,7 @@ def test_a_task_of_which_nothing_is_known_adds_0():
     assert total.item() == pytest.approx(6)
 
 
-def test_labels_of_one_channel_may_come_without_the_channel_axis():
+def test_labels_of_one_channel_may_lack_the_channel_axis():
     predictions, labels = three_tasks()
     labels["height"] = labels["height"][:, 0]
     assert multi_task_loss(predictions, labels, SPECS)[0].item() == pytest.approx(0.5 * math.log(2) + 6)
@@ -411,14 +411,14 @@ def test_labels_of_a_task_that_the_model_lacks_are_refused():
         multi_task_loss(predictions, {**labels, "hieght": labels["height"]}, SPECS)
 
 
-def test_labels_of_another_size_are_refused_by_the_tasks_name():
+def test_the_error_for_labels_of_another_size_names_the_task():
     predictions, labels = three_tasks()
     with pytest.raises(ValueError, match=r"height: prediction has shape \(1, 1, 4, 4\) and target \(1, 1, 8, 8\)"):
         multi_task_loss(predictions, {**labels, "height": torch.zeros(1, 1, 8, 8)}, SPECS)
 
 
 @pytest.mark.parametrize("labels", [{}, {"height": None}])
-def test_labels_for_none_of_the_predicted_tasks_are_refused(labels):
+def test_labels_without_any_predicted_task_are_refused(labels):
     predictions, _ = three_tasks()
     with pytest.raises(ValueError, match=r"no label for any predicted task \['classes', 'height', 'slope'\]"):
         multi_task_loss(predictions, labels, SPECS)

@@ -1,4 +1,4 @@
-"""Proves that models and pipelines go to spawned processes and back, with the same predictions and hidden states."""
+"""Proves that models and pipelines can be pickled, for spawned processes, with the same predictions and hidden states."""
 
 import copy
 import pickle
@@ -16,8 +16,8 @@ def pickled(thing):
 
 @pytest.mark.parametrize("duplicate", [pickled, copy.deepcopy])
 @pytest.mark.parametrize("has_run", [False, True])
-def test_a_model_survives_pickling_and_copying(tiny_model, duplicate, has_run):
-    """Transformers hangs functions within functions into the encoder, some of them at the first forward pass."""
+def test_a_model_predicts_the_same_after_pickling_and_copying(tiny_model, duplicate, has_run):
+    """Local functions are hooks that transformers adds to the encoder, some of them in the first forward pass."""
     model, pixels = tiny_model(tasks=["depth"]), torch.randn(1, 3, 64, 64)
     if has_run:
         model(pixels)
@@ -30,7 +30,7 @@ def test_a_model_survives_pickling_and_copying(tiny_model, duplicate, has_run):
     assert not {parameter.data_ptr() for parameter in again.parameters()} & {parameter.data_ptr() for parameter in model.parameters()}
 
 
-def test_pickling_leaves_the_model_as_it_is(tiny_model):
+def test_pickling_does_not_change_the_model(tiny_model):
     model, pixels = tiny_model(tasks=["depth"]), torch.randn(1, 3, 64, 64)
     model(pixels)
     hooks = [len(module._forward_hooks) for module in model.modules()]
@@ -39,14 +39,14 @@ def test_pickling_leaves_the_model_as_it_is(tiny_model):
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
 
 
-def test_a_hook_of_the_users_own_is_kept(tiny_model):
+def test_hooks_of_the_user_are_kept(tiny_model):
     model = tiny_model(tasks=["depth"])
     model.mult.backbone.register_forward_hook(a_hook)
     assert [*pickled(model).mult.backbone._forward_hooks.values()] == [a_hook]
 
 
 def a_hook(module, inputs, output):
-    """Does nothing; at the top of a file, so that it can be pickled."""
+    """A hook without effect, at module level so that it can be pickled."""
 
 
 def test_a_pipeline_predicts_the_same_after_pickling(tiny_model):

@@ -1,4 +1,4 @@
-"""Proves that what post-processing calls unit vectors are unit vectors, or not known."""
+"""Proves that post-processed unit vectors have length 1 or are unknown."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def finished(vectors, size):
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 5, 7, 64])
-def test_opposite_vectors_meet_in_one_of_them_and_never_in_a_vector_of_length_0(width):
+def test_where_opposite_vectors_cancel_out_one_of_them_is_used(width):
     vectors = finished([(1, 0, 0), (-1, 0, 0)], (3, width))
     torch.testing.assert_close(vectors.norm(dim=0), torch.ones(3, width))
     assert (vectors[0].abs() == 1).all(), "each is one of the two, not a direction of rounding errors"
@@ -29,12 +29,12 @@ def test_vectors_of_any_length_become_unit_vectors(length):
 
 
 @pytest.mark.parametrize("nothing", [(0, 0, 0), (float("nan"), 0, 0), (float("inf"), 0, 0)])
-def test_a_vector_without_direction_is_not_known(nothing):
+def test_a_vector_without_direction_is_unknown(nothing):
     assert finished([nothing, nothing], (1, 2)).isnan().all()
     assert finished([nothing, nothing], (2, 5)).isnan().all()
 
 
-def test_an_unknown_vector_does_not_reach_beyond_its_pixel_at_the_same_size():
+def test_without_resizing_an_unknown_vector_does_not_affect_its_neighbours():
     vectors = finished([(0, 0, 0), (0, 0, 2)], (1, 2))
     assert vectors[:, 0, 0].isnan().all()
     assert vectors[:, 0, 1].tolist() == [0, 0, 1]

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mult_hf import IGNORE_INDEX
 from mult_hf.model import resizing
 from mult_hf.model.resizing import bounded_size, class_map, strips
 
@@ -81,6 +82,19 @@ def test_a_class_that_leads_between_pixels_only_is_found(monkeypatch):
     monkeypatch.setattr(resizing, "_FEW_VALUES", 0)
     logits = torch.tensor([[10.0, 0.0], [0.0, 10.0], [9.0, 9.0]])[:, None]  # (classes, 1 row, 2 columns)
     assert class_map(logits, (1, 8))[0].tolist() == [0, 0, 2, 2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("few_values", [0, 2**22], ids=["along boundaries", "at once"])
+def test_a_pixel_next_to_a_logit_that_is_not_a_number_has_no_class(monkeypatch, few_values):
+    """The pixels that the broken logit contributes to, and no others; a NaN in any class makes the largest one unknown."""
+    monkeypatch.setattr(resizing, "_FEW_VALUES", few_values)
+    logits = smooth_logits(4)
+    logits[2, 10, 20] = torch.nan
+    expected = interpolated(logits, (300, 411))
+    found = class_map(logits, (300, 411))
+    broken = expected.isnan().any(dim=0)
+    assert 0 < broken.sum() < 1500, "premise"
+    assert torch.equal(found == IGNORE_INDEX, broken)
 
 
 def test_large_and_small_maps_take_the_same_classes(monkeypatch):

@@ -1,4 +1,4 @@
-"""Proves that the checkpoint in the package is whole, small, used by default without a network, and better than a constant map."""
+"""Proves that the checkpoint in the package is complete, small, used by default without network access, and better than a constant map."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from mult_hf.model.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = str(ROOT / "examples/data/rooms-sample")
-PHOTO = str(ROOT / "docs/images/coffee.jpg")
+IMAGE = str(ROOT / "docs/images/coffee.jpg")
 DIRECTORY = Path(DEFAULT_CHECKPOINT)
 
 
@@ -34,7 +34,7 @@ def model():
     return MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT).eval()
 
 
-def test_the_pipeline_without_a_model_uses_it_and_asks_no_network(monkeypatch):
+def test_the_pipeline_without_a_model_loads_it_without_network_access(monkeypatch):
     def refuse(*arguments):
         raise AssertionError(f"asked the network for {arguments}")
 
@@ -43,7 +43,7 @@ def test_the_pipeline_without_a_model_uses_it_and_asks_no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     predict_maps = pipeline("multitask-vision")
     assert predict_maps.model.name_or_path == DEFAULT_CHECKPOINT
-    maps = predict_maps(PHOTO)
+    maps = predict_maps(IMAGE)
     assert list(maps) == list(mult_hf.MULT_TASKS)
     assert maps["depth"]["prediction"].isfinite().all()
 
@@ -54,11 +54,11 @@ def test_it_is_float32_in_memory_and_at_most_15_megabytes_of_half_precision_on_d
     assert (DIRECTORY / "model.safetensors").stat().st_size <= 15e6
 
 
-def test_its_card_shows_pictures_that_are_there_and_numbers_of_every_task(model):
+def test_its_card_has_existing_images_and_metrics_of_every_task(model):
     card = ModelCard.load(DIRECTORY / "README.md")
-    pictures = re.findall(r"\]\((\S+\.png)\)", card.text)
-    assert len(pictures) == 1 + len(model.task_names)
-    assert all((DIRECTORY / picture).is_file() for picture in pictures)
+    images = re.findall(r"\]\((\S+\.png)\)", card.text)
+    assert len(images) == 1 + len(model.task_names)
+    assert all((DIRECTORY / image).is_file() for image in images)
     assert {result.metric_name.split("/")[0] for result in card.data.eval_results if result.dataset_split == "test"} == set(
         model.task_names
     )
@@ -66,24 +66,24 @@ def test_its_card_shows_pictures_that_are_there_and_numbers_of_every_task(model)
     assert "not photographs" in card.text
 
 
-def test_nothing_in_it_names_a_directory_of_the_machine_that_made_it():
+def test_it_contains_no_paths_of_the_training_machine():
     for path in [*DIRECTORY.glob("*.json"), DIRECTORY / "README.md"]:
         assert not re.search(r"(?<![\w.])/(root|home|tmp|work|Users)/", path.read_text()), path
 
 
-def test_the_settings_of_its_run_are_those_of_the_configuration_that_its_command_names():
+def test_its_settings_match_the_configuration_file_in_its_command():
     settings = yaml.safe_load((ROOT / "examples/configs/rooms-tiny.yaml").read_text())
     recorded = json.loads((DIRECTORY / "training.json").read_text())["arguments"]
     assert {name: recorded[name] for name in settings} == {name: str(value) for name, value in settings.items()}
 
 
-def test_saved_again_it_brings_the_code_for_machines_without_the_package(model, tmp_path):
+def test_saving_it_again_adds_the_code_for_machines_without_the_package(model, tmp_path):
     model.save_pretrained(tmp_path)
     assert (tmp_path / "modeling_mult.py").is_file()
     assert "auto_map" in json.loads((tmp_path / "config.json").read_text())
 
 
-def test_it_knows_left_from_right(model):
+def test_its_normals_distinguish_left_from_right(model):
     """A mirrored room has mirrored normals: x changes its sign."""
     processor = MulTImageProcessor.from_pretrained(DEFAULT_CHECKPOINT)
     pixel_values = processor(load_rows(SAMPLE, split="test").select(range(8))["image"][:], return_tensors="pt")["pixel_values"]
@@ -94,7 +94,7 @@ def test_it_knows_left_from_right(model):
 
 
 @pytest.mark.slow
-def test_on_rooms_that_it_never_saw_it_beats_the_constant_map_in_every_task(model):
+def test_it_beats_the_constant_map_in_every_task_on_held_out_rooms(model):
     """By the headline metric, on the sample's test rooms, whose seeds are none of those it was trained or chosen on."""
     (rooms, first), *_ = re.findall(r"--rooms (\d+) .*--seed (\d+)", (DIRECTORY / "README.md").read_text())
     seen = range(int(first), int(first) + int(rooms))

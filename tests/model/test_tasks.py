@@ -1,4 +1,4 @@
-"""Proves that a task's entry reads stored label maps into targets and back, refuses what does not fit, and survives JSON."""
+"""Proves that a task's entry reads stored label maps into targets and back, refuses invalid maps, and is unchanged by JSON."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PRINCIPAL_CURVATURE = TaskSpec(
 
 @pytest.fixture
 def registry(monkeypatch):
-    """Let a test register tasks without leaving them behind for the next one."""
+    """Let a test register tasks that later tests do not see."""
     monkeypatch.setattr(tasks, "_REGISTRY", registered_tasks())
 
 
@@ -36,10 +36,10 @@ def a_task(**changes) -> TaskSpec:
     return TaskSpec(**{"name": "roughness", "kind": "regression", "channels": 2, **changes})
 
 
-# What is stored, and what it means.
+# Stored values and their meaning.
 
 
-def test_depth_is_read_in_metres_and_unknown_where_it_is_zero_saturated_or_beyond_16_m():
+def test_depth_is_decoded_to_metres_and_is_unknown_at_zero_saturation_and_beyond_16_m():
     stored = np.array([[512, 1280, 8192], [0, 65535, 8193]], np.uint16)
     expected = np.array([[[1.0, 2.5, 16.0], [np.nan, np.nan, np.nan]]], np.float32)
     depth = spec_of("depth").decode(stored)
@@ -75,7 +75,7 @@ def test_a_float_map_is_unknown_where_it_is_not_finite_or_above_the_maximum():
     np.testing.assert_array_equal(decoded, np.array([[[1, np.nan, np.nan, np.nan, np.nan, 2]]], np.float32))
 
 
-def test_a_pixel_of_several_channels_is_unknown_only_if_all_its_channels_say_so():
+def test_a_pixel_is_unknown_only_if_all_its_channels_have_an_unknown_value():
     stored = np.zeros((3, 1, 2), np.uint8)
     stored[0, 0, 1] = 9  # the second pixel is (9, 0, 0)
     decoded = LabelEncoding(dtype="uint8", unknown=(0,)).decode(stored)
@@ -83,7 +83,7 @@ def test_a_pixel_of_several_channels_is_unknown_only_if_all_its_channels_say_so(
     assert decoded[:, 0, 1].tolist() == [9, 0, 0]
 
 
-def test_a_pixel_of_several_channels_is_unknown_if_any_of_them_is_not_finite_or_above_the_maximum():
+def test_a_pixel_is_unknown_if_any_channel_is_not_finite_or_above_the_maximum():
     stored = np.ones((2, 1, 3), np.float32)
     stored[0, 0, 0], stored[1, 0, 1] = np.nan, 7
     decoded = LabelEncoding(maximum=5.0).decode(stored)
@@ -91,18 +91,18 @@ def test_a_pixel_of_several_channels_is_unknown_if_any_of_them_is_not_finite_or_
     assert (decoded[:, 0, 2] == 1).all()
 
 
-def test_channels_are_picked_in_the_given_order():
+def test_channels_are_selected_in_the_given_order():
     stored = np.stack([np.full((5, 6), value, np.float32) for value in (10, 20, 30)])
     assert LabelEncoding(channels=(2, 0)).decode(stored)[:, 0, 0].tolist() == [30, 10]
 
 
-def test_channels_that_are_not_picked_do_not_make_a_pixel_unknown():
+def test_unselected_channels_do_not_make_a_pixel_unknown():
     stored = np.stack([np.full((5, 5), 3, np.float32), np.full((5, 5), np.nan, np.float32)])
     assert (LabelEncoding(channels=(0,)).decode(stored) == 3).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_channels_first_and_channels_last_are_read_alike(channels):
+def test_channels_first_and_channels_last_give_the_same_target(channels):
     stored = np.arange(channels * 5 * 6, dtype=np.float32).reshape(channels, 5, 6)
     first, last = LabelEncoding().decode(stored), LabelEncoding().decode(np.moveaxis(stored, 0, -1))
     assert first.shape == (channels, 5, 6)
@@ -114,7 +114,7 @@ def test_a_map_without_channel_axis_has_one_channel():
     assert LabelEncoding().decode(np.zeros((5, 6))).shape == (1, 5, 6)
 
 
-def test_a_16_bit_map_that_an_image_library_widened_to_int32_is_read_as_it_was_stored():
+def test_a_16_bit_map_widened_to_int32_by_an_image_library_is_read_as_16_bits():
     stored = np.array([[512, 65535]], np.uint16)
     np.testing.assert_array_equal(spec_of("depth").decode(stored.astype(np.int32)), spec_of("depth").decode(stored))
 
@@ -125,11 +125,11 @@ def test_decoding_does_not_change_the_stored_map():
     assert stored.tolist() == [[0, 512, 65535]]
 
 
-# There and back.
+# Round trips.
 
 
 @pytest.mark.parametrize("task", [*map(spec_of, MULT_TASKS), PRINCIPAL_CURVATURE], ids=lambda spec: spec.name)
-def test_encoding_brings_back_every_value_that_can_be_stored(task):
+def test_encoding_inverts_decoding_for_every_stored_value(task):
     limits = np.iinfo(task.encoding.dtype)
     top = int(task.encoding.maximum or (task.channels if task.is_classification else limits.max))
     stored = np.arange(limits.min, top + 1).astype(task.encoding.dtype)
@@ -141,7 +141,7 @@ def test_encoding_brings_back_every_value_that_can_be_stored(task):
     np.testing.assert_array_equal(encoded, expected)
 
 
-def test_decoding_brings_back_what_was_encoded_up_to_half_a_step():
+def test_decoding_inverts_encoding_up_to_half_a_step():
     depth = np.random.default_rng(0).uniform(0.1, 15.9, (1, 8, 9)).astype(np.float32)
     depth[0, 2, 3] = np.nan
     back = spec_of("depth").decode(spec_of("depth").encode(depth))
@@ -153,13 +153,13 @@ def test_encoding_rounds_to_the_nearest_stored_value_rather_than_down():
     assert LabelEncoding(dtype="uint8", scale=0.1).encode(np.array([[[0.26]]])).item() == 3
 
 
-def test_a_pixel_with_one_unknown_channel_does_not_come_back_as_known():
+def test_a_pixel_with_one_unknown_channel_is_not_stored_as_known():
     encoding = LabelEncoding(dtype="uint8", scale=1 / 255, unknown=(0,))
     target = np.array([np.nan, 0.5, 0.5]).reshape(3, 1, 1)
     assert np.isnan(encoding.decode(encoding.encode(target))).all()
 
 
-def test_the_target_of_a_sample_without_the_task_is_all_unknown_and_shaped_like_a_decoded_one():
+def test_the_target_of_a_sample_without_the_task_is_unknown_in_the_shape_of_a_decoded_one():
     for task in map(spec_of, MULT_TASKS):
         stored = np.full((1 if task.is_classification else task.channels, 5, 6), 1, task.encoding.dtype)
         decoded, nothing = task.decode(stored), task.unknown_target(5, 6)
@@ -167,7 +167,7 @@ def test_the_target_of_a_sample_without_the_task_is_all_unknown_and_shaped_like_
         assert (nothing == IGNORE_INDEX).all() if task.is_classification else np.isnan(nothing).all()
 
 
-# Refusals of maps: what came and what is allowed.
+# Refusals of maps.
 
 
 def test_an_8_bit_copy_of_a_16_bit_map_is_refused():
@@ -175,20 +175,20 @@ def test_an_8_bit_copy_of_a_16_bit_map_is_refused():
         spec_of("depth").decode(np.array([[0, 200]], np.uint8))
 
 
-def test_a_map_of_integers_is_refused_where_floats_are_declared():
-    """An entry without an encoding reads float32; an 8-bit picture would become targets of 0 to 255."""
+def test_an_integer_map_is_refused_if_floats_are_declared():
+    """An entry without an encoding reads float32; an 8-bit image would become targets of 0 to 255."""
     heat = TaskSpec(name="heat", kind="regression", channels=1, value_range=(0.0, 1.0))
     with pytest.raises(ValueError, match=r"heat: the stored map is uint8 with values from 0 to 200, .* reads float32"):
         heat.decode(np.array([[0, 200]], np.uint8))
     assert heat.decode(np.array([[0, 0.5]], np.float64)).tolist() == [[[0, 0.5]]], "another float type is no other unit"
 
 
-def test_a_16_bit_map_is_refused_where_8_bits_are_declared_even_before_it_overflows():
+def test_a_16_bit_map_is_refused_if_8_bits_are_declared_even_before_it_overflows():
     with pytest.raises(ValueError, match=r"stored map is uint16 with values from 0 to 300, .* reads uint8"):
         spec_of("reshading").decode(np.array([[0, 300]], np.uint16))
 
 
-def test_a_float_map_is_refused_where_integers_are_declared():
+def test_a_float_map_is_refused_if_integers_are_declared():
     with pytest.raises(ValueError, match=r"depth: the stored map is float32 .* reads uint16"):
         spec_of("depth").decode(np.array([[1.5]], np.float32))
 
@@ -204,22 +204,22 @@ def test_a_map_of_another_number_of_axes_is_refused(shape):
         LabelEncoding().decode(np.zeros(shape))
 
 
-def test_a_channel_that_is_not_there_is_refused():
+def test_a_missing_channel_is_refused():
     with pytest.raises(ValueError, match=r"has 2 channels, but channels \[0, 2\]"):
         LabelEncoding(channels=(0, 2)).decode(np.zeros((2, 5, 5)))
 
 
-def test_another_number_of_channels_than_the_task_has_is_refused():
+def test_a_wrong_number_of_channels_is_refused():
     with pytest.raises(ValueError, match=r"depth: the stored map has 3 channels, the task has 1"):
         spec_of("depth").decode(np.zeros((3, 5, 5), np.uint16))
 
 
-def test_a_class_map_that_was_stored_as_a_colour_picture_is_refused():
+def test_a_class_map_stored_as_a_colour_image_is_refused():
     with pytest.raises(ValueError, match=r"segmentation: .*3 channels"):
         spec_of("segmentation").decode(np.ones((3, 5, 5), np.uint8))
 
 
-def test_a_class_beyond_the_list_is_refused():
+def test_a_class_id_beyond_the_class_list_is_refused():
     with pytest.raises(ValueError, match=r"segmentation: 2 pixels have class 17, which the file stores as 18; classes run from 0 to 16"):
         spec_of("segmentation").decode(np.array([[1, 18, 18]], np.uint8))
 
@@ -246,7 +246,7 @@ def test_the_largest_value_that_the_storage_can_hold_is_not_refused():
     assert LabelEncoding(dtype="uint8").encode(np.array([[[0.0, 255.0]]])).tolist() == [[[0, 255]]]
 
 
-def test_unknown_values_are_refused_where_no_stored_value_says_so():
+def test_unknown_pixels_are_refused_if_no_stored_value_means_unknown():
     with pytest.raises(ValueError, match=r"2 values are not known.*set `unknown`"):
         spec_of("edges2d").encode(np.array([[[0.5, np.nan, np.nan]]]))
 
@@ -293,7 +293,7 @@ def test_positional_arguments_are_refused_so_that_fields_may_be_added():
         TaskSpec("roughness", "regression", 2)
 
 
-def test_an_entry_cannot_be_changed_behind_the_back_of_those_who_share_it():
+def test_a_shared_entry_cannot_be_modified():
     with pytest.raises(AttributeError):
         spec_of("depth").weight = 3.0
 
@@ -310,23 +310,23 @@ def test_the_six_tasks_of_the_paper_are_registered_in_its_order():
     assert [spec_of(task).name for task in MULT_TASKS] == list(MULT_TASKS)
 
 
-def test_the_losses_of_the_six_tasks_are_the_papers():
+def test_the_six_tasks_have_the_losses_of_the_paper():
     losses = {task: spec_of(task).loss for task in MULT_TASKS}
     assert losses == {**dict.fromkeys(MULT_TASKS, "l1"), "segmentation": "cross_entropy", "depth": "rotate_l1"}
 
 
-# Entries as plain values.
+# Entries as JSON values.
 
 
 @pytest.mark.parametrize("spec", [*map(spec_of, MULT_TASKS), PRINCIPAL_CURVATURE], ids=lambda spec: spec.name)
-def test_an_entry_survives_json(spec):
+def test_an_entry_is_unchanged_after_json(spec):
     entry = spec.to_dict()
     through_json = json.loads(json.dumps(entry))
     assert through_json == entry
     assert TaskSpec.from_dict(through_json) == spec
 
 
-def test_an_entry_of_a_registered_task_states_only_what_differs():
+def test_an_entry_of_a_registered_task_lists_only_differences():
     spec = TaskSpec.from_dict({"name": "depth", "value_range": [0, 80], "weight": 2.0})
     assert spec == replace(spec_of("depth"), value_range=(0, 80), weight=2.0)
     assert spec != spec_of("depth")
@@ -344,7 +344,7 @@ def test_an_encoding_replaces_the_registered_one_as_a_whole():
     assert spec.encoding == LabelEncoding(dtype="uint16", scale=0.001)
 
 
-def test_an_entry_with_class_names_need_not_count_them():
+def test_class_names_determine_the_number_of_channels():
     spec = TaskSpec.from_dict({"name": "segmentation", "class_names": ["floor", "wall", "rest"]})
     assert spec.channels == 3
     assert spec.class_names == ("floor", "wall", "rest")
@@ -367,7 +367,7 @@ def test_a_full_entry_needs_no_registration(registry):
         ({"name": "depth", "weight": -1}, r"weight -1"),
     ],
 )
-def test_a_wrong_entry_is_refused(entry, message):
+def test_an_invalid_entry_is_refused(entry, message):
     with pytest.raises(ValueError, match=message):
         TaskSpec.from_dict(entry)
 
@@ -375,19 +375,19 @@ def test_a_wrong_entry_is_refused(entry, message):
 # The registry.
 
 
-def test_a_registered_task_is_known_by_its_name(registry):
+def test_a_registered_task_can_be_given_by_name(registry):
     assert register_task(PRINCIPAL_CURVATURE) is PRINCIPAL_CURVATURE
     assert registered_tasks()["principal_curvature"] == PRINCIPAL_CURVATURE
     assert tasks.resolve_tasks(["principal_curvature"]) == {"principal_curvature": PRINCIPAL_CURVATURE}
 
 
-def test_registering_the_same_task_again_is_harmless(registry):
+def test_registering_the_same_task_again_has_no_effect(registry):
     register_task(PRINCIPAL_CURVATURE)
     register_task(replace(PRINCIPAL_CURVATURE))
     assert list(registered_tasks()).count("principal_curvature") == 1
 
 
-def test_a_registered_task_is_replaced_only_on_purpose(registry):
+def test_a_registered_task_is_replaced_only_with_exist_ok(registry):
     other = replace(spec_of("depth"), value_range=(0.0, 80.0))
     with pytest.raises(ValueError, match=r"'depth' is registered with other values; pass exist_ok=True"):
         register_task(other)
@@ -401,7 +401,7 @@ def test_the_dict_of_registered_tasks_is_a_copy():
     assert set(MULT_TASKS) <= set(registered_tasks())
 
 
-def test_names_entries_and_specs_resolve_side_by_side_in_the_given_order():
+def test_names_entries_and_specs_can_be_mixed_in_any_order():
     specs = tasks.resolve_tasks([PRINCIPAL_CURVATURE, "normals", {"name": "depth", "weight": 0.5}])
     assert list(specs) == ["principal_curvature", "normals", "depth"]
     assert specs["principal_curvature"] is PRINCIPAL_CURVATURE
@@ -420,12 +420,12 @@ def test_a_name_that_is_not_registered_is_refused():
         tasks.resolve_tasks(["dept"])
 
 
-def test_a_task_that_comes_twice_is_refused():
+def test_a_duplicate_task_is_refused():
     with pytest.raises(ValueError, match=r"'depth' comes twice"):
         tasks.resolve_tasks(["depth", "normals", {"name": "depth", "weight": 2.0}])
 
 
-def test_without_an_encoding_classes_are_8_bit_ids_and_numbers_are_floats():
+def test_the_default_encoding_is_8_bit_ids_for_classes_and_floats_for_numbers():
     classes = TaskSpec(name="classes", kind="classification", channels=3)
     assert classes.decode(np.array([[0, 2, 255]], np.uint8)).tolist() == [[0, 2, 255]]
     distance = TaskSpec(name="distance", kind="regression", channels=1)

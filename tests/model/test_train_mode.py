@@ -1,4 +1,4 @@
-"""What is random in training: stochastic depth and dropout of the decoders, where they act and at which rates; and half precision."""
+"""Proves where and at which rates stochastic depth and dropout act in the decoders, and that half precision keeps small gradients."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def away_from_initial_values(module):
 
 
 def equal_rows(channels, rows=ROWS):
-    """A map of one window, (rows, 2, 2, channels), the same in every row, so that rows differ by chance alone."""
+    """A map of one window, (rows, 2, 2, channels), the same in every row, so that rows differ only by chance."""
     return torch.randn(1, 2, 2, channels, generator=torch.Generator().manual_seed(0)).expand(rows, -1, -1, -1)
 
 
 def skipped_rows(block, channels):
-    """Share of the rows that a block in training mode leaves as they came, which takes that both of its branches are dropped."""
+    """Share of the rows that a block in training mode leaves unchanged, because both of its branches are dropped."""
     stream = equal_rows(channels)
     (result,) = block.train()({"depth": stream}, stream)[0].values()
     return torch.isclose(result, stream).flatten(1).all(dim=1).float().mean().item()
@@ -36,7 +36,7 @@ def skipped_rows(block, channels):
 
 
 @pytest.mark.parametrize(("decoder_type", "blocks"), [("mult", 8), ("swin_unet", 6)])
-def test_stochastic_depth_grows_linearly_from_nothing_in_the_first_block_to_its_rate_in_the_last(tiny_config, decoder_type, blocks):
+def test_stochastic_depth_grows_linearly_from_0_to_its_rate(tiny_config, decoder_type, blocks):
     config = tiny_config(tasks=["depth"], decoder_type=decoder_type, decoder_window_size=2, drop_path_rate=0.9)
     model = away_from_initial_values(MulTForMultiTaskDensePrediction(config))
     found = [module for module in model.modules() if isinstance(module, MulTDecoderBlock)]
@@ -48,7 +48,7 @@ def test_stochastic_depth_grows_linearly_from_nothing_in_the_first_block_to_its_
     assert shares[0] == 0
 
 
-def test_stochastic_depth_draws_for_every_image_by_itself(tiny_config):
+def test_stochastic_depth_draws_independently_for_every_image(tiny_config):
     """In one batch some images keep a branch and others lose it."""
     config = tiny_config(tasks=["depth"], decoder_window_size=2)
     block = away_from_initial_values(MulTDecoderBlock(config, 8, 2, BlockAttention("self", False), 0, 0.5, ["depth"]))
@@ -56,7 +56,7 @@ def test_stochastic_depth_draws_for_every_image_by_itself(tiny_config):
         assert skipped_rows(block, 8) == pytest.approx(0.25, abs=TOLERANCE)
 
 
-def test_an_image_that_keeps_a_branch_gets_it_enlarged_so_that_the_mean_stays(tiny_config):
+def test_kept_branches_are_scaled_so_that_the_mean_is_unchanged(tiny_config):
     config = tiny_config(tasks=["depth"], decoder_window_size=2)
     block = away_from_initial_values(MulTDecoderBlock(config, 8, 2, BlockAttention("self", False), 0, 0.5, ["depth"]))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_hidden_dropout_acts_on_both_branches(tiny_config, branch):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_attention_dropout_acts_in_training_alone(tiny_config, implementation):
+def test_attention_dropout_is_only_active_in_training(tiny_config, implementation):
     def predict(probability, *, training):
         torch.manual_seed(0)
         config = tiny_config(tasks=["depth"], attention_probs_dropout_prob=probability)
@@ -135,7 +135,7 @@ def map_of_biases(tiny_config, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(tiny_config, dtype):
-    """A gradient is rounded once, at the end. A map that is rounded before loses the small differences which its gradient is made of."""
+    """A gradient is rounded once, at the end. Rounding the map first would lose the small differences that its gradient consists of."""
     position_bias, attention = map_of_biases(tiny_config, dtype)
     upstream = torch.randn(64, generator=torch.Generator().manual_seed(1)).to(dtype)
     scores = position_bias().detach().view(64, 64).double().requires_grad_()
@@ -155,7 +155,7 @@ def test_gradients_pass_the_softmax_of_a_half_precision_model_in_full_precision(
     assert errors.max() <= torch.finfo(dtype).eps
 
 
-# --- where training starts ---
+# --- initial values ---
 
 
 def test_position_biases_of_a_new_model_are_small_random_numbers(tiny_config):

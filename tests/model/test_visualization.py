@@ -1,4 +1,4 @@
-"""Proves that pictures show the right colours in the right places: ends of maps, unknown pixels, axes of normals, legends, panels."""
+"""Proves that images show the right colours in the right places: ends of maps, unknown pixels, axes of normals, legends, panels."""
 
 from dataclasses import replace
 
@@ -35,8 +35,8 @@ ENDS = {
 }
 
 
-def colors_of(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture).astype(int)
+def colors_of(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
 
 
 def row(values: list, spec: TaskSpec, limits: tuple[float, float] | None = None) -> list[tuple[int, ...]]:
@@ -52,12 +52,12 @@ def vector_color(*vector: float, spec: TaskSpec = NORMALS) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("colormap", ENDS)
-def test_a_colour_map_runs_between_its_known_ends(colormap):
+def test_a_colour_map_has_its_known_end_colours(colormap):
     colors = row([2.0, 3.0, 4.0], replace(DEPTH, colormap=colormap), limits=(2.0, 4.0))
     np.testing.assert_allclose(colors, ENDS[colormap], atol=1)
 
 
-def test_every_colour_map_of_numbers_has_known_ends_here():
+def test_every_scalar_colour_map_is_tested_here():
     assert set(COLORMAPS) - {"classes", "vectors"} == set(ENDS)
 
 
@@ -114,13 +114,13 @@ def test_rows_are_coloured_alike_whether_in_one_strip_or_several(monkeypatch):
         np.testing.assert_array_equal(colors_of(colorize(maps[spec.name], spec)), at_once[spec.name])
 
 
-def test_a_prediction_is_compared_in_the_limits_of_its_target():
+def test_a_prediction_can_be_drawn_with_the_limits_of_its_target():
     gray = replace(DEPTH, colormap="gray")
     assert row([0.25, 0.75], gray) == [(0, 0, 0), WHITE]  # premise: its own limits stretch it
     assert row([0.2, 0.8], gray, limits=(0, 1)) == [(51,) * 3, (204,) * 3]
 
 
-def test_a_constant_map_has_a_picture():
+def test_a_constant_map_can_be_drawn():
     assert set(row([2.0, 2.0], replace(DEPTH, colormap="gray"))) == {(0, 0, 0)}
 
 
@@ -130,22 +130,22 @@ def test_unknown_pixels_have_the_unknown_colour_and_do_not_change_the_others():
 
 
 @pytest.mark.parametrize("spec", registered_tasks().values(), ids=lambda spec: spec.name)
-def test_a_map_of_which_nothing_is_known_is_all_unknown_colour(spec):
-    picture = colorize(spec.unknown_target(4, 5), spec)
-    assert picture.size == (5, 4)
-    assert (colors_of(picture) == UNKNOWN_COLOR).all()
+def test_an_unknown_map_has_the_unknown_colour_everywhere(spec):
+    image = colorize(spec.unknown_target(4, 5), spec)
+    assert image.size == (5, 4)
+    assert (colors_of(image) == UNKNOWN_COLOR).all()
 
 
 @pytest.mark.parametrize("colormap", ENDS)
 def test_no_known_number_looks_unknown(colormap):
-    picture = colors_of(colorize(np.linspace(0, 1, 5001)[None], replace(DEPTH, colormap=colormap), (0, 1)))
-    assert np.abs(picture - UNKNOWN_COLOR).max(axis=-1).min() > 15
+    image = colors_of(colorize(np.linspace(0, 1, 5001)[None], replace(DEPTH, colormap=colormap), (0, 1)))
+    assert np.abs(image - UNKNOWN_COLOR).max(axis=-1).min() > 15
 
 
 def test_a_vector_in_a_colour_map_of_numbers_is_shown_by_its_length():
     spec = replace(NORMALS, colormap="gray")
-    picture = colorize(np.array([[3.0, 0.0], [4.0, 0.0], [0.0, 0.0]]).reshape(3, 1, 2), spec, limits=(0, 10))
-    assert colors_of(picture)[0].tolist() == [[128] * 3, [0] * 3]
+    image = colorize(np.array([[3.0, 0.0], [4.0, 0.0], [0.0, 0.0]]).reshape(3, 1, 2), spec, limits=(0, 10))
+    assert colors_of(image)[0].tolist() == [[128] * 3, [0] * 3]
 
 
 # Vectors.
@@ -159,7 +159,7 @@ def test_normals_show_right_as_red_up_as_green_and_towards_the_viewer_as_blue():
     assert vector_color(0, -1, 0) == (128, 0, 128)
 
 
-def test_vectors_of_two_channels_leave_blue_in_the_middle_and_span_their_range():
+def test_vectors_of_two_channels_use_red_and_green_over_their_range():
     curvature = TaskSpec(name="curvature", kind="regression", channels=2, value_range=(-2.0, 2.0), colormap="vectors")
     assert vector_color(2, -2, spec=curvature) == (255, 0, 128)
     assert vector_color(0, 1, spec=curvature) == (128, 191, 128)
@@ -171,17 +171,17 @@ def test_a_vector_with_one_unknown_channel_has_the_unknown_colour():
 
 def test_no_unit_vector_looks_unknown():
     vectors = np.random.default_rng(0).normal(size=(3, 100, 1000))
-    picture = colors_of(colorize(vectors / np.linalg.norm(vectors, axis=0), NORMALS))
-    assert np.abs(picture - UNKNOWN_COLOR).max(axis=-1).min() > 15
+    image = colors_of(colorize(vectors / np.linalg.norm(vectors, axis=0), NORMALS))
+    assert np.abs(image - UNKNOWN_COLOR).max(axis=-1).min() > 15
 
 
 # Classes.
 
 
-def test_classes_have_the_palettes_colours_and_255_the_unknown_one():
-    picture = colors_of(colorize(np.array([[0, 3, 16, IGNORE_INDEX]]), SEGMENTATION))
+def test_classes_have_the_colours_of_the_palette_and_255_has_the_unknown_colour():
+    image = colors_of(colorize(np.array([[0, 3, 16, IGNORE_INDEX]]), SEGMENTATION))
     palette = class_palette(17)
-    assert picture[0].tolist() == [palette[0].tolist(), palette[3].tolist(), palette[16].tolist(), list(UNKNOWN_COLOR)]
+    assert image[0].tolist() == [palette[0].tolist(), palette[3].tolist(), palette[16].tolist(), list(UNKNOWN_COLOR)]
 
 
 def test_every_class_has_its_own_colour_and_none_looks_unknown():
@@ -196,28 +196,28 @@ def test_neighbouring_classes_differ_strongly():
     assert np.abs(palette[1:] - palette[:-1]).max(axis=-1).min() > 60
 
 
-def test_a_class_keeps_its_colour_when_others_join():
+def test_a_class_keeps_its_colour_when_classes_are_added():
     np.testing.assert_array_equal(class_palette(40)[:17], class_palette(17))
 
 
-# What a map may be.
+# Types of maps.
 
 
 @pytest.mark.parametrize("spec", registered_tasks().values(), ids=lambda spec: spec.name)
-def test_tensors_and_arrays_give_the_same_rgb_picture_of_the_maps_size(spec):
+def test_tensors_and_arrays_give_the_same_rgb_image_of_the_maps_size(spec):
     shape = (6, 9) if spec.is_classification else (spec.channels, 6, 9)
     values = np.random.default_rng(0).integers(0, 2, shape) if spec.is_classification else np.random.default_rng(0).random(shape)
-    picture = colorize(values, spec)
-    assert (picture.mode, picture.size) == ("RGB", (9, 6))
-    np.testing.assert_array_equal(colors_of(picture), colors_of(colorize(torch.from_numpy(values), spec)))
+    image = colorize(values, spec)
+    assert (image.mode, image.size) == ("RGB", (9, 6))
+    np.testing.assert_array_equal(colors_of(image), colors_of(colorize(torch.from_numpy(values), spec)))
 
 
-def test_one_channel_may_come_with_or_without_its_axis():
+def test_one_channel_may_have_or_lack_its_axis():
     values = np.random.default_rng(0).random((4, 5))
     np.testing.assert_array_equal(colors_of(colorize(values, DEPTH)), colors_of(colorize(values[None], DEPTH)))
 
 
-def test_colouring_leaves_the_map_as_it_was():
+def test_colouring_does_not_modify_the_map():
     values = np.array([[1.0, NAN]])
     colorize(values, DEPTH)
     np.testing.assert_array_equal(values, [[1.0, NAN]])
@@ -241,41 +241,41 @@ def test_every_registered_task_names_a_colour_map_that_exists():
 # Legends.
 
 
-def legend_colors(picture: Image.Image, row_height: int = 22) -> list[list[int]]:
+def legend_colors(image: Image.Image, row_height: int = 22) -> list[list[int]]:
     """The colour in the middle of each row's box."""
-    return colors_of(picture)[row_height // 2 :: row_height, row_height // 2].tolist()
+    return colors_of(image)[row_height // 2 :: row_height, row_height // 2].tolist()
 
 
-def ink(picture: Image.Image, number: int, row_height: int = 22) -> np.ndarray:
+def ink(image: Image.Image, number: int, row_height: int = 22) -> np.ndarray:
     """Where a row has text: columns right of its box that are not all white."""
-    text = colors_of(picture)[number * row_height : (number + 1) * row_height, row_height:]
+    text = colors_of(image)[number * row_height : (number + 1) * row_height, row_height:]
     return (text.min(axis=-1) < 128).any(axis=0)
 
 
 def test_a_legend_lists_every_class_in_its_colour_and_in_order():
-    picture = legend(SEGMENTATION)
-    assert picture.height == 17 * 22
-    assert legend_colors(picture) == class_palette(17).tolist()
+    image = legend(SEGMENTATION)
+    assert image.height == 17 * 22
+    assert legend_colors(image) == class_palette(17).tolist()
 
 
-def test_a_legend_of_a_map_lists_only_its_classes_and_not_the_unknown_one():
-    picture = legend(SEGMENTATION, np.array([[5, 2, 5, IGNORE_INDEX]]))
-    assert picture.height == 2 * 22
-    assert legend_colors(picture) == class_palette(17)[[2, 5]].tolist()
+def test_the_legend_of_a_map_lists_only_its_known_classes():
+    image = legend(SEGMENTATION, np.array([[5, 2, 5, IGNORE_INDEX]]))
+    assert image.height == 2 * 22
+    assert legend_colors(image) == class_palette(17)[[2, 5]].tolist()
 
 
-def test_a_legends_colours_are_those_of_the_picture():
+def test_a_legends_colours_are_those_of_the_image():
     classes = np.array([[4, 9, 11]])
     assert legend_colors(legend(SEGMENTATION, classes)) == colors_of(colorize(classes, SEGMENTATION))[0].tolist()
 
 
 def test_each_row_of_a_legend_has_its_name_and_the_longest_fits():
-    picture = legend(SEGMENTATION)
-    assert all(ink(picture, number).any() for number in range(17))
+    image = legend(SEGMENTATION)
+    assert all(ink(image, number).any() for number in range(17))
     longest = max(range(17), key=lambda number: len(SEGMENTATION.class_names[number]))
     shortest = min(range(17), key=lambda number: len(SEGMENTATION.class_names[number]))
-    assert ink(picture, longest).nonzero()[0].max() > ink(picture, shortest).nonzero()[0].max()
-    assert (colors_of(picture)[:, -1] == 255).all()  # nothing is cut off at the right
+    assert ink(image, longest).nonzero()[0].max() > ink(image, shortest).nonzero()[0].max()
+    assert (colors_of(image)[:, -1] == 255).all()  # nothing is cut off at the right
 
 
 def test_classes_without_names_are_listed_by_number():
@@ -284,19 +284,19 @@ def test_classes_without_names_are_listed_by_number():
     np.testing.assert_array_equal(colors_of(legend(nameless)), colors_of(legend(numbered)))
 
 
-def test_the_rows_of_a_legend_have_the_height_that_was_asked_for():
-    picture = legend(SEGMENTATION, row_height=40)
-    assert picture.height == 17 * 40
-    assert legend_colors(picture, 40) == class_palette(17).tolist()
+def test_the_rows_of_a_legend_have_the_requested_height():
+    image = legend(SEGMENTATION, row_height=40)
+    assert image.height == 17 * 40
+    assert legend_colors(image, 40) == class_palette(17).tolist()
 
 
-def test_a_legend_of_a_map_of_which_nothing_is_known_is_an_empty_row():
-    picture = legend(SEGMENTATION, np.full((2, 2), IGNORE_INDEX))
-    assert picture.height == 22
-    assert (colors_of(picture) == 255).all()
+def test_the_legend_of_an_unknown_map_is_an_empty_row():
+    image = legend(SEGMENTATION, np.full((2, 2), IGNORE_INDEX))
+    assert image.height == 22
+    assert (colors_of(image) == 255).all()
 
 
-def test_a_legend_of_numbers_is_refused():
+def test_a_legend_for_a_regression_is_refused():
     with pytest.raises(ValueError, match=r"'depth' is a regression; only classifications have a legend"):
         legend(DEPTH)
 
@@ -311,7 +311,7 @@ def plain(color: tuple[int, int, int], width: int = 20, height: int = 10) -> Ima
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def test_a_panel_lays_pictures_out_in_rows_and_columns():
+def test_a_panel_lays_images_out_in_rows_and_columns():
     sheet = panel([[plain(RED), plain(GREEN)], [plain(BLUE), None]], cell=40)
     assert sheet.mode == "RGB"
     assert sheet.size == (4 + 40 + 4 + 40 + 4, 4 + 20 + 4 + 20 + 4)
@@ -320,7 +320,7 @@ def test_a_panel_lays_pictures_out_in_rows_and_columns():
     np.testing.assert_array_equal(colors_of(sheet), expected)
 
 
-def test_titles_stand_above_their_columns_and_move_the_pictures_down():
+def test_titles_stand_above_their_columns_and_move_the_images_down():
     without, titled = panel([[plain(RED), plain(GREEN)]], cell=40), panel([[plain(RED), plain(GREEN)]], ["one", "two"], cell=40)
     assert titled.size == (without.width, without.height + 20)
     np.testing.assert_array_equal(colors_of(titled)[20:], colors_of(without))
@@ -331,7 +331,7 @@ def test_titles_stand_above_their_columns_and_move_the_pictures_down():
     assert set(columns) <= {*range(4, 44), *range(48, 88)}
 
 
-def test_captions_stand_above_their_rows_and_move_the_pictures_down():
+def test_captions_stand_above_their_rows_and_move_the_images_down():
     rows = [[plain(RED)], [plain(BLUE)]]
     without, captioned = colors_of(panel(rows, cell=40)), colors_of(panel(rows, captions=["ab", "x"], cell=40))
     assert captioned.shape[0] == without.shape[0] + 2 * 18
@@ -341,53 +341,53 @@ def test_captions_stand_above_their_rows_and_move_the_pictures_down():
         assert (captioned[top : top + 18, 4:].min(axis=-1) < 128).any(), "ink"
 
 
-def test_another_number_of_captions_than_rows_is_refused():
+def test_a_wrong_number_of_captions_is_refused():
     with pytest.raises(ValueError, match="2 captions for 1 rows; give one per row"):
         panel([[plain(RED)]], captions=["a", "b"])
 
 
-def test_a_row_with_fewer_pictures_leaves_its_last_cells_empty():
+def test_a_row_with_fewer_images_leaves_its_last_cells_empty():
     np.testing.assert_array_equal(
         colors_of(panel([[plain(RED), plain(GREEN)], [plain(BLUE)]])), colors_of(panel([[plain(RED), plain(GREEN)], [plain(BLUE), None]]))
     )
 
 
-def test_enlarging_makes_no_colours_that_were_not_there():
-    picture = Image.fromarray(np.array([[RED, BLUE]], np.uint8))
-    assert {tuple(color) for color in colors_of(panel([[picture]], cell=50)).reshape(-1, 3).tolist()} == {RED, BLUE, WHITE}
+def test_enlarging_adds_no_new_colours():
+    image = Image.fromarray(np.array([[RED, BLUE]], np.uint8))
+    assert {tuple(color) for color in colors_of(panel([[image]], cell=50)).reshape(-1, 3).tolist()} == {RED, BLUE, WHITE}
 
 
-def test_the_height_of_the_cells_follows_the_first_picture():
+def test_the_height_of_the_cells_follows_the_first_image():
     assert panel([[None, plain(RED, 30, 60), plain(GREEN)]], cell=40).size == (3 * 44 + 4, 80 + 8)
 
 
-def test_grey_pictures_are_shown_too():
+def test_grey_images_are_shown_too():
     sheet = panel([[Image.new("L", (20, 10), 100)]], cell=40)
     assert colors_of(sheet)[10, 10].tolist() == [100] * 3
 
 
 @pytest.mark.parametrize("rows", [[], [[]], [[None, None]]])
-def test_a_panel_without_a_picture_is_refused(rows):
-    with pytest.raises(ValueError, match="at least one image, got none"):
+def test_a_panel_without_an_image_is_refused(rows):
+    with pytest.raises(ValueError, match=r"no image in its \d rows; give at least one"):
         panel(rows)
 
 
 # Attention and matrices.
 
 
-def test_the_largest_weight_glows_and_no_weight_is_dim():
+def test_the_largest_weight_is_brightest_and_weight_0_is_dark():
     weights = np.zeros((2, 4))
     weights[0, 3] = 0.2
-    picture = colors_of(attention_image(plain(WHITE, 80, 40), weights, pixel=(1, 0)))
+    image = colors_of(attention_image(plain(WHITE, 80, 40), weights, pixel=(1, 0)))
     brightest, darkest = (0.35 * 255 + 0.65 * np.array(ENDS["magma"][end]) for end in (2, 0))
-    np.testing.assert_allclose(picture[5, 70], brightest, atol=1)
-    np.testing.assert_allclose(picture[5, 30], darkest, atol=1)
+    np.testing.assert_allclose(image[5, 70], brightest, atol=1)
+    np.testing.assert_allclose(image[5, 30], darkest, atol=1)
 
 
-def test_half_the_largest_weight_has_the_middle_colour_whatever_the_largest_is():
-    pictures = [colors_of(attention_image(plain(WHITE, 60, 20), np.array([[1.0, 0.5, 0]]) * largest, (0, 2))) for largest in (1, 1e-3)]
-    np.testing.assert_array_equal(*pictures)
-    np.testing.assert_allclose(pictures[0][10, 30], 0.35 * 255 + 0.65 * np.array(ENDS["magma"][1]), atol=1)
+def test_weights_are_drawn_relative_to_the_largest_one():
+    images = [colors_of(attention_image(plain(WHITE, 60, 20), np.array([[1.0, 0.5, 0]]) * largest, (0, 2))) for largest in (1, 1e-3)]
+    np.testing.assert_array_equal(*images)
+    np.testing.assert_allclose(images[0][10, 30], 0.35 * 255 + 0.65 * np.array(ENDS["magma"][1]), atol=1)
 
 
 def test_a_ring_is_drawn_around_the_pixel_and_nowhere_else():
@@ -399,7 +399,7 @@ def test_a_ring_is_drawn_around_the_pixel_and_nowhere_else():
 
 
 @pytest.mark.parametrize("weights", [np.zeros((2, 2, 2)), np.array([[-0.1, 1]]), np.array([[NAN, 1]])])
-def test_weights_that_are_none_are_refused(weights):
+def test_invalid_attention_weights_are_refused(weights):
     with pytest.raises(ValueError, match=r"expected \(height, width\), at least 0"):
         attention_image(plain(WHITE), weights, (0, 0))
 
@@ -411,13 +411,13 @@ def test_a_pixel_outside_cannot_be_marked():
 
 def test_a_matrix_shows_minus_one_blue_zero_white_one_red_and_nan_as_unknown():
     values = np.array([[1, 0, -1], [0, 1, NAN], [-1, NAN, 1]])
-    picture = matrix_image(values, ["a", "b", "c"], cell=40)
-    left, top = picture.width - 3 * 40, picture.height - 3 * 40
-    corners = [tuple(colors_of(picture)[top + 3, left + 40 * column + 3].tolist()) for column in range(3)]
+    image = matrix_image(values, ["a", "b", "c"], cell=40)
+    left, top = image.width - 3 * 40, image.height - 3 * 40
+    corners = [tuple(colors_of(image)[top + 3, left + 40 * column + 3].tolist()) for column in range(3)]
     assert corners == [(178, 24, 43), (247, 247, 247), (33, 102, 172)]
-    assert tuple(colors_of(picture)[top + 43, left + 83].tolist()) == UNKNOWN_COLOR
+    assert tuple(colors_of(image)[top + 43, left + 83].tolist()) == UNKNOWN_COLOR
 
 
-def test_a_matrix_of_another_shape_than_its_names_is_refused():
+def test_a_matrix_whose_shape_does_not_fit_its_names_is_refused():
     with pytest.raises(ValueError, match=r"shape \(2, 2\) for 3 names"):
         matrix_image(np.eye(2), ["a", "b", "c"])

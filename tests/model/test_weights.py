@@ -1,4 +1,4 @@
-"""Proves that a model whose weights are missing, have other names or are not finite does not predict, and that a trained one does."""
+"""Proves that a model with missing, misnamed or non-finite weights is refused, and that a trained one predicts."""
 
 import copy
 import pickle
@@ -58,7 +58,7 @@ def test_an_incomplete_checkpoint_is_refused(checkpoint, weights, message):
         pipeline("multitask-vision", model=str(directory))
 
 
-def test_a_head_of_other_classes_is_fresh_until_it_is_trained(checkpoint):
+def test_a_head_for_other_classes_counts_as_untrained_until_it_is_trained(checkpoint):
     two = {"name": "depth", "channels": 2, "metrics": ["mae"], "encoding": {"dtype": "float32"}}
     model, info = load(checkpoint(lambda weights: weights), tasks=[two, "edges2d"], ignore_mismatched_sizes=True, output_loading_info=True)
     assert HEAD in str(info["mismatched_keys"]), "premise, and what transformers returns stays"
@@ -70,7 +70,7 @@ def test_a_head_of_other_classes_is_fresh_until_it_is_trained(checkpoint):
     check_weights(model)
 
 
-def test_a_fresh_task_that_was_removed_does_not_count(checkpoint):
+def test_an_untrained_task_that_was_removed_does_not_count(checkpoint):
     model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD.replace("depth", "edges2d")}))
     with pytest.raises(ValueError, match="lacks 1 weights"):
         check_weights(model)
@@ -78,7 +78,7 @@ def test_a_fresh_task_that_was_removed_does_not_count(checkpoint):
     check_weights(model)
 
 
-def test_a_model_made_in_this_process_may_predict(tiny_model):
+def test_a_model_created_in_this_process_may_predict(tiny_model):
     check_weights(tiny_model(tasks=["depth"]))
 
 
@@ -92,7 +92,7 @@ def test_a_model_in_training_mode_is_put_into_evaluation_mode(tiny_model):
     assert not model.training
 
 
-def test_what_a_checkpoint_lacked_survives_pickling(checkpoint):
+def test_pickling_keeps_the_list_of_missing_weights(checkpoint):
     model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD}))
     again = pickle.loads(pickle.dumps(model))
     with pytest.raises(ValueError, match="lacks 1 weights"):

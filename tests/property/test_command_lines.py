@@ -99,7 +99,7 @@ def assert_ends_well(argv, place):
 @pytest.fixture
 def in_place(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(train, "train", lambda *arguments: None)  # everything up to the first step
+    monkeypatch.setattr(train, "train", lambda *arguments, **keywords: None)  # everything up to the first step
     return place
 
 

@@ -40,14 +40,14 @@ def test_a_spoilt_entry_is_refused_or_a_whole_task(entry):
 
 @cases(2)
 @given(st.one_of(JUNK, st.lists(JUNK, max_size=2)))
-def test_what_is_no_list_of_tasks_is_refused(entries):
+def test_a_value_that_is_not_a_list_of_tasks_is_refused(entries):
     if entries not in ([], {}):
         assert refusal(lambda: resolve_tasks(entries))
 
 
 @cases(4)
 @given(task_specs.flatmap(lambda spec: st.tuples(st.just(spec), targets(spec))))
-def test_what_an_encoding_stores_is_read_back_within_its_precision_or_refused(pair):
+def test_an_encoded_target_is_read_back_within_its_precision_or_refused(pair):
     spec, target = pair
     if refusal(lambda: spec.encode(target)):
         return

@@ -39,6 +39,17 @@ def test_the_largest_integer_is_not_rounded_beyond_its_type():
         LabelEncoding(dtype="int64").encode(np.full((1, 1, 2), 2.0**63, np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["uint64", "int64"])
+@pytest.mark.parametrize("declared", ["int32", "int16", "uint8"])
+def test_a_widened_map_of_any_integers_is_read_if_its_values_fit(dtype, declared):
+    """Numpy compares no unsigned number with a negative limit."""
+    encoding = LabelEncoding(dtype=declared)
+    assert encoding.decode(np.full((4, 5), 7, dtype)).max() == 7
+    assert encoding.decode(np.zeros((0, 5), dtype)).shape == (1, 0, 5)
+    with pytest.raises(ValueError, match=rf"the stored map is {dtype} with values from 0 to 9000000000"):
+        encoding.decode(np.array([[0, 9_000_000_000]], dtype))
+
+
 def test_a_map_of_the_other_byte_order_has_the_same_numbers():
     """As FITS, NetCDF and some TIFF readers return it."""
     encoding, stored = LabelEncoding(dtype="uint16", scale=1 / 512), np.array([[512, 1024]], np.uint16)
@@ -53,7 +64,7 @@ def test_a_decoded_value_beyond_float32_is_unknown():
 @pytest.mark.parametrize(
     "stored", [np.array([["a"]]), np.array([["2020-01-01"]], "M8[D]"), np.zeros((2, 2), [("a", "u1")]), np.array([[None]])]
 )
-def test_what_holds_no_numbers_is_no_map(stored):
+def test_a_map_without_numbers_is_refused(stored):
     with pytest.raises(ValueError, match="not of numbers; store it as float32"):
         LabelEncoding().decode(stored)
 
@@ -152,7 +163,7 @@ def test_target_sizes_that_are_none_are_refused(sizes):
 
 
 @pytest.mark.parametrize("outputs", [None, {}, torch.ones(1, 1, 4, 4), {"depth": torch.ones(4, 4)}], ids=["none", "empty", "tensor", "map"])
-def test_what_is_no_output_of_the_model_is_refused(outputs):
+def test_a_value_that_is_not_an_output_of_the_model_is_refused(outputs):
     with pytest.raises(ValueError, match=r"without predictions \(batch, channels, height, width\) by task"):
         MulTImageProcessor(tasks=["depth"]).post_process(outputs)
 
@@ -198,7 +209,7 @@ def test_a_damaged_processor_is_named(saved, content):
 
 
 @pytest.mark.parametrize("header", ["{a", "- 1", "? [1, 2]\n: 3", "1: 2", "a: &a [*a]", "!!python/object/apply:os.getcwd []", "[" * 3000])
-def test_a_card_that_is_no_yaml_of_names_is_named(tmp_path, header):
+def test_the_error_names_a_card_whose_header_is_not_yaml(tmp_path, header):
     (tmp_path / "README.md").write_text(f"---\nmult_tasks: {header}\n---\n" if header[0] in "{[!" else f"---\n{header}\n---\n")
     message = refusal(lambda: load_task_specs(tmp_path))
     assert "README.md cannot be read" in message or "has no list 'mult_tasks'" in message
@@ -229,6 +240,12 @@ def lines(capsys, *argv):
         (["--embed_dim", 10**20], "--embed_dim is 100000000000000000000; it must be at least 1 and at most 4096"),
         (["--depths", 2, 0], "--depths is [2, 0]; it must be at least 1"),
         (["--window_size", -1], "--window_size is -1; it must be at least 1"),
+        (["--color_jitter", "nan"], "--color_jitter is nan; it must be at least 0 and at most 1"),
+        (["--color_jitter", 5], "--color_jitter is 5.0; it must be at least 0 and at most 1"),
+        (["--seed", -1], "--seed is -1; it must be at least 0 and at most 4294967295"),
+        (["--seed", 10**20], "--seed is 100000000000000000000; it must be at least 0"),
+        (["--schedule_power", "nan"], "--schedule_power is nan; it must be at least 0"),
+        (["--num_workers", 10_000], "--num_workers is 10000; it must be at least 0 and at most 256"),
         (["--image_size", 10**20], "--image_size is 100000000000000000000; it must be at least 32 and at most 16384"),
         (["--reference_task", "nothing"], "reference_task 'nothing' is not one of the tasks"),
         (["--block_attention", "self", "other"], "block_attention has 'other', which is not one of self, encoder, reference"),
@@ -249,6 +266,19 @@ def test_sizes_beyond_any_memory_are_one_line(capsys, command_line):
     status, (line,) = lines(capsys, *command_line.split())
     assert status == 2
     assert "give a side, or height and width, of at least 32 pixels and at most 16384" in line
+
+
+@pytest.mark.parametrize("words", [["--inputs", ""], ["--inputs", "x", ""], ["--inputs="], ["--inputs", "x", "--output_dir", ""]])
+def test_an_unset_shell_variable_does_not_stand_for_the_current_directory(capsys, words):
+    status, (line,) = lines(capsys, "predict", *words)
+    assert status == 2
+    assert "is empty; give a value, or leave the flag out" in line
+
+
+def test_thousands_of_workers_are_not_started(capsys):
+    status, (line,) = lines(capsys, "predict", "--inputs", "x", "--num_workers", 10_000)
+    assert status == 2
+    assert "--num_workers is 10000; it must be at least 0 and at most 256" in line
 
 
 def test_a_truncated_checkpoint_is_one_line(capsys, saved, tmp_path):
@@ -285,18 +315,18 @@ class Killed(Dataset):
         return torch.zeros(1)
 
 
-def test_a_killed_worker_is_named_with_what_to_do():
-    @naming_killed_workers("go on with --resume latest")
+def test_the_error_for_a_killed_worker_says_what_to_do():
+    @naming_killed_workers("continue with --resume latest")
     def read():
         return list(DataLoader(Killed(), num_workers=1))
 
     with pytest.raises(
-        ChildProcessError, match=r"a process that reads data was killed, .*; lower --num_workers or --batch_size, and go on"
+        ChildProcessError, match=r"a process that reads data was killed, .*; lower --num_workers or --batch_size, and continue"
     ):
         read()
 
 
-def test_other_errors_keep_their_kind_beside_workers():
+def test_other_errors_with_workers_keep_their_type():
     with pytest.raises(RuntimeError, match="out of memory"), naming_killed_workers("go on"):
         raise RuntimeError("out of memory")
 

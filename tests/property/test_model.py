@@ -37,7 +37,7 @@ def assert_close(found, expected):
 
 @cases(0.5)
 @given(st.integers(2, 4).flatmap(lambda count: pixels(count)))
-def test_an_image_is_predicted_in_a_batch_as_it_is_alone(model, batch):
+def test_an_image_in_a_batch_has_the_same_prediction_as_alone(model, batch):
     together = predictions(model, batch)
     for number in range(len(batch)):
         assert_close(predictions(model, batch[number : number + 1]), {task: maps[number : number + 1] for task, maps in together.items()})
@@ -48,7 +48,7 @@ ORDERS = [order for count in (1, 2, 3) for order in itertools.permutations(["seg
 
 @cases(0.5)
 @given(pixels(), st.sampled_from(ORDERS))
-def test_which_tasks_are_asked_for_and_in_which_order_changes_nothing(model, pixel_values, order):
+def test_the_choice_and_order_of_tasks_does_not_change_predictions(model, pixel_values, order):
     some = predictions(model, pixel_values, order)
     assert list(some) == [task for task in model.task_names if task in order] or list(some) == list(order)
     assert set(some) == set(order)
@@ -79,7 +79,7 @@ def test_both_ways_of_computing_attention_agree(model, eager, pixel_values):
 
 @cases(0.5)
 @given(pixels(), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 1000), st.floats(-1e6, 1e6))
-def test_what_the_unknown_pixels_of_an_image_hold_beside_does_not_change_the_loss(model, pixel_values, share, seed, value):
+def test_other_channels_of_unknown_pixels_do_not_change_the_loss(model, pixel_values, share, seed, value):
     """The second channel of an unknown normal may hold any number; the loss is 0, and its gradient too, where nothing is known."""
     size = tuple(pixel_values.shape[-2:])
     generator = torch.Generator().manual_seed(seed)

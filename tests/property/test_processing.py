@@ -18,7 +18,7 @@ PROCESSOR = MulTImageProcessor(tasks=["depth"])
 
 
 @given(RGB, OUTPUT_SIZES)
-def test_an_image_is_prepared_in_a_batch_as_it_is_alone(images, size):
+def test_an_image_in_a_batch_has_the_same_pixels_as_alone(images, size):
     together = PROCESSOR(images, size=size, return_tensors="pt")["pixel_values"]
     assert together.shape == (len(images), 3, size["height"], size["width"])
     for number, image in enumerate(images):
@@ -67,7 +67,7 @@ def test_post_processing_gives_back_the_map_that_went_in(pair, zoom):
 
 @cases(3)
 @given(pil_images(("RGB",)), SIZES, st.sampled_from([None, 1, 3, 6]))
-def test_a_map_is_taken_if_and_only_if_it_lies_on_its_image(image, map_size, map_orientation):
+def test_a_map_is_accepted_if_and_only_if_it_is_aligned_with_its_image(image, map_size, map_orientation):
     """Any size of the same aspect ratio; never one that is turned, by EXIF or transposed."""
     turned = image.getexif().get(274, 1)
     image_height, image_width = (image.width, image.height) if turned in (5, 6, 7, 8) else (image.height, image.width)

@@ -34,6 +34,9 @@ def test_an_image_of_any_mode_is_read_upright_and_reading_it_again_changes_nothi
 @given(image_arrays())
 def test_an_array_is_read_by_its_type_or_refused(array):
     """The values are those of an independent rule per type."""
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[-1] in (1, 3, 4):
+        assert "its channels may be the first axis or the last" in refusal(lambda: read_image(array))
+        return
     if refusal(lambda: read_image(array)):
         low, high = array.min(), array.max()
         either = array.dtype.itemsize > 1 if array.dtype.kind in "iu" else 1 < high < 2
@@ -74,13 +77,13 @@ def test_where_the_channels_lie_does_not_change_the_image(size, seed):
     last = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     first = np.ascontiguousarray(np.moveaxis(last, -1, 0))
     assert np.array_equal(read_image(last, channels_last=True), read_image(first, channels_last=False))
-    assume(size[0] not in (1, 3, 4))
+    assume(not {*size} & {1, 3, 4})
     assert np.array_equal(read_image(last), read_image(first))
 
 
 @cases(2)
 @given(pil_images(("RGB", "L")), st.sampled_from(FILE_FORMATS))
-def test_a_file_is_read_as_the_image_in_it_whatever_holds_its_bytes(tmp_path, image, file_format):
+def test_the_image_in_a_file_does_not_depend_on_the_form_of_its_bytes(tmp_path, image, file_format):
     content = encoded(image, file_format)
     path = write(tmp_path / "image.any", content)
     expected = np.array(read_image(Image.open(io.BytesIO(content))))
@@ -109,13 +112,13 @@ NO_IMAGES = [
         *(st.sampled_from(NO_IMAGES), st.lists(st.integers(), max_size=3)),
     )
 )
-def test_what_is_no_image_is_refused(junk):
+def test_a_value_that_is_not_an_image_is_refused(junk):
     if isinstance(junk, str) and junk.startswith(("http", "data:")):
         return
     assert refusal(lambda: read_image(junk)), "no image came out of it"
 
 
 @pytest.mark.parametrize("mode", ["LAB", "La"])
-def test_a_mode_that_pillow_cannot_convert_is_named_with_what_to_do(mode):
+def test_the_error_names_an_image_mode_that_pillow_cannot_convert(mode):
     message = refusal(lambda: read_image(Image.new(mode, (3, 2))))
     assert message is None or message.endswith("convert it to RGB beforehand")

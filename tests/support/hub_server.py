@@ -1,8 +1,8 @@
 """A small Hub on this machine: the HTTP endpoints that huggingface_hub's client uses, so that tests run the real client.
 
 Start it, and give processes its address as `HF_ENDPOINT`. Repositories live in memory and commits are whole trees. Weights and tables
-go the way of large files: LFS batch, upload and verify; downloads by redirect to another host. There is no xet storage: set
-`HF_HUB_DISABLE_XET=1`, as the client uploads to xet wherever its library is installed, without asking the server.
+are stored as large files: LFS batch, upload and verify; downloads are redirected to another host. There is no xet storage: set
+`HF_HUB_DISABLE_XET=1`, because the client uploads to xet if its library is installed, without asking the server.
 """
 
 import base64
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 LARGE = (".safetensors", ".parquet")  # endings of files that are stored as large ones
-TOKENS = {"hf_owner": "user", "hf_stranger": "stranger"}  # access tokens and whose they are
+TOKENS = {"hf_owner": "user", "hf_stranger": "stranger"}  # access tokens and their owners
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Hub(ThreadingHTTPServer):
         large_files: contents by SHA-256, whether or not a commit names them.
         requests: method and path of each request so far.
         storage_saw_token: whether a token came with a download of a large file.
-        bytes_left: if set, the connection breaks once so many bytes of files went over it, and every further transfer at once.
+        bytes_left: if set, the connection breaks after this many bytes of files, and every later transfer breaks at once.
     """
 
     daemon_threads = True
@@ -172,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(403 if self._user() else 401, "Forbidden", f"{self._user()} may not write to {name}")
 
     def _open(self, kind: str, name: str, revision: str = "main") -> tuple[Repository, str, dict[str, File]]:
-        """A repository, and id and files of the commit that a branch or an id names; what is private is not there for others."""
+        """A repository, and the id and files of the commit of a branch or id; private repositories do not exist for other users."""
         repository = self.server.repositories.get((kind or "models", name))
         if repository is None or (repository.private and self._user() != name.split("/")[0]):
             raise Refusal(404 if self._user() else 401, "RepoNotFound", f"repository {name} not found")
@@ -272,7 +272,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404, "EntryNotFound", f"no {path} in {name}")
         file = tree[path]
         headers = {"X-Repo-Commit": commit_id, "ETag": f'"{file.etag}"'}
-        if file.sha256:  # another host by its name, as the storage of the Hub is
+        if file.sha256:  # another host name, like the storage of the Hub
             linked = {"X-Linked-ETag": headers["ETag"], "X-Linked-Size": len(file.content)}
             self._reply(b"", 302, Location=f"http://localhost:{self.server.server_port}/large/{file.sha256}", **headers, **linked)
         else:

@@ -1,10 +1,24 @@
 """Encoders small enough to build in every test."""
 
+from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
+
 TINY_SWIN = {
     "model_type": "swin",
     "embed_dim": 8,
-    "depths": [2, 2, 2, 2],
+    "depths": [2, 1, 1, 1],  # the second block of the first stage shifts its windows
     "num_heads": [1, 2, 4, 8],
     "window_size": 4,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+
+# Two stages, for what costs time per block: tracing and compilation.
+SHALLOW_SWIN = {**TINY_SWIN, "depths": [2, 1], "num_heads": [1, 2], "out_features": ["stage1", "stage2"]}
+
+BACKBONES = {
+    "swinv2": Swinv2Config(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=4, image_size=64,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    ),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]),
+    "timm": TimmBackboneConfig(backbone="resnet18", use_pretrained_backbone=False, out_indices=[1, 2, 3, 4]),
+}  # fmt: skip

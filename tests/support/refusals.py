@@ -1,10 +1,10 @@
-"""How the package refuses: one kind of exception, and a message that is short enough to read."""
+"""Refusals of the package: one kind of exception with a message that is short enough to read."""
 
 MAX_MESSAGE = 500
 
 
 def refusal(call):
-    """The message with which a call refuses its input, or None if it goes through; any other exception is a bug and is raised."""
+    """The message with which a call refuses its input, or None if it succeeds; any other exception is a bug and is raised."""
     try:
         call()
     except (ValueError, OSError) as error:

@@ -1,7 +1,7 @@
 """Hypothesis strategies for everything that the package reads: images, label maps, task entries, configurations, files, command lines.
 
-Sizes are small and odd on purpose, down to one pixel. Spoilt values come from the valid ones by one change, which is what real mistakes
-look like.
+Sizes are small and odd on purpose, down to one pixel. Invalid values are valid ones with one change, like
+real mistakes.
 """
 
 import io

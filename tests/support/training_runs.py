@@ -15,9 +15,7 @@ from mult_hf.cli.train import main
 from mult_hf.training.progress import JsonLinesLog
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = (
-    "--embed_dim 8 --depths 1 1 1 1 --window_size 4 --batch_size 2 --panel_rows 1 --cpu_threads 1 --max_steps 2 --logging_steps 1".split()
-)
+TINY = "--embed_dim 8 --depths 1 1 --window_size 4 --batch_size 2 --panel_rows 1 --cpu_threads 1 --max_steps 2 --logging_steps 1".split()
 
 
 def new_accelerate_state():
@@ -27,7 +25,7 @@ def new_accelerate_state():
 
 
 def train(output_dir, *flags):
-    """Run the command in this process; of a repeated flag the last one counts."""
+    """Run the command in this process; the last occurrence of a repeated flag counts."""
     new_accelerate_state()
     threads = torch.get_num_threads()
     try:

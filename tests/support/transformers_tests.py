@@ -1,6 +1,6 @@
-"""Lay out transformers' own tests so that they can be imported: its released sources hold the test mixins, but not all that they import.
+"""Make transformers' own tests importable: its released sources contain the test mixins, but not all modules that these import.
 
-Nothing of transformers is kept in this repository. pip downloads the source distribution of the very version that is installed.
+This repository contains no code of transformers. pip downloads the source distribution of the installed version.
 """
 
 import importlib.metadata
@@ -31,21 +31,21 @@ STAND_INS = {
 
 
 class Unavailable(Exception):
-    """The sources cannot be had here; the message says why."""
+    """The sources are not available; the message states the reason."""
 
 
 def lay_out(cache: Path) -> Path:
-    """The directory from which the mixins can be imported; made at the first call.
+    """The directory from which the mixins can be imported; created by the first call.
 
     Args:
-        cache: directory that outlives the test run.
+        cache: directory that remains after the test run.
 
     Raises:
         Unavailable: if pip cannot download the sources.
     """
     version = importlib.metadata.version("transformers")
     directory = cache / f"transformers-{version}"
-    with FileLock(cache / "lock"):  # two test processes may come here at once
+    with FileLock(cache / "lock"):  # two test processes may call this at the same time
         if not (directory / "complete").exists():
             shutil.rmtree(directory, ignore_errors=True)
             _extract(_download(version, cache), directory)
@@ -55,7 +55,7 @@ def lay_out(cache: Path) -> Path:
 
 def _download(version: str, cache: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=transformers", f"--dest={cache}"]
-    # pip asks the sources for their dependencies, which imports nothing of ours.
+    # pip runs the build of the sources, which must not import this repository.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         result = subprocess.run([*pip, f"transformers=={version}"], env=environment, capture_output=True, text=True, timeout=300)

@@ -207,7 +207,7 @@ def test_a_row_without_an_image_is_named():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (rows_of(8, 8).rename_column("image", "photo"), r"2 rows with the columns \['photo'\]; expected .* a column 'image'"),
+        (rows_of(8, 8).rename_column("image", "frame"), r"2 rows with the columns \['frame'\]; expected .* a column 'image'"),
         (rows_of(8, 8).select([]), "0 rows with the columns .*; expected at least one row"),
     ],
     ids=["no image", "no rows"],

@@ -42,6 +42,17 @@ def test_samples_are_named_by_their_row_and_short_columns():
     assert describe_rows(stream, [4]) == [f"row {row} (room {row})"]
 
 
+@pytest.mark.parametrize("count", [1, 4, 8, 64, 1000])
+def test_the_samples_of_a_large_batch_leave_room_for_the_rest_of_a_message(count):
+    stream = TrainingStream([{"room": number, "note": "x" * 60} for number in range(2000)], seed=0)
+    described = describe_rows(stream, range(count))
+    assert len("; ".join(described)) < 420
+    assert described[0].endswith(f"note {'x' * 60})")
+    named = [each for each in described if each.startswith("row")]
+    assert [int(each.split()[1]) for each in named] == [stream.row_at(position) for position in range(len(named))]
+    assert described[len(named) :] == ([f"and {count - len(named)} more"] if count > len(named) else [])
+
+
 def test_a_log_keeps_its_entries_and_drops_later_steps(tmp_path):
     log = JsonLinesLog(tmp_path / "runs" / "log.jsonl")
     assert log.entries() == []

@@ -58,7 +58,9 @@ def comparable_log(directory):
     return [{k: v for k, v in entry.items() if k != "seconds_per_step"} for entry in JsonLinesLog(directory / "log.jsonl").entries()]
 
 
-@pytest.mark.parametrize("weighting", ["fixed", "uncertainty", "dwa", "gradnorm", "pcgrad"])
+@pytest.mark.parametrize(
+    "weighting", ["fixed", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("uncertainty", "dwa")), "gradnorm", "pcgrad"]
+)
 def test_a_resumed_run_ends_with_exactly_the_same_weights(tmp_path, data, monkeypatch, weighting):
     """With shuffling, augmentation, worker processes, stochastic depth, accumulation, and averaged weights."""
     flags = ["--dataset", data, *RANDOM, "--weighting", weighting, "--eval_steps", 3]
@@ -208,7 +210,7 @@ def one_process(tmp_path_factory, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("configuration", ["ddp_cpu", "fsdp2_cpu"])
+@pytest.mark.parametrize("configuration", [pytest.param("ddp_cpu", marks=pytest.mark.nightly), "fsdp2_cpu"])
 def test_two_processes_train_like_one_with_the_joined_batches(tmp_path, data, one_process, configuration):
     """The same losses, weights and metrics up to rounding; also after an interruption."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]

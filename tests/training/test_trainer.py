@@ -347,6 +347,7 @@ def run_example(output_dir, *launcher):
     return json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_evaluate_and_train_like_one(tmp_path):
     """64 images in batches of seven: the last ones of two processes hold six repeated images, which must not count."""

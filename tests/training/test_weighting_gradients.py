@@ -102,7 +102,7 @@ def test_gradient_methods_refuse_a_model_without_an_encoder():
         weighting_of("upgrad", {"a": 1.0})
 
 
-TOGETHER = {"fixed": {}, "uncertainty": {}, "dwa": {"period": 1}, "gradnorm": {}, "mgda": {}, "pcgrad": {}}
+TOGETHER = {"uncertainty": {}, "dwa": {"period": 1}, "gradnorm": {}, "mgda": {}, "pcgrad": {}}
 
 
 def train_three_steps(name, options, accelerator, rows):

@@ -26,7 +26,7 @@ class MulTImageProcessingTester(ImageProcessingTester):
         super().__init__(parent, size={"height": 32, "width": 48}, image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.6, 0.7])
 
     def _get_image_processing_classes(self) -> dict[str, type]:
-        """The classes are registered at run time, and do not stand in transformers' table of its own."""
+        """The classes are registered at run time and are not in transformers' own table."""
         return {"torchvision": MulTImageProcessor, "pil": MulTImageProcessorPil}
 
     def prepare_post_process_semantic_segmentation_inputs(self) -> tuple[dict[str, Any], dict[str, int]]:
@@ -49,6 +49,6 @@ class MulTImageProcessingTest(ImageProcessingTestMixin, PostProcessSemanticSegme
                 image_processing_class()(image, do_convert_rgb=False)
 
     @unittest.skip(
-        "its script imports transformers alone, without MulT's classes; tests/model/test_image_processing.py has one that loads them"
+        "its script imports transformers alone, without MulT's classes; tests/model/test_saved_processors.py has one that loads them"
     )
     def test_pil_can_run_without_torchvision(self) -> None: ...

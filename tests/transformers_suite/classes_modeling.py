@@ -1,6 +1,6 @@
 """MulT in transformers' ModelTesterMixin, ConfigTester and PipelineTesterMixin; `test_transformers_suite.py` runs this file.
 
-A test that is overridden here says in its docstring why transformers' own cannot hold for MulT; all others run unchanged.
+The docstring of an overridden test states why transformers' own does not apply to MulT; all others run unchanged.
 """
 
 # ruff: noqa: D101, D102  (transformers documents its methods)
@@ -30,7 +30,7 @@ STEPS = (4, 8, 16, 32)  # pixels per token of the encoder's stages, finest first
 
 
 class MulTModelTester:
-    """Configuration and inputs of one kind of model, as the mixins ask for them."""
+    """Configuration and inputs of one kind of model, in the form that the mixins need."""
 
     batch_size = 2
     is_training = True
@@ -96,7 +96,7 @@ class MulTModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
     def test_reverse_loading_mapping(self) -> None: ...
 
     def test_model_get_set_embeddings(self) -> None:
-        """The input embedding is a convolution that embeds patches, and no `nn.Embedding`; as in Swin's tests."""
+        """The input embedding is a convolution that embeds patches, not an `nn.Embedding`; as in Swin's tests."""
         for model in self.models_in_evaluation_mode():
             assert isinstance(model.get_input_embeddings(), nn.Conv2d)
             assert model.get_output_embeddings() is None
@@ -160,7 +160,7 @@ class MulTModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
 
 
 class MultiTaskVisionPipelineTests:
-    """What PipelineTesterMixin runs for the task `multitask-vision`."""
+    """Tests that PipelineTesterMixin runs for the task `multitask-vision`."""
 
     def get_test_pipeline(self, model: Any, tokenizer: Any = None, image_processor: Any = None, dtype: str = "float32", **_: Any) -> Any:
         return pipeline("multitask-vision", model=model, image_processor=image_processor, dtype=dtype), [prepare.IMAGE]
@@ -186,7 +186,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def further_kind(name: str, tester: dict[str, Any]) -> type:
-    """A class that runs the tests on another kind of model, but not those whose result cannot depend on the kind."""
+    """A class that runs the tests on another kind of model, except those whose result cannot depend on the kind."""
     tester_class = type(f"MulT{name}ModelTester", (MulTModelTester,), tester)
     once = {test: None for test in dir(MulTModelTest) if prepare.ONCE.match(test)}
     return type(f"MulT{name}ModelTest", (MulTModelTest,), {"model_tester_class": tester_class, "__module__": __name__, **once})

@@ -1,4 +1,4 @@
-"""What must stand before transformers' mixins are imported: MulT's names in transformers' tables, and a saved model for the pipeline's."""
+"""Preparations before transformers' mixins are imported: MulT's names in transformers' tables, and a saved model for the pipeline."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def swin(config_class: type[PreTrainedConfig], **changes: Any) -> PreTrainedConf
 
 
 def _register() -> None:
-    """Enter MulT where the mixins look classes up by name."""
+    """Register MulT where the mixins look classes up by name."""
     MODEL_MAPPING_NAMES["mult"] = mult_hf.MulTModel.__name__  # a model without a head has no loss
     package = sys.modules["transformers"]  # not what `import` gave above: transformers puts a new module there while its parts are imported
     for name in ("MulTImageProcessor", "MulTImageProcessorPil"):
@@ -43,7 +43,7 @@ def _register() -> None:
 
 
 def _save_tiny_model(directory: Path) -> None:
-    """Save a model where PipelineTesterMixin looks for models, and the list that it reads beside it."""
+    """Save a model where PipelineTesterMixin looks for models, and the list that it reads."""
     torch.manual_seed(0)
     model_class = mult_hf.MulTForMultiTaskDensePrediction
     model = model_class(mult_hf.MulTConfig(backbone_config=swin(SwinConfig), tasks=list(TASKS)))

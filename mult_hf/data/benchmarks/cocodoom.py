@@ -186,8 +186,8 @@ class CocoDoomReader(BenchmarkReader):
     def _stored_class(self, annotation: dict[str, Any]) -> int:
         category = annotation["category_id"]
         if not 0 <= category < len(THINGS):
-            message = f"annotation {annotation['id']} has category {category}, expected 0 to {len(THINGS) - 1}"
-            raise ReadError("wrong content", self.annotation_path, message)
+            number, last = annotation["id"], len(THINGS) - 1
+            raise ReadError("wrong content", self.annotation_path, f"annotation {number} has category {category}, expected 0 to {last}")
         return len(SURFACES) + category + 1
 
 

@@ -33,8 +33,8 @@ def read_image_file(path: Path, dtype: str) -> Image.Image:
         with Image.open(path, formats=readable_formats()) as image:
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        message = f"cannot be read completely ({error}; {path.stat().st_size} bytes); download it again"
-        raise ReadError("broken file", path, message) from None
+        size = path.stat().st_size
+        raise ReadError("broken file", path, f"cannot be read completely ({error}; {size} bytes); download it again") from None
     came = "uint16" if image.mode.startswith("I") else "float32" if image.mode == "F" else "uint8"  # 16-bit PNG: "I;16" or "I"
     if came != dtype:
         raise ReadError(
@@ -50,7 +50,7 @@ def read_array(path: Path, axes: int) -> np.ndarray:
         ReadError: if the file is missing, broken, or has another shape.
     """
     if not path.is_file():
-        raise ReadError("missing file", path, "does not exist, expected a numpy array")
+        raise ReadError("missing file", path, f"does not exist, expected a numpy array of {axes} axes")
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

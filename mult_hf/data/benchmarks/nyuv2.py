@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from mult_hf.model.entry_fields import refusal
+
 from .errors import ReadError
 from .files import as_image, load_splits, read_array, read_image_file
 from .reader import NORMALS_8BIT, RESHADING_16BIT, BenchmarkReader, Intrinsics
@@ -238,7 +240,7 @@ def _open_labeled(path: Path) -> Any:
         raise ValueError(f"{path} is not a complete HDF5 file ({error}; {path.stat().st_size} bytes); download it again") from None
     lacking = [field for field in _LABELED.values() if field not in file]
     if lacking:
-        raise ValueError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(file)}. Is it {NYULabeledReader.file_name}?")
+        raise refusal(f"{path} lacks {', '.join(lacking)}; it has {', '.join(file)}. Is it {NYULabeledReader.file_name}?")
     return file
 
 

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from mult_hf.model.entry_fields import refusal
+
 try:
     from datasets import Features, IterableDataset, Value
     from datasets import Image as ImageFeature
@@ -185,7 +187,7 @@ class BenchmarkReader(ABC):
         there = [task for task in self.specs if self._derivable(task)]
         lacking = [task for task in tasks or () if task not in there]
         if lacking:
-            raise ValueError(
+            raise refusal(
                 f"{self.root} has no {', '.join(lacking)}, which cannot be derived from its other maps; "
                 f"stored: {', '.join(filter(self.stored, there)) or 'nothing'}; derived: "
                 f"{', '.join(task for task in there if not self.stored(task)) or 'nothing'}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mult_hf.data.files import whole_file
+from mult_hf.model.entry_fields import refusal
 
 try:
     import pyarrow
@@ -63,7 +64,7 @@ def check_existing_shards(directory: Path, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{path} was not written by this command; choose an empty directory")
         differing = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
         if differing:
-            raise ValueError(f"{path} was rendered with {', '.join(differing)}; use the file's settings, or choose an empty directory")
+            raise refusal(f"{path} was rendered with {', '.join(differing)}; use the file's settings, or choose an empty directory")
 
 
 def count_rows(path: Path) -> int:

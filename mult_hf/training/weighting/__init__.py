@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 from .base import TaskWeighting
@@ -64,7 +65,7 @@ def make_weighting(name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *
     allowed = weighting_options(name)
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        raise ValueError(f"task weighting {name!r} has no options {unknown}; allowed: {', '.join(allowed) or 'none'}")
+        raise refusal(f"task weighting {name!r} has no options {unknown}; allowed: {', '.join(allowed) or 'none'}")
     return WEIGHTINGS[name](name, specs, model, **options)
 
 

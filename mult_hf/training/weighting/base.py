@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 # Engines that manage the parameters or scale the losses, so that single tasks' gradients cannot be computed outside of them.
@@ -99,7 +100,7 @@ class TaskWeighting:
     def _check(self, losses: Mapping[str, Tensor]) -> None:
         unknown = sorted(set(losses) - set(self.fixed))
         if unknown or not losses:
-            raise ValueError(
+            raise refusal(
                 f"losses were given for {list(losses)}; expected at least one of the weighting's tasks {list(self.fixed)}, and no others"
             )
 

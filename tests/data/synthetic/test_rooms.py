@@ -425,6 +425,7 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path, backend):
         assert_same_rendering(row, two[room])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_scalar_variant_sees_the_same_room(tmp_path, rows):
     flags = ["--rooms", "1", "--validation_rooms", "0", "--test_rooms", "0", "--views", "1", "--size", "64", "--spp", "2", "--scenes", "1"]

@@ -94,7 +94,7 @@ def test_offices_have_workplaces_and_kitchens_units(kind, things):
 
 
 @pytest.mark.parametrize("kind", sorted(layouts.LAYOUTS))
-def test_rooms_keep_what_they_hold_between_floor_and_ceiling_and_within_the_walls(kind):
+def test_all_objects_are_between_floor_and_ceiling_and_within_the_walls(kind):
     room = build(kind)
     points = np.concatenate([part.mesh.vertices for part in room.parts])
     assert np.isfinite(points).all()
@@ -137,7 +137,7 @@ def test_each_group_can_be_switched_off_and_leaves_the_furniture_as_it_is():
             np.testing.assert_array_equal(mesh, other)
 
 
-def test_without_clutter_nothing_lies_about():
+def test_without_clutter_there_are_no_small_objects():
     with_clutter, without = build("office"), build("office", tuple(name for name in ALL if name != "clutter"))
     assert sum(len(part.mesh.faces) for part in with_clutter.parts) > sum(len(part.mesh.faces) for part in without.parts)
     assert "floor" in {place.kind for place in with_clutter.supports}

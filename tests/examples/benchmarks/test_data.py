@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def program():
     """The script as a module."""
     spec = importlib.util.spec_from_file_location("benchmark_data", ROOT / "examples/benchmarks/data.py")
     module = importlib.util.module_from_spec(spec)
@@ -38,23 +38,23 @@ def test_the_command_prints_a_row_for_each_size_and_step_and_the_number_of_threa
     assert all(float(figure) > 0 for row in rows for figure in row[2:])
 
 
-def test_a_batch_is_prepared_once_before_and_once_for_each_measurement(benchmark):
+def test_a_batch_is_prepared_once_before_and_once_for_each_measurement(program):
     seen = []
-    cpu, wall = benchmark.measure(seen.append, [{"image": None}], batches=4)
+    cpu, wall = program.measure(seen.append, [{"image": None}], batches=4)
     assert seen == [[{"image": None}]] * 5
     assert min(cpu, wall) >= 0
 
 
-def test_resizing_for_the_benchmark_creates_no_new_map_values(benchmark):
+def test_resizing_for_the_benchmark_creates_no_new_map_values(program):
     stored = np.random.default_rng(0).choice([3, 700, 65535], (16, 16)).astype(np.uint16)
     row = {"image": Image.new("RGB", (16, 16)), "depth": Image.fromarray(stored), "normals": None, "room": 3}
-    larger = benchmark.resized(row, 40, resolve_tasks(["depth", "normals"]))
+    larger = program.resized(row, 40, resolve_tasks(["depth", "normals"]))
     assert larger.keys() == {"image", "depth"}, "a null cell stays away"
     assert larger["image"].size == larger["depth"].size == (40, 40)
     assert set(np.unique(np.asarray(larger["depth"]))) == {3, 700, 65535}
 
 
 @pytest.mark.parametrize(("flags", "message"), [(["--sizes", "0"], r"--sizes is \[0\]"), (["--batches", "0"], "--batches is 0")])
-def test_empty_measurements_are_refused(benchmark, flags, message):
+def test_empty_measurements_are_refused(program, flags, message):
     with pytest.raises(ValueError, match=message):
-        benchmark.main(flags)
+        program.main(flags)

@@ -14,6 +14,7 @@ from support.tables import unpadded
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_benchmark_prints_a_row_per_method():
     command = [sys.executable, str(ROOT / "examples/benchmarks/weighting.py"), "--methods", "fixed", "upgrad"]

@@ -378,6 +378,7 @@ def model_of(flags):
     return MulTConfig(**{names[flag]: value for flag, value in flags.items() if flag in names})
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_smoke_ablation_trains_two_decoders(tmp_path, monkeypatch):
     """The whole script with the real training, from another directory."""

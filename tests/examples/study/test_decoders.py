@@ -34,7 +34,7 @@ def test_predictions_have_the_size_of_any_image(tiny_model, decoder, height, wid
 
 
 @BOTH
-def test_one_task_alone_gets_the_numbers_of_the_full_run(tiny_model, decoder):
+def test_a_single_task_has_the_predictions_of_the_full_run(tiny_model, decoder):
     model = tiny_model(decoder_type=decoder, tasks=TASKS)
     alone = model(pixels(52, 75), tasks=["depth"]).predictions
     assert list(alone) == ["depth"]

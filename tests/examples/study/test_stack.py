@@ -16,7 +16,7 @@ from mult_hf.training.initialization import build_model
 from support.training_runs import train, weights
 
 SIZE, STEPS = 32, 3
-SMALL = {"embed_dim": 8, "depths": [1, 1, 1, 1], "window_size": 4}
+SMALL = {"embed_dim": 8, "depths": [1, 1], "window_size": 4}  # as the flags that `train` adds
 FLAGS = "--image_size 32 --batch_size 2 --max_steps 3 --warmup_steps 1 --max_grad_norm 0.5".split()
 ALL_KINDS = [
     {"block_attention": ["self+skip", "encoder+skip"]},
@@ -104,7 +104,7 @@ def test_the_gradient_of_each_network_is_clipped_to_its_own_norm(prepared):
         torch.testing.assert_close(torch.stack(norms).norm(), torch.tensor(0.5), rtol=1e-3, atol=0)
 
 
-def test_a_network_that_diverges_leaves_the_others_of_its_stack_alone(prepared):
+def test_a_diverging_network_does_not_affect_the_others_of_its_stack(prepared):
     streams, specs = prepared
     depth = {"depth": specs["depth"]}
     good = trained(streams, depth, [(2e-3, 3)]).network(0).state_dict()
@@ -115,7 +115,7 @@ def test_a_network_that_diverges_leaves_the_others_of_its_stack_alone(prepared):
     assert sum((other[name] - good[name]).abs().gt(1e-5).sum() for name in good) < 0.01 * sum(value.numel() for value in good.values())
 
 
-def test_what_a_stack_does_not_do_is_refused(prepared):
+def test_unsupported_options_of_a_stack_are_refused(prepared):
     specs = {"depth": prepared[1]["depth"]}
     two = networks(specs, [3, 4])
     with pytest.raises(ValueError, match="2 networks and 1 learning rates"):

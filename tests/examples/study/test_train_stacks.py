@@ -72,6 +72,7 @@ def test_a_stack_that_time_does_not_suffice_for_is_given_up(small_rooms, tmp_pat
         torch.set_num_threads(threads)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_stacks_in_several_processes_give_the_results_of_one(study_results, small_rooms, tmp_path):
     directory, alone = study_results

@@ -13,6 +13,7 @@ from support.training_runs import ROOT, environment
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the files of another process")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_faults_in_training_lose_no_step_for_good():
     """Really run, as a process: the runs are forked from it."""
@@ -48,7 +49,7 @@ def test_work_that_is_not_safe_is_counted_from_the_log_and_the_checkpoints(tmp_p
 
 @pytest.mark.parametrize(("keywords", "message"), [({"faults": ["burn"]}, "--faults has"), ({"programs": ["fly"]}, "--programs has"),
                                                   ({"repeats": 0}, "--repeats is 0")])  # fmt: skip
-def test_what_cannot_be_injected_is_refused(keywords, message):
+def test_invalid_arguments_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
         FaultArguments(**keywords)
     assert FaultArguments().faults == list(FAULTS)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mult_hf.model.entry_fields import refusal
+
 from .raycasting import CLASS_IDS, NO_SECTOR, LevelGeometry
 
 try:
@@ -92,7 +94,7 @@ def select_levels(names: list[str]) -> tuple[str, ...]:
             raise ValueError(f"there is no level or split {name!r}; allowed: all, {', '.join(SPLITS)}, E1M1 to E4M9, MAP01 to MAP32")
         chosen.update(matching)
     if not chosen:
-        raise ValueError(f"no level is chosen: names is {names}; give levels such as MAP05 or E1M2, a split, or all")
+        raise refusal(f"no level is chosen: names is {names}; give levels such as MAP05 or E1M2, a split, or all")
     return tuple(level for level in LEVELS if level in chosen)
 
 

@@ -128,7 +128,7 @@ def load_mesh(part: Part, materials: dict[Material, "mi.BSDF"], sampling_weight:
     Args:
         part: of a room.
         materials: BSDF of each material.
-        sampling_weight: how often it is sampled as a lamp, if it shines.
+        sampling_weight: relative frequency with which it is sampled as a lamp, if it emits light.
     """
     properties = mi.Properties()
     if part.material is not None:

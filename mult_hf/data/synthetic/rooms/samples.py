@@ -102,7 +102,7 @@ def view_targets(rgb: np.ndarray, geometry: GeometryMaps, focal: float) -> dict[
 
 
 def _choose_camera(scene: RoomScene, room: Room, size: int, rng: np.random.Generator) -> tuple[RoomCamera, GeometryMaps]:
-    """The most interesting camera of which every pixel shows a surface, and its geometry maps."""
+    """The best-ranked camera of which every pixel shows a surface, and its geometry maps."""
 
     def preview(camera: RoomCamera) -> tuple[np.ndarray, np.ndarray]:
         geometry = scene.geometry(camera, PREVIEW_SIZE)

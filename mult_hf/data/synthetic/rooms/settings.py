@@ -70,7 +70,7 @@ class RoomsSettings:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """What varies: none of `GROUPS` in the plain scenes, else all but those of `without`."""
+        """Groups that vary: none of `GROUPS` in the plain scenes, otherwise all except those in `without`."""
         return () if self.scenes == PLAIN else tuple(name for name in GROUPS if name not in self.without)
 
     @property

@@ -1,9 +1,9 @@
-"""Varied rooms: the second version of the scenes, whose images prepare for photographs.
+"""Varied rooms: the second version of the scenes, as training data for photographs.
 
-The modules mirror those of the first version and use its meshes, floor plan and furniture; what a module imports stands above it:
+The modules mirror those of the first version and use its meshes, floor plan and furniture. Each imports only from those listed before it:
 
 - `groups` (what varies, random streams), `surfaces`, `prints` (textures), `palette` (materials), `shapes` (meshes);
 - `builder` (one room, and the flat places in it), `objects` (small things), `clutter` (where they lie);
 - `lighting` (windows, lamps, sun), `fixtures`, `furniture`, `office`, `kitchen`, `layouts` (kinds of rooms), `viewpoints` (cameras);
-- `labels` (one surface a pixel), `rendering` (needs Mitsuba), `sensor` (radiance to photograph), `samples` (one row).
+- `labels` (one surface per pixel), `rendering` (needs Mitsuba), `sensor` (radiance to photograph), `samples` (one row).
 """

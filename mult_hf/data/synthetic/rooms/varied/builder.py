@@ -1,4 +1,4 @@
-"""The room under construction, with the flat places that small objects may lie on."""
+"""The room under construction, with the flat surfaces on which small objects may lie."""
 
 from dataclasses import dataclass, field
 
@@ -14,15 +14,15 @@ from .palette import VariedPalette
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """A flat place for small objects.
+    """A flat surface for small objects.
 
     Args:
         kind: what usually lies there: `"desk"`, `"table"`, `"worktop"`, `"shelf"`, `"top"` (of furniture) or `"floor"`.
         frame: (4, 4), its origin in the middle of the place, x along its width, z up.
         width: metres.
         depth: metres.
-        headroom: metres above it that are free.
-        taken: what lies there already, in the frame's axes.
+        headroom: free height above it, metres.
+        taken: rectangles of the objects on it, in the frame's axes.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Support:
 
 @dataclass(frozen=True, eq=False)
 class Sun:
-    """Light that falls through a window as if from a projector at the pane.
+    """Sunlight through a window, as from a projector at the pane.
 
     Args:
         position: (3,) metres.
@@ -50,10 +50,10 @@ class Sun:
 
 @dataclass(frozen=True, eq=False)
 class VariedRoom(Room):
-    """A room with what its cameras aim at.
+    """A room, and the places that its cameras aim at.
 
     Args:
-        supports: flat places.
+        supports: flat surfaces.
         sun: the patch of sunlight, if there is one.
     """
 
@@ -62,7 +62,7 @@ class VariedRoom(Room):
 
 
 class VariedBuilder(RoomBuilder):
-    """The varied room that shell, furniture and layouts work on.
+    """A varied room under construction, to which shell, furniture and layouts add parts.
 
     Args:
         seed: of the room.
@@ -88,12 +88,12 @@ class VariedBuilder(RoomBuilder):
         self.handles = "bars"
 
     def support(self, kind: str, frame: np.ndarray, width: float, depth: float, headroom: float = 1.0) -> Support:
-        """Note a flat place; nothing is put there yet."""
+        """Record a flat surface; objects are added later."""
         place = Support(kind, frame, width, depth, headroom)
         self.supports.append(place)
         return place
 
     def finish(self, kind: str) -> VariedRoom:
-        """The room as built so far; equal surfaces of a class become one mesh."""
+        """The room with all parts added so far; parts with the same class and material become one mesh."""
         room = super().finish(kind)
         return VariedRoom(room.kind, room.plan, room.height, room.parts, tuple(self.supports), self.sun)

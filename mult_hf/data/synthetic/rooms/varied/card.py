@@ -1,4 +1,4 @@
-"""What the card of a data set says of varied rooms; columns and encodings are described with those of the first version."""
+"""The card of a data set of varied rooms; columns and encodings are those of the first version."""
 
 from .groups import GROUPS
 
@@ -6,7 +6,7 @@ INTRODUCTION = """\
 # Rooms, second version of the scenes
 
 Procedural indoor scenes (offices, kitchens, living rooms, bedrooms, dining rooms, studies) with six dense maps, {size} x {size} pixels,
-made to prepare for photographs and rendered with Mitsuba 3 ({samples} samples per pixel, denoised, variant `{variant}`) by
+made as training data for photographs and rendered with Mitsuba 3 ({samples} samples per pixel, denoised, variant `{variant}`) by
 
     {command}
 
@@ -23,9 +23,9 @@ scenes: 2
 |---|---|---|
 {groups}
 
-Depth, normals and class of a pixel are those of one surface: the medoid of nine rays through the pixel, its depth carried along
-the surface to the pixel's centre. Normals are those of the geometry; the image is changed by lens, noise and compression after the
-maps are made, and nothing in it is moved. The images are square; crops give other aspect ratios.
+Depth, normal and class of a pixel belong to one surface: that of the medoid of nine rays through the pixel, with the depth
+extrapolated along the surface to the pixel's centre. Normals are those of the geometry. Lens, noise and compression change the image
+only after the maps are made, and do not move anything in it. The images are square; crops give other aspect ratios.
 
 """
 
@@ -39,6 +39,6 @@ def describe_groups(groups: tuple[str, ...]) -> str:
     """Rows of the card's table of groups.
 
     Args:
-        groups: those that vary.
+        groups: names of the groups that vary.
     """
     return "\n".join(f"| `{name}` | {text} | {'yes' if name in groups else 'no'} |" for name, text in GROUPS.items())

@@ -1,4 +1,4 @@
-"""Puts small things on every flat place of a room, more or less many of them."""
+"""Put small objects on every flat surface of a room, in varying numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from . import objects
 from .builder import Support, VariedBuilder
 
 DENSITY = {"desk": 18.0, "table": 12.0, "worktop": 15.0, "shelf": 14.0, "top": 12.0, "floor": 1.2, "under": 4.0}
-"""Things per square metre of each kind of place in a room of usual order."""
+"""Objects per square metre of each kind of surface, in a room of average tidiness."""
 
 MESSINESS_SPREAD = 0.7
-"""Deviation of the logarithm of how untidy rooms are."""
+"""Standard deviation of the logarithm of a room's untidiness."""
 
 MOST_THINGS = 140
-"""In one room; more cost time to load."""
+"""Largest number of objects in one room; more take long to load."""
 
 TRIES = 6
-"""Places tried for one thing before it is left out."""
+"""Attempts to place an object before it is left out."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of small thing.
+    """A kind of small object.
 
     Args:
-        put: puts one at a frame's origin.
-        width: of the place that it takes, metres.
-        depth: of that place, metres.
-        height: that it needs at most, metres.
-        weights: how often it is chosen, by the kind of `Support`.
-        faces_front: whether it stands about straight, not turned at random.
+        put: function that puts one at a frame's origin.
+        width: width of the space that it takes, metres.
+        depth: depth of that space, metres.
+        height: largest height that it needs, metres.
+        weights: relative frequency by the kind of `Support`.
+        faces_front: whether it faces the front, instead of a random direction.
     """
 
     put: Callable[[VariedBuilder, np.ndarray], None]
@@ -81,7 +81,7 @@ KINDS = (
 
 
 def scatter(builder: VariedBuilder) -> None:
-    """Put small things on all places that the room has noted; call it last."""
+    """Put small objects on all recorded surfaces of the room; call it last."""
     rng = builder.clutter_rng
     messiness = np.exp(rng.normal(0, MESSINESS_SPREAD))
     order = rng.permutation(len(builder.supports))
@@ -93,7 +93,7 @@ def scatter(builder: VariedBuilder) -> None:
 
 
 def _put_one(builder: VariedBuilder, place: Support) -> bool:
-    """Try to put one thing there and say whether it found room."""
+    """Try to put one object there; returns whether there was space."""
     rng = builder.clutter_rng
     fitting = [kind for kind in KINDS if place.kind in kind.weights and kind.height <= place.headroom]
     weights = np.array([kind.weights[place.kind] for kind in fitting])
@@ -108,7 +108,8 @@ def _put_one(builder: VariedBuilder, place: Support) -> bool:
         spot = Rectangle.around(x, y, width, depth)
         if any(spot.overlaps(other) for other in place.taken):
             continue
-        if place.kind == "floor" and not builder.plan.is_free(Rectangle.around(*(place.frame[:2, 3] + (x, y)), width, depth), 0.02):
+        across, along = place.frame[:2, 3] + (x, y)
+        if place.kind == "floor" and not builder.plan.is_free(Rectangle.around(across, along, width, depth), 0.02):
             continue
         place.taken.append(spot)
         kind.put(builder, place.frame @ translation(x, y) @ rotation("z", turn))

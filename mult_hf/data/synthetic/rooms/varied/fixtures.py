@@ -1,4 +1,4 @@
-"""What belongs to the building or hangs at its walls: pillars, beams, pipes, wall shelves, sockets, clocks, coats on hooks."""
+"""Parts of the building and things on its walls: pillars, beams, pipes, wall shelves, sockets, clocks, coats on hooks."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What the varied rooms randomise: groups that can be switched off one by one, each with a random stream of its own."""
+"""Groups of randomised properties of varied rooms; each has its own random stream and can be switched off."""
 
 from collections.abc import Collection
 
@@ -25,7 +25,7 @@ def stream(seed: int, name: str, view: int = -1) -> np.random.Generator:
     Args:
         seed: of the room.
         name: `"shape"` (size, kind and furniture), `"shell"` (walls), one of `GROUPS`, or `"paths"` (light paths).
-        view: number of the view; -1 for what belongs to the room.
+        view: number of the view; -1 for properties of the room.
     """
     return np.random.default_rng([SCENES_VERSION, seed, _STREAMS.index(name), view + 1])
 
@@ -34,10 +34,10 @@ def check_groups(names: Collection[str]) -> tuple[str, ...]:
     """The groups in the order of `GROUPS`, each once.
 
     Args:
-        names: of groups.
+        names: names of groups.
 
     Raises:
-        ValueError: on a name that is no group's.
+        ValueError: if a name is unknown.
     """
     unknown = sorted(set(names) - set(GROUPS))
     if unknown:

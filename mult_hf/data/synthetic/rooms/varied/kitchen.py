@@ -1,4 +1,4 @@
-"""What kitchens hold: units of 0.6 m side by side along a wall, in the frame of `cabinets`; appliances count as cabinets."""
+"""Kitchen furniture: units of 0.6 m side by side along a wall, in the frame of `cabinets`; appliances count as cabinets."""
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def run(builder: VariedBuilder, frame: np.ndarray, width: float, kinds: list[str
         builder: the room.
         frame: (4, 4), its origin on the floor in the middle of the run's back.
         width: metres.
-        kinds: of the units from left to right: `"drawers"`, `"doors"`, `"sink"`, `"stove"` or `"machine"`.
-        has_wall_units: whether cabinets hang above it.
+        kinds: kinds of the units from left to right: `"drawers"`, `"doors"`, `"sink"`, `"stove"` or `"machine"`.
+        has_wall_units: whether there are cabinets above it.
     """
     rng, palette = builder.rng, builder.palette
     worktop = palette.new_worktop() if isinstance(palette, VariedPalette) else palette.second_wood
@@ -102,9 +102,9 @@ def _sink(builder: VariedBuilder, frame: np.ndarray, width: float, height: float
         bench.cushion((0, side * half_depth, 0.008), (half_width + 0.02, 0.02, 0.009), steel, 0.008)
     bench.rod((0, 0, 0.004), (0, 0, 0.0065), 0.03, palette.metal)
     x, reach, top = rng.uniform(-0.1, 0.1), rng.uniform(0.14, 0.22), rng.uniform(0.14, 0.32)
-    points = [[x, -half_depth - 0.045, 0], [x, -half_depth - 0.045, 0.8 * top], [x, -half_depth, top], [x, -half_depth + 0.6 * reach, top]]
-    points = np.array([*points, [x, -half_depth + reach, 0.85 * top]])
-    bench.add(shapes.tube(points, 0.012, 10), palette.metal)
+    rise = [[x, -half_depth - 0.045, 0], [x, -half_depth - 0.045, 0.8 * top]]
+    spout = [[x, -half_depth, top], [x, -half_depth + 0.6 * reach, top], [x, -half_depth + reach, 0.85 * top]]
+    bench.add(shapes.tube(np.array([*rise, *spout]), 0.012, 10), palette.metal)
     bench.ball((x, -half_depth - 0.045, 0.035), (0.025, 0.025, 0.035), palette.metal)
 
 

@@ -1,24 +1,24 @@
-"""Depth, normals and classes of a pixel from nine rays: those of one surface, the one that the pixel mostly shows.
+"""Depth, normal and class of a pixel from nine rays; all three belong to one surface, the one that covers most of the pixel.
 
-One ray a pixel makes speckles where things are as thin as a pixel: neighbouring pixels meet a book's edge or the gap beside it
-by chance. Means would mix near and far. So each pixel takes the medoid of its rays: the one whose class, depth and normal differ
-least from those of the others. Depth, normal and class are that ray's, so they belong to one surface, and the depth is carried along
-the tangent plane to the pixel's centre, where the map is defined.
+With one ray per pixel, objects as thin as a pixel cause speckles: neighbouring pixels hit a book's edge or the gap next to it by
+chance. Means would mix near and far. So each pixel takes the medoid of its rays: the ray whose class, depth and normal differ least
+from those of the others. Depth, normal and class are those of this ray, and the depth is extrapolated along the tangent plane to the
+pixel's centre, where the map is defined.
 """
 
 import numpy as np
 
 RAYS = 3
-"""Rays along each side of a pixel; odd, so that one meets its centre."""
+"""Rays along each side of a pixel; odd, so that one goes through its centre."""
 
 SAME_SURFACE = 0.03
-"""Relative difference of depth at which two rays count as on different surfaces."""
+"""Relative difference of depth from which two rays count as hits of different surfaces."""
 
 ALIKE = 0.995
-"""Cosine between the normals of two rays above which they count as alike."""
+"""Cosine between two normals above which they count as equal."""
 
 STEEPEST = 0.15
-"""Cosine between ray and normal below which depth is not carried to the centre."""
+"""Cosine between ray and normal below which depth is not extrapolated to the centre."""
 
 CENTRE_BONUS = 0.05
 """Advantage of rays near the centre, in units of the differences' sum, which settles ties."""
@@ -32,15 +32,15 @@ def split_pixels(buffer: np.ndarray) -> np.ndarray:
 
 
 def medoid(classes: np.ndarray, depth: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Which ray of each pixel differs least from the others.
+    """Index of the ray of each pixel that differs least from the others.
 
     Args:
         classes: (rays, height, width) ids.
-        depth: (rays, height, width) metres, NaN where a ray met nothing.
+        depth: (rays, height, width) metres, NaN where a ray hit nothing.
         normals: (rays, height, width, 3) unit vectors.
 
     Returns:
-        `np.ndarray`: (height, width) numbers of rays.
+        `np.ndarray`: (height, width) indices of rays.
     """
     rays = len(classes)
     log_depth = np.log(np.where(np.isfinite(depth) & (depth > 0), depth, 1e-3)).astype(np.float32)
@@ -59,7 +59,7 @@ def medoid(classes: np.ndarray, depth: np.ndarray, normals: np.ndarray) -> np.nd
 
 
 def choose_rays(classes: np.ndarray, depth: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """As [`medoid`], computed only where the rays of a pixel differ; elsewhere the middle ray is taken."""
+    """Like [`medoid`], but computed only where the rays of a pixel differ; elsewhere it is the middle ray."""
     middle = len(classes) // 2
     differ = (classes != classes[middle]).any(0) | ((normals * normals[middle]).sum(-1) < ALIKE).any(0)
     # "not less" also holds for NaN.
@@ -70,7 +70,7 @@ def choose_rays(classes: np.ndarray, depth: np.ndarray, normals: np.ndarray) -> 
 
 
 def at_centre(points: np.ndarray, normals: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Depth at the pixels' centres of the planes that touch the surfaces at other points of the pixels.
+    """Depth at the pixels' centres of the tangent planes at other points of the pixels.
 
     Args:
         points: (height, width, 3) in camera axes, metres.
@@ -78,12 +78,12 @@ def at_centre(points: np.ndarray, normals: np.ndarray, rays: np.ndarray) -> np.n
         rays: (height, width, 3) through the centres, of depth 1 (z is -1).
 
     Returns:
-        `np.ndarray`: (height, width) metres; the points' own depth where the surface is seen from the side.
+        `np.ndarray`: (height, width) metres; the points' own depth if the surface is seen at a grazing angle.
     """
     own = -points[..., 2]
     cosine = -(normals * rays).sum(-1) / np.linalg.norm(rays, axis=-1)
     carried = (points * normals).sum(-1) / np.where(cosine > STEEPEST, (rays * normals).sum(-1), -1)
-    # Within a pixel a plane moves little; what moves more was no plane.
+    # Depth changes little within a pixel of a plane; where it changes more, the surface is not a plane.
     fits = (cosine > STEEPEST) & (np.abs(carried / own - 1) < SAME_SURFACE)
     return np.where(fits, carried, own)
 

@@ -1,4 +1,4 @@
-"""Kinds of varied rooms: what each holds, and where small things may lie."""
+"""Kinds of varied rooms: their furniture, and the surfaces for small objects."""
 
 from collections.abc import Callable
 
@@ -15,11 +15,11 @@ from .groups import stream
 
 
 def build_room(seed: int, groups: tuple[str, ...]) -> VariedRoom:
-    """The room of a seed: the same on every machine that has the same numpy.
+    """Build the room of a seed: the same on every machine with the same version of numpy.
 
     Args:
         seed: at least 0.
-        groups: what varies, names of `groups.GROUPS`.
+        groups: names of the groups of `groups.GROUPS` that vary.
 
     Returns:
         [`VariedRoom`]: furnished, in metres.
@@ -34,7 +34,7 @@ def build_kind(kind: str, seed: int, groups: tuple[str, ...], rng: np.random.Gen
     shortest, longest = SIDES[kind]
     width, depth = rng.uniform(shortest, longest, 2)
     builder = VariedBuilder(seed, groups, width, depth, float(rng.uniform(2.3, 3.3)), rng)
-    # The two shells draw different amounts of numbers; furniture must not depend on that.
+    # The two shells draw different numbers of random values; furniture must not depend on this.
     builder.rng = stream(seed, "shell")
     (lighting.build_shell if "light" in groups else build_shell)(builder)
     builder.rng = rng
@@ -75,7 +75,7 @@ def _living_room(builder: VariedBuilder) -> None:
 
 
 def _bedroom(builder: VariedBuilder) -> None:
-    """A bed with nightstands, or a narrow one without where the room is small."""
+    """A bed with nightstands, or a narrow one without if the room is small."""
     rng, width = builder.rng, builder.rng.choice([1.0, 1.5, 1.7])
     frame = builder.plan.place_at_wall(rng, width + 1.0, 2.15)
     has_sides = frame is not None
@@ -116,7 +116,7 @@ def _office(builder: VariedBuilder) -> None:
 
 
 def _workplaces(builder: VariedBuilder, count: int) -> None:
-    """Desks at walls, their backs or their sides against it."""
+    """Desks at walls, with their backs or sides against the wall."""
     rng = builder.rng
     for _ in range(count):
         width, depth = rng.uniform(1.1, 1.8), rng.uniform(0.65, 0.85)
@@ -133,7 +133,7 @@ def _workplaces(builder: VariedBuilder, count: int) -> None:
 
 
 def _desk_island(builder: VariedBuilder) -> None:
-    """Two rows of one or two desks back to back, with a low screen between them as often as not."""
+    """Two rows of one or two desks back to back, in half of the rooms with a low screen between them."""
     rng, plan = builder.rng, builder.plan
     width, depth, columns = rng.uniform(1.3, 1.7), rng.uniform(0.7, 0.85), int(rng.integers(1, 3))
     is_turned = builder.chance(0.5)
@@ -155,13 +155,13 @@ def _desk_island(builder: VariedBuilder) -> None:
 
 
 def _kitchen(builder: VariedBuilder) -> None:
-    """One or two runs of units, a refrigerator, an island or a table where it fits."""
+    """One or two runs of units, a refrigerator, and an island or a table if it fits."""
     rng, plan = builder.rng, builder.plan
     builder.handles = str(rng.choice(["bars", "knobs", "none"]))
     kinds = ["sink", "stove", "machine", "doors", "drawers", "doors"]
     for count in (rng.integers(4, 7), 4, 3, 3, 2):
         width = count * rng.uniform(0.55, 0.65)
-        # Low under windows, else with wall units.
+        # Low under windows, otherwise with wall units.
         has_wall_units = builder.chance(0.65)
         frame = plan.place_at_wall(rng, width, 1.0, tall=0.6 if has_wall_units else 0.0, tries=120)
         if frame is not None:
@@ -189,7 +189,7 @@ LAYOUTS: dict[str, Callable[[VariedBuilder], None]] = {
     "dining_room": _dining_room,
     "study": _study,
 }
-"""What furnishes each kind of room."""
+"""Furnishing function of each kind of room."""
 
 WEIGHTS = {"office": 0.28, "kitchen": 0.26, "living_room": 0.14, "bedroom": 0.11, "dining_room": 0.09, "study": 0.12}
 """Share of each kind."""
@@ -234,7 +234,7 @@ def _shelf(builder: VariedBuilder) -> None:
 
 
 def _dining_table(builder: VariedBuilder, width: float, depth: float) -> None:
-    """A table with chairs in the middle of the room, or off it where something stands there."""
+    """A table with chairs in the middle of the room, or next to it if the middle is taken."""
     rng, plan = builder.rng, builder.plan
     for spread in (0.0, 0.3, 0.6, 0.9, 1.2):
         x, y = plan.width / 2 + spread * rng.uniform(-1, 1), plan.depth / 2 + spread * rng.uniform(-1, 1)
@@ -248,10 +248,11 @@ def _dining_table(builder: VariedBuilder, width: float, depth: float) -> None:
 
 
 def _add_common_things(builder: VariedBuilder, kind: str) -> None:
-    """What any room may have: more storage, plants, a lamp, chairs, a radiator, posters."""
+    """Add things that any room may have: more storage, plants, a lamp, chairs, a radiator, posters."""
     rng = builder.rng
-    for place_storage in rng.permutation([_cupboard, _bookshelf, _shelf])[: rng.integers(0, 4)]:
-        place_storage(builder)
+    kinds_of_storage = (_cupboard, _bookshelf, _shelf)
+    for number in rng.permutation(3)[: rng.integers(0, 4)]:
+        kinds_of_storage[number](builder)
     for _ in range(rng.integers(0, 3)):
         (decor.plant if builder.chance(0.4) else furniture.palm)(builder)
     if builder.chance(0.5):

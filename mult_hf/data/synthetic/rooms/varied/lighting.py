@@ -15,7 +15,7 @@ _BLACK_BODY = np.array(
 )
 
 DAYLIGHT = (0.3, 9.0)
-"""Lowest and highest radiance of a white thing outside, in units of a lamp-lit wall of about 0.3."""
+"""Lowest and highest radiance of a white object outside; a wall lit by lamps has about 0.3."""
 
 NO_LAMP = 0.25
 """Share of the rooms with daylight whose lamps are off."""
@@ -66,7 +66,7 @@ def _ceiling_tiles(rng: np.random.Generator) -> Material:
 def _choose_openings(builder: VariedBuilder, wall: int) -> list[shell.Opening]:
     """One to three windows beside each other of one height, from a slit under the ceiling to nearly the floor."""
     rng, length = builder.rng, builder.plan.wall_length(wall)
-    count = int(min(rng.integers(1, 4), max(1, length // 1.6)))
+    count = min(int(rng.integers(1, 4)), max(1, int(length // 1.6)))
     top = min(rng.uniform(1.9, 2.5), builder.height - 0.3)
     bottom = rng.choice([rng.uniform(0.15, 0.5), rng.uniform(0.7, 1.1), rng.uniform(0.9, 1.3)])
     openings = []
@@ -78,7 +78,7 @@ def _choose_openings(builder: VariedBuilder, wall: int) -> list[shell.Opening]:
 
 
 def _blind(builder: VariedBuilder, wall: int, opening: shell.Opening) -> None:
-    """A roller blind or slats before the upper part of a window."""
+    """A roller blind or slats in front of the upper part of a window."""
     rng, drop = builder.light_rng, builder.light_rng.uniform(0.2, 0.95) * (opening.top - opening.bottom)
     bench = builder.bench("curtain", builder.plan.wall_frame(wall))
     cloth = builder.palette.white if rng.random() < 0.6 else builder.palette.fabric
@@ -163,7 +163,7 @@ def _pendant(bench: Bench, builder: VariedBuilder, place: tuple[float, float], p
 
 
 def add_sun(builder: VariedBuilder) -> None:
-    """Let a patch of sunlight fall through one of the windows where the day is sunny."""
+    """On sunny days, add a patch of sunlight through one of the windows."""
     rng = builder.light_rng
     if not builder.is_sunny:
         return

@@ -1,6 +1,6 @@
-"""Small things, each a function that puts one at a frame's origin, standing on z = 0 with its back towards -y.
+"""Small objects: each function puts one at a frame's origin, standing on z = 0 with its back towards -y.
 
-Things without a class are "unlabelled".
+Objects without a class are "unlabelled".
 """
 
 import numpy as np
@@ -39,7 +39,8 @@ def book_stack(builder: VariedBuilder, frame: np.ndarray) -> None:
     rng, z = builder.clutter_rng, 0.0
     for _ in range(rng.integers(1, 7)):
         half = np.array([rng.uniform(0.07, 0.12), rng.uniform(0.1, 0.15), rng.uniform(0.006, 0.022)])
-        place = frame @ translation(*rng.uniform(-0.015, 0.015, 2), z) @ rotation("z", rng.normal(0, 12))
+        x, y = rng.uniform(-0.015, 0.015, 2)
+        place = frame @ translation(x, y, z) @ rotation("z", rng.normal(0, 12))
         bench = builder.bench("book", place)
         bench.box((0, 0, half[2]), half, _cover(builder))
         if half[2] > 0.012:
@@ -62,7 +63,8 @@ def papers(builder: VariedBuilder, frame: np.ndarray) -> None:
     rng = builder.clutter_rng
     sheet = _some(builder, "page")
     for index in range(rng.integers(1, 6)):
-        place = frame @ translation(*rng.normal(0, 0.03, 2), 0.0015 * (index + 1)) @ rotation("z", rng.normal(0, 14))
+        x, y = rng.normal(0, 0.03, 2)
+        place = frame @ translation(x, y, 0.0015 * (index + 1)) @ rotation("z", rng.normal(0, 14))
         _printed(_loose(builder, place), (0.105, 0.1485), 0.0, sheet if rng.random() < 0.6 else builder.varied_palette.white)
 
 
@@ -142,7 +144,8 @@ def plates(builder: VariedBuilder, frame: np.ndarray) -> None:
     radius = rng.uniform(0.08, 0.13)
     glaze = builder.varied_palette.white if rng.random() < 0.6 else _some(builder, "glaze")
     for index in range(rng.integers(1, 8)):
-        bench.add(shapes.vessel(radius, 0.018, 0.003, base=0.6).transformed(translation(*rng.normal(0, 0.003, 2), 0.009 * index)), glaze)
+        x, y = rng.normal(0, 0.003, 2)
+        bench.add(shapes.vessel(radius, 0.018, 0.003, base=0.6).transformed(translation(x, y, 0.009 * index)), glaze)
 
 
 def pot(builder: VariedBuilder, frame: np.ndarray) -> None:

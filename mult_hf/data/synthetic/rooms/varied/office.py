@@ -1,4 +1,4 @@
-"""What offices hold. Frames as in `seating`: x to the side, y towards the person, z up, the origin on the floor at the back."""
+"""Office furniture. Frames as in `seating`: x to the side, y towards the person, z up, the origin on the floor at the back."""
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def _drawers(builder: VariedBuilder, frame: np.ndarray, material: Material) -> N
 
 
 def _screens(builder: VariedBuilder, place: Support) -> None:
-    """No, one or two monitors at the back of a desk and a keyboard before them."""
+    """Zero to two monitors at the back of a desk, and a keyboard in front of them."""
     rng = builder.rng
     count = int(rng.choice(3, p=(0.12, 0.5, 0.38)))
     middle = rng.uniform(-0.2, 0.2) * (place.width - 1.0)

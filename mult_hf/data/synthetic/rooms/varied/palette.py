@@ -1,5 +1,6 @@
 """The materials of one varied room."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from ..materials import Material, Palette, grey, room_colour
 from . import prints, surfaces
 
 WEAR = (0.0, 0.0, 0.3, 0.6, 1.0)
-"""How worn a room may be, from new to old."""
+"""Range of wear of a room, from new to old."""
 
 POOL = 6
 """Materials of one kind that the small things of a room share."""
@@ -32,10 +33,10 @@ def metal(colour: np.ndarray, roughness: float) -> Finish:
 
 
 class VariedPalette(Palette):
-    """As the first version's, with more kinds of surfaces and with wear.
+    """The first version's palette, with more kinds of surfaces and with wear.
 
     Args:
-        rng: source of the choices.
+        rng: random number generator for the choices.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -54,9 +55,9 @@ class VariedPalette(Palette):
 
         Args:
             kind: `"glaze"`, `"plastic"`, `"metal"`, `"steel"`, `"cloth"`, `"page"` or `"keys"`.
-            rng: source of the choice.
+            rng: random number generator for the choice.
         """
-        makers = {
+        makers: dict[str, Callable[[], Material]] = {
             "glaze": self.new_glaze,
             "plastic": self.new_plastic,
             "metal": self.new_metal,
@@ -137,7 +138,7 @@ class VariedPalette(Palette):
         return Finish(self._worn(surfaces.stone(rng)), gloss, 0.4, repeat=rng.uniform(0.8, 2.0))
 
     def new_rug(self) -> Material:
-        """Patterned; its texture is stretched over it once."""
+        """A patterned rug; its texture is stretched over it once."""
         rng = self._rng
         kinds = (
             lambda: textures.wallpaper(rng),
@@ -154,14 +155,14 @@ class VariedPalette(Palette):
         return self.new_worktop() if self._rng.random() < 0.5 else self._new_lacquer()
 
     def new_walls(self) -> list[Material]:
-        """One material a wall: painted, papered, concrete, or one or two that stand out."""
+        """One material per wall: painted, papered or concrete, or one or two accent walls."""
         rng = self._rng
 
         def paint() -> Material:
             colour = room_colour(rng, (0.0, 0.35), (0.4, 0.95)) if rng.random() < 0.5 else np.full(3, rng.uniform(0.7, 0.95))
             return Finish(self._worn(textures.plaster(rng, colour), 0.5), float(rng.choice([0.5, 0.9])), 0.2, repeat=2.0)
 
-        accents = (
+        accents: tuple[Callable[[], Material], ...] = (
             lambda: Material(textures.brick(rng), repeat=1.3),
             lambda: Material(textures.wallpaper(rng), repeat=rng.uniform(0.7, 1.6)),
             lambda: Finish(surfaces.tile_grid(rng), 0.2, 0.4, repeat=rng.uniform(0.5, 1.2)),

@@ -1,4 +1,4 @@
-"""What is printed, written or shown on things: pages, covers, screens, keyboards, whiteboards, what is seen through windows.
+"""Images on surfaces: pages, covers, screens, keyboards, whiteboards, and views through windows.
 
 (height, width, 3) float arrays of display (sRGB) colours in [0, 1]; they do not repeat.
 """
@@ -127,10 +127,10 @@ def whiteboard(rng: np.random.Generator) -> np.ndarray:
 
 
 def outside(rng: np.random.Generator, size: int = 256) -> tuple[np.ndarray, float]:
-    """What is seen through a window.
+    """The view through a window.
 
     Returns:
-        `tuple`: (size, size, 3) picture, and its brightness relative to a sunny landscape, 1.
+        `tuple`: (size, size, 3) image, and its brightness relative to a sunny landscape, which has 1.
     """
     kind = rng.random()
     if kind < 0.4:

@@ -1,5 +1,6 @@
-"""One view of a varied room as one row of the data set; columns and encodings are those of the first version."""
+"""Render a view of a varied room as one row of the data set; columns and encodings are those of the first version."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,17 @@ PREVIEW_SIZE = 40
 
 
 def render_room(settings: RoomsSettings, seed: int) -> list[dict[str, Any]]:
-    """All rows of the varied room of a seed; [`variants.activate`] must have been called in this process.
+    """Render all rows of a seed's varied room; call [`variants.activate`] in this process first.
 
     Args:
-        settings: of the data set.
-        seed: of the room.
+        settings: settings of the data set.
+        seed: seed of the room.
 
     Returns:
         `list[dict]`: one row per view, with the columns of `samples.FEATURES`.
 
     Raises:
-        RuntimeError: if no camera finds a place.
+        RuntimeError: if there is no place for a camera.
     """
     room = build_room(seed, settings.groups)
     scene = VariedScene(room)
@@ -40,7 +41,7 @@ def render_room(settings: RoomsSettings, seed: int) -> list[dict[str, Any]]:
 
 
 def render_view(scene: VariedScene, room: VariedRoom, settings: RoomsSettings, seed: int, view: int) -> dict[str, Any]:
-    """One row. It depends on the room's seed, the groups, the view's number, the size and the samples alone."""
+    """Render one row. It depends only on the room's seed, the groups, the view's number, the size and the samples."""
     camera, geometry = _choose_camera(scene, room, settings, stream(seed, "cameras", view))
     paths = int(stream(seed, "paths", view).integers(2**31))
     radiance = scene.colour(camera, settings.size, settings.samples_per_pixel, seed=paths)
@@ -62,9 +63,9 @@ def render_view(scene: VariedScene, room: VariedRoom, settings: RoomsSettings, s
 def _choose_camera(
     scene: VariedScene, room: VariedRoom, settings: RoomsSettings, rng: np.random.Generator
 ) -> tuple[RoomCamera, GeometryMaps]:
-    """The best camera whose every pixel meets a surface, and what it sees."""
+    """The best camera of which every pixel shows a surface, and its geometry maps."""
     if "cameras" in settings.groups:
-        cameras = rank_cameras(room, rng, lambda camera: scene.preview(camera, PREVIEW_SIZE))
+        cameras: Sequence[RoomCamera] = rank_cameras(room, rng, lambda camera: scene.preview(camera, PREVIEW_SIZE))
     else:
 
         def plain_preview(camera: RoomCamera) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""From radiance to a photograph: exposure and white balance (group "light"), lens, noise and processing (group "sensor")."""
+"""Convert radiance to an image: exposure and white balance (group "light"), lens, noise and processing (group "sensor")."""
 
 import io
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 @dataclass(frozen=True)
 class Exposure:
-    """How bright and in which colours an image is taken.
+    """Exposure and white balance of an image.
 
     Args:
-        key: mean that the automatic exposure aims at, linear.
-        centre_weight: 0 meters the whole image alike, 1 its middle only.
+        key: target mean of the automatic exposure, linear.
+        centre_weight: 0 to meter the whole image equally, 1 to meter its centre only.
         grey_world: share of the illuminant's colour that the white balance removes.
         tint: (3,) error of the white balance.
         shoulder: luminance, in units of the exposure, that becomes white; low values blow out.
@@ -25,12 +25,12 @@ class Exposure:
     key: float
     centre_weight: float
     grey_world: float
-    tint: tuple[float, float, float]
+    tint: tuple[float, ...]
     shoulder: float
 
 
 def usual_exposure(rng: np.random.Generator) -> Exposure:
-    """As in the first version: a little off."""
+    """Exposure of the first version: slightly inexact."""
     return Exposure(0.25 * rng.uniform(0.85, 1.2), 0.0, 0.0, tuple(rng.uniform(0.95, 1.05, 3)), 3.0)
 
 
@@ -62,7 +62,7 @@ def tone(exposed: np.ndarray, shoulder: float) -> np.ndarray:
 def through_lens(exposed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur, glare and vignetting, then noise of the sensor: all on linear values (height, width, 3).
 
-    Widths are for an image of 256 pixels and grow with its size. Nothing moves, so that labels stay where they are.
+    Widths are for an image of 256 pixels and scale with its size. Nothing is moved, so that labels stay aligned.
     """
     scale = exposed.shape[1] / 256
     blur = rng.choice([0.0, rng.uniform(0.2, 0.7), rng.uniform(0.7, 1.3)], p=(0.35, 0.45, 0.2)) * scale
@@ -92,7 +92,7 @@ def _motion_blur(image: np.ndarray, length: float, angle: float) -> np.ndarray:
 
 
 def _noisy(image: np.ndarray, rng: np.random.Generator, scale: float) -> np.ndarray:
-    """Shot and read noise, in part as coarse as a demosaiced pixel."""
+    """Shot and read noise, partly with the coarse grain of demosaicing."""
     shot, read = np.exp(rng.uniform(np.log(0.001), np.log(0.03))), np.exp(rng.uniform(np.log(0.0005), np.log(0.008)))
     noise = rng.standard_normal(image.shape)
     if rng.random() < 0.6:
@@ -104,7 +104,7 @@ def _noisy(image: np.ndarray, rng: np.random.Generator, scale: float) -> np.ndar
 
 
 def processed(display: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a camera's software does: contrast, saturation, gamma, sharpening; display values in [0, 1]."""
+    """Processing by a camera's software: contrast, saturation, gamma, sharpening; display values in [0, 1]."""
     grey = (display @ LUMINANCE)[..., None]
     image = np.clip(grey + (display - grey) * rng.uniform(0.6, 1.6), 0, 1)
     image = image ** np.exp(rng.normal(0, 0.12))
@@ -125,13 +125,13 @@ def compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def photograph(radiance: np.ndarray, groups: tuple[str, ...], light: np.random.Generator, sensor: np.random.Generator) -> np.ndarray:
-    """An image of linear radiance.
+    """Convert linear radiance to an image.
 
     Args:
         radiance: (height, width, 3), at least 0.
-        groups: what varies; `"light"` and `"sensor"` matter here.
-        light: source of exposure and white balance.
-        sensor: source of blur, noise, processing and compression.
+        groups: names of the groups that vary; `"light"` and `"sensor"` are used here.
+        light: random number generator for exposure and white balance.
+        sensor: random number generator for blur, noise, processing and compression.
 
     Returns:
         `np.ndarray`: (height, width, 3) uint8.

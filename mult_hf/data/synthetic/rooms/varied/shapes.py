@@ -1,4 +1,4 @@
-"""Shapes of small things that the first version's meshes lack; numpy only."""
+"""Shapes of small objects that the first version's meshes lack; numpy only."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from ..meshes import Mesh, Vector
 
 
 def turned(profile: Sequence[tuple[float, float]], segments: int = 20) -> Mesh:
-    """What a lathe makes: the surface of the profile (radius, height) about z, metres; radius 0 closes an end."""
+    """The surface of a profile (radius, height) revolved about z, metres; radius 0 closes an end."""
     radii, heights = np.array(profile, float).T
     return meshes.surface_of_revolution(np.maximum(radii, 1e-4), heights, segments)
 
 
 def front_quad(x: float, y: float, z: float, half_width: float, half_height: float) -> Mesh:
-    """A rectangle about (x, y, z) that looks to +y, with one picture upright on it."""
+    """A rectangle centred at (x, y, z) that faces +y, with one upright image on it."""
     corner = [x + half_width, y, z - half_height]
     mesh = meshes.quad(corner, [-2 * half_width, 0, 0], [0, 0, 2 * half_height], unit_uv=(1, 1))
     return Mesh(mesh.vertices, mesh.faces, mesh.normals, np.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], 1))  # bitmaps run downwards
@@ -48,7 +48,7 @@ def arc(centre: Vector, radius: float, start: float, end: float, steps: int) -> 
     return np.asarray(centre, float) + radius * np.stack([np.cos(angle), np.zeros(steps), np.sin(angle)], 1)
 
 
-def tube(points: np.ndarray, radius: float, sides: int = 6) -> Mesh:
+def tube(points: np.ndarray | Sequence[Sequence[float]], radius: float, sides: int = 6) -> Mesh:
     """A cable through points (points, 3)."""
     points = np.asarray(points, float)
     along = np.gradient(points, axis=0)
@@ -86,7 +86,7 @@ def crumpled(half_size: Vector, rng: np.random.Generator, strength: float) -> Me
     vertices = mesh.vertices + strength * half.min() * shift
     corners = vertices[mesh.faces]
     face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    # Vertices on the seams of the six sides are doubled: those at one place share one normal.
+    # Vertices on the seams of the six sides are duplicated; those at the same place share one normal.
     _, place = np.unique(np.round(mesh.vertices, 6), axis=0, return_inverse=True)
     place = place.ravel()
     total = np.zeros((place.max() + 1, 3))

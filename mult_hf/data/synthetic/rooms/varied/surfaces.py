@@ -16,7 +16,7 @@ def grains(rng: np.random.Generator, colours: np.ndarray, size: int = 256, coars
     """Random specks.
 
     Args:
-        rng: source of the random numbers.
+        rng: random number generator.
         colours: (colours, 3), of the specks.
         size: pixels of a side.
         coarse: pixels of a speck's side; a divisor of `size`.
@@ -121,9 +121,9 @@ def worn(rng: np.random.Generator, texture: np.ndarray, strength: float) -> np.n
     """A texture with blotches, spots and scratches.
 
     Args:
-        rng: source of the random numbers.
+        rng: random number generator.
         texture: (size, size, 3).
-        strength: 0 leaves it clean; 1 is a floor after years.
+        strength: 0 for a clean surface, 1 for a floor after years of use.
     """
     size = len(texture)
     blotches = np.clip((noise(rng, size, 3, 5) - 0.5) * 4, 0, 1)

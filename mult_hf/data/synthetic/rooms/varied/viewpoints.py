@@ -1,4 +1,4 @@
-"""Where an image of a varied room is taken from: as people stand, sit and reach, from under the ceiling, and close to things."""
+"""Camera positions in a varied room: at the height of standing and seated people, under the ceiling, and close to objects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from ..viewpoints import RoomCamera
 from .builder import Support, VariedRoom
 
 CANDIDATES = 4
-"""Proposals of one style of which the best one is taken."""
+"""Number of proposals of one style, of which the best is used."""
 
 STYLES = {"standing": 0.36, "seated": 0.14, "looking_down": 0.26, "ceiling": 0.08, "close_up": 0.16}
-"""Share of each way to hold a camera."""
+"""Share of each style of camera position."""
 
 MARGIN = 0.12
-"""Metres that the camera keeps from walls, floor and ceiling."""
+"""Minimum distance of the camera from walls, floor and ceiling, in metres."""
 
 NEAREST = 0.15
-"""Metres; a view of which a pixel is nearer is not taken."""
+"""Minimum distance of any pixel, in metres; closer views are rejected."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeldCamera(RoomCamera):
-    """A pinhole camera that is turned about its axis.
+    """A pinhole camera with roll.
 
     Args:
-        roll: degrees, positive where the camera leans to its left.
+        roll: degrees, positive if the camera leans to its left.
     """
 
     roll: float = 0.0
@@ -41,18 +41,18 @@ class HeldCamera(RoomCamera):
 
     @property
     def up(self) -> np.ndarray:
-        """(3,): what is upwards in the image."""
+        """(3,): the direction that is upwards in the image."""
         return self.axes[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """What a camera sees, small.
+    """A small preview of a view.
 
     Args:
         classes: (height, width) ids of `CLASS_NAMES`.
-        depth: (height, width) metres; NaN where a ray met nothing.
-        behind: share of the pixels that see the back of a surface, as from within a cabinet.
+        depth: (height, width) metres; NaN where a ray hit nothing.
+        behind: share of the pixels that show the back of a surface, as from inside a cabinet.
     """
 
     classes: np.ndarray
@@ -61,11 +61,11 @@ class Preview:
 
 
 def propose(room: VariedRoom, rng: np.random.Generator, style: str) -> HeldCamera:
-    """A camera of a style; it may turn out to stand in a cabinet, which its preview shows.
+    """Propose a camera of a style. It may be inside a cabinet, which its preview shows.
 
     Args:
-        room: where.
-        rng: source of the choices.
+        room: the room.
+        rng: random number generator for the choices.
         style: one of `STYLES`.
 
     Returns:
@@ -89,7 +89,7 @@ def _direction(azimuth: float, pitch: float) -> np.ndarray:
 
 
 def _on_foot(room: VariedRoom, rng: np.random.Generator, heights: tuple[float, float], pitches: tuple[float, float]) -> tuple:
-    """Somewhere above the floor, towards a piece of furniture, a flat place or any point of the room."""
+    """A place above the floor, looking at a piece of furniture, a flat surface or any point of the room."""
     plan = room.plan
     position = np.array([rng.uniform(0.2, plan.width - 0.2), rng.uniform(0.2, plan.depth - 0.2), rng.uniform(*heights)])
     if plan.taken and rng.random() < 0.75:
@@ -101,7 +101,7 @@ def _on_foot(room: VariedRoom, rng: np.random.Generator, heights: tuple[float, f
 
 
 def _above(room: VariedRoom, rng: np.random.Generator, distances: tuple[float, float], pitches: tuple[float, float], kinds: tuple) -> tuple:
-    """At a distance from a point on or just above a flat place, looking at it."""
+    """A place at a distance from a point on or just above a flat surface, looking at it."""
     places = [place for place in room.supports if place.kind in kinds] or [_middle_of_floor(room)]
     areas = np.array([place.width * place.depth for place in places]) ** 0.5
     place = places[rng.choice(len(places), p=areas / areas.sum())]
@@ -131,10 +131,10 @@ _POSES: dict[str, Callable[[VariedRoom, np.random.Generator], tuple[np.ndarray, 
 
 
 def appeal(view: Preview) -> float:
-    """How well a view suits: many classes and depth steps, less for one flat thing or a blocked lens.
+    """Score of a view: higher with many classes and depth steps, lower for a single flat object or a blocked lens.
 
     Returns:
-        `float`: minus infinity where a ray met nothing, something is nearer than `NEAREST`, or the camera stands within a thing.
+        `float`: minus infinity if a ray hit nothing, a pixel is nearer than `NEAREST`, or the camera is inside an object.
     """
     depth = view.depth
     if not np.isfinite(depth).all() or depth.min() < NEAREST or view.behind > 0.25:
@@ -147,15 +147,15 @@ def appeal(view: Preview) -> float:
 
 
 def rank_cameras(room: VariedRoom, rng: np.random.Generator, preview: Callable[[HeldCamera], Preview]) -> list[HeldCamera]:
-    """Possible cameras of one view, the best first.
+    """Proposed cameras for one view, the best first.
 
     Args:
-        room: where.
-        rng: source of the proposals.
-        preview: what a camera sees.
+        room: the room.
+        rng: random number generator for the proposals.
+        preview: function that returns the preview of a camera.
 
     Returns:
-        `list[HeldCamera]`: not empty; all of one style unless that style finds none in this room.
+        `list[HeldCamera]`: not empty; all of one style, unless no camera of that style fits this room.
     """
     style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
     for each in (style, *["standing"] * 20):

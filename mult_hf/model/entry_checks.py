@@ -1,0 +1,95 @@
+"""Checks of a task entry whose fields have the right types: values that are not allowed, and fields that do not fit each other."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .tasks import TaskSpec
+
+MAX_CLASSES = 255
+"""Ids are stored in 8 bits, and 255 means unknown."""
+
+RESAMPLINGS = ("nearest", "bilinear")
+
+CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_accuracy")
+"""Metrics of classes in the package's table of metrics, which is not saved with checkpoints; all others are metrics of numbers."""
+
+
+def _check_resample(spec: "TaskSpec") -> str | None:
+    return None if spec.resample in RESAMPLINGS else f"has resample {spec.resample!r}; allowed: {', '.join(RESAMPLINGS)}"
+
+
+def _check_channels(spec: "TaskSpec") -> str | None:
+    fewest, most = (2, MAX_CLASSES) if spec.is_classification else (1, float("inf"))
+    if fewest <= spec.channels <= most:
+        return None
+    return f"has {spec.channels} channels; a regression needs at least 1, a classification 2 to {MAX_CLASSES}"
+
+
+def _check_weight(spec: "TaskSpec") -> str | None:
+    return None if spec.weight >= 0 else f"has weight {spec.weight}; weights are at least 0"
+
+
+def _check_class_names(spec: "TaskSpec") -> str | None:
+    if len(spec.class_names) in (0, spec.channels):
+        return None
+    return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
+
+
+def _check_flip_signs(spec: "TaskSpec") -> str | None:
+    if len(spec.horizontal_flip_signs) not in (0, spec.channels):
+        return f"has {len(spec.horizontal_flip_signs)} flip signs for {spec.channels} channels; give one per channel"
+    if not set(spec.horizontal_flip_signs) <= {1, -1}:
+        return f"has horizontal_flip_signs {spec.horizontal_flip_signs}; give 1 or -1 per channel"
+    return None
+
+
+def _check_rotated_channels(spec: "TaskSpec") -> str | None:
+    pair = set(spec.rotated_channels)
+    if not pair or (len(spec.rotated_channels) == len(pair) == 2 and pair <= set(range(spec.channels))):
+        return None
+    return f"has rotated_channels {spec.rotated_channels}; give two below {spec.channels}: right, up"
+
+
+def _check_geometry_of_classes(spec: "TaskSpec") -> str | None:
+    if not spec.is_classification or not (spec.zoom_exponent or spec.rotated_channels):
+        return None
+    return "holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels"
+
+
+def _check_value_range(spec: "TaskSpec") -> str | None:
+    if spec.value_range is None or (len(spec.value_range) == 2 and spec.value_range[0] < spec.value_range[1]):
+        return None
+    return f"has value range {spec.value_range}; give two numbers, the smaller one first"
+
+
+def _check_metrics(spec: "TaskSpec") -> str | None:
+    wrong = [name for name in spec.metrics if (name in CLASS_METRICS) != spec.is_classification]
+    if not wrong:
+        return None
+    kinds = f"{', '.join(CLASS_METRICS)} are for classification, all others for regression"
+    return f"is a {spec.kind} and has metrics {wrong}; {kinds}"
+
+
+def _check_encoding_channels(spec: "TaskSpec") -> str | None:
+    stored, needed = spec.encoding.number_of_channels(), 1 if spec.is_classification else spec.channels
+    if stored in (None, needed):
+        return None
+    return (
+        f"has {needed} channels in its maps, and its encoding has channels {spec.encoding.channels}, scale {spec.encoding.scale} and "
+        f"offset {spec.encoding.offset}; give one of each per channel"
+    )
+
+
+ENTRY_CHECKS = (
+    _check_resample,
+    _check_channels,
+    _check_weight,
+    _check_class_names,
+    _check_flip_signs,
+    _check_rotated_channels,
+    _check_geometry_of_classes,
+    _check_value_range,
+    _check_metrics,
+    _check_encoding_channels,
+)
+"""Functions that return what is wrong with a combination of fields, or None."""

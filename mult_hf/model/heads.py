@@ -1,0 +1,74 @@
+"""Task heads: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation."""
+
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .decoder_mult import PerTask, channels_first
+from .entry_fields import refusal
+from .tasks import TaskSpec
+
+
+def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
+    low, high = spec.value_range or (0.0, 1.0)
+    return low + (high - low) * logits.sigmoid()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
+    "identity": lambda logits, spec: logits,
+    "sigmoid": _scaled_sigmoid,
+    "unit_vector": lambda logits, spec: F.normalize(logits, dim=1),
+}
+"""Activation of a head by its name in a task's entry: (logits, spec) -> prediction in the target's space."""
+
+
+class MulTHead(nn.Module):
+    """A task's head: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation.
+
+    Raises:
+        ValueError: if the entry names an unknown activation.
+    """
+
+    def __init__(self, channels: int, spec: TaskSpec) -> None:
+        super().__init__()
+        if spec.activation not in ACTIVATIONS:
+            raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        self.spec = spec
+        self.projection = nn.Linear(channels, spec.channels)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> (batch, task channels, height, width), before resize and activation."""
+        return channels_first(self.projection(features.permute(0, 2, 3, 1)))
+
+    def forward(self, features: Tensor, padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Prediction of the whole image.
+
+        Args:
+            features: the task's finest stream, (batch, channels, height, width).
+            padded_size: height and width in pixels of the image that the features cover.
+            size: height and width in pixels of the image itself, its top left part.
+
+        Returns:
+            `Tensor`: (batch, task channels, *size) float32 in the target's own space.
+        """
+        # In float32: in half precision, depth would have steps of centimetres, and tiny vectors would lose their length.
+        logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
+        return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)
+
+
+class MulTHeads(nn.Module):
+    """The heads of all tasks, in a module of their own, because PEFT's `modules_to_save` refuses a `ModuleDict`."""
+
+    def __init__(self, channels: int, specs: Mapping[str, TaskSpec]) -> None:
+        super().__init__()
+        self.tasks = PerTask(specs, lambda task: MulTHead(channels, specs[task]))
+
+    @property
+    def specs(self) -> dict[str, TaskSpec]:
+        """The entries of the tasks by name."""
+        return {task: self.tasks[task].spec for task in self.tasks}
+
+    def forward(self, features: Mapping[str, Tensor], padded_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Predictions of the tasks in `features`; arguments as for [`MulTHead`]."""
+        return {task: self.tasks[task](maps, padded_size, size) for task, maps in features.items()}

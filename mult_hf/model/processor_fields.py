@@ -1,0 +1,60 @@
+"""Checks of an image processor's fields: sizes, and numbers per colour."""
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from .entry_fields import refusal
+
+
+def check_numbers(name: str, value: Any, above: float) -> None:
+    """Refuse factors (one, or one per colour) that would make pixels infinite or NaN; None is allowed, for processors without this step."""
+    numbers = value if isinstance(value, (list, tuple)) else np.ravel(value)
+    if value is not None and (
+        len(numbers) not in (1, 3) or not all(isinstance(number, Real) and above < float(number) < math.inf for number in numbers)
+    ):
+        limit = "" if above == -math.inf else f" above {above:g}"
+        raise refusal(f"{name} is {value!r}; give a finite number{limit}, or one per colour")
+
+
+MAX_SIDE = 16_384
+"""Largest side of `pixel_values` in pixels; larger values are typing errors."""
+
+_SIDES = ("height", "width", "shortest_edge", "max_height", "max_width")
+
+
+def checked_size(size: Any) -> Any:
+    """A size in the forms that transformers takes, with whole numbers of Python, which JSON can hold.
+
+    Raises:
+        ValueError: on anything that is no whole number of pixels, at least 1 and at most [`MAX_SIDE`].
+    """
+    if isinstance(size, Mapping):
+        # `longest_edge` and numbers of pixels are limits, and may be beyond any image.
+        limits = {side: MAX_SIDE if side in _SIDES else None for side in size}
+        return {side: length if length is None else _whole(length, size, limits[side]) for side, length in size.items()}
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return tuple(_whole(length, size, MAX_SIDE) for length in size)
+    if hasattr(size, "shortest_edge"):  # transformers' own `SizeDict`
+        return size
+    return _whole(size, size, MAX_SIDE)
+
+
+def _whole(length: Any, size: Any, limit: int | None) -> int:
+    try:
+        whole = 0 if isinstance(length, (bool, np.bool_)) else index(length)
+    except TypeError:
+        whole = 0
+    if whole < 1 or (limit is not None and whole > limit):
+        raise refusal(
+            f"size is {size!r}; give whole numbers of pixels from 1 to {MAX_SIDE}, such as {{'height': 224, 'width': 224}} or "
+            f"{{'shortest_edge': 224}}"
+        )
+    return whole
+
+
+__all__ = ["MAX_SIDE", "check_numbers", "checked_size"]

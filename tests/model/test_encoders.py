@@ -1,0 +1,109 @@
+"""Proves that published weights load into the encoder, and that any encoder with a pyramid of feature maps works."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    SwinBackbone,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+)
+
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
+from support.batches import assert_same_predictions, pixels
+from support.models import BACKBONES
+
+
+def test_published_classifier_weights_load_into_the_encoder(tiny_config, tmp_path):
+    swin = SwinConfig(
+        **{k: v for k, v in tiny_config().backbone_config.to_dict().items() if k in ("embed_dim", "depths", "num_heads")}, window_size=4
+    )
+    classifier = SwinForImageClassification(swin)
+    classifier.save_pretrained(tmp_path)
+    model = MulTForMultiTaskDensePrediction(tiny_config())
+    report = model.load_backbone_weights(tmp_path)
+    for name, value in classifier.swin.encoder.state_dict().items():
+        assert torch.equal(model.mult.backbone.swin.encoder.state_dict()[name], value), name
+    assert {"classifier.weight", "classifier.bias"} <= set(report.not_used)
+    assert all("hidden_states_norms" in name for name in report.fresh), "a classifier has no norms of feature maps"
+    assert len(report.fresh) == 8
+    assert "not used" in str(report)
+
+
+def test_published_backbone_weights_load_into_the_encoder_completely(tiny_config, tmp_path):
+    backbone = SwinBackbone(tiny_config().backbone_config)
+    backbone.save_pretrained(tmp_path)
+    model = MulTForMultiTaskDensePrediction(tiny_config())
+    report = model.load_backbone_weights(tmp_path)
+    assert report.fresh == ()
+    expected = backbone.eval()(pixels()).feature_maps
+    for one, other in zip(model.eval()(pixels(), output_hidden_states=True).hidden_states, expected):
+        torch.testing.assert_close(one, other)
+
+
+def test_from_backbone_builds_a_model_on_a_published_encoder(tiny_config, tmp_path):
+    SwinForImageClassification(SwinConfig(embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_size=4)).save_pretrained(
+        tmp_path
+    )
+    model = MulTForMultiTaskDensePrediction.from_backbone(str(tmp_path), tasks=["depth", "normals"])
+    assert model.config.backbone_config.depths == [1, 1, 2, 1]
+    assert list(model(pixels()).predictions) == ["depth", "normals"]
+
+
+def test_an_encoder_without_a_pyramid_is_refused(tmp_path):
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a 'vit'; expected a backbone with stages"):
+        MulTForMultiTaskDensePrediction.from_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("patch_size", [2, 8])
+def test_other_patch_sizes_stay_aligned_with_the_image(patch_size):
+    """The result equals the top left part of that of the same image, zero-padded to whole patches."""
+    swin = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, patch_size=patch_size,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, tasks=["depth"])).eval()
+    image = pixels(1, 99, 99)
+    side = -(-99 // patch_size) * patch_size
+    padded = nn.functional.pad(image, (0, side - 99, 0, side - 99))
+    expected = model(padded).predictions["depth"][..., :99, :99]
+    torch.testing.assert_close(model(image).predictions["depth"], expected)
+
+
+def test_weights_of_another_size_or_kind_are_refused(tiny_config, tmp_path):
+    model = MulTForMultiTaskDensePrediction(tiny_config())
+    SwinForImageClassification(SwinConfig(embed_dim=16, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], window_size=4)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ValueError, match="does not fit this encoder"):
+        model.load_backbone_weights(tmp_path)
+
+
+def test_absolute_position_embeddings_are_resized_for_other_image_sizes():
+    swin = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64, use_absolute_embeddings=True,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, tasks=["depth"])).eval()
+    with torch.no_grad():
+        model.mult.backbone.swin.embeddings.position_embeddings.normal_()
+    for height, width in ((64, 64), (97, 131)):
+        prediction = model(torch.zeros(1, 3, height, width)).predictions["depth"]
+        assert tuple(prediction.shape) == (1, 1, height, width)
+        assert prediction.std() > 1e-4, "an image of one colour looks different in different places"
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (75, 101)])
+def test_any_pyramid_backbone_works(name, height, width, tmp_path):
+    if name == "timm":
+        pytest.importorskip("timm")
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=BACKBONES[name], tasks=["depth", "normals"], decoder_window_size=4))
+    model.eval()
+    predictions = model(pixels(2, height, width)).predictions
+    assert tuple(predictions["normals"].shape) == (2, 3, height, width)
+    model.save_pretrained(tmp_path)
+    loaded = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).eval()
+    assert_same_predictions(loaded(pixels(2, height, width)).predictions, predictions)

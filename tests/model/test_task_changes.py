@@ -1,0 +1,83 @@
+"""Proves that tasks can be added to a model and removed from it without changing the others."""
+
+import pytest
+import torch
+
+from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
+from support.batches import CURVATURE, assert_same_predictions, pixels
+
+
+def test_adding_a_task_does_not_change_the_others(tiny_model):
+    model = tiny_model()
+    before = model(pixels()).predictions
+    model.add_task(CURVATURE)
+    after = model(pixels()).predictions
+    assert tuple(after.pop("principal_curvature").shape) == (2, 2, 64, 64)
+    assert_same_predictions(after, before)
+
+
+def test_an_added_task_takes_the_mode_of_the_model(tiny_model):
+    """Dropout of new modules must be off in a model in evaluation mode."""
+    model = tiny_model(hidden_dropout_prob=0.5, drop_path_rate=0.5)
+    model.add_task(CURVATURE)
+    one, other = (model(pixels()).predictions["principal_curvature"] for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_an_added_task_is_saved_and_loaded(tiny_model, tmp_path):
+    model = tiny_model(tasks=["depth", "normals"])
+    model.add_task("edges2d", copy_from="depth")
+    model.save_pretrained(tmp_path)
+    loaded = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path)
+    assert_same_predictions(loaded(pixels()).predictions, model(pixels()).predictions)
+
+
+@pytest.mark.parametrize("source", ["depth", "normals"])
+def test_a_copied_decoder_has_the_weights_of_its_source(tiny_model, source):
+    """A copy of a scalar task also has its head, so that before the activation it predicts the same."""
+    model = tiny_model(block_attention=["encoder", "reference"])
+    copy = TaskSpec(name="copied", kind="regression", channels=model.config.task_specs[source].channels)
+    model.add_task(copy, copy_from=source)
+    features = model.mult(pixels()).task_features
+    torch.testing.assert_close(features["copied"], features[source])
+    torch.testing.assert_close(model.heads.tasks["copied"].logits(features["copied"]), model.heads.tasks[source].logits(features[source]))
+
+
+def test_all_other_parameters_can_be_frozen(tiny_model):
+    model = tiny_model().train()
+    model.add_task(CURVATURE, freeze_others=True)
+    model(pixels(), labels={"principal_curvature": torch.rand(2, 2, 64, 64)}).loss.backward()
+    own = {name for name, _ in model.task_parameters("principal_curvature")}
+    assert own
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == own
+
+
+def test_removing_a_task_does_not_change_the_others(tiny_model):
+    model = tiny_model()
+    before = model(pixels()).predictions
+    model.remove_task("segmentation")
+    after = model(pixels()).predictions
+    assert_same_predictions(after, {task: p for task, p in before.items() if task != "segmentation"})
+    assert not [name for name in model.state_dict() if "segmentation" in name]
+
+
+def test_the_reference_task_can_be_removed_only_if_nothing_is_shared(tiny_model):
+    with pytest.raises(ValueError, match="'normals' is the reference task"):
+        tiny_model().remove_task("normals")
+    model = tiny_model(block_attention=["self", "self"])
+    model.remove_task("normals")
+    assert model.config.reference_task in model.task_names
+    assert "normals" not in model(pixels()).predictions
+
+
+def test_invalid_additions_and_removals_are_refused(tiny_model):
+    model = tiny_model(tasks=["depth"])
+    with pytest.raises(ValueError, match="already has a task 'depth'"):
+        model.add_task("depth")
+    with pytest.raises(ValueError, match="'nonsense' is not registered"):
+        model.add_task("nonsense")
+    with pytest.raises(ValueError, match="choose at least one of"):
+        model.add_task("normals", copy_from="nonsense")
+    with pytest.raises(ValueError, match="only task"):
+        model.remove_task("depth")
+    assert model.task_names == ["depth"], "a refused change changes nothing"
