@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 try:
     import onnxruntime
@@ -28,6 +29,8 @@ from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.weights import check_weights
 
 from .predictor import Predictor
+
+logger = logging.get_logger(__name__)
 
 METADATA = "mult_hf"
 """Key of the JSON object inside each file."""
@@ -218,14 +221,22 @@ def openvino_predictor(path: Path, threads: int, precision: str = "f32") -> Pred
         threads: number of threads.
         precision: type of the products, "f32" or "bf16"; by itself OpenVINO would choose bf16 where the processor has it.
     """
+    core = _openvino().Core()
+    if precision == "bf16" and not has_openvino_bfloat16():
+        logger.warning("this processor has no bfloat16 for OpenVINO, which computes in float32 instead; it needs AVX-512 or AMX")
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = _openvino().Core().compile_model(path, "CPU", settings)
+    compiled = core.compile_model(path, "CPU", settings)
 
     def predict(pixel_values: Tensor) -> dict[str, Tensor]:
         results = compiled(pixel_values.numpy())
         return {output.get_any_name(): torch.from_numpy(results[output]) for output in compiled.outputs}
 
     return predict
+
+
+def has_openvino_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor; if not, it takes float32 without a message."""
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def pt2_predictor(path: Path, threads: int) -> Predictor:

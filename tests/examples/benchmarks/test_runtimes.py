@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mult_hf import DEFAULT_CHECKPOINT
 from support.tables import unpadded
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,3 +39,18 @@ def test_pytorch_in_float32_is_always_measured_and_comes_first(benchmark):
 def test_an_unknown_runtime_is_refused(benchmark):
     with pytest.raises(ValueError, match=r"--runtimes has \['tensorrt'\]; choose from torch, onnx, openvino"):
         benchmark.BenchmarkArguments(runtimes=["tensorrt"])
+
+
+def test_a_dataset_needs_a_trained_model(benchmark):
+    with pytest.raises(ValueError, match="--dataset is rooms, but random weights have no accuracy; give a trained model with --model"):
+        benchmark.BenchmarkArguments(dataset="rooms")
+
+
+def test_the_accuracy_of_each_runtime_is_measured_against_pytorch_in_float32(benchmark, capsys):
+    """On a few rows of the sample in the repository, with the shipped checkpoint."""
+    flags = ["--model", DEFAULT_CHECKPOINT, "--dataset", str(ROOT / "examples/data/rooms-sample"), "--max_samples", "2"]
+    benchmark.main([*flags, "--runtimes", "torch", "--repeats", "1", "--batch_size", "1", "--cpu_threads", "1"])
+    losses = unpadded(capsys.readouterr().out).rpartition("Loss against torch float32")[2]
+    rows = {line.split(" | ")[0].strip("| "): line for line in losses.splitlines() if line.endswith("% |")}
+    assert {"segmentation", "depth", "normals"} <= rows.keys()
+    assert not all(line.endswith("| +0.00 % |") for line in rows.values()), "premise: bfloat16 changes something"
