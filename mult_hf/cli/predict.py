@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +31,7 @@ from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
+from mult_hf.inference.runtimes import RUNTIMES, check_runtime, with_runtime
 from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
 from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
 from mult_hf.inference.tiling import Layout, tiled
@@ -66,6 +67,8 @@ class PredictionArguments:
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
+    runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
+    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "numbers to compute with: bfloat16 with torch, openvino; int8: onnx")
     cpu_threads: int | None = flag(
         None, "threads per process without accelerator; by default the available processors, shared between processes"
     )
@@ -80,7 +83,10 @@ class PredictionArguments:
         if (self.inputs is None) == (self.dataset is None):
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
         check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads", "max_side"]}, {MAX_WORKERS: ["num_workers"]})
+        check_runtime(self.runtime, self.dtype)
         size = self.image_size
+        if size == [OWN_SIZE] and not RUNTIMES[self.runtime].takes_any_size:
+            raise ValueError(f"--runtime {self.runtime} takes a minute for each size; give a size in place of --image_size {OWN_SIZE}")
         if size not in (None, [OWN_SIZE]) and not (len(size) in (1, 2) and all(_is_side(word) for word in size)):
             raise ValueError(
                 f"--image_size is {size}; give a side, or height and width, of at least {MIN_SIDE} pixels and at most {MAX_SIDE}, or "
@@ -136,6 +142,7 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
     do_resize = view is not None and arguments.tile is None
     processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing)
+    model = with_runtime(model, arguments.runtime, arguments.dtype, arguments.tasks, torch.get_num_threads())
     return LoadedModel(model, processor, view, trained)
 
 
@@ -197,6 +204,7 @@ def prediction_settings(arguments: PredictionArguments, loaded: LoadedModel, ori
         "tile": arguments.tile,
         "flip": arguments.flip,
         "max_side": arguments.max_side,
+        "numbers": None if arguments.dtype == "float32" else arguments.dtype,
     }
 
 
