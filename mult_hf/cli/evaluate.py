@@ -73,7 +73,7 @@ class EvaluationArguments:
     split: str = flag("validation", "split to measure on")
     tasks: list[str] | None = flag(None, "names of tasks to measure; by default all tasks that model and data share")
     max_samples: int | None = flag(None, "measure on this many evenly spaced rows; by default on all")
-    focal_length_column: str = flag(FOCAL_LENGTH, "column with focal lengths in pixels of the image, if the data have one")
+    focal_length_column: str = flag(FOCAL_LENGTH, "column with each image's focal length in pixels of the stored image, if there is one")
     photographs: bool = flag(
         False,
         "measure depth after median scaling, too, and normals from depth if the data have none; on for a directory of data sets",
@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelerator: Accelerator) -> None:
     """Measure every data set of a directory separately, then all images together.
 
-    Each set has its own constant map, by default the best one for its measured split.
+    Each set has its own constant baseline, by default the best one for its measured split.
 
     Raises:
         ValueError: if a flag is for one data set only.
