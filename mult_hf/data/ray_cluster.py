@@ -85,9 +85,10 @@ def ray_cluster(
 
 @dataclass
 class _Result:
-    """A result, which Ray Data keeps as an object; it would turn lists and dictionaries into Arrow's types."""
+    """A result or an error, which Ray Data keeps as an object; it would turn lists and dictionaries into Arrow's types."""
 
-    value: Any
+    value: Any = None
+    error: Exception | None = None
 
 
 class _Worker:
@@ -97,7 +98,11 @@ class _Worker:
         self.worker = make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        return {RESULT: [_Result(self.worker(batch["item"].tolist()))]}
+        try:
+            result = _Result(self.worker(batch["item"].tolist()))
+        except Exception as error:  # Ray Data would keep its text only
+            result = _Result(error=error)
+        return {RESULT: [result]}
 
 
 def map_on_ray(
@@ -128,7 +133,6 @@ def map_on_ray(
         Exception: what the worker raises.
     """
     import ray
-    from ray.exceptions import RayTaskError
 
     tasks = min(MAX_TASKS, -(-len(items) // items_per_task))
     context = ray.data.DataContext.get_current()
@@ -142,11 +146,10 @@ def map_on_ray(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
-    try:
-        for row in dataset.iter_rows():
-            yield row[RESULT].value
-    except RayTaskError as error:
-        raise error.cause.__cause__ or error.cause from error
+    for row in dataset.iter_rows():
+        if row[RESULT].error is not None:
+            raise row[RESULT].error
+        yield row[RESULT].value
 
 
 __all__ = ["OBJECT_STORE_BYTES", "Cluster", "import_ray", "map_on_ray", "ray_cluster"]
