@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = load_data(flags, flags.seed)
 
     # Processor: converts images and maps to the model's inputs, and its outputs to maps.
-    size = view_size(data.training_rows, flags.image_size, keep_aspect=flags.keep_aspect)
+    size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect)
     processor = build_processor(flags, data.specs, size)
 
     # Model: trained (--model), with a pretrained encoder (--backbone), or with a new small Swin. Set the seed first: weights are random.
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_model(flags, data.specs, max(size.values()))
 
     origin = provenance(flags, ["accelerate", "launch", "examples/train.py", *argv])
-    mixture = {"tasks_by_source": data.tasks_by_source, "baseline_rows": data.baseline_rows}
-    train(model, processor, data.training_rows, data.validation_rows, flags, origin, **mixture)
+    train(model, processor, data.training_rows, data.validation_rows, flags, origin, **data.options)
 
 
 if __name__ == "__main__":

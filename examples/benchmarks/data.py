@@ -2,9 +2,11 @@
 
     python examples/benchmarks/data.py                                            # the shipped Rooms sample at 128 and 512 pixels
     python examples/benchmarks/data.py --dataset user/my-rooms --sizes 384 --batch_size 16
+    python examples/benchmarks/data.py --dataset data/taskonomy --sizes 224 --gpu_images_per_second 60
 
-Prints a Markdown table. Images are decoded and resized beforehand, so only their preparation is timed. Each row is the median over
-batches. CPU seconds are reliable even on a busy machine.
+Prints two Markdown tables. In the first, images are decoded and resized beforehand, so only their preparation is timed. The second has
+all steps from a file to a batch: reading rows as `--streaming` does, decoding them, preparing and augmenting them at each size, and
+how many cores feed one GPU. Each row is the median over batches. CPU seconds are reliable even on a busy machine.
 """
 
 import platform
@@ -12,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +30,7 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.cores import available_cores
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.data.streaming import open_stream
 from mult_hf.model.tasks import resolve_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +50,10 @@ class BenchmarkArguments:
     batches: int = flag(20, "batches to measure, after one warm-up batch")
     threads: int = flag(1, "threads of torch; workers of a DataLoader have one each")
     seed: int = flag(0, "seed of the random views")
+    gpu_images_per_second: float = flag(60.0, "images that one GPU trains on per second, for the number of cores that feed it")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {1: ("batch_size", "batches", "threads")})
+        check_bounds(self, {0.001: ("gpu_images_per_second",), 1: ("batch_size", "batches", "threads")})
         if min(self.sizes, default=0) < 1:
             raise ValueError(f"--sizes is {self.sizes}; give at least one side, each at least 1 pixel")
 
@@ -89,6 +94,57 @@ def measure(prepare: Callable[[list[Row]], Any], rows: list[Row], batches: int) 
     return median(cpu), median(wall)
 
 
+def sample_bytes(row: Row) -> int:
+    """Bytes of the encoded images and maps of a row."""
+    return sum(len(cell["bytes"]) for cell in row.values() if isinstance(cell, dict) and cell.get("bytes"))
+
+
+def steps_from_files(arguments: BenchmarkArguments, specs: dict[str, TaskSpec]) -> tuple[float, dict[str, float]]:
+    """Mean bytes of a stored sample, and CPU seconds per sample of each step from a file to a batch."""
+    stream = open_stream(arguments.dataset, arguments.split).rows
+    undecoded = iter(stream.decode(False))
+    read: list[list[Row]] = []
+
+    def read_batch(_: list[Row]) -> None:
+        nonlocal undecoded
+        rows = list(islice(undecoded, arguments.batch_size))
+        if len(rows) < arguments.batch_size:  # the split ended: from the start again
+            undecoded = iter(stream.decode(False))
+            rows += islice(undecoded, arguments.batch_size - len(rows))
+        read.append(rows)
+
+    def decode(rows: list[Row]) -> list[Row]:
+        decoded = [stream.features.decode_example(row) for row in rows]
+        for row in decoded:
+            for cell in row.values():
+                if isinstance(cell, Image.Image):
+                    cell.load()
+        return decoded
+
+    seconds = {"reading": measure(read_batch, [], arguments.batches)[0]}
+    rows = read[0]
+    seconds["decoding"] = measure(decode, rows, arguments.batches)[0]
+    decoded = decode(rows)
+    for size in arguments.sizes:
+        processor = MulTImageProcessor(size={"height": size, "width": size}, tasks=list(specs.values()))
+        collate = MultiTaskCollator(processor, augment=RandomAugmentation(tasks=specs))
+        seconds[f"preparing at {size} pixels"] = measure(collate, decoded, arguments.batches)[0]
+    return sum(map(sample_bytes, rows)) / len(rows), {step: cpu / len(rows) for step, cpu in seconds.items()}
+
+
+def print_steps(arguments: BenchmarkArguments, specs: dict[str, TaskSpec]) -> None:
+    """Print the table of all steps, and the cores that feed a GPU."""
+    mean_bytes, seconds = steps_from_files(arguments, specs)
+    rows = [[step, f"{1000 * each:.2f}", f"{1 / each:.0f}"] for step, each in seconds.items()]
+    for size in arguments.sizes:
+        total = seconds["reading"] + seconds["decoding"] + seconds[f"preparing at {size} pixels"]
+        rows.append([f"all, {size} pixels", f"{1000 * total:.2f}", f"{1 / total:.0f}"])
+        rows[-1].append(f"{arguments.gpu_images_per_second * total:.1f}")
+    print(f"\nfrom a file to a batch; a stored sample has {mean_bytes / 1000:.0f} kB\n")
+    columns = ["step", "CPU ms per sample", "samples per second and core", f"cores for {arguments.gpu_images_per_second:g} images/s"]
+    print(markdown_table(columns, [[*row, *[""] * (len(columns) - len(row))] for row in rows]))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, measure, print.
 
@@ -111,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             measured.append([str(size), name, f"{cpu:.4f}", f"{wall:.4f}", *rates])
     columns = ["pixels", "step", "CPU seconds per batch", "wall seconds per batch", "samples per CPU second", "samples per second"]
     print(markdown_table(columns, measured))
+    print_steps(arguments, specs)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mult_hf.cli import arguments as command_line
+from mult_hf.data.markdown import markdown_table
 from mult_hf.metrics import METRICS
 from mult_hf.model.tasks import registered_tasks
 
@@ -214,7 +215,7 @@ def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:
     titles = [f"{task} {title(task, rows)}" for task in tasks]
     gain = [f"gain over {REFERENCE} [%]"] if REFERENCE in rows else []
     costs = ["parameters", "GFLOPs", *(["ms per step"] if seconds else [])]
-    lines = [line(["network", *titles, *gain, *costs]), "|---" * (1 + len(titles) + len(gain) + len(costs)) + "|"]
+    lines = []
     best = {task: best_row(rows, task) for task in tasks}
     for name, row in rows.items():
         cells = [cell(row.tasks[task], bold=best[task] == name) if task in row.tasks else "" for task in tasks]
@@ -222,8 +223,8 @@ def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:
         cells += [f"{row.total('parameters'):,}", f"{row.total('flops') / 1e9:.2f}"]
         known = [seconds.get(network["name"], math.nan) for network in row.networks]
         cells += [f"{1000 * sum(known):.0f}" if math.isfinite(sum(known)) else ""] if seconds else []
-        lines.append(line([name, *cells]))
-    return "\n".join(lines)
+        lines.append([name, *cells])
+    return markdown_table(["network", *titles, *gain, *costs], lines)
 
 
 def title(task: str, rows: Mapping[str, Row]) -> str:
@@ -249,19 +250,14 @@ def cell(measured: Measured, *, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def line(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
-
-
 def comparison_table(rows: Mapping[str, Row]) -> str:
     """Markdown: every comparison whose rows exist, task by task."""
     tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
-    lines = [line(["question", "better by [%]", *tasks, "all six"]), "|---" * (3 + len(tasks)) + "|"]
+    lines = []
     for question, (one, other) in present(rows).items():
         cells = [difference(one.tasks[task], other.tasks[task]).text if task in one.tasks and task in other.tasks else "" for task in tasks]
-        lines.append(line([question, f"{one.name} over {other.name}", *cells, mean_difference(one, other).text]))
-    return "\n".join(lines)
+        lines.append([question, f"{one.name} over {other.name}", *cells, mean_difference(one, other).text])
+    return markdown_table(["question", "better by [%]", *tasks, "all six"], lines)
 
 
 def present(rows: Mapping[str, Row]) -> dict[str, tuple[Row, Row]]:
@@ -273,12 +269,12 @@ def rate_table(rows: Mapping[str, Row]) -> str:
     """Markdown: mean gain over the constant baseline on the validation split by learning rate, the chosen one in bold."""
     networks = [network for row in rows.values() for network in row.networks]
     rates = sorted({float(rate) for network in networks for rate in network["learning_rates"]})
-    lines = [line(["network", *(f"{rate:g}" for rate in rates)]), "|---" * (1 + len(rates)) + "|"]
+    lines = []
     for network in networks:
         found = {float(rate): results["gains"] for rate, results in network["learning_rates"].items()}
         cells = [rate_cell(found[rate], bold=rate == network["chosen"]) if rate in found else "" for rate in rates]
-        lines.append(line([network["name"], *cells]))
-    return "\n".join(lines)
+        lines.append([network["name"], *cells])
+    return markdown_table(["network", *(f"{rate:g}" for rate in rates)], lines)
 
 
 def rate_cell(gains: Sequence[float | None], *, bold: bool) -> str:

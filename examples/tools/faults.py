@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from mult_hf import DEFAULT_CHECKPOINT
 from mult_hf.cli import predict, train  # noqa: F401  so that the processes of the runs need not import them again
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.cli.main import main as mult_hf
+from mult_hf.data.markdown import markdown_table
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples/data/rooms-sample"
 IMAGES, ROWS, ROOMS = 12, 6, 4
@@ -56,7 +57,7 @@ class FaultArguments:
     """Which faults are injected into what; each field is a flag."""
 
     faults: list[str] = flag(["kill", "stop", "fill", "worker", "data", "two"], "faults to inject")
-    programs: list[str] = flag(["train", "predict", "render"], "programs to inject them into")
+    programs: list[str] = flag(["train", "stream", "predict", "render"], "programs to inject them into")
     repeats: int = flag(5, "tries of each fault")
     seed: int = flag(0, "seed of the moments")
     max_steps: int = flag(8, "steps of a training run")
@@ -103,20 +104,24 @@ def _log(output: Path) -> list[dict[str, Any]]:
 
 
 def programs(work: Path, max_steps: int) -> dict[str, Program]:
-    """Training with everything that draws random numbers or keeps state; prediction with the shipped model; rendering of rooms."""
+    """Training on stored and streamed rows with everything random or stateful; prediction with the shipped model; rendering of rooms."""
     model = "--image_size 32 --embed_dim 8 --depths 1 1 1 1 --window_size 4 --drop_path_rate 0.3 --ema_decay 0.9 --batch_size 2"
     run = f"--panel_rows 1 --num_workers 1 --logging_steps 1 --save_steps 2 --cpu_threads 1 --resume latest --max_steps {max_steps}"
     flags = "--image_size 64 --batch_size 1 --num_workers 1 --cpu_threads 1"  # equal batches give equal bits on one machine
     rooms = f"--rooms {ROOMS} --validation_rooms 1 --test_rooms 1 --views 1 --size 32 --spp 1 --rooms_per_shard 1 --variant scalar_rgb"
+    training = Program(
+        ["train", "--dataset", str(work / "data"), *model.split(), *run.split(), "--output_dir"],
+        results="model.safetensors",
+        safe="checkpoints/checkpoint-????????",
+        reached=lambda output: max((entry["step"] for entry in _log(output)), default=0),
+        work=(max_steps, "steps"),
+        inputs=("data", lambda folder: write_rows(folder, first=ROWS)),
+    )
+    # Two workers, each with its own row groups, and windows that end between two checkpoints.
+    streaming = ["--streaming", "--num_workers", "2", "--shuffle_window", "3", "--output_dir"]
     return {
-        "train": Program(
-            ["train", "--dataset", str(work / "data"), *model.split(), *run.split(), "--output_dir"],
-            results="model.safetensors",
-            safe="checkpoints/checkpoint-????????",
-            reached=lambda output: max((entry["step"] for entry in _log(output)), default=0),
-            work=(max_steps, "steps"),
-            inputs=("data", lambda folder: write_rows(folder, first=ROWS)),
-        ),
+        "train": training,
+        "stream": replace(training, argv=[*training.argv[:-1], *streaming]),
         "predict": Program(
             ["predict", "--model", DEFAULT_CHECKPOINT, "--inputs", str(work / "images"), *flags.split(), "--output_dir"],
             results="maps/*/*.png",
@@ -135,7 +140,7 @@ def programs(work: Path, max_steps: int) -> dict[str, Program]:
     }
 
 
-PROGRAMS = ("train", "predict", "render")
+PROGRAMS = ("train", "stream", "predict", "render")
 
 
 def write_rows(folder: Path, first: int = 0) -> None:
@@ -143,7 +148,7 @@ def write_rows(folder: Path, first: int = 0) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copy(SAMPLE / "README.md", folder)
     for path in SAMPLE.glob("*.parquet"):
-        parquet.write_table(parquet.read_table(path, use_threads=False).slice(first, ROWS), folder / path.name)
+        parquet.write_table(parquet.read_table(path, use_threads=False).slice(first, ROWS), folder / path.name, row_group_size=2)
 
 
 def write_images(folder: Path, first: int = 0) -> None:
@@ -314,20 +319,22 @@ OF_READERS = ("worker", "data", "two")
 """Faults of programs that read something and hold their directory; rendering does neither."""
 
 
-def row(fault: str, program: Program, tries: Sequence[Try]) -> str:
-    """One line of the table."""
+COLUMNS = ("fault", "program", "tries", "what was lost", "what it said last", "same result when started again")
+
+
+def row(fault: str, program: Program, tries: Sequence[Try]) -> list[str]:
+    """One row of the table."""
     again, (count, unit) = sorted(each.again for each in tries), program.work
-    said, equal = max((each.said for each in tries), key=len).replace("|", "/"), sum(each.equal for each in tries)
+    said, equal = max((each.said for each in tries), key=len), sum(each.equal for each in tries)
     lost = f"{again[0]} to {again[-1]} of {count} {unit} done again" + ("" if equal == len(tries) else ", **results**")
-    return f"| {fault} | {program.argv[0]} | {len(tries)} | {lost} | {said} | {equal} of {len(tries)} |"
+    name = "train --streaming" if "--streaming" in program.argv else program.argv[0]
+    return [fault, name, str(len(tries)), lost, said, f"{equal} of {len(tries)}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Inject the faults and print the table; returns 1 if a result differs from that of an undisturbed run."""
     arguments = parse_arguments(FaultArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="faults.py")
-    moments, is_whole = random.Random(arguments.seed), True
-    head = "| fault | program | tries | what was lost | what it said last | same result when started again |\n|---|---|---|---|---|---|"
-    print(head, flush=True)  # else every forked process would print it again
+    moments, rows, is_whole = random.Random(arguments.seed), [], True
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         datasets.config.HF_DATASETS_CACHE = work / "cache"
@@ -337,8 +344,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             bench = Bench(programs(work, arguments.max_steps)[name], work, moments)
             for fault in (fault for fault in arguments.faults if bench.program.inputs or fault not in OF_READERS):
                 tries = [FAULTS[fault](bench, number) for number in range(arguments.repeats)]
-                print(row(fault, bench.program, tries).replace(str(work), "DIR"), flush=True)
+                rows.append([cell.replace(str(work), "DIR") for cell in row(fault, bench.program, tries)])
+                print(", ".join(rows[-1]), file=sys.stderr, flush=True)
                 is_whole = is_whole and all(each.equal for each in tries)
+    print(markdown_table(COLUMNS, rows))
     return int(not is_whole)
 
 

@@ -2,6 +2,7 @@
 
     mult-hf convert taskonomy ROOT --split train --subset tiny
     mult-hf convert nyuv2 nyu_depth_v2_labeled.mat --split test --output_dir converted
+    mult-hf convert taskonomy ROOT --split train --output_dir shards --num_proc 8 --shuffle
 
 Without `--output_dir` and `--push_to_hub`, every file of the split is read and nothing is written. The exit status is 1 if a file
 is missing or broken.
@@ -15,14 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mult_hf.data.benchmarks.cocodoom import CocoDoomReader
-from mult_hf.data.benchmarks.conversion import convert, push
+from mult_hf.data.benchmarks.conversion import FILE_MEGABYTES, convert, push
 from mult_hf.data.benchmarks.nyuv2 import open_nyuv2
 from mult_hf.data.benchmarks.reader import ON_ERROR, SPLIT_NAMES, BenchmarkReader
 from mult_hf.data.benchmarks.replica import ReplicaReader
 from mult_hf.data.benchmarks.taskonomy import SUBSETS, TaskonomyReader
 from mult_hf.inference.directory_lock import exclusive_run
 
-from .arguments import flag, parse_arguments, positional
+from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments, positional
 from .errors import OneLineParser
 
 
@@ -36,6 +37,12 @@ class ConvertArguments:
     on_error: str = flag("raise", "raise: stop at the first broken file; skip: leave broken cells empty and count them", choices=ON_ERROR)
     output_dir: Path | None = flag(None, "write Parquet files and a card to this directory")
     push_to_hub: str | None = flag(None, "convert and upload as a private data set", metavar="ID")
+    megabytes: int = flag(FILE_MEGABYTES, "approximate size of each Parquet file, in millions of bytes")
+    num_proc: int = flag(1, "processes that write files")
+    shuffle: bool = flag(False, "write samples in random order, for training with --streaming")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {1: ["megabytes", "num_proc"]}, {MAX_WORKERS: ["num_proc"]})
 
 
 @dataclass
@@ -53,6 +60,7 @@ class NYUv2Arguments(ConvertArguments):
     normals_signs: list[float] = flag([1.0, -1.0, 1.0], "three factors that convert the stored axes to x right, y up, z towards the viewer")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.normals_signs) != 3:
             raise ValueError(f"--normals_signs is {self.normals_signs}; give three factors, for x, y and z")
 
@@ -84,7 +92,9 @@ BENCHMARKS = {
     "cocodoom": Benchmark(CocoDoomReader, CocoDoomArguments),
 }
 
-DESTINATIONS = ("output_dir", "push_to_hub")
+WRITING = ("megabytes", "num_proc", "shuffle")
+
+DESTINATIONS = ("output_dir", "push_to_hub", *WRITING)
 """Arguments for the output, which the reader does not take."""
 
 
@@ -105,11 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_reader, kind = BENCHMARKS[name]
     arguments = parse_arguments(kind, argv[1:], (open_reader.__doc__ or "").partition("\n")[0], prog=f"mult-hf convert {name}")
     reader = open_reader(**{each.name: getattr(arguments, each.name) for each in fields(arguments) if each.name not in DESTINATIONS})
+    writing = {name: getattr(arguments, name) for name in WRITING}
     with nullcontext() if arguments.output_dir is None else exclusive_run(arguments.output_dir):
         if arguments.push_to_hub:
-            push(reader, arguments.push_to_hub, arguments.output_dir)
+            push(reader, arguments.push_to_hub, arguments.output_dir, **writing)
         elif arguments.output_dir:
-            convert(reader, arguments.output_dir)
+            convert(reader, arguments.output_dir, **writing)
         else:
             for _ in reader:  # to its end: the report counts every file
                 pass

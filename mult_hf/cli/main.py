@@ -36,7 +36,7 @@ COMMANDS = {
     "predict": Command("mult_hf.cli.predict", "predict maps of images, videos and data sets"),
     "train": Command("mult_hf.cli.train", 'train on a data set of the schema (needs "mult-hf[train]")'),
     "evaluate": Command("mult_hf.cli.evaluate", 'measure a model on a data set (needs "mult-hf[train]")'),
-    "export": Command("mult_hf.cli.export", 'write and check ONNX (float32, int8) and torch.export files (needs "mult-hf[export]")'),
+    "export": Command("mult_hf.cli.export", 'write and check ONNX, OpenVINO, int8 and torch.export files (needs "mult-hf[export]")'),
     "demo": Command("mult_hf.cli.demo", 'serve a page that predicts maps in the browser (needs "mult-hf[demo]")'),
     "serve": Command("mult_hf.cli.serve", 'serve a model over HTTP (needs "mult-hf[serve]")'),
     "check": Command("mult_hf.cli.check", 'check a data set against its card (needs "mult-hf[data]")'),

@@ -86,7 +86,7 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
     """Read the tasks' entries of a data set.
 
     Args:
-        name_or_path: local directory or Hub id.
+        name_or_path: local directory, Hub id, or URL of a directory (`s3://...`, `hf://datasets/...`).
         revision: branch, tag or commit on the Hub.
         token: Hub token for private data sets.
 
@@ -97,7 +97,10 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
         ValueError: if the directory or id does not exist, or has no card with this list.
     """
     directory = Path(name_or_path)
-    if directory.is_dir():
+    path: str | Path
+    if is_url(name_or_path):
+        path = f"{str(name_or_path).rstrip('/')}/README.md"
+    elif directory.is_dir():
         path = directory / "README.md"
         if not path.is_file():
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
@@ -109,15 +112,25 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
     return entries
 
 
+def is_url(name_or_path: str | Path) -> bool:
+    """Whether a data set is the URL of a directory, which fsspec opens, and not a local directory or Hub id."""
+    return "://" in str(name_or_path)
+
+
 def card_header(path: str | Path) -> dict[str, Any]:
-    """The values in the YAML header of a card.
+    """The values in the YAML header of a card, which is a file or URL.
 
     Raises:
         ValueError: if the file cannot be read, or its header is not YAML of names and values.
     """
     try:
+        if is_url(path):
+            import fsspec  # which comes with `datasets`
+
+            with fsspec.open(str(path), encoding="utf-8", mode="r") as file:
+                return DatasetCard(file.read()).data.to_dict()
         return DatasetCard.load(path).data.to_dict()
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, YAMLError) as error:
+    except (OSError, ImportError, ValueError, TypeError, AttributeError, KeyError, RecursionError, YAMLError) as error:
         raise refusal(f"the card {path} cannot be read: {error}; correct the YAML header between its two lines `---`") from error
 
 

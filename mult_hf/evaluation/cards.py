@@ -27,7 +27,7 @@ def shareable(value: Any, root: Path) -> Any:
 
 def public_name(name_or_path: str) -> str:
     """Public name of a model or data set: the last part of a local directory, or the Hub id."""
-    path = Path(name_or_path)
+    path = Path(name_or_path.removeprefix("file://"))
     return path.resolve().name if path.is_dir() else name_or_path
 
 

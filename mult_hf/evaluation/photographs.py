@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SCALED_METRICS = ("abs_rel_median_scaled", "delta1_median_scaled", "abs_rel", "delta1", "rmse")
-"""Metrics of lengths on photographs; the first is the headline, by which the constant map is chosen."""
+"""Metrics of lengths on photographs; the first is the headline, by which the constant baseline is chosen."""
 
 
 def find_sets(directory: str | Path) -> list[Path]:

@@ -38,11 +38,18 @@ class DataArguments:
     mix_with: list[str] | None = flag(None, "further data sets to train on; tasks that one lacks are unknown there")
     mix_weights: list[float] | None = flag(None, "weights of --dataset and of each one of --mix_with; equal by default")
     tasks: list[str] | None = flag(None, "names of the tasks to train; by default all tasks of the data set")
+    streaming: bool | None = flag(
+        None,
+        "read rows while training instead of storing all first; by default for URLs, WebDataset archives, and more than fits the disk",
+        nargs="?",
+        const=True,
+    )
+    validation_samples: int = flag(500, "rows of --validation_split that a run with --streaming reads at the start and evaluates on")
     image_size: int | None = flag(None, "side of training images in pixels; by default as stored")
     keep_aspect: bool = flag(False, "resize images so that their shorter side is --image_size, and train on square windows of them")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {32: ["image_size"]}, {MAX_IMAGE_SIZE: ["image_size"]})
+        check_bounds(self, {32: ["image_size"], 1: ["validation_samples"]}, {MAX_IMAGE_SIZE: ["image_size"]})
         if self.keep_aspect and self.image_size is None:
             raise ValueError(f"--keep_aspect needs --image_size, which is {self.image_size}; give the length of the shorter side in pixels")
         if self.mix_weights is not None and len(self.mix_weights) != 1 + len(self.mix_with or []):
@@ -114,6 +121,7 @@ class TrainingArguments:
     targets_of_views: list[str] | None = flag(None, "tasks whose targets are computed from each view, such as edges2d keypoints2d")
     targets_of_views_share: float = flag(1.0, "share of the views for which they are computed; below 1 it saves time")
     num_workers: int = flag(0, "worker processes that prepare batches")
+    shuffle_window: int = flag(256, "rows that each worker reads and shuffles at a time, with --streaming")
     # Optimization
     max_steps: int = flag(600, "optimizer steps")
     batch_size: int = flag(8, "images per step and process")
@@ -155,7 +163,7 @@ class TrainingArguments:
         at_least_0 = ["num_workers", "warmup_steps", "learning_rate", "encoder_learning_rate_factor", "weight_decay", "max_grad_norm"]
         at_least_1 = ["max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "save_steps", "keep_checkpoints"]
         at_least_0 += ["ema_decay", "color_jitter", "schedule_power", "seed"]
-        at_least_1 += ["logging_steps", "max_zoom", "panel_rows", "cpu_threads"]
+        at_least_1 += ["shuffle_window", "logging_steps", "max_zoom", "panel_rows", "cpu_threads"]
         shares = ["color_jitter", "jpeg", "targets_of_views_share"]
         at_least_0 += [*shares[1:], "rotation", "hue", "white_balance", "gamma", "blur", "noise"]
         at_most: dict[float, list[str]] = {0.5: ["hue"], 1: [*shares, "min_zoom"], 180: ["rotation"]}

@@ -1,16 +1,19 @@
-"""Rows and tasks of a run: one data set, or a mixture of several."""
+"""Rows and tasks of a run: one data set, or a mixture of several, stored or streamed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from mult_hf.data.mixing import merge_tasks, mix_datasets
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_specs
+from mult_hf.data.streaming import first_rows, open_stream, streams_by_default
 from mult_hf.model.tasks import TaskSpec
 
 from .arguments import DataArguments
+from .distributed import print_once
+from .loop import BASELINE_ROWS
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,27 @@ class TrainingData:
         specs: entries of the tasks of the model: those of every data set.
         training_rows: rows to train on.
         validation_rows: rows of the first data set to evaluate on.
-        baseline_rows: training rows of the first data set, for the constant baseline.
+        baseline_rows: training rows of the first data set, for the constant baseline; the first ones of streamed rows.
         tasks_by_source: for a mixture, the entries of each data set by its name, with its own encodings.
+        contents: of streamed rows: a description of their files, with which a resumed run detects changes.
     """
 
     specs: dict[str, TaskSpec]
-    training_rows: Dataset
+    training_rows: Dataset | IterableDataset
     validation_rows: Dataset
     baseline_rows: Dataset
     tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None
+    contents: str | None = None
+
+    @property
+    def sized_rows(self) -> Dataset:
+        """Rows whose images are measured for the size of training images: all, or the first ones of streamed rows."""
+        return self.baseline_rows if isinstance(self.training_rows, IterableDataset) else self.training_rows
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords of [`train`][mult_hf.training.run.train]."""
+        return {"tasks_by_source": self.tasks_by_source, "baseline_rows": self.baseline_rows, "contents": self.contents}
 
 
 def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
@@ -45,20 +60,40 @@ def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
         ValueError: if a data set cannot be read, lacks every task, or defines a task differently from another.
     """
     first, others = cast(str, arguments.dataset), arguments.mix_with or []
-    training_rows, validation_rows = (load_rows(first, split=split) for split in (arguments.train_split, arguments.validation_split))
+    names = [first, *others]
+    streaming = any(map(streams_by_default, names)) if arguments.streaming is None else arguments.streaming
+    rows, validation_rows, contents = _streamed(names, arguments) if streaming else _stored(names, arguments)
+    baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
     if not others:
         specs = load_task_specs(first, arguments.tasks)
-        return TrainingData(specs, training_rows, validation_rows, baseline_rows=training_rows)
-    entries = {name: load_task_specs(name) for name in (first, *others)}
+        return TrainingData(specs, rows[first], validation_rows, baseline_rows, contents=contents)
+    entries = {name: load_task_specs(name) for name in names}
     merged = merge_tasks(entries)
     unknown = sorted(set(arguments.tasks or []) - set(merged))
     if unknown:
         raise ValueError(f"--tasks has {unknown}; the data sets have {list(merged)}")
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
-    sources = {first: training_rows, **{name: load_rows(name, split=arguments.train_split) for name in others}}
-    weights = None if arguments.mix_weights is None else dict(zip(sources, arguments.mix_weights))
-    mixed = mix_datasets(sources, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
-    return TrainingData(specs, mixed, validation_rows, baseline_rows=training_rows, tasks_by_source=entries)
+    weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
+    mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
+    return TrainingData(specs, mixed, validation_rows, baseline_rows, tasks_by_source=entries, contents=contents)
+
+
+def _stored(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any], Dataset, None]:
+    """Training rows by name, and validation rows, of data sets on this disk."""
+    rows = {name: load_rows(name, split=arguments.train_split) for name in names}
+    return rows, cast(Dataset, load_rows(names[0], split=arguments.validation_split)), None
+
+
+def _streamed(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any], Dataset, str]:
+    """Training rows by name that are read while training, the first validation rows in memory, and the files."""
+    streams = {name: open_stream(name, arguments.train_split) for name in names}
+    validation = open_stream(names[0], arguments.validation_split)
+    print_once(
+        f"training rows are streamed from {'; '.join(stream.contents for stream in streams.values())}; the evaluation reads up to "
+        f"{arguments.validation_samples} rows of {arguments.validation_split!r} once"
+    )
+    rows = {name: stream.rows for name, stream in streams.items()}
+    return rows, first_rows(validation.rows, arguments.validation_samples), "; ".join(stream.contents for stream in streams.values())
 
 
 __all__ = ["TrainingData", "load_data"]

@@ -3,38 +3,42 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import Augmentation, MultiTaskCollator
+from mult_hf.data.streaming import first_rows
 from mult_hf.data.workers import naming_killed_workers
-from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 
 from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
 from .averaging import WeightAverage
+from .batches import StreamedBatches, TrainingBatch, make_batches
 from .checkpoints import list_checkpoints, naming_what_was_not_written, save_checkpoint
 from .distributed import check_whole_parameters, whole_model
 from .fields import json_object
 from .fingerprint import describe_data
 from .optimization import learning_rate_schedule, parameter_groups
-from .progress import JsonLinesLog, Progress, describe_rows, mean_over_processes
+from .progress import JsonLinesLog, Progress, mean_over_processes
 from .run_state import RunState
 from .saving import save_model
-from .stream import StreamBatches, TrainingStream, stream_loader
 from .validation import Measured, Validation
 from .weighting import TaskWeighting, make_weighting
+
+BASELINE_ROWS = 128
+"""Streamed rows that are read at the start, for the constant baseline and for detecting changed data."""
 
 
 def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec], size: Mapping[str, int] | None = None) -> Augmentation:
@@ -66,10 +70,11 @@ class TrainingLoop:
         accelerator: the processes and devices.
         model: the model to train.
         processor: the image processor, which prepares batches and is saved with the model.
-        training_rows: rows to train on.
+        training_rows: rows to train on, stored or streamed.
         validation_rows: rows to evaluate on.
         tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`].
         baseline_rows: rows for the constant baseline; the training rows by default.
+        contents: of streamed rows, for detecting changes: a description of their files.
 
     Raises:
         ValueError: if a setting is incompatible with other settings, the model or its distribution.
@@ -81,17 +86,20 @@ class TrainingLoop:
         accelerator: Accelerator,
         model: MulTForMultiTaskDensePrediction,
         processor: MulTProcessingMixin,
-        training_rows: Dataset,
+        training_rows: Dataset | IterableDataset,
         validation_rows: Dataset,
         tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None,
         baseline_rows: Dataset | None = None,
+        contents: str | None = None,
     ) -> None:
         self.arguments, self.accelerator, self.processor = arguments, accelerator, processor
-        self.stream = TrainingStream(training_rows, arguments.seed)
         views = training_views(arguments, processor.task_specs, processor.size)
         self.collator = MultiTaskCollator(processor, augment=views, tasks_by_source=tasks_by_source)
+        self.batches = make_batches(training_rows, self.collator, arguments, accelerator)
         loading = {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
-        baseline_rows = training_rows if baseline_rows is None else baseline_rows
+        streamed = isinstance(training_rows, IterableDataset)
+        if baseline_rows is None:
+            baseline_rows = first_rows(training_rows, BASELINE_ROWS) if streamed else training_rows
         self.validation = Validation(baseline_rows, validation_rows, MultiTaskCollator(processor), accelerator, **loading)
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
@@ -99,13 +107,25 @@ class TrainingLoop:
         self._prepare(model)
         self.progress = Progress(
             {name: text for name, text in as_text(arguments).items() if name not in FREE_TO_CHANGE},
-            describe_data(accelerator, training=training_rows, validation=validation_rows),
+            describe_data(accelerator, training=baseline_rows if streamed else training_rows, validation=validation_rows),
         )
-        self.progress.arguments |= {"num_processes": str(accelerator.num_processes), "mixed_precision": accelerator.mixed_precision}
+        self.progress.arguments |= {"mixed_precision": accelerator.mixed_precision}
+        self.progress.arguments |= self._division(streamed)
+        if streamed:  # reading all rows would take as long as an epoch
+            self.progress.data["training_files"] = f"{training_rows.num_shards} shards, {contents or 'of unknown files'}"
         accelerator.init_trackers(arguments.output_dir.resolve().name, config=self.progress.arguments)
         parts: dict[str, Any] = {"progress": self.progress, "schedule": self.schedule, "weighting": self.weighting, "average": self.average}
         parts = {name: part for name, part in parts.items() if part is not None}
-        self.state = RunState(accelerator, self.model, self.optimizer, parts, trusted=self.checkpoints)
+        own = {"stream": self.batches} if isinstance(self.batches, StreamedBatches) else {}
+        self.state = RunState(accelerator, self.model, self.optimizer, parts, trusted=self.checkpoints, own_parts=own)
+
+    def _division(self, streamed: bool) -> dict[str, str]:
+        """How samples are divided among processes, as far as a resumed run must keep it: of stored rows, their number per batch alone."""
+        processes = self.accelerator.num_processes
+        if streamed:
+            return {"num_processes": str(processes)}
+        del self.progress.arguments["batch_size"]
+        return {"batch_size of all processes": str(self.arguments.batch_size * processes)}
 
     def _make_weighting(self, model: MulTForMultiTaskDensePrediction) -> TaskWeighting:
         options = json_object("weighting_options", self.arguments.weighting_options)
@@ -150,19 +170,16 @@ class TrainingLoop:
             FloatingPointError: if a loss, a gradient or a weight is not finite.
         """
         arguments, progress = self.arguments, self.progress
-        start = progress.step * arguments.gradient_accumulation_steps
-        sampler = StreamBatches(arguments.batch_size, self.accelerator.process_index, self.accelerator.num_processes, start)
-        pinned = self.accelerator.device.type == "cuda"
-        loader = stream_loader(self.stream, sampler, self.collator, num_workers=arguments.num_workers, pin_memory=pinned)
-        numbered = enumerate(loader, start)
+        self.batches.start(progress.step * arguments.gradient_accumulation_steps)
         silent = not self.accelerator.is_main_process
         self.model.train()
         # Closed by an error, too, so that its message starts on a line of its own.
-        with tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5) as bar:
+        bar = tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5)
+        with closing(self.batches), bar:
             while progress.step < arguments.max_steps:
                 started = time.perf_counter()
-                batches = [next(numbered) for _ in range(arguments.gradient_accumulation_steps)]
-                norm = self.take_step(batches, sampler)
+                batches = [next(self.batches) for _ in range(arguments.gradient_accumulation_steps)]
+                norm = self.take_step(batches)
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 bar.update()
@@ -179,25 +196,25 @@ class TrainingLoop:
                     progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
                     save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
-    def take_step(self, batches: Sequence[tuple[int, MulTBatchFeature]], sampler: StreamBatches) -> float:
-        """Take one optimizer step on numbered batches; returns the norm of the gradients before clipping.
+    def take_step(self, batches: Sequence[TrainingBatch]) -> float:
+        """Take one optimizer step; returns the norm of the gradients before clipping.
 
         Raises:
             FloatingPointError: if a loss or gradient is not finite; the weights are then unchanged.
         """
-        for number, batch in batches:
-            batch = batch.to(self.accelerator.device)
+        for each in batches:
+            batch = each.features.to(self.accelerator.device)
             with self.accelerator.accumulate(self.model):
                 model = self.module if self.weighting.writes_gradients else self.model
                 outputs = model(
                     pixel_values=batch["pixel_values"], labels=batch["labels"], output_hidden_states=self.weighting.reads_features
                 )
-                self.note_losses(outputs.task_losses, sampler.positions(number))
+                self.note_losses(outputs.task_losses, each)
                 self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
                 del outputs  # gradient methods keep part of its graph, which would stay in memory during the next batch
                 if self.accelerator.sync_gradients:
                     norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm or math.inf))
-                    self.check_finite({"gradient": norm}, [position for n, _ in batches for position in sampler.positions(n)])
+                    self.check_finite({"gradient": norm}, batches)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:  # loss scaling skips a step whose half-precision gradients overflow
@@ -206,19 +223,19 @@ class TrainingLoop:
                 self.average.update()
         return norm
 
-    def note_losses(self, task_losses: Mapping[str, Tensor], positions: Sequence[int]) -> None:
+    def note_losses(self, task_losses: Mapping[str, Tensor], batch: TrainingBatch) -> None:
         """Check the losses of a batch, and add them to the next log entry."""
         losses = dict(zip(task_losses, torch.stack([*task_losses.values()]).tolist()))
-        self.check_finite(losses, positions)
+        self.check_finite(losses, [batch])
         self.progress.note_losses(losses)
 
-    def check_finite(self, values: Mapping[str, float], positions: Sequence[int]) -> None:
+    def check_finite(self, values: Mapping[str, float], batches: Sequence[TrainingBatch]) -> None:
         """Raise an error before a step that would corrupt the weights."""
         wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
         if wrong and not (self.accelerator.scaler is not None and "gradient" in wrong):  # the scaler skips such steps itself
             raise FloatingPointError(
                 f"step {self.progress.step + 1}: {', '.join(f'{name} is {value}' for name, value in wrong.items())}; samples of the batch: "
-                f"{'; '.join(describe_rows(self.stream, positions))}; {self._last_good()}; check these samples, or lower the learning rate"
+                f"{'; '.join(self.batches.describe(batches))}; {self._last_good()}; check these samples, or lower the learning rate"
             )
 
     def check_weights(self) -> None:
@@ -248,7 +265,7 @@ class TrainingLoop:
         seen = progress.step * self.arguments.gradient_accumulation_steps * self.arguments.batch_size * self.accelerator.num_processes
         entry = {
             "step": progress.step,
-            "epoch": round(seen / len(self.stream.rows), 4),
+            "epoch": self.batches.epoch(seen),
             "learning_rate": self.schedule.get_last_lr()[-1],
             "gradient_norm": norm,
             "seconds_per_step": round(seconds, 4),

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -88,18 +88,33 @@ MOST_DESCRIBED, MOST_NUMBERED = 200, 300
 """Characters of an error message about samples from which on they are named by their row numbers alone, and only counted."""
 
 
+def short_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row that name it: integers and short text."""
+    return {key: value for key, value in row.items() if isinstance(value, (str, int)) and len(str(value)) <= 80}
+
+
 def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
-    """Names of samples for error messages: row numbers, and the short columns of the data set as far as there is room for them."""
+    """Names of stored samples for error messages: row numbers, and the short columns of the data set as far as there is room for them."""
+    rows = [stream.row_at(position) for position in positions]
+    return describe_samples([(f"row {row}", lambda row=row: stream.rows[row]) for row in rows])
+
+
+def describe_samples(samples: Sequence[tuple[str, Callable[[], Mapping[str, Any]]]]) -> list[str]:
+    """Names of samples: a label each, and its short columns as far as there is room for them.
+
+    Args:
+        samples: the label of each sample, and a function that reads its columns.
+    """
     described: list[str] = []
-    for number, row in enumerate(map(stream.row_at, positions)):
+    for number, (label, read) in enumerate(samples):
         length = sum(map(len, described))
         if length > MOST_NUMBERED:
-            return [*described, f"and {len(positions) - number} more"]
+            return [*described, f"and {len(samples) - number} more"]
         if length > MOST_DESCRIBED:
-            described.append(f"row {row}")
+            described.append(label)
             continue
-        named = {key: value for key, value in stream.rows[row].items() if isinstance(value, (str, int)) and len(str(value)) <= 80}
-        described.append(f"row {row}" + (f" ({', '.join(f'{key} {value}' for key, value in named.items())})" if named else ""))
+        named = short_columns(read())
+        described.append(label + (f" ({', '.join(f'{key} {value}' for key, value in named.items())})" if named else ""))
     return described
 
 
@@ -133,4 +148,4 @@ class JsonLinesLog:
         os.replace(rewritten, self.path)
 
 
-__all__ = ["JsonLinesLog", "Progress", "describe_rows", "mean_over_processes"]
+__all__ = ["JsonLinesLog", "Progress", "describe_rows", "describe_samples", "mean_over_processes", "short_columns"]

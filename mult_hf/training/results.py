@@ -77,7 +77,7 @@ def facts(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
         "dataset": public_name(provenance.dataset),
         "split": provenance.validation_split,
         "evaluated_samples": len(loop.validation.rows),
-        "train_samples": len(loop.stream.rows),
+        "train_samples": "streamed" if loop.batches.number_of_rows is None else loop.batches.number_of_rows,
         "image_size": f"shorter side {size['shortest_edge']}" if "shortest_edge" in size else f"{size['height']} x {size['width']}",
         "parameters": f"{sum(p.numel() for p in loop.module.parameters()):,}",
         "steps": loop.progress.step,

@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from huggingface_hub import HfApi
 
 from mult_hf.data.schema import missing_columns
@@ -27,13 +27,14 @@ from .results import Provenance, save_results
 def train(
     model: MulTForMultiTaskDensePrediction,
     processor: MulTProcessingMixin,
-    training_rows: Dataset,
+    training_rows: Dataset | IterableDataset,
     validation_rows: Dataset,
     arguments: TrainingArguments,
     provenance: Provenance | None = None,
     *,
     tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None,
     baseline_rows: Dataset | None = None,
+    contents: str | None = None,
 ) -> dict[str, Any]:
     """Train a model, evaluate it against the constant baseline, and save everything to `arguments.output_dir` (docs/training.md).
 
@@ -43,12 +44,14 @@ def train(
     Args:
         model: the model to train, in place.
         processor: image processor with the model's tasks and a fixed image size.
-        training_rows: rows with `image` and one column per task; a missing column is unknown everywhere.
+        training_rows: rows with `image` and one column per task; a missing column is unknown everywhere. Streamed rows must not have a
+            shuffle buffer, which an interruption would empty; they are shuffled here (docs/training.md#streaming).
         validation_rows: rows of the same form for evaluation.
         arguments: settings of the run.
         provenance: origin of data and weights, for the model card.
         tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`].
-        baseline_rows: rows for the constant baseline; the training rows by default.
+        baseline_rows: rows for the constant baseline; the training rows by default, or the first ones of streamed rows.
+        contents: of streamed rows: a description of their files, with which a resumed run detects changes.
 
     Returns:
         The contents of `metrics.json`, see [`save_results`][mult_hf.training.results.save_results].
@@ -78,10 +81,10 @@ def train(
     specs = processor.task_specs
     if set(specs) != set(model.task_names):
         raise refusal(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
-    missing = missing_columns(training_rows.column_names, specs)
+    missing = missing_columns(training_rows.column_names or [], specs)
     accelerator = make_accelerator(arguments)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
-        loop = partial(TrainingLoop, tasks_by_source=tasks_by_source, baseline_rows=baseline_rows)
+        loop = partial(TrainingLoop, tasks_by_source=tasks_by_source, baseline_rows=baseline_rows, contents=contents)
         return _train(accelerator, model, processor, training_rows, validation_rows, arguments, provenance, missing, loop)
 
 
@@ -89,7 +92,7 @@ def _train(
     accelerator: Accelerator,
     model: MulTForMultiTaskDensePrediction,
     processor: MulTProcessingMixin,
-    training_rows: Dataset,
+    training_rows: Dataset | IterableDataset,
     validation_rows: Dataset,
     arguments: TrainingArguments,
     provenance: Provenance,
@@ -104,8 +107,9 @@ def _train(
     loop = make_loop(arguments, accelerator, model, processor, training_rows, validation_rows)
     if missing:
         accelerator.print(f"the training data has no column {' or '.join(missing)}: unknown everywhere, and not learnt")
+    count = "streamed" if isinstance(training_rows, IterableDataset) else len(training_rows)
     accelerator.print(
-        f"{sum(p.numel() for p in loop.module.parameters()):,} parameters; {len(training_rows)} training and {len(validation_rows)} "
+        f"{sum(p.numel() for p in loop.module.parameters()):,} parameters; {count} training and {len(validation_rows)} "
         f"validation images; tasks: {', '.join(specs)}"
     )
     loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))

@@ -38,8 +38,9 @@ class Stateful(Protocol):
 class RunState:
     """Writes and reads the state of a run in all its processes.
 
-    Weights and optimizer states of a model sharded by FSDP are stored unsharded. DeepSpeed writes and reads its own files, which are
-    pickled, so they are only read below `trusted`.
+    Weights and optimizer states of a model sharded by FSDP are gathered by `torch.distributed.checkpoint` and stored unsharded, so that
+    any number of processes can read them. A process that the saved run did not have keeps its initial random state. DeepSpeed writes and
+    reads its own files, which are pickled, so they are only read below `trusted`.
 
     Args:
         accelerator: the processes.
@@ -47,15 +48,24 @@ class RunState:
         optimizer: the optimizer as prepared by the accelerator.
         parts: other parts by name, loaded in this order, so that the first can reject a checkpoint of another run.
         trusted: directory that contains only files written by this run.
+        own_parts: parts by name that differ between processes, such as what each one has read.
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, parts: Mapping[str, Stateful], *, trusted: Path
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        parts: Mapping[str, Stateful],
+        *,
+        trusted: Path,
+        own_parts: Mapping[str, Stateful] | None = None,
     ) -> None:
         self.accelerator, self.trusted = accelerator, trusted
         self.module = accelerator.unwrap_model(model, keep_torch_compile=False)
         self.optimizer = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper
         self.parts = {**parts, **({} if accelerator.scaler is None else {"scaler": accelerator.scaler})}
+        self.own_parts = {f"{name}_{accelerator.process_index}": part for name, part in (own_parts or {}).items()}
         self._random_name = f"random_states_{accelerator.process_index}"
 
     def save(self, directory: Path) -> None:
@@ -80,6 +90,8 @@ class RunState:
                 write_state(directory, "optimizer", optimizer)
             for name, part in self.parts.items():
                 write_state(directory, name, part.state_dict())
+        for name, part in self.own_parts.items():
+            write_state(directory, name, part.state_dict())
         write_state(directory, self._random_name, random_state(self.accelerator.device))
 
     def load(self, directory: Path) -> None:
@@ -88,9 +100,12 @@ class RunState:
         Raises:
             ValueError: if the checkpoint is incomplete, damaged, or from another run.
         """
-        states = {name: read_state(directory, name) for name in self.parts}
-        numbers = read_state(directory, self._random_name)
-        for name, part in self.parts.items():
+        parts = {**self.parts, **self.own_parts}
+        states = {name: read_state(directory, name) for name in parts}
+        saved_processes = len([*directory.glob("random_states_*.json")])
+        is_new = self.accelerator.process_index >= max(saved_processes, 1)
+        numbers = None if is_new else read_state(directory, self._random_name)
+        for name, part in parts.items():
             _apply(directory, name, part.load_state_dict, states[name])
         kind = self.accelerator.distributed_type
         if kind == DistributedType.DEEPSPEED:
@@ -111,7 +126,8 @@ class RunState:
                 _apply(directory, "model", self.module.load_state_dict, weights)
                 _apply(directory, "optimizer", self.optimizer.load_state_dict, optimizer)
         # Last, so that nothing draws random numbers after they are restored.
-        _apply(directory, self._random_name, lambda state: restore_random_state(state, self.accelerator.device), numbers)
+        if numbers is not None:
+            _apply(directory, self._random_name, lambda state: restore_random_state(state, self.accelerator.device), numbers)
 
     def _load_deepspeed(self, directory: Path) -> None:
         if not directory.resolve().is_relative_to(self.trusted.resolve()):

@@ -226,6 +226,7 @@ def test_columns_without_the_name_of_a_task_are_refused(tmp_path):
 
 # Flags with a test of their own, here or in tests/training.
 TESTED_BY_NAME = {
+    *("streaming", "shuffle_window", "validation_samples"),  # tests/training/test_streamed_runs.py
     *("config", "dataset", "validation_split", "model", "backbone", "num_workers", "max_steps", "encoder_learning_rate_factor"),
     *("schedule", "schedule_power", "max_grad_norm", "weighting_options", "mixed_precision", "torch_compile", "output_dir"),
     *("eval_steps", "save_steps", "keep_checkpoints", "resume", "overwrite", "logging_steps", "log_with", "panel_rows", "push_to_hub"),

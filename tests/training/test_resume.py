@@ -1,6 +1,5 @@
 """Proves that an interrupted run ends like an uninterrupted one, and that two processes train like one."""
 
-import json
 import os
 import random
 import shutil
@@ -10,22 +9,21 @@ import sys
 import time
 
 import pytest
-import torch
 
 from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
-from mult_hf.training.progress import JsonLinesLog
 from support.training_runs import (
     CURVATURE,
     DEPTH,
     ROOT,
     TINY,
+    assert_close_to,
+    comparable_log,
     curvature_map,
     depth_map,
     environment,
-    log,
     same,
     train,
     weights,
@@ -52,10 +50,6 @@ def interrupted(monkeypatch, after_steps, output_dir, *flags):
         patch.setattr(TrainingLoop, "take_step", stop)
         with pytest.raises(Interruption):
             train(output_dir, *flags)
-
-
-def comparable_log(directory):
-    return [{k: v for k, v in entry.items() if k != "seconds_per_step"} for entry in JsonLinesLog(directory / "log.jsonl").entries()]
 
 
 @pytest.mark.parametrize(
@@ -227,11 +221,3 @@ def test_two_processes_train_like_one_with_the_joined_batches(tmp_path, data, on
     subprocess.run([*command, "--resume", "latest"], env=environment(), check=True, capture_output=True)
     assert_close_to(one_process, tmp_path)
     assert MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).task_names == ["depth", "principal_curvature"]
-
-
-def assert_close_to(one_process, two_processes):
-    for name, value in weights(one_process).items():
-        torch.testing.assert_close(weights(two_processes)[name], value, atol=1e-3, rtol=1e-2)
-    expected, found = (json.loads((directory / "metrics.json").read_text())["model"] for directory in (one_process, two_processes))
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert log(two_processes, "loss/depth") == pytest.approx(log(one_process, "loss/depth"), rel=1e-3)

@@ -1,8 +1,20 @@
-"""Convert a reader's split to Parquet files with a card, on disk or on the Hub."""
+"""Convert a reader's split to Parquet files with a card, on disk or on the Hub.
 
+The samples of a split are divided evenly among files of about the same size. Which samples a file holds is recorded before the first one
+is written, so several processes can write them in any order, and an interrupted conversion continues with those that are missing.
+"""
+
+import json
+import math
+import random
 import re
 import tempfile
-from collections.abc import Hashable
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +23,59 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from mult_hf.data.files import UNFINISHED, whole_file
 from mult_hf.data.schema import CARD_KEY, card_configs
+from mult_hf.model.entry_fields import refusal
 
-from .errors import ReadReport
+from .errors import ReadError, ReadReport
 from .reader import BenchmarkReader
 
 ROWS_IN_MEMORY = 32
-"""Samples per Parquet row group; a conversion holds this many in memory."""
+"""Samples per Parquet row group; a conversion holds this many in memory per process."""
+
+FILE_MEGABYTES = 500
+"""Size of a file: few enough files for a hundred million images, and small enough to divide among many readers."""
+
+PROBED_SAMPLES = 16
+"""Samples whose size decides how many fit a file."""
 
 
-def convert(reader: BenchmarkReader, output_dir: str | Path) -> Path:
+@dataclass(frozen=True)
+class ConversionPlan:
+    """Which samples each file of a split holds.
+
+    Args:
+        samples: number of samples of the split in the download.
+        files: number of files; each holds an equal share of the samples, up to one.
+        shuffle: whether the samples are written in random order.
+    """
+
+    samples: int
+    files: int
+    shuffle: bool
+
+    def share(self, file: int) -> slice:
+        """Samples of a file, counted in the order of the conversion."""
+        return slice(file * self.samples // self.files, (file + 1) * self.samples // self.files)
+
+
+def convert(
+    reader: BenchmarkReader,
+    output_dir: str | Path,
+    *,
+    megabytes: float = FILE_MEGABYTES,
+    num_proc: int = 1,
+    shuffle: bool = False,
+) -> Path:
     """Write a reader's split as Parquet files with a card, so that `datasets.load_dataset(output_dir)` can load it.
 
-    Each shard of the split becomes one file. An interrupted run leaves no partial file; the next run continues where it stopped.
-    Images that the reader did not change are copied byte for byte. The card lists all splits in the directory.
+    An interrupted run leaves no partial file; the next run continues where it stopped. Images that the reader did not change are copied
+    byte for byte. The card lists all splits in the directory.
 
     Args:
         reader: reader of the split to write.
         output_dir: created if it does not exist.
+        megabytes: approximate size of a file, in units of 1,000,000 bytes.
+        num_proc: processes that write files.
+        shuffle: write the samples in random order, always the same one, so that neighbours in a file come from different places.
 
     Returns:
         `Path`: the directory.
@@ -40,31 +88,87 @@ def convert(reader: BenchmarkReader, output_dir: str | Path) -> Path:
     if card_path.is_file() and DatasetCard.load(card_path).data.to_dict().get(CARD_KEY) != reader.task_entries():
         raise ValueError(f"{card_path} lists other task entries than {reader.tasks} of {reader.name}; write to another directory")
     (output_dir / "data").mkdir(parents=True, exist_ok=True)
-    paths = [output_dir / "data" / f"{reader.split}-{n:05d}-of-{len(reader.shards):05d}.parquet" for n in range(len(reader.shards))]
-    foreign = sorted(set(output_dir.glob(f"data/{reader.split}-*.parquet")) - set(paths))
-    if foreign:
-        raise ValueError(f"{foreign[0]} is from another conversion than {paths[0].name}; remove it or write to another directory")
+    keys = [sample for shard in reader.shards for sample in reader.samples(shard)]
+    plan = _plan(reader, keys, output_dir / "data", megabytes, shuffle)
+    if plan.shuffle:
+        random.Random(0).shuffle(keys)
+    names = [f"{reader.split}-{number:05d}-of-{plan.files:05d}.parquet" for number in range(plan.files)]
+    shares = {output_dir / "data" / name: keys[plan.share(number)] for number, name in enumerate(names)}
+    missing = {path: share for path, share in shares.items() if not path.exists()}
     total = ReadReport()
-    for path, shard in zip(paths, reader.shards):
-        if path.exists():
-            continue
-        with whole_file(path) as unfinished:
-            _write_parquet(reader, shard, unfinished)
-        total.samples += reader.report.samples
-        total.problems.update(reader.report.problems)
-        total.examples += reader.report.examples
+    for report in _write_files(reader, missing, num_proc):
+        total.merge(report)
     reader.report = total
     _write_card(reader, card_path)
     return output_dir
 
 
-def _write_parquet(reader: BenchmarkReader, shard: Hashable, path: Path) -> None:
-    """Stream a shard into a file; `IterableDataset.to_parquet` would collect all its rows in memory first."""
+def _plan(reader: BenchmarkReader, keys: Sequence[Any], directory: Path, megabytes: float, shuffle: bool) -> ConversionPlan:
+    """The plan of an interrupted conversion, or a new one.
+
+    Raises:
+        ValueError: if there are files of another conversion.
+    """
+    record = directory / f".{reader.split}.json"
+    found = ConversionPlan(**json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else None
+    files = sorted(directory.glob(f"{reader.split}-*.parquet"))
+    if found is not None and (found.samples, found.shuffle) == (len(keys), shuffle):
+        return found
+    if files:
+        was = "an unknown number of samples" if found is None else f"{found.samples} samples{', shuffled' * found.shuffle}"
+        raise refusal(
+            f"{files[0]} is from another conversion, of {was}, than this one of {len(keys)} samples{', shuffled' * shuffle}; remove the "
+            f"files of {reader.split!r} or write to another directory"
+        )
+    files_needed = math.ceil(len(keys) * _bytes_per_sample(reader, keys) / (megabytes * 1e6))
+    plan = ConversionPlan(len(keys), max(1, min(files_needed, len(keys))), shuffle)
+    with whole_file(record) as unfinished:
+        unfinished.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+    return plan
+
+
+def _bytes_per_sample(reader: BenchmarkReader, keys: Sequence[Any]) -> float:
+    """Mean size of some samples, evenly spread; broken ones are left out here, and reported when they are written."""
+    features, sizes = reader.features(), []
+    for place in range(min(PROBED_SAMPLES, len(keys))):
+        with suppress(ReadError):
+            for sample in reader.generate_samples([keys[place * len(keys) // PROBED_SAMPLES if len(keys) > PROBED_SAMPLES else place]]):
+                cells = features.encode_example(sample).values()
+                sizes.append(sum(_cell_bytes(cell) for cell in cells if isinstance(cell, dict)))
+    return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _cell_bytes(cell: dict[str, Any]) -> int:
+    return len(cell["bytes"]) if cell["bytes"] is not None else Path(cell["path"]).stat().st_size
+
+
+def _write_files(reader: BenchmarkReader, missing: dict[Path, list[Any]], num_proc: int) -> Iterator[ReadReport]:
+    """Write files in this process or in several; yields the report of each."""
+    write = partial(_write_file, reader)
+    if num_proc == 1 or len(missing) < 2:
+        yield from map(write, missing.items())
+        return
+    # Not forked: a fork copies the locks of threads, which the libraries of images and Parquet start.
+    with ProcessPoolExecutor(min(num_proc, len(missing)), mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(write, missing.items())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_file(reader: BenchmarkReader, content: tuple[Path, list[Any]]) -> ReadReport:
+    """Stream samples into a file; `IterableDataset.to_parquet` would collect all its rows in memory first."""
+    path, keys = content
     features = reader.features()
-    with ParquetWriter(features=features, path=str(path), writer_batch_size=ROWS_IN_MEMORY, embed_local_files=True) as writer:
-        for sample in reader.generate([shard]):
+    with (
+        whole_file(path) as unfinished,
+        ParquetWriter(features=features, path=str(unfinished), writer_batch_size=ROWS_IN_MEMORY, embed_local_files=True) as writer,
+    ):
+        for sample in reader.generate_samples(keys):
             writer.write(features.encode_example(sample))
         writer.finalize()
+    return reader.report
 
 
 def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
@@ -77,16 +181,17 @@ def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
     DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {reader.name}\n\n{text}").save(card_path)
 
 
-def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = None) -> None:
+def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = None, **options: Any) -> None:
     """Convert a reader's split and upload it as a private data set; make it public yourself if its licence allows it.
 
     Args:
         reader: reader of the split to upload.
         repo_id: id of the data set on the Hub; created if it does not exist.
         output_dir: directory that keeps the converted files; a temporary directory by default.
+        options: keywords of [`convert`].
     """
     with tempfile.TemporaryDirectory() as temporary:
-        directory = convert(reader, output_dir or temporary)
+        directory = convert(reader, output_dir or temporary, **options)
         api = HfApi()
         api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=directory, ignore_patterns=f"*{UNFINISHED}")
+        api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=directory, ignore_patterns=[f"*{UNFINISHED}", "data/.*.json"])

@@ -43,6 +43,12 @@ class ReadReport:
         if len(self.examples) < kept:
             self.examples.append(error.summary)
 
+    def merge(self, other: "ReadReport", kept: int = 20) -> None:
+        """Add the counts of another part of the same pass."""
+        self.samples += other.samples
+        self.problems.update(other.problems)
+        self.examples = (self.examples + other.examples)[:kept]
+
     def __str__(self) -> str:
         counts = ", ".join(f"{count} x {kind}" for kind, count in self.problems.most_common()) or "no problems"
         return "\n  ".join([f"{self.samples} samples, {counts}", *self.examples])

@@ -62,7 +62,7 @@ TASKS: list[dict[str, Any]] = [
 _CAMERA = Intrinsics(focal=(518.858 + 519.470) / 2, principal_point=(325.082, 253.236))
 
 _PIECE = 100
-"""Samples per shard: the unit that a loader worker reads and that becomes one Parquet file."""
+"""Samples per shard: the unit that a loader worker reads."""
 
 
 class NYUDMTReader(BenchmarkReader):

@@ -6,7 +6,7 @@ its stored form, and `id`. The reader's task entries describe how to decode the 
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -101,7 +101,7 @@ class BenchmarkReader(ABC):
 
     @abstractmethod
     def find_shards(self) -> list[Any]:
-        """Shards of the split, such as buildings: loader workers divide them, and conversion writes one file per shard."""
+        """Shards of the split, such as buildings, which loader workers divide."""
 
     @abstractmethod
     def samples(self, shard: Any) -> Iterator[Any]:
@@ -141,15 +141,18 @@ class BenchmarkReader(ABC):
         Raises:
             ReadError: at a missing, broken or wrong file unless `on_error` is `"skip"`.
         """
+        yield from self.generate_samples(sample for shard in shards for sample in self.samples(shard))
+
+    def generate_samples(self, samples: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """Samples with the given keys, as for [`generate`][BenchmarkReader.generate]."""
         self.report = ReadReport()
-        for shard in shards:
-            for sample in self.samples(shard):
-                cells = {column: self._cell_or_none(sample, column) for column in ("image",)}
-                if cells["image"] is None:
-                    continue
-                cells |= {task: self._cell_or_none(sample, task) for task in self.tasks}
-                self.report.samples += 1
-                yield {"id": str(sample), **cells}
+        for sample in samples:
+            cells = {column: self._cell_or_none(sample, column) for column in ("image",)}
+            if cells["image"] is None:
+                continue
+            cells |= {task: self._cell_or_none(sample, task) for task in self.tasks}
+            self.report.samples += 1
+            yield {"id": str(sample), **cells}
         if self.report.problems:
             logger.warning("%s %s: %s", self.name, self.split, self.report)
 

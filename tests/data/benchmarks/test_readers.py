@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from pyarrow.parquet import ParquetFile
 
@@ -20,6 +21,7 @@ from mult_hf.data.benchmarks.nyuv2 import NYUDMTReader, NYULabeledReader, open_n
 from mult_hf.data.benchmarks.replica import ReplicaReader
 from mult_hf.data.benchmarks.taskonomy import TaskonomyReader
 from mult_hf.data.schema import load_task_entries
+from mult_hf.data.streaming import open_stream
 from mult_hf.model.tasks import IGNORE_INDEX, resolve_tasks
 
 HEIGHT, WIDTH = 48, 64
@@ -253,7 +255,7 @@ def test_conversion_streams_and_refuses_to_mix_entries(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="lists other task entries"):
         convert(TaskonomyReader(root, split="test", tasks=["normals"]), tmp_path / "out")
     write_taskonomy(root, buildings=["mcdade"])
-    with pytest.raises(ValueError, match="is from another conversion than test-00000-of-00002"):
+    with pytest.raises(ValueError, match="is from another conversion, of 7 samples, than this one of 8 samples"):
         convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
 
 
@@ -263,14 +265,54 @@ def test_an_interrupted_conversion_continues_and_never_leaves_a_partial_file(tmp
     whole = bad.read_bytes()
     break_truncated(bad)
     with pytest.raises(ReadError):
-        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out", megabytes=1e-6)
     (first,) = (tmp_path / "out" / "data").glob("*.parquet")
     written = first.stat().st_mtime_ns
 
     bad.write_bytes(whole)
-    convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
-    assert sorted(path.suffix for path in (tmp_path / "out" / "data").iterdir()) == [".parquet", ".parquet"]
+    convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")  # the number of files is that of the first run
+    assert sorted(path.name for path in (tmp_path / "out" / "data").iterdir()) == [".test.json", *parquet_names("test", 2)]
     assert first.stat().st_mtime_ns == written
+
+
+def parquet_names(split, count):
+    return [f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_files_have_about_the_requested_size_and_every_sample_once(tmp_path, num_proc):
+    """The samples of several buildings share files; two processes write the same files as one."""
+    root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade", "muleshoe"], views=range(5))
+    reader = TaskonomyReader(root, split="test", tasks=["depth", "normals"])
+    whole = convert(reader, tmp_path / "whole") / "data/test-00000-of-00001.parquet"
+    size = whole.stat().st_size
+    parts = convert(reader, tmp_path / "parts", megabytes=size / 4 / 1e6, num_proc=num_proc) / "data"
+    assert sorted(path.name for path in parts.glob("*.parquet")) in (parquet_names("test", count) for count in (3, 4, 5))
+    assert reader.report.samples == 15
+    assert max(path.stat().st_size for path in parts.glob("*.parquet")) < 0.5 * size
+    found = [row for path in sorted(parts.glob("*.parquet")) for row in ParquetFile(path).read().to_pylist()]
+    assert found == ParquetFile(whole).read().to_pylist()
+
+
+def test_shuffled_files_mix_buildings_in_an_order_that_does_not_change(tmp_path):
+    root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade", "muleshoe"], views=range(5))
+    ids = []
+    for name in ("a", "b"):
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / name, shuffle=True)
+        ids.append(ParquetFile(tmp_path / name / "data/test-00000-of-00001.parquet").read(["id"])["id"].to_pylist())
+    assert ids[0] == ids[1]
+    assert sorted(ids[0]) == sorted(sample["id"] for sample in TaskonomyReader(root, split="test", tasks=["depth"]))
+    assert len({identity.partition("/")[0] for identity in ids[0][:5]}) > 1, "the first rows are not one building's"
+    with pytest.raises(ValueError, match="of 15 samples, shuffled, than this one of 15 samples; remove"):
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "a")
+
+
+def test_converted_files_are_streamed(tmp_path):
+    root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade"], views=range(4))
+    reader = TaskonomyReader(root, split="test", tasks=["depth"])
+    rows = open_stream(convert(reader, tmp_path / "out", megabytes=1e-6), "test").rows
+    assert rows.num_shards == 8
+    assert sorted(row["id"] for row in rows) == sorted(sample["id"] for sample in reader)
 
 
 def test_push_uploads_the_converted_files(tmp_path, monkeypatch):
@@ -280,8 +322,9 @@ def test_push_uploads_the_converted_files(tmp_path, monkeypatch):
         def create_repo(self, repo_id, **keywords):
             calls["repo"] = (repo_id, keywords)
 
-        def upload_folder(self, folder_path, **keywords):
-            calls["files"] = sorted(path.name for path in Path(folder_path).rglob("*") if path.is_file())
+        def upload_folder(self, folder_path, ignore_patterns, **keywords):
+            files = (str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file())
+            calls["files"] = sorted(Path(name).name for name in filter_repo_objects(files, ignore_patterns=ignore_patterns))
 
     monkeypatch.setattr(conversion, "HfApi", Hub)
     conversion.push(TaskonomyReader(write_taskonomy(tmp_path), split="test", tasks=["depth"]), "someone/rooms")

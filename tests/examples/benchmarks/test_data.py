@@ -36,6 +36,14 @@ def test_the_command_prints_a_row_for_each_size_and_step_and_the_number_of_threa
     steps = ["MulT's processor, 6 maps", "the same with augmentation, 6 maps", "DPT's processor, 1 map(s)"]
     assert [row[:2] for row in rows] == [[size, step] for size in ("32", "48") for step in steps]
     assert all(float(figure) > 0 for row in rows for figure in row[2:])
+    stages = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if re.match(r"\| (read|dec|prep|all)", line)
+    ]
+    per_size = [f"{step}{size} pixels" for step in ("preparing at ", "all, ") for size in (32, 48)]
+    assert [row[0] for row in stages] == ["reading", "decoding", *per_size]
+    times = {row[0]: float(row[1]) for row in stages}
+    assert times["all, 48 pixels"] == pytest.approx(times["reading"] + times["decoding"] + times["preparing at 48 pixels"], abs=0.02)
+    assert float(stages[-1][3]) == pytest.approx(60 * times["all, 48 pixels"] / 1000, abs=0.1), "cores for 60 images per second"
 
 
 def test_a_batch_is_prepared_once_before_and_once_for_each_measurement(program):
@@ -54,7 +62,14 @@ def test_resizing_for_the_benchmark_creates_no_new_map_values(program):
     assert set(np.unique(np.asarray(larger["depth"]))) == {3, 700, 65535}
 
 
-@pytest.mark.parametrize(("flags", "message"), [(["--sizes", "0"], r"--sizes is \[0\]"), (["--batches", "0"], "--batches is 0")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sizes", "0"], r"--sizes is \[0\]"),
+        (["--batches", "0"], "--batches is 0"),
+        (["--gpu_images_per_second", "0"], "--gpu_images_per_second is 0"),
+    ],
+)
 def test_empty_measurements_are_refused(program, flags, message):
     with pytest.raises(ValueError, match=message):
         program.main(flags)

@@ -1,0 +1,106 @@
+"""Proves that two nodes train like one process, and that a run continues on other processes after a node was lost.
+
+Each node is a launcher with a process group of its own; they find each other on the loopback interface, as machines do by torchrun's
+rendezvous on a network.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mult_hf.training.checkpoints import list_checkpoints
+from support.training_runs import ROOT, TINY, assert_close_to, comparable_log, environment, train
+
+# The checkpoint falls between two entries of the log, so that it holds sums of losses of both processes.
+STEPS = "--max_steps 6 --save_steps 2 --logging_steps 3".split()
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, data):
+    """Six steps of four images in one process, to compare with two nodes of one process with two images each."""
+    return train(tmp_path_factory.mktemp("one"), "--dataset", data, "--batch_size", 4, *STEPS)
+
+
+@pytest.fixture
+def port():
+    """A free port for the rendezvous."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def node(rank, port, configuration, output_dir, data, *flags):
+    """The launcher of one node."""
+    machines = ["--num_machines", "2", "--machine_rank", str(rank), "--num_processes", "2"]
+    meeting = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--rdzv_backend", "c10d", "--max_restarts", "3"]
+    config = ["--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]
+    run = [str(ROOT / "examples/train.py"), *TINY, "--dataset", str(data), "--output_dir", str(output_dir), "--batch_size", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *machines, *meeting, *run, *map(str, [*STEPS, *flags])]
+    # Gloo would otherwise look for an address of the host's name.
+    local = environment(GLOO_SOCKET_IFNAME="lo", TORCHELASTIC_ERROR_FILE=str(output_dir) + f".error{rank}")
+    with open(f"{output_dir}.node{rank}.log", "ab") as messages:
+        return subprocess.Popen(command, env=local, start_new_session=True, stdout=messages, stderr=subprocess.STDOUT)
+
+
+def messages(output_dir):
+    return "".join(path.read_text()[-3000:] for path in sorted(output_dir.parent.glob(f"{output_dir.name}.node*.log")))
+
+
+def wait_for(reached, nodes, output_dir, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, messages(output_dir)
+        assert all(each.poll() in (None, 0) for each in nodes), messages(output_dir)
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def end_nodes():
+    """Nodes that a failed test would leave behind."""
+    started = []
+    yield started
+    for each in started:
+        if each.poll() is None:
+            os.killpg(each.pid, signal.SIGKILL)
+            each.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", [pytest.param("nodes_ddp_cpu", marks=pytest.mark.nightly), "nodes_fsdp2_cpu"])
+def test_two_nodes_train_like_one_process_and_one_process_continues_them(tmp_path, data, one_process, port, end_nodes, configuration):
+    """The checkpoint of a sharded model is read by a single process, which ends with the same weights."""
+    output_dir = tmp_path / "nodes"
+    end_nodes += [node(rank, port, configuration, output_dir, data) for rank in range(2)]
+    wait_for(lambda: all(each.poll() == 0 for each in end_nodes), end_nodes, output_dir)
+    assert_close_to(one_process, output_dir)
+    newest = list_checkpoints(output_dir / "checkpoints")[-1]
+    newest.rename(newest.with_suffix(".partial"))  # as if the run had been killed in its last save
+    train(output_dir, "--dataset", data, "--batch_size", 4, *STEPS, "--resume", "latest")
+    assert_close_to(one_process, output_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("configuration", ["nodes_ddp_cpu", "nodes_fsdp2_cpu"])
+def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_weights(tmp_path, data, one_process, port, end_nodes, configuration):
+    """The other node's launcher starts its process again when a new node joins; both continue from the newest checkpoint."""
+    output_dir = tmp_path / "nodes"
+    flags = ["--resume", "latest"]
+    end_nodes += [node(rank, port, configuration, output_dir, data, *flags) for rank in range(2)]
+    wait_for(lambda: list_checkpoints(output_dir / "checkpoints"), end_nodes, output_dir)
+    os.killpg(end_nodes[1].pid, signal.SIGKILL)
+    end_nodes[1].wait()
+    lost_at = int(re.findall(r"\d+", list_checkpoints(output_dir / "checkpoints")[-1].name)[0])
+    assert lost_at < 6, "premise: the run had not ended"
+    nodes = [end_nodes[0], node(1, port, configuration, output_dir, data, *flags)]
+    end_nodes.append(nodes[1])
+    wait_for(lambda: all(each.poll() == 0 for each in nodes), nodes, output_dir)
+    assert "resuming from" in messages(output_dir)
+    assert_close_to(one_process, output_dir)
+    assert [entry["step"] for entry in comparable_log(output_dir)] == [entry["step"] for entry in comparable_log(one_process)]
