@@ -51,7 +51,8 @@ class ServeArguments:
 
     def __post_init__(self) -> None:
         counts = ["port", "batch_size", "copies", "cpu_threads", "queue_size", "max_bytes", "max_pixels", "max_side"]
-        most = {65_535: ["port"], MAX_WORKERS: ["copies"], 1024: ["batch_size"], 100_000: ["queue_size"], MAX_SIDE: ["max_side"]}
+        most: dict[float, list[str]] = {65_535: ["port"], MAX_WORKERS: ["copies"], 1024: ["batch_size"], 100_000: ["queue_size"]}
+        most[MAX_SIDE] = ["max_side"]
         check_bounds(self, {1: counts, 0: ["batch_wait"], 0.1: ["timeout"]}, most)
 
 

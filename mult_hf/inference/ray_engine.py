@@ -28,12 +28,12 @@ class RayWorkers(NamedTuple):
     """The processes that predict.
 
     Args:
-        count: number of processes.
+        processes: their number.
         num_cpus: processors of each.
         num_gpus: GPUs of each.
     """
 
-    count: int
+    processes: int
     num_cpus: float
     num_gpus: float
 
@@ -104,14 +104,14 @@ def predict_on_ray(
         OSError: if the disk is full or cannot be written to.
     """
     template = source.part([])
-    resources = {"workers": workers.count, "num_cpus": workers.num_cpus}
+    resources: dict[str, Any] = {"workers": workers.processes, "num_cpus": workers.num_cpus}
     parts = source.parts()
     before: set[Any] = set()
     if (directory.directory / "sources").is_dir():
         check = partial(_Check, directory, template)
         before = {part for found in map_on_ray(check, parts, items_per_task=FILES_PER_CHECK, **resources) for part in found}
     left = [part for part in parts if part not in before]
-    size = min(BATCHES_PER_TASK * batch_size, max(1, len(left) // (4 * workers.count)))
+    size = min(BATCHES_PER_TASK * batch_size, max(1, len(left) // (4 * workers.processes)))
     work = partial(PredictionWorker, make_run, template)
     results = map_on_ray(work, left, items_per_task=size, num_gpus=workers.num_gpus, **resources) if left else iter(())
     return total_outcomes([Outcomes(skipped=len(before)), *_shown(results, len(source) - len(before))])

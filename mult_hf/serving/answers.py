@@ -44,7 +44,7 @@ def png_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
 
 def npz_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
     """One NPZ of values: per task float32 (channels, height, width) in its unit, NaN unknown, or uint8 (height, width) ids, 255 unknown."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for task, prediction in maps:
         values = prediction.numpy()
         is_ids = stored[task].is_classification

@@ -76,8 +76,9 @@ class ModelReplica:
     def __init__(self, settings: DeploymentSettings) -> None:
         torch.set_num_threads(settings.threads)
         self.network = load_whole_model(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
-        self._predict_together.set_max_batch_size(settings.batch_size)
-        self._predict_together.set_batch_wait_timeout_s(settings.batch_wait)
+        batches: Any = self._predict_together  # Ray's types do not have what its decorator adds
+        batches.set_max_batch_size(settings.batch_size)
+        batches.set_batch_wait_timeout_s(settings.batch_wait)
 
     async def __call__(self, query: Query) -> Prediction:
         """Predict one image, together with others that arrive meanwhile."""
@@ -157,14 +158,15 @@ def deployed(settings: DeploymentSettings, address: str | None, num_cpus: int) -
 
 def _application(settings: DeploymentSettings, cluster: Cluster) -> Any:
     """The two deployments, bound to one another."""
+    deployment: Any = serve.deployment  # Ray's types take it for a decorator with arguments
     stopping = {"graceful_shutdown_timeout_s": settings.service.timeout + 5, "graceful_shutdown_wait_loop_s": 0.2}
-    model = serve.deployment(ModelReplica).options(
+    model = deployment(ModelReplica).options(
         num_replicas=settings.copies,
         ray_actor_options={"num_gpus": 1} if cluster.gpus else {"num_cpus": settings.threads},
         max_ongoing_requests=2 * settings.batch_size,  # one batch gathers while another one is predicted
         **stopping,
     )
-    web = serve.deployment(WebReplica).options(
+    web = deployment(WebReplica).options(
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=settings.service.queue_size + HEADROOM,
         max_queued_requests=CONNECTIONS,
