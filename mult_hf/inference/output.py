@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -84,7 +84,8 @@ def _is_float(stored: TaskSpec) -> bool:
     return np.dtype(stored.encoding.dtype).kind == "f"
 
 
-def _suffix(stored: TaskSpec) -> str:
+def map_suffix(stored: TaskSpec) -> str:
+    """Suffix of a map's file: `.npz` for float arrays, else `.png`."""
     return ".npz" if _is_float(stored) else ".png"
 
 
@@ -127,13 +128,18 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
         prediction: as from `post_process`: (height, width) class ids or numbers, or (channels, height, width), on any device.
         stored: the task's entry from [`stored_form`].
     """
+    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+        save_map(file, prediction, stored)
+
+
+def save_map(file: BinaryIO, prediction: Tensor, stored: TaskSpec) -> None:
+    """Write the contents of a map's file; arguments as for [`write_map`], with a file opened for writing bytes."""
     values = prediction.cpu().numpy()
     values = values if stored.is_classification or values.ndim == 3 else values[None]
-    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
-        if _is_float(stored):
-            np.savez_compressed(file, map=values)  # unchanged, including NaN
-        else:
-            Image.fromarray(_encoded(values, stored)).save(file, "PNG", compress_level=COMPRESS_LEVEL)
+    if _is_float(stored):
+        np.savez_compressed(file, map=values)  # unchanged, including NaN
+    else:
+        Image.fromarray(_encoded(values, stored)).save(file, "PNG", compress_level=COMPRESS_LEVEL)
 
 
 def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
@@ -209,7 +215,7 @@ class PredictionDirectory:
 
     def map_path(self, task: str, name: str) -> Path:
         """Path of an image's map."""
-        return self.directory / "maps" / task / f"{name}{_suffix(self.stored[task])}"
+        return self.directory / "maps" / task / f"{name}{map_suffix(self.stored[task])}"
 
     def panel_path(self, name: str) -> Path:
         """Path of an image's panel."""
@@ -353,7 +359,7 @@ class PredictionDirectory:
         for task, spec in self.stored.items():
             form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit
             value = f"stored * {form.scale:.9g} + {form.offset:g}"
-            rows.append([task, unit, f"`maps/{task}/NAME{_suffix(spec)}`", form.dtype, value, f"{precision(spec):.2g}"])
+            rows.append([task, unit, f"`maps/{task}/NAME{map_suffix(spec)}`", form.dtype, value, f"{precision(spec):.2g}"])
         table = markdown_table(["task", "unit", "files", "stored as", "value", "precision"], rows)
         text = "Written by `mult-hf predict`. Stored values that the header above lists under `unknown` mark unknown pixels."
         parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, table]
@@ -413,8 +419,10 @@ __all__ = [
     "digest",
     "digest_of_values",
     "load_stored_forms",
+    "map_suffix",
     "precision",
     "read_map",
+    "save_map",
     "stored_form",
     "whole_file",
     "write_map",
