@@ -1,6 +1,7 @@
 """Fixtures shared by several test files: models small enough to build in every test."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,19 @@ if "MULT_HF_TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of files below, where pytest-xdist would start with the files of most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `nightly`: each repeats, for another case, what a test of every run shows."""
+    """Leave out the tests marked `nightly`, and begin with the files that take long, so that no worker waits for another at the end.
+
+    A `nightly` test repeats, for another case, what a test of every run shows. Long files are those with few tests, some of them slow.
+    """
+    tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: tests[item.path] if item.path in slow else len(items))
     if os.environ.get("MULT_HF_PROFILE") != "nightly":
         left_out = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=left_out)

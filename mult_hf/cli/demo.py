@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -34,10 +34,11 @@ except ImportError as error:
     raise ImportError(f'the demo needs Gradio ({error}); install it with: pip install "mult-hf[demo]"') from error
 
 from mult_hf import DEFAULT_CHECKPOINT, MultiTaskVisionPipeline, TaskSpec
-from mult_hf.data.cores import threads_per_process
+from mult_hf.data.cores import keep_freed_memory, threads_per_process
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.point_cloud import point_cloud, to_glb
+from mult_hf.inference.runtimes import check_runtime, with_runtime
 from mult_hf.model.images import read_image
 from mult_hf.model.visualization import color_limits, colorize
 
@@ -88,10 +89,13 @@ class DemoArguments:
     max_bytes: int = flag(20_000_000, "largest upload")
     max_pixels: int = flag(50_000_000, "largest number of pixels of an upload, read from its header before decoding")
     max_side: int = flag(1024, "longest side in pixels; larger images are scaled down to it, and their maps with them")
+    runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
+    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "numbers to compute with: bfloat16 with torch, openvino; int8: onnx")
     max_points: int = flag(30_000, "largest number of points of the point cloud")
     field_of_view: float = flag(60.0, "horizontal field of view of the camera in degrees, the slider's initial value")
 
     def __post_init__(self) -> None:
+        check_runtime(self.runtime, self.dtype)
         check_bounds(self, {0: ["port"], 1: ["max_bytes", "max_pixels", "max_points"], 32: ["max_side"]})
         if not FIELDS_OF_VIEW[0] <= self.field_of_view <= FIELDS_OF_VIEW[1]:
             raise ValueError(f"--field_of_view is {self.field_of_view}; give {FIELDS_OF_VIEW[0]} to {FIELDS_OF_VIEW[1]} degrees")
@@ -394,6 +398,7 @@ def launch(arguments: DemoArguments, folder: Path, **options: Any) -> gr.Blocks:
         raise CommandError(
             f"--model is {arguments.model}, which cannot be loaded; give a directory or Hub id of a MulT model: {error}"
         ) from None
+    predictor.model = with_runtime(predictor.model, arguments.runtime, arguments.dtype, threads=torch.get_num_threads())
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     page = build(Demo(predictor, arguments, folder))
     try:
@@ -430,5 +435,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(DemoArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf demo")
     torch.set_num_threads(threads_per_process(None, 1))
+    keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="mult-demo-") as folder:
         launch(arguments, Path(folder))

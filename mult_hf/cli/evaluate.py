@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.cores import threads_per_process
+from mult_hf.data.cores import keep_freed_memory, threads_per_process
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
@@ -42,6 +42,7 @@ from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE
+from mult_hf.inference.runtimes import check_runtime, with_runtime
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import registered_tasks, resolve_tasks
 
@@ -85,6 +86,8 @@ class EvaluationArguments:
     scales: list[float] = flag([1.0], "average over the image at these factors of its size")
     batch_size: int = flag(8, "images per batch and process")
     num_workers: int = flag(0, "worker processes that prepare batches, per predicting process")
+    runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
+    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "numbers to compute with: bfloat16 with torch, openvino; int8: onnx")
     cpu_threads: int | None = flag(
         None, "threads per process without accelerator; by default the available processors, shared between processes"
     )
@@ -108,6 +111,7 @@ class EvaluationArguments:
             raise ValueError(
                 "--dataset is missing; give a local directory or Hub id of a data set whose card lists its tasks (docs/data.md)"
             )
+        check_runtime(self.runtime, self.dtype)
         if self.image_size is not None and not (
             len(self.image_size) in (1, 2) and MIN_SIDE <= min(self.image_size) <= max(self.image_size) <= MAX_SIDE
         ):
@@ -187,10 +191,12 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
     paths = [arguments.model] if arguments.compare is None else [arguments.model, arguments.compare]
     names = [public_name(path) for path in paths]
     names = names if len({*names, BASELINE}) == len(names) + 1 else [full_name(path) for path in paths]
-    models = [load_whole_model(path).to(device) for path in paths]
+    models = [load_whole_model(path) for path in paths]
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
     if missing:
         raise refusal(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")
+    threads = torch.get_num_threads()
+    models = [with_runtime(model, arguments.runtime, arguments.dtype, threads=threads).to(device) for model in models]
     return [build_candidate(model, path, name, data_specs, arguments) for model, path, name in zip(models, paths, names)]
 
 
@@ -298,6 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
+        keep_freed_memory()
     sets = find_sets(cast(str, arguments.dataset))
     if sets:
         evaluate_sets(arguments, sets, accelerator)

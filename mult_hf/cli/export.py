@@ -1,4 +1,4 @@
-"""Export a model for one image size: ONNX, ONNX in 8 bits, torch.export; check each file, and measure its accuracy.
+"""Export a model for one image size: ONNX, OpenVINO, ONNX in 8 bits, torch.export; check each file, and measure its accuracy.
 
     mult-hf export
     mult-hf export --model me/mult --tasks depth normals --image_size 480 640 --results finished
@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +28,17 @@ from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import Evaluation, evaluate
 from mult_hf.evaluation.report import results_table
-from mult_hf.inference.export import FORMATS, Candidate, Exportable, ExportError, describe, files_of, load_exportable, trace, write
+from mult_hf.inference.export import (
+    FORMATS,
+    Candidate,
+    Exportable,
+    ExportError,
+    describe,
+    files_of,
+    load_exportable,
+    trace,
+    write,
+)
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import metrics_of
 from mult_hf.model.tasks import resolve_tasks
@@ -47,7 +57,9 @@ class ExportArguments:
     results: Literal["predictions", "finished"] = flag(
         "predictions", "predictions: as the model returns them, with logits of classes; finished: class ids, values within the task's range"
     )
-    formats: list[str] = flag(["onnx"], "any of onnx, int8 (ONNX with 8-bit matrix products, converted from onnx) and pt2 (torch.export)")
+    formats: list[str] = flag(
+        ["onnx"], "any of onnx, openvino, openvino-bfloat16 (the same file run in bfloat16), int8 (ONNX in 8 bits), pt2 (torch.export)"
+    )  # fmt: skip
     dataset: str | None = flag(None, "local directory or Hub id of data to measure the files on; not measured by default")
     split: str = flag("test", "split of the data set")
     max_samples: int | None = flag(None, "number of rows to measure on, from the start; all by default")
@@ -59,8 +71,9 @@ class ExportArguments:
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or not self.formats:
             raise ValueError(f"--formats is {self.formats}; give at least one of {', '.join(FORMATS)}")
-        if "int8" in self.formats and "onnx" not in self.formats:
-            raise ValueError(f"--formats is {self.formats}; int8 is converted from the ONNX file, so add onnx")
+        sources = {name: FORMATS[name].source for name in self.formats if FORMATS[name].source not in (None, *self.formats)}
+        for name, source in sources.items():
+            raise ValueError(f"--formats is {self.formats}; {name} is converted from {source}, so add {source}")
         if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
             raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
         if self.dataset is not None and self.results == "finished":
@@ -89,42 +102,57 @@ def files_table(candidates: dict[str, Candidate], size: tuple[int, int]) -> str:
     return markdown_table(["", "file", "MB", "largest difference", "s per image"], rows)
 
 
-def accuracy_table(candidates: dict[str, Candidate], exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> str:
-    """Markdown tables of each candidate's metrics on the split, and of the files' losses per task.
+def accuracy_table(
+    predictors: Mapping[str, Predictor],
+    specs: Mapping[str, TaskSpec],
+    size: tuple[int, int],
+    *,
+    model: str,
+    dataset: str,
+    split: str,
+    max_samples: int | None = None,
+) -> str:
+    """Markdown tables of each predictor's metrics on a split, and of the losses per task against the first predictor.
+
+    Args:
+        predictors: predictors by name.
+        specs: the tasks that they predict.
+        size: height and width of their input in pixels.
+        model: directory or Hub id of the model, for its image processor.
+        dataset: local directory or Hub id of data with a card that lists its tasks.
+        split: split of the data.
+        max_samples: number of rows, from the start; all by default.
 
     Raises:
         ValueError: if model and data share no task, or define one differently.
     """
-    data = cast(str, arguments.dataset)  # without one, nothing is measured
-    specs = measured_specs(exportable.specs, resolve_tasks(load_task_entries(data)))
+    specs = measured_specs(specs, resolve_tasks(load_task_entries(dataset)))
     entries = [spec.to_dict() for spec in specs.values()]
-    size = {"height": facts["height"], "width": facts["width"]}
-    processor = MulTImageProcessor.from_pretrained(arguments.model, tasks=entries, size=size, do_resize=True)
-    dataset = load_rows(data, split=arguments.split)
-    if arguments.max_samples is not None:
-        dataset = dataset.select(range(min(len(dataset), arguments.max_samples)))
-    predictors = {name: each.predictor for name, each in candidates.items()}
-    evaluations = evaluate(predictors, dataset, MultiTaskCollator(processor), Accelerator(cpu=True), per_image=False)
-    came = f"{len(dataset)} images of the split {arguments.split}, each predicted once, without flipping:"
+    processor = MulTImageProcessor.from_pretrained(model, tasks=entries, size={"height": size[0], "width": size[1]}, do_resize=True)
+    rows = load_rows(dataset, split=split)
+    if max_samples is not None:
+        rows = rows.select(range(min(len(rows), max_samples)))
+    evaluations = evaluate(predictors, rows, MultiTaskCollator(processor), Accelerator(cpu=True), per_image=False)
+    came = f"{len(rows)} images of the split {split}, each predicted once, without flipping:"
     return f"{came}\n\n{results_table(evaluations)}\n\n{losses_table(evaluations, specs)}"
 
 
 def losses_table(evaluations: Mapping[str, Evaluation], specs: Mapping[str, TaskSpec]) -> str:
-    """Markdown table of each file's loss against PyTorch in each task's first metric, in percent of PyTorch's value.
+    """Markdown table of the loss against the first evaluation in each task's first metric, in percent of its value.
 
     Args:
-        evaluations: evaluations by name; the first is PyTorch's.
+        evaluations: evaluations by name; the first is the one to compare with.
         specs: the measured tasks.
     """
-    (name, before), *files = ((name, each.compute()) for name, each in evaluations.items())
+    (name, before), *others = ((name, each.compute()) for name, each in evaluations.items())
     rows = []
     for task, spec in specs.items():
         key, metric = next(iter(metrics_of(spec).items()))
-        losses = [-gain_over(after, before, {task: spec}) for _, after in files]
+        losses = [-gain_over(after, before, {task: spec}) for _, after in others]
         cells = ["-" if math.isnan(loss) else f"{round(loss, 2) + 0.0:+.2f} %" for loss in losses]  # + 0.0: no "-0.00"
         rows.append([task, metric.title(spec), metric.format(before[f"{task}/{key}"]), *cells])
     meaning = f"Loss against {name} in percent of its value, by each task's first metric; above 0 is worse, - is unknown:"
-    return f"{meaning}\n\n{markdown_table(['task', 'metric', name, *(f'{file} loses' for file, _ in files)], rows)}"
+    return f"{meaning}\n\n{markdown_table(['task', 'metric', name, *(f'{other} loses' for other, _ in others)], rows)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -148,7 +176,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise CommandError(str(error)) from error
     print(files_table(candidates, (facts["height"], facts["width"])))
     if arguments.dataset is not None:
-        print("\n" + accuracy_table(candidates, exportable, facts, arguments))
+        predictors = {name: each.predictor for name, each in candidates.items()}
+        size = (facts["height"], facts["width"])
+        table = accuracy_table(
+            predictors,
+            exportable.specs,
+            size,
+            model=arguments.model,
+            dataset=arguments.dataset,
+            split=arguments.split,
+            max_samples=arguments.max_samples,
+        )
+        print("\n" + table)
 
 
 def write_files(exportable: Exportable, facts: dict[str, Any], arguments: ExportArguments) -> dict[str, Candidate]:

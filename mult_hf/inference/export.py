@@ -1,4 +1,4 @@
-"""Export models for other runtimes: ONNX in float32 and 8 bits, and `torch.export`; each file is checked against PyTorch.
+"""Export models for other runtimes: ONNX in float32 and 8 bits, OpenVINO, and `torch.export`; each file is checked against PyTorch.
 
 Every file takes `pixel_values` (batch, 3, height, width) float32, with any batch size and a fixed height and width, and returns one
 map per task under the task's name. The file contains size, normalisation and task entries, so that it runs without this package
@@ -8,11 +8,13 @@ map per task under the task's name. The file contains size, normalisation and ta
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 try:
     import onnxruntime
@@ -27,6 +29,8 @@ from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.weights import check_weights
 
 from .predictor import Predictor
+
+logger = logging.get_logger(__name__)
 
 METADATA = "mult_hf"
 """Key of the JSON object inside each file."""
@@ -182,35 +186,111 @@ def write_pt2(program: torch.export.ExportedProgram, facts: dict[str, Any], stem
     return path
 
 
-def onnx_predictor(path: Path, threads: int | None) -> Predictor:
+def write_openvino(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
+    """Write OpenVINO's format in float32: a graph, and its weights in a `.bin` file next to it."""
+    openvino = _openvino()
+    model = openvino.convert_model(stem.with_name(f"{stem.name}.onnx"))
+    model.set_rt_info(json.dumps(facts), [METADATA])
+    path = stem.with_name(f"{stem.name}.xml")
+    openvino.save_model(model, path, compress_to_fp16=False)
+    return path
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(f'OpenVINO is not installed ({error}); pip install "mult-hf[openvino]"') from error
+    return openvino
+
+
+def onnx_predictor(path: Path, threads: int) -> Predictor:
     """Open a file in ONNX Runtime on the CPU."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: all cores
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda pixel_values: dict(zip(names, map(torch.from_numpy, session.run(names, {"pixel_values": pixel_values.numpy()}))))
 
 
-def pt2_predictor(path: Path, threads: int | None) -> Predictor:
+def openvino_predictor(path: Path, threads: int, precision: str = "f32") -> Predictor:
+    """Open a file in OpenVINO on the CPU.
+
+    Args:
+        path: the `.xml` file.
+        threads: number of threads.
+        precision: type of the products, "f32" or "bf16"; by itself OpenVINO would choose bf16 where the processor has it.
+    """
+    core = _openvino().Core()
+    if precision == "bf16" and not has_openvino_bfloat16():
+        logger.warning("this processor has no bfloat16 for OpenVINO, which computes in float32 instead; it needs AVX-512 or AMX")
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(path, "CPU", settings)
+
+    def predict(pixel_values: Tensor) -> dict[str, Tensor]:
+        results = compiled(pixel_values.numpy())
+        return {output.get_any_name(): torch.from_numpy(results[output]) for output in compiled.outputs}
+
+    return predict
+
+
+def has_openvino_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor; if not, it takes float32 without a message."""
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def pt2_predictor(path: Path, threads: int) -> Predictor:
     """Open a file in PyTorch; the number of threads applies to the whole process."""
     return torch.export.load(path).module()
 
 
 @dataclass(frozen=True)
 class Format:
-    """How to write and run a file, and the largest allowed difference of its maps from PyTorch's (`None` for no limit)."""
+    """How to write and run a file.
 
-    write: Callable[[torch.export.ExportedProgram, dict[str, Any], Path], Path]
-    predictor: Callable[[Path, int | None], Predictor]
+    Args:
+        write: writes the file from the traced model, the metadata, and the path without suffix; returns its path. The traced model is
+            not needed where there is a source.
+        predictor: opens the file with a number of threads.
+        suffix: of the file's name.
+        tolerance: largest allowed difference of its maps from PyTorch's; None for no limit.
+        source: name of the format that it is converted from, if any.
+    """
+
+    write: Callable[[Any, dict[str, Any], Path], Path]
+    predictor: Callable[[Path, int], Predictor]
+    suffix: str
     tolerance: float | None = TOLERANCE
+    source: str | None = None
+
+    def file_name(self, stem: str) -> str:
+        """Name of the file."""
+        return f"{stem}{self.suffix}"
 
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format(write_onnx, onnx_predictor),
-    "int8": Format(write_int8, onnx_predictor, tolerance=None),
-    "pt2": Format(write_pt2, pt2_predictor),
+    "onnx": Format(write_onnx, onnx_predictor, ".onnx"),
+    "openvino": Format(write_openvino, openvino_predictor, ".xml", source="onnx"),
+    "openvino-bfloat16": Format(
+        lambda program, facts, stem: stem.with_name(f"{stem.name}.xml"),
+        partial(openvino_predictor, precision="bf16"),
+        ".xml",
+        tolerance=None,
+        source="openvino",
+    ),
+    "int8": Format(write_int8, onnx_predictor, ".int8.onnx", tolerance=None, source="onnx"),
+    "pt2": Format(write_pt2, pt2_predictor, ".pt2"),
 }
-"""Formats in the order in which they are written: `int8` is converted from the `onnx` file."""
+"""Formats in the order in which they are written. `openvino-bfloat16` is the file of `openvino`, run with products in bfloat16."""
+
+
+def with_sources(formats: Iterable[str]) -> list[str]:
+    """Names of formats and of those that they are converted from, in the order in which they are written."""
+    wanted = set(formats)
+    for name in reversed(FORMATS):
+        if name in wanted:
+            wanted.add(FORMATS[name].source or name)
+    return [name for name in FORMATS if name in wanted]
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------------------
@@ -246,17 +326,17 @@ def largest_difference(predictor: Predictor, reference: Predictor, size: tuple[i
 
 
 def write(
-    name: str, exportable: Predictor, program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path, threads: int | None
+    name: str, exportable: Predictor, program: torch.export.ExportedProgram | None, facts: dict[str, Any], stem: Path, threads: int
 ) -> Candidate:
     """Write a file and check it; the file is deleted if it differs too much from the model.
 
     Args:
         name: name of the format, a key of [`FORMATS`].
         exportable: the model.
-        program: the traced model.
+        program: the traced model; None for a format that is converted from another one's file.
         facts: metadata from [`describe`].
         stem: path of the file without its suffix.
-        threads: number of threads of the runtime; all cores if None.
+        threads: number of threads of the runtime.
 
     Raises:
         ExportError: if the file was deleted.
@@ -274,7 +354,8 @@ def write(
 
 def files_of(path: Path) -> list[Path]:
     """An exported file, and its weights file if there is one."""
-    return [file for file in (path, path.with_name(f"{path.name}.data")) if file.exists()]
+    weights = [path.with_suffix(".bin")] if path.suffix == ".xml" else [path.with_name(f"{path.name}.data")]
+    return [file for file in (path, *weights) if file.exists()]
 
 
-__all__ = ["FORMATS", "Candidate", "ExportError", "Exportable", "describe", "files_of", "load_exportable", "trace", "write"]
+__all__ = ["FORMATS", "Candidate", "ExportError", "Exportable", "describe", "files_of", "load_exportable", "trace", "with_sources", "write"]

@@ -41,7 +41,7 @@ for number, checkpoint in enumerate(checkpoints):
     torch.save({task: maps["prediction"] for task, maps in result.items()}, out / f"{number}.pt")
     result["principal_curvature"]["image"].save(out / f"{number}.png")
     assert type(predict).__module__.startswith("transformers_modules.")
-    if not save_again:
+    if number or not save_again:
         continue
     predict.save_pretrained(out / f"{number}-by-pipeline")
     model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
@@ -53,7 +53,7 @@ for number, checkpoint in enumerate(checkpoints):
 
 
 def run_clean_process(what, out, image, *checkpoints):
-    """Predict with each checkpoint in a process that cannot import mult_hf, and `"save"` each again twice, or only `"look"`."""
+    """Predict with each checkpoint in a process that cannot import mult_hf, and `"save"` the first again twice, or only `"look"`."""
     out.mkdir()
     environment = {
         **os.environ,
@@ -78,7 +78,7 @@ def clean_runs(directory, predict, image, tmp_path_factory):
     image.save(folder / "image.png")
     predict.save_pretrained(folder / "saved-by-pipeline")
     first = run_clean_process("save", folder / "first", folder / "image.png", directory, folder / "saved-by-pipeline")
-    again = [folder / "first" / name for name in ("0-by-pipeline", "0-by-parts", "1-by-pipeline", "1-by-parts")]
+    again = [folder / "first" / name for name in ("0-by-pipeline", "0-by-parts")]
     second = run_clean_process("look", folder / "second", folder / "image.png", *again)
     names = ["saved as model and processor", "saved as pipeline", *(f"saved again, {path.name}" for path in again)]
     return dict(zip(names, [*first, *second], strict=True)), [directory, folder / "saved-by-pipeline", *again]
@@ -87,7 +87,7 @@ def clean_runs(directory, predict, image, tmp_path_factory):
 @pytest.mark.slow
 def test_without_mult_hf_predictions_are_the_same_even_after_saving_again(clean_runs, wanted):
     runs, _ = clean_runs
-    assert len(runs) == 6
+    assert len(runs) == 4
     for result, _ in runs.values():
         assert_same(result, wanted, 1e-6)
 

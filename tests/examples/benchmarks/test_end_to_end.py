@@ -30,11 +30,11 @@ def benchmark():
 @pytest.mark.slow
 def test_the_command_prints_seconds_and_memory_of_each_case(tmp_path):
     output = tmp_path / "results.json"
-    flags = ["--megapixels", "0.03", "--repeats", "1", "--cases", "nothing looked at", "--max_side 1024", "--output", str(output)]
+    flags = ["--megapixels", "0.03", "--repeats", "1", "--cases", "nothing looked at", "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     printed = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=True, env=environment).stdout
     rows = [line for line in unpadded(printed).splitlines() if line.startswith(("| pipeline", "| mult-hf"))]
-    assert [row.split(" | ")[0] for row in rows] == ["| pipeline, nothing looked at", "| mult-hf predict --max_side 1024"]
+    assert [row.split(" | ")[0] for row in rows] == ["| pipeline, nothing looked at"]
     (table,) = json.loads(output.read_text())["tables"]
     for by_checkout in table["runs"].values():
         ((run,),) = by_checkout.values()

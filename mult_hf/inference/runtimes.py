@@ -1,0 +1,191 @@
+"""Runtimes that a trained model predicts with: PyTorch, ONNX Runtime, OpenVINO.
+
+[`with_runtime`] returns what predicts like the model it was given: `model(pixel_values, tasks=...).predictions`. A runtime other than
+PyTorch needs a file per image size. It is exported when the first image of that size comes, which takes about a minute, checked against
+the model as by `mult-hf export`, and kept in [`CACHE`] for later runs.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.constants import HF_HOME
+from torch import Tensor
+
+from mult_hf import __version__
+from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
+from mult_hf.model.outputs import MulTDensePredictionOutput
+
+from .output import digest, digest_of_values
+
+CACHE = Path(HF_HOME) / "mult_hf" / "exported"
+"""Where exported files are kept, in the cache of Hugging Face's libraries; it can be deleted at any time."""
+
+
+STEM = "model"
+"""Name of exported files without their suffix."""
+
+
+class ExportedModel(MulTPreTrainedModel):
+    """A model that predicts with files exported from it, one per image size.
+
+    Args:
+        network: the model, in float32.
+        tasks: names of the tasks to export; all by default.
+        threads: number of threads of the runtime.
+        file_format: name of the format of its files, a key of `FORMATS` in `export.py`.
+
+    Raises:
+        ValueError: on an unknown task.
+        ImportError: if a package is missing.
+    """
+
+    def __init__(self, network: MulTForMultiTaskDensePrediction, tasks: Iterable[str] | None, threads: int, *, file_format: str) -> None:
+        super().__init__(network.config)
+        self.network, self.exported_tasks = network, network.mult.requested_tasks(tasks)
+        self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
+        self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
+        self.name_or_path = network.name_or_path
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Tensor, tasks: Iterable[str] | None = None) -> MulTDensePredictionOutput:
+        """Predict as the model does.
+
+        Args:
+            pixel_values: normalised images (batch, 3, height, width).
+            tasks: names of the tasks to return; by default all that were exported.
+
+        Raises:
+            ValueError: on a task that the model does not have, or that was not exported.
+            ExportError: if the model cannot be exported, or the file's predictions differ from the model's.
+        """
+        wanted = self.exported_tasks if tasks is None else self.network.mult.requested_tasks(tasks)
+        missing = [task for task in wanted if task not in self.exported_tasks]
+        if missing:
+            raise ValueError(f"tasks has {missing}; exported are {self.exported_tasks}")
+        height, width = pixel_values.shape[-2:]
+        if (height, width) not in self.predictors:
+            self.predictors[height, width] = self._open((height, width))
+        predictions = self.predictors[height, width](pixel_values.float().contiguous())
+        return MulTDensePredictionOutput(predictions={task: predictions[task] for task in wanted})
+
+    def to(self, *args: Any, **kwargs: Any) -> "ExportedModel":
+        """Return the model as it is: runtimes here compute on the CPU, and a file has its own type of numbers."""
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Weights of the model, under its own names."""
+        return self.network.state_dict(*args, **kwargs)
+
+    def _open(self, size: tuple[int, int]) -> Callable[[Tensor], Mapping[str, Tensor]]:
+        folder = CACHE / self._name(size)
+        path = folder / self.format.file_name(STEM)
+        if not path.is_file():
+            self._export(folder, size)
+        return self.format.predictor(path, self.threads)
+
+    def _name(self, size: tuple[int, int]) -> str:
+        """A name that depends on everything that the files depend on."""
+        versions = {"version": __version__, "torch_version": torch.__version__, "exported_tasks": self.exported_tasks}
+        values = digest_of_values({**self.config.to_dict(), **versions})
+        return f"{digest(self.network)}-{values}-{size[0]}x{size[1]}"
+
+    def _export(self, folder: Path, size: tuple[int, int]) -> None:
+        """Write and check the file, and those that it is converted from; in a temporary folder, so that none is ever partial."""
+        export = _exporting()
+        self.network.set_attn_implementation("eager")  # torch's fused attention needs twice as many nodes
+        exportable = export.Exportable(self.network, self.exported_tasks, "predictions").eval()
+        specs = self.config.task_specs
+        facts = {"height": size[0], "width": size[1], "tasks": {task: specs[task].to_dict() for task in self.exported_tasks}}
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            for name in export.with_sources([self.format_name]):
+                path = folder / export.FORMATS[name].file_name(STEM)
+                if path.is_file():  # also needed here, to convert it
+                    for file in export.files_of(path):
+                        shutil.copy(file, temporary)
+                    continue
+                program = export.trace(exportable, size) if export.FORMATS[name].source is None else None
+                export.write(name, exportable, program, facts, Path(temporary) / STEM, self.threads)
+            for file in sorted(Path(temporary).iterdir(), key=lambda file: file.suffix in (".onnx", ".xml")):  # weights first
+                os.replace(file, folder / file.name)
+
+
+def _exporting() -> Any:
+    """The module that exports, imported here because it needs packages that PyTorch alone does not."""
+    from . import export
+
+    return export
+
+
+def _in_torch(
+    network: MulTForMultiTaskDensePrediction, tasks: Iterable[str] | None, threads: int, *, dtype: torch.dtype
+) -> MulTForMultiTaskDensePrediction:
+    return network.to(dtype)
+
+
+class Runtime(NamedTuple):
+    """A runtime.
+
+    Args:
+        start: by type of its numbers: (model, tasks, threads) -> what predicts like the model.
+        takes_any_size: whether images of a new size cost no time of their own.
+    """
+
+    start: Mapping[str, Callable[..., Any]]
+    takes_any_size: bool
+
+
+RUNTIMES = {
+    "torch": Runtime({name: partial(_in_torch, dtype=getattr(torch, name)) for name in ("float32", "bfloat16")}, takes_any_size=True),
+    "onnx": Runtime(
+        {"float32": partial(ExportedModel, file_format="onnx"), "int8": partial(ExportedModel, file_format="int8")}, takes_any_size=False
+    ),
+    "openvino": Runtime(
+        {
+            "float32": partial(ExportedModel, file_format="openvino"),
+            "bfloat16": partial(ExportedModel, file_format="openvino-bfloat16"),
+        },
+        takes_any_size=False,
+    ),
+}
+"""Runtimes by the name that `--runtime` takes."""
+
+
+def check_runtime(runtime: str, dtype: str) -> None:
+    """Refuse a combination that does not exist.
+
+    Raises:
+        ValueError: naming the flags.
+    """
+    allowed = RUNTIMES[runtime].start
+    if dtype not in allowed:
+        raise ValueError(f"--runtime {runtime} has no --dtype {dtype}; choose from {', '.join(allowed)}")
+
+
+def with_runtime(
+    model: MulTForMultiTaskDensePrediction, runtime: str, dtype: str = "float32", tasks: Iterable[str] | None = None, threads: int = 1
+) -> Any:
+    """What predicts like a model, with another runtime or type of numbers.
+
+    Args:
+        model: in evaluation mode, in float32; it is changed, or part of what is returned.
+        runtime: a key of [`RUNTIMES`].
+        dtype: a type that the runtime has.
+        tasks: names of the tasks that will be predicted; all by default.
+        threads: number of threads of a runtime other than PyTorch.
+
+    Raises:
+        ValueError: on an unknown task.
+        ImportError: if a package is missing; the message names the extra.
+    """
+    return RUNTIMES[runtime].start[dtype](model, tasks, threads)
+
+
+__all__ = ["CACHE", "RUNTIMES", "ExportedModel", "check_runtime", "with_runtime"]

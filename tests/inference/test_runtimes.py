@@ -1,0 +1,190 @@
+"""Every runtime predicts what the model predicts in PyTorch, with files that are exported once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.utils import logging
+
+pytest.importorskip("onnxruntime", reason='exports models: pip install "mult-hf[export]"')
+pytest.importorskip("openvino", reason='runs models: pip install "mult-hf[openvino]"')
+
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, MultiTaskVisionPipeline
+from mult_hf.cli.main import main
+from mult_hf.inference import export, runtimes
+from mult_hf.inference.output import digest
+from mult_hf.inference.predictor import TestTimeAugmentation, predict
+from mult_hf.inference.runtimes import RUNTIMES, with_runtime
+
+HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
+TASKS = ["depth", "normals"]
+CONFIG = {  # two stages, because tracing takes a second per block and task
+    "model_type": "swin",
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": 4,
+    "out_features": ["stage1", "stage2"],
+}
+
+# Largest difference from PyTorch in float32: rounding (the limit that every exported file is checked against), 8 bits of a mantissa, and 8
+# bits of weights and activations; of the models of these tests, whose predictions are around 1.
+TOLERANCES = {"float32": export.TOLERANCE, "bfloat16": 0.1, "int8": 0.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A folder of its own for exported files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, "CACHE", tmp_path_factory.mktemp("cache"))
+        yield runtimes.CACHE
+
+
+@pytest.fixture
+def make_model():
+    """Make a very small model, always the same one, in which no parameter has its initial value."""
+
+    def make():
+        torch.manual_seed(0)
+        model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(CONFIG), tasks=TASKS))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        return model.eval()
+
+    return make
+
+
+def pixels(batch):
+    return torch.randn(batch, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(batch))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("runtime", "dtype"), [(name, dtype) for name, each in RUNTIMES.items() for dtype in each.start])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_runtime_predicts_what_the_model_predicts(make_model, runtime, dtype, batch):
+    expected = make_model()(pixels(batch)).predictions
+    found = with_runtime(make_model(), runtime, dtype)(pixels(batch)).predictions
+    assert list(found) == TASKS
+    for task, maps in expected.items():
+        torch.testing.assert_close(found[task], maps, atol=TOLERANCES[dtype], rtol=0, msg=lambda text, task=task: f"{task}: {text}")
+    if dtype != "float32" and (runtime != "openvino" or export.has_openvino_bfloat16()):
+        differences = [(found[task] - maps).abs().max() for task, maps in expected.items()]
+        assert max(differences) > export.TOLERANCE, "premise: it computes with these numbers"
+
+
+def test_openvino_says_if_the_processor_has_no_bfloat16(monkeypatch, caplog):
+    """OpenVINO itself would take float32 without a message."""
+    monkeypatch.setattr(export, "has_openvino_bfloat16", lambda: False)
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    with pytest.raises(RuntimeError):
+        export.openvino_predictor(Path("missing.xml"), 1, "bf16")
+    assert "this processor has no bfloat16 for OpenVINO" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_file_is_exported_once_for_each_size(make_model, monkeypatch, tmp_path, runtime):
+    traced = []
+    trace = export.trace
+    monkeypatch.setattr(export, "trace", lambda exportable, size: traced.append(size) or trace(exportable, size))
+    monkeypatch.setattr(runtimes, "CACHE", tmp_path / "cache")
+    for _ in range(2):
+        model = with_runtime(make_model(), runtime)
+        for batch in (1, 2):
+            model(pixels(batch))
+    assert traced == [(HEIGHT, WIDTH)]
+    (folder,) = runtimes.CACHE.iterdir()
+    assert not [file for file in folder.iterdir() if not file.name.startswith("model.")], "nothing unfinished is left"
+
+
+def test_files_of_other_weights_or_tasks_are_not_taken_for_the_models(make_model):
+    model = make_model()
+    names = {with_runtime(model, "onnx")._name((HEIGHT, WIDTH)), with_runtime(model, "onnx", tasks=["depth"])._name((HEIGHT, WIDTH))}
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    names.add(with_runtime(model, "onnx")._name((HEIGHT, WIDTH)))
+    names.add(with_runtime(model, "onnx")._name((WIDTH, HEIGHT)))
+    assert len(names) == 4
+
+
+def test_only_the_wanted_tasks_are_returned(make_model):
+    model = with_runtime(make_model(), "onnx")
+    assert list(model(pixels(1), tasks=["normals"]).predictions) == ["normals"]
+    with pytest.raises(ValueError, match="choose at least one of"):
+        model(pixels(1), tasks=["dpeth"])
+
+
+@pytest.mark.slow
+def test_only_the_wanted_tasks_are_exported(make_model):
+    model = with_runtime(make_model(), "onnx", tasks=["normals"])
+    assert list(model(pixels(1)).predictions) == ["normals"]
+    with pytest.raises(ValueError, match=r"tasks has \['depth'\]; exported are \['normals'\]"):
+        model(pixels(1), tasks=["depth"])
+
+
+def test_it_has_the_identity_of_the_model(make_model):
+    """Its weights, configuration and mode; and it stays on the CPU."""
+    model = make_model()
+    exported = with_runtime(model, "onnx")
+    assert digest(exported) == digest(model)
+    assert exported.config is model.config
+    assert not exported.training
+    assert exported.to("meta").device == torch.device("cpu")
+
+
+def test_views_are_averaged_as_of_the_model(make_model):
+    views = TestTimeAugmentation(flip=True)
+    expected = predict(make_model(), pixels(2), views)
+    found = predict(with_runtime(make_model(), "onnx"), pixels(2), views)
+    for task, maps in expected.items():
+        torch.testing.assert_close(found[task], maps, atol=export.TOLERANCE, rtol=0)
+
+
+def test_a_pipeline_predicts_with_it(make_model):
+    """As the demo does: the model of a pipeline is replaced."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8))
+    model = make_model()
+    pipeline = MultiTaskVisionPipeline(model, MulTImageProcessor(size={"height": HEIGHT, "width": WIDTH}, tasks=TASKS))
+    expected = pipeline(image)["depth"]["prediction"]
+    pipeline.model = with_runtime(model, "openvino")
+    torch.testing.assert_close(pipeline(image, tasks=["depth"])["depth"]["prediction"], expected, atol=export.TOLERANCE, rtol=0)
+
+
+def save(model, directory):
+    model.save_pretrained(directory)
+    MulTImageProcessor(size={"height": HEIGHT, "width": WIDTH}, tasks=model.config.tasks).save_pretrained(directory)
+    return directory
+
+
+def test_predict_writes_the_same_maps_with_every_runtime(make_model, tmp_path):
+    """The same 16-bit numbers, but where rounding tips one to the next step of 10 m / 65534."""
+    model = save(make_model(), tmp_path / "model")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / "image.png")
+    maps = {}
+    for runtime in RUNTIMES:
+        argv = ["predict", "--model", model, "--inputs", tmp_path / "image.png", "--output_dir", tmp_path / runtime, "--cpu_threads", 1]
+        assert main([*map(str, argv), "--runtime", runtime]) == 0
+        maps[runtime] = np.asarray(Image.open(tmp_path / runtime / "maps/depth/image.png.png")).astype(int)
+    assert np.ptp(maps["torch"]) > 100, "premise"
+    for runtime in RUNTIMES:
+        assert np.abs(maps[runtime] - maps["torch"]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        (
+            "predict",
+            ["--inputs", "x.png", "--runtime", "torch", "--dtype", "int8"],
+            "--runtime torch has no --dtype int8; choose from float32",
+        ),
+        ("predict", ["--inputs", "x.png", "--runtime", "onnx", "--image_size", "own"], "takes a minute for each size"),
+        ("evaluate", ["--dataset", "x", "--runtime", "onnx", "--dtype", "bfloat16"], "--runtime onnx has no --dtype bfloat16"),
+    ],
+)
+def test_a_runtime_that_lacks_what_is_asked_for_is_refused(command, flags, message, capsys):
+    assert main([command, *flags]) == 2
+    assert message in capsys.readouterr().err
