@@ -203,7 +203,7 @@ class ScaleArguments:
     storage_gigabytes: float = flag(20.0, "gigabytes per second of shared storage")
     runs: list[Path] | None = flag(None, "output directories of finished runs: the others are predicted from the first")
     cores: int = flag(2, "cores of the machine of --runs")
-    loopback_gigabytes: float = flag(1.0, "gigabytes per second between the processes of --runs")
+    loopback_gigabytes: float = flag(0.7, "gigabytes per second between the processes of --runs")
     run_parameters: float = flag(8.69e6, "parameters of the network of --runs")
 
     def __post_init__(self) -> None:

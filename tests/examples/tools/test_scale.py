@@ -83,7 +83,7 @@ def test_a_run_is_predicted_from_one_process_and_compared_with_its_log(runs, cap
     cluster = Cluster(1, inside_bandwidth=1e9, latency=0.0)
     assert predict_run(one, two, 25e6, cores=2, cluster=cluster) == pytest.approx(0.4 + 0.1)
     assert predict_run(one, two, 0, cores=1, cluster=cluster) == pytest.approx(0.8), "two processes share a core"
-    scale.main(["--runs", str(runs / "one"), str(runs / "two"), "--run_parameters", "25e6"])
+    scale.main(["--runs", str(runs / "one"), str(runs / "two"), "--run_parameters", "25e6", "--loopback_gigabytes", "1"])
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if line.startswith("| two")]
     assert [cell.strip() for cell in line.strip("|").split("|")] == ["two", "2", "4", "0.500", "0.500", "+0 %"]
