@@ -23,7 +23,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.data.cores import keep_freed_memory, threads_per_process
+from mult_hf.data.cores import threads_per_process
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
@@ -239,7 +239,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
-        keep_freed_memory()
     loaded = load_model(arguments)
     source, origin = open_source(arguments, accelerator)
     specs = {task: spec for task, spec in loaded.model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
