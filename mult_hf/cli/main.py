@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": Command("mult_hf.cli.evaluate", 'measure a model on a data set (needs "mult-hf[train]")'),
     "export": Command("mult_hf.cli.export", 'write and check ONNX, OpenVINO, int8 and torch.export files (needs "mult-hf[export]")'),
     "demo": Command("mult_hf.cli.demo", 'serve a page that predicts maps in the browser (needs "mult-hf[demo]")'),
+    "serve": Command("mult_hf.cli.serve", 'serve a model over HTTP (needs "mult-hf[serve]")'),
     "check": Command("mult_hf.cli.check", 'check a data set against its card (needs "mult-hf[data]")'),
     "render rooms": Command("mult_hf.cli.render_rooms", 'render indoor scenes with exact maps (needs "mult-hf[rooms]")'),
     "render doom": Command("mult_hf.cli.render_doom", 'render views of Freedoom levels with exact maps (needs "mult-hf[doom]")'),
