@@ -259,11 +259,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     files = make_files()
     baseline = measure_pipeline(arguments, files)
+    busy = baseline.cpu_seconds * baseline.throughput
     print(
-        f"pipeline, batches of {arguments.batch_size}: {baseline.throughput:.1f} images and {baseline.cpu_seconds * baseline.throughput:.2f} CPU s per second, "
-        f"{baseline.cpu_seconds:.3f} CPU s per image",
-        flush=True,
+        f"pipeline, batches of {arguments.batch_size}: {baseline.throughput:.1f} images per second, {baseline.cpu_seconds:.3f} CPU s each"
     )
+    print(f"this process had {busy:.0%} of a processor", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         results = measure_server(arguments, files, baseline, Path(folder) / "log.txt")
     headers = [
