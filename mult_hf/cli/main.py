@@ -8,6 +8,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     name, rest = _split(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: its threads sleep while they wait (docs/benchmark.md)
     try:
         importlib.import_module("mult_hf.model.registration")  # the package itself left it to this moment
         return importlib.import_module(COMMANDS[name].module).main(rest) or 0

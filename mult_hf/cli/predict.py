@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.data.cores import available_cores, threads_per_process
+from mult_hf.data.cores import available_cores, keep_freed_memory, threads_per_process
 from mult_hf.data.ray_cluster import import_ray, ray_cluster
 from mult_hf.data.schema import is_url, load_rows
 from mult_hf.evaluation.cards import public_name
@@ -336,6 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
+        keep_freed_memory()
     loaded = load_model(arguments)
     source, origin = open_source(arguments, accelerator)
     directory = prediction_directory(arguments, loaded)

@@ -31,7 +31,7 @@ from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, card_header, load_task_entries
 from mult_hf.model.resizing import bounded_size
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
-from mult_hf.model.visualization import colorize, panel
+from mult_hf.model.visualization import color_key, color_limits, colorize, panel
 
 from .directory_lock import HOLDER_FILE, LOCK_FILE
 from .sources import SourceRecord
@@ -303,26 +303,28 @@ class PredictionDirectory:
             record: the image's source; without it a later run predicts the image again.
         """
         self.source_path(name).unlink(missing_ok=True)
-        shown = {}
+        shown, keys = {}, {}
         for task, prediction in maps.items() if isinstance(maps, Mapping) else maps:
             write_map(self.map_path(task, name), prediction, self.stored[task])
             if self.panels:
-                shown[task] = self._in_panel(task, prediction)
+                shown[task], keys[task] = self._in_panel(task, prediction)
         image = self.kept(image)
         if self.keep_images:
             with whole_file(self.image_path(name)) as unfinished:
                 image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL)
         if self.panels:
             with whole_file(self.panel_path(name)) as unfinished:
-                _panel(image, shown).save(unfinished, "JPEG", quality=90)
+                _panel(image, shown, keys).save(unfinished, "JPEG", quality=90)
         if record is not None:
             self._write_record(name, record)
 
-    def _in_panel(self, task: str, prediction: Tensor) -> Image.Image:
-        """A map in colours, reduced to every n-th row and column, because the panel is smaller than the map."""
+    def _in_panel(self, task: str, prediction: Tensor) -> tuple[Image.Image, Image.Image | None]:
+        """A map in colours, reduced to every n-th row and column, because the panel is smaller than the map, and its key."""
         size = (prediction.shape[-2], prediction.shape[-1])
         rows, columns = (max(1, side // (2 * cell)) for side, cell in zip(size, _panel_size(size)))
-        return colorize(prediction[..., ::rows, ::columns].numpy(), self.specs[task])
+        values, spec = prediction[..., ::rows, ::columns].numpy(), self.specs[task]
+        limits = color_limits(values)
+        return colorize(values, spec, limits), color_key(spec, values, limits, width=PANEL_CELL)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Prepare the directory for this run, or continue an earlier run with the same settings.
@@ -389,10 +391,11 @@ def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, height), PANEL_CELL
 
 
-def _panel(image: Image.Image, maps: Mapping[str, Image.Image]) -> Image.Image:
-    """The image and its maps in a row."""
+def _panel(image: Image.Image, maps: Mapping[str, Image.Image], keys: Mapping[str, Image.Image | None]) -> Image.Image:
+    """The image and its maps in a row, and below each map what its colours mean."""
     height, width = _panel_size((image.height, image.width))
-    return panel([[image.resize((width, height), Image.Resampling.BILINEAR), *maps.values()]], ["image", *maps], cell=PANEL_CELL)
+    row = [image.resize((width, height), Image.Resampling.BILINEAR), *maps.values()]
+    return panel([row], ["image", *maps], keys=[None, *keys.values()], cell=PANEL_CELL)
 
 
 def _is_foreign(path: Path) -> bool:
