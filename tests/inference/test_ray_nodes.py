@@ -4,13 +4,13 @@ import threading
 import time
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli.predict import main
 from support.models import TINY_SWIN
+from support.ray_workers import map_workers
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def test_a_killed_node_loses_and_doubles_nothing(nodes, tmp_path, capsys):
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline and len(list((tmp_path / "out").glob("sources/*.txt"))) < 4:
             time.sleep(0.02)
-        workers.extend(each for each in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(each.info["cmdline"] or []))
+        workers.extend(map_workers())
         (node,) = nodes.worker_nodes
         nodes.remove_node(node, allow_graceful=False)
 
