@@ -103,7 +103,7 @@ class FoundFiles(NamedTuple):
 
     Args:
         root: the inputs' common folder.
-        paths: paths of images and videos, sorted, without duplicates.
+        paths: paths of images, videos and folders that cannot be searched, sorted, without duplicates.
         ignored: number of other files in folders, by suffix.
     """
 
@@ -135,7 +135,7 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
         for path in named:
             inside = _walk(path, Path(os.path.abspath(leave_out))) if path.is_dir() else [path]
             for file in inside:
-                if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not file.is_dir():
                     ignored[file.suffix.lower()] += 1
                 else:
                     paths[file] = None
@@ -157,9 +157,12 @@ def _matches(text: str) -> tuple[Path, list[Path]]:
 
 
 def _walk(folder: Path, leave_out: Path) -> Iterator[Path]:
-    for directory, below, files in os.walk(folder):
+    """The files below a folder, and the folders that cannot be searched."""
+    closed: list[OSError] = []
+    for directory, below, files in os.walk(folder, onerror=closed.append):
         below[:] = [name for name in below if not name.startswith(".") and Path(directory, name) != leave_out]
         yield from (Path(directory, name) for name in files if not name.startswith("."))
+    yield from (Path(error.filename) for error in closed)
 
 
 class FileSource:
@@ -176,7 +179,9 @@ class FileSource:
     def __iter__(self) -> Iterator[InputImage | FailedInput]:
         for path in self.found.paths:
             name = path.relative_to(self.found.root).as_posix()
-            if path.exists() and not path.is_file():  # reading a pipe waits for its writer, and some devices never end
+            if path.is_dir():
+                yield FailedInput(name, f"{path} cannot be searched; make it readable, or leave it out")
+            elif path.exists() and not path.is_file():  # reading a pipe waits for its writer, and some devices never end
                 yield FailedInput(name, f"{path} is a pipe, socket or device; give a regular file")
             elif path.suffix.lower() in VIDEO_SUFFIXES:
                 yield from video_frames(path, name, self.frame_step)
@@ -288,7 +293,7 @@ class RowSource:
     """
 
     def __init__(self, dataset: "Dataset") -> None:
-        from datasets import Image as ImageFeature
+        from mult_hf.data.image_column import Image as ImageFeature
 
         if "image" not in dataset.column_names:
             raise refusal(f"the data set has columns {dataset.column_names}; the images must be in a column called 'image'")
