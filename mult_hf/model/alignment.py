@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from PIL import ExifTags, Image
+from torch import Tensor
 
-from .images import open_file, read_image
+from .images import label_array, open_file, read_image
 
 UPRIGHT = 1
 """EXIF orientation of an upright file."""
@@ -47,10 +47,16 @@ def upright_size(image: Any) -> tuple[int, int]:
 
 
 def map_size(stored: Any) -> tuple[int, int]:
-    """(height, width) of a stored map: a PIL image, or an array with channels first or last."""
+    """(height, width) of a stored map: a PIL image, or an array with channels first or last.
+
+    Raises:
+        ValueError: if it is neither, has another number of axes, or no pixels.
+    """
     if isinstance(stored, Image.Image):
         return stored.height, stored.width
-    shape = np.shape(stored)
+    shape = tuple(stored.shape) if isinstance(stored, Tensor) else label_array(stored).shape
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(f"a stored map has shape {shape}; it needs 2 or 3 axes, and pixels")
     return tuple(shape[:2] if len(shape) == 2 or shape[-1] <= 4 < shape[0] else shape[-2:])
 
 
@@ -79,7 +85,8 @@ def misalignment(stored: Any, image: Any) -> str | None:
         image: as for `read_image`.
     """
     image = open_file(image)
-    return misalignment_of_sizes(map_size(stored), upright_size(image), orientation(stored), orientation(image))
+    tag = orientation(stored) if isinstance(stored, Image.Image) else UPRIGHT
+    return misalignment_of_sizes(map_size(stored), upright_size(image), tag, orientation(image))
 
 
 def misalignment_of_sizes(
@@ -116,7 +123,10 @@ def check_aligned(maps: Mapping[str, Any], image: Any, where: str = "the sample"
     """
     image = open_file(image)
     for task, stored in maps.items():
-        reason = None if stored is None else misalignment(stored, image)
+        try:
+            reason = None if stored is None else misalignment(stored, image)
+        except ValueError as error:
+            reason = str(error)
         if reason:
             raise ValueError(f"{task} of {where}: {reason}")
 
