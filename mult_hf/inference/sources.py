@@ -149,11 +149,26 @@ def _matches(text: str) -> tuple[Path, list[Path]]:
     path = Path(os.path.abspath(Path(text).expanduser()))
     if os.path.exists(path):  # first, because file names may contain the characters of a pattern
         return (path if path.is_dir() else path.parent), [path]
-    matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(text) else []
+    fixed = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+    matches = _below(fixed, path.relative_to(fixed).parts) if glob.has_magic(text) else []
     if not matches:
         raise ValueError(f"{text} does not exist; give images, videos, folders, or patterns such as 'images/**/*.jpg'")
-    fixed = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
     return fixed, matches
+
+
+def _below(fixed: Path, pattern: tuple[str, ...]) -> list[Path]:
+    """Files and folders below a folder that match a pattern, sorted.
+
+    As in the search of a folder, `**` does not follow links to folders: with a link to a folder above, `glob.glob` finds each image 40
+    times, and with two such links it does not end. Hidden files are left out, unless the pattern names them.
+    """
+    if pattern[-1] == "**":  # whose meaning depends on Python's version: here, all of these folders
+        return _below(fixed, pattern[:-1]) if len(pattern) > 1 else [fixed]
+    parts = [part if part == "**" else re.sub(r"\*{2,}", "*", part) for part in pattern]
+    found = fixed.glob("/".join(parts))
+    if any(part.startswith(".") for part in parts):
+        return sorted(found)
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(fixed).parts))
 
 
 def _walk(folder: Path, leave_out: Path) -> Iterator[Path]:
