@@ -8,10 +8,13 @@ All flags of `mult-hf train` work. docs/training.md describes the contents of `-
 from the loop in examples/train_loop.py.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: its threads sleep while they wait (docs/benchmark.md)
 
 from accelerate.utils import set_seed
 

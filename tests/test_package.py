@@ -23,7 +23,8 @@ ALLOWED = {
     "inference": {"model", "data", "metrics"},
     "evaluation": {"model", "data", "metrics", "inference"},
     "training": {"model", "data", "metrics", "inference", "evaluation"},
-    "cli": {"model", "data", "metrics", "inference", "evaluation", "training"},
+    "serving": {"model", "data", "metrics", "inference"},
+    "cli": {"model", "data", "metrics", "inference", "evaluation", "training", "serving"},
 }
 MODEL = sorted((PACKAGE / "model").glob("*.py"))
 # Libraries of a machine that loads a checkpoint with `trust_remote_code=True`.

@@ -8,6 +8,7 @@ Prints a Markdown table per mode and batch size, and writes all results to `--ou
 no result depends on their values. docs/benchmark.md explains each column and how it is measured.
 """
 
+import copy
 import json
 import platform
 import statistics
@@ -29,13 +30,15 @@ from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.cores import available_cores
 from mult_hf.data.markdown import markdown_table
 from mult_hf.model.decoder_mult import SharedWindowAttention
+from mult_hf.model.losses import multi_task_loss
+from mult_hf.model.outputs import MulTDensePredictionOutput
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import build_model
 
 WARM_UP = 2  # warm-up runs of each case
 
-CASE_NAMES = ("mult", "networks", "subsets", "no_sharing", "swin_unet", "mtan", "attention")  # methods of Comparison
+CASE_NAMES = ("mult", "networks", "per_task", "subsets", "no_sharing", "swin_unet", "mtan", "attention")  # methods of Comparison
 
 # Sides of the matrices that measure the machine's limit: large enough to reach it, small enough to be quick.
 MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
@@ -121,7 +124,7 @@ class TrainingStep(Step):
     def __init__(self, network: MulTForMultiTaskDensePrediction, tasks: Sequence[str], batch: Batch, dtype: torch.dtype) -> None:
         super().__init__(network, tasks, batch, torch.float32)
         self.labels, self.dtype = {task: batch.labels[task] for task in tasks}, dtype
-        self.optimizer = torch.optim.AdamW(network.train().parameters())
+        self.optimizer = torch.optim.AdamW(network.train().parameters(), fused=True if batch.images.device.type == "cpu" else None)
 
     def __call__(self) -> None:
         """Run it."""
@@ -134,6 +137,19 @@ class TrainingStep(Step):
     def kept(self) -> list[Tensor]:
         """Also AdamW's two moments; gradients exist only during a step."""
         return [*super().kept(), *(value for state in self.optimizer.state.values() for value in state.values())]
+
+
+class PerTaskNetwork(MulTForMultiTaskDensePrediction):
+    """The same network with the straightforward implementation: decoders run one by one, and each computes every attention map again."""
+
+    def forward(self, pixel_values: Tensor, labels: Any = None, tasks: Any = None, **kwargs: Any) -> MulTDensePredictionOutput:
+        """Predictions, and the loss if there are labels, as of the network."""
+        feature_maps = self.mult.backbone(self.mult._pad_to_patches(pixel_values)).feature_maps
+        features = {task: self.mult.decoder(feature_maps, [task]).streams[task][-1] for task in self.mult.requested_tasks(tasks)}
+        height, width = pixel_values.shape[-2:]
+        predictions = self.heads(features, self.mult.padded_size((height, width)), (height, width))
+        loss, task_losses = (None, None) if labels is None else multi_task_loss(predictions, labels, self.heads.specs)
+        return MulTDensePredictionOutput(loss=loss, predictions=predictions, task_losses=task_losses)
 
 
 class SharedAttention(Step):
@@ -193,6 +209,12 @@ class Comparison:
         """One network of the same architecture per task, run one after another."""
         tasks = self.arguments.tasks
         return {f"{len(tasks)} networks of one task": [self.step(build(self.arguments, [task]), [task]) for task in tasks]}
+
+    def per_task(self) -> dict[str, list[Step]]:
+        """The same network, in which each decoder computes the attention maps again."""
+        network = copy.deepcopy(self.network)
+        network.__class__ = PerTaskNetwork  # the same modules and weights with another forward
+        return {"one attention map per task": [self.step(network, self.arguments.tasks)]}
 
     def subsets(self) -> dict[str, list[Step]]:
         """Only the first tasks of the network, to show how the cost grows with their number."""

@@ -140,7 +140,12 @@ def measure(arguments: ReleaseArguments, directory: Path, accelerator: Accelerat
     evaluations = evaluate(predictors, held_out, collator, accelerator, batch_size=arguments.batch_size, per_image=False)
     examples = example_images(models["MulT"], held_out, collator, arguments.images)
     panels = [
-        panel([[each.image, each.predictions[task], each.truths[task]] for each in examples], ["image", task, "truth"]) for task in specs
+        panel(
+            [[each.image, each.predictions[task], each.truths[task]] for each in examples],
+            ["image", task, "truth"],
+            keys=[None, *(each.keys[task] for each in examples[:1])],
+        )
+        for task in specs
     ]
     return evaluations, panels
 

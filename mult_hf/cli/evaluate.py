@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.cores import threads_per_process
+from mult_hf.data.cores import keep_freed_memory, threads_per_process
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
@@ -304,6 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
+        keep_freed_memory()
     sets = find_sets(cast(str, arguments.dataset))
     if sets:
         evaluate_sets(arguments, sets, accelerator)

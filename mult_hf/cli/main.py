@@ -8,6 +8,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ COMMANDS = {
     "evaluate": Command("mult_hf.cli.evaluate", 'measure a model on a data set (needs "mult-hf[train]")'),
     "export": Command("mult_hf.cli.export", 'write and check ONNX, OpenVINO, int8 and torch.export files (needs "mult-hf[export]")'),
     "demo": Command("mult_hf.cli.demo", 'serve a page that predicts maps in the browser (needs "mult-hf[demo]")'),
+    "serve": Command("mult_hf.cli.serve", 'serve a model over HTTP (needs "mult-hf[serve]")'),
     "check": Command("mult_hf.cli.check", 'check a data set against its card (needs "mult-hf[data]")'),
     "render rooms": Command("mult_hf.cli.render_rooms", 'render indoor scenes with exact maps (needs "mult-hf[rooms]")'),
     "render doom": Command("mult_hf.cli.render_doom", 'render views of Freedoom levels with exact maps (needs "mult-hf[doom]")'),
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     name, rest = _split(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: its threads sleep while they wait (docs/benchmark.md)
     try:
         importlib.import_module("mult_hf.model.registration")  # the package itself left it to this moment
         return importlib.import_module(COMMANDS[name].module).main(rest) or 0

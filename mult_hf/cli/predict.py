@@ -3,6 +3,7 @@
     mult-hf predict --model outputs/mult-rooms --inputs images clip.mp4 --output_dir outputs/predictions
     mult-hf predict --model me/mult --inputs 'scans/**/*.tif' --tile 512
     accelerate launch -m mult_hf predict --model me/mult --dataset me/rooms --split test --flip
+    mult-hf predict --model me/mult --inputs /shared/images --engine ray --ray_address auto
 
 `--output_dir` receives `maps/TASK/NAME.png` (or .npz), `panels/NAME.jpg`, and a `README.md` whose header describes how each map is
 stored (docs/prediction.md). To continue an interrupted run, repeat the command. Failed inputs are listed at the end with their
@@ -11,9 +12,10 @@ reasons, and the exit status is then 1.
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +25,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.data.cores import threads_per_process
+from mult_hf.data.cores import available_cores, keep_freed_memory, threads_per_process
+from mult_hf.data.ray_cluster import import_ray, ray_cluster
 from mult_hf.data.schema import load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
@@ -33,11 +36,14 @@ from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.runtimes import RUNTIMES, check_runtime, with_runtime
 from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
-from mult_hf.inference.sources import FileSource, RowSource, Source, find_files
+from mult_hf.inference.sources import DivisibleSource, FileSource, RowSource, find_files
 from mult_hf.inference.tiling import Layout, tiled
 from mult_hf.model.entry_fields import refusal
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
+
+PROCESSES, RAY = "processes", "ray"
+"""Values of --engine."""
 
 OWN_SIZE = "own"
 """Value of --image_size for images at their own size."""
@@ -72,6 +78,13 @@ class PredictionArguments:
     cpu_threads: int | None = flag(
         None, "threads per process without accelerator; by default the available processors, shared between processes"
     )
+    engine: str = flag(
+        PROCESSES,
+        "processes: this process, and those of `accelerate launch`; ray: a Ray cluster (docs/prediction.md)",
+        choices=(PROCESSES, RAY),
+    )
+    ray_address: str | None = flag(None, "address of the Ray cluster, such as auto; by default one is started on this machine")
+    ray_workers: int | None = flag(None, "predicting processes on Ray; by default one per GPU, or as many as there are processors")
     # Outputs
     output_dir: Path = flag(Path("outputs/predictions"), "directory of all outputs")
     panels: bool = flag(True, "write a JPEG per image that shows it next to its maps")
@@ -82,7 +95,10 @@ class PredictionArguments:
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.dataset is None):
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
-        check_bounds(self, {0: ["num_workers"], 1: ["frame_step", "batch_size", "cpu_threads", "max_side"]}, {MAX_WORKERS: ["num_workers"]})
+        counts = ["frame_step", "batch_size", "cpu_threads", "max_side", "ray_workers"]
+        check_bounds(self, {0: ["num_workers"], 1: counts}, {MAX_WORKERS: ["num_workers"]})
+        if self.engine != RAY and (self.ray_address or self.ray_workers):
+            raise ValueError(f"--ray_address is {self.ray_address}, --ray_workers is {self.ray_workers}, without --engine {RAY}; add it")
         check_runtime(self.runtime, self.dtype)
         size = self.image_size
         if size == [OWN_SIZE] and not RUNTIMES[self.runtime].takes_any_size:
@@ -146,7 +162,7 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     return LoadedModel(model, processor, view, trained)
 
 
-def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[Source, str]:
+def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[DivisibleSource, str]:
     """Open the inputs; returns them and the directory that their names are relative to."""
     if arguments.dataset is not None:
         with accelerator.main_process_first():
@@ -208,6 +224,76 @@ def prediction_settings(arguments: PredictionArguments, loaded: LoadedModel, ori
     }
 
 
+def prediction_directory(arguments: PredictionArguments, loaded: LoadedModel) -> PredictionDirectory:
+    """The output directory."""
+    specs = {task: spec for task, spec in loaded.model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
+    return PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images, arguments.max_side)
+
+
+def make_run(arguments: PredictionArguments, loaded: LoadedModel, *, show_progress: bool) -> PredictionRun:
+    """What predicts images in one process."""
+    return PredictionRun(
+        make_predictor(arguments, loaded, show_progress=show_progress),
+        loaded.processor,
+        prediction_directory(arguments, loaded),
+        batch_size=1 if arguments.tile else arguments.batch_size,
+        num_workers=arguments.num_workers,
+        min_side=1 if arguments.tile and loaded.view else MIN_SIDE,
+        remark=partial(scale_remark, arguments, loaded),
+        show_progress=show_progress,
+    )
+
+
+def make_run_on_ray(arguments: PredictionArguments) -> PredictionRun:
+    """What predicts images in one process on Ray, with a model that is loaded there."""
+    import_module("mult_hf.model.registration")  # which `mult-hf` does in its own process
+    torch.set_num_threads(arguments.cpu_threads or 1)
+    loaded = load_model(arguments)
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return make_run(arguments, loaded, show_progress=False)
+
+
+PredictSource = Callable[[DivisibleSource], list[Outcomes]]
+"""Predicts all images of a source; returns the outcomes of every process."""
+
+
+def in_processes(arguments: PredictionArguments, loaded: LoadedModel, accelerator: Accelerator) -> PredictSource:
+    """Predict in this process, and in those that Accelerate started."""
+    loaded.model.to(accelerator.device)
+    run = make_run(arguments, loaded, show_progress=accelerator.is_main_process)
+    return lambda source: gather_object([run(source, accelerator.process_index, accelerator.num_processes)])
+
+
+def on_ray(arguments: PredictionArguments, loaded: LoadedModel, accelerator: Accelerator) -> PredictSource:
+    """Predict on Ray.
+
+    Raises:
+        ImportError: if Ray is not installed.
+        ValueError: if Accelerate started several processes.
+    """
+    purpose = f"--engine {RAY}"
+    import_ray(RAY, purpose)
+    if accelerator.num_processes > 1:
+        raise ValueError(f"{purpose} starts processes itself, but there are {accelerator.num_processes}; do not launch several")
+    from mult_hf.inference.ray_engine import RayWorkers, predict_on_ray
+
+    directory = prediction_directory(arguments, loaded)
+    directory = replace(directory, directory=directory.directory.resolve())  # processes on Ray have other working directories
+    model = str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model
+    make = partial(make_run_on_ray, replace(arguments, model=model, output_dir=directory.directory))
+
+    def predict_source(source: DivisibleSource) -> list[Outcomes]:
+        with ray_cluster(arguments.ray_address, available_cores(), purpose) as cluster:
+            workers = RayWorkers.of_cluster(cluster, arguments.ray_workers, arguments.cpu_threads)
+            return [predict_on_ray(make, source, directory, workers, arguments.batch_size)]
+
+    return predict_source
+
+
+ENGINES: dict[str, Callable[[PredictionArguments, LoadedModel, Accelerator], PredictSource]] = {PROCESSES: in_processes, RAY: on_ray}
+"""What predicts, by the value of --engine."""
+
+
 def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
     """One line per failed input, and a line of totals."""
     failed = sorted(each for outcome in outcomes for each in outcome.failed)
@@ -239,26 +325,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
+        keep_freed_memory()
     loaded = load_model(arguments)
     source, origin = open_source(arguments, accelerator)
-    specs = {task: spec for task, spec in loaded.model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
-    directory = PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images, arguments.max_side)
-    loaded.model.to(accelerator.device)
-    run = PredictionRun(
-        make_predictor(arguments, loaded, show_progress=accelerator.is_main_process),
-        loaded.processor,
-        directory,
-        batch_size=1 if arguments.tile else arguments.batch_size,
-        num_workers=arguments.num_workers,
-        min_side=1 if arguments.tile and loaded.view else MIN_SIDE,
-        remark=partial(scale_remark, arguments, loaded),
-    )
+    directory = prediction_directory(arguments, loaded)
+    predict_source = ENGINES[arguments.engine](arguments, loaded, accelerator)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
         if accelerator.is_main_process:
             settings = prediction_settings(arguments, loaded, origin)
             directory.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)
         accelerator.wait_for_everyone()
-        outcomes = gather_object([run(source, accelerator.process_index, accelerator.num_processes)])
+        outcomes = predict_source(source)
         if accelerator.is_main_process and arguments.keep_images:
             directory.write_metadata()
     accelerator.print(summarize(outcomes, arguments.output_dir))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -16,7 +17,7 @@ from mult_hf.metrics import MultiTaskMetrics, metrics_of, multi_task_gain
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
-from mult_hf.model.visualization import color_limits, colorize, panel
+from mult_hf.model.visualization import color_key, color_limits, colorize, panel
 
 from .comparison import Difference, comparable_tasks
 from .loop import Evaluation, evenly_spread, finish
@@ -158,27 +159,48 @@ def save_worst(
     listed = {}
     for metric, ranked in evaluation.worst(count).items():
         task = metric.split("/")[0]
-        spec, rows, captions = evaluation.specs[task], [], []
+        spec, shown, captions = evaluation.specs[task], [], []
         for row, value in ranked:
             pixel_values, targets = collator.collate_for_evaluation([dataset[row]])
             focal_lengths = collator.focal_lengths([dataset[row]], (pixel_values.shape[-2], pixel_values.shape[-1]))
             (maps,) = finish(predictor(pixel_values), targets, collator.processor, focal_lengths)
-            limits = color_limits(targets[0][task].numpy())
-            rows.append([dataset[row]["image"], *(colorize(of[task].cpu().numpy(), spec, limits) for of in (maps, targets[0]))])
+            shown.append((dataset[row]["image"], maps[task].cpu().numpy(), targets[0][task].numpy()))
             captions.append(f"{evaluation.names[row]}: {metric.split('/')[1]} {value:.4f}")
-        if rows:
-            panel(rows, ["image", "prediction", "truth"], captions, cell=240).save(directory / f"worst_{task}.png")
+        if shown:
+            limits = common_limits([truth for _, _, truth in shown])
+            rows = [[image, *(colorize(values, spec, limits) for values in maps)] for image, *maps in shown]
+            key = common_key(spec, [values for _, *maps in shown for values in maps], limits)
+            panel(rows, ["image", "prediction", "truth"], captions, [None, key], cell=240).save(directory / f"worst_{task}.png")
         listed[metric] = [{"name": evaluation.names[row], "value": value} for row, value in ranked]
     return listed
 
 
+def common_limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Limits of a scalar colour map for several maps: from the lowest to the highest of their own."""
+    low, high = zip(*map(color_limits, maps), strict=True)
+    return min(low), max(high)
+
+
+def common_key(spec: TaskSpec, maps: Sequence[np.ndarray], limits: tuple[float, float]) -> Image.Image | None:
+    """The key of several maps in one column: all classes that occur in any of them, or one scale bar."""
+    return color_key(spec, np.concatenate([values.ravel() for values in maps])[None], limits)
+
+
 @dataclass(frozen=True)
 class ExampleImages:
-    """An image with one coloured map per task of the prediction and of the truth, in the colours of the truth."""
+    """An image with one coloured map per task of the prediction and of the truth, in the colours of the truths of all examples.
+
+    Args:
+        image: the image.
+        predictions: by task.
+        truths: by task.
+        keys: what the colours mean, by task, see [`color_key`]; the same in all examples.
+    """
 
     image: Image.Image
     predictions: dict[str, Image.Image]
     truths: dict[str, Image.Image]
+    keys: dict[str, Image.Image | None]
 
 
 def example_images(
@@ -193,25 +215,27 @@ def example_images(
         count: largest number of images.
     """
     specs = collator.processor.task_specs
-    examples = []
+    found = []
     for row_number in evenly_spread(len(dataset), count):
         row = dataset[row_number]
         pixel_values, (targets,) = collator.collate_for_evaluation([row])
         focal_lengths = collator.focal_lengths([row], (pixel_values.shape[-2], pixel_values.shape[-1]))
         (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor, focal_lengths)
-        limits = {task: color_limits(target.numpy()) for task, target in targets.items()}
-        coloured = (
-            {task: colorize(maps[task].cpu().numpy(), specs[task], limits[task]) for task in specs} for maps in (predictions, targets)
-        )
-        examples.append(ExampleImages(row["image"], *coloured))
-    return examples
+        found.append((row["image"], *({task: maps[task].cpu().numpy() for task in specs} for maps in (predictions, targets))))
+    limits = {task: common_limits([truths[task] for _, _, truths in found]) for task in specs}
+    keys = {task: common_key(spec, [maps[task] for _, *both in found for maps in both], limits[task]) for task, spec in specs.items()}
+    return [
+        ExampleImages(image, *({task: colorize(maps[task], spec, limits[task]) for task, spec in specs.items()} for maps in both), keys)
+        for image, *both in found
+    ]
 
 
 def example_panel(model: MulTForMultiTaskDensePrediction, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:
     """A panel of these examples: one row with image and predictions, and below it one with the truth."""
     examples = example_images(model, dataset, collator, count)
     rows = [row for each in examples for row in ([each.image, *each.predictions.values()], [None, *each.truths.values()])]
-    return panel(rows, ["image", *collator.processor.task_specs])
+    keys = [None, *examples[0].keys.values()] if examples else []
+    return panel(rows, ["image", *collator.processor.task_specs], ["prediction", "truth"] * len(examples), keys)
 
 
 __all__ = [

@@ -103,7 +103,7 @@ def attention_of_pixel(
         raise ValueError(f"image is {image}, but the batch has {len(attention)} images, counted from 0")
     if head is not None and not 0 <= head < attention.shape[2]:
         raise ValueError(f"head is {head}, but stage {stage} has {attention.shape[2]} heads, counted from 0")
-    grid = WindowGrid(encoder_map.shape[-2], encoder_map.shape[-1], model.config.decoder_window, shift)
+    grid = WindowGrid(encoder_map.shape[-2], encoder_map.shape[-1], model.config.decoder_window, shift, attention.device)
     stride = _stride(model, grid, size, len(outputs.hidden_states) - stage)
     # If an encoder drops the remainder at the border, its last pixels have no token: use the nearest one.
     token = min(pixel[0] // stride, grid.height - 1), min(pixel[1] // stride, grid.width - 1)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, card_header, load_task_entries
 from mult_hf.model.resizing import bounded_size
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
-from mult_hf.model.visualization import colorize, panel
+from mult_hf.model.visualization import color_key, color_limits, colorize, panel
 
 from .directory_lock import HOLDER_FILE, LOCK_FILE
 from .sources import SourceRecord
@@ -84,7 +84,8 @@ def _is_float(stored: TaskSpec) -> bool:
     return np.dtype(stored.encoding.dtype).kind == "f"
 
 
-def _suffix(stored: TaskSpec) -> str:
+def map_suffix(stored: TaskSpec) -> str:
+    """Suffix of a map's file: `.npz` for float arrays, else `.png`."""
     return ".npz" if _is_float(stored) else ".png"
 
 
@@ -127,13 +128,18 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
         prediction: as from `post_process`: (height, width) class ids or numbers, or (channels, height, width), on any device.
         stored: the task's entry from [`stored_form`].
     """
+    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+        save_map(file, prediction, stored)
+
+
+def save_map(file: BinaryIO, prediction: Tensor, stored: TaskSpec) -> None:
+    """Write the contents of a map's file; arguments as for [`write_map`], with a file opened for writing bytes."""
     values = prediction.cpu().numpy()
     values = values if stored.is_classification or values.ndim == 3 else values[None]
-    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
-        if _is_float(stored):
-            np.savez_compressed(file, map=values)  # unchanged, including NaN
-        else:
-            Image.fromarray(_encoded(values, stored)).save(file, "PNG", compress_level=COMPRESS_LEVEL)
+    if _is_float(stored):
+        np.savez_compressed(file, map=values)  # unchanged, including NaN
+    else:
+        Image.fromarray(_encoded(values, stored)).save(file, "PNG", compress_level=COMPRESS_LEVEL)
 
 
 def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
@@ -221,7 +227,7 @@ class PredictionDirectory:
 
     def map_path(self, task: str, name: str) -> Path:
         """Path of an image's map."""
-        return self.directory / "maps" / task / f"{name}{_suffix(self.stored[task])}"
+        return self.directory / "maps" / task / f"{name}{map_suffix(self.stored[task])}"
 
     def panel_path(self, name: str) -> Path:
         """Path of an image's panel."""
@@ -309,26 +315,28 @@ class PredictionDirectory:
             record: the image's source; without it a later run predicts the image again.
         """
         self.source_path(name).unlink(missing_ok=True)
-        shown = {}
+        shown, keys = {}, {}
         for task, prediction in maps.items() if isinstance(maps, Mapping) else maps:
             write_map(self.map_path(task, name), prediction, self.stored[task])
             if self.panels:
-                shown[task] = self._in_panel(task, prediction)
+                shown[task], keys[task] = self._in_panel(task, prediction)
         image = self.kept(image)
         if self.keep_images:
             with whole_file(self.image_path(name)) as unfinished:
                 image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL)
         if self.panels:
             with whole_file(self.panel_path(name)) as unfinished:
-                _panel(image, shown).save(unfinished, "JPEG", quality=90)
+                _panel(image, shown, keys).save(unfinished, "JPEG", quality=90)
         if record is not None:
             self._write_record(name, record)
 
-    def _in_panel(self, task: str, prediction: Tensor) -> Image.Image:
-        """A map in colours, reduced to every n-th row and column, because the panel is smaller than the map."""
+    def _in_panel(self, task: str, prediction: Tensor) -> tuple[Image.Image, Image.Image | None]:
+        """A map in colours, reduced to every n-th row and column, because the panel is smaller than the map, and its key."""
         size = (prediction.shape[-2], prediction.shape[-1])
         rows, columns = (max(1, side // (2 * cell)) for side, cell in zip(size, _panel_size(size)))
-        return colorize(prediction[..., ::rows, ::columns].numpy(), self.specs[task])
+        values, spec = prediction[..., ::rows, ::columns].numpy(), self.specs[task]
+        limits = color_limits(values)
+        return colorize(values, spec, limits), color_key(spec, values, limits, width=PANEL_CELL)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Prepare the directory for this run, or continue an earlier run with the same settings.
@@ -363,7 +371,7 @@ class PredictionDirectory:
         for task, spec in self.stored.items():
             form, unit = spec.encoding, "class id" if spec.is_classification else spec.unit
             value = f"stored * {form.scale:.9g} + {form.offset:g}"
-            rows.append([task, unit, f"`maps/{task}/NAME{_suffix(spec)}`", form.dtype, value, f"{precision(spec):.2g}"])
+            rows.append([task, unit, f"`maps/{task}/NAME{map_suffix(spec)}`", form.dtype, value, f"{precision(spec):.2g}"])
         table = markdown_table(["task", "unit", "files", "stored as", "value", "precision"], rows)
         text = "Written by `mult-hf predict`. Stored values that the header above lists under `unknown` mark unknown pixels."
         parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, table]
@@ -395,10 +403,11 @@ def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, height), PANEL_CELL
 
 
-def _panel(image: Image.Image, maps: Mapping[str, Image.Image]) -> Image.Image:
-    """The image and its maps in a row."""
+def _panel(image: Image.Image, maps: Mapping[str, Image.Image], keys: Mapping[str, Image.Image | None]) -> Image.Image:
+    """The image and its maps in a row, and below each map what its colours mean."""
     height, width = _panel_size((image.height, image.width))
-    return panel([[image.resize((width, height), Image.Resampling.BILINEAR), *maps.values()]], ["image", *maps], cell=PANEL_CELL)
+    row = [image.resize((width, height), Image.Resampling.BILINEAR), *maps.values()]
+    return panel([row], ["image", *maps], keys=[None, *keys.values()], cell=PANEL_CELL)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -422,8 +431,10 @@ __all__ = [
     "digest",
     "digest_of_values",
     "load_stored_forms",
+    "map_suffix",
     "precision",
     "read_map",
+    "save_map",
     "stored_form",
     "whole_file",
     "write_map",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from mult_hf.model.agreement import mirrored_back, to_average
 from mult_hf.model.tasks import TaskSpec
 
 Predictor = Callable[[Tensor], Mapping[str, Tensor]]
@@ -95,16 +96,11 @@ def _undo_view(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], mirror
     """Map a view's prediction (batch, channels, height, width) back to the original image and its size."""
     seen = prediction.shape[-2:]
     if mirrored:
-        prediction = prediction.flip(-1) * prediction.new_tensor(spec.flip_signs).view(-1, 1, 1)
+        prediction = mirrored_back(prediction, spec)
     if tuple(seen) == size:
         return prediction
     zoom = math.sqrt(seen[0] * seen[1] / (size[0] * size[1]))  # rounding to whole pixels changes the requested scale slightly
     return F.interpolate(prediction, size=size, mode="bilinear", align_corners=False) / zoom**spec.zoom_exponent
-
-
-def to_average(prediction: Tensor, spec: TaskSpec) -> Tensor:
-    """Convert a (batch, channels, height, width) prediction to values to average: class probabilities; other tasks are unchanged."""
-    return prediction.softmax(dim=1) if spec.is_classification else prediction
 
 
 # Functions that map a mean back to the range of the task's head, by activation.

@@ -2,7 +2,7 @@
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -69,6 +69,17 @@ class Outcomes:
     remarks: Counter[str] = field(default_factory=Counter)
 
 
+def total_outcomes(outcomes: Iterable[Outcomes]) -> Outcomes:
+    """The outcomes of several processes as those of one."""
+    total = Outcomes()
+    for each in outcomes:
+        total.done += each.done
+        total.skipped += each.skipped
+        total.failed += each.failed
+        total.remarks += each.remarks
+    return total
+
+
 @dataclass
 class PredictionRun:
     """Predicts one process's share of the images.
@@ -81,6 +92,8 @@ class PredictionRun:
         num_workers: processes that read images.
         min_side: smallest height and width in pixels that the predictor accepts.
         remark: returns a note about an image of this (height, width), or None.
+        skip_predicted: whether images are skipped that were predicted before and have the same contents.
+        show_progress: whether the first process shows a progress bar.
     """
 
     predictor: Predictor
@@ -90,6 +103,8 @@ class PredictionRun:
     num_workers: int = 0
     min_side: int = MIN_SIDE
     remark: Callable[[tuple[int, int]], str | None] | None = None
+    skip_predicted: bool = True
+    show_progress: bool = True
 
     @naming_killed_workers("continue with the same command")
     def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
@@ -110,7 +125,7 @@ class PredictionRun:
         # A batch's files are written while the next batch is predicted.
         writer = ThreadPoolExecutor(max_workers=1)
         try:
-            with tqdm(total=total, desc="predicting", unit="image", disable=process > 0) as bar:
+            with tqdm(total=total, desc="predicting", unit="image", disable=process > 0 or not self.show_progress) as bar:
                 writing: list[_Writing] = []
                 for images in by_size(_to_predict(loader, outcomes, bar), self.batch_size):
                     predicted = self._predict_batch(images, outcomes, bar)
@@ -127,7 +142,8 @@ class PredictionRun:
         return Counter(filter(None, (remark(each.size) for each in images)))
 
     def _is_predicted(self, image: InputImage) -> bool:
-        return self.directory.is_predicted(image.name, image.stamp, image.digest)
+        predicted = self.directory.is_predicted(image.name, image.stamp, image.digest)  # also refuses names that are too long
+        return predicted and self.skip_predicted
 
     def _read(self, image: InputImage) -> PreparedImage:
         record = image.record()
@@ -153,16 +169,8 @@ class PredictionRun:
         Raises:
             ValueError: if a prediction is not finite, which would be written as a map of unknown pixels.
         """
-        if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
-            raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
-        maps = ((task, self._finished(task, prediction, image)) for task, prediction in predictions.items())
+        maps = finished_maps(self.processor, image, predictions, self.directory.map_size(image.size))
         self.directory.write(image.name, image.image, maps, image.record)
-
-    def _finished(self, task: str, prediction: Tensor, image: PreparedImage) -> Tensor:
-        size = self.directory.map_size(image.size)
-        focal = image.focal_length.resized(image.size, size).pixels
-        (maps,) = self.processor.post_process({task: prediction}, [size], focal_length=focal)
-        return maps[task]["prediction"]
 
 
 class _Writing(NamedTuple):
@@ -202,6 +210,34 @@ def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_si
     return PreparedImage(name, size, image, pixel_values, processor.focal_length_of(image, size))
 
 
+def finished_maps(
+    processor: MulTImageProcessor, image: PreparedImage, predictions: Mapping[str, Tensor], size: tuple[int, int]
+) -> Iterator[tuple[str, Tensor]]:
+    """The maps of one image in their units, each made when it is asked for.
+
+    Args:
+        processor: the one that prepared the image.
+        image: the image.
+        predictions: the model's, (1, channels, height, width) per task.
+        size: (height, width) of the maps.
+
+    Returns:
+        Pairs of task and map, as from `post_process`.
+
+    Raises:
+        ValueError: if a prediction is not finite, which would become a map of unknown pixels.
+    """
+    if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
+        raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
+    return ((task, _finished(processor, image, task, prediction, size)) for task, prediction in predictions.items())
+
+
+def _finished(processor: MulTImageProcessor, image: PreparedImage, task: str, prediction: Tensor, size: tuple[int, int]) -> Tensor:
+    focal = image.focal_length.resized(image.size, size).pixels
+    (maps,) = processor.post_process({task: prediction}, [size], focal_length=focal)
+    return maps[task]["prediction"]
+
+
 def _to_predict(
     outcomes_of_reading: Iterable[PreparedImage | FailedInput | SkippedInput], outcomes: Outcomes, bar: tqdm
 ) -> Iterator[PreparedImage]:
@@ -217,4 +253,4 @@ def _to_predict(
             bar.total = max(0, (bar.total or 0) - 1)
 
 
-__all__ = ["Outcomes", "PredictionRun", "PreparedImage", "prepare"]
+__all__ = ["Outcomes", "PredictionRun", "PreparedImage", "finished_maps", "prepare", "total_outcomes"]

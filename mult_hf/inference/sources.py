@@ -95,6 +95,19 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
 
+class DivisibleSource(Source, Protocol):
+    """A source whose parts are predicted in different processes."""
+
+    def parts(self) -> Sequence[Any]:
+        """Bytes or integers that stand for the parts."""
+
+    def part(self, parts: Sequence[Any]) -> "DivisibleSource":
+        """A source of these parts only; without any, it is small enough to be sent to every process."""
+
+    def is_image(self, part: Any) -> bool:
+        """Whether a part is one image, and not a video."""
+
+
 # --- files --------------------------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +216,18 @@ class FileSource:
             else:
                 yield InputImage(name, partial(_read_file, path), partial(_digest_of_file, path), partial(_stamp_of_file, path))
 
+    def parts(self) -> list[bytes]:
+        """The paths, as bytes, because names need not be text."""
+        return [os.fsencode(path) for path in self.found.paths]
+
+    def part(self, parts: Sequence[bytes]) -> "FileSource":
+        """The images and frames of these files."""
+        return FileSource(FoundFiles(self.found.root, [Path(os.fsdecode(path)) for path in parts], Counter()), self.frame_step)
+
+    def is_image(self, part: bytes) -> bool:
+        """Whether this file is not a video."""
+        return Path(os.fsdecode(part)).suffix.lower() not in VIDEO_SUFFIXES
+
     def __len__(self) -> int:
         videos = [path for path in self.found.paths if path.suffix.lower() in VIDEO_SUFFIXES]
         return len(self.found.paths) - len(videos) + sum(_count_frames(path) // self.frame_step for path in videos if path.is_file())
@@ -302,12 +327,13 @@ class RowSource:
 
     Args:
         dataset: data set with a column `image`, and optionally `id`.
+        numbers: numbers of the rows; all by default.
 
     Raises:
         ValueError: if there is no column `image`.
     """
 
-    def __init__(self, dataset: "Dataset") -> None:
+    def __init__(self, dataset: "Dataset", numbers: Sequence[int] | None = None) -> None:
         from mult_hf.data.image_column import Image as ImageFeature
 
         if "image" not in dataset.column_names:
@@ -316,9 +342,10 @@ class RowSource:
         self.images = self.dataset.select_columns("image").cast_column("image", ImageFeature())
         self.encoded = self.images.cast_column("image", ImageFeature(decode=False))
         self.names = self.dataset.remove_columns("image")
+        self.numbers = range(len(dataset)) if numbers is None else numbers
 
     def __iter__(self) -> Iterator[InputImage | FailedInput]:
-        for number in range(len(self.dataset)):
+        for number in self.numbers:
             identity = self.names[number].get("id") if self.names.column_names else None
             suffix = "" if identity is None else "-" + re.sub(r"[^\w.-]+", "_", str(identity))
             yield InputImage(f"{number:06d}{suffix}", partial(self._read, number), partial(self._digest, number))
@@ -333,8 +360,20 @@ class RowSource:
             return _digest_of_file(Path(cell["path"]))
         return hashlib.sha256(cell["path"].encode() if cell["bytes"] is None else cell["bytes"]).hexdigest()
 
+    def parts(self) -> Sequence[int]:
+        """The numbers of the rows."""
+        return self.numbers
+
+    def part(self, parts: Sequence[int]) -> "RowSource":
+        """The images of these rows."""
+        return RowSource(self.dataset, parts)
+
+    def is_image(self, part: int) -> bool:
+        """True for every row."""
+        return True
+
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.numbers)
 
 
 # --- sharing ------------------------------------------------------------------------------------------------------------------
@@ -399,6 +438,7 @@ def by_size(items: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
 
 
 __all__ = [
+    "DivisibleSource",
     "FailedInput",
     "FileSource",
     "SkippedInput",

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mult_hf.model.agreement import to_average
 from mult_hf.model.tasks import TaskSpec
 
-from .predictor import Predictor, from_average, to_average
+from .predictor import Predictor, from_average
 from .scale import ViewSize
 
 OVERLAP = 0.25

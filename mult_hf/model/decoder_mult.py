@@ -31,18 +31,31 @@ from .configuration_mult import BlockAttention, MulTConfig
 _OTHER_REGION = -100.0  # what Swin adds to the scores of tokens that only the cyclic shift brought together
 
 
-@dataclass(frozen=True)
 class WindowGrid:
     """Partition of a map of `height` x `width` tokens into square windows, and its inverse.
 
     The map is zero-padded on the right and bottom to whole windows; padded tokens are not masked (as in Swin). With a shift
-    the map is first rolled up and left by it, so that windows straddle the borders of the regular ones.
+    the map is first rolled up and left by it, so that windows straddle the borders of the regular ones. Roll and cut are one
+    permutation of the tokens, so both ways are a single copy.
+
+    Args:
+        height: rows of the map.
+        width: columns of the map.
+        window_size: side of a window in tokens.
+        shift: tokens to roll by, less than the window size.
+        device: of the maps.
     """
 
-    height: int
-    width: int
-    window_size: int
-    shift: int
+    def __init__(self, height: int, width: int, window_size: int, shift: int, device: torch.device | None = None) -> None:
+        self.height, self.width, self.window_size, self.shift = height, width, window_size, shift
+        rows, columns = self.padded
+        across, down = columns // window_size, rows // window_size
+        tokens = torch.arange(rows * columns, device=device)
+        # For each token of all windows, its position on the padded map; and for each token of the map, its position in the windows.
+        map_order = tokens.view(rows, columns).roll((-shift, -shift), dims=(0, 1))
+        self._to_windows = map_order.view(down, window_size, across, window_size).transpose(1, 2).flatten()
+        window_order = tokens.view(down, across, window_size, window_size).transpose(1, 2).reshape(rows, columns)
+        self._to_map = window_order.roll((shift, shift), dims=(0, 1))[:height, :width].flatten()
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -52,33 +65,23 @@ class WindowGrid:
 
     def partition(self, maps: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, windows, tokens, channels)."""
-        (height, width), size = self.padded, self.window_size
+        height, width = self.padded
         if (height, width) != (self.height, self.width):
             maps = F.pad(maps, (0, 0, 0, width - self.width, 0, height - self.height))
-        if self.shift:
-            maps = maps.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = maps.unflatten(1, (height // size, size)).unflatten(3, (width // size, size))
-        windows = windows.transpose(2, 3)  # (batch, window rows, window columns, rows, columns, channels)
-        return windows.flatten(3, 4).flatten(1, 2)
+        return maps.flatten(1, 2).index_select(1, self._to_windows).unflatten(1, (-1, self.window_size**2))
 
     def merge(self, windows: Tensor) -> Tensor:
         """(batch, windows, tokens, channels) -> (batch, height, width, channels); the inverse of `partition`."""
-        (height, width), size = self.padded, self.window_size
-        maps = windows.unflatten(2, (size, size)).unflatten(1, (height // size, width // size))
-        maps = maps.transpose(2, 3)  # (batch, window rows, rows, window columns, columns, channels)
-        maps = maps.flatten(3, 4).flatten(1, 2)  # (batch, padded height, padded width, channels)
-        if self.shift:
-            maps = maps.roll((self.shift, self.shift), dims=(1, 2))
-        return maps[:, : self.height, : self.width]
+        return windows.flatten(1, 2).index_select(1, self._to_map).unflatten(1, (self.height, self.width))
 
     def shift_mask(self, like: Tensor) -> Tensor | None:
         """Scores that keep tokens from opposite borders apart: (windows, 1, tokens, tokens), or None without a shift."""
         if not self.shift:
             return None
         height_region, width_region = (self._region(length, like.device) for length in self.padded)
-        region = (3 * height_region[:, None] + width_region[None, :])[None, :, :, None]  # (1, height, width, 1)
-        unshifted = WindowGrid(*self.padded, self.window_size, shift=0)
-        region = unshifted.partition(region)[0].squeeze(-1)  # (windows, tokens)
+        region = 3 * height_region[:, None] + width_region[None, :]  # (height, width), after the roll
+        unshifted = WindowGrid(*self.padded, self.window_size, shift=0, device=like.device)
+        region = unshifted.partition(region[None, :, :, None])[0].squeeze(-1)  # (windows, tokens)
         apart = region[:, :, None] != region[:, None, :]
         return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill_(apart, _OTHER_REGION).unsqueeze(1)
 
@@ -288,7 +291,7 @@ class MulTDecoderBlock(GradientCheckpointingLayer):
 
     def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Streams and encoder map (batch, height, width, channels) in; new streams, and attention maps by reference task, out."""
-        grid = WindowGrid(encoder_map.shape[1], encoder_map.shape[2], self.window_size, self.shift)
+        grid = WindowGrid(encoder_map.shape[1], encoder_map.shape[2], self.window_size, self.shift, encoder_map.device)
         # The encoder map enters as the backbone normalised it; padding comes after the norm, as in the authors' code.
         windows = {task: grid.partition(self.tasks[task].layernorm_before(stream)) for task, stream in streams.items()}
         encoder_windows = grid.partition(encoder_map) if self.attention.kind.reads_encoder_map else None

@@ -15,6 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
+from .agreement import agreement
 from .cameras import FocalLength
 from .image_processing_mult import MulTImageProcessor
 from .images import open_file, read_image
@@ -49,6 +50,7 @@ class MultiTaskVisionPipeline(Pipeline):
     - `timeout`: seconds for the download of a URL, 30 by default.
     - `focal_length`: in pixels of the images, for a processor with a `canonical_focal_length`; by default each file's own, from the
       35 mm equivalent in its EXIF, or else an assumed one. The results say which.
+    - `confidence`: whether each task also gets a map of its confidence, see [`agreement`]; it takes twice the time of the network.
 
     The model is put into evaluation mode.
 
@@ -78,14 +80,14 @@ class MultiTaskVisionPipeline(Pipeline):
             inputs: a path, URL, PIL image, array (height, width, 3), tensor (3, height, width), bytes of a file or an open file, see
                 `read_image`; a list, generator or data set of them, or of dictionaries with an `image`, and optionally its
                 `focal_length`.
-            kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `focal_length`, `batch_size`, `num_workers`.
+            kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `focal_length`, `confidence`, `batch_size`, `num_workers`.
 
         Returns:
             Per image `{task: {"prediction": Tensor, "image": PIL image}}`: the prediction in the task's unit as `post_process`
             returns it, and the same in the task's colour map. A list for a list, an iterator for a generator or a data set. Both are
             made when they are first asked for, see [`LazyDict`], so a large image costs no time for maps that nobody looks at. Tasks
             whose values depend on the camera also have its `focal_length`, a [`FocalLength`] in pixels of the image with its source,
-            if the processor has a `canonical_focal_length`.
+            if the processor has a `canonical_focal_length`. With `confidence`, each task has a `confidence` (height, width) from 0 to 1.
 
         Raises:
             ValueError: on an unknown task, an image that cannot be read, or both `target_size` and `max_side`.
@@ -111,6 +113,7 @@ class MultiTaskVisionPipeline(Pipeline):
         max_side: int | None = None,
         timeout: float | None = None,
         focal_length: float | None = None,
+        confidence: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if target_size is not None:
             _check_size(target_size)
@@ -120,9 +123,12 @@ class MultiTaskVisionPipeline(Pipeline):
             raise ValueError(f"target_size is {target_size} and max_side is {max_side}; give one of the two")
         if tasks is not None and not isinstance(tasks, Iterable):
             raise ValueError(f"tasks is {tasks!r}; expected names of tasks, such as ['depth']")
-        given = {"target_size": target_size, "max_side": max_side, "timeout": timeout, "focal_length": focal_length}
-        preprocess = {key: value for key, value in given.items() if value is not None}
-        return preprocess, {} if tasks is None else {"tasks": [tasks] if isinstance(tasks, str) else list(tasks)}, {}
+        if confidence is not None and not isinstance(confidence, bool):
+            raise ValueError(f"confidence is {confidence!r}; expected True or False")
+        preprocess = {"target_size": target_size, "max_side": max_side, "timeout": timeout, "focal_length": focal_length}
+        names = [tasks] if isinstance(tasks, str) else tasks
+        forward = {"tasks": None if names is None else list(names), "confidence": confidence}
+        return *({key: value for key, value in given.items() if value is not None} for given in (preprocess, forward)), {}
 
     def preprocess(  # type: ignore[override]
         self,
@@ -144,7 +150,9 @@ class MultiTaskVisionPipeline(Pipeline):
         size = tuple(map(int, target_size or bounded_size(_size(image), max_side)))
         return {"pixel_values": [pixel_values], "target_size": [size], "focal_length": [(*focal, *_size(image))]}
 
-    def _forward(self, input_tensors: dict[str, Any], tasks: list[str] | None = None) -> dict[str, Any]:  # type: ignore[override]
+    def _forward(  # type: ignore[override]
+        self, input_tensors: dict[str, Any], tasks: list[str] | None = None, confidence: bool = False
+    ) -> dict[str, Any]:
         if self.model.training:  # otherwise dropout and stochastic depth would be active
             self.model.eval()
         images = [image for each in input_tensors["pixel_values"] for image in (each if isinstance(each, list) else [each])]
@@ -153,11 +161,13 @@ class MultiTaskVisionPipeline(Pipeline):
             numbers_by_size.setdefault(tuple(image.shape), []).append(number)
         predictions: dict[str, list[Any]] = {}
         for numbers in numbers_by_size.values():
-            outputs = self.model(torch.cat([images[number] for number in numbers]), tasks=tasks)
-            for task, maps in outputs.predictions.items():
+            batch = torch.cat([images[number] for number in numbers])
+            views = [batch, batch.flip(-1)] if confidence else [batch]
+            by_view = [self.model(view, tasks=tasks).predictions for view in views]
+            for task in by_view[0]:
                 of_images = predictions.setdefault(task, [None] * len(images))
-                for number, prediction in zip(numbers, maps):  # (channels, height, width)
-                    of_images[number] = prediction
+                for number, *maps in zip(numbers, *(found[task] for found in by_view)):
+                    of_images[number] = torch.stack(maps)  # (views, channels, height, width)
         # Batches are split by key, so predictions and sizes must be entries of one flat dictionary.
         return {**predictions, **{key: input_tensors[key] for key in ("target_size", "focal_length")}}
 
@@ -169,17 +179,23 @@ class MultiTaskVisionPipeline(Pipeline):
         specs = self.model.config.task_specs
         results = {}
         for task, maps in model_outputs.items():
-            factor = self.image_processor.camera_factor(specs[task], maps[0], size, focal.resized(own_size, size).pixels)
+            views = maps[0]
+            factor = self.image_processor.camera_factor(specs[task], views[0], size, focal.resized(own_size, size).pixels)
             has_camera = self.image_processor.canonical_focal_length is not None and specs[task].zoom_exponent
-            results[task] = _result(maps[0], specs[task], size, factor, focal if has_camera else None)
+            results[task] = _result(views, specs[task], size, factor, focal if has_camera else None)
         return results
 
 
-def _result(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float, focal: FocalLength | None) -> LazyDict:
-    """The finished map of a (channels, height, width) prediction, its camera if it depends on that, and its colour image."""
-    makers: dict[str, Callable[[], Any]] = {"prediction": lambda: finish(prediction, spec, size, factor)["prediction"]}
+def _result(views: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float, focal: FocalLength | None) -> LazyDict:
+    """The finished map of (views, channels, height, width) predictions, and what else the call asked for.
+
+    The first view is the image itself, the second, if there is one, its mirror image.
+    """
+    makers: dict[str, Callable[[], Any]] = {"prediction": lambda: finish(views[0], spec, size, factor)["prediction"]}
     if focal is not None:
         makers["focal_length"] = lambda: focal
+    if len(views) > 1:
+        makers["confidence"] = lambda: agreement(views[0], views[1], spec, size)
     makers["image"] = lambda: colorize(result["prediction"], spec)
     result = LazyDict(makers)
     return result

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .tasks import TaskSpec
 
@@ -214,8 +214,51 @@ def legend(spec: TaskSpec, classes: np.ndarray | None = None, *, row_height: int
     return image
 
 
+def scale_bar(spec: TaskSpec, limits: tuple[float, float], *, width: int = 160) -> Image.Image:
+    """The colours of a scalar colour map from its lowest to its highest value, with both values and the unit below.
+
+    Args:
+        spec: a task with a scalar colour map.
+        limits: values at the two ends, as for [`colorize`].
+        width: of the image in pixels.
+
+    Raises:
+        ValueError: if the task's colour map shows classes or vectors.
+    """
+    if spec.colormap not in _ANCHORS:
+        raise ValueError(f"task {spec.name!r} has colormap {spec.colormap!r}; those with a scale are {', '.join(_ANCHORS)}")
+    margin, height = 3, 14
+    image = Image.new("RGB", (width, 2 * height + 2 * margin), "white")
+    positions = np.linspace(0, 1, max(2, width - 2 * margin))[None].repeat(height, axis=0)
+    image.paste(COLORMAPS[spec.colormap](positions[None], spec, (0.0, 1.0)), (margin, margin))
+    draw, font, middle = ImageDraw.Draw(image), ImageFont.load_default(12), margin + 1.5 * height + 2
+    unit = f" {spec.unit}" if spec.unit.isalpha() else ""
+    draw.text((margin, middle), f"{limits[0]:.2g}", fill="black", font=font, anchor="lm")
+    draw.text((width - margin, middle), f"{limits[1]:.2g}{unit}", fill="black", font=font, anchor="rm")
+    return image
+
+
+def color_key(spec: TaskSpec, values: np.ndarray, limits: tuple[float, float] | None = None, *, width: int = 160) -> Image.Image | None:
+    """What the colours of a map mean: a legend of the classes that occur, or a scale bar; None for vectors.
+
+    Args:
+        spec: the task.
+        values: the map, as for [`colorize`].
+        limits: as for [`colorize`].
+        width: of a scale bar in pixels.
+    """
+    if spec.is_classification:
+        return legend(spec, values, row_height=18)
+    return scale_bar(spec, color_limits(values) if limits is None else limits, width=width) if spec.colormap in _ANCHORS else None
+
+
 def panel(
-    rows: Sequence[Sequence[Image.Image | None]], titles: Sequence[str] = (), captions: Sequence[str] = (), *, cell: int = 160
+    rows: Sequence[Sequence[Image.Image | None]],
+    titles: Sequence[str] = (),
+    captions: Sequence[str] = (),
+    keys: Sequence[Image.Image | None] = (),
+    *,
+    cell: int = 160,
 ) -> Image.Image:
     """Grid of images with a title per column.
 
@@ -223,22 +266,27 @@ def panel(
         rows: images row by row; `None` leaves a cell empty.
         titles: one per column, or none at all.
         captions: one per row, written above it, or none at all.
+        keys: one per column, drawn below it, or none at all; see [`color_key`]. A key that is wider than its column is reduced.
         cell: width of a cell in pixels; its height follows from the first image's shape.
 
     Raises:
-        ValueError: if there is no image, more titles than columns, or another number of captions than rows.
+        ValueError: if there is no image, more titles or keys than columns, or another number of captions than rows.
     """
     if captions and len(captions) != len(rows):
         raise ValueError(f"a panel has {len(captions)} captions for {len(rows)} rows; give one per row")
     if len(titles) > max(map(len, rows), default=0):
         raise ValueError(f"a panel has {len(titles)} titles for {max(map(len, rows), default=0)} columns; give one per column")
+    if len(keys) > max(map(len, rows), default=0):
+        raise ValueError(f"a panel has {len(keys)} keys for {max(map(len, rows), default=0)} columns; give one per column")
     images = [image for row in rows for image in row if image is not None]
     if not images:
         raise ValueError(f"a panel has no image in its {len(rows)} rows; give at least one")
     height = max(1, round(cell * images[0].height / images[0].width))
     header, caption_height, gap = (20 if titles else 0), (18 if captions else 0), 4
     columns, step = max(len(row) for row in rows), caption_height + height + gap
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, header + len(rows) * step + gap), "white")
+    fitted = [None if key is None else ImageOps.contain(key, (min(cell, key.width), key.height)) for key in keys]
+    footer = max((key.height + gap for key in fitted if key is not None), default=0)
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, header + len(rows) * step + gap + footer), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for column, title in enumerate(titles):
         draw.text((gap + column * (cell + gap) + cell / 2, header / 2 + 2), title, fill="black", font=font, anchor="mm")
@@ -249,6 +297,9 @@ def panel(
             if image is not None:
                 where = gap + column * (cell + gap), header + gap + number * step + caption_height
                 sheet.paste(image.convert("RGB").resize((cell, height), Image.Resampling.NEAREST), where)
+    for column, key in enumerate(fitted):
+        if key is not None:
+            sheet.paste(key, (gap + column * (cell + gap), sheet.height - footer))
     return sheet
 
 

@@ -12,7 +12,7 @@ from accelerate.state import PartialState
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from mult_hf.data.cores import threads_per_process
+from mult_hf.data.cores import keep_freed_memory, threads_per_process
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 from .arguments import TrainingArguments
@@ -33,6 +33,7 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     torch.set_float32_matmul_precision(arguments.float32_matmul)
     if accelerator.device.type == "cpu":  # `accelerate launch` allows one thread per process, regardless of the number of cores
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
+        keep_freed_memory()
     return accelerator
 
 

@@ -30,7 +30,7 @@ from .checkpoints import list_checkpoints, naming_what_was_not_written, save_che
 from .distributed import check_whole_parameters, whole_model
 from .fields import json_object
 from .fingerprint import describe_data
-from .optimization import learning_rate_schedule, parameter_groups
+from .optimization import learning_rate_schedule, make_optimizer, parameter_groups
 from .progress import JsonLinesLog, Progress, mean_over_processes
 from .run_state import RunState
 from .saving import save_model
@@ -143,7 +143,7 @@ class TrainingLoop:
             weight_decay=arguments.weight_decay,
             encoder_factor=arguments.encoder_learning_rate_factor,
         )
-        optimizer = torch.optim.AdamW(groups)
+        optimizer = make_optimizer(groups, self.accelerator)
         self.schedule = learning_rate_schedule(
             optimizer, arguments.schedule, steps=arguments.max_steps, warmup_steps=arguments.warmup_steps, power=arguments.schedule_power
         )

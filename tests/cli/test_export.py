@@ -275,7 +275,7 @@ def test_losses_are_in_percent_of_the_reference_and_positive_if_the_file_is_wors
         ("--tasks deph", r"tasks=\['deph'\]; choose at least one of \['segmentation', 'depth', 'normals', 'edges2d'\]"),
         ("--image_size 31", r"--image_size is \[31\]; give a side, or height and width, of at least 32"),
         ("--image_size 64 64 3", r"--image_size is \[64, 64, 3\]"),
-        ("--formats tflite", r"--formats is \['tflite'\]; give at least one of onnx, int8, pt2"),
+        ("--formats tflite", r"--formats is \['tflite'\]; give at least one of onnx, openvino, openvino-bfloat16, int8, pt2"),
         ("--formats int8", "int8 is converted from onnx, so add onnx"),
         ("--formats pt2 openvino", "openvino is converted from onnx, so add onnx"),
         ("--results finished --dataset views", "--dataset views measures predictions .* export with --results predictions"),

@@ -51,6 +51,16 @@ def test_a_command_gets_the_arguments_after_its_name(command):
     assert calls == [["out", "--size", "64"]]
 
 
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_environment_says_otherwise(command, monkeypatch, given, policy):
+    """OpenMP reads it when torch is loaded, which `mult-hf` leaves to the command."""
+    command(None)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "to be restored")
+    monkeypatch.delenv("OMP_WAIT_POLICY") if given is None else monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    main(["render", "moon"])
+    assert os.environ["OMP_WAIT_POLICY"] == policy
+
+
 def test_the_command_line_of_the_process_is_the_default(command, monkeypatch):
     calls = command(None)
     monkeypatch.setattr(sys, "argv", ["anything.py", "render", "moon", "out"])

@@ -1,6 +1,9 @@
 """Processors are counted as this process may use them: by its affinity and by the quotas of its control groups."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -82,3 +85,34 @@ def test_processes_share_the_processors(monkeypatch):
     monkeypatch.setattr(cores, "available_cores", lambda: 8)
     assert [threads_per_process(None, processes) for processes in (1, 2, 3, 16)] == [8, 4, 2, 1]
     assert threads_per_process(5, 4) == 5
+
+
+# --- memory ---
+
+FAULTS = """
+import resource
+from mult_hf.data.cores import keep_freed_memory
+
+if {keeps}:
+    keep_freed_memory()
+for step in range(12):
+    if step == 2:  # what the first steps allocate is new in any case
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [bytearray(8 * 2**20) for _ in range(8)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Ten steps that allocate and free 64 MiB; a page fault is 4 KiB that the system clears."""
+
+    def page_faults(keeps, **environment):
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        command = [sys.executable, "-c", FAULTS.format(keeps=keeps)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env={**own, **environment}).stdout)
+
+    assert page_faults(False) > 10 * 64 * 2**20 / 4096 / 2, "premise: glibc returns it"
+    assert page_faults(True) < 1000
+    assert page_faults(True, MALLOC_TRIM_THRESHOLD_="1000000") > 10_000, "a user's own setting stays"

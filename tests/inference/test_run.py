@@ -11,6 +11,7 @@ import torch
 from PIL import ExifTags, Image
 
 from mult_hf import MulTImageProcessor, registered_tasks
+from mult_hf.inference import run as module
 from mult_hf.inference.output import PredictionDirectory, read_map
 from mult_hf.inference.run import PredictionRun, prepare
 from mult_hf.inference.sources import InputImage
@@ -168,7 +169,7 @@ def test_finished_maps_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
     specs = {task: registered_tasks()[task] for task in ("depth", "edges2d", "keypoints2d", "reshading")}
     processor = MulTImageProcessor(do_resize=False, tasks=list(specs.values()))
     made = PredictionRun(lambda pixels: dict.fromkeys(specs, pixels[:, :1].sigmoid()), processor, PredictionDirectory(tmp_path, specs), 2)
-    finished, alive, counts = made._finished, [], []
+    finished, alive, counts = module._finished, [], []
 
     def counted(*arguments):
         maps = finished(*arguments)
@@ -176,7 +177,7 @@ def test_finished_maps_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
         counts.append(sum(each() is not None for each in alive))
         return maps
 
-    monkeypatch.setattr(made, "_finished", counted)
+    monkeypatch.setattr(module, "_finished", counted)
     assert made(Images("a", "b", "c")).done == 3
     assert len(counts) == 12
     assert max(counts) <= 2, "the one that is being made, and the one before it"

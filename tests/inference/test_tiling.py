@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from mult_hf import TaskSpec
-from mult_hf.inference.predictor import predict, to_average
+from mult_hf.inference.predictor import predict
 from mult_hf.inference.scale import ViewSize
 from mult_hf.inference.tiling import Layout, align, tile_starts, tiled
+from mult_hf.model.agreement import to_average
 
 SPECS = {
     "classes": TaskSpec(name="classes", kind="classification", channels=2),

@@ -14,12 +14,14 @@ from mult_hf.model.visualization import (
     UNKNOWN_COLOR,
     attention_image,
     class_palette,
+    color_key,
     color_limits,
     colorize,
     legend,
     mark_pixel,
     matrix_image,
     panel,
+    scale_bar,
 )
 
 NAN = np.nan
@@ -301,6 +303,38 @@ def test_a_legend_for_a_regression_is_refused():
         legend(DEPTH)
 
 
+def test_a_scale_bar_shows_the_colours_from_the_lowest_to_the_highest_value_above_both_numbers():
+    bar = colors_of(scale_bar(DEPTH, (0.5, 3.25), width=100))
+    colors = bar[3:17, 3:97]
+    assert (colors == colors[:1]).all(), "each column has one colour"
+    assert tuple(colors[0, 0]) == ENDS["turbo"][0]
+    assert tuple(colors[0, -1]) == ENDS["turbo"][2]
+    ink = (bar[18:].min(axis=-1) < 128).any(axis=0).nonzero()[0]
+    assert ink.min() < 20, "the lowest value on the left"
+    assert ink.max() > 80, "the highest value and its unit on the right"
+
+
+def test_the_unit_is_part_of_the_scale_where_it_is_a_word():
+    with_unit, without = (scale_bar(replace(DEPTH, unit=unit), (0, 1)) for unit in ("m", "[0, 1]"))
+    left, right = ((colors_of(bar)[18:].min(axis=-1) < 128).any(axis=0).sum() for bar in (without, with_unit))
+    assert right > left
+
+
+@pytest.mark.parametrize("spec", [NORMALS, SEGMENTATION])
+def test_classes_and_vectors_have_no_scale(spec):
+    with pytest.raises(ValueError, match="those with a scale are gray, viridis, magma, turbo"):
+        scale_bar(spec, (0, 1))
+
+
+def test_the_key_of_a_map_is_a_legend_or_a_scale_and_vectors_have_none():
+    classes = np.array([[2, 2], [5, IGNORE_INDEX]])
+    assert colors_of(color_key(SEGMENTATION, classes)).tolist() == colors_of(legend(SEGMENTATION, classes, row_height=18)).tolist()
+    depth = np.linspace(1, 3, 200).reshape(10, 20)
+    assert colors_of(color_key(DEPTH, depth)).tolist() == colors_of(scale_bar(DEPTH, color_limits(depth))).tolist()
+    assert colors_of(color_key(DEPTH, depth, (0, 8), width=90)).tolist() == colors_of(scale_bar(DEPTH, (0, 8), width=90)).tolist()
+    assert color_key(NORMALS, np.zeros((3, 2, 2))) is None
+
+
 # Panels. A cell of 40 x 20 pixels, 4 pixels between cells and around them, 20 above for titles.
 
 
@@ -339,6 +373,23 @@ def test_captions_stand_above_their_rows_and_move_the_images_down():
     np.testing.assert_array_equal(captioned[64:84], without[28:48])
     for top in (4, 46):
         assert (captioned[top : top + 18, 4:].min(axis=-1) < 128).any(), "ink"
+
+
+def test_keys_stand_below_their_columns_and_wide_ones_are_reduced():
+    row = [plain(RED), plain(GREEN)]
+    without, with_keys = panel([row], cell=40), panel([row], keys=[plain(BLUE, 10, 30), plain(BLUE, 80, 40)], cell=40)
+    assert with_keys.size == (without.width, without.height + 30 + 4)
+    colors = colors_of(with_keys)
+    np.testing.assert_array_equal(colors[: without.height], colors_of(without))
+    below = (colors[without.height :] == BLUE).all(axis=-1)
+    assert below[:, :44].sum() == 10 * 30
+    assert below[:, 44:].sum() == 40 * 20
+    np.testing.assert_array_equal(colors_of(panel([row], keys=[None, None], cell=40)), colors_of(without))
+
+
+def test_more_keys_than_columns_are_refused():
+    with pytest.raises(ValueError, match="2 keys for 1 columns"):
+        panel([[plain(RED)]], keys=[None, None])
 
 
 def test_a_wrong_number_of_captions_is_refused():

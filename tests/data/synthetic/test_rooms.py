@@ -23,6 +23,7 @@ from huggingface_hub import DatasetCard
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.cli.render_rooms import RoomsArguments, main
 from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN, edges2d, heat_map, keypoints2d, normals_from_depth
+from mult_hf.data.ray_cluster import ray_cluster
 from mult_hf.data.synthetic import rows as stored
 from mult_hf.data.synthetic.rooms import layouts, meshes, samples, textures, variants, viewpoints, writing
 from mult_hf.data.synthetic.rooms.builder import CLASS_NAMES, Part, Room, RoomBuilder
@@ -423,6 +424,20 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path, backend):
     assert one.keys() == two.keys()
     for room, row in one.items():
         assert_same_rendering(row, two[room])
+
+
+@pytest.mark.slow
+def test_processes_on_ray_write_the_same_rows_as_one(tmp_path, backend):
+    plan = settings(rooms=2, size=32, variant=backend[0])
+    writing.write_dataset(tmp_path / "one", plan, backend[1])
+    with ray_cluster(None, 2, "this test") as cluster:
+        writing.write_dataset(tmp_path / "ray", plan, backend[1], 2, cluster)
+    names = [sorted(path.name for path in (tmp_path / name).glob("*.parquet")) for name in ("one", "ray")]
+    assert names[0] == names[1] != []
+    one, ray = ({row["room"]: row for row in read_all(tmp_path / name)} for name in ("one", "ray"))
+    assert one.keys() == ray.keys()
+    for room, row in one.items():
+        assert_same_rendering(row, ray[room])
 
 
 @pytest.mark.nightly

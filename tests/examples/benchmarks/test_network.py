@@ -121,6 +121,26 @@ def test_fewer_tasks_of_a_network_cost_less(network, comparison, mode):
     assert counts[1] < counts[0] < counts[2], "one of three tasks, all three, and all three with a map each"
 
 
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_one_map_per_task_gives_the_same_results_with_more_arithmetic(network, comparison, mode):
+    """The straightforward implementation, which computes each shared map again for each decoder."""
+    cases = comparison(mode)
+    (shared,), (again,) = only(cases.mult()), only(cases.per_task())
+    batch = cases.batch
+    with torch.no_grad():
+        expected, found = (step.network.eval()(batch.images, labels=batch.labels) for step in (shared, again))
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-5)
+    for task in TASKS:
+        torch.testing.assert_close(found.predictions[task], expected.predictions[task], rtol=1e-5, atol=1e-5)
+    assert network.count_products([again])[0] > network.count_products([shared])[0]
+
+
+def test_one_map_per_task_keeps_more_memory_in_training(network, comparison):
+    cases = comparison("training")
+    shared, again = (network.profiled(steps, "cpu")[1] for steps in (only(cases.mult()), only(cases.per_task())))
+    assert again > shared
+
+
 def test_fused_attention_is_counted_as_if_it_were_written_out(network, comparison):
     """Premise: torch's counter does not see the CPU's fused kernel."""
     (step,) = only(comparison("inference").mult())

@@ -92,12 +92,13 @@ def test_the_panel_shows_image_prediction_of_the_released_weights_and_truth(rele
     collator = MultiTaskCollator(MulTImageProcessor.from_pretrained(released, tasks=[{**DEPTH, "metrics": ["rmse"]}]))
     (example,) = example_images(model, load_rows(str(data), split="validation"), collator, 1)
     shown = [example.image, example.predictions["depth"], example.truths["depth"]]
-    expected = panel([shown], ["image", "depth", "truth"])
+    titles, keys = ["image", "depth", "truth"], [None, example.keys["depth"]]
+    expected = panel([shown], titles, keys=keys)
     with Image.open(released / "example-depth.png") as written:
         assert written.size == expected.size
         difference = np.abs(np.asarray(written.convert("RGB"), float) - np.asarray(expected.convert("RGB"), float))
     assert difference.mean() < 1
-    other = panel([[example.image, example.truths["depth"], example.truths["depth"]]], ["image", "depth", "truth"])
+    other = panel([[example.image, example.truths["depth"], example.truths["depth"]]], titles, keys=keys)
     assert np.abs(np.asarray(other.convert("RGB"), float) - np.asarray(expected.convert("RGB"), float)).mean() > 5, "premise: it shows"
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from mult_hf.data.cores import threads_per_process
 from mult_hf.data.files import remove_unfinished, whole_file
+from mult_hf.data.ray_cluster import Cluster, map_on_ray
 from mult_hf.data.schema import card_configs
 from mult_hf.data.synthetic.shards import check_existing_shards, write_shard
 
@@ -59,7 +60,13 @@ def plan_shards(settings: RoomsSettings) -> list[Shard]:
     return shards
 
 
-def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str | None = None, num_proc: int = 1) -> None:
+def write_dataset(
+    output_dir: str | Path,
+    settings: RoomsSettings,
+    library: str | None = None,
+    num_proc: int = 1,
+    on_ray: Cluster | None = None,
+) -> None:
     """Render the missing files of a data set; existing ones stay as they are.
 
     Args:
@@ -67,6 +74,7 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
         settings: settings of the data set.
         library: LLVM library, as returned by `variants.choose_variant`.
         num_proc: number of rendering processes; 1 renders in this process.
+        on_ray: the connected cluster on which these processes run; without it, they run on this machine.
 
     Raises:
         ValueError: if the directory contains files with other settings, or `num_proc` is below 1.
@@ -82,7 +90,7 @@ def write_dataset(output_dir: str | Path, settings: RoomsSettings, library: str 
     missing = [shard for shard in shards if not (output_dir / shard.file_name).exists()]
     rooms_done = settings.rooms - sum(len(shard.seeds) for shard in missing)
     with (
-        _renderer(settings, library, num_proc) as render,
+        _renderer(settings, library, num_proc) if on_ray is None else _ray_renderer(settings, library, num_proc, on_ray) as render,
         tqdm(total=settings.rooms * settings.views, initial=rooms_done * settings.views, unit="view") as progress,
     ):
         rendered = render([seed for shard in missing for seed in shard.seeds])
@@ -170,10 +178,39 @@ panes show an image and have the depth of the pane.
 """
 
 
+def _render_function(settings: RoomsSettings) -> Callable[[int], list[dict[str, Any]]]:
+    """Renders a room's rows from its seed."""
+    return partial({PLAIN: render_room, VARIED: render_varied_room}[settings.scenes], settings)
+
+
+class _RoomWorker:
+    """Renders rooms in one process on Ray."""
+
+    def __init__(self, settings: RoomsSettings, library: str | None, threads: int) -> None:
+        activate(settings.variant, library, threads)
+        self.render = _render_function(settings)
+
+    def __call__(self, seeds: list[int]) -> list[list[dict[str, Any]]]:
+        return [self.render(seed) for seed in seeds]
+
+
+@contextmanager
+def _ray_renderer(settings: RoomsSettings, library: str | None, num_proc: int, cluster: Cluster) -> Iterator[Renderer]:
+    """Render rooms in processes on Ray that share its processors; a room whose process is lost is rendered again."""
+    threads = max(1, cluster.cpus // num_proc)
+    make = partial(_RoomWorker, settings, library, threads)
+
+    def render(seeds: Iterable[int]) -> Iterator[list[dict[str, Any]]]:
+        results = map_on_ray(make, list(seeds), items_per_task=1, workers=num_proc, num_cpus=threads, in_order=True)
+        return chain.from_iterable(results)
+
+    yield render
+
+
 @contextmanager
 def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> Iterator[Renderer]:
     """Render rooms in this process, or in several that share the cores."""
-    render = partial({PLAIN: render_room, VARIED: render_varied_room}[settings.scenes], settings)
+    render = _render_function(settings)
     if num_proc == 1:
         activate(settings.variant, library)
         yield partial(map, render)

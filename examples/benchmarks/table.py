@@ -1,0 +1,230 @@
+"""One table of the benchmarks that decide which runtime, model and machine to use.
+
+    python examples/benchmarks/table.py --output outputs/benchmark.json
+    python examples/benchmarks/table.py --groups training pixels --repeats 3
+
+The rows of a group are timed in turns, so that a slower machine affects all of them, and are given in milliseconds and as a multiple of the
+group's first row. A row that needs a missing package says so, and rows of groups that are not chosen say "not run". Weights and
+images are random. The groups with other runtimes export the network first, which takes minutes once (docs/export.md).
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from end_to_end import CASES, make_images
+from network import Batch, Comparison, build, machine
+from network import BenchmarkArguments as NetworkArguments
+from products import Clock, run
+from torch import nn
+from transformers import DPTConfig, DPTForDepthEstimation, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+from mult_hf import MULT_TASKS
+from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
+from mult_hf.data.cores import keep_freed_memory
+from mult_hf.data.markdown import markdown_table
+from mult_hf.inference.runtimes import RUNTIMES, with_runtime
+
+Action = Callable[[], Any]
+SMALL = {"preset": "small", "image_size": 128, "batch_sizes": [8]}
+SWIN_TINY = {"preset": "swin-tiny", "image_size": 224, "batch_sizes": [1]}
+MATMUL_SIDE = 2048
+MEGAPIXELS = 12
+NOT_RUN = "not run"
+MORE_TASKS = [{"name": f"more_{number}", "kind": "regression", "channels": 1} for number in (1, 2)]
+"""Entries beyond the registered tasks, to show the cost of eight."""
+
+
+@dataclass
+class TableArguments:
+    """Settings of the measurement; each field is a flag."""
+
+    groups: list[str] | None = flag(None, "groups of rows to run; by default all")
+    device: str = flag("cpu", "cpu, or cuda for the rows that run in PyTorch")
+    cpu_threads: int = flag(1, "threads of each runtime")
+    repeats: int = flag(5, "timed runs of each row; their median is shown")
+    output: Path | None = flag(None, "JSON file for all results")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, {1: ("cpu_threads", "repeats")})
+        unknown = sorted({*(self.groups or [])} - {*GROUPS})
+        if unknown:
+            raise ValueError(f"--groups has {unknown}; choose from {', '.join(GROUPS)}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"--device is {self.device}; give cpu or cuda")
+
+    def network(self, **values: Any) -> NetworkArguments:
+        """Settings of the benchmark of networks."""
+        return NetworkArguments(device=self.device, cpu_threads=self.cpu_threads, **values)
+
+
+def limit(arguments: TableArguments) -> Action:
+    """One product of large square matrices in float32: the machine's rate."""
+    square = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=arguments.device)
+    return lambda: square @ square
+
+
+def in_runtime(arguments: TableArguments, values: Mapping[str, Any], runtime: str, dtype: str) -> Action:
+    """A forward pass of the network for six tasks, with a runtime."""
+    network = arguments.network(**values)
+    if runtime != "torch" and arguments.device != "cpu":
+        raise ImportError("runtimes other than PyTorch are measured on the CPU")
+    torch.manual_seed(0)
+    model = with_runtime(build(network, network.tasks).eval(), runtime, dtype, threads=arguments.cpu_threads)
+    return forward(model, Batch.random(network, network.batch_sizes[0]).images)
+
+
+def forward(model: Callable[..., Any], images: torch.Tensor, **options: Any) -> Action:
+    """A call of a model without gradients."""
+    return torch.no_grad()(lambda: model(images, **options))
+
+
+def compiled(arguments: TableArguments, values: Mapping[str, Any]) -> Action:
+    """A forward pass of the compiled network."""
+    network = arguments.network(**values)
+    return forward(torch.compile(build(network, network.tasks).eval()), Batch.random(network, network.batch_sizes[0]).images)
+
+
+def case(arguments: TableArguments, values: Mapping[str, Any], mode: str, name: str) -> Action:
+    """A case of the benchmark of networks, such as six networks of one task."""
+    network = arguments.network(**values)
+    torch.manual_seed(0)
+    comparison = Comparison(network, mode, Batch.random(network, network.batch_sizes[0]), build(network, network.tasks))
+    (steps,) = getattr(comparison, name)().values()
+    return partial(run, steps)
+
+
+def of_transformers(arguments: TableArguments, make: Callable[[], nn.Module]) -> Action:
+    """A network of transformers for one task, on one image of 224 pixels."""
+    return forward(make().eval().to(arguments.device), torch.randn(1, 3, 224, 224, device=arguments.device))
+
+
+def upernet() -> nn.Module:
+    """UPerNet with Swin-T and 17 classes."""
+    backbone = SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, num_labels=17, use_auxiliary_head=False))
+
+
+def dpt() -> nn.Module:
+    """DPT with ViT-B, for depth."""
+    return DPTForDepthEstimation(DPTConfig(image_size=224, hidden_size=768, backbone_out_indices=[2, 5, 8, 11]))
+
+
+def of_size(arguments: TableArguments, size: int) -> Action:
+    """The small network on one image of this side."""
+    network = arguments.network(preset="small", image_size=size, batch_sizes=[1])
+    return forward(build(network, network.tasks).eval(), Batch.random(network, 1).images)
+
+
+def of_tasks(arguments: TableArguments, count: int) -> Action:
+    """The small network with eight tasks, called for some of them."""
+    network = arguments.network(**SMALL)
+    model = build(network, [*MULT_TASKS, *MORE_TASKS]).eval()
+    return forward(model, Batch.random(network, 8).images, tasks=model.task_names[:count])
+
+
+def end_to_end(arguments: TableArguments, name: str) -> Action:
+    """What a user waits for, with the shipped model and an image of 12 megapixels; one thread."""
+    start, folder = CASES[name](), tempfile.TemporaryDirectory()
+    _, large = make_images(Path(folder.name), MEGAPIXELS, 1)
+    return lambda: start([str(large)]) and folder  # the folder lives as long as the action
+
+
+def forwards(values: Mapping[str, Any]) -> dict[str, Callable[[TableArguments], Action]]:
+    """Rows of a forward pass: runtimes, and other implementations."""
+    runtimes = {
+        f"{runtime}, {dtype}": partial(in_runtime, values=values, runtime=runtime, dtype=dtype)
+        for runtime, each in RUNTIMES.items()
+        for dtype in each.start
+    }
+    others = {"one attention map per task": "per_task", "six networks of one task": "networks"}
+    cases = {title: partial(case, values=values, mode="inference", name=name) for title, name in others.items()}
+    return {**runtimes, "torch.compile": partial(compiled, values=values), **cases}
+
+
+def trainings(values: Mapping[str, Any]) -> dict[str, Callable[[TableArguments], Action]]:
+    """Rows of a training step."""
+    names = {"MulT": "mult", "one attention map per task": "per_task", "six networks of one task": "networks"}
+    cases = {title: partial(case, values=values, mode="training", name=name) for title, name in names.items()}
+    return {**cases, "MulT, autocast to bfloat16": partial(case, values={**values, "dtype": "bfloat16"}, mode="training", name="mult")}
+
+
+GROUPS: dict[str, dict[str, Callable[[TableArguments], Action]]] = {
+    "limit": {f"product of {MATMUL_SIDE} x {MATMUL_SIDE}, float32": limit},
+    "forward": forwards(SMALL),
+    "forward-swin-tiny": forwards(SWIN_TINY),
+    "one-task": {
+        "MulT, Swin-T, six tasks": partial(case, values=SWIN_TINY, mode="inference", name="mult"),
+        "UPerNet, Swin-T": partial(of_transformers, make=upernet),
+        "DPT, ViT-B": partial(of_transformers, make=dpt),
+    },
+    "training": trainings(SMALL),
+    "training-swin-tiny": trainings(SWIN_TINY),
+    "pixels": {f"{size} x {size}": partial(of_size, size=size) for size in (256, 512, 1024, 2048)},
+    "tasks": {f"{count} of 8 tasks": partial(of_tasks, count=count) for count in (1, 2, 4, 6, 8)},
+    "end-to-end": {name: partial(end_to_end, name=name) for name in CASES},
+}
+"""Rows by group and title: functions that prepare what is timed."""
+
+
+def measure(rows: Mapping[str, Callable[[TableArguments], Action]], arguments: TableArguments) -> dict[str, list[float] | str]:
+    """Seconds of each run by row, or why a row was not run."""
+    clock = Clock(arguments.device, arguments.cpu_threads)
+    actions: dict[str, Action] = {}
+    results: dict[str, list[float] | str] = {}
+    for title, prepare in rows.items():
+        try:
+            actions[title] = prepare(arguments)
+            actions[title]()  # warm-up, which compiles, exports and allocates
+            results[title] = []
+        except ImportError as error:
+            results[title] = f"{NOT_RUN}: {error}"
+            actions.pop(title, None)
+    for _ in range(arguments.repeats):
+        for title, action in actions.items():
+            results[title].append(clock.seconds(action))
+    return results
+
+
+def table(results: Mapping[str, Mapping[str, Sequence[float] | str]], clock: Clock) -> str:
+    """Markdown table of all groups; times are also multiples of the group's first row."""
+    rows = []
+    for group, by_title in results.items():
+        first = next((statistics.median(each) for each in by_title.values() if not isinstance(each, str)), None)
+        for title, seconds in by_title.items():
+            if isinstance(seconds, str) or first is None:
+                rows.append([group, title, str(seconds), "-"])
+            else:
+                median = statistics.median(seconds)
+                rows.append([group, title, f"{1e3 * median:.1f}", f"{median / first:.2f}"])
+    return markdown_table(["group", "row", f"ms ({clock.kind})", "times the first"], rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, write; `argv` is the command line of this process by default."""
+    arguments = parse_arguments(TableArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
+    torch.set_num_threads(arguments.cpu_threads)
+    keep_freed_memory()
+    clock, chosen = Clock(arguments.device, arguments.cpu_threads), arguments.groups or [*GROUPS]
+    facts = machine(arguments.network())
+    results: dict[str, dict[str, list[float] | str]] = {group: dict.fromkeys(rows, NOT_RUN) for group, rows in GROUPS.items()}
+    for group in chosen:
+        results[group] = measure(GROUPS[group], arguments)
+        print(table({group: results[group]}, clock), flush=True)
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(f"\n{facts['processor']}, {facts['device']}; median of {arguments.repeats}; {versions}\n\n{table(results, clock)}")
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(arguments).items()}
+        arguments.output.write_text(json.dumps({"arguments": settings, **facts, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

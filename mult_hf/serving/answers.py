@@ -1,0 +1,84 @@
+"""Write the maps of one image as the body of an answer, in the encodings of `mult-hf predict`'s files."""
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from mult_hf.inference.output import map_suffix, save_map
+from mult_hf.model.tasks import TaskSpec
+
+Maps = Iterable[tuple[str, Tensor]]
+"""Pairs of task and map, as from `post_process`."""
+
+MEDIA_TYPES = {".png": "image/png", ".npz": "application/octet-stream"}
+
+
+class Answer(NamedTuple):
+    """A body and its media type."""
+
+    body: bytes
+    media_type: str
+
+
+def png_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
+    """The files that `mult-hf predict` writes: the file itself for one task, and a ZIP of `TASK.png` for several.
+
+    A task without a PNG form has a file `TASK.npz`, see `stored_form`.
+    """
+    files = {f"{task}{map_suffix(stored[task])}": _file(prediction, stored[task]) for task, prediction in maps}
+    if len(files) == 1:
+        ((name, content),) = files.items()
+        return Answer(content, MEDIA_TYPES[name[-4:]])
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as writer:  # they are compressed already
+        for name, content in files.items():
+            writer.writestr(name, content)
+    return Answer(archive.getvalue(), "application/zip")
+
+
+def npz_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
+    """One NPZ of values: per task float32 (channels, height, width) in its unit, NaN unknown, or uint8 (height, width) ids, 255 unknown."""
+    arrays: dict[str, Any] = {}
+    for task, prediction in maps:
+        values = prediction.numpy()
+        is_ids = stored[task].is_classification
+        arrays[task] = values.astype(np.uint8) if is_ids else values.reshape(-1, *values.shape[-2:]).astype(np.float32)
+    body = io.BytesIO()
+    np.savez(body, **arrays)  # compressing floats takes longer than predicting them
+    return Answer(body.getvalue(), "application/octet-stream")
+
+
+def json_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
+    """An object with one entry per task: its file in base64, which has no need of a NaN in JSON, with the encoding that reads it."""
+    entries: dict[str, dict[str, Any]] = {}
+    for task, prediction in maps:
+        spec = stored[task]
+        entries[task] = {
+            "height": prediction.shape[-2],
+            "width": prediction.shape[-1],
+            "unit": spec.unit,
+            "encoding": spec.to_dict()["encoding"],
+            "media_type": MEDIA_TYPES[map_suffix(spec)],
+            "file": base64.b64encode(_file(prediction, spec)).decode(),
+        }
+    return Answer(json.dumps({"maps": entries}).encode(), "application/json")
+
+
+def _file(prediction: Tensor, stored: TaskSpec) -> bytes:
+    file = io.BytesIO()
+    save_map(file, prediction, stored)
+    return file.getvalue()
+
+
+ANSWERS: dict[str, Callable[[Maps, Mapping[str, TaskSpec]], Answer]] = {"png": png_answer, "npz": npz_answer, "json": json_answer}
+"""The formats by name; the first is the default."""
+
+FORMATS: Sequence[str] = tuple(ANSWERS)
+
+__all__ = ["ANSWERS", "FORMATS", "Answer", "json_answer", "npz_answer", "png_answer"]

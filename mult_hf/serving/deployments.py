@@ -1,0 +1,179 @@
+"""Deploy the web application and the model on Ray Serve: one process that reads and answers requests, and one per copy of the model."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from starlette.applications import Starlette
+from torch import Tensor
+
+from mult_hf.data.ray_cluster import Cluster, import_ray, ray_cluster
+from mult_hf.inference.loading import load_processor, load_whole_model
+from mult_hf.inference.predictor import predict
+from mult_hf.model.entry_fields import refusal
+from mult_hf.model.tasks import TaskSpec, resolve_tasks
+
+from .app import RETRY_SECONDS, PredictionService, ServiceSettings
+from .batching import Prediction, Query, predict_together
+from .requests import HttpError
+
+import_ray("serve", "the server")
+from ray import serve  # noqa: E402  after the call that switches off its usage reports
+from ray.exceptions import RayError  # noqa: E402
+from ray.serve.config import BackpressureConfig  # noqa: E402
+from ray.serve.schema import ApplicationStatus, LoggingConfig  # noqa: E402
+
+APPLICATION = "mult"
+
+OBJECT_STORE_BYTES = 300_000_000
+"""Shared memory of a cluster that is started here: holds inputs and outputs of the model on their way between processes."""
+
+HEADROOM = 100
+"""Requests beyond the queue that still get the application's own answer, which includes those for /health and /metrics."""
+
+SENDING_SECONDS = 1.0
+"""Time for the last answers to pass from the application through Ray Serve's proxy to the client. The proxy ends without waiting."""
+
+CONNECTIONS = 1000
+"""Requests beyond these that wait for the application; further ones get 503 from Ray Serve."""
+
+
+@dataclass(frozen=True)
+class DeploymentSettings:
+    """A served model.
+
+    Args:
+        model: directory or Hub id.
+        entries: the entries of all its tasks.
+        service: limits and sizes.
+        host: address to listen on.
+        port: port to listen on.
+        tasks: names of the offered tasks; all by default.
+        batch_size: largest number of images per batch.
+        batch_wait: seconds that an image waits for others to join its batch, while the model is idle.
+        copies: number of copies of the model, each in a process.
+        threads: threads of each without GPU.
+    """
+
+    model: str
+    entries: Sequence[Mapping[str, Any]]
+    service: ServiceSettings
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tasks: Sequence[str] | None = None
+    batch_size: int = 8
+    batch_wait: float = 0.005
+    copies: int = 1
+    threads: int = 1
+
+
+class ModelReplica:
+    """A copy of the model, which predicts the images of several requests together."""
+
+    def __init__(self, settings: DeploymentSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        self.network = load_whole_model(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+        batches: Any = self._predict_together  # Ray's types do not have what its decorator adds
+        batches.set_max_batch_size(settings.batch_size)
+        batches.set_batch_wait_timeout_s(settings.batch_wait)
+
+    async def __call__(self, query: Query) -> Prediction:
+        """Predict one image, together with others that arrive meanwhile."""
+        return await self._predict_together(query)
+
+    @serve.batch
+    async def _predict_together(self, queries: list[Query]) -> list[Prediction]:
+        return await asyncio.to_thread(predict_together, self._predict, queries)
+
+    def _predict(self, pixel_values: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+        return predict(self.network, pixel_values.to(self.network.device), tasks=tasks)
+
+
+@serve.ingress()
+class WebReplica:
+    """The web application."""
+
+    def __init__(self, settings: DeploymentSettings, model: Any) -> None:
+        specs = resolve_tasks(list(settings.entries))
+        processor = load_processor(settings.model, tasks=list(settings.entries))
+        offered = {task: spec for task, spec in specs.items() if settings.tasks is None or task in settings.tasks}
+        self.model = model
+        self.service = PredictionService(processor, offered, settings.service, self._predict, self._is_healthy)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return self.service.application()
+
+    async def _predict(self, query: Query) -> Prediction:
+        try:
+            return await self.model.remote(query)
+        except RayError as error:  # the model's process has ended, and Ray starts another one
+            raise HttpError(503, f"the model is not available: {type(error).__name__}; try again", {"Retry-After": "10"}) from None
+
+    async def drain(self) -> None:
+        """Refuse new requests, and wait until the answers to those in progress have left."""
+        await self.service.drain()
+        await asyncio.sleep(SENDING_SECONDS)
+
+    async def _is_healthy(self) -> bool:
+        status = await asyncio.to_thread(serve.status)
+        application = status.applications.get(APPLICATION)
+        return application is not None and application.status == ApplicationStatus.RUNNING
+
+
+def offered_tasks(model: str, tasks: Sequence[str] | None) -> dict[str, TaskSpec]:
+    """Entries of all tasks of a model, after checking that it can be loaded and has the requested ones.
+
+    Raises:
+        ValueError: if a requested task is missing, or the model is damaged.
+        OSError: if there is no such model.
+    """
+    specs = load_whole_model(model).config.task_specs
+    if missing := [task for task in tasks or [] if task not in specs]:
+        raise refusal(f"--tasks has {missing}; {model} has {list(specs)}")
+    return specs
+
+
+@contextmanager
+def deployed(settings: DeploymentSettings, address: str | None, num_cpus: int) -> Iterator[None]:
+    """Serve for the duration of a `with` block; at its end, requests in progress are answered first.
+
+    Args:
+        settings: what to serve.
+        address: address of a Ray cluster, see `ray_cluster`.
+        num_cpus: processors of a cluster that is started here.
+    """
+    with ray_cluster(address, num_cpus, "the server", "serve", OBJECT_STORE_BYTES) as cluster:
+        logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+        serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=logs)
+        try:
+            web = serve.run(_application(settings, cluster), name=APPLICATION, route_prefix="/", logging_config=logs)
+            yield
+            web.drain.remote().result(timeout_s=settings.service.timeout + 10)
+        finally:
+            serve.shutdown()
+
+
+def _application(settings: DeploymentSettings, cluster: Cluster) -> Any:
+    """The two deployments, bound to one another."""
+    deployment: Any = serve.deployment  # Ray's types take it for a decorator with arguments
+    stopping = {"graceful_shutdown_timeout_s": settings.service.timeout + 5, "graceful_shutdown_wait_loop_s": 0.2}
+    model = deployment(ModelReplica).options(
+        num_replicas=settings.copies,
+        ray_actor_options={"num_gpus": 1} if cluster.gpus else {"num_cpus": settings.threads},
+        max_ongoing_requests=2 * settings.batch_size,  # one batch gathers while another one is predicted
+        **stopping,
+    )
+    web = deployment(WebReplica).options(
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=settings.service.queue_size + HEADROOM,
+        max_queued_requests=CONNECTIONS,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_SECONDS),
+        **stopping,
+    )
+    return web.bind(settings, model.bind(settings))
+
+
+__all__ = ["DeploymentSettings", "deployed", "offered_tasks"]

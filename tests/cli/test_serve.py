@@ -1,0 +1,56 @@
+"""Proves that `mult-hf serve` refuses what it cannot serve before it starts anything."""
+
+import socket
+import sys
+
+import pytest
+
+from mult_hf import MulTImageProcessor
+from mult_hf.cli.errors import CommandError
+from mult_hf.cli.serve import check_address, main
+
+TASKS = ["depth", "normals"]
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    tiny_model(tasks=TASKS).save_pretrained(tmp_path)
+    MulTImageProcessor(tasks=TASKS).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--queue_size", "0"], "--queue_size is 0; it must be at least 1"),
+        (["--port", "70000"], "--port is 70000; it must be at least 1 and at most 65535"),
+        (["--timeout", "nan"], "--timeout is nan"),
+        (["--tasks", "depth", "colour"], r"--tasks has \['colour'\]; .* has \['depth', 'normals'\]"),
+    ],
+)
+def test_flags_that_cannot_be_served_are_refused(model, flags, message):
+    with pytest.raises(ValueError, match=message):
+        main(["--model", model, *flags])
+
+
+def test_a_port_in_use_is_refused(model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=f"--host 127.0.0.1 --port {port} cannot be opened; choose another --port"):
+            main(["--model", model, "--port", str(port)])
+
+
+def test_a_host_that_does_not_exist_is_refused():
+    with pytest.raises(CommandError, match=r"--host nowhere\.invalid --port 8000 cannot be opened"):
+        check_address("nowhere.invalid", 8000)
+
+
+@pytest.mark.parametrize("package", ["ray", "prometheus_client", "python_multipart"])
+def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, package):
+    for name in [name for name in sys.modules if name.startswith("mult_hf.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r'pip install "mult-hf\[serve\]"'):
+        main(["--model", model])
