@@ -15,8 +15,9 @@ CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_acc
 """Metrics of classes in the package's table of metrics, which is not saved with checkpoints; all others are metrics of numbers."""
 
 
-CLASS_LOSSES = ("cross_entropy",)
-"""Losses of classes; all others are losses of numbers."""
+OF_CLASSES = ("cross_entropy",)
+OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy", "sigmoid", "unit_vector")
+"""Losses and activations of the package that fit one kind of task. Those that a program adds to its tables are not checked."""
 
 OF_VECTORS = ("unit_vector", "cosine")
 """Activations and losses of directions, which a single number does not have."""
@@ -72,16 +73,18 @@ def _check_geometry_of_classes(spec: "TaskSpec") -> str | None:
 
 
 def _check_numbers_of_classes(spec: "TaskSpec") -> str | None:
-    if not spec.is_classification or (spec.value_range is None and spec.activation == "identity"):
+    if not spec.is_classification or spec.value_range is None:
         return None
-    given = f"value_range {spec.value_range} and activation {spec.activation!r}"
-    return f"is a classification and has {given}, which are for numbers; leave them out"
+    return f"is a classification and has value_range {spec.value_range}, which is for numbers; leave it out"
 
 
-def _check_loss(spec: "TaskSpec") -> str | None:
-    if (spec.loss in CLASS_LOSSES) == spec.is_classification:
-        return None
-    return f"is a {spec.kind} and has loss {spec.loss!r}; {', '.join(CLASS_LOSSES)} is for classification, all others for regression"
+def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
+    other = OF_NUMBERS if spec.is_classification else OF_CLASSES
+    for field in ("loss", "activation"):
+        if getattr(spec, field) in other:
+            kind = "regression" if spec.is_classification else "classification"
+            return f"is a {spec.kind} and has {field} {getattr(spec, field)!r}, which is for {kind}; choose another"
+    return None
 
 
 def _check_vectors(spec: "TaskSpec") -> str | None:
@@ -127,7 +130,7 @@ ENTRY_CHECKS = (
     _check_rotated_channels,
     _check_geometry_of_classes,
     _check_numbers_of_classes,
-    _check_loss,
+    _check_loss_and_activation,
     _check_vectors,
     _check_value_range,
     _check_metrics,
