@@ -39,14 +39,14 @@ def _check_weight(spec: "TaskSpec") -> str | None:
 
 
 def _check_class_names(spec: "TaskSpec") -> str | None:
+    if len(spec.class_names) not in (0, spec.channels):
+        return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
     if spec.class_names and not spec.is_classification:
         return f"is a {spec.kind} and has class_names {list(spec.class_names)}; leave them out, or give kind classification"
     repeated = sorted({name for name in spec.class_names if spec.class_names.count(name) > 1})
     if repeated:
         return f"has class_names {repeated} more than once; results per class need different names"
-    if len(spec.class_names) in (0, spec.channels):
-        return None
-    return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
+    return None
 
 
 def _check_flip_signs(spec: "TaskSpec") -> str | None:
