@@ -50,13 +50,13 @@ def map_size(stored: Any) -> tuple[int, int]:
     """(height, width) of a stored map: a PIL image, or an array with channels first or last.
 
     Raises:
-        ValueError: if it is neither, has another number of axes, or no pixels.
+        ValueError: if it is neither, or has another number of axes.
     """
     if isinstance(stored, Image.Image):
         return stored.height, stored.width
     shape = tuple(stored.shape) if isinstance(stored, Tensor) else label_array(stored).shape
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise ValueError(f"a stored map has shape {shape}; it needs 2 or 3 axes, and pixels")
+    if len(shape) not in (2, 3):
+        raise ValueError(f"a stored map has shape {shape}; it needs 2 or 3 axes")
     return tuple(shape[:2] if len(shape) == 2 or shape[-1] <= 4 < shape[0] else shape[-2:])
 
 
@@ -95,6 +95,8 @@ def misalignment_of_sizes(
     """[`misalignment`] from (height, width) of the stored map and of the upright image, and the EXIF orientation of each."""
     (height, width), (image_height, image_width), turned = map_size, image_size, image_orientation
     sizes = f"the map has {height} x {width} pixels, its image {image_height} x {image_width}"
+    if 0 in (height, width):
+        return f"{sizes}: it is empty; give a map with pixels, or None where there is none"
     if not same_aspect((height, width), (image_height, image_width)):
         if not same_aspect((width, height), (image_height, image_width)):
             return f"{sizes}: another aspect ratio; crop or pad the map as the image was"

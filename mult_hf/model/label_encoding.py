@@ -50,12 +50,10 @@ class LabelEncoding:
             `np.ndarray`: (channels, height, width), float32, NaN where the value is unknown.
 
         Raises:
-            ValueError: if the stored values are of another width than `dtype`, a requested channel is missing, both the first and the
-                last axis may be the channel axis, or there are no pixels.
+            ValueError: if the stored values are of another width than `dtype`, a requested channel is missing, or both the first and
+                the last axis may be the channel axis.
         """
         stored = self._as_declared(np.asarray(stored))
-        if not stored.size:
-            raise ValueError(f"a stored map of shape {stored.shape} has no pixels")
         if channels_last is None or stored.ndim != 3:
             stored = self._channels_first(stored, channels)
         elif channels_last:
