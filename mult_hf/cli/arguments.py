@@ -65,10 +65,21 @@ def _config_argv(config: Path, kind: type) -> list[str]:
     return [word for key, value in values.items() if value is not None for word in as_argv(key, value)]
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """The safe loader, which makes plain values only; it refuses a repeated key, of which YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1 and key != "<<"})
+        if repeated:
+            raise ValueError(f"it has {repeated} more than once")
+        return super().construct_mapping(node, deep)
+
+
 def _read(config: Path) -> Any:
     """The values of a YAML file; JSON is valid YAML."""
     try:
-        return yaml.safe_load(config.read_text(encoding="utf-8"))
+        return _EachKeyOnce(config.read_text(encoding="utf-8")).get_single_data()
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise refusal(f"--config {config} cannot be read: {error}; give a YAML or JSON file of flags") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 STEP_OF_8_BITS = 1 / 127
 """Tolerance for rounding to 8 bits: floors seen by a level camera have z = 0, which is stored slightly above or below 0."""
@@ -201,11 +201,17 @@ def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     beyond = [value for value in ids if not 0 <= value <= last or value != int(value)]
     if len(beyond) > MOST_SPREAD_IDS and len(ids) > spec.channels:
         return f"{len(ids)} different ids look like the result of JPEG or interpolation; use PNG and resize by nearest neighbour"
-    if beyond and stored[-1] >= 100 and len(stored) <= spec.channels + 1:
-        return f"stored values {listed} look spread out for viewing; store the class ids"
+    unlisted = IGNORE_INDEX in beyond and ids[0] >= 0 and (len(ids) == 1 or ids[-2] <= spec.channels)
+    if unlisted:  # what most data sets store for pixels without a class
+        ids = ids[:-1]
+    also = f"; {IGNORE_INDEX} looks like the value for pixels without a class: list it under unknown" if unlisted else ""
     if ids and ids[-1] == spec.channels and ids[0] >= 0:
         remedy = f"set the encoding's offset to {offset - 1:g} and list {0.0 - offset / scale:g} under unknown"
-        return f"ids look 1-based: they run up to {ids[-1]:g} for {spec.channels} classes; {remedy}, or name the missing class"
+        return f"ids look 1-based: they run up to {ids[-1]:g} for {spec.channels} classes; {remedy}, or name the missing class{also}"
+    if unlisted:
+        return also.removeprefix("; ")
+    if beyond and stored[-1] >= 100 and len(stored) <= spec.channels + 1:
+        return f"stored values {listed} look spread out for viewing; store the class ids"
     if len(evidence.class_pixels) == 1 and spec.channels > 1 and evidence.counts["class maps"] >= FEWEST_MAPS:
         (only,) = evidence.class_pixels
         return f"only class {only} occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"

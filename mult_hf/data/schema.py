@@ -37,7 +37,8 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
         revision: branch, tag or commit on the Hub.
 
     Returns:
-        The rows of the split, or a dictionary of all splits.
+        The rows of the split, or a dictionary of all splits. Their images keep the EXIF orientation that was applied to them, so that
+        the collator refuses maps that may not be turned with them.
 
     Raises:
         ImportError: if `datasets` is not installed.
@@ -47,6 +48,8 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
         from datasets import config, load_dataset
         from datasets.exceptions import DatasetGenerationError
         from pyarrow import ArrowInvalid
+
+        from .image_column import as_image_columns
     except ImportError as error:
         raise ImportError(
             f'reading data sets needs the datasets library ({error}); install it with: pip install "mult-hf[train]"'
@@ -60,7 +63,7 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
             place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
         options = {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16])}
     try:
-        return load_dataset(str(name_or_path), split=split, **options)
+        return as_image_columns(load_dataset(str(name_or_path), split=split, **options))
     except (DatasetGenerationError, ArrowInvalid) as error:
         raise ValueError(f"{name_or_path} cannot be read: {error.__cause__ or error}; make or download its files again") from error
 

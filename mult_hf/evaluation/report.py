@@ -132,11 +132,11 @@ def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str],
     unknown = [task for task in measured if all(math.isnan(value) for key, value in values.items() if key.split("/")[0] == task)]
     reasons = {
         "not in the data": [task for task in tasks if task not in data_tasks],
-        "in the data, but not the model's": [task for task in data_tasks if task not in tasks],
+        "in the data, but not in the model": [task for task in data_tasks if task not in tasks],
         "not requested": [task for task in tasks if task in data_tasks and task not in measured],
         "without a known pixel in this split": unknown,
     }
-    return [f"{name}, {reason}: {', '.join(names)}." for reason, names in reasons.items() if names]
+    return [f"Not measured for {name} ({reason}): {', '.join(names)}." for reason, names in reasons.items() if names]
 
 
 @torch.no_grad()

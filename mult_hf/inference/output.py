@@ -165,6 +165,18 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
         return stored.decode(np.asarray(file), channels_last=True)
 
 
+_ENDS = {".png": (12, b"\0\0\0\0IEND\xaeB`\x82"), ".jpg": (2, b"\xff\xd9"), ".npz": (22, b"PK\5\6")}
+"""By suffix: length of the last part of a complete file, and what it begins with."""
+
+
+def _has_its_end(path: Path) -> bool:
+    """Whether a file of a result is complete: a copy that was interrupted, or made while a disk was full, lacks its end."""
+    length, beginning = _ENDS[path.suffix]
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - length))
+        return file.read().startswith(beginning)
+
+
 def load_stored_forms(directory: Path) -> dict[str, TaskSpec]:
     """Load the task entries of a directory of predictions, with the encodings of its files."""
     return resolve_tasks(load_task_entries(directory))
@@ -262,7 +274,7 @@ class PredictionDirectory:
             unfinished.write_text("\n".join(record), encoding="utf-8")
 
     def is_finished(self, name: str) -> bool:
-        """Whether every file of an image exists and is not empty.
+        """Whether every file of an image exists and is complete to its end.
 
         Raises:
             ValueError: if the files' names would be too long.
@@ -274,7 +286,7 @@ class PredictionDirectory:
             raise ValueError(
                 f"its prediction files would have names of {longest} bytes, but at most {MAX_FILE_NAME} are allowed; rename the image"
             )
-        return all(path.is_file() and path.stat().st_size > 0 for path in paths)
+        return all(path.is_file() and _has_its_end(path) for path in paths)
 
     def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the maps of an image of this (height, width)."""

@@ -116,7 +116,7 @@ class FoundFiles(NamedTuple):
 
     Args:
         root: the inputs' common folder.
-        paths: paths of images and videos, sorted, without duplicates.
+        paths: paths of images, videos and folders that cannot be searched, sorted, without duplicates.
         ignored: number of other files in folders, by suffix.
     """
 
@@ -148,7 +148,7 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
         for path in named:
             inside = _walk(path, Path(os.path.abspath(leave_out))) if path.is_dir() else [path]
             for file in inside:
-                if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not file.is_dir():
                     ignored[file.suffix.lower()] += 1
                 else:
                     paths[file] = None
@@ -162,17 +162,35 @@ def _matches(text: str) -> tuple[Path, list[Path]]:
     path = Path(os.path.abspath(Path(text).expanduser()))
     if os.path.exists(path):  # first, because file names may contain the characters of a pattern
         return (path if path.is_dir() else path.parent), [path]
-    matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(text) else []
+    fixed = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+    matches = _below(fixed, path.relative_to(fixed).parts) if glob.has_magic(text) else []
     if not matches:
         raise ValueError(f"{text} does not exist; give images, videos, folders, or patterns such as 'images/**/*.jpg'")
-    fixed = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
     return fixed, matches
 
 
+def _below(fixed: Path, pattern: tuple[str, ...]) -> list[Path]:
+    """Files and folders below a folder that match a pattern, sorted.
+
+    As in the search of a folder, `**` does not follow links to folders: with a link to a folder above, `glob.glob` finds each image 40
+    times, and with two such links it does not end. Hidden files are left out, unless the pattern names them.
+    """
+    if pattern[-1] == "**":  # whose meaning depends on Python's version: here, all of these folders
+        return _below(fixed, pattern[:-1]) if len(pattern) > 1 else [fixed]
+    parts = [part if part == "**" else re.sub(r"\*{2,}", "*", part) for part in pattern]
+    found = fixed.glob("/".join(parts))
+    if any(part.startswith(".") for part in parts):
+        return sorted(found)
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(fixed).parts))
+
+
 def _walk(folder: Path, leave_out: Path) -> Iterator[Path]:
-    for directory, below, files in os.walk(folder):
+    """The files below a folder, and the folders that cannot be searched."""
+    closed: list[OSError] = []
+    for directory, below, files in os.walk(folder, onerror=closed.append):
         below[:] = [name for name in below if not name.startswith(".") and Path(directory, name) != leave_out]
         yield from (Path(directory, name) for name in files if not name.startswith("."))
+    yield from (Path(error.filename) for error in closed)
 
 
 class FileSource:
@@ -189,7 +207,9 @@ class FileSource:
     def __iter__(self) -> Iterator[InputImage | FailedInput]:
         for path in self.found.paths:
             name = path.relative_to(self.found.root).as_posix()
-            if path.exists() and not path.is_file():  # reading a pipe waits for its writer, and some devices never end
+            if path.is_dir():
+                yield FailedInput(name, f"{path} cannot be searched; make it readable, or leave it out")
+            elif path.exists() and not path.is_file():  # reading a pipe waits for its writer, and some devices never end
                 yield FailedInput(name, f"{path} is a pipe, socket or device; give a regular file")
             elif path.suffix.lower() in VIDEO_SUFFIXES:
                 yield from video_frames(path, name, self.frame_step)
@@ -314,7 +334,7 @@ class RowSource:
     """
 
     def __init__(self, dataset: "Dataset", numbers: Sequence[int] | None = None) -> None:
-        from datasets import Image as ImageFeature
+        from mult_hf.data.image_column import Image as ImageFeature
 
         if "image" not in dataset.column_names:
             raise refusal(f"the data set has columns {dataset.column_names}; the images must be in a column called 'image'")

@@ -1,47 +1,62 @@
 """Check that a stored map and its image show the same pixels."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import ExifTags, Image
+from torch import Tensor
 
-from .images import open_file, read_image
+from .images import label_array, open_file, read_image
 
 UPRIGHT = 1
 """EXIF orientation of an upright file."""
+
+APPLIED_ORIENTATION = "applied_exif_orientation"
+"""Key in the `info` of a PIL image that was turned upright: the EXIF orientation of its file."""
 
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
 
 
 def orientation(image: Any) -> int:
-    """EXIF orientation of an image or map, 1 to 8; arrays, tensors and files without a tag are upright.
+    """EXIF orientation of the file of an image or map, 1 to 8, also where it was applied; without a tag, and for arrays, 1.
 
     Args:
-        image: PIL image, path of a file, array or tensor.
+        image: as for `read_image`; only the header of a file is read.
     """
-    if isinstance(image, (str, Path)) and Path(image).is_file():
-        with open_file(image) as opened:
-            return orientation(opened)
-    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) if isinstance(image, Image.Image) else UPRIGHT
+    image = open_file(image)
+    return image.info.get(APPLIED_ORIENTATION, _tag(image)) if isinstance(image, Image.Image) else UPRIGHT
+
+
+def _tag(image: Image.Image) -> int:
+    """The EXIF orientation that has yet to be applied."""
+    found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    return found if found in range(1, 9) else UPRIGHT
 
 
 def upright_size(image: Any) -> tuple[int, int]:
-    """(height, width) of an image once its EXIF orientation is applied, as the processors and `datasets` do."""
+    """(height, width) of an image once its EXIF orientation is applied, as the processors and `datasets` do.
+
+    Args:
+        image: as for `read_image`.
+    """
+    image = open_file(image)
     if not isinstance(image, Image.Image):
-        image = read_image(image)
-    if not isinstance(image, Image.Image):
-        return tuple(image.shape[-2:])
-    return (image.width, image.height) if orientation(image) in SIDEWAYS else (image.height, image.width)
+        return tuple(read_image(image).shape[-2:])
+    return (image.width, image.height) if _tag(image) in SIDEWAYS else (image.height, image.width)
 
 
 def map_size(stored: Any) -> tuple[int, int]:
-    """(height, width) of a stored map: a PIL image, or an array with channels first or last."""
+    """(height, width) of a stored map: a PIL image, or an array with channels first or last.
+
+    Raises:
+        ValueError: if it is neither, or has another number of axes.
+    """
     if isinstance(stored, Image.Image):
         return stored.height, stored.width
-    shape = np.shape(stored)
+    shape = tuple(stored.shape) if isinstance(stored, Tensor) else label_array(stored).shape
+    if len(shape) not in (2, 3):
+        raise ValueError(f"a stored map has shape {shape}; it needs 2 or 3 axes")
     return tuple(shape[:2] if len(shape) == 2 or shape[-1] <= 4 < shape[0] else shape[-2:])
 
 
@@ -67,9 +82,11 @@ def misalignment(stored: Any, image: Any) -> str | None:
 
     Args:
         stored: PIL image or array.
-        image: PIL image, path, array or tensor.
+        image: as for `read_image`.
     """
-    return misalignment_of_sizes(map_size(stored), upright_size(image), orientation(stored), orientation(image))
+    image = open_file(image)
+    tag = orientation(stored) if isinstance(stored, Image.Image) else UPRIGHT
+    return misalignment_of_sizes(map_size(stored), upright_size(image), tag, orientation(image))
 
 
 def misalignment_of_sizes(
@@ -78,6 +95,8 @@ def misalignment_of_sizes(
     """[`misalignment`] from (height, width) of the stored map and of the upright image, and the EXIF orientation of each."""
     (height, width), (image_height, image_width), turned = map_size, image_size, image_orientation
     sizes = f"the map has {height} x {width} pixels, its image {image_height} x {image_width}"
+    if 0 in (height, width):
+        return f"{sizes}: it is empty; give a map with pixels, or None where there is none"
     if not same_aspect((height, width), (image_height, image_width)):
         if not same_aspect((width, height), (image_height, image_width)):
             return f"{sizes}: another aspect ratio; crop or pad the map as the image was"
@@ -98,16 +117,30 @@ def check_aligned(maps: Mapping[str, Any], image: Any, where: str = "the sample"
 
     Args:
         maps: stored maps by task, `None` for a missing map.
-        image: PIL image, path, array or tensor.
+        image: as for `read_image`.
         where: name of the sample in the message.
 
     Raises:
         ValueError: naming the task, both sizes and what to do.
     """
+    image = open_file(image)
     for task, stored in maps.items():
-        reason = None if stored is None else misalignment(stored, image)
+        try:
+            reason = None if stored is None else misalignment(stored, image)
+        except ValueError as error:
+            reason = str(error)
         if reason:
             raise ValueError(f"{task} of {where}: {reason}")
 
 
-__all__ = ["UPRIGHT", "check_aligned", "map_size", "misalignment", "misalignment_of_sizes", "orientation", "same_aspect", "upright_size"]
+__all__ = [
+    "APPLIED_ORIENTATION",
+    "UPRIGHT",
+    "check_aligned",
+    "map_size",
+    "misalignment",
+    "misalignment_of_sizes",
+    "orientation",
+    "same_aspect",
+    "upright_size",
+]

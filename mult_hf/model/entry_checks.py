@@ -1,5 +1,6 @@
 """Checks of a task entry whose fields have the right types: values that are not allowed, and fields that do not fit each other."""
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,14 @@ RESAMPLINGS = ("nearest", "bilinear")
 
 CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_accuracy")
 """Metrics of classes in the package's table of metrics, which is not saved with checkpoints; all others are metrics of numbers."""
+
+
+OF_CLASSES = ("cross_entropy",)
+OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy", "sigmoid", "unit_vector")
+"""Losses and activations of the package that fit one kind of task. Those that a program adds to its tables are not checked."""
+
+OF_VECTORS = ("unit_vector", "cosine")
+"""Activations and losses of directions, which a single number does not have."""
 
 
 def _check_resample(spec: "TaskSpec") -> str | None:
@@ -30,9 +39,14 @@ def _check_weight(spec: "TaskSpec") -> str | None:
 
 
 def _check_class_names(spec: "TaskSpec") -> str | None:
-    if len(spec.class_names) in (0, spec.channels):
-        return None
-    return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
+    if len(spec.class_names) not in (0, spec.channels):
+        return f"has {len(spec.class_names)} class names for {spec.channels} channels; give one per class"
+    if spec.class_names and not spec.is_classification:
+        return f"is a {spec.kind} and has class_names {list(spec.class_names)}; leave them out, or give kind classification"
+    repeated = sorted({name for name in spec.class_names if spec.class_names.count(name) > 1})
+    if repeated:
+        return f"has class_names {repeated} more than once; results per class need different names"
+    return None
 
 
 def _check_flip_signs(spec: "TaskSpec") -> str | None:
@@ -51,18 +65,45 @@ def _check_rotated_channels(spec: "TaskSpec") -> str | None:
 
 
 def _check_geometry_of_classes(spec: "TaskSpec") -> str | None:
-    if not spec.is_classification or not (spec.zoom_exponent or spec.rotated_channels):
+    if not spec.is_classification or not (spec.zoom_exponent or spec.rotated_channels or -1 in spec.horizontal_flip_signs):
         return None
-    return "holds classes, which neither zoom nor turn; drop zoom_exponent and rotated_channels"
+    return (
+        "holds classes, which neither zoom nor turn nor change their sign; drop zoom_exponent, rotated_channels and horizontal_flip_signs"
+    )
+
+
+def _check_numbers_of_classes(spec: "TaskSpec") -> str | None:
+    if not spec.is_classification or spec.value_range is None:
+        return None
+    return f"is a classification and has value_range {spec.value_range}, which is for numbers; leave it out"
+
+
+def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
+    other = OF_NUMBERS if spec.is_classification else OF_CLASSES
+    for field in ("loss", "activation"):
+        if getattr(spec, field) in other:
+            kind = "regression" if spec.is_classification else "classification"
+            return f"is a {spec.kind} and has {field} {getattr(spec, field)!r}, which is for {kind}; choose another"
+    return None
+
+
+def _check_vectors(spec: "TaskSpec") -> str | None:
+    of_vectors = [name for name in (spec.activation, spec.loss) if name in OF_VECTORS]
+    if not of_vectors or spec.channels > 1:
+        return None
+    return f"has one channel and {', '.join(of_vectors)}, for vectors of 2 or more channels; give others, or more channels"
 
 
 def _check_value_range(spec: "TaskSpec") -> str | None:
-    if spec.value_range is None or (len(spec.value_range) == 2 and spec.value_range[0] < spec.value_range[1]):
+    low, high = spec.value_range if spec.value_range is not None and len(spec.value_range) == 2 else (0.0, 0.0)
+    if spec.value_range is None or (low < high and math.isfinite(float(high) - float(low))):
         return None
-    return f"has value range {spec.value_range}; give two numbers, the smaller one first"
+    return f"has value range {spec.value_range}; give two numbers, the smaller one first, with a finite difference"
 
 
 def _check_metrics(spec: "TaskSpec") -> str | None:
+    if len(set(spec.metrics)) < len(spec.metrics):
+        return f"has metrics {list(spec.metrics)}; give each once"
     wrong = [name for name in spec.metrics if (name in CLASS_METRICS) != spec.is_classification]
     if not wrong:
         return None
@@ -88,6 +129,9 @@ ENTRY_CHECKS = (
     _check_flip_signs,
     _check_rotated_channels,
     _check_geometry_of_classes,
+    _check_numbers_of_classes,
+    _check_loss_and_activation,
+    _check_vectors,
     _check_value_range,
     _check_metrics,
     _check_encoding_channels,

@@ -23,7 +23,7 @@ from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
 from .images import LabelMap, open_file, read_image, resize_label
 from .post_processing import finish, resized
-from .processor_fields import check_numbers, checked_size
+from .processor_fields import checked_fields
 from .processor_labels import Place, reduced, with_segmentation_maps
 from .resizing import classes_of
 from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
@@ -106,12 +106,8 @@ class MulTProcessingMixin(_Backend):
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
         specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
-        if kwargs.get("size") is not None:
-            kwargs["size"] = checked_size(kwargs["size"])
-        options: dict[str, Any] = {**kwargs, "tasks": [spec.to_dict() for spec in specs.values()]}
+        options: dict[str, Any] = {**checked_fields(kwargs), "tasks": [spec.to_dict() for spec in specs.values()]}
         super().__init__(**options)
-        for name, least in (("image_mean", -math.inf), ("image_std", 0.0), ("rescale_factor", 0.0)):
-            check_numbers(name, getattr(self, name), above=least)
         self.assumed_field_of_view = checked_field_of_view(self.assumed_field_of_view, self.canonical_focal_length)
 
     @classmethod
@@ -162,9 +158,8 @@ class MulTProcessingMixin(_Backend):
             ValueError: on a broken or empty image, a label map that does not fit its task, or `segmentation_maps` where not exactly
                 one task is a classification; the message names it.
         """
-        if kwargs.get("size") is not None:
-            kwargs["size"] = checked_size(kwargs["size"])
-        return super().preprocess(images, segmentation_maps, label_maps, focal_length, **kwargs)
+        options: Any = checked_fields(kwargs)
+        return super().preprocess(images, segmentation_maps, label_maps, focal_length, **options)
 
     # `override`, here and below: the base class declares arbitrary further inputs; `preprocess` passes the ones named here.
     def _prepare_image_like_inputs(self, images: ImageInput, *, input_data_format: Any = None, **kwargs: Any) -> list[Any]:  # type: ignore[override]

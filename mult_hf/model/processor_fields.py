@@ -7,8 +7,38 @@ from operator import index
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from .entry_fields import refusal
+
+_ABOVE = {"image_mean": -math.inf, "image_std": 0.0, "rescale_factor": 0.0}
+
+
+def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a processor, or keywords of its call, in Python's own types, which JSON can hold.
+
+    Args:
+        given: values by field; numbers and arrays of numpy and torch are converted.
+
+    Raises:
+        ValueError: on a switch that is not True or False, a number that would make pixels infinite, or an impossible size.
+    """
+    values = {name: _in_python(value) for name, value in given.items()}
+    for name, value in values.items():
+        if name.startswith("do_") and value is not None and not isinstance(value, bool):
+            raise refusal(f"{name} is {value!r} ({type(value).__name__}); give True or False")
+    for name in values.keys() & _ABOVE.keys():
+        check_numbers(name, values[name], above=_ABOVE[name])
+        values[name] = [*map(float, values[name])] if isinstance(values[name], (list, tuple)) else values[name]
+    if values.get("size") is not None:
+        values["size"] = checked_size(values["size"])
+    return values
+
+
+def _in_python(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_in_python(item) for item in value] if isinstance(value, list) else tuple(map(_in_python, value))
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray, Tensor)) else value
 
 
 def check_numbers(name: str, value: Any, above: float) -> None:
@@ -57,4 +87,4 @@ def _whole(length: Any, size: Any, limit: int | None) -> int:
     return whole
 
 
-__all__ = ["MAX_SIDE", "check_numbers", "checked_size"]
+__all__ = ["MAX_SIDE", "checked_fields", "checked_size"]

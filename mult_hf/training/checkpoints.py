@@ -137,13 +137,14 @@ def naming_what_was_not_written(target: Path, checkpoints: Path) -> Iterator[Non
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Rename a finished directory to its final name, replacing an older one."""
+    """Rename a finished directory to its final name, replacing an older one, which is deleted afterwards: it may be the only other."""
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
-    if final.exists():
-        remove(final)
+    replaced = _set_aside(final) if final.exists() else None
     partial.rename(final)
     _flush(final.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced)
 
 
 def replace_files(partial: Path, directory: Path) -> None:
@@ -158,10 +159,15 @@ def replace_files(partial: Path, directory: Path) -> None:
 
 def remove(directory: Path) -> None:
     """Delete a directory such that an incomplete one never has its name."""
+    shutil.rmtree(_set_aside(directory))
+
+
+def _set_aside(directory: Path) -> Path:
+    """Rename a directory such that it is deleted with the remains of interrupted saves."""
     doomed = directory.with_name(f"{directory.name}.old{_PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
     directory.rename(doomed)
-    shutil.rmtree(doomed)
+    return doomed
 
 
 def remove_partial(directory: Path) -> None:

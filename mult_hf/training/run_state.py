@@ -18,9 +18,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from mult_hf.model.entry_fields import refusal
+
 from .state_files import read_state, read_tensors, write_state, write_tensors
 
 _WEIGHTS = "model.safetensors"
+_COUNT = "parameters_with_state"  # by which half a state is recognised: torch takes the other half for parameters without a gradient so far
 
 
 class Stateful(Protocol):
@@ -87,7 +90,7 @@ class RunState:
         if self.accelerator.is_main_process:
             if weights is not None:
                 write_tensors(directory / _WEIGHTS, cast(Any, weights))
-                write_state(directory, "optimizer", optimizer)
+                write_state(directory, "optimizer", {**optimizer, _COUNT: len(optimizer["state"])})
             for name, part in self.parts.items():
                 write_state(directory, name, part.state_dict())
         for name, part in self.own_parts.items():
@@ -106,12 +109,14 @@ class RunState:
         is_new = self.accelerator.process_index >= max(saved_processes, 1)
         numbers = None if is_new else read_state(directory, self._random_name)
         for name, part in parts.items():
+            if name in self.parts:
+                _check_complete(directory, name, states[name], part.state_dict())
             _apply(directory, name, part.load_state_dict, states[name])
         kind = self.accelerator.distributed_type
         if kind == DistributedType.DEEPSPEED:
             self._load_deepspeed(directory)
         else:
-            weights, optimizer = read_tensors(directory / _WEIGHTS), read_state(directory, "optimizer")
+            weights, optimizer = read_tensors(directory / _WEIGHTS), _read_optimizer(directory)
             broken = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
             if broken:
                 raise ValueError(
@@ -124,6 +129,8 @@ class RunState:
                 _apply(directory, "optimizer", load, optimizer)
             else:
                 _apply(directory, "model", self.module.load_state_dict, weights)
+                for saved, own in zip(optimizer["param_groups"], self.optimizer.param_groups):
+                    _check_complete(directory, "optimizer", saved, own)
                 _apply(directory, "optimizer", self.optimizer.load_state_dict, optimizer)
         # Last, so that nothing draws random numbers after they are restored.
         if numbers is not None:
@@ -136,6 +143,31 @@ class RunState:
                 "are read; move the checkpoint there if you trust it"
             )
         self.accelerator.load_state(str(directory / "deepspeed"))
+
+
+def _read_optimizer(directory: Path) -> dict[str, Any]:
+    """The optimizer's state, with the state of every parameter that had one."""
+    state = read_state(directory, "optimizer")
+    _check_complete(directory, "optimizer", state, dict.fromkeys(("state", "param_groups", _COUNT)))
+    count, entries = state.pop(_COUNT), state["state"]
+    if count != len(entries):
+        raise _incomplete(directory, "optimizer", f"has the state of {len(entries)} of {count} parameters")
+    for entry in entries.values():
+        _check_complete(directory, "optimizer", entry, next(iter(entries.values())))
+        _check_complete(directory, "optimizer", next(iter(entries.values())), entry)
+    return state
+
+
+def _check_complete(directory: Path, name: str, saved: Any, own: Mapping[str, Any]) -> None:
+    """Refuse a state without some of the entries that the run's own has: most parts keep their initial value for a missing one."""
+    if not isinstance(saved, Mapping):
+        raise _incomplete(directory, name, f"is a {type(saved).__name__}")
+    if missing := sorted(set(own) - set(saved), key=str):
+        raise _incomplete(directory, name, f"lacks {missing}")
+
+
+def _incomplete(directory: Path, name: str, what: str) -> ValueError:
+    return refusal(f"{directory}: the state {name!r} {what}; resume from another checkpoint, or start a new run")
 
 
 def _apply(directory: Path, name: str, load: Any, state: Any) -> None:

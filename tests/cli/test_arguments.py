@@ -131,6 +131,14 @@ def test_flags_come_from_the_file_and_then_from_the_command_line(tmp_path, endin
     assert (parsed.steps, parsed.tasks, parsed.deep, json.loads(parsed.options)) == (7, ["b", "c"], True, {"x": 1})
 
 
+@pytest.mark.parametrize("text", ["steps: 100\ndeep: yes\nsteps: 200\n", '{"steps": 100, "steps": 200}'])
+def test_a_repeated_key_is_refused(tmp_path, text):
+    """YAML and JSON take the last one without a word."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"c.yaml cannot be read: it has \['steps'\] more than once"):
+        parse_arguments(arguments_class(), ["--config", str(tmp_path / "c.yaml")], "")
+
+
 def test_a_key_that_is_not_a_flag_is_refused(tmp_path):
     file = tmp_path / "flags.yaml"
     file.write_text("stepz: 5\n")

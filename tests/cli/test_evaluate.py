@@ -116,19 +116,19 @@ def test_maps_are_read_with_the_encodings_of_their_data_set(save_model, data, ru
 
 def test_tasks_without_results_are_named_with_the_reason(save_model, data, run):
     printed, results, _ = run(save_model(), data)
-    assert "model, not in the data: edges2d." in printed
+    assert "Not measured for model (not in the data): edges2d." in printed
     assert {name.split("/")[0] for name in results["model"]} == {"segmentation", "depth"}
     printed, results, _ = run(save_model("depth_only", tasks=["depth"]), data)
-    assert "depth_only, in the data, but not the model's: segmentation." in printed
+    assert "Not measured for depth_only (in the data, but not in the model): segmentation." in printed
     printed, results, _ = run(save_model(), data, "--tasks", "segmentation")
-    assert "model, not requested: depth." in printed
+    assert "Not measured for model (not requested): depth." in printed
     assert {name.split("/")[0] for name in results["model"]} == {"segmentation"}
 
 
 def test_a_task_without_known_pixels_is_null_and_reported(save_model, run, tmp_path):
     directory = write_data(tmp_path / "dark", {"name": "depth", "encoding": {"dtype": "uint16", "maximum": -1.0}})
     printed, results, _ = run(save_model(), directory)
-    assert "without a known pixel in this split: depth." in printed
+    assert "(without a known pixel in this split): depth." in printed
     assert results["model"]["depth/rmse"] is None
     assert results["model"]["segmentation/mean_iou"] > 0
 

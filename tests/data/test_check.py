@@ -150,6 +150,22 @@ CLASS_MISTAKES = {
         "ids look 1-based: they run up to 3 for 3 classes; set the encoding's offset to -1 and list 0",
     ),
     "1-based, 0 for unlabelled": (THREE_CLASSES, mask(0, 1, 2, 3), "ids look 1-based"),
+    "1-based, 255 for unlabelled": (THREE_CLASSES, mask(1, 2, 3, 255), "ids look 1-based: they run up to 3 for 3 classes; [^;]*$"),
+    "1-based, 255 for unlabelled and not listed": (
+        classes_of(3, dtype="uint8"),
+        mask(1, 2, 3, 255),
+        "ids look 1-based: they run up to 3 for 3 classes; .*; 255 looks like the value for pixels without a class",
+    ),
+    "1-based, more than 100 classes": (
+        classes_of(150, dtype="uint8", unknown=[0]),
+        np.resize(np.arange(151, dtype=np.uint8), SIZE),
+        "ids look 1-based: they run up to 150 for 150 classes",
+    ),
+    "255 for unlabelled and not listed": (
+        classes_of(3, dtype="uint8"),
+        mask(0, 1, 2, 255),
+        "pixels have class 255; .*: 255 looks like the value for pixels without a class: list it under unknown",
+    ),
     "1-based, the last class not among them": (THREE_CLASSES, mask(1, 2), "class 0 never occurs and all others do: ids look 1-based"),
     "interpolated": (
         TWO_CLASSES,

@@ -135,11 +135,16 @@ def test_files_are_on_disk_before_they_are_renamed(tmp_path, monkeypatch):
     assert steps[:2] == ["sync", "replace"]
 
 
-def test_an_empty_file_is_not_finished(tmp_path):
-    directory = PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}, panels=False)
+@pytest.mark.parametrize("spoil", [lambda whole: b"", lambda whole: whole[:-1], lambda whole: whole[:100], lambda whole: bytes(len(whole))])
+@pytest.mark.parametrize("kind", ["PNG", "NPZ", "JPEG"])
+def test_a_file_without_its_end_is_not_finished(tmp_path, kind, spoil):
+    """As an interrupted copy of the directory, or a full disk, leaves it."""
+    curvature = OTHERS[0]
+    directory = PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"], "curvature": curvature}, panels=True)
     write_image(directory, "x")
     assert directory.is_finished("x")
-    directory.map_path("depth", "x").write_bytes(b"")
+    paths = {"PNG": directory.map_path("depth", "x"), "NPZ": directory.map_path("curvature", "x"), "JPEG": directory.panel_path("x")}
+    paths[kind].write_bytes(spoil(paths[kind].read_bytes()))
     assert not directory.is_finished("x")
 
 

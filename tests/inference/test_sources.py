@@ -1,9 +1,11 @@
 """Proves that every image is found once, under a unique and stable name, and that broken inputs do not stop others."""
 
+import errno
 import os
 import shutil
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +96,43 @@ def test_a_file_given_by_its_path_is_used_whatever_its_suffix(tmp_path):
     path = save_image(tmp_path / "x.png").rename(tmp_path / "x.scan")
     (image,) = FileSource(find_files([str(path)], tmp_path / "results"))
     assert image.read().getpixel((0, 0)) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "**/**/*.png", "**", "*/*.png", "*", "s**b/**.png", "[s]ub/x*"])
+def test_each_image_is_found_once_although_links_lead_back(tmp_path, pattern):
+    """With two links to a folder above, the number of paths doubles at each of 40 levels."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x.png").touch()
+    (tmp_path / "sub" / ".hidden.png").touch()
+    for name in ("one", "two"):
+        (tmp_path / "sub" / name).symlink_to(tmp_path)
+    found = find_files([str(tmp_path / pattern)], tmp_path / "out")
+    assert [path.relative_to(tmp_path).as_posix() for path in found.paths] == ["sub/x.png"]
+
+
+def test_a_hidden_file_is_found_by_a_pattern_that_names_it(tmp_path):
+    (tmp_path / ".hidden.png").touch()
+    (tmp_path / "x.png").touch()
+    assert [path.name for path in find_files([str(tmp_path / ".h*.png")], tmp_path / "out").paths] == [".hidden.png"]
+
+
+def test_a_folder_that_cannot_be_searched_is_a_failed_input(tmp_path, monkeypatch):
+    """Its images would be missing without a word. Root may search every folder, so the refusal of the system is imitated."""
+    for name in ("closed/x.png", "open/y.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    search = os.scandir
+
+    def scandir(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return search(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    failed, found = FileSource(find_files([str(tmp_path)], tmp_path / "out"))
+    assert failed.name == "closed"
+    assert failed.reason == f"{tmp_path}/closed cannot be searched; make it readable, or leave it out"
+    assert found.name == "open/y.png"
 
 
 @pytest.mark.parametrize("missing", ["nothing.jpg", "nothing/*.jpg"])

@@ -127,3 +127,23 @@ def test_exif_orientation_is_read_from_a_file_in_any_form(processor_class, tmp_p
     for image in (path, str(path), path.read_bytes(), path.open("rb"), {"bytes": path.read_bytes()}, Image.open(path)):
         with pytest.raises(ValueError, match=r"turned by 90 degrees \(the image's EXIF orientation is 6"):
             processor(image, label_maps={"depth": depth_of(30, 60)})
+
+
+NO_MAPS = ["map.png", b"PNG", {"bytes": b"", "path": None}, 3.0, np.ones(1200, np.uint16), np.ones((1, 1, 30, 40), np.uint16)]
+
+
+@pytest.mark.parametrize("collate", ["__call__", "collate_for_evaluation"])
+@pytest.mark.parametrize("stored", [*NO_MAPS, np.ones((0, 0), np.uint16), torch.ones(0, 40)], ids=lambda stored: str(stored)[:20])
+def test_a_value_that_is_no_map_is_refused_with_its_task_and_row(collate, stored):
+    """A cell that was not decoded, for example."""
+    collator = MultiTaskCollator(MulTImageProcessor(size={"height": 32, "width": 32}, tasks=["depth"]))
+    reasons = r"(a label map is a PIL image, an array or|a stored map has shape \(|the map has 0 x \d+ pixels, .*: it is empty)"
+    with pytest.raises(ValueError, match=f"depth of row 0 of the batch: {reasons}"):
+        getattr(collator, collate)([{"image": image_of(30, 40), "depth": stored}])
+
+
+@processors
+def test_processors_refuse_a_map_without_pixels(processor_class):
+    processor = processor_class(size={"height": 32, "width": 32}, tasks=["depth"])
+    with pytest.raises(ValueError, match="depth: the map has 0 x 40 pixels, its image 30 x 40: it is empty"):
+        processor(image_of(30, 40), label_maps={"depth": np.ones((0, 40), np.uint16)})

@@ -9,7 +9,9 @@ from torch import nn
 from mult_hf import LabelEncoding, MulTDensePredictionOutput, MulTModelOutput, TaskSpec
 from mult_hf.data.collator import AUGMENTATION_SEED
 from mult_hf.metrics.table import METRICS, STATISTICS
-from mult_hf.model.entry_checks import CLASS_METRICS
+from mult_hf.model.entry_checks import CLASS_METRICS, OF_CLASSES, OF_NUMBERS, OF_VECTORS
+from mult_hf.model.heads import ACTIVATIONS
+from mult_hf.model.losses import LOSSES
 from mult_hf.model.tasks import RESERVED_NAMES, resolve_tasks
 
 NO_TEXT = [None, 5, 1.5, True, ["l1"], {"a": 1}]
@@ -137,3 +139,31 @@ def test_a_name_that_torch_modules_use_is_refused_at_construction(name):
     assert hasattr(nn.ModuleDict(), name), "premise"
     with pytest.raises(ValueError, match=f"a task cannot be called '{name}'.*ModuleDict.*choose another"):
         TaskSpec(name=name, kind="regression", channels=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "fields", "message"),
+    [
+        ("classification", 3, {"loss": "l1"}, "is a classification and has loss 'l1', which is for regression"),
+        ("regression", 3, {"loss": "cross_entropy"}, "is a regression and has loss 'cross_entropy', which is for classification"),
+        ("classification", 3, {"activation": "unit_vector"}, "has activation 'unit_vector', which is for regression"),
+        ("classification", 3, {"activation": "sigmoid"}, "has activation 'sigmoid', which is for regression"),
+        ("classification", 3, {"value_range": (0.0, 2.0)}, r"value_range \(0.0, 2.0\), which is for numbers"),
+        ("classification", 3, {"horizontal_flip_signs": (-1, 1, 1)}, "holds classes, which .* drop .* horizontal_flip_signs"),
+        ("classification", 3, {"class_names": ("a", "b", "a")}, r"class_names \['a'\] more than once"),
+        ("regression", 1, {"class_names": ("a",)}, r"is a regression and has class_names \['a'\]"),
+        ("regression", 1, {"activation": "unit_vector"}, "has one channel and unit_vector, for vectors"),
+        ("regression", 1, {"loss": "cosine"}, "has one channel and cosine, for vectors"),
+        ("regression", 1, {"metrics": ("mae", "mae")}, r"has metrics \['mae', 'mae'\]; give each once"),
+        ("regression", 1, {"value_range": (-1e308, 1e308)}, "value range .* with a finite difference"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(kind, channels, fields, message):
+    TaskSpec(name="new", kind=kind, channels=channels)
+    with pytest.raises(ValueError, match=f"task 'new' {message}|task 'new' .*{message}"):
+        TaskSpec(name="new", kind=kind, channels=channels, **fields)
+
+
+def test_every_loss_and_activation_has_a_kind():
+    assert {*OF_CLASSES, *OF_NUMBERS, "identity"} == {*LOSSES, *ACTIVATIONS}
+    assert set(OF_VECTORS) <= set(OF_NUMBERS)

@@ -61,6 +61,39 @@ def test_the_shortest_edge_may_be_an_integer_of_numpy(processor_class):
     assert pixels.shape == (1, 3, 32, 40)
 
 
+NUMBERS = {
+    "image_mean": (np.array([0.5, 0.25, 0.75], np.float32), [0.5, 0.25, 0.75]),
+    "image_std": ([1, np.int64(2), torch.tensor(4)], [1.0, 2.0, 4.0]),
+    "rescale_factor": (np.float32(1 / 256), 1 / 256),
+    "resample": (np.int64(2), 2),
+    "do_normalize": (np.bool_(False), False),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_other_fields_may_be_numbers_of_numpy_and_torch(processor_class, tmp_path, name):
+    """JSON cannot hold them, so a processor that kept them could not be saved, after training for example."""
+    given, plain = NUMBERS[name]
+    expected = processor_class(**{name: plain})(PHOTO, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor_class()(PHOTO, return_tensors="pt", **{name: given})["pixel_values"], expected)
+    processor_class(**{name: given}).save_pretrained(tmp_path)
+    assert torch.equal(processor_class.from_pretrained(tmp_path)(PHOTO, return_tensors="pt")["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("value", ["no", "false", 0, 1, [False]], ids=str)
+@pytest.mark.parametrize("name", ["do_resize", "do_rescale", "do_normalize"])
+def test_a_switch_that_is_neither_true_nor_false_is_refused(processor_class, name, value):
+    """Text in a configuration file would count as True."""
+    for call in (lambda: processor_class(**{name: value}), lambda: processor_class()(PHOTO, **{name: value})):
+        assert refusal(call).startswith(f"{name} is {value!r} (")
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_std", [0.0, 1.0, 1.0]), ("image_mean", [1.0, 2.0]), ("rescale_factor", 0.0)])
+def test_factors_of_a_call_are_checked_like_those_of_a_processor(processor_class, name, value):
+    for call in (lambda: processor_class(**{name: value}), lambda: processor_class()(PHOTO, **{name: value})):
+        assert refusal(call).startswith(f"{name} is {value!r}; give a finite number")
+
+
 @pytest.mark.parametrize(
     "size",
     [

@@ -127,7 +127,7 @@ def test_an_impossible_value_is_refused_when_the_configuration_is_made(tiny_conf
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"image_std": [0.2, 0.0, 0.2]}, r"image_std is \(0.2, 0.0, 0.2\); give a finite number above 0, or one per colour"),
+        ({"image_std": [0.2, 0.0, 0.2]}, r"image_std is \[0.2, 0.0, 0.2\]; give a finite number above 0, or one per colour"),
         ({"image_mean": "grey"}, "image_mean is 'grey'; give a finite number, or one per colour"),
         ({"rescale_factor": float("inf")}, "rescale_factor is inf; give a finite number above 0"),
     ],

@@ -105,6 +105,24 @@ def test_a_step_that_is_saved_again_replaces_the_first_save(tmp_path, accelerato
     assert not (save(accelerator, tmp_path, 7, keep=1) / "old").exists()
 
 
+@pytest.mark.parametrize("occurrence", range(2))
+def test_the_only_checkpoint_is_never_missing_while_its_step_is_saved_again(tmp_path, accelerator, monkeypatch, occurrence):
+    """A large checkpoint takes seconds to delete, and a run may be killed then."""
+    whole = names(save(accelerator, tmp_path, 7, keep=1))
+    calls = []
+
+    def killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == occurrence + 1:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(Killed):
+            save(accelerator, tmp_path, 7, keep=1)
+    assert names(find_checkpoint(tmp_path, "latest")) == whole
+
+
 def test_checkpoints_are_ordered_numerically(tmp_path):
     for name in ("checkpoint-90", "checkpoint-100", "checkpoint-9", "checkpoint-best", "other"):
         (tmp_path / name).mkdir()

@@ -151,6 +151,37 @@ def test_an_incomplete_random_state_is_refused(resumable, generator):
         resume()
 
 
+def without(state, *keys):
+    """A copy of nested dictionaries and lists that lacks one entry."""
+    key, *rest = keys
+    if not rest:
+        return {name: value for name, value in state.items() if name != key}
+    changed = state.copy()
+    changed[key] = without(state[key], *rest)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("optimizer", ["state", 0], r"has the state of \d+ of \d+ parameters"),
+        ("optimizer", ["state", 0, "exp_avg"], r"lacks \['exp_avg'\]"),
+        ("optimizer", ["state", 1, "step"], r"lacks \['step'\]"),
+        ("optimizer", ["state"], r"lacks \['state'\]"),
+        ("optimizer", ["param_groups", 0, "betas"], r"lacks \['betas'\]"),
+        ("schedule", ["last_epoch"], r"lacks \['last_epoch'\]"),
+        ("weighting", ["log_variances"], r"lacks \['log_variances'\]"),
+        ("weighting", ["log_variances", "optimizer", "state"], "does not fit this run"),
+    ],
+)
+def test_half_a_state_is_refused(resumable, name, keys, message):
+    """Torch takes half of an optimizer's or schedule's state for that of a run with fewer steps, and continues with other numbers."""
+    checkpoint, resume = resumable
+    write_state(checkpoint, name, without(read_state(checkpoint, name), *keys))
+    with pytest.raises(ValueError, match=f"the state '{name}' {message}"):
+        resume()
+
+
 def test_non_finite_weights_are_refused(resumable):
     checkpoint, resume = resumable
     tensors = read_tensors(checkpoint / "model.safetensors")
