@@ -5,7 +5,8 @@
 
 First the throughput of the pipeline is measured, in one process with as many threads as the server's model: batches of the same files,
 from bytes to finished maps. Then the server is started, and each number of clients sends images of mixed sizes for so many seconds, each
-client one request after another. At last `--requests` requests are sent, whose answers are compared with those of the pipeline, and
+client one request after another. CPU seconds per answer, by process, show what bounds the throughput where other programs keep the
+processors busy. At last `--requests` requests are sent, whose answers are compared with those of the pipeline, and
 twice as many clients as the queue takes, which must get 503. Prints Markdown tables.
 """
 
@@ -41,6 +42,9 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "docs/images/living-room.jpg"
 SIDES = (96, 128, 160, 224, 320, 480)
 """Sides of the images in pixels; every height occurs with every width."""
+
+ROLES = {"ModelReplica": "model", "WebReplica": "web"}
+"""Names of processes, by a part of their command lines; the others are Ray's own."""
 
 STARTUP_SECONDS = 240
 TOLERANCE = 2e-3
@@ -86,10 +90,12 @@ class Baseline(NamedTuple):
 
     Args:
         throughput: images per second.
+        cpu_seconds: CPU seconds per image.
         depths: depth of each file, (1, height, width) metres.
     """
 
     throughput: float
+    cpu_seconds: float
     depths: list[np.ndarray]
 
 
@@ -101,13 +107,13 @@ def measure_pipeline(arguments: BenchmarkArguments, files: Sequence[bytes]) -> B
     predict: Any = pipeline("multitask-vision", model=arguments.model, device="cpu")  # type: ignore[call-overload]
     options = {"tasks": arguments.tasks.split(","), "batch_size": arguments.batch_size}
     depths = [results["depth"]["prediction"].numpy() for results in predict(list(files), tasks=["depth"], batch_size=1)]
-    started, done = time.monotonic(), 0
+    started, cpu, done = time.monotonic(), time.process_time(), 0
     while time.monotonic() - started < arguments.seconds:
         for results in predict(list(files), **options):
             for maps in results.values():
                 maps["prediction"]
         done += len(files)
-    return Baseline(done / (time.monotonic() - started), depths)
+    return Baseline(done / (time.monotonic() - started), (time.process_time() - cpu) / done, depths)
 
 
 class Server:
@@ -138,10 +144,23 @@ class Server:
                 raise RuntimeError(f"the server did not start: {self.log.read_text()[-1000:]}")
             time.sleep(0.1)
 
+    def processes(self) -> list[psutil.Process]:
+        """All its processes."""
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
     def memory(self) -> float:
         """MiB of all its processes, without what they share."""
-        processes = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        return sum(process.memory_full_info().uss for process in processes) / 2**20
+        return sum(process.memory_full_info().uss for process in self.processes()) / 2**20
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds so far: of the model's process, of the one that reads and answers requests, and of Ray's."""
+        seconds = dict.fromkeys((*ROLES.values(), "Ray"), 0.0)
+        for process in self.processes():
+            name = " ".join(process.cmdline())
+            role = next((role for part, role in ROLES.items() if part in name), "Ray")
+            seconds[role] += sum(process.cpu_times()[:2])
+        return seconds
 
     def stop(self) -> tuple[int, float]:
         """Stop it by SIGTERM; its exit status and the seconds until its end."""
@@ -205,8 +224,8 @@ class Load:
 
 def _is_depth(content: bytes, depth: np.ndarray) -> bool:
     with np.load(io.BytesIO(content)) as arrays:
-        found = arrays["depth"].reshape(-1)
-    return found.size == depth.size and bool(np.abs(found - depth.reshape(-1)).max() < TOLERANCE)
+        found = arrays["depth"]
+    return found.shape[-2:] == depth.shape[-2:] and bool(np.abs(found - depth).max() < TOLERANCE)
 
 
 def measure_server(arguments: BenchmarkArguments, files: Sequence[bytes], baseline: Baseline, log: Path) -> dict[str, Any]:
@@ -218,9 +237,11 @@ def measure_server(arguments: BenchmarkArguments, files: Sequence[bytes], baseli
         curve = []
         for clients in arguments.clients:
             load = Load(server.url, files, tasks=arguments.tasks, format=arguments.format)
+            before_cpu = server.cpu_seconds()
             throughput = asyncio.run(load.for_seconds(clients, arguments.seconds))
+            cpu = [(after - before_cpu[role]) / load.statuses[200] for role, after in server.cpu_seconds().items()]
             quantiles = np.quantile(load.seconds, (0.5, 0.95))
-            curve.append([clients, throughput, throughput / baseline.throughput, *quantiles, dict(load.statuses)])
+            curve.append([clients, throughput, throughput / baseline.throughput, *quantiles, *cpu, dict(load.statuses)])
         check = Load(server.url, files, tasks="depth", format="npz")
         wrong = asyncio.run(check.wrong(arguments.requests, max(arguments.clients), baseline.depths))
         before = server.memory()
@@ -238,11 +259,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(BenchmarkArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     files = make_files()
     baseline = measure_pipeline(arguments, files)
-    print(f"pipeline, batches of {arguments.batch_size}: {baseline.throughput:.1f} images per second", flush=True)
+    busy = baseline.cpu_seconds * baseline.throughput
+    print(
+        f"pipeline, batches of {arguments.batch_size}: {baseline.throughput:.1f} images per second, {baseline.cpu_seconds:.3f} CPU s each"
+    )
+    print(f"this process had {busy:.0%} of a processor", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         results = measure_server(arguments, files, baseline, Path(folder) / "log.txt")
-    headers = ["clients", "answers per second", "of the pipeline's", "median s", "95 % s", "by status"]
-    rows = [[str(clients), *(f"{number:.2f}" for number in numbers), str(statuses)] for clients, *numbers, statuses in results["curve"]]
+    headers = [
+        "clients",
+        "answers per second",
+        "of the pipeline's",
+        "median s",
+        "95 % s",
+        *(f"CPU s, {role}" for role in (*ROLES.values(), "Ray")),
+        "by status",
+    ]
+    rows = [[str(clients), *(f"{number:.3g}" for number in numbers), str(statuses)] for clients, *numbers, statuses in results["curve"]]
     print(f"\n{markdown_table(headers, rows)}\n")
     print(f"{arguments.requests} requests compared: {results['wrong']} lost or wrong, by status {results['answers']}")
     print(f"{2 * arguments.queue_size} clients for a queue of {arguments.queue_size}: {results['flood']}")
@@ -250,7 +283,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"SIGTERM: exit status {results['exit_status']} after {results['stop_seconds']:.1f} s")
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps({"pipeline": baseline.throughput, **results}, indent=2) + "\n")
+        arguments.output.write_text(
+            json.dumps({"pipeline": {"throughput": baseline.throughput, "cpu_seconds": baseline.cpu_seconds}, **results}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Predict what a training run takes on more machines, and which part bends first: arithmetic, all-reduce, decoding, or storage.
 
     python examples/tools/scale.py                                     # MulT-L on Taskonomy: 1, 8 and 64 GPUs
-    python examples/tools/scale.py --preset swin-tiny --gpus 8 --read_ms 2.1 --decode_ms 30 --augment_ms 12
-    python examples/tools/scale.py --mode prediction --samples 1e8 --megabytes 3 --batch_size 16
+    python examples/tools/scale.py --preset swin-tiny --gpus 8 --decode_ms 30 --augment_ms 12
+    python examples/tools/scale.py --mode prediction --samples 1e8 --megabytes 3 --batch_size 16 --decode_ms 42 --augment_ms 0
     python examples/tools/scale.py --runs outputs/one outputs/two      # predict the second run from the first, beside its log
 
 A step takes as long as its slowest part: arithmetic and what of the all-reduce it cannot hide, or the preparation of its images, or
@@ -193,9 +193,9 @@ class ScaleArguments:
     samples: float = flag(4.5e6, "samples of a pass over the data")
     gpus: list[int] = flag([1, 8, 64], "numbers of GPUs")
     megabytes: float = flag(12e6 / 4.5e6, "size of a stored sample; Taskonomy's 12 TB of 4.5 million by default")
-    read_ms: float = flag(2.0, "milliseconds of one core to read a sample (examples/benchmarks/data.py)")
-    decode_ms: float = flag(33.0, "milliseconds of one core to decode a sample")
-    augment_ms: float = flag(25.0, "milliseconds of one core to prepare and augment a sample")
+    read_ms: float = flag(0.2, "milliseconds of one core to read a sample (examples/benchmarks/data.py)")
+    decode_ms: float = flag(20.0, "milliseconds of one core to decode a sample")
+    augment_ms: float = flag(50.0, "milliseconds of one core to prepare and augment a sample")
     gpu_tflops: float = flag(989.0, "rate of large matrix products of a GPU, in TFLOP/s")
     utilization: float = flag(0.35, "share of that rate that a step reaches")
     cores_per_gpu: float = flag(12.0, "cores that prepare images for a GPU")
@@ -207,8 +207,9 @@ class ScaleArguments:
     run_parameters: float = flag(8.69e6, "parameters of the network of --runs")
 
     def __post_init__(self) -> None:
-        positive = [each.name for each in fields(self) if each.name not in ("mode", "preset", "tasks", "runs")]
-        check_bounds(self, {1e-9: positive, 1: ["image_size", "batch_size", "gpus", "cores"]}, {1: ["utilization"]})
+        work = ["read_ms", "decode_ms", "augment_ms"]
+        positive = [each.name for each in fields(self) if each.name not in ("mode", "preset", "tasks", "runs", *work)]
+        check_bounds(self, {0: work, 1e-9: positive, 1: ["image_size", "batch_size", "gpus", "cores"]}, {1: ["utilization"]})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

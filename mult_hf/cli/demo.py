@@ -34,7 +34,7 @@ except ImportError as error:
     raise ImportError(f'the demo needs Gradio ({error}); install it with: pip install "mult-hf[demo]"') from error
 
 from mult_hf import DEFAULT_CHECKPOINT, MultiTaskVisionPipeline, TaskSpec
-from mult_hf.data.cores import keep_freed_memory, threads_per_process
+from mult_hf.data.cores import threads_per_process
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.point_cloud import point_cloud, to_glb
@@ -435,6 +435,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(DemoArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf demo")
     torch.set_num_threads(threads_per_process(None, 1))
-    keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="mult-demo-") as folder:
         launch(arguments, Path(folder))

@@ -25,12 +25,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.data.cores import available_cores, keep_freed_memory, threads_per_process
+from mult_hf.data.cores import available_cores, threads_per_process
 from mult_hf.data.ray_cluster import import_ray, ray_cluster
-from mult_hf.data.schema import load_rows
+from mult_hf.data.schema import is_url, load_rows
 from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_processor, load_whole_model
+from mult_hf.inference.object_store import ObjectSource, find_objects
 from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
@@ -59,7 +60,9 @@ class PredictionArguments:
     model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     # Inputs
-    inputs: list[str] | None = flag(None, "images, videos, folders (searched recursively), and quoted patterns with * and **")
+    inputs: list[str] | None = flag(
+        None, "images, videos, folders (searched recursively), quoted patterns with * and **, or URLs of these (s3://)"
+    )
     dataset: str | None = flag(None, "instead of --inputs: local directory or Hub id of a data set with a column `image`")
     split: str = flag("test", "split of the data set")
     frame_step: int = flag(1, "for videos, predict only frames whose number is a multiple of this")
@@ -167,11 +170,19 @@ def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tup
     if arguments.dataset is not None:
         with accelerator.main_process_first():
             return RowSource(load_rows(arguments.dataset, arguments.split)), f"{arguments.dataset}, {arguments.split}"
+    if any(map(is_url, arguments.inputs or [])):
+        objects = find_objects(arguments.inputs or [])
+        _report_ignored(objects.ignored, accelerator)
+        return ObjectSource(objects), objects.root
     found = find_files(arguments.inputs or [], leave_out=arguments.output_dir)
-    if found.ignored:
-        counts = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.ignored.most_common())
-        accelerator.print(f"files in folders that are neither images nor videos: {counts}")
+    _report_ignored(found.ignored, accelerator)
     return FileSource(found, arguments.frame_step), str(found.root).replace(str(Path.home()), "~")
+
+
+def _report_ignored(ignored: Counter[str], accelerator: Accelerator) -> None:
+    if ignored:
+        counts = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common())
+        accelerator.print(f"files in folders that are neither images nor videos: {counts}")
 
 
 def make_predictor(arguments: PredictionArguments, loaded: LoadedModel, *, show_progress: bool = False) -> Predictor:
@@ -325,7 +336,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
-        keep_freed_memory()
     loaded = load_model(arguments)
     source, origin = open_source(arguments, accelerator)
     directory = prediction_directory(arguments, loaded)

@@ -256,7 +256,7 @@ class StreamedBatches:
 
     def describe(self, batches: Sequence[TrainingBatch]) -> list[str]:
         """Short columns."""
-        return describe_samples([("sample", lambda name=name: name) for batch in batches for name in batch.samples])
+        return describe_samples([("sample", partial(dict, name)) for batch in batches for name in batch.samples])
 
     def close(self) -> None:
         """Stop the workers."""

@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def short_columns(row: Mapping[str, Any]) -> dict[str, Any]:
 def describe_rows(stream: TrainingStream, positions: Sequence[int]) -> list[str]:
     """Names of stored samples for error messages: row numbers, and the short columns of the data set as far as there is room for them."""
     rows = [stream.row_at(position) for position in positions]
-    return describe_samples([(f"row {row}", lambda row=row: stream.rows[row]) for row in rows])
+    return describe_samples([(f"row {row}", partial(stream.rows.__getitem__, row)) for row in rows])
 
 
 def describe_samples(samples: Sequence[tuple[str, Callable[[], Mapping[str, Any]]]]) -> list[str]:

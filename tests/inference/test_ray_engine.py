@@ -5,7 +5,6 @@ import threading
 import time
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -16,6 +15,7 @@ from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.ray_engine import RayWorkers
 from mult_hf.inference.sources import FileSource, RowSource, find_files
 from support.models import TINY_SWIN
+from support.ray_workers import map_workers
 
 TASKS = ["segmentation", "depth", "normals"]
 
@@ -95,7 +95,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(cluster, run, tmp_path):
     def kill_one():
         deadline = time.monotonic() + 200
         while not killed and time.monotonic() < deadline:
-            workers = [each for each in psutil.process_iter(["name", "cmdline"]) if "MapWorker" in " ".join(each.info["cmdline"] or [])]
+            workers = map_workers()
             if workers and list((tmp_path / "ray").glob("maps/*/*/*.png")):
                 workers[0].kill()
                 killed.append(workers[0].pid)
