@@ -15,6 +15,8 @@ from mult_hf.data.check import SHEET_ROWS, check
 
 from .arguments import check_bounds, flag, parse_arguments, positional
 
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
 
 @dataclass
 class CheckArguments:
@@ -27,6 +29,8 @@ class CheckArguments:
 
     def __post_init__(self) -> None:
         check_bounds(self, {1: ["samples"]})
+        if self.sheet is not None and (self.sheet.suffix.lower() not in SHEET_SUFFIXES or self.sheet.is_dir()):
+            raise ValueError(f"--sheet is {self.sheet}; give a file that ends in {', '.join(SHEET_SUFFIXES)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     findings = check(arguments.data, arguments.split, arguments.samples)
     print(findings)
     if arguments.sheet and findings.sheet is not None:
+        arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
         findings.sheet.save(arguments.sheet)
         print(f"contact sheet of {min(SHEET_ROWS, findings.tasks['image'].rows)} samples: {arguments.sheet}")
     return int(not findings.is_right)

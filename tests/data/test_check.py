@@ -68,14 +68,14 @@ def write(directory: Path, rows: list[dict], entries=ENTRIES) -> Path:
 
 def test_a_sound_data_set_passes_and_is_described(tmp_path, capsys):
     root = write(tmp_path / "sound", [sound_maps(0), {**sound_maps(1), "depth": None}])
-    assert main([str(root), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert main([str(root), "--sheet", str(tmp_path / "new" / "sheet.png")]) == 0
     printed = capsys.readouterr().out
     assert "depth         1 of 2 maps, stored uint16, decoded 1.549 to 3, 0.1% unknown" in printed
     assert "segmentation  2 of 2 maps, stored uint8, decoded 0 to 1" in printed
     assert "note: segmentation: wall 82.1%, floor 17.9%" in printed
     assert "all looks right" in printed
 
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+    sheet = np.asarray(Image.open(tmp_path / "new" / "sheet.png").convert("RGB"))
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100, "it shows images"
 
 
@@ -387,6 +387,13 @@ def test_columns_and_entries_without_a_counterpart_are_mentioned(tmp_path):
     assert "no column 'depth': unknown everywhere" in printed
     assert "no task of the card has a map" in printed
     assert "1 things look wrong" in printed
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.nope", "folder.png"])
+def test_a_sheet_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match=rf"--sheet is .*{name}; give a file that ends in .png, .jpg"):
+        main([str(tmp_path / "no data"), "--sheet", str(tmp_path / name)])
 
 
 def test_samples_limits_the_number_of_rows_read(tmp_path):
