@@ -21,6 +21,8 @@ try:
     from datasets import Dataset, DatasetBuilder, IterableDataset, config, load_dataset_builder
     from datasets.data_files import DataFilesDict, get_data_patterns
     from huggingface_hub import HfApi
+
+    from .image_column import as_image_columns
 except ImportError as error:
     raise ImportError(f'reading data sets needs the datasets library ({error}); install it with: pip install "mult-hf[train]"') from error
 
@@ -70,7 +72,7 @@ def open_stream(name_or_path: str | Path, split: str) -> Stream:
     except (OSError, ImportError, FileNotFoundError) as error:  # ImportError: fsspec's drivers, such as s3fs
         raise ValueError(f"{name} cannot be streamed: {error}") from error
     names = {column: _task_of(column) for column in rows.column_names or [] if _task_of(column) != column}
-    rows = rows.rename_columns(names) if names else rows
+    rows = as_image_columns(rows.rename_columns(names) if names else rows)
     if len(files[split]) <= MAX_FILES_TO_SPLIT:
         rows = rows.reshard()
     return Stream(rows, describe_files(files[split]))

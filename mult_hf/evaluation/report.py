@@ -224,10 +224,11 @@ def example_images(
         found.append((row["image"], *({task: maps[task].cpu().numpy() for task in specs} for maps in (predictions, targets))))
     limits = {task: common_limits([truths[task] for _, _, truths in found]) for task in specs}
     keys = {task: common_key(spec, [maps[task] for _, *both in found for maps in both], limits[task]) for task, spec in specs.items()}
-    return [
-        ExampleImages(image, *({task: colorize(maps[task], spec, limits[task]) for task, spec in specs.items()} for maps in both), keys)
-        for image, *both in found
-    ]
+
+    def colored(maps: Mapping[str, np.ndarray]) -> dict[str, Image.Image]:
+        return {task: colorize(maps[task], spec, limits[task]) for task, spec in specs.items()}
+
+    return [ExampleImages(image, colored(predictions), colored(truths), keys) for image, predictions, truths in found]
 
 
 def example_panel(model: MulTForMultiTaskDensePrediction, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:

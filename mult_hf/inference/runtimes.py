@@ -75,7 +75,7 @@ class ExportedModel(MulTPreTrainedModel):
         predictions = self.predictors[height, width](pixel_values.float().contiguous())
         return MulTDensePredictionOutput(predictions={task: predictions[task] for task in wanted})
 
-    def to(self, *args: Any, **kwargs: Any) -> "ExportedModel":
+    def to(self, *args: Any, **kwargs: Any) -> "ExportedModel":  # type: ignore[override]  # the base class has overloads
         """Return the model as it is: runtimes here compute on the CPU, and a file has its own type of numbers."""
         return self
 

@@ -1,7 +1,7 @@
 """Check that a stored map and its image show the same pixels."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from PIL import ExifTags, Image
 from torch import Tensor
@@ -42,7 +42,8 @@ def upright_size(image: Any) -> tuple[int, int]:
     """
     image = open_file(image)
     if not isinstance(image, Image.Image):
-        return tuple(read_image(image).shape[-2:])
+        height, width = cast(Any, read_image(image)).shape[-2:]
+        return height, width
     return (image.width, image.height) if _tag(image) in SIDEWAYS else (image.height, image.width)
 
 
@@ -57,7 +58,8 @@ def map_size(stored: Any) -> tuple[int, int]:
     shape = tuple(stored.shape) if isinstance(stored, Tensor) else label_array(stored).shape
     if len(shape) not in (2, 3):
         raise ValueError(f"a stored map has shape {shape}; it needs 2 or 3 axes")
-    return tuple(shape[:2] if len(shape) == 2 or shape[-1] <= 4 < shape[0] else shape[-2:])
+    height, width = shape[:2] if len(shape) == 2 or shape[-1] <= 4 < shape[0] else shape[-2:]
+    return height, width
 
 
 def same_aspect(map_size: tuple[int, int], image_size: tuple[int, int]) -> bool:

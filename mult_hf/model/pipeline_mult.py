@@ -128,7 +128,7 @@ class MultiTaskVisionPipeline(Pipeline):
         preprocess = {"target_size": target_size, "max_side": max_side, "timeout": timeout, "focal_length": focal_length}
         names = [tasks] if isinstance(tasks, str) else tasks
         forward = {"tasks": None if names is None else list(names), "confidence": confidence}
-        return *({key: value for key, value in given.items() if value is not None} for given in (preprocess, forward)), {}
+        return _given(preprocess), _given(forward), {}
 
     def preprocess(  # type: ignore[override]
         self,
@@ -199,6 +199,10 @@ def _result(views: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float,
     makers["image"] = lambda: colorize(result["prediction"], spec)
     result = LazyDict(makers)
     return result
+
+
+def _given(keywords: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in keywords.items() if value is not None}
 
 
 def _innermost(values: Any) -> Any:

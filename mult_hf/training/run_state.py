@@ -88,7 +88,7 @@ class RunState:
         else:
             weights, optimizer = self.module.state_dict(), self.optimizer.state_dict()
         if self.accelerator.is_main_process:
-            if weights is not None:
+            if weights is not None and optimizer is not None:
                 write_tensors(directory / _WEIGHTS, cast(Any, weights))
                 write_state(directory, "optimizer", {**optimizer, _COUNT: len(optimizer["state"])})
             for name, part in self.parts.items():

@@ -109,8 +109,8 @@ def rendered_rooms(monkeypatch):
 def test_the_flags_reach_the_renderer_of_rooms(rendered_rooms, tmp_path):
     words = "--rooms 30 --test_rooms 0 --views 2 --size 64 --spp 4 --seed 9 --num_proc 2 --variant scalar_rgb".split()
     assert render_rooms.main([str(tmp_path / "set"), *words]) == 0
-    ((directory, settings, library, processes),) = rendered_rooms
-    assert (directory, library, processes) == (tmp_path / "set", None, 2)
+    ((directory, settings, library, processes, cluster),) = rendered_rooms
+    assert (directory, library, processes, cluster) == (tmp_path / "set", None, 2, None)
     assert (settings.rooms, settings.validation_rooms, settings.test_rooms) == (30, 3, 0)
     assert (settings.views, settings.size, settings.samples_per_pixel, settings.seed, settings.variant) == (2, 64, 4, 9, "scalar_rgb")
 

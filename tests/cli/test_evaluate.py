@@ -270,7 +270,8 @@ def test_the_worst_images_have_a_panel_per_task_with_names_and_values(save_model
     assert images[0]["value"] >= images[1]["value"] > results["model"]["depth/rmse"]
     for task in ("depth", "segmentation"):
         with PILImage.open(output / f"worst_{task}.png") as image:
-            assert image.size == (3 * 244 + 4, 20 + 2 * (18 + 240 + 4) + 4), "three columns, two rows with captions, titles"
+            assert image.width == 3 * 244 + 4, "three columns"
+            assert image.height > 20 + 2 * (18 + 240 + 4) + 4, "titles, two rows with captions, and what the colours mean"
 
 
 def test_the_card_gets_the_results_with_the_settings_they_hold_for(save_model, data, run):
