@@ -12,7 +12,7 @@ from mult_hf.cli.predict import main
 from support.models import TINY_SWIN
 from support.ray_workers import map_workers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]  # a cluster of two nodes takes two minutes
 
 TASKS = ["depth", "normals"]
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
