@@ -5,6 +5,7 @@ PyTorch needs a file per image size. It is exported when the first image of that
 the model as by `mult-hf export`, and kept in [`CACHE`] for later runs.
 """
 
+import inspect
 import os
 import shutil
 import tempfile
@@ -17,7 +18,6 @@ import torch
 from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 
-from mult_hf import __version__
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
 from mult_hf.model.outputs import MulTDensePredictionOutput
 
@@ -92,8 +92,8 @@ class ExportedModel(MulTPreTrainedModel):
 
     def _name(self, size: tuple[int, int]) -> str:
         """A name that depends on everything that the files depend on."""
-        versions = {"version": __version__, "torch_version": torch.__version__, "exported_tasks": self.exported_tasks}
-        values = digest_of_values({**self.config.to_dict(), **versions})
+        others = {"code": _code(), "torch_version": torch.__version__, "exported_tasks": self.exported_tasks}
+        values = digest_of_values({**self.config.to_dict(), **others})
         return f"{digest(self.network)}-{values}-{size[0]}x{size[1]}"
 
     def _export(self, folder: Path, size: tuple[int, int]) -> None:
@@ -115,6 +115,12 @@ class ExportedModel(MulTPreTrainedModel):
                 export.write(name, exportable, program, facts, Path(temporary) / STEM, self.threads)
             for file in sorted(Path(temporary).iterdir(), key=lambda file: file.suffix in (".onnx", ".xml")):  # weights first
                 os.replace(file, folder / file.name)
+
+
+def _code() -> dict[str, str]:
+    """The source that an exported file follows from, besides torch: the model's, and the exporter's."""
+    files = [*Path(inspect.getfile(MulTForMultiTaskDensePrediction)).parent.glob("*.py"), Path(inspect.getfile(_exporting()))]
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(files)}
 
 
 def _exporting() -> Any:
