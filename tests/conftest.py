@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     A `nightly` test repeats, for another case, what a test of every run shows. Long files are those with few tests, some of them slow.
     """
     tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: tests[item.path] if item.path in slow else len(items))
+    items[:] = sorted(items, key=lambda item: (item.path not in slow, tests[item.path] if item.path in slow else 0))
     if os.environ.get("MULT_HF_PROFILE") != "nightly":
         left_out = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=left_out)

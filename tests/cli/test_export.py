@@ -140,6 +140,7 @@ def test_int8_replaces_matrix_products_with_weights_and_stays_close(exported):
     assert 1e-4 < error.mean() < 0.2, "metres of ten"
 
 
+@pytest.mark.nightly
 @torch.no_grad()
 @pytest.mark.parametrize("decoder", ["swin_unet", "mtan"])
 def test_finished_results_of_other_decoders_are_those_of_post_process(tmp_path, decoder):

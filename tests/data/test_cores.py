@@ -104,6 +104,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_freed_memory_is_kept_for_the_next_step():
     """Ten steps that allocate and free 64 MiB; a page fault is 4 KiB that the system clears."""

@@ -25,6 +25,7 @@ def test_a_cluster_of_this_machine_has_the_processors_that_were_asked_for(cluste
     assert (cluster.cpus, cluster.gpus) == (2, 0)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("items", [[3, 1, 4, 1, 5, 9, 2, 6], [b"a\xff", b"", b"c\x00"]])
 def test_results_come_in_the_order_of_the_items(cluster, items):

@@ -85,7 +85,7 @@ def test_openvino_says_if_the_processor_has_no_bfloat16(monkeypatch, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("runtime", [pytest.param("onnx", marks=pytest.mark.nightly), "openvino"])
 def test_a_file_is_exported_once_for_each_size(make_model, monkeypatch, tmp_path, runtime):
     traced = []
     trace = export.trace

@@ -426,6 +426,7 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path, backend):
         assert_same_rendering(row, two[room])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_processes_on_ray_write_the_same_rows_as_one(tmp_path, backend):
     plan = settings(rooms=2, size=32, variant=backend[0])
