@@ -36,8 +36,9 @@ TOLERANCES = {"float32": export.TOLERANCE, "bfloat16": 0.1, "int8": 0.5}
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """A folder of its own for exported files."""
+    """A folder of its own for exported files, and no limit on instructions for OpenVINO, which fails with one ("bad combination")."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)  # a limit for torch's copy of oneDNN, which OpenVINO's reads, too
         patch.setattr(runtimes, "CACHE", tmp_path_factory.mktemp("cache"))
         yield runtimes.CACHE
 
