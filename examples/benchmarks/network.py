@@ -9,7 +9,6 @@ no result depends on their values. docs/benchmark.md explains each column and ho
 """
 
 import copy
-import json
 import platform
 import statistics
 import sys
@@ -22,6 +21,7 @@ import torch
 import transformers
 from inputs import random_target
 from products import MIB, Clock, Layout, count_products, profiled, run, seconds_alone, tensor_bytes
+from results import write_results
 from torch import Tensor, nn
 
 import mult_hf
@@ -361,9 +361,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for batch_size in arguments.batch_sizes:
             tables.append(compare(arguments, mode, batch_size))
     if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(arguments).items()}
-        arguments.output.write_text(json.dumps({"arguments": settings, **facts, "tables": tables}, indent=2) + "\n")
+        write_results(arguments.output, arguments, {**facts, "tables": tables})
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ With `--dataset`, two more tables have each task's metrics on held-out rows, and
 exports the network, which takes minutes; its files are kept (docs/export.md).
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ import torch
 from network import BenchmarkArguments as NetworkArguments
 from network import build, machine
 from products import Clock
+from results import write_results
 
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.cli.export import accuracy_table
@@ -131,9 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.dataset is not None:
         print("\n" + accuracy(models, arguments))
     if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(arguments).items()}
-        arguments.output.write_text(json.dumps({"arguments": settings, **facts, "results": results}, indent=2) + "\n")
+        write_results(arguments.output, arguments, {**facts, "results": results})
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ group's first row. A row that needs a missing package says so, and rows of group
 images are random. The groups with other runtimes export the network first, which takes minutes once (docs/export.md).
 """
 
-import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from end_to_end import CASES, make_images
 from network import Batch, Comparison, build, machine
 from network import BenchmarkArguments as NetworkArguments
 from products import Clock, run
+from results import write_results
 from torch import nn
 from transformers import DPTConfig, DPTForDepthEstimation, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
@@ -221,9 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     print(f"\n{facts['processor']}, {facts['device']}; median of {arguments.repeats}; {versions}\n\n{table(results, clock)}")
     if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(arguments).items()}
-        arguments.output.write_text(json.dumps({"arguments": settings, **facts, "results": results}, indent=2) + "\n")
+        write_results(arguments.output, arguments, {**facts, "results": results})
 
 
 if __name__ == "__main__":

@@ -42,12 +42,18 @@ def agreement(prediction: Tensor, of_mirrored: Tensor, spec: TaskSpec, size: tup
     if spec.is_classification:
         distance = (one - other).abs().sum(dim=0) / 2
     else:
-        low, high = spec.value_range or (float(torch.minimum(one, other).min()), float(torch.maximum(one, other).max()))
+        low, high = spec.value_range or _range(torch.stack([one, other]))
         distance = (one - other).norm(dim=0) / max(high - low, torch.finfo(torch.float32).tiny)
     agreed = (1 - distance).clamp(0, 1)
     if size is None or tuple(agreed.shape) == tuple(size):
         return agreed
     return F.interpolate(agreed[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    """The lowest and the highest of the finite values; (0, 0) if there are none."""
+    known = values[values.isfinite()]
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
 
 
 __all__ = ["agreement", "mirrored_back", "to_average"]

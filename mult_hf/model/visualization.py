@@ -239,7 +239,7 @@ def scale_bar(spec: TaskSpec, limits: tuple[float, float], *, width: int = 160) 
 
 
 def color_key(spec: TaskSpec, values: np.ndarray, limits: tuple[float, float] | None = None, *, width: int = 160) -> Image.Image | None:
-    """What the colours of a map mean: a legend of the classes that occur, or a scale bar; None for vectors.
+    """What the colours of a map mean: a scale bar, or a legend of the classes that occur; None for vectors.
 
     Args:
         spec: the task.
@@ -247,9 +247,9 @@ def color_key(spec: TaskSpec, values: np.ndarray, limits: tuple[float, float] | 
         limits: as for [`colorize`].
         width: of a scale bar in pixels.
     """
-    if spec.is_classification:
-        return legend(spec, values, row_height=18)
-    return scale_bar(spec, color_limits(values) if limits is None else limits, width=width) if spec.colormap in _ANCHORS else None
+    if spec.colormap in _ANCHORS:
+        return scale_bar(spec, color_limits(values) if limits is None else limits, width=width)
+    return legend(spec, values, row_height=18) if spec.is_classification and spec.colormap == "classes" else None
 
 
 def panel(

@@ -44,8 +44,10 @@ class TrainingBatch(NamedTuple):
 class BatchSource(Protocol):
     """The endless sequence of one process's batches."""
 
-    number_of_rows: int | None
-    """Number of training rows; None if it is not known."""
+    @property
+    def number_of_rows(self) -> int | None:
+        """Number of training rows; None if it is not known."""
+        ...
 
     def start(self, number: int) -> None:
         """Continue with the batch of this number, counted from the start of the run."""
@@ -70,14 +72,15 @@ class BatchSource(Protocol):
 
 def make_batches(
     rows: Dataset | IterableDataset, collator: MultiTaskCollator, arguments: TrainingArguments, accelerator: Accelerator
-) -> "StoredBatches | StreamedBatches":
+) -> BatchSource:
     """The source of a run's batches.
 
     Raises:
         ValueError: if there are no rows, or fewer shards than processes and workers that read them.
     """
-    kind = StreamedBatches if isinstance(rows, IterableDataset) else StoredBatches
-    return kind(rows, collator, arguments, accelerator)
+    if isinstance(rows, IterableDataset):
+        return StreamedBatches(rows, collator, arguments, accelerator)
+    return StoredBatches(rows, collator, arguments, accelerator)
 
 
 class StoredBatches:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
+_REPLACED = ".replaced"
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -51,6 +52,7 @@ def find_checkpoint(directory: Path, which: str) -> Path | None:
         ValueError: if the path is not a complete checkpoint.
     """
     if which == "latest":
+        restore_replaced(directory)
         return next(reversed(list_checkpoints(directory)), None)
     checkpoint = Path(which)
     checkpoint_step(checkpoint)
@@ -67,6 +69,7 @@ def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
     Raises:
         ValueError: if there are checkpoints of an earlier run and `overwrite` is false.
     """
+    restore_replaced(directory)
     earlier = list_checkpoints(directory)
     if earlier and not overwrite:
         raise ValueError(
@@ -137,14 +140,28 @@ def naming_what_was_not_written(target: Path, checkpoints: Path) -> Iterator[Non
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Rename a finished directory to its final name, replacing an older one, which is deleted afterwards: it may be the only other."""
+    """Rename a finished directory to its final name, replacing an older one, which is deleted afterwards: it may be the only other.
+
+    After an interruption between the two renames, [`restore_replaced`] finds the older one.
+    """
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
-    replaced = _set_aside(final) if final.exists() else None
+    replaced = final.with_name(final.name + _REPLACED)
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
     partial.rename(final)
     _flush(final.parent)
-    if replaced is not None:
-        shutil.rmtree(replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def restore_replaced(directory: Path) -> None:
+    """Give complete checkpoints their name back whose replacement was interrupted; in any number of processes at once."""
+    for path in directory.glob(f"*{_REPLACED}"):
+        final = path.with_name(path.name.removesuffix(_REPLACED))
+        if not final.exists():
+            with suppress(FileNotFoundError):  # another process was faster
+                path.rename(final)
 
 
 def replace_files(partial: Path, directory: Path) -> None:
@@ -159,20 +176,16 @@ def replace_files(partial: Path, directory: Path) -> None:
 
 def remove(directory: Path) -> None:
     """Delete a directory such that an incomplete one never has its name."""
-    shutil.rmtree(_set_aside(directory))
-
-
-def _set_aside(directory: Path) -> Path:
-    """Rename a directory such that it is deleted with the remains of interrupted saves."""
     doomed = directory.with_name(f"{directory.name}.old{_PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
     directory.rename(doomed)
-    return doomed
+    shutil.rmtree(doomed)
 
 
 def remove_partial(directory: Path) -> None:
     """Delete the remains of interrupted saves."""
-    for path in directory.glob(f"*{_PARTIAL}"):
+    restore_replaced(directory)
+    for path in [*directory.glob(f"*{_PARTIAL}"), *directory.glob(f"*{_REPLACED}")]:
         shutil.rmtree(path)
 
 
@@ -194,6 +207,7 @@ __all__ = [
     "publish",
     "remove",
     "remove_partial",
+    "restore_replaced",
     "replace_files",
     "save_checkpoint",
 ]

@@ -51,9 +51,10 @@ def test_a_task_without_a_range_is_compared_with_the_range_of_its_predictions():
     assert agreement(one * 0, other * 0, spec).tolist() == [[1, 1]]
 
 
-def test_a_prediction_that_is_not_finite_has_no_confidence():
-    depth = torch.tensor([[[1.0, float("nan")]]])
-    agreed = agreement(depth, torch.ones(1, 1, 2), SPECS["depth"])
+@pytest.mark.parametrize("spec", [SPECS["depth"], TaskSpec(name="free", kind="regression", channels=1)], ids=["range", "no range"])
+def test_only_a_pixel_whose_prediction_is_not_finite_has_no_confidence(spec):
+    values = torch.tensor([[[1.0, float("nan")]]])
+    agreed = agreement(values, torch.ones(1, 1, 2), spec)
     assert agreed[0, 0] == 1
     assert agreed[0, 1].isnan()
 

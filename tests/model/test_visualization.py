@@ -333,6 +333,8 @@ def test_the_key_of_a_map_is_a_legend_or_a_scale_and_vectors_have_none():
     assert colors_of(color_key(DEPTH, depth)).tolist() == colors_of(scale_bar(DEPTH, color_limits(depth))).tolist()
     assert colors_of(color_key(DEPTH, depth, (0, 8), width=90)).tolist() == colors_of(scale_bar(DEPTH, (0, 8), width=90)).tolist()
     assert color_key(NORMALS, np.zeros((3, 2, 2))) is None
+    grey = replace(SEGMENTATION, colormap="gray")
+    assert color_key(grey, classes, (0, 16)).size == scale_bar(grey, (0, 16)).size, "a legend would show colours that the map has not"
 
 
 # Panels. A cell of 40 x 20 pixels, 4 pixels between cells and around them, 20 above for titles.

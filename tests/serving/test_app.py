@@ -263,19 +263,25 @@ def together(service, calls):
     return asyncio.run(run())
 
 
+def hold(service):
+    """Let the model of a service answer only once the event that is returned is set."""
+    release = asyncio.Event()
+
+    async def waits(query):
+        await release.wait()
+        return Prediction({"depth": np.full((1, 1, 40, 40), 2, np.float32)}, 1)
+
+    service.model = waits
+    return release
+
+
 def send(client, image, **options):
     return client.post("/predict", content=encoded(image), params=options, headers=TYPE)
 
 
 def test_requests_beyond_the_queue_get_503_at_once_and_the_others_their_answers(serve, image):
     async def calls(client):
-        release = asyncio.Event()
-
-        async def waits(query):
-            await release.wait()
-            return Prediction({"depth": np.full((1, 1, 40, 40), 2, np.float32)}, 1)
-
-        service.model = waits
+        release = hold(service)
         first = [asyncio.create_task(send(client, image, tasks="depth")) for _ in range(2)]
         while service.in_progress < 2:
             await asyncio.sleep(0.01)
@@ -338,13 +344,7 @@ def test_concurrent_requests_of_mixed_sizes_get_their_own_answers(serve, process
 
 def test_a_draining_server_answers_what_is_in_progress_and_refuses_the_rest(serve, image):
     async def calls(client):
-        release = asyncio.Event()
-
-        async def waits(query):
-            await release.wait()
-            return Prediction({"depth": np.full((1, 1, 40, 40), 2, np.float32)}, 1)
-
-        service.model = waits
+        release = hold(service)
         first = asyncio.create_task(send(client, image, tasks="depth"))
         while not service.in_progress:
             await asyncio.sleep(0.01)

@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 
 from mult_hf.cli.train import main
+from mult_hf.training.loop import TrainingLoop
 from mult_hf.training.progress import JsonLinesLog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,25 @@ def train(output_dir, *flags):
     finally:
         torch.set_num_threads(threads)
     return output_dir
+
+
+class Interruption(BaseException):
+    """Stops a run where no error handling would."""
+
+
+def interrupted(monkeypatch, after_steps, output_dir, *flags):
+    """Run the command as [`train`], and stop it before a step, as a kill would."""
+    take_step = TrainingLoop.take_step
+
+    def stop(self, *arguments):
+        if self.progress.step == after_steps:
+            raise Interruption
+        return take_step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "take_step", stop)
+        with pytest.raises(Interruption):
+            train(output_dir, *flags)
 
 
 def weights(directory):

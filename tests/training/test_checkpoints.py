@@ -106,21 +106,27 @@ def test_a_step_that_is_saved_again_replaces_the_first_save(tmp_path, accelerato
 
 
 @pytest.mark.parametrize("occurrence", range(2))
-def test_the_only_checkpoint_is_never_missing_while_its_step_is_saved_again(tmp_path, accelerator, monkeypatch, occurrence):
-    """A large checkpoint takes seconds to delete, and a run may be killed then."""
+@pytest.mark.parametrize(("owner", "name"), [(shutil, "rmtree"), (Path, "rename")], ids=["deleting", "renaming"])
+def test_the_only_checkpoint_is_never_missing_while_its_step_is_saved_again(tmp_path, accelerator, monkeypatch, owner, name, occurrence):
+    """A large checkpoint takes seconds to delete, and a run may be killed then, or between two renames."""
     whole = names(save(accelerator, tmp_path, 7, keep=1))
-    calls = []
+    calls, function = [], getattr(owner, name)
 
     def killed(*args, **kwargs):
         calls.append(args)
         if len(calls) == occurrence + 1:
             raise Killed
+        return function(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
+        patch.setattr(owner, name, killed)
         with pytest.raises(Killed):
             save(accelerator, tmp_path, 7, keep=1)
+    with pytest.raises(ValueError, match="earlier run, the last at step 7"):
+        clear_for_new_run(tmp_path, overwrite=False)
     assert names(find_checkpoint(tmp_path, "latest")) == whole
+    save(accelerator, tmp_path, 8, keep=1)
+    assert names(tmp_path) == ["checkpoint-00000008"], "the next save clears away what the killed one left"
 
 
 def test_checkpoints_are_ordered_numerically(tmp_path):

@@ -48,6 +48,19 @@ def node(rank, port, configuration, output_dir, data, *flags):
         return subprocess.Popen(command, env=local, start_new_session=True, stdout=messages, stderr=subprocess.STDOUT)
 
 
+def is_open(port):
+    """Whether a node waits for others at this port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def two_nodes(nodes, port, configuration, output_dir, data, *flags):
+    """Start two nodes, the one of rank 0 first: on one address, the first one opens the port, and Accelerate lets only rank 0 do so."""
+    nodes.append(node(0, port, configuration, output_dir, data, *flags))
+    wait_for(lambda: is_open(port), nodes, output_dir)
+    nodes.append(node(1, port, configuration, output_dir, data, *flags))
+
+
 def messages(output_dir):
     return "".join(path.read_text()[-3000:] for path in sorted(output_dir.parent.glob(f"{output_dir.name}.node*.log")))
 
@@ -76,7 +89,7 @@ def end_nodes():
 def test_two_nodes_train_like_one_process_and_one_process_continues_them(tmp_path, data, one_process, port, end_nodes, configuration):
     """The checkpoint of a sharded model is read by a single process, which ends with the same weights."""
     output_dir = tmp_path / "nodes"
-    end_nodes += [node(rank, port, configuration, output_dir, data) for rank in range(2)]
+    two_nodes(end_nodes, port, configuration, output_dir, data)
     wait_for(lambda: all(each.poll() == 0 for each in end_nodes), end_nodes, output_dir)
     assert_close_to(one_process, output_dir)
     newest = list_checkpoints(output_dir / "checkpoints")[-1]
@@ -92,7 +105,7 @@ def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_weights(tmp_pa
     """The other node's launcher starts its process again when a new node joins; both continue from the newest checkpoint."""
     output_dir = tmp_path / "nodes"
     flags = ["--resume", "latest"]
-    end_nodes += [node(rank, port, configuration, output_dir, data, *flags) for rank in range(2)]
+    two_nodes(end_nodes, port, configuration, output_dir, data, *flags)
     wait_for(lambda: list_checkpoints(output_dir / "checkpoints"), end_nodes, output_dir)
     os.killpg(end_nodes[1].pid, signal.SIGKILL)
     end_nodes[1].wait()

@@ -13,7 +13,6 @@ import pytest
 from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.training.checkpoints import list_checkpoints
-from mult_hf.training.loop import TrainingLoop
 from support.training_runs import (
     CURVATURE,
     DEPTH,
@@ -24,6 +23,7 @@ from support.training_runs import (
     curvature_map,
     depth_map,
     environment,
+    interrupted,
     same,
     train,
     weights,
@@ -32,24 +32,6 @@ from support.training_runs import (
 
 # Everything that draws random numbers or keeps state from step to step.
 RANDOM = "--drop_path_rate 0.3 --ema_decay 0.9 --gradient_accumulation_steps 2 --num_workers 2 --max_steps 6 --save_steps 2".split()
-
-
-class Interruption(BaseException):
-    """Stops a run where no error handling would."""
-
-
-def interrupted(monkeypatch, after_steps, output_dir, *flags):
-    take_step = TrainingLoop.take_step
-
-    def stop(self, *arguments):
-        if self.progress.step == after_steps:
-            raise Interruption
-        return take_step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "take_step", stop)
-        with pytest.raises(Interruption):
-            train(output_dir, *flags)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import torch
 
 from mult_hf.data.schema import card_header
 from mult_hf.training.checkpoints import list_checkpoints
-from mult_hf.training.loop import TrainingLoop
 from support.training_runs import (
     CURVATURE,
     DEPTH,
@@ -25,6 +24,7 @@ from support.training_runs import (
     curvature_map,
     depth_map,
     environment,
+    interrupted,
     log,
     same,
     train,
@@ -53,24 +53,6 @@ def shards(tmp_path_factory):
             shutil.copy(source / f"{split}-00000-of-00001.parquet", directory / f"{split}-{part:05d}-of-00006.parquet")
         shutil.copy(source / "README.md", directory)
     return directory
-
-
-class Interruption(BaseException):
-    """Stops a run where no error handling would."""
-
-
-def interrupted(monkeypatch, after_steps, output_dir, *flags):
-    take_step = TrainingLoop.take_step
-
-    def stop(self, *arguments):
-        if self.progress.step == after_steps:
-            raise Interruption
-        return take_step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "take_step", stop)
-        with pytest.raises(Interruption):
-            train(output_dir, *flags)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

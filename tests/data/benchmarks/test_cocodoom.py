@@ -1,0 +1,83 @@
+"""Proves that the reader of CocoDoom converts both archives to maps in the right unit, and refuses files of another split."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mult_hf.data.benchmarks import cocodoom
+from mult_hf.data.benchmarks.cocodoom import CocoDoomReader
+from mult_hf.data.benchmarks.files import load_splits
+from mult_hf.model.tasks import IGNORE_INDEX
+from support.benchmark_files import decoded, filled, random_image, save
+
+IMAGE_ID = 10**9 + 10**7 + 37  # run 1, map 1, tic 37: 10e8 * run + 10e6 * level + tic
+TROOP_ID = 2**23 + 7  # a thing's id; the object map keeps its lower 23 bits
+
+
+def colors_of(ids: np.ndarray) -> np.ndarray:
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
+def write_cocodoom(root: Path, folders=("rgb", "depth", "objects")) -> Path:
+    ids = filled(2**23, np.int64)  # sky
+    ids[:, 10:], ids[:, 20:], ids[10:14, 40:44] = 2**23 + 1, 2**23 + 2, TROOP_ID % 2**23
+    depth = filled(64 * 32 * 4, np.uint16)
+    depth[:, :10] = 65535
+    maps = {"rgb": None, "depth": depth, "objects": colors_of(ids)}
+    level = root / "run1" / "map01"
+    for folder in folders:
+        if folder == "rgb":
+            (level / "rgb").mkdir(parents=True)
+            Image.fromarray(random_image()).quantize(16).save(level / "rgb" / "000037.png")
+        else:
+            save(level / folder / "000037.png", maps[folder])
+    annotation = {
+        "id": IMAGE_ID * 10**6 + TROOP_ID,
+        "image_id": IMAGE_ID,
+        "category_id": cocodoom.THINGS.index("troop"),
+        "segmentation": [[40, 10, 44, 10, 44, 14, 40, 14]],
+    }
+    record = {"images": [{"id": IMAGE_ID, "file_name": "run1/map01/rgb/000037.png"}], "annotations": [annotation]}
+    (root / "run-train.json").write_text(json.dumps(record))
+    return root
+
+
+def test_cocodoom_reads_depth_in_64ths_and_classes_from_24_bit_ids(tmp_path):
+    reader = CocoDoomReader(write_cocodoom(tmp_path))
+    (sample,) = reader
+    maps, names = decoded(reader, sample), cocodoom.CLASS_NAMES
+    assert sample["id"] == "run1/map01/000037"
+    assert sample["image"].mode == "RGB"
+    assert maps["depth"][0, 5, 30] == 4.0, "64 * 32 * 4 is 128 map units, 32 a metre"
+    assert np.isnan(maps["depth"][0, 5, 5]), "the sky has no depth"
+    assert [names[maps["segmentation"][5, x]] for x in (5, 15, 30)] == ["sky", "floor or ceiling", "wall"]
+    assert names[maps["segmentation"][11, 41]] == "troop"
+    assert len(names) == 3 + 137
+    np.testing.assert_allclose(maps["normals"][:, 30, 40], [0, 0, 1], atol=0.01)
+    assert set(maps) == {"segmentation", "depth", "normals", "keypoints2d", "edges2d", "reshading"}
+
+
+def test_small_cocodoom_archive_has_things_from_polygons_and_no_geometry(tmp_path):
+    reader = CocoDoomReader(write_cocodoom(tmp_path, folders=["rgb"]))
+    assert reader.tasks == ["segmentation", "keypoints2d", "edges2d"]
+    classes = decoded(reader, next(iter(reader)))["segmentation"]
+    assert cocodoom.CLASS_NAMES[classes[11, 41]] == "troop"
+    assert (classes != IGNORE_INDEX).sum() in range(16, 26), "4 x 4 pixels, borders included or not"
+    assert classes[0, 0] == IGNORE_INDEX, "what is not a thing is unknown"
+
+
+def test_cocodoom_splits_by_run_or_by_map_and_refuses_the_wrong_file(tmp_path):
+    root = write_cocodoom(tmp_path)
+    (root / "map-train.json").write_text((root / "run-train.json").read_text())
+    assert CocoDoomReader(root, by="map").shards == [(1, 1)]
+    (root / "run-val.json").write_text((root / "run-train.json").read_text())
+    with pytest.raises(ValueError, match="run1/map01/000037, which is not in validation"):
+        CocoDoomReader(root, split="val")
+    with pytest.raises(ValueError, match=r"run-full-train\.json does not exist"):
+        CocoDoomReader(root, subset="full")
+    lists = load_splits("cocodoom")["map"]
+    assert [len(lists[split]["maps"]) for split in ("train", "validation", "test")] == [16, 8, 8]
+    assert lists["test"]["maps"][:2] == [4, 8]
