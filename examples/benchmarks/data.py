@@ -4,7 +4,7 @@
     python examples/benchmarks/data.py --dataset user/my-rooms --sizes 384 --batch_size 16
     python examples/benchmarks/data.py --dataset data/taskonomy --sizes 224 --gpu_images_per_second 60
 
-Prints two Markdown tables. In the first, images are decoded and resized beforehand, so only their preparation is timed. The second has
+Prints two Markdown tables. In the first, images are decoded and resized beforehand, so only their preparation is timed. The second covers
 all steps from a file to a batch: reading rows as `--streaming` does, decoding them, preparing and augmenting them at each size, and
 how many cores feed one GPU. Each row is the median over batches. CPU seconds are reliable even on a busy machine.
 """

@@ -4,7 +4,7 @@
     python examples/benchmarks/runtimes.py --preset swin-tiny --image_size 224 --batch_size 1
     python examples/benchmarks/runtimes.py --model mult_hf/checkpoints/rooms-tiny --dataset data/rooms-128      # also the accuracy
 
-Prints a Markdown table: time of a batch, how many times as fast as PyTorch in float32 that is, and the largest difference from its
+Prints a Markdown table: time per batch, speedup over PyTorch in float32, and the largest difference from its
 predictions. Runtimes take turns, so that a slower machine affects all of them. Images, and weights without `--model`, are random.
 With `--dataset`, two more tables have each task's metrics on held-out rows, and the loss against PyTorch in float32. The first run
 exports the network, which takes minutes; its files are kept (docs/export.md).
@@ -61,7 +61,7 @@ class BenchmarkArguments:
 
     @property
     def candidates(self) -> list[tuple[str, str]]:
-        """Runtime and type of numbers of each row, PyTorch in float32 first."""
+        """Runtime and dtype of each row, PyTorch in float32 first."""
         chosen = [(name, dtype) for name in RUNTIMES if name in self.runtimes for dtype in RUNTIMES[name].start]
         return [REFERENCE, *(each for each in chosen if each != REFERENCE)]
 
@@ -79,7 +79,7 @@ def measure(models: Mapping[tuple[str, str], Any], arguments: BenchmarkArguments
     """A result per row of the table.
 
     Args:
-        models: what predicts, by runtime and type of numbers; with PyTorch in float32.
+        models: models by runtime and dtype, including PyTorch in float32.
         arguments: settings of the measurement.
     """
     images = torch.randn(arguments.batch_size, 3, arguments.image_size, arguments.image_size)
@@ -109,13 +109,13 @@ def accuracy(models: Mapping[tuple[str, str], Any], arguments: BenchmarkArgument
 
 
 def table(results: Sequence[dict[str, Any]], clock: Clock) -> str:
-    """Markdown table with one row per runtime and type of numbers; the first is the reference."""
+    """Markdown table with one row per runtime and dtype; the first is the reference."""
     medians = [statistics.median(each["seconds"]) for each in results]
     rows = [
         [each["runtime"], each["dtype"], f"{1e3 * median:.1f}", f"{medians[0] / median:.2f}", f"{each['largest_difference']:.1g}"]
         for each, median in zip(results, medians)
     ]
-    return markdown_table(["runtime", "numbers", f"ms ({clock.kind})", "times as fast", "largest difference"], rows)
+    return markdown_table(["runtime", "dtype", f"ms ({clock.kind})", "speedup", "largest difference"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

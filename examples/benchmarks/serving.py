@@ -4,10 +4,10 @@
     python examples/benchmarks/serving.py --requests 5000 --clients 1 4 16 32 --seconds 60
 
 First the throughput of the pipeline is measured, in one process with as many threads as the server's model: batches of the same files,
-from bytes to finished maps. Then the server is started, and each number of clients sends images of mixed sizes for so many seconds, each
-client one request after another. CPU seconds per answer, by process, show what bounds the throughput where other programs keep the
-processors busy. At last `--requests` requests are sent, whose answers are compared with those of the pipeline, and
-twice as many clients as the queue takes, which must get 503. Prints Markdown tables.
+from bytes to finished maps. Then the server starts. For each number of clients, every client sends images of mixed sizes for `--seconds`,
+one request after another. CPU seconds per answer, by process, show what limits the throughput if other programs keep the processors busy.
+Finally, `--requests` requests are sent, whose answers are compared with those of the pipeline, and then twice as many clients as the queue
+takes send requests, some of which must get 503. Prints Markdown tables.
 """
 
 import asyncio
@@ -196,7 +196,7 @@ class Load:
         return answer
 
     async def for_seconds(self, clients: int, seconds: float) -> float:
-        """Let so many clients send one request after another; answers per second."""
+        """Have this many clients send one request after another; returns answers per second."""
         numbers, started = count(), time.monotonic()
 
         async def one(client: httpx.AsyncClient) -> None:
@@ -269,9 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     headers = [
         "clients",
         "answers per second",
-        "of the pipeline's",
+        "relative to pipeline",
         "median s",
-        "95 % s",
+        "95th percentile s",
         *(f"CPU s, {role}" for role in (*ROLES.values(), "Ray")),
         "by status",
     ]

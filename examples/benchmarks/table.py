@@ -1,4 +1,4 @@
-"""One table of the benchmarks that decide which runtime, model and machine to use.
+"""One table of all benchmarks, for choosing a runtime, a model and a machine.
 
     python examples/benchmarks/table.py --output outputs/benchmark.json
     python examples/benchmarks/table.py --groups training pixels --repeats 3

@@ -46,7 +46,7 @@ class ConfidenceArguments:
 
 @dataclass(frozen=True)
 class Measured:
-    """How well doubt tells errors in one image.
+    """How well doubt predicts errors in one image.
 
     Args:
         correlation: Spearman's rank correlation of doubt and error.

@@ -319,7 +319,7 @@ OF_READERS = ("worker", "data", "two")
 """Faults of programs that read something and hold their directory; rendering does neither."""
 
 
-COLUMNS = ("fault", "program", "tries", "what was lost", "what it said last", "same result when started again")
+COLUMNS = ("fault", "program", "tries", "what was lost", "last message", "same result when started again")
 
 
 def row(fault: str, program: Program, tries: Sequence[Try]) -> list[str]:

@@ -1,12 +1,12 @@
-"""Predict what a training run takes on more machines, and which part bends first: arithmetic, all-reduce, decoding, or storage.
+"""Predict the time of a run on more machines, and its bottleneck: arithmetic, all-reduce, decoding, or storage.
 
     python examples/tools/scale.py                                     # MulT-L on Taskonomy: 1, 8 and 64 GPUs
     python examples/tools/scale.py --preset swin-tiny --gpus 8 --decode_ms 30 --augment_ms 12
     python examples/tools/scale.py --mode prediction --samples 1e8 --megabytes 3 --batch_size 16 --decode_ms 42 --augment_ms 0
-    python examples/tools/scale.py --runs outputs/one outputs/two      # predict the second run from the first, beside its log
+    python examples/tools/scale.py --runs outputs/one outputs/two      # predict the second run from the first, and compare
 
-A step takes as long as its slowest part: arithmetic and what of the all-reduce it cannot hide, or the preparation of its images, or
-reading them. docs/scale.md names the source of each default: measured by a command of this repository, or assumed.
+A step takes as long as its slowest part: arithmetic and the part of the all-reduce that it cannot hide, or the preparation of its images,
+or reading them. docs/scale.md names the source of each default: measured by a command of this repository, or assumed.
 """
 
 import json
@@ -117,7 +117,7 @@ def count_workload(preset: str, tasks: Sequence[str], image_size: int, sample_by
 
 
 def plan_row(workload: Workload, cluster: Cluster, batch_size: int, samples: float, mode: str) -> list[str]:
-    """A line of the table: what a number of samples takes on a cluster."""
+    """A row of the table: the times for a number of samples on a cluster."""
     parts = parts_of_step(workload, cluster, batch_size, mode)
     seconds, slowest = step_seconds(parts)
     rate = batch_size * cluster.gpus / seconds

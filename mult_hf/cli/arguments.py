@@ -66,7 +66,7 @@ def _config_argv(config: Path, kind: type) -> list[str]:
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """The safe loader, which makes plain values only; it refuses a repeated key, of which YAML silently takes the last."""
+    """The safe loader, which makes plain values only; refuses a repeated key, where YAML would silently use the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

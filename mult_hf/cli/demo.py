@@ -90,7 +90,7 @@ class DemoArguments:
     max_pixels: int = flag(50_000_000, "largest number of pixels of an upload, read from its header before decoding")
     max_side: int = flag(1024, "longest side in pixels; larger images are scaled down to it, and their maps with them")
     runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
-    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "numbers to compute with: bfloat16 with torch, openvino; int8: onnx")
+    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "number format: bfloat16 with torch or openvino, int8 with onnx")
     max_points: int = flag(30_000, "largest number of points of the point cloud")
     field_of_view: float = flag(60.0, "horizontal field of view of the camera in degrees, the slider's initial value")
 

@@ -87,7 +87,7 @@ class EvaluationArguments:
     batch_size: int = flag(8, "images per batch and process")
     num_workers: int = flag(0, "worker processes that prepare batches, per predicting process")
     runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
-    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "numbers to compute with: bfloat16 with torch, openvino; int8: onnx")
+    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "number format: bfloat16 with torch or openvino, int8 with onnx")
     cpu_threads: int | None = flag(
         None, "threads per process without accelerator; by default the available processors, shared between processes"
     )

@@ -77,7 +77,7 @@ class PredictionArguments:
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
     runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
-    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "numbers to compute with: bfloat16 with torch, openvino; int8: onnx")
+    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "number format: bfloat16 with torch or openvino, int8 with onnx")
     cpu_threads: int | None = flag(
         None, "threads per process without accelerator; by default the available processors, shared between processes"
     )
@@ -242,7 +242,7 @@ def prediction_directory(arguments: PredictionArguments, loaded: LoadedModel) ->
 
 
 def make_run(arguments: PredictionArguments, loaded: LoadedModel, *, show_progress: bool) -> PredictionRun:
-    """What predicts images in one process."""
+    """The run that predicts images in one process."""
     return PredictionRun(
         make_predictor(arguments, loaded, show_progress=show_progress),
         loaded.processor,
@@ -256,7 +256,7 @@ def make_run(arguments: PredictionArguments, loaded: LoadedModel, *, show_progre
 
 
 def make_run_on_ray(arguments: PredictionArguments) -> PredictionRun:
-    """What predicts images in one process on Ray, with a model that is loaded there."""
+    """The run that predicts images in one process on Ray, with a model that is loaded there."""
     import_module("mult_hf.model.registration")  # which `mult-hf` does in its own process
     torch.set_num_threads(arguments.cpu_threads or 1)
     loaded = load_model(arguments)
@@ -285,7 +285,7 @@ def on_ray(arguments: PredictionArguments, loaded: LoadedModel, accelerator: Acc
     purpose = f"--engine {RAY}"
     import_ray(RAY, purpose)
     if accelerator.num_processes > 1:
-        raise ValueError(f"{purpose} starts processes itself, but there are {accelerator.num_processes}; do not launch several")
+        raise ValueError(f"{purpose} starts its own processes, but Accelerate started {accelerator.num_processes}; start one")
     from mult_hf.inference.ray_engine import RayWorkers, predict_on_ray
 
     directory = prediction_directory(arguments, loaded)
@@ -302,7 +302,7 @@ def on_ray(arguments: PredictionArguments, loaded: LoadedModel, accelerator: Acc
 
 
 ENGINES: dict[str, Callable[[PredictionArguments, LoadedModel, Accelerator], PredictSource]] = {PROCESSES: in_processes, RAY: on_ray}
-"""What predicts, by the value of --engine."""
+"""Engines by the value of --engine."""
 
 
 def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:

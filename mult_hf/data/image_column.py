@@ -1,7 +1,8 @@
 """The image columns of the rows that [`load_rows`][mult_hf.data.schema.load_rows] reads.
 
-`datasets` turns an image with an EXIF orientation upright and drops the tag, so that nothing shows that a map of the same size still lies
-on the file's own pixels. It also opens files of every format that Pillow supports, including those that start other programs.
+`datasets` turns an image with an EXIF orientation upright and drops the tag, so that nothing shows that a map of the same size is still
+aligned with the file's unrotated pixels. It also opens files of every format that Pillow supports, including those that start other
+programs.
 """
 
 from io import BytesIO
@@ -52,7 +53,7 @@ class Image(ImageFeature):
 
 
 def as_image_columns(rows: Any) -> Any:
-    """The same rows, whose image columns are [`Image`]; for a dictionary of splits, those of each."""
+    """The same rows, or dictionary of splits, with image columns of type [`Image`]."""
     if isinstance(rows, dict):
         return type(rows)({split: as_image_columns(each) for split, each in rows.items()})
     for column, feature in (rows.features or {}).items():

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 OBJECT_STORE_BYTES = 100_000_000
-"""Shared memory of a cluster that is started here. Items are names and numbers, and results rows of a few images."""
+"""Shared memory of a cluster that is started here. Items are names and numbers; results are the rows of a few images."""
 
 RESULT = "result"
 
 MAX_TASKS = 10_000
-"""Largest number of tasks of one run; beyond it, a task takes more items, because Ray keeps a few kilobytes per task."""
+"""Largest number of Ray tasks per run, because Ray keeps a few kilobytes for each; longer runs have more items per task."""
 
 
 class Cluster(NamedTuple):
@@ -115,9 +115,9 @@ def map_on_ray(
     num_gpus: float = 0,
     in_order: bool = False,
 ) -> Iterator[Any]:
-    """Apply a worker to lists of items, and yield its results as they come.
+    """Apply a worker to lists of items, and yield its results as they arrive.
 
-    Ray repeats a task whose worker or node was lost, so a result is yielded once per task, whatever happens to workers.
+    Ray repeats a task whose worker or node is lost, so each task yields exactly one result, even if workers fail.
 
     Args:
         make: makes a worker, which is called with a list of items; called once per process. What it is made of must be importable on

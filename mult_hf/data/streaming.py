@@ -1,4 +1,4 @@
-"""Data sets that are read while they are used: from URLs, from WebDataset archives, and from Parquet files larger than the disk.
+"""Data sets that are read on demand: from URLs, from WebDataset archives, and from Parquet files larger than the free disk space.
 
 A directory, Hub id or URL is opened by the builders of `datasets`, which read Parquet files and WebDataset archives (`.tar`) through
 fsspec. The result is a `datasets.IterableDataset` with the columns of the schema ([`mult_hf.data.schema`]).
@@ -33,7 +33,7 @@ FORMATS = {".parquet": "parquet", ARCHIVE: "webdataset"}
 """Suffix of a file -> its builder in `datasets`."""
 
 MAX_FILES_TO_SPLIT = 256
-"""Parquet files are split into their row groups, for better shuffling, unless there are more files: each one's footer is read for it."""
+"""Up to this many Parquet files are split into their row groups, for better shuffling; this reads the footer of each file."""
 
 _CHECKSUMS = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "xet_hash")
 _TAIL_BYTES = 2**14
@@ -131,7 +131,7 @@ def describe_files(paths: Sequence[str]) -> str:
 
 
 def streams_by_default(name_or_path: str | Path) -> bool:
-    """Whether a data set has to be read while it is used: a URL, WebDataset archives, or more than the free disk space can hold.
+    """Whether a data set must be read on demand: a URL, WebDataset archives, or more data than fit into the free disk space.
 
     Parquet files are otherwise copied to the cache of `datasets` once, so that rows can be read in any order.
     """
@@ -155,7 +155,7 @@ def _hub_sizes(repo_id: str) -> dict[str, int]:
     """Sizes of a repository's files; none if the Hub cannot be reached."""
     try:
         found = HfApi().dataset_info(repo_id, files_metadata=True).siblings or []
-    except (OSError, ValueError):  # offline, no such repository, or not a valid id: loading it says so
+    except (OSError, ValueError):  # offline, no such repository, or not a valid id: loading reports it
         return {}
     return {each.rfilename: each.size or 0 for each in found if Path(each.rfilename).suffix in FORMATS}
 
@@ -166,7 +166,7 @@ def _existing(directory: Path) -> Path:
 
 
 def first_rows(rows: IterableDataset, count: int) -> Dataset:
-    """Read rows into memory, with images as stored: as many from each of several shards.
+    """Read rows into memory, with encoded images: the same number from each of several shards.
 
     Args:
         rows: rows with known features.

@@ -41,8 +41,8 @@ def find_objects(inputs: Sequence[str]) -> FoundObjects:
             whatever its suffix.
 
     Raises:
-        ValueError: if an input is a path, of an unknown kind or another store than the first one, or there is no image.
-        ImportError: if the package of a kind of store is not installed; the message names it.
+        ValueError: if an input is a path, is of an unknown kind, or is in another store than the first one, or if there is no image.
+        ImportError: if the package for a store is not installed; the message names it.
     """
     if paths := [text for text in inputs if not is_url(text)]:
         raise refusal(f"--inputs has paths and URLs; give either: {paths} are paths")
@@ -113,7 +113,7 @@ class ObjectSource:
 
 
 def _stamp(url: str) -> str:
-    """What the store gives for the version of an object, such as its ETag."""
+    """The store's identifier for the version of an object, such as its ETag."""
     store, path = url_to_fs(url)
     return str(store.ukey(path))
 

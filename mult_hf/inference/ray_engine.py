@@ -1,7 +1,7 @@
 """Predict on Ray: the same run as in one process, on parts of the images in many processes.
 
-Images that were predicted before are sorted out first. What remains is predicted in any case, so an image that a lost process had already
-predicted is predicted again and counted once.
+Images that an earlier run predicted are excluded first. All others are predicted, even if there are predictions of them by then: an image
+that a lost process had already predicted is predicted again and counted once.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +18,10 @@ from .run import Outcomes, PredictionRun, total_outcomes
 from .sources import DivisibleSource, InputImage
 
 BATCHES_PER_TASK = 16
-"""Batches per task: enough to group images by size, and few enough to repeat if a process is lost."""
+"""Batches per Ray task: enough to group images by size, and few enough to repeat if a process is lost."""
 
 FILES_PER_CHECK = 1000
-"""Images per task that checks which were predicted before."""
+"""Images per Ray task that checks which of them were predicted before."""
 
 
 class RayWorkers(NamedTuple):
@@ -84,7 +84,7 @@ class _Check:
         try:
             (image,) = self.source.part([part])
             return isinstance(image, InputImage) and self.directory.is_predicted(image.name, image.stamp, image.digest)
-        except Exception:  # the run meets it again, and reports it
+        except Exception:  # the run raises it again, and reports it
             return False
 
 

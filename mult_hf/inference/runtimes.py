@@ -1,8 +1,8 @@
-"""Runtimes that a trained model predicts with: PyTorch, ONNX Runtime, OpenVINO.
+"""Runtimes for predicting with a trained model: PyTorch, ONNX Runtime, OpenVINO.
 
-[`with_runtime`] returns what predicts like the model it was given: `model(pixel_values, tasks=...).predictions`. A runtime other than
-PyTorch needs a file per image size. It is exported when the first image of that size comes, which takes about a minute, checked against
-the model as by `mult-hf export`, and kept in [`CACHE`] for later runs.
+[`with_runtime`] returns a replacement for a model, with the same interface: `model(pixel_values, tasks=...).predictions`. A runtime other
+than PyTorch needs a file per image size. It is exported when the first image of that size arrives, which takes about a minute, checked
+against the model as by `mult-hf export`, and kept in [`CACHE`] for later runs.
 """
 
 import inspect
@@ -76,7 +76,7 @@ class ExportedModel(MulTPreTrainedModel):
         return MulTDensePredictionOutput(predictions={task: predictions[task] for task in wanted})
 
     def to(self, *args: Any, **kwargs: Any) -> "ExportedModel":  # type: ignore[override]  # the base class has overloads
-        """Return the model as it is: runtimes here compute on the CPU, and a file has its own type of numbers."""
+        """Return the model as it is: these runtimes compute on the CPU, and a file has a fixed dtype."""
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,7 +97,7 @@ class ExportedModel(MulTPreTrainedModel):
         return f"{digest(self.network)}-{values}-{size[0]}x{size[1]}"
 
     def _export(self, folder: Path, size: tuple[int, int]) -> None:
-        """Write and check the file, and those that it is converted from; in a temporary folder, so that none is ever partial."""
+        """Write and check the file, and those that it is converted from; in a temporary folder first, so that no partial file is left."""
         export = _exporting()
         self.network.set_attn_implementation("eager")  # torch's fused attention needs twice as many nodes
         exportable = export.Exportable(self.network, self.exported_tasks, "predictions").eval()
@@ -118,7 +118,7 @@ class ExportedModel(MulTPreTrainedModel):
 
 
 def _code() -> dict[str, str]:
-    """The source that an exported file follows from, besides torch: the model's, and the exporter's."""
+    """The source code that determines an exported file, besides torch: the model's, and the exporter's."""
     files = [*Path(inspect.getfile(MulTForMultiTaskDensePrediction)).parent.glob("*.py"), Path(inspect.getfile(_exporting()))]
     return {file.name: file.read_text(encoding="utf-8") for file in sorted(files)}
 
@@ -140,8 +140,8 @@ class Runtime(NamedTuple):
     """A runtime.
 
     Args:
-        start: by type of its numbers: (model, tasks, threads) -> what predicts like the model.
-        takes_any_size: whether images of a new size cost no time of their own.
+        start: per dtype, a function (model, tasks, threads) -> a model that predicts with this runtime.
+        takes_any_size: whether a new image size needs no export.
     """
 
     start: Mapping[str, Callable[..., Any]]
@@ -178,12 +178,12 @@ def check_runtime(runtime: str, dtype: str) -> None:
 def with_runtime(
     model: MulTForMultiTaskDensePrediction, runtime: str, dtype: str = "float32", tasks: Iterable[str] | None = None, threads: int = 1
 ) -> Any:
-    """What predicts like a model, with another runtime or type of numbers.
+    """A replacement for a model that predicts with another runtime or dtype.
 
     Args:
-        model: in evaluation mode, in float32; it is changed, or part of what is returned.
+        model: in evaluation mode, in float32; it is modified, or becomes part of the result.
         runtime: a key of [`RUNTIMES`].
-        dtype: a type that the runtime has.
+        dtype: a dtype that the runtime supports.
         tasks: names of the tasks that will be predicted; all by default.
         threads: number of threads of a runtime other than PyTorch.
 

@@ -23,11 +23,11 @@ def to_average(prediction: Tensor, spec: TaskSpec) -> Tensor:
 
 
 def agreement(prediction: Tensor, of_mirrored: Tensor, spec: TaskSpec, size: tuple[int, int] | None = None) -> Tensor:
-    """Agreement of two predictions per pixel: 1 where they are equal, 0 where they are as different as can be.
+    """Agreement of two predictions per pixel: 1 where they are equal, 0 where they differ as much as possible.
 
     For classes it is 1 minus the total variation distance of the two distributions. For values it is 1 minus their Euclidean distance over
-    the length of the task's `value_range`, or, if the task has none, of the range of the two predictions. Only the order of pixels within
-    a task has a meaning: half a metre of depth is a small share of ten metres.
+    the length of the task's `value_range`, or, if the task has none, of the range of the two predictions. Only the ranking of pixels within
+    a task is meaningful: half a metre of depth is a small fraction of ten metres.
 
     Args:
         prediction: of the image, (channels, height, width), in the model's own output space.

@@ -266,7 +266,7 @@ def panel(
         rows: images row by row; `None` leaves a cell empty.
         titles: one per column, or none at all.
         captions: one per row, written above it, or none at all.
-        keys: one per column, drawn below it, or none at all; see [`color_key`]. A key that is wider than its column is reduced.
+        keys: one per column, drawn below it, or none at all; see [`color_key`]. A key that is wider than its column is scaled down.
         cell: width of a cell in pixels; its height follows from the first image's shape.
 
     Raises:

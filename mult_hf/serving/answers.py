@@ -55,7 +55,7 @@ def npz_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
 
 
 def json_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
-    """An object with one entry per task: its file in base64, which has no need of a NaN in JSON, with the encoding that reads it."""
+    """An object with one entry per task: its file in base64 (JSON has no NaN), and the encoding to read it with."""
     entries: dict[str, dict[str, Any]] = {}
     for task, prediction in maps:
         spec = stored[task]

@@ -1,4 +1,4 @@
-"""The web application: it admits, reads, decodes and answers requests. The model is behind a coroutine, in another process.
+"""The web application: it admits, reads, decodes and answers requests. A coroutine calls the model in another process.
 
 | route | answer |
 |---|---|

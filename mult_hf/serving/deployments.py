@@ -32,13 +32,13 @@ OBJECT_STORE_BYTES = 300_000_000
 """Shared memory of a cluster that is started here: holds inputs and outputs of the model on their way between processes."""
 
 HEADROOM = 100
-"""Requests beyond the queue that still get the application's own answer, which includes those for /health and /metrics."""
+"""Requests beyond the queue that the application still answers itself, including those for /health and /metrics."""
 
 SENDING_SECONDS = 1.0
 """Time for the last answers to pass from the application through Ray Serve's proxy to the client. The proxy ends without waiting."""
 
 CONNECTIONS = 1000
-"""Requests beyond these that wait for the application; further ones get 503 from Ray Serve."""
+"""Further requests, beyond the headroom, that wait for the application; any others get 503 from Ray Serve."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ModelReplica:
     def __init__(self, settings: DeploymentSettings) -> None:
         torch.set_num_threads(settings.threads)
         self.network = load_whole_model(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
-        batches: Any = self._predict_together  # Ray's types do not have what its decorator adds
+        batches: Any = self._predict_together  # Ray's type hints lack the methods that its decorator adds
         batches.set_max_batch_size(settings.batch_size)
         batches.set_batch_wait_timeout_s(settings.batch_wait)
 
@@ -157,8 +157,8 @@ def deployed(settings: DeploymentSettings, address: str | None, num_cpus: int) -
 
 
 def _application(settings: DeploymentSettings, cluster: Cluster) -> Any:
-    """The two deployments, bound to one another."""
-    deployment: Any = serve.deployment  # Ray's types take it for a decorator with arguments
+    """The two deployments, bound to each other."""
+    deployment: Any = serve.deployment  # Ray's type hints describe it as a decorator with arguments
     stopping = {"graceful_shutdown_timeout_s": settings.service.timeout + 5, "graceful_shutdown_wait_loop_s": 0.2}
     model = deployment(ModelReplica).options(
         num_replicas=settings.copies,

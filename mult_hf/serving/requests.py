@@ -111,7 +111,7 @@ async def read_request(request: Request, choices: Choices) -> PredictionRequest:
     _check_bytes(len(content), choices.limits.max_bytes)
     in_query: dict[str, Any] = {key: ",".join(request.query_params.getlist(key)) for key in request.query_params}
     if twice := sorted(in_query.keys() & in_body.keys()):
-        raise HttpError(422, f"{', '.join(twice)} stand in the body and in the URL; give each once")
+        raise HttpError(422, f"both the body and the URL set {', '.join(twice)}; give each once")
     return _with_options(content, {**in_query, **in_body}, choices)
 
 
@@ -163,7 +163,7 @@ def _side(options: Mapping[str, Any], most: int) -> int:
 
 
 async def _read_body(request: Request, most: int) -> bytes:
-    """The body, of at most so many bytes; a longer one is not read to its end."""
+    """The body, if it has at most this many bytes; a longer one is not read to its end."""
     stated = request.headers.get("content-length", "")
     if stated.isdecimal():
         _check_bytes(int(stated), most)

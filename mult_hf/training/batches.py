@@ -1,4 +1,4 @@
-"""Batches of a training run: from stored rows, or from rows that are read while they are used.
+"""Batches of a training run: from stored rows, or from rows that are read on demand.
 
 Both kinds continue exactly where a checkpoint was written. The batches of stored rows follow from the seed and the number of the batch
 alone ([`mult_hf.training.stream`]), so nothing has to be saved. Streamed rows cannot be read at any position, so each process saves how
@@ -35,7 +35,7 @@ MAX_EMPTY_EPOCHS = 100
 
 
 class TrainingBatch(NamedTuple):
-    """A batch, and what names its samples in an error message: positions of stored rows, or short columns of streamed ones."""
+    """A batch, and the names of its samples for error messages: positions of stored rows, or short columns of streamed ones."""
 
     features: MulTBatchFeature
     samples: Sequence[Any]
@@ -130,11 +130,11 @@ class StreamedRows(TorchIterableDataset):
     """The endless sequence of samples of one process and worker, which can be saved and continued after any sample.
 
     An epoch reads the shards in a new order, which is divided among processes and workers. So every shard is read once per epoch, and a
-    worker gets other shards each time: those that read faster, or shorter shards, begin the next epoch earlier, and nobody waits.
+    worker gets different shards each time. A worker that is faster, or has shorter shards, begins the next epoch earlier; no worker waits.
 
     Within a worker, rows are shuffled in windows: each window of consecutive rows is read and permuted. A window's permutation follows
-    from the seed, the epoch and its place, so after an interruption the current window is read again, and continued behind the last row
-    that was used. The shuffle buffer of `datasets` loses its rows at an interruption (datasets 5.2, `IterableDataset.state_dict`).
+    from the seed, the epoch and its position, so after an interruption the worker reads the current window again, and continues after the
+    last row that was used. The shuffle buffer of `datasets` loses its rows at an interruption (datasets 5.2, `IterableDataset.state_dict`).
 
     Args:
         rows: rows with known features, in shards.
@@ -186,12 +186,12 @@ class StreamedRows(TorchIterableDataset):
                 raise ValueError(f"no rows in {empty} passes over the training data; choose another split or data set")
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been read: the epoch, the number of samples, and the place in the epoch."""
+        """What has been read: the epoch, the number of samples, and the position in the epoch."""
         place = self._saved if self._current is None else self._current.state_dict()
         return {"epoch": self._epoch, "count": self._count, "rows": place}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue behind the last sample before the state was taken."""
+        """Continue after the last sample that was read before the state was saved."""
         self._epoch, self._count, self._saved, self._current = state["epoch"], state["count"], state["rows"], None
 
 
@@ -202,7 +202,7 @@ def _permuted(rows: dict[str, list[Any]], indices: Sequence[int], seed: tuple[in
 
 
 class _NamingCollator:
-    """Adds to a batch what names its samples, and the latest epoch of its rows; a class, so that workers can pickle it."""
+    """Adds the names of its samples to a batch, and the latest epoch of its rows; a class, so that workers can pickle it."""
 
     def __init__(self, collator: MultiTaskCollator) -> None:
         self.collator = collator
@@ -244,7 +244,7 @@ class StreamedBatches:
         self._epoch = 0
 
     def start(self, number: int) -> None:
-        """Nothing to do: [`load_state_dict`][StreamedBatches.load_state_dict] has the place."""
+        """Nothing to do: [`load_state_dict`][StreamedBatches.load_state_dict] restores the position."""
 
     def __next__(self) -> TrainingBatch:
         """The next batch."""
@@ -268,11 +268,11 @@ class StreamedBatches:
             self._loader.load_state_dict(self._loader.state_dict())  # which drops its own reference to the workers
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints; that of another process is different."""
+        """The state for a checkpoint; each process has its own."""
         return {"num_workers": self.num_workers, "loader": self._loader.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint.
+        """Restore the state from a checkpoint.
 
         Raises:
             ValueError: if another number of workers read the rows.
@@ -286,7 +286,7 @@ class StreamedBatches:
 
 
 def check_shards(rows: IterableDataset, processes: int, workers: int) -> None:
-    """Refuse to let a worker idle.
+    """Check that every worker gets a shard.
 
     Raises:
         ValueError: if there are fewer shards than processes and workers.

@@ -178,7 +178,7 @@ TYPE = {"content-type": "image/png"}
         ({"data": {"image": "text"}, "files": {"x": ("a", b"a")}}, 422, "expected a file called `image`"),
         ({"files": [("image", ("a.png", SMALL)), ("image", ("b.png", SMALL))]}, 422, "the form cannot be read"),
         ({"content": SMALL, "headers": {"content-type": "multipart/form-data"}}, 422, "the form cannot be read"),
-        ({"files": {"image": ("a.png", SMALL)}, "data": {"tasks": "depth"}, "params": {"tasks": "depth"}}, 422, "tasks stand in the body"),
+        ({"files": {"image": ("a.png", SMALL)}, "data": {"tasks": "depth"}, "params": {"tasks": "depth"}}, 422, "the URL set tasks; give"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 422, "the body is not JSON"),
         ({"content": b"[" * 3000, "headers": {"content-type": "application/json"}}, 422, "the body is not JSON"),
         ({"json": []}, 422, "not a JSON object with the key `image`"),
