@@ -123,9 +123,7 @@ class MultiTaskCollator:
             targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else _decoded(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
-    def _samples(
-        self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any
-    ) -> Iterator[dict[str, Any]]:
+    def _samples(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any) -> Iterator[dict[str, Any]]:
         """Each row as unstacked `pixel_values` and `labels`, decoded with the encodings of its own data set."""
         groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
         for group in groups:

@@ -66,9 +66,8 @@ def highest_hessian_determinant(grey: np.ndarray, sigmas: Sequence[float]) -> np
     reach = int(3 * max(sigmas)) + 1
     integral = torch.from_numpy(grey).double().cumsum(0).cumsum(1)
     integral = functional.pad(integral[None], (0, reach, 0, reach), mode="replicate")[0]  # boxes end at the border
-    height, width = grey.shape
     highest = torch.full(grey.shape, -torch.inf, dtype=torch.float64)
-    for top in range(0, height, BAND):
+    for top in range(0, len(grey), BAND):
         band = highest[top : top + BAND]
         for sigma in sigmas:
             torch.maximum(band, _hessian_determinant(integral, top, band.shape, sigma), out=band)
@@ -81,36 +80,37 @@ def _hessian_determinant(integral: Tensor, top: int, size: tuple[int, int], sigm
     whole = int(3 * sigma)
     lobe, middle = whole // 3, (whole - 1) // 2
     long = 2 * lobe - 1
-    corners = _box_sums(integral, (lobe, lobe), (top - lobe, -lobe), (height + lobe + 1, width + lobe + 1))
+    corners = _sums(_sums(integral, 0, lobe, top - lobe, height + lobe + 1), 1, lobe, -lobe, width + lobe + 1).clamp_(min=0)
     diagonals = corners[:height] - corners[lobe + 1 :]
     mixed = diagonals[:, lobe + 1 :] - diagonals[:, :width]
-    across = _box_sums(integral, (long, whole), (top - lobe + 1, -middle), size)
-    across.sub_(_box_sums(integral, (long, lobe), (top - lobe + 1, -(lobe // 2)), size), alpha=3)
-    along = _box_sums(integral, (whole, long), (top - middle, -lobe + 1), size)
-    along.sub_(_box_sums(integral, (lobe, long), (top - lobe // 2, -lobe + 1), size), alpha=3)
+    strips = _sums(integral, 0, long, top - lobe + 1, height)
+    across = _sums(strips, 1, whole, -middle, width).clamp_(min=0)
+    across.sub_(_sums(strips, 1, lobe, -(lobe // 2), width).clamp_(min=0), alpha=3)
+    along = _sums(_sums(integral, 0, whole, top - middle, height), 1, long, 1 - lobe, width).clamp_(min=0)
+    along.sub_(_sums(_sums(integral, 0, lobe, top - lobe // 2, height), 1, long, 1 - lobe, width).clamp_(min=0), alpha=3)
     return along.mul_(across).addcmul_(mixed, mixed, value=-0.81).mul_(whole**-4.0)
 
 
-def _box_sums(integral: Tensor, box: tuple[int, int], first: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Sums over boxes.
+def _sums(integral: Tensor, axis: int, length: int, first: int, count: int) -> Tensor:
+    """Sums over intervals of one axis, as differences of an integral along it.
 
     Args:
-        integral: integral image, with its last row and column repeated below and to the right.
-        box: height and width of the boxes.
-        first: row and column before the first box; if negative, the box starts at the border.
-        size: number of boxes from there on, downwards and to the right.
+        integral: with its last value repeated at the end of the axis.
+        axis: 0 or 1.
+        length: of the intervals.
+        first: start of the first interval; one that would start before the border starts there.
+        count: number of intervals, one after each position.
     """
-    above, left = (min(max(-start, 0), count - 1) for start, count in zip(first, size))
-    top, rows, columns = max(first[0], 0), size[0] - above, size[1] - left
-    strips = integral[top + box[0] : top + box[0] + rows] - integral[top : top + rows]
-    sums = integral.new_empty(size)
-    inside = sums[above:, left:]
-    torch.sub(strips[:, box[1] : box[1] + columns], strips[:, :columns], out=inside)
-    inside.clamp_(min=0)
-    if left:
-        sums[above:, :left] = inside[:, :1]
-    if above:
-        sums[:above] = sums[above]
+    before = min(max(-first, 0), count - 1)
+    start, inside = max(first, 0), count - before
+    ends, starts = integral.narrow(axis, start + length, inside), integral.narrow(axis, start, inside)
+    if not before:
+        return ends - starts
+    shape = list(integral.shape)
+    shape[axis] = count
+    sums = integral.new_empty(shape)
+    torch.sub(ends, starts, out=sums.narrow(axis, before, inside))
+    sums.narrow(axis, 0, before).copy_(sums.narrow(axis, before, 1).expand_as(sums.narrow(axis, 0, before)))
     return sums
 
 
