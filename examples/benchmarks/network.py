@@ -38,7 +38,17 @@ from mult_hf.training.initialization import build_model
 
 WARM_UP = 2  # warm-up runs of each case
 
-CASE_NAMES = ("mult", "networks", "per_task", "subsets", "no_sharing", "swin_unet", "mtan", "attention")  # methods of Comparison
+CASE_NAMES = (
+    "mult",
+    "checkpointing",
+    "networks",
+    "per_task",
+    "subsets",
+    "no_sharing",
+    "swin_unet",
+    "mtan",
+    "attention",
+)  # methods of Comparison
 
 # Sides of the matrices that measure the machine's limit: large enough to reach it, small enough to be quick.
 MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
@@ -204,6 +214,14 @@ class Comparison:
     def mult(self) -> dict[str, list[Step]]:
         """One network for all tasks."""
         return {f"MulT, {len(self.arguments.tasks)} tasks": [self.step(self.network, self.arguments.tasks)]}
+
+    def checkpointing(self) -> dict[str, list[Step]]:
+        """The same network, in which the backward pass computes each block again; in training."""
+        if self.mode != "training":
+            return {}
+        network = copy.deepcopy(self.network)
+        network.gradient_checkpointing_enable()
+        return {"MulT, gradient checkpointing": [self.step(network, self.arguments.tasks)]}
 
     def networks(self) -> dict[str, list[Step]]:
         """One network of the same architecture per task, run one after another."""

@@ -1,43 +1,55 @@
 """One table of all benchmarks, for choosing a runtime, a model and a machine.
 
     python examples/benchmarks/table.py --output outputs/benchmark.json
-    python examples/benchmarks/table.py --groups training pixels --repeats 3
+    python examples/benchmarks/table.py --groups training pixels --repeats 3 --seconds_per_group 600
 
 The rows of a group are timed in turns, so that a slower machine affects all of them, and are given in milliseconds and as a multiple of the
-group's first row. A row that needs a missing package says so, and rows of groups that are not chosen say "not run". Weights and
-images are random. The groups with other runtimes export the network first, which takes minutes once (docs/export.md).
+group's first row; those of the memory groups are in MiB. A row that needs a missing package says so, and rows of groups that are not
+chosen say "not run". Weights and images are random. The groups with other runtimes export the network first, which takes minutes
+once (docs/export.md). Results are saved after every group.
 """
 
+import gc
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from end_to_end import CASES, make_images
-from network import Batch, Comparison, build, machine
+from network import Batch, Comparison, Step, build, machine
 from network import BenchmarkArguments as NetworkArguments
-from products import Clock, run
+from products import MIB, Clock, profiled, run, tensor_bytes
 from results import write_results
 from torch import nn
 from transformers import DPTConfig, DPTForDepthEstimation, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
 from mult_hf import MULT_TASKS
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
+from mult_hf.cli.predict import main as predict_images
 from mult_hf.data.cores import keep_freed_memory
 from mult_hf.data.markdown import markdown_table
 from mult_hf.inference.runtimes import RUNTIMES, with_runtime
+from mult_hf.model.decoder_mult import BlockLayers
 
 Action = Callable[[], Any]
 SMALL = {"preset": "small", "image_size": 128, "batch_sizes": [8]}
 SWIN_TINY = {"preset": "swin-tiny", "image_size": 224, "batch_sizes": [1]}
+SWIN_TINY_8 = {**SWIN_TINY, "batch_sizes": [8]}
 MATMUL_SIDE = 2048
 MEGAPIXELS = 12
-NOT_RUN = "not run"
+PREDICTED_IMAGES, PREDICTED_SIDE = 48, 512
+NOT_RUN, FAILED = "not run", "failed"
+MEMORY = "memory"
+"""Start of the names of groups that are measured in MiB."""
+PRESETS = ("swin-tiny", "swin-small", "swin-base", "swin-large")
 MORE_TASKS = [{"name": f"more_{number}", "kind": "regression", "channels": 1} for number in (1, 2)]
 """Entries beyond the registered tasks, to show the cost of eight."""
 
@@ -50,10 +62,11 @@ class TableArguments:
     device: str = flag("cpu", "cpu, or cuda for the rows that run in PyTorch")
     cpu_threads: int = flag(1, "threads of each runtime")
     repeats: int = flag(5, "timed runs of each row; their median is shown")
+    seconds_per_group: float = flag(45.0, "a group's runs end after this time, but not before every row ran once")
     output: Path | None = flag(None, "JSON file for all results")
 
     def __post_init__(self) -> None:
-        check_bounds(self, {1: ("cpu_threads", "repeats")})
+        check_bounds(self, {0: ("seconds_per_group",), 1: ("cpu_threads", "repeats")})
         unknown = sorted({*(self.groups or [])} - {*GROUPS})
         if unknown:
             raise ValueError(f"--groups has {unknown}; choose from {', '.join(GROUPS)}")
@@ -86,19 +99,42 @@ def forward(model: Callable[..., Any], images: torch.Tensor, **options: Any) -> 
     return torch.no_grad()(lambda: model(images, **options))
 
 
-def compiled(arguments: TableArguments, values: Mapping[str, Any]) -> Action:
-    """A forward pass of the compiled network."""
+def compiled(arguments: TableArguments, values: Mapping[str, Any], **options: Any) -> Action:
+    """A forward pass with the layers compiled that are repeated in every block and task; `options` are torch.compile's."""
     network = arguments.network(**values)
-    return forward(torch.compile(build(network, network.tasks).eval()), Batch.random(network, network.batch_sizes[0]).images)
+    if options and arguments.device != "cuda":
+        raise ImportError("CUDA graphs need --device cuda")
+    model = build(network, network.tasks).eval()
+    for module in model.modules():
+        if isinstance(module, BlockLayers):
+            module.compile(**options)
+    return forward(model, Batch.random(network, network.batch_sizes[0]).images)
 
 
 def case(arguments: TableArguments, values: Mapping[str, Any], mode: str, name: str) -> Action:
     """A case of the benchmark of networks, such as six networks of one task."""
+    return partial(run, steps_of(arguments, values, mode, name))
+
+
+def peak_memory(arguments: TableArguments, values: Mapping[str, Any], name: str) -> Callable[[], float]:
+    """MiB of weights, AdamW's moments and the peak of other tensors in a training step."""
+    steps = steps_of(arguments, values, "training", name)
+    run(steps)  # which creates AdamW's moments
+
+    def measured() -> float:
+        kept = tensor_bytes([tensor for step in steps for tensor in step.kept()]) / MIB
+        return kept + profiled(steps, arguments.device)[1]
+
+    return measured
+
+
+def steps_of(arguments: TableArguments, values: Mapping[str, Any], mode: str, name: str) -> Sequence[Step]:
+    """The steps of a case of the benchmark of networks."""
     network = arguments.network(**values)
     torch.manual_seed(0)
     comparison = Comparison(network, mode, Batch.random(network, network.batch_sizes[0]), build(network, network.tasks))
     (steps,) = getattr(comparison, name)().values()
-    return partial(run, steps)
+    return steps
 
 
 def of_transformers(arguments: TableArguments, make: Callable[[], nn.Module]) -> Action:
@@ -117,10 +153,10 @@ def dpt() -> nn.Module:
     return DPTForDepthEstimation(DPTConfig(image_size=224, hidden_size=768, backbone_out_indices=[2, 5, 8, 11]))
 
 
-def of_size(arguments: TableArguments, size: int) -> Action:
-    """The small network on one image of this side."""
-    network = arguments.network(preset="small", image_size=size, batch_sizes=[1])
-    return forward(build(network, network.tasks).eval(), Batch.random(network, 1).images)
+def of_network(arguments: TableArguments, preset: str, image_size: int, batch_size: int = 1) -> Action:
+    """A forward pass of a network for six tasks."""
+    network = arguments.network(preset=preset, image_size=image_size, batch_sizes=[batch_size])
+    return forward(build(network, network.tasks).eval(), Batch.random(network, batch_size).images)
 
 
 def of_tasks(arguments: TableArguments, count: int) -> Action:
@@ -137,78 +173,131 @@ def end_to_end(arguments: TableArguments, name: str) -> Action:
     return lambda: start([str(large)]) and folder  # the folder lives as long as the action
 
 
+def predict_many(arguments: TableArguments, runtime: str, dtype: str) -> Action:
+    """`mult-hf predict` of many images with the shipped model, from files to files, with all maps and panels."""
+    folder = tempfile.TemporaryDirectory()
+    paths = make_images(Path(folder.name), PREDICTED_SIDE**2 / 1e6, PREDICTED_IMAGES)[1:]
+    flags = ["--runtime", runtime, "--dtype", dtype, "--cpu_threads", str(arguments.cpu_threads), "--overwrite"]
+    argv = ["--inputs", *map(str, paths), "--output_dir", f"{folder.name}/predictions", *flags]
+
+    def predict() -> int:
+        with redirect_stdout(StringIO()):  # else its summary would stand between the tables
+            return predict_images(argv)
+
+    return predict
+
+
 def forwards(values: Mapping[str, Any]) -> dict[str, Callable[[TableArguments], Action]]:
     """Rows of a forward pass: runtimes, and other implementations."""
-    runtimes = {
-        f"{runtime}, {dtype}": partial(in_runtime, values=values, runtime=runtime, dtype=dtype)
-        for runtime, each in RUNTIMES.items()
-        for dtype in each.start
+    runtimes = {f"{runtime}, {dtype}": partial(in_runtime, values=values, runtime=runtime, dtype=dtype) for runtime, dtype in CHOICES}
+    compilations = {
+        "repeated layers compiled": partial(compiled, values=values),
+        "repeated layers compiled, reduce-overhead": partial(compiled, values=values, mode="reduce-overhead"),
     }
     others = {"one attention map per task": "per_task", "six networks of one task": "networks"}
     cases = {title: partial(case, values=values, mode="inference", name=name) for title, name in others.items()}
-    return {**runtimes, "torch.compile": partial(compiled, values=values), **cases}
+    return {**runtimes, **compilations, **cases}
 
 
 def trainings(values: Mapping[str, Any]) -> dict[str, Callable[[TableArguments], Action]]:
     """Rows of a training step."""
-    names = {"MulT": "mult", "one attention map per task": "per_task", "six networks of one task": "networks"}
-    cases = {title: partial(case, values=values, mode="training", name=name) for title, name in names.items()}
+    cases = {title: partial(case, values=values, mode="training", name=name) for title, name in TRAININGS.items()}
     return {**cases, "MulT, autocast to bfloat16": partial(case, values={**values, "dtype": "bfloat16"}, mode="training", name="mult")}
 
+
+def memories(values: Mapping[str, Any]) -> dict[str, Callable[[TableArguments], Action]]:
+    """Rows of the memory of a training step."""
+    return {title: partial(peak_memory, values=values, name=name) for title, name in TRAININGS.items()}
+
+
+def some(rows: Mapping[str, Callable[[TableArguments], Action]], *titles: str) -> dict[str, Callable[[TableArguments], Action]]:
+    """The rows with these titles."""
+    return {title: rows[title] for title in titles}
+
+
+CHOICES = [(runtime, dtype) for runtime, each in RUNTIMES.items() for dtype in each.start]
+"""Names of a runtime and one of its dtypes."""
+
+TRAININGS = {
+    "one attention map per task": "per_task",
+    "MulT": "mult",
+    "MulT, gradient checkpointing": "checkpointing",
+    "six networks of one task": "networks",
+}
+"""Rows of a training step: cases of the benchmark of networks."""
 
 GROUPS: dict[str, dict[str, Callable[[TableArguments], Action]]] = {
     "limit": {f"product of {MATMUL_SIDE} x {MATMUL_SIDE}, float32": limit},
     "forward": forwards(SMALL),
     "forward-swin-tiny": forwards(SWIN_TINY),
+    "forward-swin-tiny-8": some(forwards(SWIN_TINY_8), "torch, float32", "openvino, float32", "six networks of one task"),
     "one-task": {
         "MulT, Swin-T, six tasks": partial(case, values=SWIN_TINY, mode="inference", name="mult"),
         "UPerNet, Swin-T": partial(of_transformers, make=upernet),
         "DPT, ViT-B": partial(of_transformers, make=dpt),
     },
     "training": trainings(SMALL),
-    "training-swin-tiny": trainings(SWIN_TINY),
-    "pixels": {f"{size} x {size}": partial(of_size, size=size) for size in (256, 512, 1024, 2048)},
+    "training-swin-tiny": some(trainings(SWIN_TINY), *TRAININGS),
+    "training-swin-tiny-8": some(trainings(SWIN_TINY_8), "MulT", "six networks of one task"),
+    "memory": memories(SMALL),
+    "memory-swin-tiny": memories(SWIN_TINY),
+    "pixels": {f"{size} x {size}": partial(of_network, preset="small", image_size=size) for size in (256, 512, 1024, 2048)},
+    "batch": {f"batch of {size}": partial(of_network, preset="small", image_size=128, batch_size=size) for size in (1, 2, 4, 8, 16)},
     "tasks": {f"{count} of 8 tasks": partial(of_tasks, count=count) for count in (1, 2, 4, 6, 8)},
+    "model": {preset: partial(of_network, preset=preset, image_size=224) for preset in PRESETS},
+    "predict": {f"{runtime}, {dtype}": partial(predict_many, runtime=runtime, dtype=dtype) for runtime, dtype in CHOICES},
     "end-to-end": {name: partial(end_to_end, name=name) for name in CASES},
 }
 """Rows by group and title: functions that prepare what is timed."""
 
 
-def measure(rows: Mapping[str, Callable[[TableArguments], Action]], arguments: TableArguments) -> dict[str, list[float] | str]:
-    """Seconds of each run by row, or why a row was not run."""
+def measure(
+    rows: Mapping[str, Callable[[TableArguments], Action]], arguments: TableArguments, *, memory: bool = False
+) -> dict[str, list[float] | str]:
+    """Seconds of each run, or MiB, by row, or why a row was not run."""
     clock = Clock(arguments.device, arguments.cpu_threads)
     actions: dict[str, Action] = {}
     results: dict[str, list[float] | str] = {}
     for title, prepare in rows.items():
         try:
-            actions[title] = prepare(arguments)
-            actions[title]()  # warm-up, which compiles, exports and allocates
-            results[title] = []
+            action = prepare(arguments)
+            measured = action()  # for times a warm-up, which compiles, exports and allocates
+            results[title] = [measured] if memory else []
+            actions |= {} if memory else {title: action}
         except ImportError as error:
             results[title] = f"{NOT_RUN}: {error}"
-            actions.pop(title, None)
-    for _ in range(arguments.repeats):
+        except Exception as error:  # one row must not cost the others, which take half an hour
+            results[title] = f"{FAILED}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    started = time.monotonic()
+    for number in range(arguments.repeats):
+        if number and time.monotonic() - started > arguments.seconds_per_group:
+            break
         for title, action in actions.items():
             results[title].append(clock.seconds(action))
     return results
 
 
 def table(results: Mapping[str, Mapping[str, Sequence[float] | str]], clock: Clock) -> str:
-    """Markdown table of all groups; times are also multiples of the group's first row."""
+    """Markdown table of all groups; times and memory are also multiples of the group's first row."""
     rows = []
     for group, by_title in results.items():
         first = next((statistics.median(each) for each in by_title.values() if not isinstance(each, str)), None)
-        for title, seconds in by_title.items():
-            if isinstance(seconds, str) or first is None:
-                rows.append([group, title, str(seconds), "-"])
+        for title, values in by_title.items():
+            if isinstance(values, str) or first is None:
+                rows.append([group, title, str(values), "-"])
             else:
-                median = statistics.median(seconds)
-                rows.append([group, title, f"{1e3 * median:.1f}", f"{median / first:.2f}"])
+                median = statistics.median(values)
+                shown = f"{median:.0f} MiB" if group.startswith(MEMORY) else f"{1e3 * median:.1f}"
+                rows.append([group, title, shown, f"{median / first:.2f}"])
     return markdown_table(["group", "row", f"ms ({clock.kind})", "times the first"], rows)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write; `argv` is the command line of this process by default."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write; returns 1 if a row failed.
+
+    Args:
+        argv: the flags; by default those of this process.
+    """
     arguments = parse_arguments(TableArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     torch.set_num_threads(arguments.cpu_threads)
     keep_freed_memory()
@@ -216,13 +305,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = machine(arguments.network())
     results: dict[str, dict[str, list[float] | str]] = {group: dict.fromkeys(rows, NOT_RUN) for group, rows in GROUPS.items()}
     for group in chosen:
-        results[group] = measure(GROUPS[group], arguments)
-        print(table({group: results[group]}, clock), flush=True)
+        started = time.monotonic()
+        results[group] = measure(GROUPS[group], arguments, memory=group.startswith(MEMORY))
+        gc.collect()
+        print(f"{table({group: results[group]}, clock)}\n{group} took {time.monotonic() - started:.0f} s\n", flush=True)
+        if arguments.output is not None:
+            write_results(arguments.output, arguments, {**facts, "results": results})
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    print(f"\n{facts['processor']}, {facts['device']}; median of {arguments.repeats}; {versions}\n\n{table(results, clock)}")
-    if arguments.output is not None:
-        write_results(arguments.output, arguments, {**facts, "results": results})
+    print(f"\n{facts['processor']}, {facts['device']}; median of up to {arguments.repeats}; {versions}\n\n{table(results, clock)}")
+    return int(any(str(row).startswith(FAILED) for rows in results.values() for row in rows.values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from mult_hf.model.visualization import color_limits, colorize
 
 from .arguments import check_bounds, flag, parse_arguments
 from .errors import CommandError
+from .runtime_flags import dtype_flag, runtime_flag
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Allowed formats of uploads. Pillow reads more, but some start other programs (EPS) or are rarely tested."""
@@ -89,8 +90,8 @@ class DemoArguments:
     max_bytes: int = flag(20_000_000, "largest upload")
     max_pixels: int = flag(50_000_000, "largest number of pixels of an upload, read from its header before decoding")
     max_side: int = flag(1024, "longest side in pixels; larger images are scaled down to it, and their maps with them")
-    runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
-    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "number format: bfloat16 with torch or openvino, int8 with onnx")
+    runtime: str = runtime_flag()
+    dtype: str = dtype_flag()
     max_points: int = flag(30_000, "largest number of points of the point cloud")
     field_of_view: float = flag(60.0, "horizontal field of view of the camera in degrees, the slider's initial value")
 

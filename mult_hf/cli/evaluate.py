@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -47,6 +47,7 @@ from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import registered_tasks, resolve_tasks
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
+from .runtime_flags import dtype_flag, runtime_flag
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
@@ -86,8 +87,8 @@ class EvaluationArguments:
     scales: list[float] = flag([1.0], "average over the image at these factors of its size")
     batch_size: int = flag(8, "images per batch and process")
     num_workers: int = flag(0, "worker processes that prepare batches, per predicting process")
-    runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
-    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "number format: bfloat16 with torch or openvino, int8 with onnx")
+    runtime: str = runtime_flag()
+    dtype: str = dtype_flag()
     cpu_threads: int | None = flag(
         None, "threads per process without accelerator; by default the available processors, shared between processes"
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -42,6 +42,7 @@ from mult_hf.inference.tiling import Layout, tiled
 from mult_hf.model.entry_fields import refusal
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
+from .runtime_flags import dtype_flag, runtime_flag
 
 PROCESSES, RAY = "processes", "ray"
 """Values of --engine."""
@@ -76,8 +77,8 @@ class PredictionArguments:
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
-    runtime: Literal["torch", "onnx", "openvino"] = flag("torch", "what computes the predictions; onnx and openvino export the model first")
-    dtype: Literal["float32", "bfloat16", "int8"] = flag("float32", "number format: bfloat16 with torch or openvino, int8 with onnx")
+    runtime: str = runtime_flag()
+    dtype: str = dtype_flag()
     cpu_threads: int | None = flag(
         None, "threads per process without accelerator; by default the available processors, shared between processes"
     )

@@ -154,6 +154,16 @@ def test_one_map_per_task_keeps_more_memory_for_the_backward_pass(comparison):
     assert saved_bytes(again) - saved_bytes(shared) >= (len(TASKS) - 1) * a_map
 
 
+def test_gradient_checkpointing_takes_less_memory(network, comparison):
+    cases = comparison("training")
+    (plain,), (recomputed,) = only(cases.mult()), only(cases.checkpointing())
+    peaks = []
+    for step in (plain, recomputed):
+        step()  # which creates AdamW's moments
+        peaks.append(network.profiled([step], "cpu")[1])
+    assert peaks[1] < peaks[0]
+
+
 def test_fused_attention_is_counted_as_if_it_were_written_out(network, comparison):
     """Premise: torch's counter does not see the CPU's fused kernel."""
     (step,) = only(comparison("inference").mult())
@@ -272,7 +282,7 @@ def test_a_preset_is_built_with_the_requested_decoder(network):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cases": ["mult", "unet"]}, r"--cases is \['mult', 'unet'\]; choose at least one of mult, networks"),
+        ({"cases": ["mult", "unet"]}, r"--cases is \['mult', 'unet'\]; choose at least one of mult, checkpointing, networks"),
         ({"modes": []}, r"--modes is \[\]; choose at least one of inference, training"),
         ({"batch_sizes": [4, 0]}, r"--batch_sizes is \[4, 0\]; give at least one number, each at least 1"),
         ({"batch_sizes": []}, r"--batch_sizes is \[\]"),

@@ -35,6 +35,15 @@ def test_a_row_that_lacks_a_package_says_so_and_the_others_are_timed(benchmark):
     assert len(results["b"]) == 1
 
 
+def test_a_row_that_fails_says_why_and_the_command_returns_1(benchmark, monkeypatch, capsys):
+    def failing(arguments):
+        raise RuntimeError("no compiler\nin detail")
+
+    monkeypatch.setattr(benchmark, "GROUPS", {"g": {"a": failing, "b": lambda arguments: lambda: None}})
+    assert benchmark.main(["--repeats", "1"]) == 1
+    assert "| g | a | failed: RuntimeError: no compiler | - |" in unpadded(capsys.readouterr().out)
+
+
 def test_times_are_multiples_of_the_groups_first_row_that_was_run(benchmark):
     results = {"g": {"a": "not run", "b": [0.2, 0.1, 0.3], "c": [0.4]}, "h": {"d": "not run"}}
     text = unpadded(benchmark.table(results, benchmark.Clock("cpu", 1)))
@@ -46,10 +55,23 @@ def test_times_are_multiples_of_the_groups_first_row_that_was_run(benchmark):
     ]
 
 
+def test_a_group_ends_after_its_time_but_every_row_is_timed_once(benchmark):
+    rows = dict.fromkeys(("one", "other"), lambda arguments: lambda: None)
+    results = benchmark.measure(rows, benchmark.TableArguments(repeats=1000, seconds_per_group=0))
+    assert [len(seconds) for seconds in results.values()] == [1, 1]
+
+
+def test_memory_is_measured_once_and_shown_in_mib(benchmark):
+    rows = {"a": lambda arguments: lambda: 300.2, "b": lambda arguments: lambda: 150.1}
+    results = benchmark.measure(rows, benchmark.TableArguments(), memory=True)
+    text = unpadded(benchmark.table({"memory": results}, benchmark.Clock("cpu", 1)))
+    assert text.splitlines()[2:] == ["| memory | a | 300 MiB | 1.00 |", "| memory | b | 150 MiB | 0.50 |"]
+
+
 def test_the_command_saves_every_row_and_runs_only_the_chosen_groups(benchmark, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, "MATMUL_SIDE", 64)
     output = tmp_path / "table.json"
-    benchmark.main(["--groups", "limit", "--repeats", "1", "--output", str(output)])
+    assert benchmark.main(["--groups", "limit", "--repeats", "1", "--output", str(output)]) == 0
     results = json.loads(output.read_text())["results"]
     assert {group: set(rows) for group, rows in results.items()} == {group: set(rows) for group, rows in benchmark.GROUPS.items()}
     (seconds,) = results.pop("limit").values()
@@ -63,13 +85,23 @@ def test_each_kind_of_row_runs(benchmark, monkeypatch):
     """With the network at its smallest size; rows of other runtimes are those of the benchmark of runtimes."""
     small = {"preset": "small", "image_size": 32, "batch_sizes": [1]}
     arguments = benchmark.TableArguments(repeats=1)
-    rows = {**benchmark.trainings(small), "pixels": lambda arguments: benchmark.of_size(arguments, 32)}
+    rows = {**benchmark.trainings(small), "pixels": lambda arguments: benchmark.of_network(arguments, "small", 32)}
     rows |= {name: row for name, row in benchmark.forwards(small).items() if name.startswith(("torch, ", "one ", "six "))}
     monkeypatch.setattr(benchmark, "SMALL", small)
     one_task = benchmark.GROUPS["one-task"]
     rows |= {**benchmark.GROUPS["tasks"], **{name: row for name, row in one_task.items() if not name.startswith("MulT")}}
     results = benchmark.measure(rows, arguments)
     assert [title for title, seconds in results.items() if isinstance(seconds, str)] == []
+    sizes = benchmark.measure(benchmark.memories(small), arguments, memory=True)
+    assert sizes["MulT, gradient checkpointing"][0] < sizes["MulT"][0] < sizes["six networks of one task"][0]
+
+
+def test_predicting_many_images_is_a_row_per_runtime(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "PREDICTED_IMAGES", 2)
+    monkeypatch.setattr(benchmark, "PREDICTED_SIDE", 48)
+    assert set(benchmark.GROUPS["predict"]) == {f"{runtime}, {dtype}" for runtime, dtype in benchmark.CHOICES}
+    action = benchmark.predict_many(benchmark.TableArguments(), "torch", "float32")
+    assert [action(), action()] == [0, 0], "the same command can run again"
 
 
 @pytest.mark.parametrize(
