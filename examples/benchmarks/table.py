@@ -178,11 +178,10 @@ def predict_many(arguments: TableArguments, runtime: str, dtype: str) -> Action:
     folder = tempfile.TemporaryDirectory()
     paths = make_images(Path(folder.name), PREDICTED_SIDE**2 / 1e6, PREDICTED_IMAGES)[1:]
     flags = ["--runtime", runtime, "--dtype", dtype, "--cpu_threads", str(arguments.cpu_threads), "--overwrite"]
-    argv = ["--inputs", *map(str, paths), "--output_dir", f"{folder.name}/predictions", *flags]
 
     def predict() -> int:
         with redirect_stdout(StringIO()):  # else its summary would stand between the tables
-            return predict_images(argv)
+            return predict_images(["--inputs", *map(str, paths), "--output_dir", f"{folder.name}/predictions", *flags])
 
     return predict
 
