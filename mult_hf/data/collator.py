@@ -69,12 +69,13 @@ class MultiTaskCollator:
             ValueError: if a row has no image, a map does not match its task or align with its image (see
                 `mult_hf.model.alignment`), or the prepared images differ in size.
         """
-        self._check_rows(rows)
+        specs = self.processor.task_specs  # read once per batch, because the processor parses its entries
+        self._check_rows(rows, specs)
         augment = self.augment
         if augment is None:
-            return _stacked(list(self._samples(rows)))
+            return _stacked(list(self._samples(rows, specs)))
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
-        samples = self._samples(rows, do_normalize=False)
+        samples = self._samples(rows, specs, do_normalize=False)
         return _stacked([self._augmented(augment, sample, seed) for sample, seed in zip(samples, seeds)])
 
     def without_views(self, rows: Sequence[Mapping[str, Any]]) -> MulTBatchFeature:
@@ -112,12 +113,13 @@ class MultiTaskCollator:
         Raises:
             ValueError: as for a batch, or if the prepared images differ in size.
         """
-        self._check_rows(rows)
+        specs = self.processor.task_specs
+        self._check_rows(rows, specs)
         images = self.processor([row["image"] for row in rows])["pixel_values"]
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) > 1:
             raise refusal(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
-        return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row) for row in rows]
+        return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row, specs) for row in rows]
 
     def focal_lengths(self, rows: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[float] | None:
         """Focal lengths of rows in pixels of the model's input, for `post_process`; None for a processor without a canonical camera.
@@ -134,45 +136,46 @@ class MultiTaskCollator:
             found.append(self.processor.focal_length_of(row["image"], own, row.get(FOCAL_LENGTH)).resized(own, size).pixels)
         return found
 
-    def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _check_rows(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec]) -> None:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
             raise refusal(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
         for number, row in enumerate(rows):
-            check_aligned({task: row.get(task) for task in self.processor.task_specs}, row["image"], f"row {number} of the batch")
+            check_aligned({task: row.get(task) for task in specs}, row["image"], f"row {number} of the batch")
             if self.processor.canonical_focal_length is not None and row.get(FOCAL_LENGTH) is not None:
                 check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of row {number} of the batch")
 
-    def _stored_targets(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
-        specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(row)
+    def _stored_targets(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
         targets = {}
-        for task, spec in specs.items():
+        for task, spec in self._tasks_of(row, specs).items():
             stored = row.get(task)
             targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else _decoded(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
-    def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
+    def _samples(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any) -> Iterator[dict[str, Any]]:
         """Each row as unstacked `pixel_values` and `labels`, decoded with the encodings of its own data set."""
         groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
         for group in groups:
-            specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(group[0])
-            maps = {task: [row.get(task) for row in group] for task in specs}
+            own = self._tasks_of(group[0], specs)
+            maps = {task: [row.get(task) for row in group] for task in own}
             images = [row["image"] for row in group]
             if self.processor.canonical_focal_length is not None:
                 kwargs["focal_length"] = [row.get(FOCAL_LENGTH) for row in group]
-            batch = self.processor(images, label_maps=maps, tasks=list(specs.values()), **kwargs)
+            batch = self.processor(images, label_maps=maps, tasks=list(own.values()), **kwargs)
             for number, image in enumerate(batch["pixel_values"]):
                 labels = {task: targets[number] for task, targets in batch["labels"].items()}
                 yield {"pixel_values": torch.as_tensor(image), "labels": labels}
 
-    def _tasks_of(self, row: Mapping[str, Any]) -> dict[str, TaskSpec]:
-        """The processor's tasks, with the encodings of the row's data set."""
-        tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source or {}
+    def _tasks_of(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> Mapping[str, TaskSpec]:
+        """The processor's tasks, in a mixture with the encodings of the row's data set."""
+        if self.tasks_by_source is None:
+            return specs
+        tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source
         source = row.get("source")
         if source not in tasks_by_source:
             raise refusal(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
         own = tasks_by_source[source]
-        return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
+        return {task: own.get(task, spec) for task, spec in specs.items()}
 
     def _augmented(self, augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
         """Augment a sample, then normalise its image as the processor would."""
