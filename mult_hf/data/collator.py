@@ -91,8 +91,9 @@ class MultiTaskCollator:
         Raises:
             ValueError: as for a batch.
         """
-        self._check_rows(rows)
-        samples = list(self._samples(rows, do_normalize=False))
+        specs = self.processor.task_specs
+        self._check_rows(rows, specs)
+        samples = list(self._samples(rows, specs, do_normalize=False))
         sizes = [tuple(sample["pixel_values"].shape[-2:]) for sample in samples]
         largest = tuple(max(lengths) for lengths in zip(*sizes))
         batch = _stacked([sample if size == largest else _padded(sample, largest) for sample, size in zip(samples, sizes)])
