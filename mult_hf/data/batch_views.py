@@ -4,7 +4,7 @@ A processor needs longer to make one view than a GPU to train on it, so that a G
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,7 +18,6 @@ from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 from .augmentations import RandomAugmentation, View
 from .collator import SEEDS, SIZES
 from .geometric import BEYOND_IMAGE
-from .image_targets import IMAGE_TARGETS
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the grey of contrast and saturation, as in torchvision."""
@@ -49,9 +48,9 @@ class BatchViews:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        wrong = sorted(set(self.targets_of_views) - set(IMAGE_TARGETS))
+        wrong = sorted(set(self.targets_of_views) - set(_image_targets())) if self.targets_of_views else []
         if wrong:
-            raise ValueError(f"the image alone does not define {wrong}; choose from: {', '.join(IMAGE_TARGETS)}")
+            raise ValueError(f"the image alone does not define {wrong}; choose from: {', '.join(_image_targets())}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it must be above 0 and at most 1")
         if self.views.jpeg:
@@ -214,9 +213,16 @@ def _computed(task: str, images: Tensor, stored: Tensor, computed: Tensor) -> Te
     chosen = computed.nonzero()[:, 0].to(images.device)
     target = torch.full_like(stored, math.nan)
     if len(chosen):
-        target[chosen] = IMAGE_TARGETS[task](images[chosen]).to(stored.dtype)
+        target[chosen] = _image_targets()[task](images[chosen]).to(stored.dtype)
     known = stored.isfinite()
     return torch.where(known | ~known.flatten(1).any(1).view(-1, 1, 1, 1), target, math.nan)
+
+
+def _image_targets() -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """Imported when they are needed, because they need the extra `data`."""
+    from .image_targets import IMAGE_TARGETS
+
+    return IMAGE_TARGETS
 
 
 def _coloured(images: Tensor, numbers: _Numbers) -> Tensor:

@@ -70,9 +70,7 @@ class BatchSource(Protocol):
         ...
 
 
-def make_batches(
-    rows: Dataset | IterableDataset, collate: Collate, arguments: TrainingArguments, accelerator: Accelerator
-) -> BatchSource:
+def make_batches(rows: Dataset | IterableDataset, collate: Collate, arguments: TrainingArguments, accelerator: Accelerator) -> BatchSource:
     """The source of a run's batches.
 
     Raises:

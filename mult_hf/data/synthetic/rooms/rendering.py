@@ -71,7 +71,9 @@ class RoomScene:
 
     def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
         """Linear radiance, (size, size, 3) float32, from `samples` paths per pixel; see [`radiance`]."""
-        return radiance(self._scene, camera, size, samples, seed, paths=self._colour_pass, guides=self._guide_pass, guide_samples=GUIDE_SAMPLES)
+        return radiance(
+            self._scene, camera, size, samples, seed, paths=self._colour_pass, guides=self._guide_pass, guide_samples=GUIDE_SAMPLES
+        )
 
 
 def radiance(
