@@ -60,7 +60,7 @@ class BatchViews:
         """Draw the views.
 
         Args:
-            batch: what [`MultiTaskCollator.without_views`][mult_hf.data.collator.MultiTaskCollator.without_views] returns it, on the device.
+            batch: what [`without_views`][mult_hf.data.collator.MultiTaskCollator.without_views] returns, on the device.
 
         Returns:
             `dict`: `pixel_values`, normalised, and `labels`, of the size of `views`.

@@ -124,7 +124,8 @@ def _denoised(noisy: np.ndarray, albedo: np.ndarray, normals: np.ndarray) -> np.
         import mitsuba_oidn
     except ImportError as error:
         raise ImportError(
-            f'images of fewer than {NOISE_FREE} samples per pixel need the denoiser ({error}); install it with: pip install "mult-hf[rooms]"'
+            f"images of fewer than {NOISE_FREE} samples per pixel need the denoiser ({error}); "
+            'install it with: pip install "mult-hf[rooms]"'
         ) from error
     return mitsuba_oidn.denoise(noisy, albedo, normals, hdr=True)
 
