@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,35 @@ def check_address(host: str, port: int) -> None:
         raise CommandError(f"--host {host} --port {port} cannot be opened; choose another --port: {error}") from None
 
 
+class StopSignals:
+    """SIGTERM and Ctrl-C: they end the wait of a server that serves, and interrupt one that starts."""
+
+    def __init__(self) -> None:
+        self.is_serving = False
+        self._received = threading.Event()
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle both signals during a `with` block."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in before:
+            signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, *_: Any) -> None:
+        self._received.set()
+        if not self.is_serving:
+            raise KeyboardInterrupt
+
+    def wait(self) -> None:
+        """Wait for the first signal."""
+        self._received.wait()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until SIGTERM or an interrupt; requests in progress are answered first.
 
@@ -116,15 +146,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         CommandError: if the port cannot be opened.
     """
     arguments = parse_arguments(ServeArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf serve")
+    stop = StopSignals()
+    try:
+        _serve(arguments, stop)
+    except KeyboardInterrupt:
+        print("stopped during the start, before any request", flush=True)
+
+
+def _serve(arguments: ServeArguments, stop: StopSignals) -> None:
     settings = deployment_settings(arguments)
     check_address(arguments.host, arguments.port)
-    from mult_hf.serving.deployments import deployed
+    from mult_hf.data.ray_cluster import ray_cluster
+    from mult_hf.serving.deployments import OBJECT_STORE_BYTES, deployed
 
-    stop = threading.Event()
     cpus = max(available_cores(), settings.threads * settings.copies)
-    with deployed(settings, arguments.ray_address, cpus):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        print(f"serving {settings.service.name} on http://{arguments.host}:{arguments.port}; Ctrl-C or SIGTERM stops", flush=True)
-        stop.wait()
-        print("stopping: requests in progress are answered first", flush=True)
+    cluster = ray_cluster(arguments.ray_address, cpus, "the server", "serve", OBJECT_STORE_BYTES)
+    try:
+        # Signals are handled from the cluster's start on, because Ray sets handlers of its own: they end its processes and exit.
+        with cluster as nodes, stop.handled(), deployed(settings, nodes):
+            stop.is_serving = True
+            print(f"serving {settings.service.name} on http://{arguments.host}:{arguments.port}; Ctrl-C or SIGTERM stops", flush=True)
+            stop.wait()
+            print("stopping: requests in progress are answered first", flush=True)
+    except SystemExit:  # by Ray's handler
+        raise KeyboardInterrupt from None

@@ -10,7 +10,7 @@ import torch
 from starlette.applications import Starlette
 from torch import Tensor
 
-from mult_hf.data.ray_cluster import Cluster, import_ray, ray_cluster
+from mult_hf.data.ray_cluster import Cluster, import_ray
 from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.predictor import predict
 from mult_hf.model.entry_fields import refusal
@@ -29,7 +29,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig  # noqa: E402
 APPLICATION = "mult"
 
 OBJECT_STORE_BYTES = 300_000_000
-"""Shared memory of a cluster that is started here: holds inputs and outputs of the model on their way between processes."""
+"""Shared memory of a cluster of this machine: holds inputs and outputs of the model on their way between processes."""
 
 HEADROOM = 100
 """Requests beyond the queue that the application still answers itself, including those for /health and /metrics."""
@@ -137,22 +137,23 @@ def offered_tasks(model: str, tasks: Sequence[str] | None) -> dict[str, TaskSpec
 
 
 @contextmanager
-def deployed(settings: DeploymentSettings, address: str | None, num_cpus: int) -> Iterator[None]:
+def deployed(settings: DeploymentSettings, cluster: Cluster) -> Iterator[None]:
     """Serve for the duration of a `with` block; at its end, requests in progress are answered first.
+
+    On a cluster of this machine, the server's processes then end with the cluster: Ray Serve would wait for processes that still start.
 
     Args:
         settings: what to serve.
-        address: address of a Ray cluster, see `ray_cluster`.
-        num_cpus: processors of a cluster that is started here.
+        cluster: the cluster that this process is connected to.
     """
-    with ray_cluster(address, num_cpus, "the server", "serve", OBJECT_STORE_BYTES) as cluster:
-        logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    try:
         serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=logs)
-        try:
-            web = serve.run(_application(settings, cluster), name=APPLICATION, route_prefix="/", logging_config=logs)
-            yield
-            web.drain.remote().result(timeout_s=settings.service.timeout + 10)
-        finally:
+        web = serve.run(_application(settings, cluster), name=APPLICATION, route_prefix="/", logging_config=logs)
+        yield
+        web.drain.remote().result(timeout_s=settings.service.timeout + 10)
+    finally:
+        if not cluster.is_ours:
             serve.shutdown()
 
 
@@ -176,4 +177,4 @@ def _application(settings: DeploymentSettings, cluster: Cluster) -> Any:
     return web.bind(settings, model.bind(settings))
 
 
-__all__ = ["DeploymentSettings", "deployed", "offered_tasks"]
+__all__ = ["OBJECT_STORE_BYTES", "DeploymentSettings", "deployed", "offered_tasks"]
