@@ -55,9 +55,11 @@ def test_clients_send_for_the_given_time_and_only_answers_count(server):
     numbers = itertools.count()
     server(lambda _: httpx.Response(503 if next(numbers) % 2 else 200))
     load = Load("http://test", [b"0"])
-    throughput = asyncio.run(load.for_seconds(3, 0.3))
+    turn = asyncio.run(load.for_seconds(3, 0.3))
     assert load.statuses[503] > 0
-    assert throughput <= load.statuses[200] / 0.3
+    assert turn.images == load.statuses[200]
+    assert turn.seconds >= 0.3
+    assert asyncio.run(load.for_seconds(3, 0.1)).images == load.statuses[200] - turn.images, "a second turn is counted by itself"
 
 
 def test_images_have_every_height_with_every_width():
