@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{1000 * core_seconds:.0f} ms of a core and {arguments.megabytes:.2f} MB per sample\n"
     )
     heads = ["GPUs", "arithmetic ms", "with all-reduce ms", "decoding ms", "storage ms", "step ms", "limit", "images/s"]
-    heads += ["cores per GPU needed", "GB/s read", f"hours for {arguments.samples:.3g} samples"]
+    heads += ["cores per GPU used", "GB/s read", f"hours for {arguments.samples:.3g} samples"]
     clusters = [cluster_of(arguments, gpus) for gpus in arguments.gpus]
     rows = [plan_row(workload, cluster, arguments.batch_size, arguments.samples, arguments.mode) for cluster in clusters]
     print(markdown_table(heads, rows))
