@@ -40,7 +40,8 @@ class DataArguments:
     tasks: list[str] | None = flag(None, "names of the tasks to train; by default all tasks of the data set")
     streaming: bool | None = flag(
         None,
-        "read rows while training instead of storing all first; by default for URLs, WebDataset archives, and more than fits the disk",
+        "read rows while training instead of storing all first; by default for URLs, WebDataset archives, and Parquet files that are "
+        "larger than the free disk space",
         nargs="?",
         const=True,
     )
