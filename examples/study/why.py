@@ -44,6 +44,9 @@ MULT = "MulT with skip"
 
 MASKED = -50.0  # scores below this are those of tokens that only the cyclic shift brought together
 
+UNREACHABLE = 1e-20
+"""Attention below this is that to a masked token."""
+
 StageMaps = list[dict[str, Tensor]]
 """Per stage, the attention maps by the task that computes them, (batch, windows, heads, tokens, tokens) each."""
 
@@ -174,7 +177,8 @@ def pairwise_distances(maps: Mapping[tuple[str, int], StageMaps]) -> list[dict[s
                 pair = {"rows": [row, row2], "seeds": [seed, seed2], "tasks": [task, task2]}
                 records.append({"stage": stage, **pair, "distance": distance(values, values2)})
         for row, seed, task, values in entries:
-            even = torch.full_like(values, 1 / values.shape[-1])
+            allowed = (values > UNREACHABLE).float()
+            even = allowed / allowed.sum(dim=-1, keepdim=True)
             pair = {"rows": [row, "uniform"], "seeds": [seed, seed], "tasks": [task, task]}
             records.append({"stage": stage, **pair, "distance": distance(values, even)})
     return records
