@@ -75,7 +75,7 @@ def read_why(directory: Path) -> dict[str, list[Any]]:
 def ordered(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the shared map first: distances have no direction, and their order is that of the plan."""
     sides = list(zip(record["rows"], record["seeds"], record["tasks"]))
-    if sides[1][0] == SHARED:
+    if sides[1][0] == SHARED != sides[0][0]:
         sides.reverse()
     return {**record, **{key: [side[place] for side in sides] for place, key in enumerate(("rows", "seeds", "tasks"))}}
 
