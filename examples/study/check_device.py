@@ -16,6 +16,7 @@ from mult_hf.data.schema import load_task_specs
 from mult_hf.training.arguments import ModelArguments, TrainingArguments
 from mult_hf.training.initialization import build_model
 
+from .graph import GraphedStep
 from .seconds import random_batch
 from .stack import Stack
 
@@ -43,7 +44,11 @@ def relative_difference(device: torch.device, dataset: str) -> float:
     batches = [random_batch(specs, BATCH, SIDE, device) for _ in models]
     stack = Stack(models, [1e-3, 1e-3], TrainingArguments(), device)
     labels = {task: torch.stack([each[task] for _, each in batches]) for task in specs}
-    stack.backward(torch.stack([images for images, _ in batches]), labels)
+    pixel_values = torch.stack([images for images, _ in batches])
+    if device.type == "cuda":
+        GraphedStep(stack, pixel_values, labels)  # raises if a replay has other gradients
+        stack.optimizer.zero_grad()
+    stack.backward(pixel_values, labels)
     worst = 0.0
     for number, (model, (images, targets)) in enumerate(zip(alone, batches)):
         model(images, labels=targets).loss.backward()

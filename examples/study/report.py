@@ -26,7 +26,7 @@ from mult_hf.data.markdown import markdown_table
 from mult_hf.metrics import METRICS
 from mult_hf.model.tasks import registered_tasks
 
-from . import rooms
+from . import rooms, why_report
 
 RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
@@ -284,6 +284,17 @@ def rate_cell(gains: Sequence[float | None], *, bold: bool) -> str:
     return f"**{np.mean(gains):.1f}**" if bold else f"{np.mean(gains):.1f}"
 
 
+def repeat_table(rows: Mapping[str, Row], again: Mapping[str, Row]) -> str:
+    """Markdown: how much better the rows became that were trained again, with the same seeds, on another device."""
+    tasks = list(dict.fromkeys(task for row in again.values() for task in row.tasks))
+    lines = []
+    for name, row in again.items():
+        devices = [" and ".join(sorted({network["device"] for network in each.networks})) for each in (row, rows[name])]
+        cells = [difference(row.tasks[task], rows[name].tasks[task]).text if task in row.tasks else "" for task in tasks]
+        lines.append([name, " over ".join(devices), *cells, mean_difference(row, rows[name]).text])
+    return markdown_table(["network", "better by [%]", *tasks, "mean"], lines)
+
+
 def facts(rows: Mapping[str, Row]) -> str:
     """Markdown: how much was trained, on what, and what of the plan was not."""
     networks = [network for row in rows.values() for network in row.networks]
@@ -363,14 +374,26 @@ PLOTS: dict[str, Callable[[Mapping[str, Row], Path], None]] = {"comparisons": pl
 # --- the page ---
 
 
-def generated(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> dict[str, str]:
-    """The generated parts of the page by name."""
-    return {
-        "facts": facts(rows),
-        "main": main_table(rows, seconds),
-        "comparisons": comparison_table(rows),
-        "rates": rate_table(rows),
-    }
+def generated(
+    rows: Mapping[str, Row], seconds: Mapping[str, float], again: Mapping[str, Row] | None = None, why: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The generated parts of the page by name.
+
+    Args:
+        rows: the results.
+        seconds: per step of each network.
+        again: results of rows that were trained a second time.
+        why: what `why_report.read_why` found.
+    """
+    parts = {"facts": facts(rows), "main": main_table(rows, seconds), "comparisons": comparison_table(rows), "rates": rate_table(rows)}
+    if again:
+        parts["again"] = repeat_table(rows, again)
+    if why:
+        parts["distances"] = why_report.distance_table(why["distances"])
+        parts["own"] = why_report.task_distance_table(why["distances"])
+        parts["replaced"] = why_report.replacement_table(why["metrics"])
+        parts["corrupted"] = why_report.corruption_table(why["metrics"])
+    return parts
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
@@ -394,11 +417,17 @@ def read_seconds(directory: Path) -> dict[str, float]:
     return json.loads(path.read_text())["seconds_per_step"] if path.is_file() else {}
 
 
+def read_more(directory: Path) -> tuple[dict[str, Row] | None, dict[str, list[Any]] | None]:
+    """Rows that were trained a second time, from `again/`, and what `why.py` measured, from `why/`; None where there is no directory."""
+    again = read_rows(directory / "again", RESAMPLES) if (directory / "again").is_dir() else None
+    return again, why_report.read_why(directory / "why") if (directory / "why").is_dir() else None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     rows = read_rows(arguments.results, RESAMPLES)
-    parts = generated(rows, read_seconds(arguments.results))
+    parts = generated(rows, read_seconds(arguments.results), *read_more(arguments.results))
     if arguments.page is None:
         print("\n\n".join(parts.values()))
     else:

@@ -121,12 +121,20 @@ class Stack:
             each task's unweighted losses, (networks,).
         """
         losses = self.backward(pixel_values, labels)
+        self.clip()
+        self.update()
+        self.optimizer.zero_grad()
+        return losses
+
+    def clip(self) -> None:
+        """Limit the gradient norm of every network."""
         for own in zip(*self.vectors):
             clip_grad_norm_(own, self.arguments.max_grad_norm or torch.inf)
+
+    def update(self) -> None:
+        """Change the weights by the gradients, and the learning rates by the schedule."""
         self.optimizer.step()
-        self.optimizer.zero_grad()
         self.schedule.step()
-        return losses
 
     def backward(self, pixel_values: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute losses, and gradients of all vectors; arguments and result as for [`step`]."""

@@ -6,6 +6,7 @@ prepare any part of them.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,16 @@ def fill(
         positions: of the samples.
     """
     stream = TrainingStream(rows, arguments.seed)
-    batch = MultiTaskCollator(processor, augment=training_views(arguments, processor.task_specs))([stream[p] for p in positions])
+    batch = MultiTaskCollator(processor, augment=training_views(arguments, processor))([stream[p] for p in positions])
     for name, values in {IMAGES: batch["pixel_values"], **batch["labels"]}.items():
         file = np.load(directory / f"{name}.npy", mmap_mode="r+")
         file[positions.start : positions.stop] = values.numpy()  # other processes see it without a flush to the disk
+
+
+@cache
+def array(file: Path, device: torch.device) -> Tensor:
+    """All samples of one of a stream's files, loaded once per process; on the CPU they stay in the file until they are read."""
+    return torch.from_numpy(np.load(file, mmap_mode="c")).to(device)  # a tensor must be writable: "c" never changes the file
 
 
 class Stream:
@@ -72,16 +79,17 @@ class Stream:
         directory: of the stream.
         tasks: names of the tasks to read.
         batch_size: samples per batch.
+        device: where the batches are wanted.
     """
 
-    def __init__(self, directory: Path, tasks: Sequence[str], batch_size: int) -> None:
-        self.files = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in (IMAGES, *tasks)}
+    def __init__(self, directory: Path, tasks: Sequence[str], batch_size: int, device: torch.device | str = "cpu") -> None:
+        self.arrays = {name: array(directory / f"{name}.npy", torch.device(device)) for name in (IMAGES, *tasks)}
         self.batches = StreamBatches(batch_size)
 
     def batch(self, number: int) -> dict[str, Tensor]:
         """Images under `pixel_values` and targets by task, (batch, ...) each; class ids are bytes."""
         positions = self.batches.positions(number)
-        return {name: torch.from_numpy(file[positions[0] : positions[-1] + 1].copy()) for name, file in self.files.items()}
+        return {name: values[positions[0] : positions[-1] + 1] for name, values in self.arrays.items()}
 
 
 def stacked_batch(
@@ -99,9 +107,10 @@ def stacked_batch(
         `pixel_values` and labels by task, (networks, batch, ...) each.
     """
     batches = {seed: stream.batch(number) for seed, stream in streams.items()}
-    order = torch.tensor([list(streams).index(seed) for seed in seeds], device=device)
+    order = [list(streams).index(seed) for seed in seeds]
     stacked = {}
     for name in next(iter(batches.values())):
-        values = torch.stack([batch[name] for batch in batches.values()]).to(device)[order]
+        own = [batch[name].to(device) for batch in batches.values()]
+        values = torch.stack([own[position] for position in order])
         stacked[name] = values.long() if values.dtype == torch.uint8 else values
     return stacked.pop(IMAGES), stacked

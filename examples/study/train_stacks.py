@@ -34,6 +34,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -52,6 +53,7 @@ from mult_hf.training.initialization import build_model
 
 from . import decoders, rooms, streams  # noqa: F401  (decoders registers the study's own)
 from .ablation import slug
+from .graph import GraphedStep
 from .stack import Stack
 
 KEYS = ("base", "learning_rates", "seeds", "networks")
@@ -70,6 +72,8 @@ class StudyArguments:
     output_dir: Path = command_line.flag(Path("outputs/study"), "where one JSON file per network is written")
     jobs: int = command_line.flag(1, "stacks that train at once, each in a process of its own; with 1 in this process")
     minutes: float | None = command_line.flag(None, "no result is written after this time; unfinished stacks are given up")
+    graphs: bool = command_line.flag(False, "replay the steps from CUDA graphs: the same numbers in less time")
+    keep_weights: Path | None = command_line.flag(None, "directory for the weights of the tested networks; they are not kept by default")
     only: list[str] | None = command_line.flag(None, "names of the networks to train; all of the plan by default")
     dataset: str | None = command_line.flag(None, "instead of the plan's")
     max_steps: int | None = command_line.flag(None, "instead of the plan's")
@@ -135,6 +139,8 @@ class Job:
         seeds: networks of a group.
         directory: of the prepared samples, one folder per seed.
         deadline: time (`time.time()`) after which the stack is given up.
+        graphs: whether steps are replayed from a CUDA graph.
+        weights: directory for the weights of the tested networks, or None.
     """
 
     network: Network
@@ -142,6 +148,8 @@ class Job:
     seeds: tuple[int, ...]
     directory: Path
     deadline: float
+    graphs: bool = False
+    weights: Path | None = None
 
     @property
     def members(self) -> list[tuple[float, int]]:
@@ -253,6 +261,8 @@ def train_stack(job: Job) -> dict[str, Any] | None:
     facts |= {"seconds": time.time() - training, "networks": len(job.members), "device": device_name(accelerator.device)}
     print(f"{job.network.name}: {flags.max_steps} steps of {len(stack)} networks in {facts['seconds']:.1f} s", file=sys.stderr, flush=True)
     measured = measure(stack, job, flags, processor, accelerator)
+    if job.weights is not None:
+        save_weights(stack, job, measured["chosen"])
     described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "steps": flags.max_steps}
     return to_jsonable(
         {**described, **facts, "seeds": list(job.seeds), "training_losses": curve, **measured, "all_seconds": time.time() - started}
@@ -284,14 +294,15 @@ def train(stack: Stack, job: Job, flags: TrainFlags, device: torch.device) -> di
     Returns:
         per task the mean training loss in each tenth of the steps, (points, networks); None if time ran out.
     """
-    opened = {seed: streams.Stream(job.directory / str(seed), list(stack.specs), flags.batch_size) for seed in job.seeds}
+    opened = {seed: streams.Stream(job.directory / str(seed), list(stack.specs), flags.batch_size, device) for seed in job.seeds}
     seeds = [seed for _, seed in job.members]
     points = min(CURVE, flags.max_steps)
     sums = {task: torch.zeros(points, len(stack), device=device) for task in stack.specs}
+    step = GraphedStep(stack, *streams.stacked_batch(opened, seeds, 0, device)) if job.graphs else stack.step
     for number in range(flags.max_steps):
         if time.time() > job.deadline:
             return None
-        losses = stack.step(*streams.stacked_batch(opened, seeds, number, device))
+        losses = step(*streams.stacked_batch(opened, seeds, number, device))
         for task, loss in losses.items():
             sums[task][number * points // flags.max_steps] += loss
     return {task: (values * points / flags.max_steps).tolist() for task, values in sums.items()}
@@ -331,6 +342,16 @@ def predictor_of(stack: Stack, number: int) -> Predictor:
     return lambda pixel_values: {task: maps.cpu() for task, maps in predict(stack.network(number), pixel_values.to(device)).items()}
 
 
+def save_weights(stack: Stack, job: Job, chosen: float) -> None:
+    """Keep the weights of the tested networks as `NAME/SEED.safetensors`, in half precision."""
+    directory = job.weights / slug(job.network.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, (rate, seed) in enumerate(job.members):
+        if rate == chosen:
+            state = stack.network(number).state_dict()
+            save_file({name: values.half().contiguous().cpu() for name, values in state.items()}, directory / f"{seed}.safetensors")
+
+
 def best_rate(gains: Mapping[float, Sequence[float]]) -> float:
     """The learning rate with the highest mean gain over its seeds; one with a diverged seed (NaN) is out.
 
@@ -347,7 +368,7 @@ def best_rate(gains: Mapping[float, Sequence[float]]) -> float:
 # --- all stacks ---
 
 
-def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, deadline: float) -> list[str]:
+def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, deadline: float, **options: Any) -> list[str]:
     """Train all stacks of a plan, and write each result as it comes.
 
     Args:
@@ -356,13 +377,14 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
         pool: the processes.
         directory: of the prepared samples.
         deadline: time after which stacks are given up.
+        options: `graphs` and `weights` of a [`Job`].
 
     Returns:
         what went wrong, one line per network.
     """
     waiting = {}
     for network in plan.networks:
-        job = Job(network, tuple(plan.learning_rates), tuple(plan.seeds), directory, deadline)
+        job = Job(network, tuple(plan.learning_rates), tuple(plan.seeds), directory, deadline, **options)
         waiting[pool.submit(train_stack, job)] = network
     problems = []
     for done in tqdm(as_completed(waiting), total=len(waiting), desc="stacks"):
@@ -427,7 +449,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with TemporaryDirectory() as directory, executor(arguments.jobs) as pool:
         prepare_all(plan, Path(directory), pool)
-        problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline)
+        options = {"graphs": arguments.graphs, "weights": arguments.keep_weights}
+        problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline, **options)
     for problem in problems:
         print(f"failed: {problem}", file=sys.stderr)
     return 1 if problems else 0

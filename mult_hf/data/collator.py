@@ -1,5 +1,6 @@
 """Collate rows of a data set into a batch for the model."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from mult_hf.model.alignment import check_aligned, upright_size
 from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
-from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .schema import FOCAL_LENGTH
 
@@ -20,8 +22,14 @@ Augmentation = Callable[..., dict[str, Any]]
 """Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. If a
 row has a seed, a `torch.Generator` is passed as the second argument."""
 
+Collate = Callable[[Sequence[Mapping[str, Any]]], MulTBatchFeature]
+"""Collates rows into a batch."""
+
 AUGMENTATION_SEED = "augmentation_seed"
 """Key of a row's augmentation seed, which makes its augmentation independent of all earlier random draws."""
+
+SEEDS, SIZES = "view_seeds", "image_sizes"
+"""Keys of a batch without views: (batch,) int64 seeds of the views, and (batch, 2) int64 heights and widths of the images."""
 
 
 class MultiTaskCollator:
@@ -69,6 +77,28 @@ class MultiTaskCollator:
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
         samples = self._samples(rows, specs, do_normalize=False)
         return _stacked([self._augmented(augment, sample, seed) for sample, seed in zip(samples, seeds)])
+
+    def without_views(self, rows: Sequence[Mapping[str, Any]]) -> MulTBatchFeature:
+        """Collate rows whose views are made later, on a device, by [`BatchViews`][mult_hf.data.batch_views.BatchViews].
+
+        Args:
+            rows: as for a batch, each with an `"augmentation_seed"`.
+
+        Returns:
+            [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) in [0, 1], `labels` by task, the seeds and the sizes of the
+                images. Smaller images are in the top left corner: beyond them, labels are unknown and colours are those at the border.
+
+        Raises:
+            ValueError: as for a batch.
+        """
+        specs = self.processor.task_specs
+        self._check_rows(rows, specs)
+        samples = list(self._samples(rows, specs, do_normalize=False))
+        sizes = [tuple(sample["pixel_values"].shape[-2:]) for sample in samples]
+        largest = tuple(max(lengths) for lengths in zip(*sizes))
+        batch = _stacked([sample if size == largest else _padded(sample, largest) for sample, size in zip(samples, sizes)])
+        seeds = [row[AUGMENTATION_SEED] for row in rows]
+        return MulTBatchFeature(data={**batch, SEEDS: torch.tensor(seeds), SIZES: torch.tensor(sizes)})
 
     def collate_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Collate rows for evaluation: the model's input, and targets that have not been resized.
@@ -159,6 +189,17 @@ class MultiTaskCollator:
 
 def _decoded(stored: Any, spec: TaskSpec) -> np.ndarray:
     return spec.decode(np.asarray(stored), channels_last=True if isinstance(stored, Image.Image) else None)
+
+
+def _padded(sample: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
+    """A sample with rows below and columns to the right: unknown labels, and the colours at the border."""
+    image = sample["pixel_values"]
+    beyond = (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2])
+    labels = {
+        task: functional.pad(values, beyond, value=math.nan if values.is_floating_point() else IGNORE_INDEX)
+        for task, values in sample["labels"].items()
+    }
+    return {"pixel_values": functional.pad(image[None], beyond, mode="replicate")[0], "labels": labels}
 
 
 def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:

@@ -8,6 +8,7 @@ Camera axes are x right, y up, z towards the viewer.
 """
 
 import numpy as np
+import torch
 from PIL import Image
 
 try:
@@ -20,6 +21,9 @@ EDGES_GAIN = 4.0
 
 KEYPOINTS_GAIN = 20.0
 """Scales [`keypoints2d`] to [0, 1]; its highest values are about 0.02 to 0.05."""
+
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey image (ITU-R 601)."""
 
 DEFINED_AT = 512
 """Shorter image side in pixels that the widths below refer to: the side of Taskonomy's images."""
@@ -63,7 +67,7 @@ def edges2d(rgb: np.ndarray) -> np.ndarray:
     grey, size = _grey(rgb), _defined_size(rgb)
     if min(grey.shape) > DEFINED_AT:  # a small image is enlarged by the filter itself
         grey = _resized(grey, size)
-    return _averaged_to(smoothed_slopes(grey, size, EDGES_SIGMA), rgb.shape[:2])
+    return _averaged_to(smoothed_slopes(torch.from_numpy(grey), size, EDGES_SIGMA).numpy(), rgb.shape[:2])
 
 
 def keypoints2d(rgb: np.ndarray) -> np.ndarray:
@@ -84,7 +88,7 @@ def keypoints2d(rgb: np.ndarray) -> np.ndarray:
         ValueError: if `rgb` has another shape or type.
     """
     grey = _resized(_grey(rgb), _defined_size(rgb))
-    response = highest_hessian_determinant(grey, KEYPOINTS_SIGMAS)
+    response = highest_hessian_determinant(torch.from_numpy(grey), KEYPOINTS_SIGMAS).numpy()
     return _averaged_to(np.maximum(response, 0), rgb.shape[:2])
 
 
@@ -195,7 +199,7 @@ def _grey(rgb: np.ndarray) -> np.ndarray:
     """The grey image in [0, 1]."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"the image is {rgb.dtype} of shape {rgb.shape}; expected uint8 (height, width, 3)")
-    return (rgb @ np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
+    return (rgb @ np.array(GREY) / 255).astype(np.float32)
 
 
 def _defined_size(rgb: np.ndarray) -> tuple[int, int]:

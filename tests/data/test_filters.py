@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("skimage")
 
@@ -33,12 +34,12 @@ def test_a_determinant_equals_scikit_images(grey, sigma, band, monkeypatch):
     assert grey.min() < -0.1
     assert np.abs(expected).max() > 1e-6
     # Both differ by the rounding of float64 sums.
-    np.testing.assert_allclose(highest_hessian_determinant(grey, [sigma]), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(highest_hessian_determinant(torch.from_numpy(grey), [sigma]).numpy(), expected, rtol=0, atol=1e-12)
 
 
 def test_the_highest_determinant_is_that_of_any_scale(grey):
     expected = np.max([hessian_matrix_det(grey, sigma, approximate=True) for sigma in SIGMAS], axis=0)
-    np.testing.assert_allclose(highest_hessian_determinant(grey, SIGMAS), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(highest_hessian_determinant(torch.from_numpy(grey), SIGMAS).numpy(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(100, 140), (233, 326)], ids=["own size", "enlarged"])
@@ -46,4 +47,4 @@ def test_smoothed_slopes_equal_the_three_filters_one_after_the_other(grey, size)
     resized = np.asarray(Image.fromarray(grey).resize(size[::-1], Image.Resampling.BICUBIC))
     smooth = gaussian_filter(resized, 3.0, mode="constant") / gaussian_filter(np.ones_like(resized), 3.0, mode="constant")
     # float32 sums of about 30 products of values up to 1.
-    np.testing.assert_allclose(smoothed_slopes(grey, size, 3.0), sobel(smooth), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(smoothed_slopes(torch.from_numpy(grey), size, 3.0).numpy(), sobel(smooth), rtol=0, atol=1e-6)

@@ -48,6 +48,7 @@ def study_results(small_rooms, tmp_path_factory):
     }
     plan = write_plan(directory / "plan.yaml", small_rooms, networks)
     threads = torch.get_num_threads()
-    assert train_stacks.main(["--plan", str(plan), "--output_dir", str(directory / "out")]) == 0
+    argv = ["--plan", str(plan), "--output_dir", str(directory / "out"), "--keep_weights", str(directory / "weights")]
+    assert train_stacks.main(argv) == 0
     torch.set_num_threads(threads)
     return directory, {path.stem: json.loads(path.read_text()) for path in (directory / "out").glob("*.json")}

@@ -127,7 +127,7 @@ def intervals_apart(text):
 def test_the_published_page_shows_what_follows_from_the_committed_results():
     page = (ROOT / "docs/evidence.md").read_text()
     directory = report.HERE / "results/main_table"
-    again = with_parts(page, generated(read_rows(directory), report.read_seconds(directory)))
+    again = with_parts(page, generated(read_rows(directory), report.read_seconds(directory), *report.read_more(directory)))
     (text, ends), (expected_text, expected_ends) = intervals_apart(page), intervals_apart(again)
     assert text == expected_text
     assert ends == pytest.approx(expected_ends, abs=0.15), "another numpy may draw other rooms"
