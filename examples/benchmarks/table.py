@@ -170,7 +170,17 @@ def end_to_end(arguments: TableArguments, name: str) -> Action:
     """What a user waits for, with the shipped model and an image of 12 megapixels; one thread."""
     start, folder = CASES[name](), tempfile.TemporaryDirectory()
     _, large = make_images(Path(folder.name), MEGAPIXELS, 1)
-    return lambda: start([str(large)]) and folder  # the folder lives as long as the action
+    return quiet(lambda: start([str(large)]) and folder)  # the folder lives as long as the action
+
+
+def quiet(action: Action) -> Action:
+    """The action without its output, which would stand between the tables."""
+
+    def act() -> Any:
+        with redirect_stdout(StringIO()):
+            return action()
+
+    return act
 
 
 def predict_many(arguments: TableArguments, runtime: str, dtype: str) -> Action:
@@ -178,12 +188,7 @@ def predict_many(arguments: TableArguments, runtime: str, dtype: str) -> Action:
     folder = tempfile.TemporaryDirectory()
     paths = make_images(Path(folder.name), PREDICTED_SIDE**2 / 1e6, PREDICTED_IMAGES)[1:]
     flags = ["--runtime", runtime, "--dtype", dtype, "--cpu_threads", str(arguments.cpu_threads), "--overwrite"]
-
-    def predict() -> int:
-        with redirect_stdout(StringIO()):  # else its summary would stand between the tables
-            return predict_images(["--inputs", *map(str, paths), "--output_dir", f"{folder.name}/predictions", *flags])
-
-    return predict
+    return quiet(lambda: predict_images(["--inputs", *map(str, paths), "--output_dir", f"{folder.name}/predictions", *flags]))
 
 
 def forwards(values: Mapping[str, Any]) -> dict[str, Callable[[TableArguments], Action]]:
