@@ -60,7 +60,7 @@ def fill(
         positions: of the samples.
     """
     stream = TrainingStream(rows, arguments.seed)
-    batch = MultiTaskCollator(processor, augment=training_views(arguments, processor.task_specs))([stream[p] for p in positions])
+    batch = MultiTaskCollator(processor, augment=training_views(arguments, processor))([stream[p] for p in positions])
     for name, values in {IMAGES: batch["pixel_values"], **batch["labels"]}.items():
         file = np.load(directory / f"{name}.npy", mmap_mode="r+")
         file[positions.start : positions.stop] = values.numpy()  # other processes see it without a flush to the disk

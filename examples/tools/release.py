@@ -235,7 +235,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_card(arguments, unfinished, numbers, table, specs)
     replace_files(unfinished, arguments.output_dir)
     size = (arguments.output_dir / WEIGHTS).stat().st_size
-    print(f"{size / 1e6:.1f} MB of weights, {numbers['gain_over_baseline']:+.1f} % over constant maps; written to {arguments.output_dir}")
+    gain = numbers["gain_over_baseline"]
+    print(f"{size / 1e6:.1f} MB of weights, {gain:+.1f} % over the constant baseline; written to {arguments.output_dir}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ or reading them. docs/scale.md names the source of each default: measured by a c
 """
 
 import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -145,7 +145,7 @@ class Run:
         name: its directory's name.
         processes: number of processes.
         images: images per step and process.
-        seconds: median seconds per step, without the first ones.
+        seconds: seconds per step, without the first ones.
     """
 
     name: str
@@ -154,8 +154,12 @@ class Run:
     seconds: float
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path, quantile: float = 0.5) -> Run:
     """Read `metrics.json` and `log.jsonl`.
+
+    Args:
+        directory: of the run.
+        quantile: of the times of its steps: the median, or a lower one if other programs slowed most steps.
 
     Raises:
         ValueError: if the log has fewer than three entries of steps.
@@ -167,7 +171,7 @@ def read_run(directory: Path) -> Run:
         raise ValueError(f"{directory} has {len(steps)} entries of steps in log.jsonl; train for longer, or with --logging_steps 1")
     arguments = metrics["arguments"]
     images = int(arguments["batch_size"]) * int(arguments["gradient_accumulation_steps"])
-    return Run(directory.name, metrics["processes"], images, statistics.median(steps[len(steps) // 4 :]))
+    return Run(directory.name, metrics["processes"], images, float(np.quantile(steps[len(steps) // 4 :], quantile)))
 
 
 def predict_run(base: Run, other: Run, parameters: float, cores: int, cluster: Cluster) -> float:
@@ -203,13 +207,14 @@ class ScaleArguments:
     storage_gigabytes: float = flag(20.0, "gigabytes per second of shared storage")
     runs: list[Path] | None = flag(None, "output directories of finished runs: the others are predicted from the first")
     cores: int = flag(2, "cores of the machine of --runs")
+    quantile: float = flag(0.5, "quantile of the times of their steps; a low one if other programs were busy on the machine")
     loopback_gigabytes: float = flag(0.7, "gigabytes per second between the processes of --runs")
     run_parameters: float = flag(8.69e6, "parameters of the network of --runs")
 
     def __post_init__(self) -> None:
         work = ["read_ms", "decode_ms", "augment_ms"]
         positive = [each.name for each in fields(self) if each.name not in ("mode", "preset", "tasks", "runs", *work)]
-        check_bounds(self, {0: work, 1e-9: positive, 1: ["image_size", "batch_size", "gpus", "cores"]}, {1: ["utilization"]})
+        check_bounds(self, {0: work, 1e-9: positive, 1: ["image_size", "batch_size", "gpus", "cores"]}, {1: ["utilization", "quantile"]})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -232,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{1000 * core_seconds:.0f} ms of a core and {arguments.megabytes:.2f} MB per sample\n"
     )
     heads = ["GPUs", "arithmetic ms", "with all-reduce ms", "decoding ms", "storage ms", "step ms", "limit", "images/s"]
-    heads += ["cores per GPU needed", "GB/s read", f"hours for {arguments.samples:.3g} samples"]
+    heads += ["cores per GPU used", "GB/s read", f"hours for {arguments.samples:.3g} samples"]
     clusters = [cluster_of(arguments, gpus) for gpus in arguments.gpus]
     rows = [plan_row(workload, cluster, arguments.batch_size, arguments.samples, arguments.mode) for cluster in clusters]
     print(markdown_table(heads, rows))
@@ -252,7 +257,7 @@ def cluster_of(arguments: ScaleArguments, gpus: int) -> Cluster:
 
 def compare_runs(arguments: ScaleArguments) -> str:
     """A table of measured and predicted seconds per step; the first run is the base."""
-    base, *others = [read_run(path) for path in arguments.runs or []]
+    base, *others = [read_run(path, arguments.quantile) for path in arguments.runs or []]
     cluster = Cluster(1, inside_bandwidth=1e9 * arguments.loopback_gigabytes)
     rows: list[list[Any]] = [[base.name, base.processes, base.images, f"{base.seconds:.3f}", "(base)", ""]]
     for run in others:

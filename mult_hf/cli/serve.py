@@ -2,6 +2,7 @@
 
     mult-hf serve
     mult-hf serve --model me/mult --host 0.0.0.0 --port 8000 --queue_size 128
+    mult-hf serve --model me/mult --engine ray --copies 4
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg 'http://127.0.0.1:8000/predict?tasks=depth' -o depth.png
 
 SIGTERM and Ctrl-C stop the server after the requests in progress are answered.
@@ -11,8 +12,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,9 @@ from .errors import CommandError
 
 MAX_SIDE = 16_384
 
+PROCESS, RAY = "process", "ray"
+"""Values of --engine."""
+
 
 @dataclass
 class ServeArguments:
@@ -36,11 +42,16 @@ class ServeArguments:
     # Address
     host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 opens the server to everyone on the network, without a password")
     port: int = flag(8000, "port to listen on")
-    ray_address: str | None = flag(None, "address of a Ray cluster, such as auto; by default one is started on this machine")
+    engine: str = flag(
+        PROCESS,
+        "process: this process, on uvicorn; ray: Ray Serve, with several copies of the model, which are replaced if they end",
+        choices=(PROCESS, RAY),
+    )
+    ray_address: str | None = flag(None, "address of the Ray cluster, such as auto; by default one is started on this machine")
     # Batches
     batch_size: int = flag(8, "largest number of images per batch")
     batch_wait: float = flag(5.0, "milliseconds that an image waits for others to join its batch")
-    copies: int = flag(1, "copies of the model, each in a process, and on a GPU if there is one")
+    copies: int = flag(1, "copies of the model with --engine ray, each in a process, and on a GPU if there is one")
     cpu_threads: int | None = flag(None, "threads per copy without GPU; by default the available processors, shared between copies")
     # Limits
     queue_size: int = flag(64, "requests that wait or are being answered; further ones get 503 with Retry-After")
@@ -54,9 +65,11 @@ class ServeArguments:
         most: dict[float, list[str]] = {65_535: ["port"], MAX_WORKERS: ["copies"], 1024: ["batch_size"], 100_000: ["queue_size"]}
         most[MAX_SIDE] = ["max_side"]
         check_bounds(self, {1: counts, 0: ["batch_wait"], 0.1: ["timeout"]}, most)
+        if self.engine != RAY and (self.ray_address or self.copies > 1):
+            raise ValueError(f"--ray_address is {self.ray_address}, --copies is {self.copies}, without --engine {RAY}; add it")
 
 
-def deployment_settings(arguments: ServeArguments) -> Any:
+def server_settings(arguments: ServeArguments) -> Any:
     """Check the model, and turn the flags into settings of the server.
 
     Raises:
@@ -67,14 +80,18 @@ def deployment_settings(arguments: ServeArguments) -> Any:
     try:
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
 
-        from mult_hf.serving import app, deployments
+        from mult_hf.serving import app, settings
         from mult_hf.serving.requests import Limits
+
+        if arguments.engine == RAY:
+            from mult_hf.serving import deployments  # noqa: F401
     except ImportError as error:
         raise ImportError(f'the server needs further packages ({error}); install them with: pip install "mult-hf[serve]"') from error
-    specs = deployments.offered_tasks(arguments.model, arguments.tasks)
+    specs = settings.model_tasks(arguments.model, arguments.tasks)
     limits = Limits(arguments.max_bytes, arguments.max_pixels, arguments.max_side)
-    return deployments.DeploymentSettings(
+    return settings.ServerSettings(
         model=str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model,
         service=app.ServiceSettings(public_name(arguments.model), arguments.queue_size, arguments.timeout, limits),
         host=arguments.host,
@@ -103,6 +120,39 @@ def check_address(host: str, port: int) -> None:
         raise CommandError(f"--host {host} --port {port} cannot be opened; choose another --port: {error}") from None
 
 
+class StopSignals:
+    """SIGTERM and Ctrl-C: they end the wait of a server that serves, and interrupt one that starts."""
+
+    def __init__(self) -> None:
+        self.is_serving = False
+        self._received = threading.Event()
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle both signals during a `with` block."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.install()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Set the handlers, also in place of those that a library has set meanwhile."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, *_: Any) -> None:
+        self._received.set()
+        if not self.is_serving:
+            raise KeyboardInterrupt
+
+    def wait(self) -> None:
+        """Wait for the first signal."""
+        self._received.wait()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until SIGTERM or an interrupt; requests in progress are answered first.
 
@@ -116,15 +166,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         CommandError: if the port cannot be opened.
     """
     arguments = parse_arguments(ServeArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf serve")
-    settings = deployment_settings(arguments)
-    check_address(arguments.host, arguments.port)
-    from mult_hf.serving.deployments import deployed
+    stop = StopSignals()
+    try:
+        with stop.handled():  # from now on, because a container's first process ignores signals that it does not handle
+            settings = server_settings(arguments)
+            check_address(arguments.host, arguments.port)
+            ENGINES[arguments.engine](arguments, settings, stop)
+    except KeyboardInterrupt:
+        print("stopped during the start, before any request", flush=True)
 
-    stop = threading.Event()
+
+def _say_ready(settings: Any, stop: StopSignals) -> None:
+    stop.is_serving = True
+    print(f"serving {settings.service.name} on http://{settings.host}:{settings.port}; Ctrl-C or SIGTERM stops", flush=True)
+
+
+def _serve_here(arguments: ServeArguments, settings: Any, stop: StopSignals) -> None:
+    from mult_hf.serving.local import serve_here
+
+    serve_here(settings, partial(_say_ready, settings, stop))
+
+
+def _serve_on_ray(arguments: ServeArguments, settings: Any, stop: StopSignals) -> None:
+    from mult_hf.data.ray_cluster import ray_cluster
+    from mult_hf.serving.deployments import OBJECT_STORE_BYTES, deployed
+
     cpus = max(available_cores(), settings.threads * settings.copies)
-    with deployed(settings, arguments.ray_address, cpus):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        print(f"serving {settings.service.name} on http://{arguments.host}:{arguments.port}; Ctrl-C or SIGTERM stops", flush=True)
-        stop.wait()
-        print("stopping: requests in progress are answered first", flush=True)
+    try:
+        with ray_cluster(arguments.ray_address, cpus, "the server", "serve", OBJECT_STORE_BYTES) as cluster:
+            stop.install()  # Ray has set handlers of its own, which end its processes and exit
+            with deployed(settings, cluster):
+                _say_ready(settings, stop)
+                stop.wait()
+                print("stopping: requests in progress are answered first", flush=True)
+    except SystemExit:  # by such a handler, while the cluster starts
+        raise KeyboardInterrupt from None
+
+
+ENGINES: dict[str, Callable[[ServeArguments, Any, StopSignals], None]] = {PROCESS: _serve_here, RAY: _serve_on_ray}
+"""Engines by the value of --engine."""

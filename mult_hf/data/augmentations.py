@@ -1,7 +1,7 @@
 """Random views of a sample: geometric changes of the image and its labels, then colour changes of the image."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,43 @@ from .photometric import colour_jitter, gaussian_blur, gaussian_noise, jpeg_comp
 
 JPEG_QUALITIES = (30, 90)
 """Lowest and highest quality of the views that are compressed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The numbers that define a view of a sample; see [`RandomAugmentation`] for their ranges.
+
+    Args:
+        flip: whether the sample is mirrored first.
+        zoom: magnification.
+        degrees: angle of rotation, counter-clockwise.
+        corner: (left, top) of the window in the magnified image, in pixels.
+        brightness: factor, as `contrast` and `saturation`.
+        contrast: factor.
+        saturation: factor.
+        hue: shift as a share of a full turn.
+        red: factor of the first channel.
+        blue: factor of the last channel.
+        gamma: exponent of the tone curve.
+        blur: sigma in pixels.
+        noise: standard deviation.
+        quality: of the JPEG compression; None for none.
+    """
+
+    flip: bool
+    zoom: float
+    degrees: float
+    corner: tuple[int, int]
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    red: float
+    blue: float
+    gamma: float
+    blur: float
+    noise: float
+    quality: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,39 +125,54 @@ class RandomAugmentation:
         Raises:
             ValueError: if the sample's maps do not match its image or the tasks.
         """
+        view = self.draw(sample["pixel_values"].shape[-2:], generator)
+        if view.flip:
+            sample = horizontal_flip(sample, self.tasks)
+        size = self.size or tuple(sample["pixel_values"].shape[-2:])
+        sample = rotate_zoom_crop(sample, self.tasks, size, degrees=view.degrees, zoom=view.zoom, corner=view.corner)
+        pixel_values = colour_jitter(
+            sample["pixel_values"], brightness=view.brightness, contrast=view.contrast, saturation=view.saturation, hue=view.hue
+        )
+        pixel_values = tone_curve(white_balance(pixel_values, view.red, view.blue), view.gamma)
+        pixel_values = gaussian_noise(gaussian_blur(pixel_values, view.blur), view.noise, generator)
+        if view.quality is not None:
+            pixel_values = jpeg_compressed(pixel_values, view.quality)
+        return {**sample, "pixel_values": pixel_values}
+
+    def draw(self, original: Sequence[int], generator: torch.Generator | None = None) -> View:
+        """Draw the numbers that define a view.
+
+        Args:
+            original: (height, width) of the sample in pixels.
+            generator: source of randomness, as for a call.
+        """
         # All numbers are drawn at once, so that disabling one change does not alter the others for the same seed.
         flip, zoom, turn, left, top, brightness, contrast, saturation, hue, blur, noise = torch.rand(11, generator=generator).tolist()
-        if flip < self.flip:
-            sample = horizontal_flip(sample, self.tasks)
-        sample = self._draw_window(sample, zoom, self.degrees * (2 * turn - 1), left, top)
-        pixel_values = colour_jitter(
-            sample["pixel_values"],
+        red = blue = tone = quality = 0.5
+        compression = 1.0
+        if self.white_balance or self.gamma or self.jpeg:  # these draw further numbers
+            red, blue, tone, compression, quality = torch.rand(5, generator=generator).tolist()
+        height, width = self.size or original
+        lowest, highest = self.zoom
+        factor = lowest * (highest / lowest) ** zoom
+        worst, best = JPEG_QUALITIES
+        return View(
+            flip=flip < self.flip,
+            zoom=factor,
+            degrees=self.degrees * (2 * turn - 1),
+            # Whole pixels, so that values are copied, not interpolated, when there is no zoom or rotation.
+            corner=(round(left * (factor * original[1] - width)), round(top * (factor * original[0] - height))),
             brightness=1 + self.brightness * (2 * brightness - 1),
             contrast=1 + self.contrast * (2 * contrast - 1),
             saturation=1 + self.saturation * (2 * saturation - 1),
             hue=self.hue * (2 * hue - 1),
+            red=_factor(self.white_balance, red),
+            blue=_factor(self.white_balance, blue),
+            gamma=_factor(self.gamma, tone),
+            blur=self.blur * max(0.0, 2 * blur - 1),
+            noise=self.noise * max(0.0, 2 * noise - 1),
+            quality=round(worst + quality * (best - worst)) if compression < self.jpeg else None,
         )
-        blur, noise = self.blur * max(0.0, 2 * blur - 1), self.noise * max(0.0, 2 * noise - 1)
-        if not (self.white_balance or self.gamma or self.jpeg):  # these draw further numbers
-            return {**sample, "pixel_values": gaussian_noise(gaussian_blur(pixel_values, blur), noise, generator)}
-        red, blue, tone, compression, quality = torch.rand(5, generator=generator).tolist()
-        pixel_values = white_balance(pixel_values, _factor(self.white_balance, red), _factor(self.white_balance, blue))
-        pixel_values = tone_curve(pixel_values, _factor(self.gamma, tone))
-        pixel_values = gaussian_noise(gaussian_blur(pixel_values, blur), noise, generator)
-        if compression < self.jpeg:
-            lowest, highest = JPEG_QUALITIES
-            pixel_values = jpeg_compressed(pixel_values, round(lowest + quality * (highest - lowest)))
-        return {**sample, "pixel_values": pixel_values}
-
-    def _draw_window(self, sample: Sample, zoom: float, degrees: float, left: float, top: float) -> Sample:
-        """Convert numbers in [0, 1) to a zoom and a window, and cut the window out."""
-        height, width = sample["pixel_values"].shape[-2:]
-        size = self.size or (height, width)
-        lowest, highest = self.zoom
-        factor = lowest * (highest / lowest) ** zoom
-        # Whole pixels, so that values are copied, not interpolated, when there is no zoom or rotation.
-        corner = (round(left * (factor * width - size[1])), round(top * (factor * height - size[0])))
-        return rotate_zoom_crop(sample, self.tasks, size, degrees=degrees, zoom=factor, corner=corner)
 
 
 def _factor(spread: float, drawn: float) -> float:

@@ -1,5 +1,6 @@
 """Collate rows of a data set into a batch for the model."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from mult_hf.model.alignment import check_aligned, upright_size
 from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
-from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .schema import FOCAL_LENGTH
 
@@ -20,8 +22,14 @@ Augmentation = Callable[..., dict[str, Any]]
 """Changes one sample, `{"pixel_values": (3, height, width) in [0, 1], "labels": {...}}`; see `mult_hf.data.augmentations`. If a
 row has a seed, a `torch.Generator` is passed as the second argument."""
 
+Collate = Callable[[Sequence[Mapping[str, Any]]], MulTBatchFeature]
+"""Collates rows into a batch."""
+
 AUGMENTATION_SEED = "augmentation_seed"
 """Key of a row's augmentation seed, which makes its augmentation independent of all earlier random draws."""
+
+SEEDS, SIZES = "view_seeds", "image_sizes"
+"""Keys of a batch without views: (batch,) int64 seeds of the views, and (batch, 2) int64 heights and widths of the images."""
 
 
 class MultiTaskCollator:
@@ -61,13 +69,36 @@ class MultiTaskCollator:
             ValueError: if a row has no image, a map does not match its task or align with its image (see
                 `mult_hf.model.alignment`), or the prepared images differ in size.
         """
-        self._check_rows(rows)
+        specs = self.processor.task_specs  # read once per batch, because the processor parses its entries
+        self._check_rows(rows, specs)
         augment = self.augment
         if augment is None:
-            return _stacked(list(self._samples(rows)))
+            return _stacked(list(self._samples(rows, specs)))
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
-        samples = self._samples(rows, do_normalize=False)
+        samples = self._samples(rows, specs, do_normalize=False)
         return _stacked([self._augmented(augment, sample, seed) for sample, seed in zip(samples, seeds)])
+
+    def without_views(self, rows: Sequence[Mapping[str, Any]]) -> MulTBatchFeature:
+        """Collate rows whose views are made later, on a device, by [`BatchViews`][mult_hf.data.batch_views.BatchViews].
+
+        Args:
+            rows: as for a batch, each with an `"augmentation_seed"`.
+
+        Returns:
+            [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) in [0, 1], `labels` by task, the seeds and the sizes of the
+                images. Smaller images are in the top left corner: beyond them, labels are unknown and colours are those at the border.
+
+        Raises:
+            ValueError: as for a batch.
+        """
+        specs = self.processor.task_specs
+        self._check_rows(rows, specs)
+        samples = list(self._samples(rows, specs, do_normalize=False))
+        sizes = [tuple(sample["pixel_values"].shape[-2:]) for sample in samples]
+        largest = tuple(max(lengths) for lengths in zip(*sizes))
+        batch = _stacked([sample if size == largest else _padded(sample, largest) for sample, size in zip(samples, sizes)])
+        seeds = [row[AUGMENTATION_SEED] for row in rows]
+        return MulTBatchFeature(data={**batch, SEEDS: torch.tensor(seeds), SIZES: torch.tensor(sizes)})
 
     def collate_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Collate rows for evaluation: the model's input, and targets that have not been resized.
@@ -83,12 +114,13 @@ class MultiTaskCollator:
         Raises:
             ValueError: as for a batch, or if the prepared images differ in size.
         """
-        self._check_rows(rows)
+        specs = self.processor.task_specs
+        self._check_rows(rows, specs)
         images = self.processor([row["image"] for row in rows])["pixel_values"]
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) > 1:
             raise refusal(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
-        return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row) for row in rows]
+        return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row, specs) for row in rows]
 
     def focal_lengths(self, rows: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[float] | None:
         """Focal lengths of rows in pixels of the model's input, for `post_process`; None for a processor without a canonical camera.
@@ -105,45 +137,46 @@ class MultiTaskCollator:
             found.append(self.processor.focal_length_of(row["image"], own, row.get(FOCAL_LENGTH)).resized(own, size).pixels)
         return found
 
-    def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _check_rows(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec]) -> None:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
             raise refusal(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
         for number, row in enumerate(rows):
-            check_aligned({task: row.get(task) for task in self.processor.task_specs}, row["image"], f"row {number} of the batch")
+            check_aligned({task: row.get(task) for task in specs}, row["image"], f"row {number} of the batch")
             if self.processor.canonical_focal_length is not None and row.get(FOCAL_LENGTH) is not None:
                 check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of row {number} of the batch")
 
-    def _stored_targets(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
-        specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(row)
+    def _stored_targets(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
         targets = {}
-        for task, spec in specs.items():
+        for task, spec in self._tasks_of(row, specs).items():
             stored = row.get(task)
             targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else _decoded(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
-    def _samples(self, rows: Sequence[Mapping[str, Any]], **kwargs: Any) -> Iterator[dict[str, Any]]:
+    def _samples(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any) -> Iterator[dict[str, Any]]:
         """Each row as unstacked `pixel_values` and `labels`, decoded with the encodings of its own data set."""
         groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
         for group in groups:
-            specs = self.processor.task_specs if self.tasks_by_source is None else self._tasks_of(group[0])
-            maps = {task: [row.get(task) for row in group] for task in specs}
+            own = self._tasks_of(group[0], specs)
+            maps = {task: [row.get(task) for row in group] for task in own}
             images = [row["image"] for row in group]
             if self.processor.canonical_focal_length is not None:
                 kwargs["focal_length"] = [row.get(FOCAL_LENGTH) for row in group]
-            batch = self.processor(images, label_maps=maps, tasks=list(specs.values()), **kwargs)
+            batch = self.processor(images, label_maps=maps, tasks=list(own.values()), **kwargs)
             for number, image in enumerate(batch["pixel_values"]):
                 labels = {task: targets[number] for task, targets in batch["labels"].items()}
                 yield {"pixel_values": torch.as_tensor(image), "labels": labels}
 
-    def _tasks_of(self, row: Mapping[str, Any]) -> dict[str, TaskSpec]:
-        """The processor's tasks, with the encodings of the row's data set."""
-        tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source or {}
+    def _tasks_of(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> Mapping[str, TaskSpec]:
+        """The processor's tasks, in a mixture with the encodings of the row's data set."""
+        if self.tasks_by_source is None:
+            return specs
+        tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source
         source = row.get("source")
         if source not in tasks_by_source:
             raise refusal(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
         own = tasks_by_source[source]
-        return {task: own.get(task, spec) for task, spec in self.processor.task_specs.items()}
+        return {task: own.get(task, spec) for task, spec in specs.items()}
 
     def _augmented(self, augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
         """Augment a sample, then normalise its image as the processor would."""
@@ -156,6 +189,17 @@ class MultiTaskCollator:
 
 def _decoded(stored: Any, spec: TaskSpec) -> np.ndarray:
     return spec.decode(np.asarray(stored), channels_last=True if isinstance(stored, Image.Image) else None)
+
+
+def _padded(sample: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
+    """A sample with rows below and columns to the right: unknown labels, and the colours at the border."""
+    image = sample["pixel_values"]
+    beyond = (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2])
+    labels = {
+        task: functional.pad(values, beyond, value=math.nan if values.is_floating_point() else IGNORE_INDEX)
+        for task, values in sample["labels"].items()
+    }
+    return {"pixel_values": functional.pad(image[None], beyond, mode="replicate")[0], "labels": labels}
 
 
 def _stacked(samples: list[dict[str, Any]]) -> MulTBatchFeature:

@@ -8,20 +8,22 @@ Camera axes are x right, y up, z towards the viewer.
 """
 
 import numpy as np
+import torch
 from PIL import Image
 
 try:
-    from scipy.ndimage import gaussian_filter
-    from skimage.feature import hessian_matrix_det
-    from skimage.filters import sobel
+    from .filters import highest_hessian_determinant, smoothed_slopes
 except ImportError as error:
-    raise ImportError(f'mult_hf.data.derive needs scikit-image ({error}); install it with: pip install "mult-hf[data]"') from error
+    raise ImportError(f'mult_hf.data.derive needs scipy ({error}); install it with: pip install "mult-hf[data]"') from error
 
 EDGES_GAIN = 4.0
 """Scales [`edges2d`] to [0, 1]: magnitudes of at least 0.25 become 1, the usual clamp for Taskonomy."""
 
 KEYPOINTS_GAIN = 20.0
 """Scales [`keypoints2d`] to [0, 1]; its highest values are about 0.02 to 0.05."""
+
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey image (ITU-R 601)."""
 
 DEFINED_AT = 512
 """Shorter image side in pixels that the widths below refer to: the side of Taskonomy's images."""
@@ -62,10 +64,10 @@ def edges2d(rgb: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if `rgb` has another shape or type.
     """
-    grey = _grey_at_defined_size(rgb)
-    inside = gaussian_filter(np.ones_like(grey), EDGES_SIGMA, mode="constant")
-    smooth = gaussian_filter(grey, EDGES_SIGMA, mode="constant") / inside
-    return _averaged_to(sobel(smooth), rgb.shape[:2])
+    grey, size = _grey(rgb), _defined_size(rgb)
+    if min(grey.shape) > DEFINED_AT:  # a small image is enlarged by the filter itself
+        grey = _resized(grey, size)
+    return _averaged_to(smoothed_slopes(torch.from_numpy(grey), size, EDGES_SIGMA).numpy(), rgb.shape[:2])
 
 
 def keypoints2d(rgb: np.ndarray) -> np.ndarray:
@@ -85,10 +87,8 @@ def keypoints2d(rgb: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if `rgb` has another shape or type.
     """
-    grey = _grey_at_defined_size(rgb)
-    response = hessian_matrix_det(grey, KEYPOINTS_SIGMAS[0], approximate=True)
-    for sigma in KEYPOINTS_SIGMAS[1:]:
-        np.maximum(response, hessian_matrix_det(grey, sigma, approximate=True), out=response)
+    grey = _resized(_grey(rgb), _defined_size(rgb))
+    response = highest_hessian_determinant(torch.from_numpy(grey), KEYPOINTS_SIGMAS).numpy()
     return _averaged_to(np.maximum(response, 0), rgb.shape[:2])
 
 
@@ -195,15 +195,23 @@ def _checked_depth(depth: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.nan)
 
 
-def _grey_at_defined_size(rgb: np.ndarray) -> np.ndarray:
-    """The grey image in [0, 1], resized to a shorter side of `DEFINED_AT` pixels."""
+def _grey(rgb: np.ndarray) -> np.ndarray:
+    """The grey image in [0, 1]."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"the image is {rgb.dtype} of shape {rgb.shape}; expected uint8 (height, width, 3)")
-    grey = (rgb @ np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
-    height, width = grey.shape
+    return (rgb @ np.array(GREY) / 255).astype(np.float32)
+
+
+def _defined_size(rgb: np.ndarray) -> tuple[int, int]:
+    """Height and width of the image at a shorter side of `DEFINED_AT` pixels."""
+    height, width = rgb.shape[:2]
     scale = DEFINED_AT / min(height, width)
-    size = (round(width * scale), round(height * scale))
-    return np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
+    return round(height * scale), round(width * scale)
+
+
+def _resized(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    return np.array(Image.fromarray(grey).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _averaged_to(response: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -99,10 +99,12 @@ def rotate_zoom_crop(
     given = sample.get("principal_point")
     centre = given if given is not None else (width / 2, height / 2)
     lookup = _Lookup.of_window((height, width), size, degrees, zoom, corner, centre)
-    labels = {}
-    for name, values in sample["labels"].items():
-        labels[name] = _turn_and_zoom_values(_resample_map(values, tasks[name], lookup), tasks[name], degrees, zoom)
-    changed = {**sample, "pixel_values": _resample_image(sample["pixel_values"], lookup, zoom), "labels": labels}
+    image = sample["pixel_values"]
+    if zoom < 1:  # it gets smaller: blurred first against aliasing
+        image = gaussian_blur(image, math.sqrt(zoom**-2 - 1) / 2)
+    image, labels = _resampled(image, sample["labels"], tasks, lookup)
+    labels = {name: _turn_and_zoom_values(values, tasks[name], degrees, zoom) for name, values in labels.items()}
+    changed = {**sample, "pixel_values": image, "labels": labels}
     if sample.get("focal") is not None:
         changed["focal"] = sample["focal"] * zoom
     if given is not None or "focal" in changed:  # the window may be centred elsewhere
@@ -166,25 +168,34 @@ class _Lookup:
         return values if self.all_inside else torch.where(self.inside, values, beyond)
 
 
-def _resample_image(pixel_values: Tensor, lookup: _Lookup, zoom: float) -> Tensor:
-    """Resample the image with a lookup; blurred first against aliasing if it gets smaller."""
-    if zoom < 1:
-        pixel_values = gaussian_blur(pixel_values, math.sqrt(zoom**-2 - 1) / 2)
-    return lookup.masked(lookup.bilinear(pixel_values), _per_channel(BEYOND_IMAGE, pixel_values))
+def _resampled(
+    image: Tensor, labels: Mapping[str, Tensor], tasks: Mapping[str, TaskSpec], lookup: _Lookup
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Resample an image and its label maps with a lookup, without mixing known and unknown pixels."""
+    known = {name: values.isfinite().all(dim=0, keepdim=True) for name, values in labels.items() if _is_bilinear(tasks[name])}
+    partly = {name: each for name, each in known.items() if not each.all()}  # (1, height, width) bool each
+    # One call for all maps, because most of its time goes into positions and weights.
+    planes = [image]
+    for name in known:
+        planes += [torch.where(partly[name], labels[name], 0), partly[name].to(image.dtype)] if name in partly else [labels[name]]
+    sampled = lookup.bilinear(torch.cat(planes)).split([len(each) for each in planes])
+    means = (mean.to(each.dtype) for mean, each in zip(sampled, planes))
+    image = lookup.masked(next(means), _per_channel(BEYOND_IMAGE, image))
+    resampled = {}
+    for name, values in labels.items():
+        spec = tasks[name]
+        if name not in known:
+            resampled[name] = lookup.nearest(values, IGNORE_INDEX if spec.is_classification else math.nan)
+        elif name not in partly:
+            resampled[name] = lookup.masked(_as_declared(next(means), spec), math.nan)
+        else:  # the mean over the known ones among the four pixels
+            mean = _as_declared(next(means) / next(means), spec)
+            resampled[name] = torch.where(lookup.nearest(partly[name], 0).bool(), mean, math.nan)
+    return image, resampled
 
 
-def _resample_map(values: Tensor, spec: TaskSpec, lookup: _Lookup) -> Tensor:
-    """Resample a label map with a lookup, without mixing known and unknown pixels."""
-    if spec.is_classification:
-        return lookup.nearest(values, IGNORE_INDEX)
-    if spec.resample == "nearest":
-        return lookup.nearest(values, math.nan)
-    known = values.isfinite().all(dim=0, keepdim=True)  # (1, height, width)
-    if known.all():
-        return lookup.masked(_as_declared(lookup.bilinear(values), spec), math.nan)
-    sums = lookup.bilinear(torch.cat([torch.where(known, values, 0), known.to(values.dtype)]))
-    means = _as_declared(sums[:-1] / sums[-1:], spec)  # over the known ones among the four pixels
-    return torch.where(lookup.nearest(known, 0).bool(), means, math.nan)
+def _is_bilinear(spec: TaskSpec) -> bool:
+    return not spec.is_classification and spec.resample == "bilinear"
 
 
 def _as_declared(means: Tensor, spec: TaskSpec) -> Tensor:

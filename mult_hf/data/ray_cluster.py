@@ -22,10 +22,12 @@ class Cluster(NamedTuple):
     Args:
         cpus: its processors.
         gpus: its GPUs.
+        is_ours: whether it was started here, and ends with the `with` block.
     """
 
     cpus: int
     gpus: int
+    is_ours: bool = False
 
 
 def import_ray(extra: str, purpose: str) -> Any:
@@ -77,7 +79,7 @@ def ray_cluster(
             raise ConnectionError(f"there is no Ray cluster at {address}: {error}; start one, or leave --ray_address out") from error
     try:
         resources = ray.cluster_resources()
-        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), is_ours and not address)
     finally:
         if is_ours:
             ray.shutdown()

@@ -17,6 +17,7 @@ from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.cameras import FocalLength
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
+from mult_hf.model.tasks import TaskSpec
 
 from .output import PredictionDirectory
 from .predictor import Predictor
@@ -211,7 +212,11 @@ def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_si
 
 
 def finished_maps(
-    processor: MulTImageProcessor, image: PreparedImage, predictions: Mapping[str, Tensor], size: tuple[int, int]
+    processor: MulTImageProcessor,
+    image: PreparedImage,
+    predictions: Mapping[str, Tensor],
+    size: tuple[int, int],
+    specs: Mapping[str, TaskSpec] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """The maps of one image in their units, each made when it is asked for.
 
@@ -220,6 +225,7 @@ def finished_maps(
         image: the image.
         predictions: the model's, (1, channels, height, width) per task.
         size: (height, width) of the maps.
+        specs: entries of the tasks; by default the processor's, which it has to check for every image.
 
     Returns:
         Pairs of task and map, as from `post_process`.
@@ -229,12 +235,15 @@ def finished_maps(
     """
     if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
         raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
-    return ((task, _finished(processor, image, task, prediction, size)) for task, prediction in predictions.items())
+    entries = specs or processor.task_specs
+    return ((task, _finished(processor, image, task, prediction, size, entries)) for task, prediction in predictions.items())
 
 
-def _finished(processor: MulTImageProcessor, image: PreparedImage, task: str, prediction: Tensor, size: tuple[int, int]) -> Tensor:
+def _finished(
+    processor: MulTImageProcessor, image: PreparedImage, task: str, prediction: Tensor, size: tuple[int, int], specs: Mapping[str, TaskSpec]
+) -> Tensor:
     focal = image.focal_length.resized(image.size, size).pixels
-    (maps,) = processor.post_process({task: prediction}, [size], focal_length=focal)
+    (maps,) = processor.post_process({task: prediction}, [size], tasks=specs, focal_length=focal)
     return maps[task]["prediction"]
 
 

@@ -107,8 +107,8 @@ class Metric:
         statistics: name of the sums in [`STATISTICS`].
         value: function of those sums that returns the metric; NaN if nothing was known.
         higher_is_better: whether a higher value is better.
-        constant: function (stacked targets of many images, spec) that returns the (nearly) best constant map by this metric: the
-            constant baseline that a model has to beat.
+        constant: function (stacked targets of many images, spec) that returns the constant baseline that a model has to beat: the
+            (nearly) best single map by this metric.
         label: name in tables.
         unit: unit in tables.
     """

@@ -202,6 +202,8 @@ class MulTProcessingMixin(_Backend):
         prepared = self._prepare_image_like_inputs(opened, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+        if segmentation_maps is None and label_maps is None:
+            return batch  # entries are only needed for labels, and take as long to check as a small image to resize
         specs = resolve_tasks(tasks)
         if segmentation_maps is not None:
             label_maps = with_segmentation_maps(label_maps, segmentation_maps, specs)

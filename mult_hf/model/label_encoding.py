@@ -108,7 +108,8 @@ class LabelEncoding:
 
     def _means_unknown(self, stored: np.ndarray) -> np.ndarray:
         """Which pixels of a (channels, height, width) stored map are unknown, (height, width) bool."""
-        unknown = ~np.isfinite(stored).all(axis=0)
+        integral = stored.dtype.kind in "biu"
+        unknown = np.zeros(stored.shape[1:], bool) if integral else ~np.isfinite(stored).all(axis=0)
         if self.unknown:
             unknown |= self._holds_unknown(stored).all(axis=0)
         if self.maximum is not None:
@@ -120,8 +121,8 @@ class LabelEncoding:
 
         For example, an entry's 0.1 is not exactly a float32: the file contains the nearest float32, which a library may have widened.
         """
-        if stored.dtype.kind != "f":
-            return np.isin(stored, self.unknown)
+        if stored.dtype.kind != "f":  # several comparisons are faster than `isin`
+            return np.logical_or.reduce([stored == int(value) for value in self.unknown])
         declared = np.dtype(self.dtype)
         narrow = min(stored.dtype, declared if declared.kind == "f" else stored.dtype, key=lambda dtype: dtype.itemsize)
         with np.errstate(over="ignore"):  # values beyond the narrow type become infinite, and thus unknown

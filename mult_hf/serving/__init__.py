@@ -1,1 +1,1 @@
-"""Serving predictions over HTTP: requests, answers, the web application, and its deployment on Ray Serve."""
+"""Serving predictions over HTTP: requests, answers, the web application, and its engines, uvicorn in one process and Ray Serve."""

@@ -93,6 +93,7 @@ class PredictionService:
         is_healthy: Callable[[], Awaitable[bool]],
     ) -> None:
         self.processor, self.settings, self.model, self.is_healthy = processor, settings, predict, is_healthy
+        self.specs = processor.task_specs
         self.stored = {task: stored_form(spec) for task, spec in specs.items()}
         self.choices = Choices(list(specs), FORMATS, settings.limits)
         self.metrics = Metrics()
@@ -162,7 +163,7 @@ class PredictionService:
     def _encode(self, asked: PredictionRequest, image: PreparedImage, prediction: Prediction) -> Answer:
         predictions = {task: torch.from_numpy(prediction.maps[task].copy()) for task in asked.tasks}  # what arrives is read-only
         try:
-            maps = finished_maps(self.processor, image, predictions, bounded_size(image.size, asked.max_side))
+            maps = finished_maps(self.processor, image, predictions, bounded_size(image.size, asked.max_side), self.specs)
         except ValueError as error:  # not finite
             raise HttpError(500, str(error)) from None
         return ANSWERS[asked.format](maps, self.stored)

@@ -1,6 +1,9 @@
 """Predict requests of several clients in one batch, and give each its own answer."""
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,4 +76,63 @@ def _predict(predictor: TaskPredictor, queries: Sequence[Query]) -> list[Predict
     ]
 
 
-__all__ = ["Prediction", "Query", "TaskPredictor", "predict_together"]
+class Batcher:
+    """Calls a function with the queries that have arrived since its last call, one call at a time.
+
+    A batch is closed when the function is free, not before, so that batches grow with the load.
+
+    Args:
+        function: returns one prediction per query; called in a thread of its own.
+        size: largest number of queries per call.
+        wait: seconds that a query waits for others while the function is free.
+    """
+
+    def __init__(self, function: Callable[[Sequence[Query]], list[Prediction]], size: int, wait: float) -> None:
+        self.function, self.size, self.wait = function, size, wait
+        self._waiting: deque[tuple[Query, asyncio.Future[Prediction]]] = deque()
+        self._arrived = asyncio.Event()
+        # One thread, which keeps its memory from batch to batch.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._calls: asyncio.Task[None] | None = None
+
+    async def __call__(self, query: Query) -> Prediction:
+        """Predict a query together with others; one that is cancelled while it waits is not predicted."""
+        if self._calls is None:
+            self._calls = asyncio.create_task(self._call_repeatedly())
+        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        self._waiting.append((query, answer))
+        self._arrived.set()
+        return await answer
+
+    async def _call_repeatedly(self) -> None:
+        while True:
+            await self._wait_for_queries()
+            waiting = [(query, answer) for query, answer in self._waiting if not answer.done()]
+            batch, rest = waiting[: self.size], waiting[self.size :]
+            self._waiting = deque(rest)
+            if batch:
+                await self._answer(batch)
+
+    async def _wait_for_queries(self) -> None:
+        """Until there is a query, and then until a batch is full or the time is over."""
+        loop = asyncio.get_running_loop()
+        deadline = None if not self._waiting else loop.time() + self.wait
+        while len(self._waiting) < self.size and (deadline is None or loop.time() < deadline):
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), None if deadline is None else deadline - loop.time())
+            except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
+                return
+            deadline = deadline or loop.time() + self.wait
+
+    async def _answer(self, batch: Sequence[tuple[Query, "asyncio.Future[Prediction]"]]) -> None:
+        try:
+            predictions = await asyncio.get_running_loop().run_in_executor(self._thread, self.function, [query for query, _ in batch])
+        except Exception as error:
+            predictions = [Prediction(error=str(error) or type(error).__name__)] * len(batch)
+        for (_, answer), prediction in zip(batch, predictions, strict=True):
+            if not answer.done():  # its client may have gone
+                answer.set_result(prediction)
+
+
+__all__ = ["Batcher", "Prediction", "Query", "TaskPredictor", "predict_together"]

@@ -1,24 +1,19 @@
 """Deploy the web application and the model on Ray Serve: one process that reads and answers requests, and one per copy of the model."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from starlette.applications import Starlette
-from torch import Tensor
 
-from mult_hf.data.ray_cluster import Cluster, import_ray, ray_cluster
-from mult_hf.inference.loading import load_processor, load_whole_model
-from mult_hf.inference.predictor import predict
-from mult_hf.model.entry_fields import refusal
-from mult_hf.model.tasks import TaskSpec, resolve_tasks
+from mult_hf.data.ray_cluster import Cluster, import_ray
 
-from .app import RETRY_SECONDS, PredictionService, ServiceSettings
-from .batching import Prediction, Query, predict_together
+from .app import RETRY_SECONDS, PredictionService
+from .batching import Prediction, Query
+from .model import batched_model
 from .requests import HttpError
+from .settings import ServerSettings
 
 import_ray("serve", "the server")
 from ray import serve  # noqa: E402  after the call that switches off its usage reports
@@ -29,7 +24,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig  # noqa: E402
 APPLICATION = "mult"
 
 OBJECT_STORE_BYTES = 300_000_000
-"""Shared memory of a cluster that is started here: holds inputs and outputs of the model on their way between processes."""
+"""Shared memory of a cluster of this machine: holds inputs and outputs of the model on their way between processes."""
 
 HEADROOM = 100
 """Requests beyond the queue that the application still answers itself, including those for /health and /metrics."""
@@ -41,67 +36,24 @@ CONNECTIONS = 1000
 """Further requests, beyond the headroom, that wait for the application; any others get 503 from Ray Serve."""
 
 
-@dataclass(frozen=True)
-class DeploymentSettings:
-    """A served model.
-
-    Args:
-        model: directory or Hub id.
-        entries: the entries of all its tasks.
-        service: limits and sizes.
-        host: address to listen on.
-        port: port to listen on.
-        tasks: names of the offered tasks; all by default.
-        batch_size: largest number of images per batch.
-        batch_wait: seconds that an image waits for others to join its batch, while the model is idle.
-        copies: number of copies of the model, each in a process.
-        threads: threads of each without GPU.
-    """
-
-    model: str
-    entries: Sequence[Mapping[str, Any]]
-    service: ServiceSettings
-    host: str = "127.0.0.1"
-    port: int = 8000
-    tasks: Sequence[str] | None = None
-    batch_size: int = 8
-    batch_wait: float = 0.005
-    copies: int = 1
-    threads: int = 1
-
-
 class ModelReplica:
     """A copy of the model, which predicts the images of several requests together."""
 
-    def __init__(self, settings: DeploymentSettings) -> None:
-        torch.set_num_threads(settings.threads)
-        self.network = load_whole_model(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
-        batches: Any = self._predict_together  # Ray's type hints lack the methods that its decorator adds
-        batches.set_max_batch_size(settings.batch_size)
-        batches.set_batch_wait_timeout_s(settings.batch_wait)
+    def __init__(self, settings: ServerSettings) -> None:
+        self.model = batched_model(settings)
 
     async def __call__(self, query: Query) -> Prediction:
         """Predict one image, together with others that arrive meanwhile."""
-        return await self._predict_together(query)
-
-    @serve.batch
-    async def _predict_together(self, queries: list[Query]) -> list[Prediction]:
-        return await asyncio.to_thread(predict_together, self._predict, queries)
-
-    def _predict(self, pixel_values: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return predict(self.network, pixel_values.to(self.network.device), tasks=tasks)
+        return await self.model(query)
 
 
 @serve.ingress()
 class WebReplica:
     """The web application."""
 
-    def __init__(self, settings: DeploymentSettings, model: Any) -> None:
-        specs = resolve_tasks(list(settings.entries))
-        processor = load_processor(settings.model, tasks=list(settings.entries))
-        offered = {task: spec for task, spec in specs.items() if settings.tasks is None or task in settings.tasks}
+    def __init__(self, settings: ServerSettings, model: Any) -> None:
         self.model = model
-        self.service = PredictionService(processor, offered, settings.service, self._predict, self._is_healthy)
+        self.service = PredictionService(settings.processor(), settings.offered(), settings.service, self._predict, self._is_healthy)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self.service.application()
@@ -123,40 +75,28 @@ class WebReplica:
         return application is not None and application.status == ApplicationStatus.RUNNING
 
 
-def offered_tasks(model: str, tasks: Sequence[str] | None) -> dict[str, TaskSpec]:
-    """Entries of all tasks of a model, after checking that it can be loaded and has the requested ones.
-
-    Raises:
-        ValueError: if a requested task is missing, or the model is damaged.
-        OSError: if there is no such model.
-    """
-    specs = load_whole_model(model).config.task_specs
-    if missing := [task for task in tasks or [] if task not in specs]:
-        raise refusal(f"--tasks has {missing}; {model} has {list(specs)}")
-    return specs
-
-
 @contextmanager
-def deployed(settings: DeploymentSettings, address: str | None, num_cpus: int) -> Iterator[None]:
+def deployed(settings: ServerSettings, cluster: Cluster) -> Iterator[None]:
     """Serve for the duration of a `with` block; at its end, requests in progress are answered first.
+
+    On a cluster of this machine, the server's processes then end with the cluster: Ray Serve would wait for processes that still start.
 
     Args:
         settings: what to serve.
-        address: address of a Ray cluster, see `ray_cluster`.
-        num_cpus: processors of a cluster that is started here.
+        cluster: the cluster that this process is connected to.
     """
-    with ray_cluster(address, num_cpus, "the server", "serve", OBJECT_STORE_BYTES) as cluster:
-        logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    try:
         serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=logs)
-        try:
-            web = serve.run(_application(settings, cluster), name=APPLICATION, route_prefix="/", logging_config=logs)
-            yield
-            web.drain.remote().result(timeout_s=settings.service.timeout + 10)
-        finally:
+        web = serve.run(_application(settings, cluster), name=APPLICATION, route_prefix="/", logging_config=logs)
+        yield
+        web.drain.remote().result(timeout_s=settings.service.timeout + 10)
+    finally:
+        if not cluster.is_ours:
             serve.shutdown()
 
 
-def _application(settings: DeploymentSettings, cluster: Cluster) -> Any:
+def _application(settings: ServerSettings, cluster: Cluster) -> Any:
     """The two deployments, bound to each other."""
     deployment: Any = serve.deployment  # Ray's type hints describe it as a decorator with arguments
     stopping = {"graceful_shutdown_timeout_s": settings.service.timeout + 5, "graceful_shutdown_wait_loop_s": 0.2}
@@ -176,4 +116,4 @@ def _application(settings: DeploymentSettings, cluster: Cluster) -> Any:
     return web.bind(settings, model.bind(settings))
 
 
-__all__ = ["DeploymentSettings", "deployed", "offered_tasks"]
+__all__ = ["OBJECT_STORE_BYTES", "deployed"]

@@ -40,7 +40,8 @@ class DataArguments:
     tasks: list[str] | None = flag(None, "names of the tasks to train; by default all tasks of the data set")
     streaming: bool | None = flag(
         None,
-        "read rows while training instead of storing all first; by default for URLs, WebDataset archives, and more than fits the disk",
+        "read rows while training instead of storing all first; by default for URLs, WebDataset archives, and Parquet files that are "
+        "larger than the free disk space",
         nargs="?",
         const=True,
     )
@@ -120,6 +121,7 @@ class TrainingArguments:
     jpeg: float = flag(0.0, "share of the views that are compressed as JPEG of quality 30 to 90")
     targets_of_views: list[str] | None = flag(None, "tasks whose targets are computed from each view, such as edges2d keypoints2d")
     targets_of_views_share: float = flag(1.0, "share of the views for which they are computed; below 1 it saves time")
+    views_on_device: bool = flag(False, "make the views of a batch on the device that trains, instead of each one in the loader")
     num_workers: int = flag(0, "worker processes that prepare batches")
     shuffle_window: int = flag(256, "rows that each worker reads and shuffles at a time, with --streaming")
     # Optimization

@@ -17,7 +17,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from mult_hf.data.collator import AUGMENTATION_SEED, MultiTaskCollator
+from mult_hf.data.collator import AUGMENTATION_SEED, Collate
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature
 
@@ -70,17 +70,15 @@ class BatchSource(Protocol):
         ...
 
 
-def make_batches(
-    rows: Dataset | IterableDataset, collator: MultiTaskCollator, arguments: TrainingArguments, accelerator: Accelerator
-) -> BatchSource:
+def make_batches(rows: Dataset | IterableDataset, collate: Collate, arguments: TrainingArguments, accelerator: Accelerator) -> BatchSource:
     """The source of a run's batches.
 
     Raises:
         ValueError: if there are no rows, or fewer shards than processes and workers that read them.
     """
     if isinstance(rows, IterableDataset):
-        return StreamedBatches(rows, collator, arguments, accelerator)
-    return StoredBatches(rows, collator, arguments, accelerator)
+        return StreamedBatches(rows, collate, arguments, accelerator)
+    return StoredBatches(rows, collate, arguments, accelerator)
 
 
 class StoredBatches:
@@ -88,17 +86,17 @@ class StoredBatches:
 
     Args:
         rows: a map-style data set.
-        collator: collates samples into a batch.
+        collate: collates samples into a batch.
         arguments: of the run.
         accelerator: the processes.
     """
 
-    def __init__(self, rows: Dataset, collator: MultiTaskCollator, arguments: TrainingArguments, accelerator: Accelerator) -> None:
+    def __init__(self, rows: Dataset, collate: Collate, arguments: TrainingArguments, accelerator: Accelerator) -> None:
         self.stream = TrainingStream(rows, arguments.seed)
         self.number_of_rows = len(rows)
         self._positions = partial(StreamBatches, arguments.batch_size, accelerator.process_index, accelerator.num_processes)
         pinned = accelerator.device.type == "cuda"
-        self._loader = partial(stream_loader, self.stream, collator=collator, num_workers=arguments.num_workers, pin_memory=pinned)
+        self._loader = partial(stream_loader, self.stream, collate=collate, num_workers=arguments.num_workers, pin_memory=pinned)
         self._numbered: Iterator[TrainingBatch] | None = None
 
     def start(self, number: int) -> None:
@@ -204,12 +202,12 @@ def _permuted(rows: dict[str, list[Any]], indices: Sequence[int], seed: tuple[in
 class _NamingCollator:
     """Adds the names of its samples to a batch, and the latest epoch of its rows; a class, so that workers can pickle it."""
 
-    def __init__(self, collator: MultiTaskCollator) -> None:
-        self.collator = collator
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[MulTBatchFeature, list[dict[str, Any]], int]:
         names = [short_columns({key: value for key, value in row.items() if key not in (AUGMENTATION_SEED, EPOCH)}) for row in rows]
-        return self.collator(rows), names, max(row[EPOCH] for row in rows)
+        return self.collate(rows), names, max(row[EPOCH] for row in rows)
 
 
 class StreamedBatches:
@@ -217,7 +215,7 @@ class StreamedBatches:
 
     Args:
         rows: rows with known features, in at least as many shards as there are processes and workers.
-        collator: collates samples into a batch.
+        collate: collates samples into a batch.
         arguments: of the run.
         accelerator: the processes.
 
@@ -228,7 +226,7 @@ class StreamedBatches:
 
     number_of_rows = None
 
-    def __init__(self, rows: IterableDataset, collator: MultiTaskCollator, arguments: TrainingArguments, accelerator: Accelerator) -> None:
+    def __init__(self, rows: IterableDataset, collate: Collate, arguments: TrainingArguments, accelerator: Accelerator) -> None:
         self.num_workers = arguments.num_workers
         check_shards(rows, accelerator.num_processes, arguments.num_workers)
         processes = {"process": accelerator.process_index, "processes": accelerator.num_processes}
@@ -236,7 +234,7 @@ class StreamedBatches:
             StreamedRows(rows, seed=arguments.seed, window=arguments.shuffle_window, **processes),
             batch_size=arguments.batch_size,
             num_workers=arguments.num_workers,
-            collate_fn=_NamingCollator(collator),
+            collate_fn=_NamingCollator(collate),
             generator=torch.Generator(),  # a separate one, because starting workers draws a number
             pin_memory=accelerator.device.type == "cuda",
         )

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from mult_hf.data.augmentations import RandomAugmentation
+from mult_hf.data.batch_views import BatchViews
 from mult_hf.data.collator import Augmentation, MultiTaskCollator
 from mult_hf.data.streaming import first_rows
 from mult_hf.data.workers import naming_killed_workers
@@ -41,25 +42,36 @@ BASELINE_ROWS = 128
 """Streamed rows that are read at the start, for the constant baseline and for detecting changed data."""
 
 
-def training_views(arguments: TrainingArguments, tasks: Mapping[str, TaskSpec], size: Mapping[str, int] | None = None) -> Augmentation:
-    """The augmentation of training views: random flip, zoom, crop, colours, what cameras add, and targets that follow from all this.
+def random_views(arguments: TrainingArguments, processor: MulTProcessingMixin) -> RandomAugmentation:
+    """The changes of training views: random flip, zoom, crop, colours, and what cameras add.
 
     Args:
         arguments: of the run.
-        tasks: entries of the tasks by name.
-        size: of the image processor; one with a `shortest_edge` keeps aspect ratios, so that square windows are cut out.
+        processor: the image processor; with the size `shortest_edge` it keeps aspect ratios, so that square windows are cut out.
     """
-    side = (size or {}).get("shortest_edge")
+    side = processor.size.get("shortest_edge")
     jitter: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation"), arguments.color_jitter)
     same: dict[str, Any] = {name: getattr(arguments, name) for name in ("hue", "white_balance", "gamma", "blur", "noise", "jpeg")}
     zoom = (arguments.min_zoom, arguments.max_zoom)
     window = None if side is None else (side, side)
-    views = RandomAugmentation(tasks=tasks, size=window, zoom=zoom, degrees=arguments.rotation, **jitter, **same)
+    return RandomAugmentation(tasks=processor.task_specs, size=window, zoom=zoom, degrees=arguments.rotation, **jitter, **same)
+
+
+def training_views(arguments: TrainingArguments, processor: MulTProcessingMixin) -> Augmentation:
+    """The augmentation of training views in the loader, with the targets that are computed from views."""
+    views = random_views(arguments, processor)
     if arguments.targets_of_views is None:
         return views
     from mult_hf.data.view_targets import TargetsOfViews  # which needs the extra `data`; other runs do not
 
     return TargetsOfViews(views, arguments.targets_of_views, arguments.targets_of_views_share)
+
+
+def views_on_device(arguments: TrainingArguments, processor: MulTProcessingMixin) -> BatchViews:
+    """The same views, made from whole batches on the device."""
+    normalisation = {"mean": processor.image_mean, "std": processor.image_std} if processor.do_normalize else {}
+    targets = tuple(arguments.targets_of_views or ())
+    return BatchViews(random_views(arguments, processor), **normalisation, targets_of_views=targets, share=arguments.targets_of_views_share)
 
 
 class TrainingLoop:
@@ -93,9 +105,10 @@ class TrainingLoop:
         contents: str | None = None,
     ) -> None:
         self.arguments, self.accelerator, self.processor = arguments, accelerator, processor
-        views = training_views(arguments, processor.task_specs, processor.size)
-        self.collator = MultiTaskCollator(processor, augment=views, tasks_by_source=tasks_by_source)
-        self.batches = make_batches(training_rows, self.collator, arguments, accelerator)
+        collator = MultiTaskCollator(processor, training_views(arguments, processor), tasks_by_source)
+        self.views = views_on_device(arguments, processor) if arguments.views_on_device else None
+        collate = collator if self.views is None else collator.without_views
+        self.batches = make_batches(training_rows, collate, arguments, accelerator)
         loading = {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
         streamed = isinstance(training_rows, IterableDataset)
         if baseline_rows is None:
@@ -203,7 +216,9 @@ class TrainingLoop:
             FloatingPointError: if a loss or gradient is not finite; the weights are then unchanged.
         """
         for each in batches:
-            batch = each.features.to(self.accelerator.device)
+            batch: Mapping[str, Any] = each.features.to(self.accelerator.device)
+            if self.views is not None:
+                batch = self.views(batch)
             with self.accelerator.accumulate(self.model):
                 model = self.module if self.weighting.writes_gradients else self.model
                 outputs = model(

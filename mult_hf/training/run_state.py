@@ -2,24 +2,19 @@
 
 import random
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.optim import Optimizer
 
 from mult_hf.model.entry_fields import refusal
 
+from .sharded_state import has_shards, read_shards, shard_whole_state, write_shards
 from .state_files import read_state, read_tensors, write_state, write_tensors
 
 _WEIGHTS = "model.safetensors"
@@ -41,9 +36,9 @@ class Stateful(Protocol):
 class RunState:
     """Writes and reads the state of a run in all its processes.
 
-    Weights and optimizer states of a model sharded by FSDP are gathered by `torch.distributed.checkpoint` and stored unsharded, so that
-    any number of processes can read them. A process that the saved run did not have keeps its initial random state. DeepSpeed writes and
-    reads its own files, which are pickled, so they are only read below `trusted`.
+    Of a model sharded by FSDP, each process writes its shards (`sharded_state`); otherwise the main process writes weights and optimizer
+    state. Any number of processes can read either, whether they shard the model or not. A process that the saved run did not have keeps
+    its initial random state. DeepSpeed writes and reads its own files, which are pickled, so they are only read below `trusted`.
 
     Args:
         accelerator: the processes.
@@ -80,17 +75,13 @@ class RunState:
         kind = self.accelerator.distributed_type
         if kind == DistributedType.DEEPSPEED:
             self.accelerator.save_state(str(directory / "deepspeed"))
-            weights = optimizer = None
-        elif kind == DistributedType.FSDP:  # complete in the main process, empty in the others
-            whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            weights = get_model_state_dict(self.module, options=whole)
-            optimizer = get_optimizer_state_dict(self.module, self.optimizer, options=whole)
-        else:
-            weights, optimizer = self.module.state_dict(), self.optimizer.state_dict()
+        elif kind == DistributedType.FSDP:
+            write_shards(directory, self.module, self.optimizer, main_process=self.accelerator.is_main_process)
+        elif self.accelerator.is_main_process:
+            write_tensors(directory / _WEIGHTS, self.module.state_dict())
+            optimizer = self.optimizer.state_dict()
+            write_state(directory, "optimizer", {**optimizer, _COUNT: len(optimizer["state"])})
         if self.accelerator.is_main_process:
-            if weights is not None and optimizer is not None:
-                write_tensors(directory / _WEIGHTS, cast(Any, weights))
-                write_state(directory, "optimizer", {**optimizer, _COUNT: len(optimizer["state"])})
             for name, part in self.parts.items():
                 write_state(directory, name, part.state_dict())
         for name, part in self.own_parts.items():
@@ -115,6 +106,8 @@ class RunState:
         kind = self.accelerator.distributed_type
         if kind == DistributedType.DEEPSPEED:
             self._load_deepspeed(directory)
+        elif has_shards(directory):
+            read_shards(directory, self.module, self.optimizer)
         else:
             weights, optimizer = read_tensors(directory / _WEIGHTS), _read_optimizer(directory)
             broken = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
@@ -123,10 +116,8 @@ class RunState:
                     f"{directory} has weights that are not finite in {len(broken)} tensors, such as {broken[0]}; resume from an earlier one"
                 )
             if kind == DistributedType.FSDP:
-                whole = StateDictOptions(full_state_dict=True)
-                _apply(directory, "model", lambda state: set_model_state_dict(self.module, state, options=whole), weights)
-                load = lambda state: set_optimizer_state_dict(self.module, self.optimizer, state, options=whole)  # noqa: E731
-                _apply(directory, "optimizer", load, optimizer)
+                load = partial(shard_whole_state, self.module, self.optimizer, weights)
+                _apply(directory, "model and optimizer", load, optimizer)
             else:
                 _apply(directory, "model", self.module.load_state_dict, weights)
                 for saved, own in zip(optimizer["param_groups"], self.optimizer.param_groups):

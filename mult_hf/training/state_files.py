@@ -47,12 +47,12 @@ def read_state(directory: Path, name: str) -> Any:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     tensors = read_tensors(path.with_suffix(".safetensors")) if path.with_suffix(".safetensors").exists() else {}
     try:
         return _from_json(tree, tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -77,10 +77,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def damaged(path: Path, error: Exception) -> ValueError:
+    """The refusal of a checkpoint's file that cannot be read."""
     what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged, truncated or in another format ({error})"
     return ValueError(f"{path} {what}; resume from another checkpoint, or start a new run")
 
@@ -121,4 +122,4 @@ def _from_json(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise ValueError(f"unknown kind of node {kind!r}; expected tensor, dict or tuple")
 
 
-__all__ = ["read_state", "read_tensors", "write_state", "write_tensors"]
+__all__ = ["damaged", "read_state", "read_tensors", "write_state", "write_tensors"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mult_hf.data.collator import AUGMENTATION_SEED, MultiTaskCollator
+from mult_hf.data.collator import AUGMENTATION_SEED, Collate
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -92,20 +92,20 @@ class StreamBatches(Sampler[list[int]]):
 
 
 def stream_loader(
-    stream: TrainingStream, batches: StreamBatches, collator: MultiTaskCollator, *, num_workers: int = 0, pin_memory: bool = False
+    stream: TrainingStream, batches: StreamBatches, collate: Collate, *, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
     """Create a loader of one process's batches, in an order that does not depend on the number of workers.
 
     Args:
         stream: the samples.
         batches: positions of each batch's samples.
-        collator: collates samples into a batch.
+        collate: collates samples into a batch.
         num_workers: worker processes that prepare batches; 0 to prepare them in this process.
         pin_memory: whether to put batches into pinned memory, from which GPUs copy faster.
     """
     # A separate generator, because starting workers draws a number, which must not change dropout's random numbers.
     own = torch.Generator()
-    return DataLoader(stream, batch_sampler=batches, num_workers=num_workers, collate_fn=collator, generator=own, pin_memory=pin_memory)
+    return DataLoader(stream, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, generator=own, pin_memory=pin_memory)
 
 
 __all__ = ["StreamBatches", "TrainingStream", "mix_seeds", "stream_loader"]

@@ -25,6 +25,8 @@ def model(tiny_model, tmp_path):
         (["--queue_size", "0"], "--queue_size is 0; it must be at least 1"),
         (["--port", "70000"], "--port is 70000; it must be at least 1 and at most 65535"),
         (["--timeout", "nan"], "--timeout is nan"),
+        (["--copies", "2"], "--ray_address is None, --copies is 2, without --engine ray; add it"),
+        (["--ray_address", "auto"], "--ray_address is auto, --copies is 1, without --engine ray; add it"),
         (["--tasks", "depth", "colour"], r"--tasks has \['colour'\]; .* has \['depth', 'normals'\]"),
     ],
 )
@@ -47,10 +49,12 @@ def test_a_host_that_does_not_exist_is_refused():
         check_address("nowhere.invalid", 8000)
 
 
-@pytest.mark.parametrize("package", ["ray", "prometheus_client", "python_multipart"])
-def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, package):
+@pytest.mark.parametrize(
+    ("package", "engine"), [("uvicorn", "process"), ("prometheus_client", "process"), ("python_multipart", "process"), ("ray", "ray")]
+)
+def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, package, engine):
     for name in [name for name in sys.modules if name.startswith("mult_hf.serving")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r'pip install "mult-hf\[serve\]"'):
-        main(["--model", model])
+        main(["--model", model, "--engine", engine])

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2.functional import adjust_hue
 
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.geometric import BEYOND_IMAGE, horizontal_flip, rotate_zoom_crop
@@ -272,6 +273,17 @@ def test_neutral_factors_change_nothing_and_others_have_their_effect():
     torch.testing.assert_close(grey[0], grey[2])
     assert colour_jitter(image, contrast=0).std() < 1e-5
     assert not torch.allclose(colour_jitter(image, hue=0.2), image)
+
+
+@pytest.mark.parametrize("hue", [-0.5, -0.08, 0.001, 0.08, 0.5])
+def test_a_hue_shift_equals_torchvisions(hue):
+    image = torch.rand((3, 24, 32), generator=torch.Generator().manual_seed(0))
+    image[:, :3] = image[:1, :3]  # greys, among them black and white, and pixels with two equal channels
+    image[:, 0, :16], image[:, 0, 16:] = 0, 1
+    for row, (channel, other) in enumerate([(0, 1), (1, 2), (2, 0)], start=4):
+        image[channel, row] = image[other, row]
+    # The position on the colour circle is up to 6, so that its rounding is about 5e-7.
+    torch.testing.assert_close(colour_jitter(image, hue=hue), adjust_hue(image, hue), rtol=0, atol=3e-6)
 
 
 def test_white_balance_scales_red_and_blue_alone():

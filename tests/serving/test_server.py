@@ -18,6 +18,7 @@ from PIL import Image
 
 from mult_hf import MulTImageProcessor
 from mult_hf.inference.predictor import predict
+from support.processes import kill_all_of
 
 pytestmark = pytest.mark.slow
 
@@ -53,22 +54,37 @@ def directory(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def server(directory, tmp_path_factory):
-    """The command with this model: its process and its address."""
-    port, log = free_port(), tmp_path_factory.mktemp("log") / "log.txt"
-    command = [sys.executable, "-m", "mult_hf", "serve", "--model", directory, "--port", port, "--queue_size", QUEUE, "--cpu_threads", 1]
+@pytest.fixture(scope="module", params=["process", pytest.param("ray", marks=pytest.mark.nightly)])
+def engine(request):
+    """What runs the server."""
+    return request.param
+
+
+def start(directory, engine, log):
+    """The command with this model: its process, and its port."""
+    port = free_port()
+    flags = {"--model": directory, "--engine": engine, "--port": port, "--queue_size": QUEUE, "--cpu_threads": 1}
+    command = [sys.executable, "-m", "mult_hf", "serve", *(str(word) for pair in flags.items() for word in pair)]
     with open(log, "wb") as file:
-        process = subprocess.Popen([*map(str, command)], env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT), port
+
+
+def wait_for(reached, process, log):
     deadline = time.monotonic() + 240
-    while b"serving served" not in log.read_bytes():
+    while not reached():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def server(directory, engine, tmp_path_factory):
+    """The server's process and its address."""
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    process, port = start(directory, engine, log)
+    wait_for(lambda: b"serving served" in log.read_bytes(), process, log)
     yield process, f"http://127.0.0.1:{port}"
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    kill_all_of(process)
 
 
 def image_of(number):
@@ -127,11 +143,11 @@ def test_beyond_the_queue_clients_get_503_and_the_server_stays_well(server):
         assert post(client, url, image).status_code == 200
 
 
-def test_sigterm_answers_the_requests_in_progress_and_leaves_no_process(server):
-    """Comes last in this file, because it ends the server."""
+def test_sigterm_answers_the_requests_in_progress_and_leaves_no_process(server, engine):
+    """Ends the server, so it comes after all tests that use it."""
     process, url = server
     group = psutil.Process(process.pid).children(recursive=True)
-    assert group, "premise: the server has processes of its own"
+    assert bool(group) == (engine == "ray"), "premise: the server has processes of its own on Ray"
     large = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2000, 3000, 3), np.uint8))  # takes some time to decode
     with httpx.Client(timeout=120) as client, ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(post, client, url, large) for _ in range(4)]
@@ -143,3 +159,28 @@ def test_sigterm_answers_the_requests_in_progress_and_leaves_no_process(server):
     assert process.wait(timeout=120) == 0
     _, alive = psutil.wait_procs(group, timeout=30)
     assert alive == []
+
+
+@pytest.mark.parametrize("moment", ["the model is checked", "the cluster starts", "the model's process starts"])
+def test_sigterm_during_the_start_leaves_no_process(directory, engine, tmp_path, moment):
+    log = tmp_path / "log.txt"
+    process, _ = start(directory, engine, log)
+    moments = {
+        "the model is checked": lambda: b"Loading weights" in log.read_bytes(),
+        "the cluster starts": lambda: psutil.Process(process.pid).children(),
+        "the model's process starts": lambda: "ModelReplica" in str([each.name() for each in children(process)]),
+    }
+    if engine == "process" and moment != "the model is checked":
+        pytest.skip("there are no other processes")
+    wait_for(moments[moment], process, log)
+    group = children(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0, log.read_text()
+    assert "stopped during the start" in log.read_text()
+    _, alive = psutil.wait_procs(group, timeout=30)
+    assert alive == []
+
+
+def children(process):
+    """All processes that the command has started, directly or not, and that have not ended meanwhile."""
+    return [each for each in psutil.Process(process.pid).children(recursive=True) if each.is_running()]

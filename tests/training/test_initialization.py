@@ -215,3 +215,15 @@ def test_a_row_without_an_image_is_named():
 def test_rows_without_an_image_have_no_view_size(rows, message):
     with pytest.raises(ValueError, match=message):
         view_size(rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_weights_are_trained_in_float32(tiny_model, tmp_path, dtype):
+    """AdamW divides by the square root of squared gradients, which are 0 in float16, so that a step gives NaN."""
+    model = tiny_model()
+    model.to(dtype).save_pretrained(tmp_path)
+    loaded = load_trained(str(tmp_path), model.config.task_specs)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    loaded.save_pretrained(tmp_path / "trained")
+    again = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "trained")
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}, "the result is saved as it was trained"

@@ -179,3 +179,17 @@ def test_trackers_get_the_entries_of_the_log(tmp_path, data, monkeypatch):
     tracked = {scalar.step: scalar.value for scalar in reader.Scalars("loss/depth")}
     assert tracked == pytest.approx(log(tmp_path / "run", "loss/depth"))
     assert any((tmp_path / "trackio").rglob("*.db"))
+
+
+def test_views_made_on_the_device_train_the_same_weights(tmp_path, data):
+    """Up to rounding: without noise, a seed gives the same view in both places."""
+    flags = ["--dataset", data, "--max_steps", 3, "--max_zoom", 1.5, "--rotation", 8, "--hue", 0.1]
+    in_the_loader = weights(train(tmp_path / "loader", *flags))
+    on_the_device = weights(train(tmp_path / "device", *flags, "--views_on_device"))
+    for name in in_the_loader:
+        torch.testing.assert_close(on_the_device[name], in_the_loader[name], atol=2e-4, rtol=1e-3)
+
+
+def test_compressed_views_cannot_be_made_on_the_device(tmp_path, data):
+    with pytest.raises(ValueError, match="a device cannot compress views"):
+        train(tmp_path, "--dataset", data, "--views_on_device", "--jpeg", 0.5)

@@ -5,8 +5,7 @@ rendezvous on a network.
 """
 
 import os
-import re
-import signal
+import random
 import socket
 import subprocess
 import sys
@@ -14,11 +13,15 @@ import time
 
 import pytest
 
-from mult_hf.training.checkpoints import list_checkpoints
+from mult_hf.training.checkpoints import checkpoint_step, list_checkpoints
+from support.processes import kill_all_of
 from support.training_runs import ROOT, TINY, assert_close_to, comparable_log, environment, train
 
 # The checkpoint falls between two entries of the log, so that it holds sums of losses of both processes.
 STEPS = "--max_steps 6 --save_steps 2 --logging_steps 3".split()
+
+# Long enough to lose a node before the end: six steps take less than a second.
+KILLED_STEPS = "--max_steps 40 --save_steps 2 --logging_steps 3 --learning_rate 1e-4".split()
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +39,20 @@ def port():
 
 
 def node(rank, port, configuration, output_dir, data, *flags):
-    """The launcher of one node."""
+    """The launcher of one node, which starts the node's process."""
     machines = ["--num_machines", "2", "--machine_rank", str(rank), "--num_processes", "2"]
     meeting = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--rdzv_backend", "c10d", "--max_restarts", "3"]
     config = ["--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]
     run = [str(ROOT / "examples/train.py"), *TINY, "--dataset", str(data), "--output_dir", str(output_dir), "--batch_size", "2"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *machines, *meeting, *run, *map(str, [*STEPS, *flags])]
-    # Gloo would otherwise look for an address of the host's name.
-    local = environment(GLOO_SOCKET_IFNAME="lo", TORCHELASTIC_ERROR_FILE=str(output_dir) + f".error{rank}")
+    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *machines, *meeting, *run, *map(str, flags)]
+    # Gloo would otherwise look for an address of the host's name. The last one is needed to replace a lost node (docs/training.md).
+    settings = {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TORCHELASTIC_ERROR_FILE": f"{output_dir}.error{rank}",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     with open(f"{output_dir}.node{rank}.log", "ab") as messages:
-        return subprocess.Popen(command, env=local, start_new_session=True, stdout=messages, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, env=environment(**settings), start_new_session=True, stdout=messages, stderr=subprocess.STDOUT)
 
 
 def is_open(port):
@@ -79,9 +86,7 @@ def end_nodes():
     started = []
     yield started
     for each in started:
-        if each.poll() is None:
-            os.killpg(each.pid, signal.SIGKILL)
-            each.wait()
+        kill_all_of(each)
 
 
 @pytest.mark.slow
@@ -89,7 +94,7 @@ def end_nodes():
 def test_two_nodes_train_like_one_process_and_one_process_continues_them(tmp_path, data, one_process, port, end_nodes, configuration):
     """The checkpoint of a sharded model is read by a single process, which ends with the same weights."""
     output_dir = tmp_path / "nodes"
-    two_nodes(end_nodes, port, configuration, output_dir, data)
+    two_nodes(end_nodes, port, configuration, output_dir, data, *STEPS)
     wait_for(lambda: all(each.poll() == 0 for each in end_nodes), end_nodes, output_dir)
     assert_close_to(one_process, output_dir)
     newest = list_checkpoints(output_dir / "checkpoints")[-1]
@@ -101,19 +106,26 @@ def test_two_nodes_train_like_one_process_and_one_process_continues_them(tmp_pat
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("configuration", ["nodes_ddp_cpu", "nodes_fsdp2_cpu"])
-def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_weights(tmp_path, data, one_process, port, end_nodes, configuration):
+def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_weights(tmp_path, data, port, end_nodes, configuration):
     """The other node's launcher starts its process again when a new node joins; both continue from the newest checkpoint."""
+    through = train(tmp_path / "one", "--dataset", data, "--batch_size", 4, *KILLED_STEPS)
     output_dir = tmp_path / "nodes"
-    flags = ["--resume", "latest"]
+    flags = [*KILLED_STEPS, "--resume", "latest"]
     two_nodes(end_nodes, port, configuration, output_dir, data, *flags)
     wait_for(lambda: list_checkpoints(output_dir / "checkpoints"), end_nodes, output_dir)
-    os.killpg(end_nodes[1].pid, signal.SIGKILL)
-    end_nodes[1].wait()
-    lost_at = int(re.findall(r"\d+", list_checkpoints(output_dir / "checkpoints")[-1].name)[0])
-    assert lost_at < 6, "premise: the run had not ended"
+    time.sleep(random.Random(os.environ.get("MULT_HF_KILL_SEED", "0")).uniform(0, 1.5))
+    assert kill_all_of(end_nodes[1]) > 1, "premise: the node's process was killed with its launcher"
+    lost_at = last_step(output_dir)
+    assert lost_at < 40, "premise: the run had not ended"
     nodes = [end_nodes[0], node(1, port, configuration, output_dir, data, *flags)]
     end_nodes.append(nodes[1])
     wait_for(lambda: all(each.poll() == 0 for each in nodes), nodes, output_dir)
     assert "resuming from" in messages(output_dir)
-    assert_close_to(one_process, output_dir)
-    assert [entry["step"] for entry in comparable_log(output_dir)] == [entry["step"] for entry in comparable_log(one_process)]
+    print(f"{configuration}: node 1 killed at checkpoint {lost_at}, ended at step {last_step(output_dir)}")
+    assert_close_to(through, output_dir)
+    assert [entry["step"] for entry in comparable_log(output_dir)] == [entry["step"] for entry in comparable_log(through)]
+
+
+def last_step(output_dir):
+    """The step of the newest checkpoint."""
+    return checkpoint_step(list_checkpoints(output_dir / "checkpoints")[-1])

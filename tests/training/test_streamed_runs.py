@@ -5,7 +5,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 
 from mult_hf.data.schema import card_header
 from mult_hf.training.checkpoints import list_checkpoints
+from support.processes import kill_all_of
 from support.training_runs import (
     CURVATURE,
     DEPTH,
@@ -120,6 +120,9 @@ def test_a_url_is_streamed_without_the_flag(tmp_path, shards):
 
 # Several processes.
 
+LONG = 120
+"""Steps of a run that is killed many times before its end."""
+
 
 def command(output_dir, dataset, processes, *flags):
     """A run in several processes with two workers each, started by torchrun."""
@@ -132,23 +135,21 @@ def command(output_dir, dataset, processes, *flags):
 @pytest.mark.nightly
 def test_two_processes_killed_at_random_moments_end_with_the_same_weights(tmp_path, shards):
     """Signal 9 to two processes with two workers each, ten times; a checkpoint is written at every step."""
-    flags = [*RANDOM, "--num_workers", 2, "--max_steps", 24, "--save_steps", 1, "--resume", "latest"]
+    flags = [*RANDOM, "--num_workers", 2, "--max_steps", LONG, "--save_steps", 1, "--resume", "latest"]
     subprocess.run(command(tmp_path / "through", shards, 2, *flags), env=environment(), check=True, capture_output=True)
     moments = random.Random(os.environ.get("MULT_HF_KILL_SEED", "0"))
     kills = int(os.environ.get("MULT_HF_KILLS", "10"))
     killed = 0
     while killed < kills:
         before = steps(tmp_path / "killed")
-        process = subprocess.Popen(
-            command(tmp_path / "killed", shards, 2, *flags), env=environment(), start_new_session=True, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(command(tmp_path / "killed", shards, 2, *flags), env=environment(), stderr=subprocess.DEVNULL)
         if killed > 0 or moments.random() < 0.7:
             wait_for(lambda before=before: steps(tmp_path / "killed") > before, process)
         time.sleep(moments.uniform(0.0, 1.0))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        assert kill_all_of(process) > 2, "premise: torchrun and both of its processes were killed"
         killed += 1
         print(f"kill {killed}: checkpoint {before} -> {steps(tmp_path / 'killed')}")
+    assert steps(tmp_path / "killed") < LONG, "premise: the run had not ended"
     subprocess.run(command(tmp_path / "killed", shards, 2, *flags), env=environment(), check=True, capture_output=True)
     assert_equal_up_to_rounding(tmp_path / "through", tmp_path / "killed")
 

@@ -283,7 +283,7 @@ def test_without_a_working_llvm_the_scalar_variant_is_used_and_the_message_names
 def test_a_file_that_is_not_a_library_fails_its_trial(tmp_path, monkeypatch):
     broken = tmp_path / "libLLVM-19.so"
     broken.write_text("not a library")
-    assert not variants.survives_trial(str(broken))
+    assert not variants.survives_trial("llvm_ad_rgb", str(broken))
     monkeypatch.setenv(variants.LIBRARY_VARIABLE, str(broken))
     assert variants.llvm_libraries() == [str(broken)], "what the user names is what is tried"
 
@@ -303,8 +303,14 @@ def test_versions_are_read_from_file_names(path, version):
 
 
 def test_an_unknown_variant_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'cuda'.*auto, llvm_ad_rgb, scalar_rgb"):
+    with pytest.raises(ValueError, match=r"'cuda'.*auto, llvm_ad_rgb, scalar_rgb, cuda_ad_rgb"):
         variants.choose_variant("cuda")
+
+
+def test_without_a_gpu_the_cuda_variant_is_refused(monkeypatch):
+    monkeypatch.setattr(variants, "survives_trial", lambda variant: False)
+    with pytest.raises(RuntimeError, match="cuda_ad_rgb does not work here; it needs an NVIDIA GPU and a driver with OptiX"):
+        variants.choose_variant("cuda_ad_rgb")
 
 
 # --- on disk ---

@@ -89,6 +89,12 @@ def test_a_run_is_predicted_from_one_process_and_compared_with_its_log(runs, cap
     assert [cell.strip() for cell in line.strip("|").split("|")] == ["two", "2", "4", "0.500", "0.500", "+0 %"]
 
 
+def test_a_low_quantile_is_the_time_of_the_steps_that_nothing_slowed(runs):
+    steps = [{"step": step, "seconds_per_step": 0.4 if step % 4 == 0 else 1.2} for step in range(40)]
+    (runs / "one/log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    assert (read_run(runs / "one").seconds, read_run(runs / "one", 0.1).seconds) == (1.2, 0.4)
+
+
 def test_a_log_without_steps_is_refused(runs):
     (runs / "one/log.jsonl").write_text('{"step": 1, "seconds_per_step": 1.0}\n')
     with pytest.raises(ValueError, match="has 1 entries of steps"):

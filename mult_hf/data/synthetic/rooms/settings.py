@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .variants import LLVM, SCALAR
+from .variants import RENDERING
 from .varied.groups import GROUPS, check_groups
 
 SMALLEST_SIZE = 32
@@ -21,12 +21,12 @@ class RoomsSettings:
         test_rooms: how many of them are for testing.
         views: number of views per room.
         size: height and width of the images in pixels, at least 32.
-        samples_per_pixel: light paths per pixel before denoising.
+        samples_per_pixel: light paths per pixel; fewer than `rendering.NOISE_FREE` are denoised.
         seed: seed of the first room; the following rooms have consecutive seeds.
         rooms_per_shard: rooms per file; an interruption loses at most one file's rooms.
         scenes: version of the scenes: 1, clean rooms seen from eye height, or 2, varied ones.
         without: groups of `varied.groups.GROUPS` that do not vary; empty for version 1.
-        variant: Mitsuba's variant, `"llvm_ad_rgb"` or `"scalar_rgb"`; their images differ slightly.
+        variant: Mitsuba's variant, one of `variants.RENDERING`; their images differ slightly.
 
     Raises:
         ValueError: if a number is out of range.
@@ -65,8 +65,8 @@ class RoomsSettings:
         if self.without and self.scenes == PLAIN:
             raise ValueError(f"without is {' '.join(self.without)}; only scenes {VARIED} have groups, leave it out for scenes {PLAIN}")
         object.__setattr__(self, "without", check_groups(self.without))
-        if self.variant not in (LLVM, SCALAR):
-            raise ValueError(f"variant is {self.variant!r}; choose {LLVM} or {SCALAR}")
+        if self.variant not in RENDERING:
+            raise ValueError(f"variant is {self.variant!r}; choose one of {', '.join(RENDERING)}")
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Choose a Mitsuba back end that works here: LLVM (fast) or scalar (needs no system library).
+"""Choose a Mitsuba back end that works here: LLVM (fast), scalar (needs no system library), or CUDA (an NVIDIA GPU with OptiX).
 
 An incompatible LLVM library aborts the whole process, so every candidate is first tried in a separate process.
 """
@@ -10,8 +10,9 @@ import subprocess
 import sys
 import warnings
 
-LLVM, SCALAR, AUTO = "llvm_ad_rgb", "scalar_rgb", "auto"
-VARIANTS = (AUTO, LLVM, SCALAR)
+LLVM, SCALAR, CUDA, AUTO = "llvm_ad_rgb", "scalar_rgb", "cuda_ad_rgb", "auto"
+RENDERING = (LLVM, SCALAR, CUDA)
+VARIANTS = (AUTO, *RENDERING)
 
 LIBRARY_VARIABLE = "DRJIT_LIBLLVM_PATH"
 """Environment variable with the path of the LLVM library that Dr.Jit loads."""
@@ -28,14 +29,15 @@ _PLACES = (
     "/usr/local/opt/llvm*/lib/libLLVM*.dylib",
 )
 
-_TRIAL = f"""
+_TRIAL = """
+import sys
 import mitsuba as mi
-mi.set_variant("{LLVM}")
-scene = mi.load_dict({{
-    "type": "scene", "light": {{"type": "constant"}}, "cube": {{"type": "cube"}},
-    "sensor": {{"type": "perspective", "film": {{"type": "hdrfilm", "width": 8, "height": 8}}}},
-}})
-mi.TensorXf(mi.render(scene, integrator=mi.load_dict({{"type": "path", "max_depth": 3}}), spp=1)).numpy()
+mi.set_variant(sys.argv[1])
+scene = mi.load_dict({
+    "type": "scene", "light": {"type": "constant"}, "cube": {"type": "cube"},
+    "sensor": {"type": "perspective", "film": {"type": "hdrfilm", "width": 8, "height": 8}},
+})
+mi.TensorXf(mi.render(scene, integrator=mi.load_dict({"type": "path", "max_depth": 3}), spp=1)).numpy()
 """
 
 INSTALL_HINT = (
@@ -60,14 +62,14 @@ def _llvm_version(path: str) -> int:
     return int(numbers[-1]) if numbers else 0
 
 
-def survives_trial(library: str, timeout_seconds: float = 600.0) -> bool:
-    """Whether a tiny rendering with an LLVM library succeeds, tested in another process because a failure aborts it.
+def survives_trial(variant: str, library: str | None = None, timeout_seconds: float = 600.0) -> bool:
+    """Whether a tiny rendering with a variant and LLVM library succeeds, tested in another process because a failure aborts it.
 
     The time limit is generous, so that a slow machine is not mistaken for one without LLVM.
     """
-    environment = {**os.environ, LIBRARY_VARIABLE: library}
+    environment = os.environ if library is None else {**os.environ, LIBRARY_VARIABLE: library}
     try:
-        trial = subprocess.run([sys.executable, "-c", _TRIAL], env=environment, capture_output=True, timeout=timeout_seconds)
+        trial = subprocess.run([sys.executable, "-c", _TRIAL, variant], env=environment, capture_output=True, timeout=timeout_seconds)
     except subprocess.TimeoutExpired:
         return False
     return trial.returncode == 0
@@ -77,22 +79,27 @@ def choose_variant(wanted: str = AUTO) -> tuple[str, str | None]:
     """Find a variant that works here, without loading anything into this process.
 
     Args:
-        wanted: one of `VARIANTS`; `"auto"` chooses LLVM if any library passes its trial, else scalar with a warning.
+        wanted: one of `VARIANTS`; `"auto"` chooses LLVM if any library passes its trial, else scalar with a warning. It never chooses
+            CUDA, so that a machine's GPU does not change the images.
 
     Returns:
         `tuple`: the variant's name, and its LLVM library or `None`.
 
     Raises:
         ValueError: if the name is unknown.
-        RuntimeError: if LLVM is required and no library works.
+        RuntimeError: if LLVM is required and no library works, or CUDA is required and does not work.
     """
     if wanted not in VARIANTS:
         raise ValueError(f"unknown variant {wanted!r}; choose one of {', '.join(VARIANTS)}")
     if wanted == SCALAR:
         return SCALAR, None
+    if wanted == CUDA:
+        if not survives_trial(CUDA):
+            raise RuntimeError(f"{CUDA} does not work here; it needs an NVIDIA GPU and a driver with OptiX. Choose {LLVM} or {AUTO}")
+        return CUDA, None
     candidates = llvm_libraries()
     for library in candidates:
-        if survives_trial(library):
+        if survives_trial(LLVM, library):
             return LLVM, library
     tried = f"tried {', '.join(candidates)}" if candidates else "found none"
     if wanted == LLVM:

@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import mitsuba as mi
-import mitsuba_oidn
 import numpy as np
 
 from mult_hf.data.synthetic.camera import GeometryMaps
 
 from ..builder import CLASS_NAMES, Part
 from ..materials import Material
-from ..rendering import class_table, load_mesh, make_sensor, make_texture
+from ..rendering import class_table, load_mesh, make_sensor, make_texture, radiance
 from ..viewpoints import RoomCamera
 from . import labels
 from .builder import Sun, VariedRoom
@@ -34,7 +33,7 @@ SPECULAR = 0.5
 """Strength of all gloss; materials differ in roughness."""
 
 BRIGHTEST = 60.0
-"""Radiance to which single light paths are clipped before denoising."""
+"""Radiance to which pixels are clipped before denoising."""
 
 DIMMEST_LAMP = 0.02
 """Share of the strongest lamp's power below which a light, such as a screen, is not sampled directly."""
@@ -98,13 +97,9 @@ class VariedScene:
         return points, np.where(behind, -normals, normals), classes, behind[..., 0]
 
     def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
-        """Denoised linear radiance, (size, size, 3) float32, from `samples` paths per pixel."""
-        sensor = make_sensor(camera, size, {"type": "independent", "sample_count": samples})
-        start: Any = seed  # declared as UInt32, and an integer at run time
-        noisy = np.array(mi.render(self._scene, sensor=sensor, integrator=self._colour_pass, spp=samples, seed=start))[..., :3]
-        guides = np.array(mi.render(self._scene, sensor=sensor, integrator=self._guide_pass, spp=GUIDE_SAMPLES, seed=start))
-        noisy, albedo, normals = noisy.clip(0, BRIGHTEST), guides[..., :3].clip(0, 1), guides[..., 3:6]
-        return mitsuba_oidn.denoise(*(np.ascontiguousarray(each) for each in (noisy, albedo, normals)), hdr=True)
+        """Linear radiance, (size, size, 3) float32, from `samples` paths per pixel; see [`radiance`]."""
+        integrators = {"paths": self._colour_pass, "guides": self._guide_pass}
+        return radiance(self._scene, camera, size, samples, seed, **integrators, guide_samples=GUIDE_SAMPLES, brightest=BRIGHTEST)
 
 
 def _bitmap(values: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def propose(room: VariedRoom, rng: np.random.Generator, style: str) -> HeldCamer
         [`HeldCamera`]: within the room, with a horizontal field of view of 35 to 95 degrees.
     """
     position, target = _POSES[style](room, rng)
-    field_of_view = rng.uniform(48, 78) if rng.random() < 0.65 else rng.uniform(35, 95)
+    field_of_view = rng.uniform(38, 70) if rng.random() < 0.75 else rng.uniform(35, 95)  # of most phones and video cameras, or any
     roll = rng.uniform(-25, 25) if rng.random() < 0.06 else np.clip(rng.normal(0, 3.5), -12, 12)
     return HeldCamera(_inside(room, position), target, float(field_of_view), float(roll))
 

@@ -1,0 +1,64 @@
+"""Edges and keypoints of a batch of images on any device, as `mult_hf.data.derive` computes those of one image."""
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .derive import DEFINED_AT, EDGES_GAIN, EDGES_SIGMA, GREY, KEYPOINTS_GAIN, KEYPOINTS_SIGMAS
+from .filters import highest_hessian_determinant, resized, smoothed_slopes
+
+
+def edges2d(images: Tensor) -> Tensor:
+    """Texture edges of images as a target in [0, 1]; see [`derive.edges2d`][mult_hf.data.derive.edges2d].
+
+    Args:
+        images: (batch, 3, height, width) in [0, 1]; they are rounded to 256 levels first, like stored images.
+
+    Returns:
+        `Tensor`: (batch, 1, height, width) float32.
+    """
+    response = smoothed_slopes(_grey(images), _defined_size(images), EDGES_SIGMA)
+    return _averaged_to(response, images).mul(EDGES_GAIN).clamp(0, 1)
+
+
+def keypoints2d(images: Tensor) -> Tensor:
+    """Corner-like points of images as a target in [0, 1]; see [`derive.keypoints2d`][mult_hf.data.derive.keypoints2d].
+
+    Args:
+        images: (batch, 3, height, width) in [0, 1]; they are rounded to 256 levels first, like stored images.
+
+    Returns:
+        `Tensor`: (batch, 1, height, width) float32.
+    """
+    grey = resized(_grey(images), _defined_size(images), Image.Resampling.BICUBIC)
+    response = highest_hessian_determinant(grey, KEYPOINTS_SIGMAS).clamp(min=0).float()
+    return _averaged_to(response, images).mul(KEYPOINTS_GAIN).clamp(0, 1)
+
+
+IMAGE_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {"edges2d": edges2d, "keypoints2d": keypoints2d}
+"""Functions of the tasks that the image alone defines."""
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(batch, height, width), rounded to the levels of a stored image before."""
+    levels = images.float().clamp(0, 1).mul(255).round().div(255)
+    return torch.einsum("bchw,c->bhw", levels, levels.new_tensor(GREY))
+
+
+def _defined_size(images: Tensor) -> tuple[int, int]:
+    """Height and width of the images at a shorter side of `DEFINED_AT` pixels."""
+    height, width = images.shape[-2:]
+    scale = DEFINED_AT / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def _averaged_to(response: Tensor, images: Tensor) -> Tensor:
+    """Resize (batch, height, width) to the images, (batch, 1, height, width)."""
+    size = images.shape[-2:]
+    method = Image.Resampling.BOX if size[0] <= response.shape[1] else Image.Resampling.BILINEAR
+    return resized(response, size, method)[:, None]
+
+
+__all__ = ["IMAGE_TARGETS", "edges2d", "keypoints2d"]

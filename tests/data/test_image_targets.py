@@ -1,0 +1,32 @@
+"""Proves that edges and keypoints of a batch on any device are those of `mult_hf.data.derive`."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import coffee
+
+from mult_hf.data import derive
+from mult_hf.data.image_targets import IMAGE_TARGETS
+
+REFERENCES = {"edges2d": (derive.edges2d, derive.EDGES_GAIN), "keypoints2d": (derive.keypoints2d, derive.KEYPOINTS_GAIN)}
+ROUNDING = 1e-5  # float32 sums in another order, times a gain of up to 20
+
+
+@pytest.mark.parametrize("task", sorted(REFERENCES))
+@pytest.mark.parametrize("size", [(64, 64), (96, 144), (200, 130), (560, 600)], ids=str)
+def test_targets_of_a_batch_are_those_of_each_image(task, size):
+    function, gain = REFERENCES[task]
+    photograph = np.tile(coffee(), (2, 2, 1))[100 : 100 + size[0], 150 : 150 + size[1]]  # the cup
+    images = np.stack([photograph, photograph[:, ::-1]])
+    found = IMAGE_TARGETS[task](torch.from_numpy(images.copy()).permute(0, 3, 1, 2) / 255)
+    assert found.shape == (2, 1, *size)
+    for image, target in zip(images, found, strict=True):
+        expected = derive.heat_map(function(image), gain)
+        assert expected.max() > 0.05, "premise: there is something to see"
+        np.testing.assert_allclose(target[0].numpy(), expected, rtol=0, atol=ROUNDING)
+
+
+def test_every_task_of_the_image_alone_has_both_forms():
+    from mult_hf.data.view_targets import IMAGE_TARGETS as ON_THE_PROCESSOR
+
+    assert set(IMAGE_TARGETS) == set(ON_THE_PROCESSOR)
