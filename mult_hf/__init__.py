@@ -19,6 +19,7 @@ if TYPE_CHECKING or not _IS_COMMAND:
     from mult_hf.model.registration import (
         DEFAULT_CHECKPOINT,
         IGNORE_INDEX,
+        INDOOR_CHECKPOINT,
         MULT_TASKS,
         LabelEncoding,
         MulTConfig,
@@ -46,6 +47,7 @@ else:
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "IGNORE_INDEX",
+    "INDOOR_CHECKPOINT",
     "MULT_TASKS",
     "LabelEncoding",
     "MulTConfig",

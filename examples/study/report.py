@@ -43,12 +43,16 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     "maps from the encoder or from each task's own stream, without sharing": ("own maps with skip", "no sharing with skip"),
     "sharing, the paper's blocks, maps from the encoder": ("MulT", "own maps"),
     "sharing, the paper's blocks, against maps of each task's own stream": ("MulT", "no sharing"),
+    "the same two sources of maps, the paper's blocks": ("own maps", "no sharing"),
     "six tasks together, against one network per task": ("MulT with skip", "single-task with skip"),
     "the same at equal time": ("MulT with skip", "single-task with skip, half the steps"),
     "the same with the paper's blocks": ("MulT", "single-task"),
     "six decoders on one encoder without sharing, against one network per task": ("no sharing with skip", "single-task with skip"),
+    "six decoders with own maps, against one network per task": ("own maps with skip", "single-task with skip"),
     "encoder map in the values": ("MulT with skip", "MulT"),
+    "the same without sharing": ("own maps with skip", "own maps"),
     "against the authors' head": ("MulT with skip", "authors' head"),
+    "the paper's blocks, against the authors' head": ("MulT", "authors' head"),
     "against MTAN": ("MulT with skip", "MTAN"),
     "against Swin-Unet": ("MulT with skip", "Swin-Unet"),
     "against cross-task attention": ("MulT with skip", "cross-task attention"),
@@ -214,7 +218,7 @@ def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:
     tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
     titles = [f"{task} {title(task, rows)}" for task in tasks]
     gain = [f"gain over {REFERENCE} [%]"] if REFERENCE in rows else []
-    costs = ["parameters", "GFLOPs", *(["ms per step"] if seconds else [])]
+    costs = ["parameters", "GFLOPs", *(["ms per step"] if seconds else []), "trained on"]
     lines = []
     best = {task: best_row(rows, task) for task in tasks}
     for name, row in rows.items():
@@ -223,8 +227,13 @@ def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:
         cells += [f"{row.total('parameters'):,}", f"{row.total('flops') / 1e9:.2f}"]
         known = [seconds.get(network["name"], math.nan) for network in row.networks]
         cells += [f"{1000 * sum(known):.0f}" if math.isfinite(sum(known)) else ""] if seconds else []
-        lines.append([name, *cells])
+        lines.append([name, *cells, devices(row)])
     return markdown_table(["network", *titles, *gain, *costs], lines)
+
+
+def devices(row: Row) -> str:
+    """Short names of the devices that trained a row."""
+    return ", ".join(sorted({network["device"].removeprefix("NVIDIA ").split(" ")[0] for network in row.networks}))
 
 
 def title(task: str, rows: Mapping[str, Row]) -> str:
@@ -289,9 +298,8 @@ def repeat_table(rows: Mapping[str, Row], again: Mapping[str, Row]) -> str:
     tasks = list(dict.fromkeys(task for row in again.values() for task in row.tasks))
     lines = []
     for name, row in again.items():
-        devices = [" and ".join(sorted({network["device"] for network in each.networks})) for each in (row, rows[name])]
         cells = [difference(row.tasks[task], rows[name].tasks[task]).text if task in row.tasks else "" for task in tasks]
-        lines.append([name, " over ".join(devices), *cells, mean_difference(row, rows[name]).text])
+        lines.append([name, f"{devices(row)} over {devices(rows[name])}", *cells, mean_difference(row, rows[name]).text])
     return markdown_table(["network", "better by [%]", *tasks, "mean"], lines)
 
 
@@ -300,12 +308,12 @@ def facts(rows: Mapping[str, Row]) -> str:
     networks = [network for row in rows.values() for network in row.networks]
     trained = sum(network["networks"] for network in networks)
     steps = sum(network["networks"] * network["steps"] for network in networks)
-    devices = sorted({network["device"] for network in networks})
+    names = sorted({network["device"] for network in networks})
     seeds = sorted({len(network["seeds"]) for network in networks})
     edges = {edge: sum(n["chosen"] == edge(map(float, n["learning_rates"])) for n in networks) for edge in (max, min)}
     missing = [name for name in yaml.safe_load(PLAN.read_text())["networks"] if name not in rows]
     return (
-        f"{trained} trainings ({steps:,} optimizer steps) of {len(networks)} architectures on {', '.join(devices)}; {seeds[-1]} seeds, "
+        f"{trained} trainings ({steps:,} optimizer steps) of {len(networks)} architectures on {', '.join(names)}; {seeds[-1]} seeds, "
         f"{len(networks[0]['learning_rates'])} learning rates; at most {max(network['steps'] for network in networks):,} steps each; "
         f"{len(next(iter(next(iter(rows.values())).tasks.values())).draws[0])} test rooms, {RESAMPLES:,} resamples. "
         f"The chosen learning rate is the highest one for {edges[max]} of these architectures and the lowest one for {edges[min]}.\n\n"
@@ -427,7 +435,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     rows = read_rows(arguments.results, RESAMPLES)
-    parts = generated(rows, read_seconds(arguments.results), *read_more(arguments.results))
+    again, why = read_more(arguments.results)
+    parts = generated(rows, read_seconds(arguments.results), again, why)
     if arguments.page is None:
         print("\n\n".join(parts.values()))
     else:
@@ -435,6 +444,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.images is not None:
         for name, plot in PLOTS.items():
             plot(rows, arguments.images / f"evidence-{name}.png")
+        if why is not None:
+            why_report.plot_maps(why, arguments.images / "evidence-maps.png")
 
 
 if __name__ == "__main__":

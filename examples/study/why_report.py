@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mult_hf.data.markdown import markdown_table
 from mult_hf.metrics import METRICS
 from mult_hf.model.tasks import registered_tasks
 
-SHARED, OWN, STREAMS = "MulT with skip", "own maps with skip", "no sharing with skip"
+SHARED, OWN = "MulT with skip", "own maps with skip"
 AS_TRAINED = "as trained"
 MAPS = "maps: "
 STAGES = ("1/32", "1/16", "1/8", "1/4")
@@ -48,14 +51,17 @@ def other(holds: Callable[[Record], bool]) -> Callable[[Record], bool]:
 DISTANCES: dict[str, Callable[[Record], bool]] = {
     "shared map, own map of the same task (normals)": between(SHARED, OWN, same_seed, same_task),
     "shared map, own maps of the other tasks": between(SHARED, OWN, same_seed, other(same_task)),
-    "shared maps of two seeds": between(SHARED, SHARED, other(same_seed)),
-    "own maps of two tasks of one network": between(OWN, OWN, same_seed, other(same_task)),
-    "own maps of one task, two seeds": between(OWN, OWN, other(same_seed), same_task),
-    "maps from the streams of two tasks of one network": between(STREAMS, STREAMS, same_seed, other(same_task)),
-    "shared map made by normals, by another task": lambda r: (
-        r["rows"][0] == SHARED and r["rows"][1].startswith("reference ") and same_seed(r)
-    ),
-    "shared map, uniform attention": between(SHARED, "uniform"),
+    "shared map made by normals, by another task": lambda record: of_two_references(record) and same_seed(record),
+    **{f"{name}: shared maps of two seeds": between(name, name, other(same_seed)) for name in (SHARED, "authors' head")},
+    **{
+        f"{name}: {pairs}": between(name, name, *conditions)
+        for name in (OWN, "own maps", "no sharing with skip", "no sharing")
+        for pairs, conditions in {
+            "two tasks, one seed": (same_seed, other(same_task)),
+            "one task, two seeds": (other(same_seed), same_task),
+        }.items()
+    },
+    **{f"{name}: from uniform attention": between(name, "uniform") for name in (SHARED, "authors' head", OWN, "own maps", "no sharing")},
 }
 """Which pairs of maps are averaged in a row of the table of distances."""
 
@@ -106,14 +112,14 @@ def by_seeds(records: Sequence[Record], stage: int) -> list[float]:
     return [float(np.mean(values)) for values in grouped.values()]
 
 
-def task_distance_table(records: Sequence[Record]) -> str:
-    """Markdown: distance of the shared map from each task's own map."""
+def task_distance_table(records: Sequence[Record], name: str = "own maps", reference: str = "normals") -> str:
+    """Markdown: distance of one task's own map from that of every other task in the same network."""
     lines = []
     for task in registered_tasks():
-        chosen = [record for record in records if record["rows"] == [SHARED, OWN] and same_seed(record) and record["tasks"][1] == task]
+        chosen = [r for r in records if r["rows"] == [name, name] and same_seed(r) and set(r["tasks"]) == {reference, task}]
         if chosen:
             lines.append([task, *(mean_and_spread(by_seeds(chosen, stage), 3) for stage in range(len(STAGES)))])
-    return markdown_table(["own map of", *STAGES], lines)
+    return markdown_table([f"{reference} and", *STAGES], lines)
 
 
 def changes(entry: Record, variant: str) -> dict[str, float]:
@@ -128,19 +134,18 @@ def changes(entry: Record, variant: str) -> dict[str, float]:
 
 def replacement_table(entries: Sequence[Record]) -> str:
     """Markdown: what replacing the maps does to each task, mean and standard deviation over seeds."""
-    return variant_table(entries, [SHARED, OWN, STREAMS], lambda variant: variant.startswith(MAPS))
+    return variant_table(entries, lambda variant: variant.startswith(MAPS))
 
 
 def corruption_table(entries: Sequence[Record]) -> str:
     """Markdown: what corrupting the images does to each task, by network."""
-    names = list(dict.fromkeys(entry["row"] for entry in entries))
-    return variant_table(entries, names, lambda variant: not variant.startswith(MAPS) and variant != AS_TRAINED)
+    return variant_table(entries, lambda variant: not variant.startswith(MAPS) and variant != AS_TRAINED)
 
 
-def variant_table(entries: Sequence[Record], names: Sequence[str], wanted: Callable[[str], bool]) -> str:
-    """Markdown: changes of every task for the wanted variants of the named networks."""
+def variant_table(entries: Sequence[Record], wanted: Callable[[str], bool]) -> str:
+    """Markdown: changes of every task for the wanted variants of all networks."""
     lines = []
-    for name in names:
+    for name in dict.fromkeys(entry["row"] for entry in entries):
         own = [entry for entry in entries if entry["row"] == name]
         for variant in dict.fromkeys(variant for entry in own for variant in entry["values"] if wanted(variant)):
             found = [changes(entry, variant) for entry in own if variant in entry["values"]]
@@ -148,3 +153,47 @@ def variant_table(entries: Sequence[Record], names: Sequence[str], wanted: Calla
             cells = [mean_and_spread(values, 1) for values in tasks]
             lines.append([name, variant.removeprefix(MAPS), *cells, mean_and_spread((np.mean([*c.values()]) for c in found), 1)])
     return markdown_table(["network", "change", *registered_tasks(), "all six"], lines)
+
+
+# --- plots ---
+
+
+def plot_maps(why: Mapping[str, Sequence[Record]], path: Path, name: str = "own maps") -> None:
+    """Distances by stage, and what every task loses with the map of another task."""
+    figure = Figure(figsize=(12.8, 4.2), layout="constrained")
+    distances, losses = figure.subplots(1, 2, width_ratios=[1.3, 1])
+    draw_distances(distances, why["distances"])
+    draw_losses(losses, [entry for entry in why["metrics"] if entry["row"] == name])
+    figure.savefig(path, dpi=120)
+
+
+def draw_distances(axes: Axes, records: Sequence[Record]) -> None:
+    """One line per row of the table of distances, with the standard deviation over seeds or pairs of seeds."""
+    for name, wanted in DISTANCES.items():
+        chosen = [record for record in records if wanted(record)]
+        if chosen and "uniform" not in name:
+            found = [by_seeds(chosen, stage) for stage in range(len(STAGES))]
+            spread = [np.std(values, ddof=1) if len(values) > 1 else 0 for values in found]
+            style = "--" if "two seeds" in name else "-"
+            axes.errorbar(STAGES, [np.mean(values) for values in found], spread, label=name, linestyle=style, marker="o", capsize=3)
+    axes.set_xlabel("resolution of the stage")
+    axes.set_ylabel("total variation")
+    axes.set_title("Distance between attention maps", fontsize=10)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+
+
+def draw_losses(axes: Axes, entries: Sequence[Record]) -> None:
+    """Matrix: how much better every task becomes when all use the map of one task; negative is worse."""
+    tasks = [task for task in registered_tasks() if entries and f"{MAPS}all {task}" in entries[0]["values"]]
+    mean = [[np.mean([changes(e, f"{MAPS}all {maker}")[task] for e in entries]) for task in tasks] for maker in tasks]
+    axes.imshow(mean, cmap="Reds_r", vmin=-100, vmax=0)
+    for row, column in product(range(len(tasks)), repeat=2):
+        if row != column:
+            color = "white" if mean[row][column] < -60 else "black"
+            axes.text(column, row, f"{mean[row][column]:.0f}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=30, fontsize=8)
+    axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
+    axes.set_xlabel("task that is measured")
+    axes.set_ylabel("task whose map all use")
+    axes.set_title("Better by [%] with the map of another task", fontsize=10)

@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf import DEFAULT_CHECKPOINT, INDOOR_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
@@ -50,6 +50,9 @@ COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 FOLLOWING_SECTION = "## Outputs"
 """Heading in the card; the held-out results are inserted before it."""
 
+PACKAGED = {Path(DEFAULT_CHECKPOINT).name: "", Path(INDOOR_CHECKPOINT).name: ", model=mult_hf.INDOOR_CHECKPOINT"}
+"""How the pipeline's call in the card of each packaged model names it."""
+
 IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline and includes this model"
 """Import line in a packaged model's card, because there is no copy of the code for trust_remote_code."""
 
@@ -64,7 +67,7 @@ class ReleaseArguments:
     split: str = flag("test", "held-out split to measure on")
     baseline_split: str = flag("train", "split that the constant baseline is computed from")
     dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "type of the weights in the file; they are loaded as float32")
-    packaged: bool = flag(False, "release as the shipped checkpoint: without a copy of the code, and loaded by default")
+    packaged: bool = flag(False, "release as a checkpoint of the package: without a copy of the code, and without its directory if it is the default")
     license: str | None = flag(None, "licence of the weights in the Hub's notation, such as mit")
     data_command: str | None = flag(None, "command that creates the data, shown in the card")
     limits: list[str] = flag([], "first sentences of the card's section on limits")
@@ -156,7 +159,7 @@ def write_card(arguments: ReleaseArguments, directory: Path, numbers: Mapping[st
     old, new = public_name(str(arguments.model)), arguments.output_dir.resolve().name
     card.data.model_name = new
     card.data.license = arguments.license or card.data.license
-    loaded = "" if arguments.packaged else f', model="{new}"'
+    loaded = PACKAGED.get(new, "") if arguments.packaged else f', model="{new}"'
     if arguments.packaged:
         card.text = re.sub(r"(?m)^import mult_hf  # .*$", IMPORT_OF_PACKAGED, card.text, count=1)
     card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f', model="{old}"', loaded, 1)

@@ -37,8 +37,8 @@ def keypoints2d(images: Tensor) -> Tensor:
     return _averaged_to(response, images).mul(KEYPOINTS_GAIN).clamp(0, 1)
 
 
-IMAGE_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {"edges2d": edges2d, "keypoints2d": keypoints2d}
-"""Functions of the tasks that the image alone defines."""
+IMAGE_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {function.__name__: function for function in (edges2d, keypoints2d)}
+"""Functions of the tasks that the image alone defines, which have the names of their tasks."""
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -61,4 +61,4 @@ def _averaged_to(response: Tensor, images: Tensor) -> Tensor:
     return resized(response, size, method)[:, None]
 
 
-__all__ = ["IMAGE_TARGETS", "edges2d", "keypoints2d"]
+__all__ = ["IMAGE_TARGETS"]

@@ -21,6 +21,9 @@ from mult_hf.model.tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpe
 DEFAULT_CHECKPOINT = str(Path(__file__).resolve().parents[1] / "checkpoints" / "rooms-tiny")
 """Directory of the small model in the package, trained on rendered rooms; its README.md lists its training data and metrics."""
 
+INDOOR_CHECKPOINT = str(Path(__file__).resolve().parents[1] / "checkpoints" / "indoor")
+"""Directory of a larger model in the package, for rooms and photographs of rooms. Its encoder needs timm (extra `timm`)."""
+
 
 def _register() -> None:
     """Register the classes with transformers, and let `save_pretrained` copy their code next to the weights."""

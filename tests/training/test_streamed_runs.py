@@ -159,7 +159,7 @@ def steps(directory):
     return int(re.findall(r"\d+", found[-1].name)[0]) if found else 0
 
 
-def wait_for(reached, process, seconds=120):
+def wait_for(reached, process, seconds=240):
     for _ in range(seconds * 50):
         if reached() or process.poll() is not None:
             return

@@ -73,7 +73,7 @@ def test_every_result_is_in_the_tables(study_results, tmp_path, monkeypatch):
     rmse = np.array([test["depth/rmse"] for test in results["mult-with-skip"]["test"]])
     assert f"{rmse.mean():.4f} ± {rmse.std(ddof=1):.4f}" in main_rows["MulT with skip"]
     assert f"{results['mult-with-skip']['parameters']:,}" in main_rows["MulT with skip"]
-    assert main_rows["MulT with skip"].endswith("| 250 |")
+    assert main_rows["MulT with skip"].endswith("| 250 | cpu |")
     both = [results[f"single-task-with-skip-half-the-steps-{task}"]["parameters"] for task in ("depth", "segmentation")]
     assert f"{sum(both):,}" in main_rows["single-task with skip, half the steps"], "one row for all single-task networks"
     assert "MulT with skip over own maps with skip" in parts["comparisons"]
@@ -82,6 +82,16 @@ def test_every_result_is_in_the_tables(study_results, tmp_path, monkeypatch):
     gains = results["mult-with-skip"]["learning_rates"][str(chosen)]["gains"]
     assert f"**{np.mean(gains):.1f}**" in parts["rates"]
     assert "16 trainings (48 optimizer steps) of 4 architectures on cpu; 2 seeds, 2 learning rates" in parts["facts"]
+
+
+def test_a_row_that_was_trained_again_is_compared_with_its_first_training(study_results):
+    rows = read_rows(study_results[0] / "out", resamples=50)
+    first, second = rows["MulT with skip"], rows["own maps with skip"]  # stands for the second training
+    table = generated(rows, {}, {"MulT with skip": second})["again"]
+    cells = [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]]
+    assert cells[:2] == ["MulT with skip", "cpu over cpu"]
+    assert cells[2:-1] == [difference(second.tasks[task], first.tasks[task]).text for task in second.tasks]
+    assert cells[-1] == mean_difference(second, first).text
 
 
 def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):

@@ -62,3 +62,13 @@ def test_corrupted_images_and_replaced_maps_are_in_tables_of_their_own():
     both["values"]["noise 0.1"] = both["values"]["maps: uniform"]
     assert "noise" not in replacement_table([both])
     assert "uniform" not in why_report.corruption_table([both])
+
+
+def test_the_plot_is_drawn_from_networks_with_own_maps(tmp_path):
+    makers = ["depth", "segmentation"]
+    worse = dict.fromkeys(["depth/mae", "segmentation/mae"], 2.0)
+    values = {"as trained": dict.fromkeys(worse, 1.0), **{f"maps: all {task}": worse for task in makers}}
+    records = [record(("own maps", "own maps"), (0, 0), makers, 0.1 * stage, stage) for stage in range(4)]
+    why = {"distances": records, "metrics": [{"row": "own maps", "seed": 0, "values": values}]}
+    why_report.plot_maps(why, tmp_path / "maps.png")
+    assert (tmp_path / "maps.png").stat().st_size > 10_000
