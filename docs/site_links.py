@@ -21,6 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = {
     "index.md": ROOT / "README.md",
     "rooms-tiny.md": ROOT / "mult_hf/checkpoints/rooms-tiny/README.md",
+    "indoor.md": ROOT / "mult_hf/checkpoints/indoor/README.md",
     "changelog.md": ROOT / "CHANGELOG.md",
 }
 PICTURES = {".png", ".jpg", ".svg"}

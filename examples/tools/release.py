@@ -67,7 +67,7 @@ class ReleaseArguments:
     split: str = flag("test", "held-out split to measure on")
     baseline_split: str = flag("train", "split that the constant baseline is computed from")
     dtype: Literal["float16", "bfloat16", "float32"] = flag("float16", "type of the weights in the file; they are loaded as float32")
-    packaged: bool = flag(False, "release as a checkpoint of the package: without a copy of the code, and without its directory if it is the default")
+    packaged: bool = flag(False, "release as a checkpoint of the package, without a copy of the code")
     license: str | None = flag(None, "licence of the weights in the Hub's notation, such as mit")
     data_command: str | None = flag(None, "command that creates the data, shown in the card")
     limits: list[str] = flag([], "first sentences of the card's section on limits")
