@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -78,13 +79,13 @@ def wait_for(reached, process, log):
 
 
 @pytest.fixture(scope="module")
-def server(directory, engine, tmp_path_factory):
+def server(directory, engine, tmp_path_factory, request):
     """The server's process and its address."""
     log = tmp_path_factory.mktemp("log") / "log.txt"
     process, port = start(directory, engine, log)
+    request.addfinalizer(partial(kill_all_of, process))
     wait_for(lambda: b"serving served" in log.read_bytes(), process, log)
-    yield process, f"http://127.0.0.1:{port}"
-    kill_all_of(process)
+    return process, f"http://127.0.0.1:{port}"
 
 
 def image_of(number):
@@ -162,16 +163,17 @@ def test_sigterm_answers_the_requests_in_progress_and_leaves_no_process(server, 
 
 
 @pytest.mark.parametrize("moment", ["the model is checked", "the cluster starts", "the model's process starts"])
-def test_sigterm_during_the_start_leaves_no_process(directory, engine, tmp_path, moment):
+def test_sigterm_during_the_start_leaves_no_process(directory, engine, tmp_path, moment, request):
+    if engine == "process" and moment != "the model is checked":
+        pytest.skip("there are no other processes")
     log = tmp_path / "log.txt"
     process, _ = start(directory, engine, log)
+    request.addfinalizer(partial(kill_all_of, process))
     moments = {
         "the model is checked": lambda: b"Loading weights" in log.read_bytes(),
         "the cluster starts": lambda: psutil.Process(process.pid).children(),
         "the model's process starts": lambda: "ModelReplica" in str([each.name() for each in children(process)]),
     }
-    if engine == "process" and moment != "the model is checked":
-        pytest.skip("there are no other processes")
     wait_for(moments[moment], process, log)
     group = children(process)
     process.send_signal(signal.SIGTERM)
