@@ -79,13 +79,15 @@ def wait_for(reached, process, log):
 
 
 @pytest.fixture(scope="module")
-def server(directory, engine, tmp_path_factory, request):
+def server(directory, engine, tmp_path_factory):
     """The server's process and its address."""
     log = tmp_path_factory.mktemp("log") / "log.txt"
     process, port = start(directory, engine, log)
-    request.addfinalizer(partial(kill_all_of, process))
-    wait_for(lambda: b"serving served" in log.read_bytes(), process, log)
-    return process, f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: b"serving served" in log.read_bytes(), process, log)
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        kill_all_of(process)
 
 
 def image_of(number):
