@@ -18,6 +18,7 @@ from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 from .augmentations import RandomAugmentation, View
 from .collator import SEEDS, SIZES
 from .geometric import BEYOND_IMAGE
+from .photometric import rotate_hue
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the grey of contrast and saturation, as in torchvision."""
@@ -233,27 +234,9 @@ def _coloured(images: Tensor, numbers: _Numbers) -> Tensor:
     means = (images * luma).sum(1, keepdim=True).mean((-2, -1), keepdim=True)
     images = torch.lerp(means, images, numbers.contrast.to(dtype)).clamp(0, 1)
     images = torch.lerp((images * luma).sum(1, keepdim=True), images, numbers.saturation.to(dtype)).clamp(0, 1)
-    images = _turn_hues(images, numbers.hue.to(dtype))
+    images = rotate_hue(images, numbers.hue.to(dtype))
     factors = torch.cat([numbers.red, torch.ones_like(numbers.red), numbers.blue], 1).to(dtype)
     return (images * factors).clamp(0, 1).pow(numbers.gamma.to(dtype))
-
-
-def _turn_hues(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift the hue of the HSV model by shares of a full turn.
-
-    With the hue h in sixths of a turn, a channel is value - value * saturation * clamp(min(k, 4 - k), 0, 1), where k = (n + h) mod 6
-    with n = 5, 3, 1 for red, green, blue.
-    """
-    value, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
-    chroma = value - smallest
-    safe = torch.where(chroma > 0, chroma, 1)
-    red, green, blue = images.unbind(1)
-    differences = torch.stack([green - blue, blue - red, red - green], 1) / safe
-    sector = (images == value).int().argmax(1, keepdim=True)  # the first of the largest channels
-    hue = differences.gather(1, sector) + 2 * sector
-    hue = torch.where(chroma > 0, hue, 0) + 6 * shifts
-    k = (images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + hue) % 6
-    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def _blurred(images: Tensor, sigmas: Sequence[float]) -> Tensor:

@@ -25,24 +25,31 @@ def colour_jitter(
     jittered = image_functional.adjust_brightness(pixel_values, brightness)
     jittered = image_functional.adjust_contrast(jittered, contrast)
     jittered = image_functional.adjust_saturation(jittered, saturation)
-    return _hue_rotated(jittered, hue) if hue else jittered
+    return rotate_hue(jittered, hue) if hue else jittered
 
 
-def _hue_rotated(pixel_values: Tensor, hue: float) -> Tensor:
+def rotate_hue(pixel_values: Tensor, hue: float | Tensor) -> Tensor:
     """`torchvision.transforms.v2.functional.adjust_hue` in a third of its passes over the image, without its detour over HSV.
 
     Each channel falls from the highest value of its pixel by the pixel's range, as far as its distance on the colour circle demands.
+
+    Args:
+        pixel_values: (..., 3, height, width) float in [0, 1].
+        hue: rotation as a share of a full turn, a number or (..., 1, 1, 1).
+
+    Returns:
+        `Tensor`: like `pixel_values`.
     """
-    red, green, blue = pixel_values
-    lowest, highest = torch.aminmax(pixel_values, dim=0)
+    red, green, blue = pixel_values.unbind(-3)
+    lowest, highest = torch.aminmax(pixel_values, dim=-3)
     spread = highest - lowest
     divisor = torch.where(spread > 0, spread, 1)
     from_blue = torch.where(highest == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4))
-    sixths = torch.where(highest == red, (green - blue).div_(divisor), from_blue)  # (height, width), position on the circle
-    channels = pixel_values.new_tensor([5, 3, 1]).add_(6 * hue).view(3, 1, 1)
-    distance = (sixths + channels).remainder_(6)
-    share = torch.minimum(distance, 4 - distance).clamp_(0, 1)  # (3, height, width)
-    return highest - share.mul_(spread)
+    sixths = torch.where(highest == red, (green - blue).div_(divisor), from_blue)  # (..., height, width), position on the circle
+    channels = pixel_values.new_tensor([5, 3, 1]).view(3, 1, 1) + 6 * hue
+    distance = (sixths.unsqueeze(-3) + channels).remainder_(6)
+    share = torch.minimum(distance, 4 - distance).clamp_(0, 1)  # (..., 3, height, width)
+    return highest.unsqueeze(-3) - share.mul_(spread.unsqueeze(-3))
 
 
 def gaussian_blur(pixel_values: Tensor, sigma: float) -> Tensor:

@@ -17,17 +17,14 @@ from .viewpoints import RoomCamera
 try:
     import drjit
     import mitsuba as mi
+    import mitsuba_oidn
 except ImportError as error:
-    raise ImportError(f'rendering rooms needs Mitsuba ({error}); install it with: pip install "mult-hf[rooms]"') from error
+    raise ImportError(
+        f'rendering rooms needs Mitsuba and its denoiser ({error}); install them with: pip install "mult-hf[rooms]"'
+    ) from error
 
 PATH_DEPTH = 5
 """Longest light path in segments; longer paths change little in closed pale rooms and cost time."""
-
-NOISE_FREE = 256
-"""Light paths per pixel from which images are not denoised; the noise that is left is less than that of a camera."""
-
-SAMPLES_AT_ONCE = 64
-"""Light paths per pixel in one pass, which limits memory."""
 
 GUIDE_SAMPLES = 8
 """Samples per pixel of the albedo and normals that guide the denoiser."""
@@ -70,7 +67,7 @@ class RoomScene:
         return GeometryMaps(depth.astype(np.float32), np.moveaxis(normals, -1, 0).astype(np.float32), self._class_of_shape[shapes])
 
     def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
-        """Linear radiance, (size, size, 3) float32, from `samples` paths per pixel; see [`radiance`]."""
+        """Denoised linear radiance, (size, size, 3) float32, from `samples` paths per pixel; see [`radiance`]."""
         return radiance(
             self._scene, camera, size, samples, seed, paths=self._colour_pass, guides=self._guide_pass, guide_samples=GUIDE_SAMPLES
         )
@@ -88,46 +85,28 @@ def radiance(
     guide_samples: int,
     brightest: float | None = None,
 ) -> np.ndarray:
-    """Linear radiance of a view, denoised if it is noisy.
+    """Denoised linear radiance of a view.
 
     Args:
         scene: the scene.
         camera: the camera.
         size: height and width in pixels.
-        samples: light paths per pixel; fewer than `NOISE_FREE` are denoised.
+        samples: light paths per pixel.
         seed: of the random paths.
         paths: integrator of the light paths.
         guides: integrator of albedo and normals, which guide the denoiser.
         guide_samples: samples per pixel of the guides.
-        brightest: value to which the radiance of a pixel is clipped.
+        brightest: value to which the radiance of a pixel is clipped before denoising.
 
     Returns:
         `np.ndarray`: (size, size, 3) float32.
     """
-    rendered = []
-    for start in range(0, samples, SAMPLES_AT_ONCE):
-        count = min(SAMPLES_AT_ONCE, samples - start)
-        sensor = make_sensor(camera, size, {"type": "independent", "sample_count": count})
-        number: Any = seed + start  # declared as UInt32, and an integer at run time
-        rendered.append(count * np.array(mi.render(scene, sensor=sensor, integrator=paths, spp=count, seed=number))[..., :3])
-    noisy = np.ascontiguousarray(sum(rendered) / np.float32(samples)).clip(0, brightest)
-    if samples >= NOISE_FREE:
-        return noisy
-    number = seed
     sensor = make_sensor(camera, size, {"type": "independent", "sample_count": samples})
-    seen = np.array(mi.render(scene, sensor=sensor, integrator=guides, spp=guide_samples, seed=number))
-    return _denoised(noisy, np.ascontiguousarray(seen[..., :3].clip(0, 1)), np.ascontiguousarray(seen[..., 3:6]))
-
-
-def _denoised(noisy: np.ndarray, albedo: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    try:
-        import mitsuba_oidn
-    except ImportError as error:
-        raise ImportError(
-            f"images of fewer than {NOISE_FREE} samples per pixel need the denoiser ({error}); "
-            'install it with: pip install "mult-hf[rooms]"'
-        ) from error
-    return mitsuba_oidn.denoise(noisy, albedo, normals, hdr=True)
+    start: Any = seed  # declared as UInt32, and an integer at run time
+    noisy = np.array(mi.render(scene, sensor=sensor, integrator=paths, spp=samples, seed=start))[..., :3].clip(0, brightest)
+    seen = np.array(mi.render(scene, sensor=sensor, integrator=guides, spp=guide_samples, seed=start))
+    albedo, normals = seen[..., :3].clip(0, 1), seen[..., 3:6]
+    return mitsuba_oidn.denoise(*(np.ascontiguousarray(each) for each in (noisy, albedo, normals)), hdr=True)
 
 
 def develop(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -21,7 +21,7 @@ class RoomsSettings:
         test_rooms: how many of them are for testing.
         views: number of views per room.
         size: height and width of the images in pixels, at least 32.
-        samples_per_pixel: light paths per pixel; fewer than `rendering.NOISE_FREE` are denoised.
+        samples_per_pixel: light paths per pixel before denoising.
         seed: seed of the first room; the following rooms have consecutive seeds.
         rooms_per_shard: rooms per file; an interruption loses at most one file's rooms.
         scenes: version of the scenes: 1, clean rooms seen from eye height, or 2, varied ones.

@@ -97,7 +97,7 @@ class VariedScene:
         return points, np.where(behind, -normals, normals), classes, behind[..., 0]
 
     def colour(self, camera: RoomCamera, size: int, samples: int, seed: int) -> np.ndarray:
-        """Linear radiance, (size, size, 3) float32, from `samples` paths per pixel; see [`radiance`]."""
+        """Denoised linear radiance, (size, size, 3) float32, from `samples` paths per pixel; see [`radiance`]."""
         integrators = {"paths": self._colour_pass, "guides": self._guide_pass}
         return radiance(self._scene, camera, size, samples, seed, **integrators, guide_samples=GUIDE_SAMPLES, brightest=BRIGHTEST)
 
