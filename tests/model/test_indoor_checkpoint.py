@@ -1,6 +1,5 @@
 """Proves that the larger checkpoint in the package is complete, loads without network access, and is better than a constant map."""
 
-import json
 import re
 from pathlib import Path
 
@@ -72,17 +71,6 @@ def test_its_card_has_existing_images_the_encoders_licence_and_metrics_of_every_
     assert card.data.license == "apache-2.0", "that of the encoder's weights"
     assert "Apache License" in (DIRECTORY / "LICENSE").read_text()
     assert "model=mult_hf.INDOOR_CHECKPOINT" in card.text
-
-
-def test_it_contains_no_paths_of_the_training_machine():
-    for path in [*DIRECTORY.glob("*.json"), DIRECTORY / "README.md"]:
-        assert not re.search(r"(?<![\w.])/(root|home|tmp|work|Users)/", path.read_text()), path
-
-
-def test_saving_it_again_adds_the_code_for_machines_without_the_package(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    assert (tmp_path / "modeling_mult.py").is_file()
-    assert "auto_map" in json.loads((tmp_path / "config.json").read_text())
 
 
 @pytest.mark.slow
