@@ -50,11 +50,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def save_model(tiny_model, tmp_path):
+def save_model(shallow_model, tmp_path):
     """Save a very small model as training does, with a processor and a card."""
 
     def save(name="model", seed=0, tasks=MODEL_TASKS, size=SIZE):
-        model = tiny_model(tasks=tasks)
+        model = shallow_model(tasks=tasks)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
@@ -84,7 +84,7 @@ def run(tmp_path, capsys):
 # --- measurements
 
 
-def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, run, tiny_model):
+def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, run, shallow_model):
     """Image by image through processor, model and post_process, against maps read by hand."""
     model_directory = save_model()
     _, results, _ = run(model_directory, data, "--batch_size", 2)

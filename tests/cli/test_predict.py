@@ -32,8 +32,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYT
 
 
 @pytest.fixture
-def model(tiny_model, tmp_path):
-    model = tiny_model(tasks=TASKS)
+def model(shallow_model, tmp_path):
+    model = shallow_model(tasks=TASKS)
     model.save_pretrained(tmp_path / "model")
     MulTImageProcessor(size={"height": SIZE, "width": SIZE}, tasks=model.config.tasks).save_pretrained(tmp_path / "model")
     return tmp_path / "model"

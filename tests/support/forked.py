@@ -6,6 +6,7 @@ Accelerate's and torch's launchers, is what tests/cli/test_main.py and tests/tra
 
 import multiprocessing
 import os
+import runpy
 import socket
 import sys
 from multiprocessing.connection import wait
@@ -45,6 +46,23 @@ def start(function, *arguments, output, environment=None):
     with patch.dict(os.environ, SETTINGS):  # of the process that is copied, which the first call starts
         process.start()
     return process
+
+
+def _script(path, argv):
+    sys.argv = [str(path), *argv]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def run_script(path, *argv, output):
+    """Run a script as `python path argv...` does.
+
+    Returns:
+        What it printed, and its exit status.
+    """
+    process = start(_script, path, [*map(str, argv)], output=output)
+    process.join()
+    return output.read_text(), process.exitcode
 
 
 def run_together(function, *arguments, output, processes=2, environment=None):
