@@ -14,17 +14,17 @@ IMAGE = ROOT / "docs/images/living-room.jpg"
 
 
 def test_the_saved_maps_are_those_of_the_pipeline(tmp_path):
-    argv = ["--image", IMAGE, "--output_dir", tmp_path]
+    argv = ["--image", IMAGE, "--output_dir", tmp_path / "out"]
     printed, status = run_script(ROOT / "examples/predict.py", *argv, output=tmp_path / "output.txt")
     assert status == 0, printed
     expected = pipeline("multitask-vision", model=mult_hf.DEFAULT_CHECKPOINT)(str(IMAGE))
-    entries = load_stored_forms(tmp_path)
+    entries = load_stored_forms(tmp_path / "out")
     assert entries.keys() == expected.keys()
     for task, entry in entries.items():
         assert f"{task} " in printed
-        read, prediction = read_map(tmp_path / "maps" / task / "living-room.png", entry), expected[task]["prediction"].numpy()
+        read, prediction = read_map(tmp_path / "out/maps" / task / "living-room.png", entry), expected[task]["prediction"].numpy()
         if entry.is_classification:
             assert (read != prediction).mean() < 0.001, "pixels where two classes are equally likely"
         else:
             np.testing.assert_allclose(read.reshape(prediction.shape), prediction, atol=precision(entry) + 1e-3)
-    assert (tmp_path / "panels/living-room.jpg").is_file()
+    assert (tmp_path / "out/panels/living-room.jpg").is_file()

@@ -1,7 +1,5 @@
 """Proves that gradient methods combine the tasks' gradients like torchjd, and train the same in two processes."""
 
-import os
-import socket
 import sys
 
 import pytest
@@ -12,6 +10,7 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
 from mult_hf.training.weighting import make_weighting
+from support.forked import run_together
 from support.models import SHALLOW_SWIN
 from support.weightings import TASKS, backward, batch_of, gradients_of, one_step, weighting_of
 
@@ -126,12 +125,11 @@ def train_three_steps(name, options, accelerator, rows):
     return weighting.weights, {key: value.detach().clone() for key, value in model.named_parameters()}
 
 
-def run_process(rank, port, directory):
+def run_process(directory):
     """One of two processes."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
+    rank = accelerator.process_index
     rows = slice(2 * rank, 2 * rank + 2)
     torch.save({name: train_three_steps(name, options, accelerator, rows) for name, options in TOGETHER.items()}, directory / f"{rank}.pt")
     accelerator.end_training()
@@ -140,10 +138,8 @@ def run_process(rank, port, directory):
 @pytest.mark.slow
 def test_two_processes_train_like_one_with_the_joined_batch(accelerator, tmp_path):
     """What draws random numbers is compared between the processes only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_process, (port, tmp_path), nprocs=2)
+    printed, statuses = run_together(run_process, tmp_path, output=tmp_path / "output.txt")
+    assert statuses == [0, 0], printed
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, options in TOGETHER.items():
         weights, parameters = first[name]
