@@ -61,7 +61,7 @@ from PIL import Image
 from transformers import pipeline
 import mult_hf
 if __name__ == "__main__":
-    torch.multiprocessing.set_start_method("spawn")
+    torch.multiprocessing.set_start_method("spawn", force=True)
     predict = pipeline("multitask-vision", image_processor=mult_hf.MulTImageProcessor(size={"height": 64, "width": 64}))
     images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     alone = [predict(image, tasks=["depth"])["depth"]["prediction"] for image in images]
