@@ -84,7 +84,7 @@ def test_the_command_saves_every_row_and_runs_only_the_chosen_groups(benchmark, 
 @pytest.mark.slow
 def test_each_kind_of_row_runs(benchmark, monkeypatch):
     """With the network at its smallest size; rows of other runtimes are those of the benchmark of runtimes."""
-    small = {"preset": "small", "image_size": 32, "batch_sizes": [1]}
+    small = {"preset": "small", "image_size": 32, "batch_sizes": [1], "tasks": ["depth", "normals", "edges2d"]}
     arguments = benchmark.TableArguments(repeats=1)
     rows = {**benchmark.trainings(small), "pixels": lambda arguments: benchmark.of_network(arguments, "small", 32)}
     rows |= {name: row for name, row in benchmark.forwards(small).items() if name.startswith(("torch, ", "one ", "six "))}
