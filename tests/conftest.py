@@ -20,6 +20,10 @@ if "OMP_NUM_THREADS" not in os.environ:  # which says how many threads a run is 
 # transformers compiles an expression per weight when it loads a model; more than Python keeps, which otherwise takes a third of loading.
 re._MAXCACHE = 16_384
 
+# Files of tests need not survive a loss of power, and a short training run waits for the disk for a tenth of its time. Processes that
+# tests start and kill write as always.
+os.fsync = os.fstat
+
 # Accelerate and pipelines take a GPU where there is one, and a GPU rounds otherwise than the CPU that the expected numbers are for.
 if "MULT_HF_TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
