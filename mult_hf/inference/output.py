@@ -158,7 +158,7 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
     """Read a map that [`write_map`] stored: (height, width) int64 class ids, or (channels, height, width) float32.
 
     Args:
-        path: path of the file; for a URL, as from [`location`][mult_hf.inference.locations.location].
+        path: path of the file; for a URL, as from [`location`].
         stored: the task's entry in the card, see [`load_stored_forms`].
     """
     with path.open("rb") as file:

@@ -117,3 +117,15 @@ def test_the_folder_of_another_program_is_left_alone(images, flags, capsys):
     _, url = images
     assert main([*flags, "--inputs", url, "--output_dir", url]) == 2
     assert "contains files that are not predictions; give a new or empty --output_dir" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_processes_on_ray_read_from_the_store_and_write_to_it(images, flags, capsys):
+    pytest.importorskip("ray")
+    _, url = images
+    argv = [*flags, "--inputs", url, "--output_dir", url.replace("/images", "/on_ray"), "--engine", "ray", "--ray_workers", "2"]
+    assert main(argv) == 0
+    assert predicted(capsys) == "3 predicted, 0 predicted before, 0 failed"
+    assert main(argv) == 0
+    assert predicted(capsys) == "0 predicted, 3 predicted before, 0 failed"

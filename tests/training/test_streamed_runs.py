@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -127,7 +128,9 @@ def test_two_processes_killed_at_random_moments_end_with_the_same_weights(tmp_pa
     while killed < kills:
         before = steps(tmp_path / "killed")
         process = subprocess.Popen(command(tmp_path / "killed", shards, 2, *flags), env=environment(), stderr=subprocess.DEVNULL)
-        if killed > 0 or moments.random() < 0.7:
+        if killed == 0 and moments.random() >= 0.7:  # before the first checkpoint
+            wait_for(lambda process=process: len(psutil.Process(process.pid).children()) >= 2, process)
+        else:
             wait_for(lambda before=before: steps(tmp_path / "killed") > before, process)
         sleep_unless(lambda before=before: steps(tmp_path / "killed") >= before + LONG // kills - 3, moments.uniform(0.0, 1.0))
         assert kill_all_of(process) > 2, "premise: torchrun and both of its processes were killed"
