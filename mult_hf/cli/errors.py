@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -19,8 +20,23 @@ def on_one_line(message: str) -> str:
     return "".join(character if character.isprintable() else " " for character in " ".join(message.split()))
 
 
+def local_path(text: str) -> Path:
+    """Convert an argument to a path; `Path` would turn a URL into a folder called `s3:`.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is a URL.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is a URL; give a path on this machine, and copy its files to or from the store")
+    return Path(text)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """`ArgumentParser` with one-line errors, without the usage text."""
+
+    def add_argument(self, *names: str, **keywords: Any) -> argparse.Action:  # type: ignore[override]
+        """As in argparse; paths refuse URLs."""
+        return super().add_argument(*names, **(keywords | {"type": local_path} if keywords.get("type") is Path else keywords))
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As in argparse; an empty argument, as an unset shell variable leaves it, would name the current directory."""

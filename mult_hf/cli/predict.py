@@ -90,7 +90,7 @@ class PredictionArguments:
     ray_address: str | None = flag(None, "address of the Ray cluster, such as auto; by default one is started on this machine")
     ray_workers: int | None = flag(None, "predicting processes on Ray; by default one per GPU, or as many as there are processors")
     # Outputs
-    output_dir: Path = flag(Path("outputs/predictions"), "directory of all outputs")
+    output_dir: str = flag("outputs/predictions", "directory of all outputs, or a URL in an object store (s3://)")
     panels: bool = flag(True, "write a JPEG per image that shows it next to its maps")
     keep_images: bool = flag(False, "also write the images, so that the directory is a data set to train on")
     max_side: int | None = flag(None, "longest side of maps in pixels; maps of larger images are smaller; by default that of each image")
@@ -175,7 +175,7 @@ def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tup
         objects = find_objects(arguments.inputs or [])
         _report_ignored(objects.ignored, accelerator)
         return ObjectSource(objects), objects.root
-    found = find_files(arguments.inputs or [], leave_out=arguments.output_dir)
+    found = find_files(arguments.inputs or [], leave_out=Path(arguments.output_dir))
     _report_ignored(found.ignored, accelerator)
     return FileSource(found, arguments.frame_step), str(found.root).replace(str(Path.home()), "~")
 
@@ -290,7 +290,7 @@ def on_ray(arguments: PredictionArguments, loaded: LoadedModel, accelerator: Acc
     from mult_hf.inference.ray_engine import RayWorkers, predict_on_ray
 
     directory = prediction_directory(arguments, loaded)
-    directory = replace(directory, directory=directory.directory.resolve())  # processes on Ray have other working directories
+    directory = replace(directory, directory=str(directory.path().resolve()))  # processes on Ray have other working directories
     model = str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model
     make = partial(make_run_on_ray, replace(arguments, model=model, output_dir=directory.directory))
 
@@ -306,7 +306,7 @@ ENGINES: dict[str, Callable[[PredictionArguments, LoadedModel, Accelerator], Pre
 """Engines by the value of --engine."""
 
 
-def summarize(outcomes: Sequence[Outcomes], output_dir: Path) -> str:
+def summarize(outcomes: Sequence[Outcomes], output_dir: str) -> str:
     """One line per failed input, and a line of totals."""
     failed = sorted(each for outcome in outcomes for each in outcome.failed)
     remarks = sum((outcome.remarks for outcome in outcomes), Counter())

@@ -15,6 +15,8 @@ from yaml import YAMLError
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
+from .stores import naming_store
+
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
@@ -130,7 +132,7 @@ def card_header(path: str | Path) -> dict[str, Any]:
         if is_url(path):
             import fsspec  # which comes with `datasets`
 
-            with fsspec.open(str(path), encoding="utf-8", mode="r") as file:
+            with naming_store(path), fsspec.open(str(path), encoding="utf-8", mode="r") as file:
                 return DatasetCard(file.read()).data.to_dict()
         return DatasetCard.load(path).data.to_dict()
     except (OSError, ImportError, ValueError, TypeError, AttributeError, KeyError, RecursionError, YAMLError) as error:

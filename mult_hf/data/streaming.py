@@ -15,6 +15,7 @@ from typing import Any
 from mult_hf.model.entry_fields import refusal
 
 from .schema import card_header, is_url
+from .stores import checksum, naming_store
 
 try:
     import fsspec
@@ -35,7 +36,6 @@ FORMATS = {".parquet": "parquet", ARCHIVE: "webdataset"}
 MAX_FILES_TO_SPLIT = 256
 """Up to this many Parquet files are split into their row groups, for better shuffling; this reads the footer of each file."""
 
-_CHECKSUMS = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "xet_hash")
 _TAIL_BYTES = 2**14
 
 
@@ -64,11 +64,12 @@ def open_stream(name_or_path: str | Path, split: str) -> Stream:
     """
     name = str(name_or_path)
     try:
-        builder = _builder_of_url(name) if is_url(name) else load_dataset_builder(name)
-        files: Mapping[str, Sequence[str]] = builder.config.data_files or {}
-        if split not in files:
-            raise refusal(f"{name} has no split {split!r}; it has {', '.join(map(str, files)) or 'no files'}")
-        rows = builder.as_streaming_dataset(split)
+        with naming_store(name):
+            builder = _builder_of_url(name) if is_url(name) else load_dataset_builder(name)
+            files: Mapping[str, Sequence[str]] = builder.config.data_files or {}
+            if split not in files:
+                raise refusal(f"{name} has no split {split!r}; it has {', '.join(map(str, files)) or 'no files'}")
+            rows = builder.as_streaming_dataset(split)
     except (OSError, ImportError, FileNotFoundError) as error:  # ImportError: fsspec's drivers, such as s3fs
         raise ValueError(f"{name} cannot be streamed: {error}") from error
     names = {column: _task_of(column) for column in rows.column_names or [] if _task_of(column) != column}
@@ -122,11 +123,11 @@ def describe_files(paths: Sequence[str]) -> str:
     for path in paths:
         system, inner = fsspec.url_to_fs(path)
         facts = system.info(inner)
-        checksum = next((str(facts[key]) for key in _CHECKSUMS if facts.get(key)), None)
-        if checksum is None:
+        contents = checksum(facts)
+        if contents is None:
             size = facts["size"] or 0
-            checksum = hashlib.blake2b(system.cat_file(inner, start=max(0, size - _TAIL_BYTES), end=size), digest_size=8).hexdigest()
-        hashed.update(f"{path[len(common) :]} {facts['size']} {checksum}\n".encode())
+            contents = hashlib.blake2b(system.cat_file(inner, start=max(0, size - _TAIL_BYTES), end=size), digest_size=8).hexdigest()
+        hashed.update(f"{path[len(common) :]} {facts['size']} {contents}\n".encode())
     return f"{len(paths)} files, {hashed.hexdigest()}"
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mult_hf.data.schema import is_url
+
 LOCK_FILE = ".run.lock"
 """The file that the operating system locks. It remains after a run, but its existence alone locks nothing."""
 
@@ -21,21 +23,22 @@ HOLDER_FILE = ".run.json"
 
 
 @contextmanager
-def exclusive_run(directory: Path, *, main_process: bool = True) -> Iterator[None]:
+def exclusive_run(directory: str | Path, *, main_process: bool = True) -> Iterator[None]:
     """Lock an output directory for the duration of a `with` block.
 
     The operating system releases the lock however the process ends, so no lock remains after `kill -9` or a reboot.
 
     Args:
-        directory: created if it does not exist.
+        directory: created if it does not exist. A URL is not locked: object stores have no locks, and their files are complete in any case.
         main_process: whether this process takes the lock for its run; in the run's other processes this has no effect.
 
     Raises:
         ValueError: if another run holds the lock; the directory is left unchanged. Also if it is a file.
     """
-    if not main_process:
+    if not main_process or is_url(directory):
         yield
         return
+    directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; give a folder")
     directory.mkdir(parents=True, exist_ok=True)

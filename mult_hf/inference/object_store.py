@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 from PIL import Image
 
 from mult_hf.data.schema import is_url
+from mult_hf.data.stores import checksum, naming_store
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.images import read_image
 
@@ -42,6 +43,7 @@ def find_objects(inputs: Sequence[str]) -> FoundObjects:
 
     Raises:
         ValueError: if an input is a path, is of an unknown kind, or is in another store than the first one, or if there is no image.
+        OSError: if the store cannot be reached.
         ImportError: if the package for a store is not installed; the message names it.
     """
     if paths := [text for text in inputs if not is_url(text)]:
@@ -51,8 +53,10 @@ def find_objects(inputs: Sequence[str]) -> FoundObjects:
     ignored: Counter[str] = Counter()
     for text in inputs:
         store, path = url_to_fs(text)
-        is_folder = store.isdir(path)
-        found = store.glob(path) if "*" in path else store.find(path) if is_folder else [path] * store.exists(path)
+        with naming_store(text):
+            is_folder = store.isdir(path)
+            found = store.glob(path) if "*" in path else store.find(path) if is_folder else [path] * store.exists(path)
+        found = [each for each in found if not each.endswith("/")]  # empty objects by which some programs make folders
         if not found:
             raise ValueError(f"{text} does not exist; give URLs of images or folders, or patterns such as 's3://bucket/images/**/*.jpg'")
         roots.append(store.unstrip_protocol(path if is_folder else _fixed_folder(path)))
@@ -113,9 +117,12 @@ class ObjectSource:
 
 
 def _stamp(url: str) -> str:
-    """The store's identifier for the version of an object, such as its ETag."""
+    """The store's identifier for the version of an object, such as its ETag.
+
+    fsspec's `ukey` describes an object otherwise if its folder was listed before.
+    """
     store, path = url_to_fs(url)
-    return str(store.ukey(path))
+    return checksum(store.info(path)) or str(store.ukey(path))
 
 
 @lru_cache(maxsize=1)  # an image is read after its digest was computed

@@ -7,14 +7,14 @@
     metadata.jsonl       metadata of this data set
     sources/NAME.txt     digest of the image's contents, and size and times of its file; written last
 
-Every file is written under a temporary name, synced to disk and then renamed, so that an interruption leaves no partial file.
+Every file is written under a temporary name, synced to disk and then renamed, so that an interruption leaves no partial file. In an object
+store, a file is one object, which the store shows only when it is complete.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,12 +28,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mult_hf.data.markdown import markdown_table
-from mult_hf.data.schema import CARD_KEY, card_header, load_task_entries
+from mult_hf.data.schema import CARD_KEY, card_header, is_url, load_task_entries
+from mult_hf.data.stores import naming_store
 from mult_hf.model.resizing import bounded_size
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import color_key, color_limits, colorize, panel
 
 from .directory_lock import HOLDER_FILE, LOCK_FILE
+from .locations import location, remove_folder, uploaded
+from .png import COMPRESS_LEVEL, png_bytes
 from .sources import SourceRecord
 
 SETTINGS_KEY = "mult_prediction"
@@ -47,10 +50,6 @@ MAX_PANEL_ASPECT = 4
 
 MAX_FILE_NAME = 255
 """Longest file name in bytes on Linux, macOS and Windows."""
-
-COMPRESS_LEVEL = 1
-"""Effort of PNG compression, from 0 to 9. At Pillow's default of 6, a predicted map of 12 megapixels takes 1.3 to 2.8 times as long to
-write, and its file has .5 to .8 of the size."""
 
 _ENCODED_PIXELS = 2**14
 """Pixels that are encoded at a time: few enough for their values in float64 to stay in the processor's cache."""
@@ -91,11 +90,15 @@ def map_suffix(stored: TaskSpec) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; the file replaces `path` once it is complete and on disk.
+    """Yield a temporary path to write to; the file replaces `path` once it is complete and on disk, or in its object store.
 
     Raises:
         IsADirectoryError: if a folder has this name.
     """
+    if is_url(path):
+        with uploaded(path) as unfinished:
+            yield unfinished
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, but a file must be written there; move the folder away")
@@ -139,7 +142,7 @@ def save_map(file: BinaryIO, prediction: Tensor, stored: TaskSpec) -> None:
     if _is_float(stored):
         np.savez_compressed(file, map=values)  # unchanged, including NaN
     else:
-        Image.fromarray(_encoded(values, stored)).save(file, "PNG", compress_level=COMPRESS_LEVEL)
+        file.write(png_bytes(_encoded(values, stored)))
 
 
 def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
@@ -155,14 +158,15 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
     """Read a map that [`write_map`] stored: (height, width) int64 class ids, or (channels, height, width) float32.
 
     Args:
-        path: path of the file.
+        path: path of the file; for a URL, as from [`location`].
         stored: the task's entry in the card, see [`load_stored_forms`].
     """
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return stored.decode(arrays["map"], channels_last=False)
-    with Image.open(path, formats=["PNG"]) as file:
-        return stored.decode(np.asarray(file), channels_last=True)
+    with path.open("rb") as file:
+        if path.suffix == ".npz":
+            with np.load(file) as arrays:
+                return stored.decode(arrays["map"], channels_last=False)
+        with Image.open(file, formats=["PNG"]) as image:
+            return stored.decode(np.asarray(image), channels_last=True)
 
 
 _ENDS = {".png": (12, b"\0\0\0\0IEND\xaeB`\x82"), ".jpg": (2, b"\xff\xd9"), ".npz": (22, b"PK\5\6")}
@@ -177,7 +181,7 @@ def _has_its_end(path: Path) -> bool:
         return file.read().startswith(beginning)
 
 
-def load_stored_forms(directory: Path) -> dict[str, TaskSpec]:
+def load_stored_forms(directory: str | Path) -> dict[str, TaskSpec]:
     """Load the task entries of a directory of predictions, with the encodings of its files."""
     return resolve_tasks(load_task_entries(directory))
 
@@ -209,14 +213,14 @@ class PredictionDirectory:
     """The files of one output directory.
 
     Args:
-        directory: path of the directory.
+        directory: path of the directory, or its URL in an object store, which needs the extra `store` and the store's own package.
         specs: entries of the predicted tasks.
         panels: whether to write a panel per image.
         keep_images: whether to write the images too.
         max_side: longest side of maps and kept images in pixels; by default that of each image.
     """
 
-    directory: Path
+    directory: str | Path
     specs: Mapping[str, TaskSpec]
     panels: bool = True
     keep_images: bool = False
@@ -225,21 +229,25 @@ class PredictionDirectory:
     def __post_init__(self) -> None:
         self.stored = {task: stored_form(spec) for task, spec in self.specs.items()}
 
+    def path(self, *parts: str) -> Path:
+        """The directory, or a path below it."""
+        return location(self.directory, *parts)
+
     def map_path(self, task: str, name: str) -> Path:
         """Path of an image's map."""
-        return self.directory / "maps" / task / f"{name}{map_suffix(self.stored[task])}"
+        return self.path("maps", task, f"{name}{map_suffix(self.stored[task])}")
 
     def panel_path(self, name: str) -> Path:
         """Path of an image's panel."""
-        return self.directory / "panels" / f"{name}.jpg"
+        return self.path("panels", f"{name}.jpg")
 
     def image_path(self, name: str) -> Path:
         """Path of the copied image, if images are kept."""
-        return self.directory / "images" / f"{name}.png"
+        return self.path("images", f"{name}.png")
 
     def source_path(self, name: str) -> Path:
         """Path of the record of the image's source."""
-        return self.directory / "sources" / f"{name}.txt"
+        return self.path("sources", f"{name}.txt")
 
     def is_predicted(self, name: str, stamp: Callable[[], str], digest: Callable[[], str]) -> bool:
         """Whether every file of an image exists and was predicted from the image's current contents.
@@ -286,7 +294,7 @@ class PredictionDirectory:
             raise ValueError(
                 f"its prediction files would have names of {longest} bytes, but at most {MAX_FILE_NAME} are allowed; rename the image"
             )
-        return all(path.is_file() and _has_its_end(path) for path in paths)
+        return all(path.is_file() and (is_url(path) or _has_its_end(path)) for path in paths)
 
     def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the maps of an image of this (height, width)."""
@@ -349,18 +357,22 @@ class PredictionDirectory:
         Raises:
             ValueError: if the directory contains other files or, without `overwrite`, predictions with other settings.
         """
-        card_path = self.directory / "README.md"
+        with naming_store(self.directory):
+            self._claim(model, settings, overwrite)
+
+    def _claim(self, model: str, settings: Mapping[str, Any], overwrite: bool) -> None:
+        directory, card_path = self.path(), self.path("README.md")
         wanted = {**settings, "tasks": [spec.to_dict() for spec in self.stored.values()]}
         if card_path.is_file() and isinstance((header := card_header(card_path)).get(SETTINGS_KEY), Mapping):
             earlier = {**header[SETTINGS_KEY], "tasks": header.get(CARD_KEY)}
             if not overwrite:
-                _refuse_others(self.directory, earlier, wanted)
+                _refuse_others(directory, earlier, wanted)
                 return
             for name in ("maps", "panels", "images", "sources"):
-                shutil.rmtree(self.directory / name, ignore_errors=True)
-            (self.directory / "metadata.jsonl").unlink(missing_ok=True)
-        elif self.directory.exists() and any(_is_foreign(path) for path in self.directory.iterdir()):
-            raise ValueError(f"{self.directory} contains files that are not predictions; give a new or empty --output_dir")
+                remove_folder(self.path(name))
+            self.path("metadata.jsonl").unlink(missing_ok=True)
+        elif directory.exists() and any(_is_foreign(path) for path in directory.iterdir()):
+            raise ValueError(f"{directory} contains files that are not predictions; give a new or empty --output_dir")
         self._write_card(card_path, model, settings)
 
     def _write_card(self, card_path: Path, model: str, settings: Mapping[str, Any]) -> None:
@@ -380,20 +392,20 @@ class PredictionDirectory:
 
     def write_metadata(self) -> None:
         """List the kept images with their maps for `datasets.load_dataset`; tasks stored in NPZ files are left out."""
-        folder, path = self.directory / "images", self.directory / "metadata.jsonl"
+        folder, path, card_path = self.path("images"), self.path("metadata.jsonl"), self.path("README.md")
         names = sorted(image.relative_to(folder).as_posix()[: -len(".png")] for image in folder.rglob("*.png"))
         tasks = [task for task, spec in self.stored.items() if not _is_float(spec)]
         with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
             for name in filter(self.is_finished, names):
                 paths = {"image": self.image_path(name), **{task: self.map_path(task, name) for task in tasks}}
-                files = {f"{column}_file_name": each.relative_to(self.directory).as_posix() for column, each in paths.items()}
+                files = {f"{column}_file_name": each.relative_to(self.path()).as_posix() for column, each in paths.items()}
                 file.write(json.dumps({"id": name, **files}) + "\n")
-        card = DatasetCard.load(self.directory / "README.md")
+        card = DatasetCard(card_path.read_text(encoding="utf-8"))
         contents = hashlib.sha256(path.read_bytes() + json.dumps(card.data.to_dict()[SETTINGS_KEY]).encode()).hexdigest()[:16]
         data_files = [{"split": "train", "path": ["metadata.jsonl", "images/**", "maps/**"]}]
         # `datasets` (5.2) identifies its cached copy of a local directory by the directory's last name and this configuration alone.
         card.data["configs"] = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
-        with whole_file(self.directory / "README.md") as unfinished:
+        with whole_file(card_path) as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
 
 

@@ -107,7 +107,7 @@ def predict_on_ray(
     resources: dict[str, Any] = {"workers": workers.processes, "num_cpus": workers.num_cpus}
     parts = source.parts()
     before: set[Any] = set()
-    if (directory.directory / "sources").is_dir():
+    if directory.path("sources").is_dir():
         check = partial(_Check, directory, template)
         before = {part for found in map_on_ray(check, parts, items_per_task=FILES_PER_CHECK, **resources) for part in found}
     left = [part for part in parts if part not in before]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from mult_hf.data.schema import is_url
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.cameras import FocalLength
 from mult_hf.model.entry_fields import refusal
@@ -28,6 +29,9 @@ MIN_SIDE = 32
 
 MAX_SIDE = 16_384
 """Largest height and width in pixels that images are resized to; larger values are typing errors."""
+
+STORE_WRITERS = 4
+"""Images whose files are sent to an object store at a time, because each request waits for its answer."""
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Write errors that would affect all following images, and so end the run."""
@@ -124,7 +128,7 @@ class PredictionRun:
         outcomes = Outcomes()
         total = len(source) // processes  # an estimate if there are videos
         # A batch's files are written while the next batch is predicted.
-        writer = ThreadPoolExecutor(max_workers=1)
+        writer = ThreadPoolExecutor(max_workers=STORE_WRITERS if is_url(self.directory.directory) else 1)
         try:
             with tqdm(total=total, desc="predicting", unit="image", disable=process > 0 or not self.show_progress) as bar:
                 writing: list[_Writing] = []

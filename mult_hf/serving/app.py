@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -158,7 +159,7 @@ class PredictionService:
             prepared = prepare(self.processor, "the image", open_request_image(asked.content, self.settings.limits))
         except ValueError as error:  # too small for the model
             raise HttpError(422, str(error)) from None
-        return prepared._replace(image=prepared.image.resize((1, 1)))  # many requests may wait, and answers do not show the image
+        return prepared._replace(image=Image.new("RGB", (1, 1)))  # many requests may wait, and answers do not show the image
 
     def _encode(self, asked: PredictionRequest, image: PreparedImage, prediction: Prediction) -> Answer:
         predictions = {task: torch.from_numpy(prediction.maps[task].copy()) for task in asked.tasks}  # what arrives is read-only

@@ -1,6 +1,6 @@
 """Serve in this process on uvicorn: the web application, and the model in a thread."""
 
-import asyncio
+import socket
 from collections.abc import Callable
 
 import uvicorn
@@ -12,7 +12,18 @@ from .settings import ServerSettings
 KEEP_ALIVE_SECONDS = 75
 """Time until an idle connection is closed; longer than the pauses of usual clients and reverse proxies."""
 
-POLL_SECONDS = 0.02
+
+class _Server(uvicorn.Server):
+    """Calls a function when the port is open."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
 
 
 def serve_here(settings: ServerSettings, ready: Callable[[], None]) -> None:
@@ -22,32 +33,22 @@ def serve_here(settings: ServerSettings, ready: Callable[[], None]) -> None:
         settings: what to serve.
         ready: called when the port is open.
     """
-    asyncio.run(_serve(settings, ready))
 
-
-async def _serve(settings: ServerSettings, ready: Callable[[], None]) -> None:
     async def is_healthy() -> bool:
         return True  # the model is in this process
 
     service = PredictionService(settings.processor(), settings.offered(), settings.service, batched_model(settings), is_healthy)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            service.application(),
-            host=settings.host,
-            port=settings.port,
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=round(settings.service.timeout) + 5,
-        )
+    config = uvicorn.Config(
+        service.application(),
+        host=settings.host,
+        port=settings.port,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(settings.service.timeout) + 5,
     )
-    serving = asyncio.create_task(server.serve())
-    while not server.started and not serving.done():
-        await asyncio.sleep(POLL_SECONDS)
-    if server.started:
-        ready()
-    await serving
+    _Server(config, ready).run()  # on uvloop's event loop and httptools' parser, where they are installed
 
 
 __all__ = ["serve_here"]

@@ -60,6 +60,8 @@ def test_help_of_a_negated_flag_names_the_flag_that_it_switches_off(capsys):
     [
         (["in"], "the following arguments are required: output_dir"),
         (["in", "out", "--size", "big"], "argument --size: invalid int value: 'big'"),
+        (["in", "s3://bucket/out"], "argument output_dir: s3://bucket/out is a URL; give a path on this machine, and copy its files"),
+        (["in", "out", "--config", "s3://bucket/flags.yaml"], "argument --config: s3://bucket/flags.yaml is a URL"),
         (["in", "out", "--mode", "slow"], "argument --mode: invalid choice: 'slow'"),
         (["in", "out", "--colour", "red"], "unrecognized arguments: --colour red"),
         (["", "out"], "the argument is empty; give a value"),

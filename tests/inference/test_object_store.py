@@ -93,3 +93,17 @@ def test_predictions_are_those_of_the_same_files_on_disk(tiny_model, tmp_path, c
             assert stored == expected
     assert main([*flags, "--inputs", "memory://bucket/images", "--output_dir", str(tmp_path / "store")]) == 1
     assert "0 predicted, 2 predicted before, 1 failed" in capsys.readouterr().out
+
+
+def test_maps_are_written_to_a_store_and_found_there_by_a_second_run(tiny_model, tmp_path, capsys):
+    pytest.importorskip("upath")
+    tiny_model(tasks=TASKS).save_pretrained(tmp_path / "model")
+    MulTImageProcessor(size={"height": 40, "width": 40}, tasks=TASKS).save_pretrained(tmp_path / "model")
+    flags = ["--model", str(tmp_path / "model"), "--cpu_threads", "1", "--inputs", "memory://bucket/images"]
+    for output in (str(tmp_path / "disk"), "memory://bucket/maps"):
+        assert main([*flags, "--output_dir", output]) == 0
+        assert main([*flags, "--output_dir", output]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"written to {output}: 0 predicted, 2 predicted before, 0 failed"
+    files = {path.relative_to(tmp_path / "disk").as_posix() for path in (tmp_path / "disk").rglob("*") if path.is_file()}
+    stored = {path.removeprefix("/bucket/maps/") for path in fsspec.filesystem("memory").find("/bucket/maps")}
+    assert stored == files - {".run.lock"}

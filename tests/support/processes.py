@@ -1,8 +1,17 @@
 """Kill programs as the loss of their machine would."""
 
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
+
+
+def sleep_unless(reached: Callable[[], bool], seconds: float) -> None:
+    """Sleep for some seconds, but no longer than until `reached()`: a fast machine would end a run before the test kills it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not reached():
+        time.sleep(0.01)
 
 
 def kill_all_of(process):

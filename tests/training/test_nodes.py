@@ -14,7 +14,7 @@ import time
 import pytest
 
 from mult_hf.training.checkpoints import checkpoint_step, list_checkpoints
-from support.processes import kill_all_of
+from support.processes import kill_all_of, sleep_unless
 from support.training_runs import ROOT, TINY, assert_close_to, comparable_log, environment, train
 
 # The checkpoint falls between two entries of the log, so that it holds sums of losses of both processes.
@@ -113,7 +113,8 @@ def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_weights(tmp_pa
     flags = [*KILLED_STEPS, "--resume", "latest"]
     two_nodes(end_nodes, port, configuration, output_dir, data, *flags)
     wait_for(lambda: list_checkpoints(output_dir / "checkpoints"), end_nodes, output_dir)
-    time.sleep(random.Random(os.environ.get("MULT_HF_KILL_SEED", "0")).uniform(0, 1.5))
+    seconds = random.Random(os.environ.get("MULT_HF_KILL_SEED", "0")).uniform(0, 1.5)
+    sleep_unless(lambda: last_step(output_dir) >= 20, seconds)
     assert kill_all_of(end_nodes[1]) > 1, "premise: the node's process was killed with its launcher"
     lost_at = last_step(output_dir)
     assert lost_at < 40, "premise: the run had not ended"

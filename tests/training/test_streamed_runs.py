@@ -9,27 +9,24 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
 from mult_hf.data.schema import card_header
 from mult_hf.training.checkpoints import list_checkpoints
-from support.processes import kill_all_of
+from support.processes import kill_all_of, sleep_unless
 from support.training_runs import (
-    CURVATURE,
-    DEPTH,
     ROOT,
     TINY,
     comparable_log,
-    curvature_map,
-    depth_map,
     environment,
     interrupted,
     log,
     same,
     train,
     weights,
-    write_data,
+    write_shards,
 )
 
 pytest.importorskip("torchdata")
@@ -40,19 +37,7 @@ RANDOM = "--streaming --shuffle_window 3 --drop_path_rate 0.3 --gradient_accumul
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """A data set in six files per split, of one row each or more."""
-    directory = tmp_path_factory.mktemp("shards") / "maps"
-    for part in range(6):
-        source = write_data(
-            directory.with_name(f"part{part}"),
-            {"depth": depth_map, "principal_curvature": curvature_map},
-            [DEPTH, CURVATURE],
-            count=1 + part % 3,
-        )
-        directory.mkdir(exist_ok=True)
-        for split in ("train", "validation"):
-            shutil.copy(source / f"{split}-00000-of-00001.parquet", directory / f"{split}-{part:05d}-of-00006.parquet")
-        shutil.copy(source / "README.md", directory)
-    return directory
+    return write_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -143,9 +128,11 @@ def test_two_processes_killed_at_random_moments_end_with_the_same_weights(tmp_pa
     while killed < kills:
         before = steps(tmp_path / "killed")
         process = subprocess.Popen(command(tmp_path / "killed", shards, 2, *flags), env=environment(), stderr=subprocess.DEVNULL)
-        if killed > 0 or moments.random() < 0.7:
+        if killed == 0 and moments.random() >= 0.7:  # before the first checkpoint
+            wait_for(lambda process=process: len(psutil.Process(process.pid).children()) >= 2, process)
+        else:
             wait_for(lambda before=before: steps(tmp_path / "killed") > before, process)
-        time.sleep(moments.uniform(0.0, 1.0))
+        sleep_unless(lambda before=before: steps(tmp_path / "killed") >= before + LONG // kills - 3, moments.uniform(0.0, 1.0))
         assert kill_all_of(process) > 2, "premise: torchrun and both of its processes were killed"
         killed += 1
         print(f"kill {killed}: checkpoint {before} -> {steps(tmp_path / 'killed')}")
