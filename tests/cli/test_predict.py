@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from functools import partial
@@ -23,12 +22,10 @@ from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.scale import ViewSize
 from mult_hf.inference.tiling import tiled
-from support.forked import start
+from support.forked import run_together, start
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = 40
 TASKS = ["segmentation", "depth", "normals", {"name": "curvature", "kind": "regression", "channels": 2}]  # the last is of no module
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -470,10 +467,9 @@ def test_two_processes_write_each_file_once_and_list_every_broken_image(run, mod
         (folder / f"{name}.png").write_text("not an image")
     flags = ["--inputs", folder, "--keep_images"]
     argv = ["--model", model, "--output_dir", tmp_path / "two", "--cpu_threads", 1, *flags]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "mult_hf", "predict"]
-    process = subprocess.run([*launch, *map(str, argv)], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    printed = process.stdout
-    assert process.returncode == 1, printed
+    cpu = {"ACCELERATE_USE_CPU": "true"}  # as `accelerate launch --cpu` sets it
+    printed, statuses = run_together(script.main, [*map(str, argv)], output=tmp_path / "output.txt", environment=cpu)
+    assert statuses == [1, 1], printed
     assert printed.count("not predicted: 004.png") == printed.count("not predicted: 007.png") == printed.count("written to") == 1
     run(*flags, output="one")
     assert contents(tmp_path / "two").keys() == contents(tmp_path / "one").keys()

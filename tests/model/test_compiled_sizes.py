@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support.models import SHALLOW_SWIN
+from support.models import FLAT_SWIN, SHALLOW_SWIN
 
 SIZES = [(64, 64), (96, 64), (70, 133)]
 
@@ -44,7 +44,7 @@ def test_a_compiled_model_has_one_graph_per_size_and_no_size_is_a_symbol(tiny_mo
 def test_a_compiled_model_takes_every_batch_size_after_the_second_without_compiling_again(tiny_model, graphs):
     """The first graph has the batch size as a number, the second as a symbol: torch's default, which the model leaves alone."""
     backend, shapes = graphs
-    model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth"])
+    model = tiny_model(backbone_config=FLAT_SWIN, tasks=["depth"])
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
         for batch in (2, 3, 5, 4, 7):

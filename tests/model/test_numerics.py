@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from support.batches import assert_same_predictions, labels_for, pixels
-from support.models import SHALLOW_SWIN
+from support.models import FLAT_SWIN, SHALLOW_SWIN
 
 
 @pytest.mark.parametrize("block_attention", [["self", "encoder"], ["encoder+skip", "reference+skip"]])
@@ -64,8 +64,9 @@ def test_compiling_the_full_graph_gives_the_same_predictions(tiny_model):
 
 
 @pytest.mark.slow
-def test_compiling_the_full_training_graph_gives_the_same_gradients(tiny_model):
-    model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth", "normals", "segmentation"])  # in evaluation mode: nothing random
+@pytest.mark.parametrize("encoder", [FLAT_SWIN, pytest.param(SHALLOW_SWIN, marks=pytest.mark.nightly)], ids=["flat", "shallow"])
+def test_compiling_the_full_training_graph_gives_the_same_gradients(tiny_model, encoder):
+    model = tiny_model(backbone_config=encoder, tasks=["depth", "normals", "segmentation"])  # in evaluation mode: nothing random
     labels = labels_for(model)
     losses, gradients = [], []
     for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):

@@ -14,6 +14,9 @@ TINY_SWIN = {
 # Two stages, for what costs time per block: tracing and compilation.
 SHALLOW_SWIN = {**TINY_SWIN, "depths": [2, 1], "num_heads": [1, 2], "out_features": ["stage1", "stage2"]}
 
+# One stage, where the time per block is seconds, and another test compiles two.
+FLAT_SWIN = {**TINY_SWIN, "depths": [2], "num_heads": [1], "out_features": ["stage1"]}
+
 BACKBONES = {
     "swinv2": Swinv2Config(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=4, image_size=64,

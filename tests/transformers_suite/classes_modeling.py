@@ -26,7 +26,7 @@ from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTModel
 pipeline_test_mapping["multitask-vision"] = {"test": f"{__name__}.MultiTaskVisionPipelineTests"}
 
 SIZE = 64  # side of the images in pixels
-STEPS = (4, 8, 16, 32)  # pixels per token of the encoder's stages, finest first
+STEPS = (4, 8)  # pixels per token of the encoder's stages, finest first
 
 
 class MulTModelTester:
@@ -34,7 +34,7 @@ class MulTModelTester:
 
     batch_size = 2
     is_training = True
-    shared_maps = 4  # one shared block per stage
+    shared_maps = 2  # one shared block per stage
     finer_maps_are_read = True  # by blocks of the decoder
 
     def __init__(self, parent: unittest.TestCase) -> None:
@@ -192,12 +192,10 @@ def further_kind(name: str, tester: dict[str, Any]) -> type:
     return type(f"MulT{name}ModelTest", (MulTModelTest,), {"model_tester_class": tester_class, "__module__": __name__, **once})
 
 
-STAGES = [f"stage{number}" for number in range(1, 5)]
-
 MulTConvNextModelTest = further_kind(
     "ConvNext",
     {
-        "backbone": lambda self: ConvNextConfig(hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], out_features=STAGES),
+        "backbone": lambda self: ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], out_features=prepare.STAGES),
         "options": lambda self: {"decoder_window_size": 4},
     },
 )
@@ -208,13 +206,13 @@ if os.environ.get("MULT_HF_ALL_KINDS"):
     MulTTimmModelTest = further_kind(
         "Timm",
         {
-            "backbone": lambda self: TimmBackboneConfig(backbone="test_convnext", out_indices=[0, 1, 2, 3]),
+            "backbone": lambda self: TimmBackboneConfig(backbone="test_convnext", out_indices=[0, 1]),
             "options": lambda self: {"decoder_window_size": 4},
         },
     )
     MulTReferenceModelTest = further_kind(
         "Reference",
-        {"options": lambda self: {"block_attention": ["encoder+skip", "reference"], "reference_task": "segmentation"}, "shared_maps": 8},
+        {"options": lambda self: {"block_attention": ["encoder+skip", "reference"], "reference_task": "segmentation"}, "shared_maps": 4},
     )
     MulTNoSharingModelTest = further_kind(
         "NoSharing", {"options": lambda self: {"block_attention": ["self", "self"]}, "shared_maps": 0, "finer_maps_are_read": False}

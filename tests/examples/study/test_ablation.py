@@ -304,7 +304,7 @@ def check_plan(path, real_flags):
     """Read a file, and every run of it as training would; returns the runs."""
     runs, _ = ablation.read_plan(path, path.parent / "runs")
     ablation.check(runs, real_flags)
-    for run in runs:
+    for run in {json.dumps({**run.flags, "seed": None}, sort_keys=True): run for run in runs}.values():  # one of each variant's seeds
         flags, config = train_flags(run), model_of(run.flags)
         read = {name: getattr(flags, name) for name in run.flags}
         assert read | {"weighting_options": None} == run.flags | {"weighting_options": None}
