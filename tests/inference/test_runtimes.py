@@ -17,6 +17,7 @@ from mult_hf.inference import export, runtimes
 from mult_hf.inference.output import digest
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.runtimes import RUNTIMES, with_runtime
+from support.models import FLAT_SWIN
 
 HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
 TASKS = ["depth", "normals"]
@@ -43,18 +44,22 @@ def cache(tmp_path_factory):
         yield runtimes.CACHE
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A very small model in which no parameter has its initial value, with its processor."""
-    directory = tmp_path_factory.mktemp("model")
+def save_model(directory, config):
+    """Save a model in which no parameter has its initial value, with its processor."""
     torch.manual_seed(0)
-    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(CONFIG), tasks=TASKS))
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(config), tasks=TASKS))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     MulTImageProcessor(size={"height": HEIGHT, "width": WIDTH}, tasks=model.config.tasks).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A very small model."""
+    return save_model(tmp_path_factory.mktemp("model"), CONFIG)
 
 
 @pytest.fixture
@@ -92,13 +97,15 @@ def test_openvino_says_if_the_processor_has_no_bfloat16(monkeypatch, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", [pytest.param("onnx", marks=pytest.mark.nightly), "openvino"])
-def test_only_the_wanted_tasks_are_exported_and_once_for_each_size(make_model, monkeypatch, tmp_path, runtime):
+def test_only_the_wanted_tasks_are_exported_and_once_for_each_size(monkeypatch, tmp_path, runtime):
+    directory = save_model(tmp_path / "model", FLAT_SWIN)
     traced = []
     trace = export.trace
     monkeypatch.setattr(export, "trace", lambda exportable, size: traced.append(size) or trace(exportable, size))
     monkeypatch.setattr(runtimes, "CACHE", tmp_path / "cache")
     for _ in range(2):
-        model = with_runtime(make_model(), runtime, tasks=["normals"])
+        model = MulTForMultiTaskDensePrediction.from_pretrained(directory).eval()
+        model = with_runtime(model, runtime, tasks=["normals"])
         for batch in (1, 2):
             assert list(model(pixels(batch)).predictions) == ["normals"]
     assert traced == [(HEIGHT, WIDTH)]
