@@ -108,7 +108,13 @@ def compiled(arguments: TableArguments, values: Mapping[str, Any], **options: An
     for module in model.modules():
         if isinstance(module, BlockLayers):
             module.compile(**options)
-    return forward(model, Batch.random(network, network.batch_sizes[0]).images)
+    run_model = forward(model, Batch.random(network, network.batch_sizes[0]).images)
+
+    def step() -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # else CUDA graphs of one layer overwrite the outputs that another still needs
+        return run_model()
+
+    return step
 
 
 def case(arguments: TableArguments, values: Mapping[str, Any], mode: str, name: str) -> Action:
