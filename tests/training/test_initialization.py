@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
-from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import (
@@ -73,6 +73,29 @@ def test_images_are_normalised_as_those_of_the_pretrained_encoder(tmp_path):
     assert ([*encoders.image_mean], [*encoders.image_std]) == ([0.5, 0.4, 0.3], [0.3, 0.2, 0.1])
     for processor in (own, encoders):
         assert (processor.size["height"], processor.size["width"], list(processor.task_specs)) == (32, 64, ["depth"])
+
+
+def test_training_from_a_checkpoint_keeps_its_normalisation_and_its_canonical_camera(tmp_path):
+    trained = MulTImageProcessor(
+        size={"shortest_edge": 64}, tasks=["depth", "normals"], image_mean=[0.5] * 3, image_std=[0.25] * 3, canonical_focal_length=96.0,
+        assumed_field_of_view=70.0, resample=3, do_resize=False, do_reduce_labels=True,
+    )  # fmt: skip
+    trained.save_pretrained(tmp_path)
+    specs, size = resolve_tasks(["depth"]), {"height": 32, "width": 64}
+    processor = build_processor(ModelArguments(model=str(tmp_path)), specs, size)
+    assert ([*processor.image_mean], [*processor.image_std], int(processor.resample)) == ([0.5] * 3, [0.25] * 3, 3)
+    assert (processor.canonical_focal_length, processor.assumed_field_of_view) == (96.0, 70.0)
+    assert (processor.size["height"], processor.size["width"], list(processor.task_specs)) == (32, 64, ["depth"])
+    assert processor.do_resize, "the data's images have sizes of their own"
+    assert not processor.do_reduce_labels, "ids of the data are those of its entries"
+
+
+@pytest.mark.parametrize(("own", "learnt"), [(96.0, "learnt depth for 96"), (None, "learnt depth without one")])
+def test_another_canonical_camera_than_the_checkpoints_is_refused(own, learnt, tmp_path):
+    MulTImageProcessor(size={"height": 32, "width": 32}, tasks=["depth"], canonical_focal_length=own).save_pretrained(tmp_path)
+    arguments = ModelArguments(model=str(tmp_path), canonical_focal_length=200.0)
+    with pytest.raises(ValueError, match=f"--canonical_focal_length is 200, but .* {learnt}; leave the flag out, or train a new model"):
+        build_processor(arguments, resolve_tasks(["depth"]), {"height": 32, "width": 32})
 
 
 def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(shallow_model, tmp_path):
