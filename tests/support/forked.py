@@ -14,14 +14,18 @@ from unittest.mock import patch
 
 from support.training_runs import ROOT
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["examples.train", "mult_hf.cli.main", "mult_hf.cli.predict", "mult_hf.cli.evaluate"])
+if "forkserver" in multiprocessing.get_all_start_methods():
+    CONTEXT = multiprocessing.get_context("forkserver")
+    CONTEXT.set_forkserver_preload(["examples.train", "mult_hf.cli.main", "mult_hf.cli.predict", "mult_hf.cli.evaluate"])
+else:  # on Windows
+    CONTEXT = multiprocessing.get_context("spawn")
 
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 def _run(function, arguments, environment, output):
-    os.setsid()  # so that a process group can be killed, and not that of the tests
+    if hasattr(os, "setsid"):  # not on Windows
+        os.setsid()  # so that a process group can be killed, and not that of the tests
     os.environ |= environment
     with open(output, "ab", 0) as file:
         os.dup2(file.fileno(), 1)
