@@ -194,10 +194,10 @@ def predict_many(arguments: TableArguments, runtime: str, dtype: str) -> Action:
     folder = tempfile.TemporaryDirectory()
     paths = make_images(Path(folder.name), PREDICTED_SIDE**2 / 1e6, PREDICTED_IMAGES)[1:]
     flags = ["--runtime", runtime, "--dtype", dtype, "--cpu_threads", str(arguments.cpu_threads), "--overwrite"]
-    command = ["--inputs", *map(str, paths), "--output_dir", f"{folder.name}/predictions", *flags]
 
     def predict() -> None:
-        if predict_images(command) != 0:
+        output_dir = f"{folder.name}/predictions"  # named here, so that the folder lives as long as this function
+        if predict_images(["--inputs", *map(str, paths), "--output_dir", output_dir, *flags]) != 0:
             raise RuntimeError(f"mult-hf predict {' '.join(flags)} failed for an image; run it on one image to see why")
 
     return quiet(predict)
