@@ -93,7 +93,7 @@ class BatchViews:
             return images
         generator = torch.Generator(images.device).manual_seed(seed)
         noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-        return torch.where(numbers.noise > 0, (images + numbers.noise * noise).clamp(0, 1), images)
+        return torch.where(numbers.noise > 0, (images + numbers.noise.to(images.dtype) * noise).clamp(0, 1), images)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def test_noise_follows_the_seed_and_spares_half_of_the_views():
     views = RandomAugmentation(tasks=TASKS, noise=0.2)
     rows = [row((72, 72), seed) for seed in range(24)]
     noisy, again = both(views, rows)[0]["pixel_values"], both(views, rows)[0]["pixel_values"]
+    assert noisy.dtype == torch.float32, "that of the model's weights"
     assert torch.equal(noisy, again)
     clean = both(RandomAugmentation(tasks=TASKS), rows)[0]["pixel_values"]
     changed = ((noisy - clean).abs() > ROUNDING).flatten(1).any(1)
