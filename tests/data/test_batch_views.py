@@ -147,6 +147,12 @@ def test_impossible_views_are_refused(options, message):
         BatchViews(**{"views": RandomAugmentation(tasks=TASKS), **options})
 
 
+def test_a_row_without_a_seed_is_refused():
+    rows = [row((72, 72), 0), {**row((72, 72), 1), AUGMENTATION_SEED: None}]
+    with pytest.raises(ValueError, match="row 1 of the batch has no 'augmentation_seed'; add one"):
+        MultiTaskCollator(MulTImageProcessor(do_resize=False, tasks=list(TASKS.values()))).without_views(rows)
+
+
 def test_a_map_without_a_spec_is_refused():
     batch = MultiTaskCollator(MulTImageProcessor(do_resize=False, tasks=list(TASKS.values()))).without_views([row((72, 72), 0)])
     batch["labels"]["heat"] = torch.zeros(1, 1, 72, 72)
