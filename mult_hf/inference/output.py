@@ -27,6 +27,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 from torch import Tensor, nn
 
+from mult_hf.data.files import sync_to_disk
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, card_header, is_url, load_task_entries
 from mult_hf.data.stores import naming_store
@@ -105,22 +106,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f"{hashlib.sha256(path.name.encode(errors='surrogateescape')).hexdigest()[:16]}.part")
     try:
         yield unfinished
-        _sync(unfinished)
+        sync_to_disk(unfinished)
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # on other systems a folder cannot be opened
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk; otherwise a power cut could leave an empty file at the final path."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_to_disk(path.parent)
 
 
 def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:

@@ -5,7 +5,6 @@ An old checkpoint is renamed before it is deleted, so that an interrupted deleti
 """
 
 import errno
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
+
+from mult_hf.data.files import sync_to_disk
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
@@ -145,13 +146,13 @@ def publish(partial: Path, final: Path) -> None:
     The older one may be the only other checkpoint. After an interruption between the two renames, [`restore_replaced`] restores it.
     """
     for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+        sync_to_disk(path)
     replaced = final.with_name(final.name + _REPLACED)
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     partial.rename(final)
-    _flush(final.parent)
+    sync_to_disk(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -168,9 +169,9 @@ def replace_files(partial: Path, directory: Path) -> None:
     """Move finished files into a directory that may contain older ones; at any time, each file there is complete, either old or new."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(partial.iterdir()):
-        _flush(path)
+        sync_to_disk(path)
         path.replace(directory / path.name)
-    _flush(directory)
+    sync_to_disk(directory)
     partial.rmdir()
 
 
@@ -187,15 +188,6 @@ def remove_partial(directory: Path) -> None:
     restore_replaced(directory)
     for path in [*directory.glob(f"*{_PARTIAL}"), *directory.glob(f"*{_REPLACED}")]:
         shutil.rmtree(path)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or directory is on disk, so that a power failure cannot leave an empty one under its name."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = [
