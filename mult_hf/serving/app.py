@@ -41,7 +41,7 @@ RETRY_SECONDS = 1
 DRAIN_POLL_SECONDS = 0.05
 
 CLIENT_CLOSED = 499
-"""Status, in the metrics only, of requests whose client has disconnected."""
+"""Status, in the metrics only, of requests whose client disconnected before the body was complete."""
 
 
 @dataclass(frozen=True)
