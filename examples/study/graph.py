@@ -1,8 +1,8 @@
 """The step of a stack as a CUDA graph: recorded once, replayed for every batch.
 
-A step of a small stack is several thousand short operations, and starting them from Python takes longer than computing them. A
-graph holds the same operations with the same arguments, so a replay computes the same numbers and is started at once. The
-optimizer stays outside, because its learning rate changes.
+A step of a small stack consists of several thousand short operations, and starting them from Python takes longer than computing them. A
+graph contains the same operations with the same arguments, so a replay computes the same numbers, but is started by one call. The
+optimizer's step is not part of the graph, because its learning rate changes.
 """
 
 from collections.abc import Mapping
@@ -12,20 +12,22 @@ from torch import Tensor
 
 from .stack import Stack
 
-WARM_UP = 3  # passes before the recording, in which libraries choose their algorithms and take their memory
+WARM_UP = 3
+"""Passes before the recording, in which libraries choose algorithms and allocate memory."""
+
 TOLERANCE = 1e-3
-"""Of the gradients' relative difference in float32: sums in another order."""
+"""Largest relative difference of the gradients, which are float32 sums in another order."""
 
 
 class GraphedStep:
     """A step of a stack, with losses, gradients and clipping replayed from a CUDA graph.
 
-    The recording leaves weights and optimizer as they are. After it, only this object may make steps of the stack.
+    The recording does not change weights or optimizer. After it, only this object may take steps of the stack.
 
     Args:
-        stack: on a CUDA device.
-        pixel_values: of a batch, (networks, batch, 3, height, width); later ones have its shape.
-        labels: of that batch.
+        stack: a stack on a CUDA device.
+        pixel_values: images of a batch, (networks, batch, 3, height, width); all later batches must have this shape.
+        labels: labels of that batch by task.
 
     Raises:
         RuntimeError: if the replayed gradients are not those of [`Stack.backward`].
@@ -36,7 +38,7 @@ class GraphedStep:
         self.pixel_values = torch.empty_like(pixel_values)
         self.labels = {task: torch.empty_like(values) for task, values in labels.items()}
         batches = [(pixel_values, dict(labels)), (pixel_values.flip(1), {task: values.flip(1) for task, values in labels.items()})]
-        # The second batch has other images per position, so a graph that did not read its inputs would be noticed.
+        # The second batch differs at every position, which reveals a graph that does not read its inputs.
         batches[1][0].mul_(0.5)
         expected = [self._gradients_outside(*batch) for batch in batches]
         self._record(*batches[0])
@@ -46,7 +48,7 @@ class GraphedStep:
             self._check(gradients)
 
     def _gradients_outside(self, pixel_values: Tensor, labels: Mapping[str, Tensor]) -> list[Tensor]:
-        """Clipped gradients without a graph, computed on another stream as CUDA wants it before a recording."""
+        """Clipped gradients without a graph, computed on another stream, as CUDA requires before a recording."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -60,7 +62,7 @@ class GraphedStep:
         return gradients
 
     def _record(self, pixel_values: Tensor, labels: Mapping[str, Tensor]) -> None:
-        """Record losses, gradients and clipping; the gradients stay where the graph writes them."""
+        """Record losses, gradients and clipping; later replays write the gradients to the same memory."""
         self._copy(pixel_values, labels)
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
@@ -77,7 +79,7 @@ class GraphedStep:
             self.labels[task].copy_(values)
 
     def _check(self, expected: list[Tensor]) -> None:
-        """Compare the gradients of a replay."""
+        """Compare the gradients of a replay with expected ones."""
         pairs = list(zip(self._vectors(), expected))
         difference = torch.stack([(vector.grad - gradient).norm() for vector, gradient in pairs]).norm()
         relative = float(difference / torch.stack([gradient.norm() for gradient in expected]).norm())
@@ -85,7 +87,7 @@ class GraphedStep:
             raise RuntimeError(f"gradients of the CUDA graph differ by {relative:.2e} of their norm; allowed: {TOLERANCE}")
 
     def __call__(self, pixel_values: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One optimizer step of every network, as [`Stack.step`]; the losses are overwritten by the next step."""
+        """One optimizer step of every network, like [`Stack.step`]; the next step overwrites the returned losses."""
         self._copy(pixel_values, labels)
         self.graph.replay()
         self.stack.update()

@@ -294,7 +294,7 @@ def rate_cell(gains: Sequence[float | None], *, bold: bool) -> str:
 
 
 def repeat_table(rows: Mapping[str, Row], again: Mapping[str, Row]) -> str:
-    """Markdown: how much better the rows became that were trained again, with the same seeds, on another device."""
+    """Markdown: differences between two trainings of a row with the same seeds on different devices."""
     tasks = list(dict.fromkeys(task for row in again.values() for task in row.tasks))
     lines = []
     for name, row in again.items():
@@ -389,9 +389,9 @@ def generated(
 
     Args:
         rows: the results.
-        seconds: per step of each network.
-        again: results of rows that were trained a second time.
-        why: what `why_report.read_why` found.
+        seconds: seconds per step of each network.
+        again: results of rows that were trained a second time, on another device; the page then needs a part `again`.
+        why: the result of `why_report.read_why`.
     """
     parts = {"facts": facts(rows), "main": main_table(rows, seconds), "comparisons": comparison_table(rows), "rates": rate_table(rows)}
     if again:
@@ -408,7 +408,7 @@ def with_parts(text: str, parts: Mapping[str, str]) -> str:
     """A page with its generated parts replaced.
 
     Raises:
-        ValueError: if the page marks a part that there is not, or lacks one.
+        ValueError: if the page marks a part that does not exist, or lacks one.
     """
     marked = re.findall(r"<!-- generated: (\w+) -->", text)
     if sorted(marked) != sorted(parts):
@@ -426,7 +426,7 @@ def read_seconds(directory: Path) -> dict[str, float]:
 
 
 def read_more(directory: Path) -> tuple[dict[str, Row] | None, dict[str, list[Any]] | None]:
-    """Rows that were trained a second time, from `again/`, and what `why.py` measured, from `why/`; None where there is no directory."""
+    """Results of a second training, from `again/`, and the measurements of `why.py`, from `why/`; None if there is no such directory."""
     again = read_rows(directory / "again", RESAMPLES) if (directory / "again").is_dir() else None
     return again, why_report.read_why(directory / "why") if (directory / "why").is_dir() else None
 

@@ -1,8 +1,8 @@
 """Train several networks of one architecture at once: each operation computes all of them.
 
-Small networks keep a GPU busy only for the time that it takes to start an operation. A stack of 15 takes little longer per step
-than one network. Every network of a stack has its own weights, batches, learning rate and gradient norm, and trains as
-`mult-hf train` would train it alone: same losses, weights of the losses, parameter groups, AdamW, schedule and clipping.
+A small network spends most of a step on starting operations, while the GPU is idle. So a step of 15 networks in a stack takes little
+longer than a step of one. Each network of a stack has its own weights, batches, learning rate and gradient norm, and trains as
+`mult-hf train` would train it alone: with the same losses, task weights, parameter groups, AdamW, schedule and clipping.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,24 @@ from mult_hf.model.losses import loss_function
 from mult_hf.training.arguments import TrainingArguments
 from mult_hf.training.optimization import learning_rate_schedule, parameter_groups
 
-OWN_OPTIONS = ("gradient_accumulation_steps", "ema_decay", "weighting", "weighting_options", "mixed_precision", "torch_compile")
-"""Settings of `mult-hf train` that a stack has only at their defaults."""
+DEFAULTS_ONLY = ("gradient_accumulation_steps", "ema_decay", "weighting", "weighting_options", "mixed_precision", "torch_compile")
+"""Settings of `mult-hf train` that a stack supports only at their defaults."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Parameters with the same settings of the optimizer, which lie one after another in a vector.
+    """Parameters with the same optimizer settings, which are stored one after another in a vector.
 
     Args:
-        names: of the parameters.
-        shapes: of the parameters.
+        names: names of the parameters.
+        shapes: shapes of the parameters.
     """
 
     names: list[str]
     shapes: list[torch.Size]
 
     def unpacked(self, vectors: Tensor) -> dict[str, Tensor]:
-        """Vectors of all networks (networks, numbers) -> parameters by name, (networks, *shape) each."""
+        """Split the vectors of all networks, (networks, values), into parameters by name, (networks, *shape) each."""
         parts = vectors.split([shape.numel() for shape in self.shapes], dim=1)
         return {name: part.view(len(vectors), *shape) for name, shape, part in zip(self.names, self.shapes, parts)}
 
@@ -45,13 +45,13 @@ class Stack:
     """Networks of one architecture that train together.
 
     Args:
-        models: of one configuration; their weights are copied.
+        models: networks of one configuration; their weights are copied. The first one is modified.
         learning_rates: one per network.
-        arguments: all other settings of the training.
-        device: to train on.
+        arguments: all other training settings.
+        device: device to train on.
 
     Raises:
-        ValueError: if the networks differ, or `arguments` asks for something that a stack does not do.
+        ValueError: if the networks differ in more than weights, or a setting is not supported.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Stack:
     def _make_optimizer(
         self, models: Sequence[nn.Module], learning_rates: Sequence[float], device: torch.device | str
     ) -> torch.optim.Optimizer:
-        """AdamW over one vector per network and piece; networks with one learning rate share a parameter group."""
+        """Create the vectors, one per network and piece, and AdamW over them; networks with one learning rate share a parameter group."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         groups: dict[tuple[int, float], dict[str, Any]] = {}
         for position, (model, learning_rate) in enumerate(zip(models, learning_rates)):
@@ -104,7 +104,7 @@ class Stack:
         return len(self.vectors[0])
 
     def parameters(self) -> dict[str, Tensor]:
-        """All networks' parameters by name, (networks, *shape) each; gradients reach the vectors through them."""
+        """Parameters of all networks by name, (networks, *shape) each; gradients flow through them to the vectors."""
         stacked: dict[str, Tensor] = {}
         for piece, vectors in zip(self.pieces, self.vectors):
             stacked |= piece.unpacked(torch.stack(list(vectors)))
@@ -115,10 +115,10 @@ class Stack:
 
         Args:
             pixel_values: (networks, batch, 3, height, width).
-            labels: per task (networks, batch, ...), as one network takes them.
+            labels: per task (networks, batch, ...); a slice is the labels of one network.
 
         Returns:
-            each task's unweighted losses, (networks,).
+            Unweighted losses by task, (networks,) each.
         """
         losses = self.backward(pixel_values, labels)
         self.clip()
@@ -127,17 +127,17 @@ class Stack:
         return losses
 
     def clip(self) -> None:
-        """Limit the gradient norm of every network."""
+        """Clip the gradient norm of each network."""
         for own in zip(*self.vectors):
             clip_grad_norm_(own, self.arguments.max_grad_norm or torch.inf)
 
     def update(self) -> None:
-        """Change the weights by the gradients, and the learning rates by the schedule."""
+        """Take a step of the optimizer and of the learning rate schedule."""
         self.optimizer.step()
         self.schedule.step()
 
     def backward(self, pixel_values: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute losses, and gradients of all vectors; arguments and result as for [`step`]."""
+        """Compute the losses, and the gradients of all vectors; arguments and result as for [`step`]."""
         predictions = torch.vmap(self._predict)(self.parameters(), pixel_values)
         losses = {task: self._losses(task, predictions[task], labels[task]) for task in self.specs}
         total = torch.stack([self.specs[task].weight * loss for task, loss in losses.items()]).sum(dim=0)  # (networks,)
@@ -145,7 +145,7 @@ class Stack:
         return {task: loss.detach() for task, loss in losses.items()}
 
     def gradient(self, number: int) -> dict[str, Tensor]:
-        """Gradients of one network by parameter."""
+        """Gradients of one network by the name of the parameter."""
         return {
             name: values[0]
             for piece, vectors in zip(self.pieces, self.vectors)
@@ -157,15 +157,15 @@ class Stack:
         return functional_call(self.model, ({**parameters}, self.buffers), (pixel_values,)).predictions
 
     def _losses(self, task: str, predictions: Tensor, targets: Tensor) -> Tensor:
-        """A task's loss of every network, (networks,)."""
+        """Losses of a task, (networks,)."""
         function = loss_function(self.specs[task])
         if self.specs[task].is_classification and predictions.device.type == "cpu":
-            # On CPUs the loss checks the class ids, which vmap cannot follow.
+            # On CPUs the loss checks the class ids, which vmap does not support.
             return torch.stack([function(*each) for each in zip(predictions, targets)])
         return torch.vmap(function)(predictions, targets)
 
     def network(self, number: int) -> MulTForMultiTaskDensePrediction:
-        """One of the networks, in evaluation mode; it is valid until the next call."""
+        """One of the networks, in evaluation mode; the next call of this method overwrites its weights."""
         for piece, vectors in zip(self.pieces, self.vectors):
             named = dict(self.model.named_parameters())
             vector_to_parameters(vectors[number].detach(), [named[name] for name in piece.names])
@@ -175,10 +175,10 @@ class Stack:
 def check_stackable(
     models: Sequence[MulTForMultiTaskDensePrediction], learning_rates: Sequence[float], arguments: TrainingArguments
 ) -> None:
-    """Refuse what a stack would not train as each network alone.
+    """Check that a stack would train each network as if it were alone.
 
     Raises:
-        ValueError: if the networks differ in more than weights, or a setting is not at its default.
+        ValueError: if the networks differ in more than weights, have dropout, or a setting in [`DEFAULTS_ONLY`] is not at its default.
     """
     if not models or len(models) != len(learning_rates):
         raise ValueError(f"{len(models)} networks and {len(learning_rates)} learning rates; give at least one network, and a rate for each")
@@ -188,6 +188,6 @@ def check_stackable(
     rates = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
     random = {name: getattr(models[0].config, name) for name in rates if getattr(models[0].config, name)}
     default = TrainingArguments()
-    changed = {name: getattr(arguments, name) for name in OWN_OPTIONS if getattr(arguments, name) != getattr(default, name)}
+    changed = {name: getattr(arguments, name) for name in DEFAULTS_ONLY if getattr(arguments, name) != getattr(default, name)}
     if random or changed:
         raise ValueError(f"a stack trains without {random | changed}; leave these at their defaults, or train by `mult-hf train`")

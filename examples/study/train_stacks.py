@@ -1,8 +1,8 @@
-"""Train all networks of a plan in stacks, several stacks at once, and test what validation chose.
+"""Train all networks of a plan in stacks, several stacks at once, choose learning rates on validation data, and test the chosen networks.
 
     python -m examples.study.train_stacks --plan examples/study/ablations/main_table.yaml --output_dir outputs/main-table --jobs 8
 
-The plan:
+An example of a plan:
 
     base: {dataset: data/rooms-64, image_size: 64, max_steps: 800}   # flags of `mult-hf train` that all networks have
     learning_rates: [1e-3, 2e-3, 4e-3]
@@ -13,8 +13,8 @@ The plan:
       half as long: {steps: 0.5}                # share of base's steps
 
 Each network is trained with every learning rate and seed, all of them in one stack. The learning rate with the best mean gain over
-the constant baseline on the validation split is chosen, and the networks of this rate are measured on the test split, once. What a
-stack found is written to one JSON file when it ends; called again, the script trains the stacks that have none.
+the constant baseline on the validation split is chosen, and the networks with this rate are measured on the test split, once. The
+results of a stack are written to one JSON file when it is finished. If the script is started again, it trains the stacks without a file.
 """
 
 import json
@@ -57,28 +57,28 @@ from .graph import GraphedStep
 from .stack import Stack
 
 KEYS = ("base", "learning_rates", "seeds", "networks")
-OWN_FLAGS = ("seed", "learning_rate", "output_dir", "resume")
+OWN_FLAGS = ("seed", "learning_rate", "output_dir", "resume")  # flags that this script sets itself
 CHUNK = 50  # samples that a process prepares at a time
-CURVE = 10  # points of the training losses that are kept
-EVALUATED_AT_ONCE = 100  # images
+CURVE = 10  # points of the stored curve of training losses
+EVALUATED_AT_ONCE = 100  # images per batch in evaluations
 TEST_SPLIT = "test"
 
 
 @dataclass
 class StudyArguments:
-    """What is trained, and how much of the machine and of time it may take."""
+    """What is trained, and how many processes and how much time it may use."""
 
     plan: Path = field(metadata={"help": "YAML file of the networks"})
     output_dir: Path = command_line.flag(Path("outputs/study"), "where one JSON file per network is written")
-    jobs: int = command_line.flag(1, "stacks that train at once, each in a process of its own; with 1 in this process")
-    minutes: float | None = command_line.flag(None, "no result is written after this time; unfinished stacks are given up")
+    jobs: int = command_line.flag(1, "stacks that train at once, each in its own process; a single one trains in this process")
+    minutes: float | None = command_line.flag(None, "time limit; stacks that are not finished by then are given up")
     graphs: bool = command_line.flag(False, "replay the steps from CUDA graphs: the same numbers in less time")
-    keep_weights: Path | None = command_line.flag(None, "directory for the weights of the tested networks; they are not kept by default")
-    only: list[str] | None = command_line.flag(None, "names of the networks to train; all of the plan by default")
-    dataset: str | None = command_line.flag(None, "instead of the plan's")
-    max_steps: int | None = command_line.flag(None, "instead of the plan's")
-    seeds: list[int] | None = command_line.flag(None, "instead of the plan's")
-    learning_rates: list[float] | None = command_line.flag(None, "instead of the plan's")
+    keep_weights: Path | None = command_line.flag(None, "directory for the weights of the tested networks; by default they are not kept")
+    only: list[str] | None = command_line.flag(None, "rows of the plan to train; all by default")
+    dataset: str | None = command_line.flag(None, "data set to use instead of the plan's")
+    max_steps: int | None = command_line.flag(None, "number of steps to use instead of the plan's")
+    seeds: list[int] | None = command_line.flag(None, "seeds to use instead of the plan's")
+    learning_rates: list[float] | None = command_line.flag(None, "learning rates to use instead of the plan's")
 
     def __post_init__(self) -> None:
         command_line.check_bounds(self, {0: ["minutes"], 1: ["jobs", "max_steps"]})
@@ -90,8 +90,8 @@ class Network:
 
     Args:
         row: name of the row of the table that it belongs to.
-        name: its own name.
-        flags: of `mult-hf train`.
+        name: its own name; differs from `row` if the row has one network per task.
+        flags: flags of `mult-hf train`.
     """
 
     row: str
@@ -105,7 +105,7 @@ class Network:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Its flags without paths of this machine."""
+        """Its flags, without paths that are specific to this machine."""
         return {**self.flags, "dataset": public_name(self.flags["dataset"])}
 
     def parsed(self, **changes: Any) -> TrainFlags:
@@ -116,12 +116,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan as its file has it.
+    """What to train.
 
     Args:
         networks: in order of importance.
-        learning_rates: each is tried for every network.
-        seeds: of weights, order and augmentation.
+        learning_rates: learning rates to try for each network.
+        seeds: seeds of weights, order of samples and augmentation.
     """
 
     networks: list[Network]
@@ -131,13 +131,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a process needs to train a stack.
+    """Everything that a process needs to train a stack.
 
     Args:
-        network: to train.
-        learning_rates: one group of networks each.
-        seeds: networks of a group.
-        directory: of the prepared samples, one folder per seed.
+        network: the architecture to train.
+        learning_rates: the stack has one network for each learning rate and seed.
+        seeds: see `learning_rates`.
+        directory: directory of the prepared samples, with one folder per seed.
         deadline: time (`time.time()`) after which the stack is given up.
         graphs: whether steps are replayed from a CUDA graph.
         weights: directory for the weights of the tested networks, or None.
@@ -161,10 +161,11 @@ class Job:
 
 
 def read_plan(path: Path, arguments: StudyArguments) -> Plan:
-    """Read a plan, with what the command line puts in place of it.
+    """Read a plan; values on the command line replace those of the plan.
 
     Raises:
-        ValueError: on an unknown key, a missing one, a name that `only` has and the plan has not, or a flag that is set here.
+        ValueError: if a key is unknown or missing, `only` has a name that the plan does not have, or a network has a flag that this script
+            sets itself.
     """
     content = yaml.safe_load(path.read_text()) or {}
     if set(content) != set(KEYS):
@@ -177,7 +178,7 @@ def read_plan(path: Path, arguments: StudyArguments) -> Plan:
         raise ValueError(f"--only has {sorted(unknown)}; {path} has {list(dict.fromkeys(rows))}")
     for network in networks:
         if own := network.flags.keys() & set(OWN_FLAGS):
-            raise ValueError(f"network {network.name!r} has {sorted(own)}, which are set here; use 'seeds' and 'learning_rates'")
+            raise ValueError(f"network {network.name!r} has {sorted(own)}, which this script sets; use 'seeds' and 'learning_rates'")
     return Plan(
         [network for network in networks if arguments.only is None or network.row in arguments.only],
         [float(rate) for rate in arguments.learning_rates or content["learning_rates"]],
@@ -186,7 +187,7 @@ def read_plan(path: Path, arguments: StudyArguments) -> Plan:
 
 
 def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
-    """The networks of a row: one, or with `alone` one for every task of the data set or of `tasks`."""
+    """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set)."""
     flags = dict(flags)
     alone, share = flags.pop("alone", False), flags.pop("steps", 1)
     flags["max_steps"] = max(1, round(flags["max_steps"] * share))
@@ -205,7 +206,7 @@ def split_rows(dataset: str, split: str) -> list[dict[str, Any]]:
 
 
 def processor_of(flags: TrainFlags) -> MulTImageProcessor:
-    """The processor of a network's tasks. Only headline metrics are measured."""
+    """The image processor for a network's tasks; their only metrics are the headline metrics."""
     specs = load_task_specs(flags.dataset, flags.tasks)
     size = {"height": flags.image_size, "width": flags.image_size}
     return MulTImageProcessor(size=size, tasks=[replace(spec, metrics=(rooms.headline(spec),)) for spec in specs.values()])
@@ -218,7 +219,7 @@ def prepare(network: Network, directory: Path, seed: int, positions: range) -> N
 
 
 def prepare_all(plan: Plan, directory: Path, pool: Executor) -> None:
-    """Prepare the streams of all seeds, as long as the longest training needs them.
+    """Prepare the streams of all seeds, as many samples as the longest training needs.
 
     Raises:
         ValueError: if the networks differ in what their samples depend on.
@@ -277,22 +278,22 @@ def new_network(flags: TrainFlags, processor: MulTImageProcessor, seed: int) -> 
 
 @torch.no_grad()
 def forward_flops(model: torch.nn.Module, flags: TrainFlags) -> int:
-    """Floating-point operations of the matrix products and convolutions for one image, a multiply-add being two."""
+    """Floating-point operations of the matrix products and convolutions for one image; a multiply-add counts as two."""
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, 3, flags.image_size, flags.image_size))
     return counter.get_total_flops()
 
 
 def device_name(device: torch.device) -> str:
-    """What a device calls itself."""
+    """Product name of a GPU, or the name of another device in torch."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def train(stack: Stack, job: Job, flags: TrainFlags, device: torch.device) -> dict[str, list[list[float]]] | None:
-    """All steps of a stack.
+    """Take all steps of a stack.
 
     Returns:
-        per task the mean training loss in each tenth of the steps, (points, networks); None if time ran out.
+        By task, the mean training loss in each tenth of the steps, (points, networks); None if time ran out.
     """
     opened = {seed: streams.Stream(job.directory / str(seed), list(stack.specs), flags.batch_size, device) for seed in job.seeds}
     seeds = [seed for _, seed in job.members]
@@ -309,7 +310,7 @@ def train(stack: Stack, job: Job, flags: TrainFlags, device: torch.device) -> di
 
 
 def measure(stack: Stack, job: Job, flags: TrainFlags, processor: MulTImageProcessor, accelerator: Accelerator) -> dict[str, Any]:
-    """Choose the learning rate on the validation split, and measure the networks that have it on the test split."""
+    """Choose the learning rate on the validation split, and measure the networks with this rate on the test split."""
     collator = MultiTaskCollator(processor)
     measured = partial(evaluate, collator=collator, accelerator=accelerator, batch_size=EVALUATED_AT_ONCE, progress=False)
     constant = constant_baseline(split_rows(flags.dataset, flags.train_split), collator)
@@ -337,7 +338,7 @@ def measure(stack: Stack, job: Job, flags: TrainFlags, processor: MulTImageProce
 
 
 def predictor_of(stack: Stack, number: int) -> Predictor:
-    """One network of a stack. Its maps are small and are measured on the CPU, where many small operations take less time."""
+    """A predictor with one network of a stack; it returns maps on the CPU, where metrics of such small maps take less time."""
     device = next(stack.model.parameters()).device
     return lambda pixel_values: {task: maps.cpu() for task, maps in predict(stack.network(number), pixel_values.to(device)).items()}
 
@@ -353,7 +354,7 @@ def save_weights(stack: Stack, job: Job, chosen: float) -> None:
 
 
 def best_rate(gains: Mapping[float, Sequence[float]]) -> float:
-    """The learning rate with the highest mean gain over its seeds; one with a diverged seed (NaN) is out.
+    """The learning rate with the highest mean gain over its seeds; a rate with a diverged seed (NaN) is excluded.
 
     Raises:
         FloatingPointError: if training diverged with every rate.
@@ -373,14 +374,14 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
 
     Args:
         plan: what to train.
-        output_dir: of the results.
+        output_dir: directory of the results.
         pool: the processes.
-        directory: of the prepared samples.
-        deadline: time after which stacks are given up.
+        directory: directory of the prepared samples.
+        deadline: time (`time.time()`) after which stacks are given up.
         options: `graphs` and `weights` of a [`Job`].
 
     Returns:
-        what went wrong, one line per network.
+        One message per network that failed or was not finished in time.
     """
     waiting = {}
     for network in plan.networks:
@@ -399,20 +400,20 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
 
 
 def executor(jobs: int) -> Executor:
-    """Processes that train one stack at a time each; a single job runs in this process."""
+    """Processes that each train one stack at a time; a single job runs in this process."""
     if jobs == 1:
         return ThreadPoolExecutor(1)
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))  # forked processes could not use CUDA
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result completely or not at all."""
+    """Write a result; an interruption leaves no partial file."""
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(rooms.compact(result)) + "\n")
 
 
 def unfinished(plan: Plan, output_dir: Path) -> Plan:
-    """The networks of a plan that have no result.
+    """The plan with only those networks that have no result yet.
 
     Raises:
         ValueError: if a result was made with other flags, learning rates or seeds.
@@ -432,13 +433,13 @@ def unfinished(plan: Plan, output_dir: Path) -> Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what a plan lists and has no result yet.
+    """Train the networks of a plan that have no result yet.
 
     Args:
-        argv: the flags; those of this process by default.
+        argv: the flags; by default those of this process.
 
     Returns:
-        the exit status, 1 if a stack failed or was not finished in time.
+        The exit status: 1 if a stack failed or was not finished in time.
     """
     arguments = command_line.parse_arguments(StudyArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     deadline = math.inf if arguments.minutes is None else time.time() + 60 * arguments.minutes

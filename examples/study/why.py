@@ -1,11 +1,11 @@
-"""Look into trained networks: whose attention maps are alike, and which tasks need theirs.
+"""Analyse the attention maps of trained networks: how much they differ, and which tasks depend on them.
 
     python -m examples.study.why --plan examples/study/ablations/main_table.yaml --weights outputs/weights --output outputs/why.json
 
 The weights are those that `train_stacks --keep_weights` wrote. Three measurements on validation views:
 
-- distances: total variation between attention maps, averaged over heads first, because heads of different networks correspond to
-  each other in no order; 0 for equal maps, 1 for maps that look at different tokens.
+- distances: total variation between attention maps, averaged over heads first, because the heads of different networks have no common
+  order; 0 for equal maps, 1 for maps that attend to different tokens.
 - replaced: the metrics when the maps of the last block of every stage are replaced at inference.
 - corrupted: the metrics on images with noise or blur.
 """
@@ -40,29 +40,30 @@ from .ablation import slug
 from .train_stacks import Network, StudyArguments, new_network, processor_of, read_plan, split_rows
 
 MULT = "MulT with skip"
-"""The row whose shared map is also replaced by those of other networks."""
+"""The row whose shared map is also replaced by the maps of other networks."""
 
-MASKED = -50.0  # scores below this are those of tokens that only the cyclic shift brought together
+MASKED = -50.0
+"""Scores below this belong to pairs of tokens that the mask of the cyclic shift separates."""
 
 UNREACHABLE = 1e-20
-"""Attention below this is that to a masked token."""
+"""Attention below this is attention to a masked token."""
 
 StageMaps = list[dict[str, Tensor]]
 """Per stage, the attention maps by the task that computes them, (batch, windows, heads, tokens, tokens) each."""
 
 Replacement = Callable[[int, str, Tensor, Tensor], Tensor]
-"""Stage, reference task, its map and the scores added to it -> the map that is used."""
+"""Function of the stage, the reference task, its map, and the bias of its scores; returns the map to use instead."""
 
 
 @dataclass
 class WhyArguments:
-    """Which networks are looked into."""
+    """Which networks are analysed."""
 
     plan: Path = field(metadata={"help": "YAML file of the networks"})
     weights: Path = field(metadata={"help": "directory of `train_stacks --keep_weights`"})
     output: Path = command_line.flag(Path("outputs/study/why.json"), "JSON file that is written")
-    dataset: str | None = command_line.flag(None, "instead of the plan's")
-    only: list[str] | None = command_line.flag(None, "names of the networks to measure; all whose weights were kept by default")
+    dataset: str | None = command_line.flag(None, "data set to use instead of the plan's")
+    only: list[str] | None = command_line.flag(None, "names of the networks to measure; by default all whose weights were kept")
     max_images: int = command_line.flag(90, "validation views to use, evenly spread")
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ def last_attentions(model: MulTForMultiTaskDensePrediction) -> list[SharedWindow
 
 @torch.no_grad()
 def attention_maps(model: MulTForMultiTaskDensePrediction, pixel_values: Tensor) -> StageMaps:
-    """The maps of [`last_attentions`] for a batch."""
+    """The maps of [`last_attentions`] for a batch (images, 3, height, width)."""
     found: StageMaps = []
     hooks = [attention.register_forward_hook(lambda *call: found.append(call[-1][1])) for attention in last_attentions(model)]
     try:
@@ -93,7 +94,7 @@ def attention_maps(model: MulTForMultiTaskDensePrediction, pixel_values: Tensor)
 
 @contextmanager
 def replaced(model: MulTForMultiTaskDensePrediction, replacement: Replacement) -> Iterator[None]:
-    """Let a network use other maps in its [`last_attentions`] within a `with` block."""
+    """Replace the maps in the [`last_attentions`] of a network within a `with` block."""
     attentions = last_attentions(model)
     for stage, attention in enumerate(attentions):
         attention.attention_map = _replacing(attention, stage, replacement, list(model.config.task_specs))
@@ -101,11 +102,11 @@ def replaced(model: MulTForMultiTaskDensePrediction, replacement: Replacement) -
         yield
     finally:
         for attention in attentions:
-            del attention.attention_map  # the method of the class is in effect again
+            del attention.attention_map  # restores the method of the class
 
 
 def _replacing(attention: SharedWindowAttention, stage: int, replacement: Replacement, tasks: list[str]) -> Callable[..., Tensor]:
-    """What takes the place of `attention_map`; it is called once per reference task, in their order, over and over."""
+    """A replacement for `attention_map`, which every forward pass calls once per reference task, in the same order."""
     references = list(attention.tasks_by_reference(tasks))
     calls, original = [0], attention.attention_map
 
@@ -118,12 +119,12 @@ def _replacing(attention: SharedWindowAttention, stage: int, replacement: Replac
 
 
 def uniform(stage: int, reference: str, own: Tensor, bias: Tensor) -> Tensor:
-    """Equal attention to all tokens of the window that the mask of the shift allows."""
+    """Equal attention to all tokens of the window that the shift mask allows."""
     return torch.where(bias < MASKED, bias, 0).softmax(dim=-1).expand_as(own)
 
 
 def position_only(stage: int, reference: str, own: Tensor, bias: Tensor) -> Tensor:
-    """What the position bias gives without queries and keys: the same for every image."""
+    """Attention from the position bias alone, without queries and keys: the same for every image."""
     return bias.softmax(dim=-1).expand_as(own)
 
 
@@ -133,7 +134,7 @@ def of_another_image(stage: int, reference: str, own: Tensor, bias: Tensor) -> T
 
 
 def predicted_with(model: MulTForMultiTaskDensePrediction, replacement: Replacement, pixel_values: Tensor) -> dict[str, Tensor]:
-    """Predictions with other maps."""
+    """Predictions of a network with replaced maps."""
     with replaced(model, replacement):
         return predict(model, pixel_values)
 
@@ -141,7 +142,7 @@ def predicted_with(model: MulTForMultiTaskDensePrediction, replacement: Replacem
 def predicted_with_maps_of(
     model: MulTForMultiTaskDensePrediction, other: MulTForMultiTaskDensePrediction, task: str | None, pixel_values: Tensor
 ) -> dict[str, Tensor]:
-    """Predictions with the maps that another network computes of the same images: those of `task`, or the only ones."""
+    """Predictions with the maps that another network computes for the same images: those of `task`, or its shared ones if that is None."""
     maps = attention_maps(other, pixel_values)
     return predicted_with(model, lambda stage, *_: maps[stage][task or next(iter(maps[stage]))], pixel_values)
 
@@ -155,25 +156,25 @@ def head_means(model: MulTForMultiTaskDensePrediction, pixel_values: Tensor) -> 
 
 
 def distance(first: Tensor, second: Tensor) -> float:
-    """Total variation between the attention of each query, averaged: (..., tokens, tokens) twice -> 0 to 1."""
+    """Total variation between two maps (..., tokens, tokens), averaged over queries; from 0 to 1."""
     return float((first - second).abs().sum(dim=-1).mean() / 2)
 
 
 def pairwise_distances(maps: Mapping[tuple[str, int], StageMaps]) -> list[dict[str, Any]]:
-    """Distance of every pair of maps, within networks and between them.
+    """Distances between pairs of maps, within networks and between them, and of each map from uniform attention.
 
     Args:
         maps: head means by row and seed.
 
     Returns:
-        one record per stage, pair of networks and pair of tasks.
+        One record per stage, pair of networks and pair of tasks.
     """
     records = []
     stages = len(next(iter(maps.values())))
     for stage in range(stages):
         entries = [(row, seed, task, values) for (row, seed), found in maps.items() for task, values in found[stage].items()]
         for (row, seed, task, values), (row2, seed2, task2, values2) in combinations(entries, 2):
-            if seed == seed2 or (row, task) == (row2, task2):  # other pairs answer no question
+            if seed == seed2 or (row, task) == (row2, task2):  # no table uses other pairs
                 pair = {"rows": [row, row2], "seeds": [seed, seed2], "tasks": [task, task2]}
                 records.append({"stage": stage, **pair, "distance": distance(values, values2)})
         for row, seed, task, values in entries:
@@ -188,14 +189,14 @@ def pairwise_distances(maps: Mapping[tuple[str, int], StageMaps]) -> list[dict[s
 
 
 def noisy(strength: float, pixel_values: Tensor, processor: MulTImageProcessor) -> Tensor:
-    """Gaussian noise whose standard deviation is a share of the range of the image; the same in every call."""
+    """Add Gaussian noise whose standard deviation is a share of the image's range; every call adds the same noise."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(pixel_values.shape, generator=generator).to(pixel_values.device)
     return pixel_values + strength * noise / torch.tensor(processor.image_std, device=pixel_values.device).view(3, 1, 1)
 
 
 def blurred(strength: float, pixel_values: Tensor, processor: MulTImageProcessor) -> Tensor:
-    """Gaussian blur with a standard deviation in pixels."""
+    """Blur with a Gaussian whose standard deviation is in pixels."""
     return gaussian_blur(pixel_values, kernel_size=2 * round(3 * strength) + 1, sigma=strength)
 
 
@@ -206,7 +207,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, MulTImageProcessor], Tensor]] = {
     "blur 1": partial(blurred, 1.0),
     "blur 2": partial(blurred, 2.0),
 }
-"""By name, what is done to the images."""
+"""Functions that corrupt images, by name."""
 
 
 # --- all networks ---
@@ -216,9 +217,9 @@ class Gallery:
     """The networks whose weights were kept.
 
     Args:
-        networks: of the plan.
+        networks: networks of the plan.
         weights: directory of the weights.
-        device: where the networks are wanted.
+        device: device to load the networks onto.
     """
 
     def __init__(self, networks: Sequence[Network], weights: Path, device: torch.device) -> None:
@@ -226,7 +227,7 @@ class Gallery:
         self.weights, self.device = weights, device
 
     def seeds(self, name: str) -> list[int]:
-        """Seeds of a network, in order."""
+        """Seeds of a network, in ascending order."""
         return sorted(int(file.stem) for file in (self.weights / slug(name)).glob("*.safetensors"))
 
     def load(self, name: str, seed: int) -> MulTForMultiTaskDensePrediction:
@@ -245,8 +246,8 @@ def variants(
 
     Args:
         model: the network.
-        processor: of its tasks.
-        others: networks that compute a shared map, by what they differ in; for networks with a shared map.
+        processor: image processor with its tasks.
+        others: other networks with a shared map, by the name of the variant that uses their map; ignored if the network has own maps.
     """
     found: dict[str, Predictor] = {"as trained": partial(predict, model)}
     found |= {name: lambda x, change=change: predict(model, change(x, processor)) for name, change in CORRUPTIONS.items()}
@@ -263,14 +264,14 @@ def variants(
     return found
 
 
-def look_into(gallery: Gallery, only: Sequence[str] | None, max_images: int, write: Callable[[dict[str, Any]], None]) -> None:
+def analyse(gallery: Gallery, only: Sequence[str] | None, max_images: int, write: Callable[[dict[str, Any]], None]) -> None:
     """Measure networks of a gallery.
 
     Args:
         gallery: the networks.
-        only: names of those to measure, None for all; networks with a shared map enter the distances in any case.
-        max_images: validation views.
-        write: gets all results so far, first the distances, then after each network.
+        only: names of the networks to measure, None for all; distances always include networks with a shared map.
+        max_images: number of validation views.
+        write: called with all results so far: with the distances first, then after each network.
     """
     wanted = [name for name in gallery.networks if only is None or name in only]
     shared = [name for name in gallery.networks if name == MULT or name.startswith("reference ")]
@@ -302,7 +303,7 @@ def distances(gallery: Gallery, names: Sequence[str], max_images: int) -> list[d
 
 
 def measured(gallery: Gallery, name: str, seed: int, shared: Sequence[str], max_images: int) -> dict[str, dict[str, float]]:
-    """The metrics of one network in all its variants."""
+    """The metrics of all variants of one network."""
     processor, rows = views(gallery.networks[name], max_images)
     others = {}
     if name == MULT:
@@ -328,7 +329,7 @@ def on(device: torch.device, run: Predictor) -> Predictor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look into the networks that the command line names."""
+    """Analyse the networks that the command line names."""
     arguments = command_line.parse_arguments(WhyArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -339,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with whole_file(arguments.output) as unfinished:
             unfinished.write_text(json.dumps(rooms.compact(to_jsonable(results))) + "\n")
 
-    look_into(Gallery(plan.networks, arguments.weights, device), arguments.only, arguments.max_images, write)
+    analyse(Gallery(plan.networks, arguments.weights, device), arguments.only, arguments.max_images, write)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables of what `why.py` measured and of the rows that were trained again on another GPU, for docs/evidence.md."""
+"""Make the tables and plots of docs/evidence.md that show the measurements of `why.py`."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,50 +24,50 @@ Record = Mapping[str, Any]
 
 
 def same_seed(record: Record) -> bool:
-    """Whether both maps are of networks with one seed."""
+    """Whether both maps are from networks with the same seed."""
     return record["seeds"][0] == record["seeds"][1]
 
 
 def same_task(record: Record) -> bool:
-    """Whether both maps are of one task."""
+    """Whether both maps belong to the same task."""
     return record["tasks"][0] == record["tasks"][1]
 
 
-def between(one: str, other: str, *conditions: Callable[[Record], bool]) -> Callable[[Record], bool]:
-    """Whether a record is of these rows and meets all conditions."""
-    return lambda record: record["rows"] == [one, other] and all(holds(record) for holds in conditions)
+def between(first: str, second: str, *conditions: Callable[[Record], bool]) -> Callable[[Record], bool]:
+    """The condition that a record is about these two rows and meets all given conditions."""
+    return lambda record: record["rows"] == [first, second] and all(holds(record) for holds in conditions)
 
 
 def of_two_references(record: Record) -> bool:
-    """Whether both maps are shared ones, the first made by normals and the second by another task."""
+    """Whether both maps are shared maps, the first computed by normals and the second by another task."""
     return record["rows"][0] == SHARED and record["rows"][1].startswith("reference ")
 
 
-def other(holds: Callable[[Record], bool]) -> Callable[[Record], bool]:
+def negated(holds: Callable[[Record], bool]) -> Callable[[Record], bool]:
     """The opposite condition."""
     return lambda record: not holds(record)
 
 
 DISTANCES: dict[str, Callable[[Record], bool]] = {
     "shared map, own map of the same task (normals)": between(SHARED, OWN, same_seed, same_task),
-    "shared map, own maps of the other tasks": between(SHARED, OWN, same_seed, other(same_task)),
+    "shared map, own maps of the other tasks": between(SHARED, OWN, same_seed, negated(same_task)),
     "shared map made by normals, by another task": lambda record: of_two_references(record) and same_seed(record),
-    **{f"{name}: shared maps of two seeds": between(name, name, other(same_seed)) for name in (SHARED, "authors' head")},
+    **{f"{name}: shared maps of two seeds": between(name, name, negated(same_seed)) for name in (SHARED, "authors' head")},
     **{
         f"{name}: {pairs}": between(name, name, *conditions)
         for name in (OWN, "own maps", "no sharing with skip", "no sharing")
         for pairs, conditions in {
-            "two tasks, one seed": (same_seed, other(same_task)),
-            "one task, two seeds": (other(same_seed), same_task),
+            "two tasks, one seed": (same_seed, negated(same_task)),
+            "one task, two seeds": (negated(same_seed), same_task),
         }.items()
     },
     **{f"{name}: from uniform attention": between(name, "uniform") for name in (SHARED, "authors' head", OWN, "own maps", "no sharing")},
 }
-"""Which pairs of maps are averaged in a row of the table of distances."""
+"""By row of the table of distances: the condition for the pairs of maps that it averages."""
 
 
 def read_why(directory: Path) -> dict[str, list[Any]]:
-    """All that `why.py` wrote to a directory, pairs of maps and networks once each."""
+    """Read all files of `why.py` in a directory; a pair of maps or a network that is in several files counts once."""
     found: dict[str, dict[str, Any]] = {"distances": {}, "metrics": {}}
     for path in sorted(directory.glob("*.json")):
         content = json.loads(path.read_text())
@@ -79,7 +79,7 @@ def read_why(directory: Path) -> dict[str, list[Any]]:
 
 
 def ordered(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the shared map first: distances have no direction, and their order is that of the plan."""
+    """A record with the shared map first; distances are symmetric, and `why.py` orders each pair as the plan does."""
     sides = list(zip(record["rows"], record["seeds"], record["tasks"]))
     if sides[1][0] == SHARED != sides[0][0]:
         sides.reverse()
@@ -87,7 +87,7 @@ def ordered(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def mean_and_spread(values: Iterable[float], digits: int) -> str:
-    """Mean and standard deviation, or nothing where there are no values."""
+    """Mean and standard deviation as text; empty if there are no values."""
     values = list(values)
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{spread}" if values else ""
@@ -113,7 +113,7 @@ def by_seeds(records: Sequence[Record], stage: int) -> list[float]:
 
 
 def task_distance_table(records: Sequence[Record], name: str = "own maps", reference: str = "normals") -> str:
-    """Markdown: distance of one task's own map from that of every other task in the same network."""
+    """Markdown: distances between the own map of one task and those of all other tasks in the same network."""
     lines = []
     for task in registered_tasks():
         chosen = [r for r in records if r["rows"] == [name, name] and same_seed(r) and set(r["tasks"]) == {reference, task}]
@@ -123,7 +123,7 @@ def task_distance_table(records: Sequence[Record], name: str = "own maps", refer
 
 
 def changes(entry: Record, variant: str) -> dict[str, float]:
-    """By task, how much better a variant is than the network as trained, in percent; negative where it is worse."""
+    """By task, the percentage by which a variant is better than the network as trained; negative if it is worse."""
     found = {}
     for name, value in entry["values"][variant].items():
         task, metric = name.split("/")
@@ -133,17 +133,17 @@ def changes(entry: Record, variant: str) -> dict[str, float]:
 
 
 def replacement_table(entries: Sequence[Record]) -> str:
-    """Markdown: what replacing the maps does to each task, mean and standard deviation over seeds."""
+    """Markdown: effect of replaced maps on each task, mean and standard deviation over seeds."""
     return variant_table(entries, lambda variant: variant.startswith(MAPS))
 
 
 def corruption_table(entries: Sequence[Record]) -> str:
-    """Markdown: what corrupting the images does to each task, by network."""
+    """Markdown: effect of corrupted images on each task, by network."""
     return variant_table(entries, lambda variant: not variant.startswith(MAPS) and variant != AS_TRAINED)
 
 
 def variant_table(entries: Sequence[Record], wanted: Callable[[str], bool]) -> str:
-    """Markdown: changes of every task for the wanted variants of all networks."""
+    """Markdown: change of each task in the wanted variants of all networks."""
     lines = []
     for name in dict.fromkeys(entry["row"] for entry in entries):
         own = [entry for entry in entries if entry["row"] == name]
@@ -159,7 +159,7 @@ def variant_table(entries: Sequence[Record], wanted: Callable[[str], bool]) -> s
 
 
 def plot_maps(why: Mapping[str, Sequence[Record]], path: Path, name: str = "own maps") -> None:
-    """Distances by stage, and what every task loses with the map of another task."""
+    """Plot distances by stage, and the loss of each task with the map of another task."""
     figure = Figure(figsize=(12.8, 4.2), layout="constrained")
     distances, losses = figure.subplots(1, 2, width_ratios=[1.3, 1])
     draw_distances(distances, why["distances"])
@@ -168,7 +168,7 @@ def plot_maps(why: Mapping[str, Sequence[Record]], path: Path, name: str = "own 
 
 
 def draw_distances(axes: Axes, records: Sequence[Record]) -> None:
-    """One line per row of the table of distances, with the standard deviation over seeds or pairs of seeds."""
+    """Draw one line per row of the table of distances, with the standard deviation over seeds or pairs of seeds."""
     for name, wanted in DISTANCES.items():
         chosen = [record for record in records if wanted(record)]
         if chosen and "uniform" not in name:
@@ -184,7 +184,7 @@ def draw_distances(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def draw_losses(axes: Axes, entries: Sequence[Record]) -> None:
-    """Matrix: how much better every task becomes when all use the map of one task; negative is worse."""
+    """Draw a matrix: the percentage by which each task gets better if all tasks use the map of one; negative is worse."""
     tasks = [task for task in registered_tasks() if entries and f"{MAPS}all {task}" in entries[0]["values"]]
     mean = [[np.mean([changes(e, f"{MAPS}all {maker}")[task] for e in entries]) for task in tasks] for maker in tasks]
     axes.imshow(mean, cmap="Reds_r", vmin=-100, vmax=0)

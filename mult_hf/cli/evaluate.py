@@ -90,7 +90,7 @@ class EvaluationArguments:
     runtime: str = runtime_flag()
     dtype: str = dtype_flag()
     cpu_threads: int | None = flag(
-        None, "threads per process without accelerator; by default the available processors, shared between processes"
+        None, "threads per process without accelerator; by default the available CPU cores, shared between processes"
     )
     # Comparison
     baseline_split: str | None = flag(None, "split that the constant baseline is computed from; no baseline by default")

@@ -63,7 +63,7 @@ class ExportArguments:
     dataset: str | None = flag(None, "local directory or Hub id of data to measure the files on; not measured by default")
     split: str = flag("test", "split of the data set")
     max_samples: int | None = flag(None, "number of rows to measure on, from the start; all by default")
-    cpu_threads: int | None = flag(None, "threads of PyTorch and ONNX Runtime; by default the available processors")
+    cpu_threads: int | None = flag(None, "threads of PyTorch and ONNX Runtime; by default the available CPU cores")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     output_dir: Path = flag(Path("outputs/export"), "directory of the files")
 

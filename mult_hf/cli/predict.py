@@ -80,7 +80,7 @@ class PredictionArguments:
     runtime: str = runtime_flag()
     dtype: str = dtype_flag()
     cpu_threads: int | None = flag(
-        None, "threads per process without accelerator; by default the available processors, shared between processes"
+        None, "threads per process without accelerator; by default the available CPU cores, shared between processes"
     )
     engine: str = flag(
         PROCESSES,
@@ -88,7 +88,7 @@ class PredictionArguments:
         choices=(PROCESSES, RAY),
     )
     ray_address: str | None = flag(None, "address of the Ray cluster, such as auto; by default one is started on this machine")
-    ray_workers: int | None = flag(None, "predicting processes on Ray; by default one per GPU, or as many as there are processors")
+    ray_workers: int | None = flag(None, "predicting processes on Ray; by default one per GPU or, without GPUs, as many as CPU cores allow")
     # Outputs
     output_dir: str = flag("outputs/predictions", "directory of all outputs, or a URL in an object store (s3://)")
     panels: bool = flag(True, "write a JPEG per image that shows it next to its maps")

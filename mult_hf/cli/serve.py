@@ -52,7 +52,7 @@ class ServeArguments:
     batch_size: int = flag(8, "largest number of images per batch")
     batch_wait: float = flag(5.0, "milliseconds that an image waits for others to join its batch")
     copies: int = flag(1, "copies of the model with --engine ray, each in a process, and on a GPU if there is one")
-    cpu_threads: int | None = flag(None, "threads per copy without GPU; by default the available processors, shared between copies")
+    cpu_threads: int | None = flag(None, "threads per copy without GPU; by default the available CPU cores, shared between copies")
     # Limits
     queue_size: int = flag(64, "requests that wait or are being answered; further ones get 503 with Retry-After")
     timeout: float = flag(30.0, "seconds from a request to its answer, after which it gets 504")

@@ -1,7 +1,7 @@
 """Random views of a sample: geometric changes of the image and its labels, then colour changes of the image."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,23 +17,23 @@ JPEG_QUALITIES = (30, 90)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The numbers that define a view of a sample; see [`RandomAugmentation`] for their ranges.
+    """The parameters of a view of a sample; see [`RandomAugmentation`] for their ranges.
 
     Args:
         flip: whether the sample is mirrored first.
         zoom: magnification.
         degrees: angle of rotation, counter-clockwise.
         corner: (left, top) of the window in the magnified image, in pixels.
-        brightness: factor, as `contrast` and `saturation`.
+        brightness: factor.
         contrast: factor.
         saturation: factor.
-        hue: shift as a share of a full turn.
+        hue: rotation on the colour circle, as a share of a full turn.
         red: factor of the first channel.
         blue: factor of the last channel.
         gamma: exponent of the tone curve.
         blur: sigma in pixels.
-        noise: standard deviation.
-        quality: of the JPEG compression; None for none.
+        noise: standard deviation, where 1 is the range of the image.
+        quality: JPEG quality; None if the view is not compressed.
     """
 
     flip: bool
@@ -59,7 +59,7 @@ class RandomAugmentation:
     The defaults give plausible photographs of the same scene. If the model will be tested on a new domain, raise `blur` and `noise`.
 
     Args:
-        tasks: specs by name; must include every task in the samples.
+        tasks: specs by name, of every task in the samples.
         size: (height, width) of the result in pixels; defaults to the sample's own size.
         flip: probability of a horizontal flip.
         zoom: lowest and highest magnification, sampled uniformly on a logarithmic scale. Below 1, the window may extend beyond
@@ -68,9 +68,9 @@ class RandomAugmentation:
         brightness: factors are sampled from 1 - brightness to 1 + brightness.
         contrast: as for `brightness`.
         saturation: as for `brightness`.
-        hue: the shift is sampled from -hue to hue.
+        hue: the rotation on the colour circle is sampled from -hue to hue, as a share of a full turn.
         blur: highest sigma in pixels; half of the images stay sharp, the others get 0 to `blur`.
-        noise: highest standard deviation; half of the images stay clean, the others get 0 to `noise`.
+        noise: highest standard deviation, where 1 is the range of the image; half of the images stay clean, the others get 0 to `noise`.
         white_balance: factors of red and of blue are sampled from 1 / (1 + white_balance) to 1 + white_balance, on a logarithmic scale.
         gamma: exponents of the tone curve are sampled from 1 / (1 + gamma) to 1 + gamma, on a logarithmic scale.
         jpeg: probability of JPEG compression, with a quality in [`JPEG_QUALITIES`].
@@ -140,13 +140,13 @@ class RandomAugmentation:
         return {**sample, "pixel_values": pixel_values}
 
     def draw(self, original: Sequence[int], generator: torch.Generator | None = None) -> View:
-        """Draw the numbers that define a view.
+        """Draw the parameters of a view.
 
         Args:
             original: (height, width) of the sample in pixels.
             generator: source of randomness, as for a call.
         """
-        # All numbers are drawn at once, so that disabling one change does not alter the others for the same seed.
+        # All parameters are drawn at once, so that disabling one change does not alter the others for the same seed.
         flip, zoom, turn, left, top, brightness, contrast, saturation, hue, blur, noise = torch.rand(11, generator=generator).tolist()
         red = blue = tone = quality = 0.5
         compression = 1.0
@@ -173,6 +173,23 @@ class RandomAugmentation:
             noise=self.noise * max(0.0, 2 * noise - 1),
             quality=round(worst + quality * (best - worst)) if compression < self.jpeg else None,
         )
+
+
+def check_computed_targets(tasks: Sequence[str], computable: Collection[str], share: float) -> None:
+    """Check the tasks whose targets are computed from views, and the share of these views.
+
+    Args:
+        tasks: names of the tasks.
+        computable: names of the tasks that the image alone defines.
+        share: share of the views.
+
+    Raises:
+        ValueError: if the image alone does not define a task, or the share is not in (0, 1].
+    """
+    if wrong := sorted(set(tasks) - set(computable)):
+        raise ValueError(f"the image alone does not define {wrong}; choose from: {', '.join(computable)}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}; it must be above 0 and at most 1")
 
 
 def _factor(spread: float, drawn: float) -> float:

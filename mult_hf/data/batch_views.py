@@ -1,6 +1,6 @@
-"""Random views of a whole batch at once, on the device that trains: those of `RandomAugmentation`, without a loader's processes.
+"""Random views of a whole batch, made on the training device instead of in the data loader: those of `RandomAugmentation`.
 
-A processor needs longer to make one view than a GPU to train on it, so that a GPU waits. With these views, the loader only decodes.
+A CPU core takes longer to make a view than a GPU takes to train on it, so the GPU waits. With these views, the loader only decodes.
 """
 
 import math
@@ -15,31 +15,33 @@ from torch.nn import functional
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .augmentations import RandomAugmentation, View
+from .augmentations import RandomAugmentation, View, check_computed_targets
 from .collator import SEEDS, SIZES
 from .geometric import BEYOND_IMAGE
 from .photometric import rotate_hue
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in the grey of contrast and saturation, as in torchvision."""
+"""Weights of red, green and blue in the grey that contrast and saturation refer to, as in torchvision."""
 
 
 @dataclass(frozen=True)
 class BatchViews:
     """Makes a random view of each image of a batch, together with its label maps.
 
-    The same seed gives the same view as `views`, up to rounding; only noise and the choice of computed targets draw other numbers.
+    A seed gives the same view as `views` in the loader, up to rounding, with three exceptions: noise and the choice of views whose
+    targets are computed use other random numbers; and where a zoom below 1 blurs an image that is smaller than the batch, border pixels
+    are repeated, not reflected.
 
     Args:
         views: ranges of the changes.
-        mean: of the normalisation of the finished views.
-        std: of the normalisation of the finished views.
+        mean: mean per channel that the finished views are normalised with.
+        std: standard deviation per channel that the finished views are normalised with.
         targets_of_views: tasks whose targets are computed from the views, see [`TargetsOfViews`][mult_hf.data.view_targets.TargetsOfViews].
-        share: share of the views whose targets are computed; they are unknown in the others.
+        share: share of the views whose targets are computed, in (0, 1]; in the other views they are unknown.
 
     Raises:
-        ValueError: if the image does not define a task, the share is not between 0 and 1, or `views` compresses images, which is not
-            possible on a device.
+        ValueError: if the image alone does not define a task, `share` is not in (0, 1], or `views` compresses images, which a device
+            cannot.
     """
 
     views: RandomAugmentation
@@ -49,11 +51,7 @@ class BatchViews:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        wrong = sorted(set(self.targets_of_views) - set(_image_targets())) if self.targets_of_views else []
-        if wrong:
-            raise ValueError(f"the image alone does not define {wrong}; choose from: {', '.join(_image_targets())}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share is {self.share}; it must be above 0 and at most 1")
+        check_computed_targets(self.targets_of_views, _image_targets() if self.targets_of_views else (), self.share)
         if self.views.jpeg:
             raise ValueError(f"jpeg is {self.views.jpeg}; a device cannot compress views: set it to 0, or make the views in the loader")
 
@@ -61,10 +59,11 @@ class BatchViews:
         """Draw the views.
 
         Args:
-            batch: what [`without_views`][mult_hf.data.collator.MultiTaskCollator.without_views] returns, on the device.
+            batch: the result of [`without_views`][mult_hf.data.collator.MultiTaskCollator.without_views], on the device.
 
         Returns:
-            `dict`: `pixel_values`, normalised, and `labels`, of the size of `views`.
+            `dict`: normalised `pixel_values` (batch, 3, height, width) and `labels` by task, at the size of `views`, or at that of the
+                batch if `views` has none.
 
         Raises:
             ValueError: if a map belongs to no task of `views`.
@@ -77,28 +76,29 @@ class BatchViews:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         drawn = [self.views.draw(size, generator) for size, generator in zip(sizes, generators, strict=True)]
         computed = [self.share == 1 or torch.rand((), generator=generator).item() < self.share for generator in generators]
-        numbers = _Numbers.of(drawn, images)
-        windows = _Windows.of(numbers, images.new_tensor(sizes, dtype=torch.float64), images.shape[-2:], self.views.size)
+        parameters = _Parameters.of(drawn, images)
+        windows = _Windows.of(parameters, images.new_tensor(sizes, dtype=torch.float64), images.shape[-2:], self.views.size)
         if self.views.zoom[0] < 1:
             images = _blurred(images, [math.sqrt(max(view.zoom**-2 - 1, 0)) / 2 for view in drawn])
         images = torch.where(windows.inside, windows.bilinear(images), _per_channel(BEYOND_IMAGE, images))
-        images = self._with_noise(_blurred(_coloured(images, numbers), [view.blur for view in drawn]), numbers, seeds[0])
-        maps = {task: _turned_and_zoomed(windows.resampled(values, tasks[task]), tasks[task], numbers) for task, values in labels.items()}
+        images = self._with_noise(_blurred(_coloured(images, parameters), [view.blur for view in drawn]), parameters, seeds[0])
+        resampled = {task: windows.resampled(values, tasks[task]) for task, values in labels.items()}
+        maps = {task: _rotated_and_zoomed(values, tasks[task], parameters) for task, values in resampled.items()}
         for task in set(self.targets_of_views) & set(maps):
             maps[task] = _computed(task, images, maps[task], torch.tensor(computed))
         return {"pixel_values": (images - _per_channel(self.mean, images)) / _per_channel(self.std, images), "labels": maps}
 
-    def _with_noise(self, images: Tensor, numbers: "_Numbers", seed: int) -> Tensor:
+    def _with_noise(self, images: Tensor, parameters: "_Parameters", seed: int) -> Tensor:
         if not self.views.noise:
             return images
         generator = torch.Generator(images.device).manual_seed(seed)
         noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-        return torch.where(numbers.noise > 0, (images + numbers.noise * noise).clamp(0, 1), images)
+        return torch.where(parameters.noise > 0, (images + parameters.noise.to(images.dtype) * noise).clamp(0, 1), images)
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """The numbers of all views, (batch, 1, 1, 1) each, in the images' type; see `View`."""
+class _Parameters:
+    """The parameters of all views, (batch, 1, 1, 1) float64 each; see `View`."""
 
     flip: Tensor
     zoom: Tensor
@@ -115,7 +115,7 @@ class _Numbers:
     noise: Tensor
 
     @classmethod
-    def of(cls, drawn: Sequence[View], images: Tensor) -> "_Numbers":
+    def of(cls, drawn: Sequence[View], images: Tensor) -> "_Parameters":
         corners = {"left": [view.corner[0] for view in drawn], "top": [view.corner[1] for view in drawn]}
         names = [each.name for each in fields(cls)]
         columns = [corners.get(name) or [getattr(view, name) for view in drawn] for name in names]
@@ -140,33 +140,34 @@ class _Windows:
     flip: Tensor
 
     @classmethod
-    def of(cls, numbers: _Numbers, sizes: Tensor, batch_size: Sequence[int], window: Sequence[int] | None) -> "_Windows":
-        """Compute positions as `geometric.rotate_zoom_crop` does, in the same float64.
+    def of(cls, parameters: _Parameters, sizes: Tensor, batch_size: Sequence[int], window: Sequence[int] | None) -> "_Windows":
+        """Compute positions as `geometric.rotate_zoom_crop` does, in float64 too.
 
         Args:
-            numbers: of the views.
+            parameters: of the views.
             sizes: (batch, 2) float64, heights and widths of the originals.
-            batch_size: height and width of the batch, which has the originals in its top left corners.
+            batch_size: height and width of the batch, whose images have the originals in their top left corners.
             window: height and width of the windows; those of the batch by default.
         """
         height, width = window or batch_size
         heights, widths = (sizes[:, axis].view(-1, 1, 1) for axis in (0, 1))
-        zoom, left, top, angle = (each[..., 0] for each in (numbers.zoom, numbers.left, numbers.top, torch.deg2rad(numbers.degrees)))
+        zoom, left, top = (each[..., 0] for each in (parameters.zoom, parameters.left, parameters.top))
+        angle = torch.deg2rad(parameters.degrees[..., 0])
         pixels = [torch.arange(length, device=sizes.device, dtype=torch.float64) + 0.5 for length in (width, height)]
         right = (pixels[0].view(1, 1, -1) + left) / zoom - widths / 2
         down = (pixels[1].view(1, -1, 1) + top) / zoom - heights / 2
         x = widths / 2 + torch.cos(angle) * right - torch.sin(angle) * down
         y = heights / 2 + torch.sin(angle) * right + torch.cos(angle) * down
         inside = ((x >= 0) & (x < widths) & (y >= 0) & (y < heights))[:, None]
-        flip = numbers.flip[..., 0] > 0
+        flip = parameters.flip[..., 0] > 0
         columns = torch.minimum(x.floor().clamp(min=0), widths - 1)
         columns = torch.where(flip, widths - 1 - columns, columns)
         rows = torch.minimum(y.floor().clamp(min=0), heights - 1)
-        # Positions beyond an original move to the centres of its outermost pixels, since its surroundings are another's or empty.
+        # Positions beyond an original move to the centres of its outermost pixels, because what surrounds it in the batch is padding.
         x = torch.where(flip, widths - x, x)
         x, y = (torch.minimum(each.clamp(min=0.5), limit - 0.5) for each, limit in ((x, widths), (y, heights)))
         grid = torch.stack([2 * x / batch_size[1] - 1, 2 * y / batch_size[0] - 1], -1).float()
-        return cls(grid, (rows * batch_size[1] + columns).long().flatten(1), inside, numbers.flip)
+        return cls(grid, (rows * batch_size[1] + columns).long().flatten(1), inside, parameters.flip)
 
     def nearest(self, values: Tensor, beyond: float) -> Tensor:
         """Copy the nearest pixels of (batch, channels, height, width)."""
@@ -175,7 +176,7 @@ class _Windows:
         return torch.where(self.inside, copied, beyond)
 
     def bilinear(self, values: Tensor) -> Tensor:
-        """Means of the four pixels around, of (batch, channels, height, width)."""
+        """Interpolate (batch, channels, height, width) between the four nearest pixels."""
         return functional.grid_sample(values, self.grid.to(values.dtype), padding_mode="border", align_corners=False)
 
     def resampled(self, values: Tensor, spec: TaskSpec) -> Tensor:
@@ -194,18 +195,18 @@ class _Windows:
         return torch.where(self.nearest(known, 0).bool(), means, math.nan)
 
 
-def _turned_and_zoomed(values: Tensor, spec: TaskSpec, numbers: _Numbers) -> Tensor:
+def _rotated_and_zoomed(values: Tensor, spec: TaskSpec, parameters: _Parameters) -> Tensor:
     """Apply rotation and zoom to the values of a task, as its spec declares."""
     if spec.zoom_exponent:
-        values = values * (numbers.zoom**spec.zoom_exponent).to(values.dtype)
+        values = values * (parameters.zoom**spec.zoom_exponent).to(values.dtype)
     if spec.rotated_channels:
-        angle = torch.deg2rad(numbers.degrees[:, 0])
+        angle = torch.deg2rad(parameters.degrees[:, 0])
         cosine, sine = torch.cos(angle).to(values.dtype), torch.sin(angle).to(values.dtype)
         right, up = (values[:, channel] for channel in spec.rotated_channels)
-        turned = list(values.unbind(1))
-        turned[spec.rotated_channels[0]] = cosine * right - sine * up
-        turned[spec.rotated_channels[1]] = sine * right + cosine * up
-        values = torch.stack(turned, 1)
+        rotated = list(values.unbind(1))
+        rotated[spec.rotated_channels[0]] = cosine * right - sine * up
+        rotated[spec.rotated_channels[1]] = sine * right + cosine * up
+        values = torch.stack(rotated, 1)
     return values
 
 
@@ -220,27 +221,27 @@ def _computed(task: str, images: Tensor, stored: Tensor, computed: Tensor) -> Te
 
 
 def _image_targets() -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Imported when they are needed, because they need the extra `data`."""
+    """The functions by task, imported here because they need the extra `data`; other runs do not."""
     from .image_targets import IMAGE_TARGETS
 
     return IMAGE_TARGETS
 
 
-def _coloured(images: Tensor, numbers: _Numbers) -> Tensor:
+def _coloured(images: Tensor, parameters: _Parameters) -> Tensor:
     """Change colours like `photometric.colour_jitter`, `white_balance` and `tone_curve`."""
     luma = _per_channel(LUMA, images)
     dtype = images.dtype
-    images = (images * numbers.brightness.to(dtype)).clamp(0, 1)
+    images = (images * parameters.brightness.to(dtype)).clamp(0, 1)
     means = (images * luma).sum(1, keepdim=True).mean((-2, -1), keepdim=True)
-    images = torch.lerp(means, images, numbers.contrast.to(dtype)).clamp(0, 1)
-    images = torch.lerp((images * luma).sum(1, keepdim=True), images, numbers.saturation.to(dtype)).clamp(0, 1)
-    images = rotate_hue(images, numbers.hue.to(dtype))
-    factors = torch.cat([numbers.red, torch.ones_like(numbers.red), numbers.blue], 1).to(dtype)
-    return (images * factors).clamp(0, 1).pow(numbers.gamma.to(dtype))
+    images = torch.lerp(means, images, parameters.contrast.to(dtype)).clamp(0, 1)
+    images = torch.lerp((images * luma).sum(1, keepdim=True), images, parameters.saturation.to(dtype)).clamp(0, 1)
+    images = rotate_hue(images, parameters.hue.to(dtype))
+    factors = torch.cat([parameters.red, torch.ones_like(parameters.red), parameters.blue], 1).to(dtype)
+    return (images * factors).clamp(0, 1).pow(parameters.gamma.to(dtype))
 
 
 def _blurred(images: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Blur each image by its own sigma in pixels, as `photometric.gaussian_blur`; those with 0 stay as they are."""
+    """Blur each image with its own sigma in pixels, like `photometric.gaussian_blur`; 0 leaves an image unchanged."""
     chosen = [index for index, sigma in enumerate(sigmas) if sigma > 0]
     if not chosen:
         return images
@@ -259,8 +260,8 @@ def _blurred(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     return images.index_copy(0, where, both.view(count, channels, *images.shape[-2:]))
 
 
-def _per_channel(numbers: Sequence[float], like: Tensor) -> Tensor:
-    return like.new_tensor(numbers).view(1, -1, 1, 1)
+def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    return like.new_tensor(values).view(1, -1, 1, 1)
 
 
 __all__ = ["BatchViews"]

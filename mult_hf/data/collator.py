@@ -29,7 +29,7 @@ AUGMENTATION_SEED = "augmentation_seed"
 """Key of a row's augmentation seed, which makes its augmentation independent of all earlier random draws."""
 
 SEEDS, SIZES = "view_seeds", "image_sizes"
-"""Keys of a batch without views: (batch,) int64 seeds of the views, and (batch, 2) int64 heights and widths of the images."""
+"""Keys of a batch whose views are still to be made: (batch,) int64 seeds of the views, and (batch, 2) int64 heights and widths."""
 
 
 class MultiTaskCollator:
@@ -42,8 +42,8 @@ class MultiTaskCollator:
         processor: a MulT image processor; its tasks are the columns that are read.
         augment: applied to each sample, image and targets together, before the image is normalised. A row with an
             `"augmentation_seed"` gets its own generator; the others use torch's global one.
-        tasks_by_source: for a mixture of data sets ([`mix_datasets`]): task entries with that set's encodings, for each name in
-            the column `source`.
+        tasks_by_source: for a mixture of data sets ([`mix_datasets`]): by name in the column `source`, that set's task entries with its
+            own encodings.
     """
 
     def __init__(
@@ -85,19 +85,22 @@ class MultiTaskCollator:
             rows: as for a batch, each with an `"augmentation_seed"`.
 
         Returns:
-            [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) in [0, 1], `labels` by task, the seeds and the sizes of the
-                images. Smaller images are in the top left corner: beyond them, labels are unknown and colours are those at the border.
+            [`MulTBatchFeature`] with `pixel_values` (batch, 3, height, width) in [0, 1], `labels` by task, and the seeds and sizes of the
+                images under [`SEEDS`] and [`SIZES`]. A smaller image is padded at the bottom and on the right: labels are unknown there,
+                and colours repeat those at the border.
 
         Raises:
-            ValueError: as for a batch.
+            ValueError: if a row has no seed, no image, or a map that does not match its task or align with its image.
         """
         specs = self.processor.task_specs
         self._check_rows(rows, specs)
+        seeds = [row.get(AUGMENTATION_SEED) for row in rows]
+        if None in seeds:
+            raise refusal(f"row {seeds.index(None)} of the batch has no {AUGMENTATION_SEED!r}; add one, an integer, to every row")
         samples = list(self._samples(rows, specs, do_normalize=False))
         sizes = [tuple(sample["pixel_values"].shape[-2:]) for sample in samples]
         largest = tuple(max(lengths) for lengths in zip(*sizes))
         batch = _stacked([sample if size == largest else _padded(sample, largest) for sample, size in zip(samples, sizes)])
-        seeds = [row[AUGMENTATION_SEED] for row in rows]
         return MulTBatchFeature(data={**batch, SEEDS: torch.tensor(seeds), SIZES: torch.tensor(sizes)})
 
     def collate_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -126,7 +129,8 @@ class MultiTaskCollator:
         """Focal lengths of rows in pixels of the model's input, for `post_process`; None for a processor without a canonical camera.
 
         Args:
-            rows: as for a batch. Where the column [`FOCAL_LENGTH`] is missing or null, the image's EXIF or an assumed one counts.
+            rows: as for a batch. Where the column [`FOCAL_LENGTH`] is missing or null, the focal length in the image's EXIF is used, or
+                an assumed one.
             size: (height, width) of the model's input.
         """
         if self.processor.canonical_focal_length is None:
@@ -192,7 +196,7 @@ def _decoded(stored: Any, spec: TaskSpec) -> np.ndarray:
 
 
 def _padded(sample: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
-    """A sample with rows below and columns to the right: unknown labels, and the colours at the border."""
+    """Pad a sample at the bottom and on the right, with unknown labels and the colours at the border."""
     image = sample["pixel_values"]
     beyond = (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2])
     labels = {

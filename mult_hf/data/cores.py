@@ -1,4 +1,4 @@
-"""What this process may use of the machine: number of processors, and freed memory."""
+"""What this process may use of the machine: CPU cores, and freed memory."""
 
 import ctypes
 import math
@@ -22,17 +22,17 @@ _MALLOC_THRESHOLDS = {
 
 
 def available_cores() -> int:
-    """Number of processors that this process may use, at least 1.
+    """Number of CPU cores that this process may use, at least 1.
 
-    Those that its affinity allows (`taskset`, a batch system), or fewer where its container has a quota of processor time: a container
-    with 2 processors on a machine of 64 gets 2. A fraction of a processor counts as one.
+    These are the cores that its affinity allows (`taskset`, a batch system), or fewer if its container has a quota of CPU time: a container
+    with 2 cores on a machine with 64 gets 2. A fraction of a core counts as one.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *map(math.ceil, quotas(CGROUPS, OWN_CGROUPS))]))
 
 
 def threads_per_process(requested: int | None, processes: int) -> int:
-    """Threads of one process: as many as requested, or an equal share of the available processors.
+    """Threads of one process: as many as requested, or an equal share of the available CPU cores.
 
     Args:
         requested: number of threads, or None.
@@ -56,7 +56,7 @@ def keep_freed_memory() -> None:
 
 
 def quotas(mounted: Path, own: Path) -> Iterator[float]:
-    """Quotas of processor time, in processors, of the control groups of this process and of those around them.
+    """CPU quotas, in cores, of the control groups of this process and of their parent groups.
 
     Args:
         mounted: directory of all control groups.

@@ -9,6 +9,24 @@ UNFINISHED = ".unfinished"
 """Suffix of a file that is still being written."""
 
 
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on disk; otherwise a power failure could leave an empty file under its name.
+
+    Only POSIX systems can open directories; elsewhere they are skipped.
+
+    Raises:
+        OSError: if the path does not exist, or the disk cannot be written to.
+    """
+    is_posix = os.name == "posix"
+    if path.is_dir() and not is_posix:
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_posix else os.O_RDWR)  # Windows syncs only files that are open for writing
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Write a file under a temporary name and rename it once it is complete and on disk.
@@ -27,8 +45,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         yield unfinished
-        with open(unfinished, "rb+") as file:  # otherwise a power failure can leave an empty file under the final name
-            os.fsync(file.fileno())
+        sync_to_disk(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

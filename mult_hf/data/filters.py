@@ -1,4 +1,4 @@
-"""Linear filters of grey images, alone or in a batch, on any device: those of scikit-image and Pillow, several times faster."""
+"""Filters of scikit-image and Pillow for grey images, in batches and on any device, several times faster."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,7 +14,7 @@ SOBEL_SLOPE, SOBEL_MEAN = (-1, 0, 1), (0.25, 0.5, 0.25)
 """The two factors of `skimage.filters.sobel`'s kernel: along the slope, and across it."""
 
 BAND = 128
-"""Rows that a processor filters at a time, so that they stay in its cache."""
+"""Rows that are filtered at a time on a CPU, so that they stay in its cache."""
 
 
 def resized(values: Tensor, size: Sequence[int], method: Image.Resampling) -> Tensor:
@@ -22,8 +22,11 @@ def resized(values: Tensor, size: Sequence[int], method: Image.Resampling) -> Te
 
     Args:
         values: (..., height, width) float32.
-        size: the new height and width.
-        method: of Pillow.
+        size: (height, width) of the result.
+        method: Pillow's resampling filter.
+
+    Returns:
+        `Tensor`: (..., *size) float32.
     """
     down, right = (torch.from_numpy(_resizing(length, new, method)).to(values) for length, new in zip(values.shape[-2:], size))
     return down @ values @ right.T
@@ -31,19 +34,19 @@ def resized(values: Tensor, size: Sequence[int], method: Image.Resampling) -> Te
 
 @lru_cache(maxsize=32)
 def _resizing(length: int, new: int, method: Image.Resampling) -> np.ndarray:
-    """(new, length) float32: resizing the unit vectors gives the matrix, because resizing is linear."""
+    """The matrix (new, length) float32 that resizes an axis: resizing is linear, so its columns are the resized unit vectors."""
     return np.array(Image.fromarray(np.eye(length, dtype=np.float32)).resize((length, new), method))
 
 
 def smoothed_slopes(grey: Tensor, size: Sequence[int], sigma: float) -> Tensor:
-    """Sobel magnitude of images that were resized (bicubic) and smoothed with a Gaussian that ignores pixels beyond the border.
+    """Sobel magnitude of images that are first resized (bicubic) and smoothed with a Gaussian that ignores pixels beyond the border.
 
-    All three steps are linear and separable, so that one product with a matrix per axis computes them.
+    Resizing, smoothing and both slopes are linear and separable, so one matrix product per axis computes each slope.
 
     Args:
         grey: (..., height, width) float32.
-        size: height and width of the resized images.
-        sigma: of the Gaussian, in pixels of the resized images.
+        size: (height, width) of the resized images.
+        sigma: standard deviation of the Gaussian, in pixels of the resized images.
 
     Returns:
         `Tensor`: (..., *size) float32; equals `skimage.filters.sobel` of the smoothed images up to rounding.
@@ -67,13 +70,13 @@ def _slope_and_mean(length: int, new: int, sigma: float) -> tuple[np.ndarray, np
 
 
 def highest_hessian_determinant(grey: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """The maximum over scales of `skimage.feature.hessian_matrix_det(grey, sigma, approximate=True)`.
+    """Maximum over scales of `skimage.feature.hessian_matrix_det(grey, sigma, approximate=True)`.
 
     Box sums are differences of one integral image. As in scikit-image, they are at least 0, and a box whose corner lies beyond the
     border starts at the border.
 
     Args:
-        grey: (..., height, width) float32, larger than the boxes.
+        grey: (..., height, width) float32, larger than the largest box, `3 * max(sigmas)` pixels.
         sigmas: the scales, in pixels.
 
     Returns:

@@ -38,11 +38,11 @@ def keypoints2d(images: Tensor) -> Tensor:
 
 
 IMAGE_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {function.__name__: function for function in (edges2d, keypoints2d)}
-"""Functions of the tasks that the image alone defines, which have the names of their tasks."""
+"""By task that the image alone defines: function of images (batch, 3, height, width) -> targets (batch, 1, height, width)."""
 
 
 def _grey(images: Tensor) -> Tensor:
-    """(batch, height, width), rounded to the levels of a stored image before."""
+    """Grey images (batch, height, width), after rounding to the 256 levels of a stored image."""
     levels = images.float().clamp(0, 1).mul(255).round().div(255)
     return torch.einsum("bchw,c->bhw", levels, levels.new_tensor(GREY))
 
@@ -55,7 +55,7 @@ def _defined_size(images: Tensor) -> tuple[int, int]:
 
 
 def _averaged_to(response: Tensor, images: Tensor) -> Tensor:
-    """Resize (batch, height, width) to the images, (batch, 1, height, width)."""
+    """Resize a response (batch, height, width) to the size of the images: (batch, 1, height, width)."""
     size = images.shape[-2:]
     method = Image.Resampling.BOX if size[0] <= response.shape[1] else Image.Resampling.BILINEAR
     return resized(response, size, method)[:, None]

@@ -20,8 +20,8 @@ class Cluster(NamedTuple):
     """A Ray cluster.
 
     Args:
-        cpus: its processors.
-        gpus: its GPUs.
+        cpus: number of its CPU cores.
+        gpus: number of its GPUs.
         is_ours: whether it was started here, and ends with the `with` block.
     """
 
@@ -57,7 +57,7 @@ def ray_cluster(
     Args:
         address: address of a running cluster, such as `auto`; by default that of the environment variable `RAY_ADDRESS`, or else a
             cluster of this machine that ends with the block. A connection that exists already is used, and kept.
-        num_cpus: processors of a cluster that is started here.
+        num_cpus: CPU cores of a cluster that is started here.
         purpose: what needs Ray, for messages.
         extra: the extra that installs Ray.
         object_store_bytes: shared memory of a cluster that is started here.
@@ -127,8 +127,8 @@ def map_on_ray(
         items: bytes or integers.
         items_per_task: number of items per call, see [`MAX_TASKS`]; what is repeated if a worker is lost.
         workers: number of processes.
-        num_cpus: processors of each.
-        num_gpus: GPUs of each.
+        num_cpus: CPU cores per process.
+        num_gpus: GPUs per process.
         in_order: whether results come in the order of the items.
 
     Raises:

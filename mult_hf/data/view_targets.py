@@ -7,27 +7,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from .augmentations import check_computed_targets
 from .benchmarks.reader import DERIVATIONS
 
 IMAGE_TARGETS = {task: function for task, (inputs, function) in DERIVATIONS.items() if inputs == ("image",)}
-"""Functions (image, camera) of the tasks that the image alone defines; the camera is not used."""
+"""By task that the image alone defines: function (image, camera) -> target (1, height, width); it ignores the camera."""
 
 
 @dataclass(frozen=True)
 class TargetsOfViews:
     """Computes targets of some tasks from the view that an augmentation returns.
 
-    Edges and keypoints are defined by the image: those of a darker, blurred or magnified view differ from those stored in the data set.
-    Any images, such as photographs without labels, can therefore train these tasks. Pixels whose stored map is unknown in a view, for
+    The image defines edges and keypoints: those of a darker, blurred or magnified view differ from those stored in the data set. Any
+    image, such as a photograph without labels, can therefore train these tasks. Pixels whose stored map is unknown in a view, for
     example beyond the image, stay unknown if the stored map has known pixels.
 
     Args:
         augment: makes the view, see [`RandomAugmentation`][mult_hf.data.augmentations.RandomAugmentation].
         tasks: names of tasks in [`IMAGE_TARGETS`].
-        share: share of the views whose targets are computed; they are unknown in the others. Below 1 it saves time.
+        share: share of the views whose targets are computed, in (0, 1]; in the other views they are unknown. Below 1 it saves time.
 
     Raises:
-        ValueError: if the image does not define a task, or the share is not between 0 and 1.
+        ValueError: if the image alone does not define a task, or `share` is not in (0, 1].
     """
 
     augment: Callable[..., dict[str, Any]]
@@ -35,14 +36,10 @@ class TargetsOfViews:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        wrong = sorted(set(self.tasks) - set(IMAGE_TARGETS))
-        if wrong:
-            raise ValueError(f"the image alone does not define {wrong}; choose from: {', '.join(IMAGE_TARGETS)}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share is {self.share}; it must be above 0 and at most 1")
+        check_computed_targets(self.tasks, IMAGE_TARGETS, self.share)
 
     def __call__(self, sample: dict[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
-        """Draw a view and compute its targets; arguments and result as for the augmentation."""
+        """Draw a view and compute its targets; arguments and result are those of `augment`."""
         view = self.augment(sample, generator)
         computed = self.share == 1 or torch.rand((), generator=generator).item() < self.share
         image = (view["pixel_values"].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy() if computed else None

@@ -1,7 +1,7 @@
-"""Photographs with measured depth: metrics that do not depend on the unit of length, and normals from depth with their noise.
+"""Photographs with measured depth: metrics that do not depend on the scale of depth, and normals from depth with their noise.
 
-If a model was trained with one kind of camera, its depth in metres is off by a factor with another. Median scaling removes this factor
-per image (Zhou et al., arXiv 1704.07813). Both kinds of metrics are reported. The tasks are found by their entries: lengths by
+If a model was trained with one kind of camera, its depth in metres is wrong by a factor for another. Median scaling removes this factor
+for each image (Zhou et al., arXiv 1704.07813). Both kinds of metrics are reported. The tasks are found by their entries: lengths by
 `zoom_exponent`, depth and normals by `transformers_task`.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SCALED_METRICS = ("abs_rel_median_scaled", "delta1_median_scaled", "abs_rel", "delta1", "rmse")
-"""Metrics of lengths on photographs; the first is the headline, by which the constant baseline is chosen."""
+"""Metrics of lengths on photographs; the first is the headline metric, for which the constant baseline is optimised."""
 
 
 def find_sets(directory: str | Path) -> list[Path]:
@@ -46,7 +46,7 @@ def _is_set(directory: Path) -> bool:
 
 
 def with_scaled_metrics(specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
-    """The entries, with [`SCALED_METRICS`] for every length: one channel whose values are divided by the magnification of an image."""
+    """The entries, with [`SCALED_METRICS`] for every length: a task of one channel whose values are divided by the zoom of an image."""
     return {
         task: replace(spec, metrics=SCALED_METRICS) if spec.zoom_exponent == -1 and spec.channels == 1 else spec
         for task, spec in specs.items()
@@ -54,7 +54,7 @@ def with_scaled_metrics(specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
 
 
 def task_of(specs: Mapping[str, TaskSpec], transformers_task: str) -> str | None:
-    """The name of the first task with this task name of transformers, such as "depth-estimation"."""
+    """Name of the first task with this `transformers_task`, such as "depth-estimation"; None if there is none."""
     return next((task for task, spec in specs.items() if spec.transformers_task == transformers_task), None)
 
 
@@ -62,9 +62,9 @@ class RowsWithNormals:
     """Rows with normals that are computed from their depth, for [`evaluate`][mult_hf.evaluation.loop.evaluate].
 
     Args:
-        rows: rows with depth and a column of focal lengths in pixels of the depth map's image; rows without one have no normals.
+        rows: rows with depth and a column of focal lengths in pixels of the image; rows that lack either have no normals.
         depth: entry of the depth, with its encoding.
-        name: name of the column of normals: (3, height, width) float32, NaN where unknown.
+        name: name of the new column of normals: (3, height, width) float32, NaN where unknown.
     """
 
     def __init__(self, rows: "Dataset | Sequence[Mapping[str, Any]]", depth: TaskSpec, name: str) -> None:
@@ -103,15 +103,15 @@ def _width(image: Any) -> int:
 def add_normals(
     rows: "Dataset", specs: Mapping[str, TaskSpec], known: Mapping[str, TaskSpec]
 ) -> tuple["Dataset | RowsWithNormals", dict[str, TaskSpec]]:
-    """Normals from depth for data that have none, if they have depth and focal lengths.
+    """Add normals that are computed from depth to a data set that has depth and focal lengths, but no normals.
 
     Args:
-        rows: of the data set.
-        specs: its entries.
-        known: entries among which that of normals is looked up, such as the registered ones.
+        rows: rows of the data set.
+        specs: task entries of the data set.
+        known: entries that may contain one of normals, such as the registered ones.
 
     Returns:
-        The rows and the entries, with normals or unchanged.
+        The rows and the entries, with normals, or unchanged if the data set has normals or lacks depth or focal lengths.
     """
     depth, normals = task_of(specs, "depth-estimation"), task_of(known, "normal-estimation")
     if depth is None or normals is None or normals in specs or FOCAL_LENGTH not in rows.column_names:
@@ -120,17 +120,17 @@ def add_normals(
 
 
 def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
-    """Angles by which normals from depth differ between two halves of the pixels, divided by the square root of 2: their noise.
+    """Noise of normals from depth: the angles between normals from two subsets of the pixels, divided by the square root of 2.
 
-    One half has the even rows and columns, the other has the odd ones. Both show the same surfaces with independent noise. (The result
-    excludes noise that neighbouring pixels share, such as that of depth cameras that match patches, so it is a lower bound.)
+    One subset has the even rows and columns, the other one the odd ones. Both show the same surfaces with independent noise. (The result is
+    a lower bound: it excludes noise that neighbouring pixels share, such as that of depth cameras that match patches.)
 
     Args:
         depth: (height, width) metres, NaN where unknown.
         focal: focal length in pixels.
 
     Returns:
-        `np.ndarray`: angles in degrees where both are known.
+        `np.ndarray`: (pixels,) angles in degrees, where both normals are known.
     """
     height, width = (side // 2 * 2 for side in depth.shape)
     halves = []

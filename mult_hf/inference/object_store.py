@@ -26,7 +26,7 @@ class FoundObjects(NamedTuple):
     Args:
         root: URL that names are relative to.
         urls: URLs of the images, sorted, without duplicates.
-        ignored: number of other files in folders, by suffix.
+        ignored: number of other files in the folders, by suffix.
     """
 
     root: str
@@ -42,7 +42,7 @@ def find_objects(inputs: Sequence[str]) -> FoundObjects:
             whatever its suffix.
 
     Raises:
-        ValueError: if an input is a path, is of an unknown kind, or is in another store than the first one, or if there is no image.
+        ValueError: if an input is a path or has an unknown protocol, inputs are in several stores, or there is no image.
         OSError: if the store cannot be reached.
         ImportError: if the package for a store is not installed; the message names it.
     """
@@ -56,7 +56,7 @@ def find_objects(inputs: Sequence[str]) -> FoundObjects:
         with naming_store(text):
             is_folder = store.isdir(path)
             found = store.glob(path) if "*" in path else store.find(path) if is_folder else [path] * store.exists(path)
-        found = [each for each in found if not each.endswith("/")]  # empty objects by which some programs make folders
+        found = [each for each in found if not each.endswith("/")]  # empty objects that some programs create to mark folders
         if not found:
             raise ValueError(f"{text} does not exist; give URLs of images or folders, or patterns such as 's3://bucket/images/**/*.jpg'")
         roots.append(store.unstrip_protocol(path if is_folder else _fixed_folder(path)))
@@ -119,13 +119,13 @@ class ObjectSource:
 def _stamp(url: str) -> str:
     """The store's identifier for the version of an object, such as its ETag.
 
-    fsspec's `ukey` describes an object otherwise if its folder was listed before.
+    fsspec's `ukey` is only used if there is none, because it changes once the folder of an object has been listed.
     """
     store, path = url_to_fs(url)
     return checksum(store.info(path)) or str(store.ukey(path))
 
 
-@lru_cache(maxsize=1)  # an image is read after its digest was computed
+@lru_cache(maxsize=1)  # an image is read right after its digest is computed
 def _content(url: str, stamp: str) -> bytes:
     """The bytes of an object at this stamp."""
     with fsspec.open(url, "rb") as file:
@@ -137,7 +137,7 @@ def _digest(url: str) -> str:
 
 
 def _read(url: str) -> Image.Image:
-    return cast("Image.Image", read_image(_content(url, _stamp(url)), name=url))  # which returns arrays for arrays only
+    return cast("Image.Image", read_image(_content(url, _stamp(url)), name=url))  # it returns an array only for an array
 
 
 __all__ = ["FoundObjects", "ObjectSource", "find_objects"]

@@ -5,10 +5,10 @@
     panels/NAME.jpg      image and maps side by side
     images/NAME.png      the images, if they are kept: then the directory is a data set of the schema (docs/data.md)
     metadata.jsonl       metadata of this data set
-    sources/NAME.txt     digest of the image's contents, and size and times of its file; written last
+    sources/NAME.txt     digest of the image's contents, and a stamp: size and times of its file, or its store's checksum; written last
 
 Every file is written under a temporary name, synced to disk and then renamed, so that an interruption leaves no partial file. In an object
-store, a file is one object, which the store shows only when it is complete.
+store, each file is one object, which appears only when it is complete.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 from torch import Tensor, nn
 
+from mult_hf.data.files import sync_to_disk
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, card_header, is_url, load_task_entries
 from mult_hf.data.stores import naming_store
@@ -52,10 +53,10 @@ MAX_FILE_NAME = 255
 """Longest file name in bytes on Linux, macOS and Windows."""
 
 _ENCODED_PIXELS = 2**14
-"""Pixels that are encoded at a time: few enough for their values in float64 to stay in the processor's cache."""
+"""Pixels that are encoded at a time: few enough for their float64 values to stay in the CPU's cache."""
 
-# Integer type of a PNG by its number of channels; the highest value means "unknown".
 _PNG_TYPES = {1: "uint16", 3: "uint8"}
+"""Integer type of a PNG by its number of channels; its highest value marks unknown pixels."""
 
 
 def stored_form(spec: TaskSpec) -> TaskSpec:
@@ -75,7 +76,7 @@ def stored_form(spec: TaskSpec) -> TaskSpec:
 
 
 def precision(stored: TaskSpec) -> float:
-    """Largest rounding error of a stored number, in the task's unit; 0 for class ids and floats."""
+    """Largest rounding error of a stored value, in the task's unit; 0 for class ids and floats."""
     return 0.0 if stored.is_classification or _is_float(stored) else float(np.max(stored.encoding.scale)) / 2
 
 
@@ -90,10 +91,10 @@ def map_suffix(stored: TaskSpec) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; the file replaces `path` once it is complete and on disk, or in its object store.
+    """Yield a temporary path to write to; the file replaces `path` once it is complete, and on disk or in its object store.
 
     Raises:
-        IsADirectoryError: if a folder has this name.
+        IsADirectoryError: if `path` is a folder.
     """
     if is_url(path):
         with uploaded(path) as unfinished:
@@ -105,22 +106,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f"{hashlib.sha256(path.name.encode(errors='surrogateescape')).hexdigest()[:16]}.part")
     try:
         yield unfinished
-        _sync(unfinished)
+        sync_to_disk(unfinished)
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # on other systems a folder cannot be opened
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk; otherwise a power cut could leave an empty file at the final path."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_to_disk(path.parent)
 
 
 def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
@@ -136,7 +127,7 @@ def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
 
 
 def save_map(file: BinaryIO, prediction: Tensor, stored: TaskSpec) -> None:
-    """Write the contents of a map's file; arguments as for [`write_map`], with a file opened for writing bytes."""
+    """Write the contents of a map's file; arguments as for [`write_map`], with a binary file in place of the path."""
     values = prediction.cpu().numpy()
     values = values if stored.is_classification or values.ndim == 3 else values[None]
     if _is_float(stored):
@@ -170,11 +161,11 @@ def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
 
 
 _ENDS = {".png": (12, b"\0\0\0\0IEND\xaeB`\x82"), ".jpg": (2, b"\xff\xd9"), ".npz": (22, b"PK\5\6")}
-"""By suffix: length of the last part of a complete file, and what it begins with."""
+"""By suffix: length in bytes of the last part of a complete file, and the bytes that this part begins with."""
 
 
-def _has_its_end(path: Path) -> bool:
-    """Whether a file of a result is complete: a copy that was interrupted, or made while a disk was full, lacks its end."""
+def _is_complete(path: Path) -> bool:
+    """Whether a file of a result has its last part, which a copy lacks if it was interrupted or the disk was full."""
     length, beginning = _ENDS[path.suffix]
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - length))
@@ -195,17 +186,17 @@ def digest(model: nn.Module) -> str:
     return hashed.hexdigest()[:16]
 
 
-_NOT_MEANT = ("_name_or_path", "transformers_version", "dtype")
-"""Entries of a configuration that do not change predictions."""
+_IRRELEVANT = ("_name_or_path", "transformers_version", "dtype")
+"""Entries of a configuration that do not affect predictions."""
 
 
 def digest_of_values(values: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that depend on every value of a configuration except its path, dtype and transformers version."""
-    return hashlib.sha256(json.dumps(_meant(values), sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_relevant(values), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _meant(value: Any) -> Any:
-    return {key: _meant(item) for key, item in value.items() if key not in _NOT_MEANT} if isinstance(value, Mapping) else value
+def _relevant(value: Any) -> Any:
+    return {key: _relevant(item) for key, item in value.items() if key not in _IRRELEVANT} if isinstance(value, Mapping) else value
 
 
 @dataclass
@@ -213,11 +204,11 @@ class PredictionDirectory:
     """The files of one output directory.
 
     Args:
-        directory: path of the directory, or its URL in an object store, which needs the extra `store` and the store's own package.
+        directory: path of the directory, or its URL in an object store; a URL needs the extra `store` and the store's own package.
         specs: entries of the predicted tasks.
         panels: whether to write a panel per image.
         keep_images: whether to write the images too.
-        max_side: longest side of maps and kept images in pixels; by default that of each image.
+        max_side: longest side of maps and kept images in pixels; by default the longest side of each image.
     """
 
     directory: str | Path
@@ -254,11 +245,11 @@ class PredictionDirectory:
 
         Args:
             name: name of the image.
-            stamp: returns size and times of its file; if these are unchanged, the contents are not read.
+            stamp: returns size and times of its file, or its store's checksum; if it is unchanged, the contents are not read.
             digest: returns the digest of its contents, which is compared if the stamp has changed.
 
         Raises:
-            ValueError: if the files' names would be too long.
+            ValueError: if the names of the files would be too long.
         """
         if not self.is_finished(name) or (recorded := self._recorded(name)) is None:
             return False
@@ -285,7 +276,7 @@ class PredictionDirectory:
         """Whether every file of an image exists and is complete to its end.
 
         Raises:
-            ValueError: if the files' names would be too long.
+            ValueError: if the names of the files would be too long.
         """
         paths = [self.map_path(task, name) for task in self.specs]
         paths += [self.panel_path(name)] * self.panels + [self.image_path(name)] * self.keep_images
@@ -294,14 +285,14 @@ class PredictionDirectory:
             raise ValueError(
                 f"its prediction files would have names of {longest} bytes, but at most {MAX_FILE_NAME} are allowed; rename the image"
             )
-        return all(path.is_file() and (is_url(path) or _has_its_end(path)) for path in paths)
+        return all(path.is_file() and (is_url(path) or _is_complete(path)) for path in paths)
 
     def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the maps of an image of this (height, width)."""
         return bounded_size(image_size, self.max_side)
 
     def kept(self, image: Image.Image) -> Image.Image:
-        """What `write` needs of an image: at the maps' size if images are kept, else as the panel shows it."""
+        """Resize an image to what `write` needs: to the size of the maps if images are kept, else to its size in the panel."""
         height, width = (self.map_size if self.keep_images else _panel_size)((image.height, image.width))
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
@@ -314,7 +305,7 @@ class PredictionDirectory:
     ) -> None:
         """Write every file of an image.
 
-        The record is removed first and written last, so that a mixture of maps from two images never counts as finished.
+        The record is removed first and written last, so that maps of two different images never count as finished.
 
         Args:
             name: name of the image.
@@ -339,7 +330,7 @@ class PredictionDirectory:
             self._write_record(name, record)
 
     def _in_panel(self, task: str, prediction: Tensor) -> tuple[Image.Image, Image.Image | None]:
-        """A map in colours, reduced to every n-th row and column, because the panel is smaller than the map, and its key."""
+        """A map in colours and its key; of a map larger than the panel, only every n-th row and column is used."""
         size = (prediction.shape[-2], prediction.shape[-1])
         rows, columns = (max(1, side // (2 * cell)) for side, cell in zip(size, _panel_size(size)))
         values, spec = prediction[..., ::rows, ::columns].numpy(), self.specs[task]
@@ -416,14 +407,14 @@ def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _panel(image: Image.Image, maps: Mapping[str, Image.Image], keys: Mapping[str, Image.Image | None]) -> Image.Image:
-    """The image and its maps in a row, and below each map what its colours mean."""
+    """The image and its maps in a row, with a key to the colours below each map."""
     height, width = _panel_size((image.height, image.width))
     row = [image.resize((width, height), Image.Resampling.BILINEAR), *maps.values()]
     return panel([row], ["image", *maps], keys=[None, *keys.values()], cell=PANEL_CELL)
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file in a directory without a card does not come from an interrupted prediction run."""
+    """Whether a file in a directory without a card comes from anything but an interrupted prediction run."""
     return path.suffix != ".part" and path.name not in (LOCK_FILE, HOLDER_FILE)
 
 

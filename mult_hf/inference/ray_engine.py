@@ -1,7 +1,7 @@
-"""Predict on Ray: the same run as in one process, on parts of the images in many processes.
+"""Predict on Ray: the run of one process, divided among many processes.
 
-Images that an earlier run predicted are excluded first. All others are predicted, even if there are predictions of them by then: an image
-that a lost process had already predicted is predicted again and counted once.
+Images that an earlier run predicted are excluded first. Each of the others is predicted, whether or not its files exist by then: if a lost
+process had already predicted an image, it is predicted again and counted once.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,19 +18,19 @@ from .run import Outcomes, PredictionRun, total_outcomes
 from .sources import DivisibleSource, InputImage
 
 BATCHES_PER_TASK = 16
-"""Batches per Ray task: enough to group images by size, and few enough to repeat if a process is lost."""
+"""Batches per Ray task: enough to group images by size, but few to repeat if a process is lost."""
 
 FILES_PER_CHECK = 1000
-"""Images per Ray task that checks which of them were predicted before."""
+"""Images per Ray task that checks which images were predicted before."""
 
 
 class RayWorkers(NamedTuple):
     """The processes that predict.
 
     Args:
-        processes: their number.
-        num_cpus: processors of each.
-        num_gpus: GPUs of each.
+        processes: number of processes.
+        num_cpus: CPU cores per process.
+        num_gpus: GPUs per process.
     """
 
     processes: int
@@ -39,12 +39,12 @@ class RayWorkers(NamedTuple):
 
     @classmethod
     def of_cluster(cls, cluster: Cluster, count: int | None, threads: int | None) -> "RayWorkers":
-        """One process per GPU, or as many as there are processors.
+        """Choose one process per GPU or, without GPUs, as many processes as the CPU cores allow.
 
         Args:
             cluster: the cluster.
-            count: number of processes, if it is given.
-            threads: threads of each, if they are given.
+            count: number of processes to use instead.
+            threads: CPU threads per process; 1 by default.
         """
         num_cpus = threads or 1
         if cluster.gpus:
@@ -56,8 +56,8 @@ class PredictionWorker:
     """Predicts parts of the images in one process.
 
     Args:
-        make_run: loads the model.
-        source: the source of the parts.
+        make_run: makes the run, which loads the model.
+        source: the source that the parts belong to.
     """
 
     def __init__(self, make_run: Callable[[], PredictionRun], source: DivisibleSource) -> None:
@@ -66,7 +66,7 @@ class PredictionWorker:
     def __call__(self, parts: list[Any]) -> Outcomes:
         """Predict these parts."""
         images = [part for part in parts if self.source.is_image(part)]
-        videos = [part for part in parts if not self.source.is_image(part)]  # of which some frames may have been predicted before
+        videos = [part for part in parts if not self.source.is_image(part)]  # some of their frames may have been predicted before
         runs = [(replace(self.run, skip_predicted=False), images), (self.run, videos)]
         return total_outcomes(run(self.source.part(of_kind)) for run, of_kind in runs if of_kind)
 
@@ -94,14 +94,14 @@ def predict_on_ray(
     """Predict all images of a source, and show a progress bar.
 
     Args:
-        make_run: makes the run in each process.
+        make_run: called in each process to make its run.
         source: all images.
-        directory: the output directory, which all processes can write to.
-        workers: the processes.
+        directory: the output directory, which all processes must be able to write to.
+        workers: number and resources of the processes.
         batch_size: images per batch.
 
     Raises:
-        OSError: if the disk is full or cannot be written to.
+        OSError: if the disk is full, or a file cannot be written.
     """
     template = source.part([])
     resources: dict[str, Any] = {"workers": workers.processes, "num_cpus": workers.num_cpus}

@@ -1,8 +1,8 @@
 """Runtimes for predicting with a trained model: PyTorch, ONNX Runtime, OpenVINO.
 
 [`with_runtime`] returns a replacement for a model, with the same interface: `model(pixel_values, tasks=...).predictions`. A runtime other
-than PyTorch needs a file per image size. It is exported when the first image of that size arrives, which takes about a minute, checked
-against the model as by `mult-hf export`, and kept in [`CACHE`] for later runs.
+than PyTorch needs one file per image size. When the first image of a size arrives, the model is exported, which takes about a minute. The
+file is checked against the model, as by `mult-hf export`, and kept in [`CACHE`] for later runs.
 """
 
 import inspect
@@ -25,7 +25,6 @@ from .output import digest, digest_of_values
 
 CACHE = Path(HF_HOME) / "mult_hf" / "exported"
 """Where exported files are kept, in the cache of Hugging Face's libraries; it can be deleted at any time."""
-
 
 STEM = "model"
 """Name of exported files without their suffix."""
@@ -91,13 +90,13 @@ class ExportedModel(MulTPreTrainedModel):
         return self.format.predictor(path, self.threads)
 
     def _name(self, size: tuple[int, int]) -> str:
-        """A name that depends on everything that the files depend on."""
+        """A cache key: a name that depends on everything that determines the contents of the files."""
         others = {"code": _code(), "torch_version": torch.__version__, "exported_tasks": self.exported_tasks}
         values = digest_of_values({**self.config.to_dict(), **others})
         return f"{digest(self.network)}-{values}-{size[0]}x{size[1]}"
 
     def _export(self, folder: Path, size: tuple[int, int]) -> None:
-        """Write and check the file, and those that it is converted from; in a temporary folder first, so that no partial file is left."""
+        """Write and check the file and those that it is converted from, in a temporary folder first, so that no partial file is left."""
         export = _exporting()
         self.network.set_attn_implementation("eager")  # torch's fused attention needs twice as many nodes
         exportable = export.Exportable(self.network, self.exported_tasks, "predictions").eval()
@@ -107,7 +106,7 @@ class ExportedModel(MulTPreTrainedModel):
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
             for name in export.with_sources([self.format_name]):
                 path = folder / export.FORMATS[name].file_name(STEM)
-                if path.is_file():  # also needed here, to convert it
+                if path.is_file():  # exported before; the conversion needs it in this folder
                     for file in export.files_of(path):
                         shutil.copy(file, temporary)
                     continue
@@ -118,13 +117,13 @@ class ExportedModel(MulTPreTrainedModel):
 
 
 def _code() -> dict[str, str]:
-    """The source code that determines an exported file, besides torch: the model's, and the exporter's."""
+    """Source code, other than torch's, that determines an exported file: the model's and the exporter's."""
     files = [*Path(inspect.getfile(MulTForMultiTaskDensePrediction)).parent.glob("*.py"), Path(inspect.getfile(_exporting()))]
     return {file.name: file.read_text(encoding="utf-8") for file in sorted(files)}
 
 
 def _exporting() -> Any:
-    """The module that exports, imported here because it needs packages that PyTorch alone does not."""
+    """The module that exports, imported here because it needs further packages, which the runtime `torch` does not."""
     from . import export
 
     return export
@@ -140,8 +139,8 @@ class Runtime(NamedTuple):
     """A runtime.
 
     Args:
-        start: per dtype, a function (model, tasks, threads) -> a model that predicts with this runtime.
-        takes_any_size: whether a new image size needs no export.
+        start: by dtype, a function (model, tasks, threads) that returns a model that predicts with this runtime.
+        takes_any_size: whether new image sizes need no export.
     """
 
     start: Mapping[str, Callable[..., Any]]
@@ -168,7 +167,7 @@ def check_runtime(runtime: str, dtype: str) -> None:
     """Refuse a combination that does not exist.
 
     Raises:
-        ValueError: naming the flags.
+        ValueError: if the runtime does not support the dtype; the message names the flags.
     """
     allowed = RUNTIMES[runtime].start
     if dtype not in allowed:

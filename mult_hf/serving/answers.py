@@ -1,10 +1,11 @@
-"""Write the maps of one image as the body of an answer, in the encodings of `mult-hf predict`'s files."""
+"""Encode the maps of one image as the body of an answer, with the encodings of the files that `mult-hf predict` writes."""
 
 import base64
 import io
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from mult_hf.inference.output import map_suffix, save_map
 from mult_hf.model.tasks import TaskSpec
 
 Maps = Iterable[tuple[str, Tensor]]
-"""Pairs of task and map, as from `post_process`."""
+"""Pairs of task and map, one map per task as from `post_process`."""
 
 MEDIA_TYPES = {".png": "image/png", ".npz": "application/octet-stream"}
 
@@ -27,23 +28,27 @@ class Answer(NamedTuple):
 
 
 def png_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
-    """The files that `mult-hf predict` writes: the file itself for one task, and a ZIP of `TASK.png` for several.
+    """Encode maps as the files that `mult-hf predict` writes: one file for one task, a ZIP of `TASK.png` for several.
 
-    A task without a PNG form has a file `TASK.npz`, see `stored_form`.
+    A task that is not stored as PNG has a file `TASK.npz`; see `stored_form`.
     """
     files = {f"{task}{map_suffix(stored[task])}": _file(prediction, stored[task]) for task, prediction in maps}
     if len(files) == 1:
         ((name, content),) = files.items()
-        return Answer(content, MEDIA_TYPES[name[-4:]])
+        return Answer(content, MEDIA_TYPES[PurePosixPath(name).suffix])
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as writer:  # they are compressed already
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as writer:  # its files are compressed already
         for name, content in files.items():
             writer.writestr(name, content)
     return Answer(archive.getvalue(), "application/zip")
 
 
 def npz_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
-    """One NPZ of values: per task float32 (channels, height, width) in its unit, NaN unknown, or uint8 (height, width) ids, 255 unknown."""
+    """Encode maps as one NPZ with an array per task.
+
+    Arrays are float32 (channels, height, width) in the task's unit, NaN where unknown; or uint8 (height, width) class ids, 255 where
+    unknown.
+    """
     arrays: dict[str, Any] = {}
     for task, prediction in maps:
         values = prediction.numpy()
@@ -55,7 +60,7 @@ def npz_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
 
 
 def json_answer(maps: Maps, stored: Mapping[str, TaskSpec]) -> Answer:
-    """An object with one entry per task: its file in base64 (JSON has no NaN), and the encoding to read it with."""
+    """Encode maps as a JSON object with one entry per task: its file in base64 (JSON has no NaN), and the encoding to read it with."""
     entries: dict[str, dict[str, Any]] = {}
     for task, prediction in maps:
         spec = stored[task]
@@ -77,7 +82,7 @@ def _file(prediction: Tensor, stored: TaskSpec) -> bytes:
 
 
 ANSWERS: dict[str, Callable[[Maps, Mapping[str, TaskSpec]], Answer]] = {"png": png_answer, "npz": npz_answer, "json": json_answer}
-"""The formats by name; the first is the default."""
+"""Functions that encode an answer, by the name of its format; the first is the default."""
 
 FORMATS: Sequence[str] = tuple(ANSWERS)
 

@@ -1,4 +1,4 @@
-"""The web application: it admits, reads, decodes and answers requests. A coroutine calls the model in another process.
+"""The web application: it admits, reads, decodes and answers requests, and awaits the model, which runs in a thread or another process.
 
 | route | answer |
 |---|---|
@@ -36,22 +36,22 @@ from .batching import Prediction, Query
 from .requests import Choices, HttpError, Limits, PredictionRequest, open_request_image, read_request
 
 RETRY_SECONDS = 1
-"""Value of Retry-After where the queue is full."""
+"""Value of the header Retry-After when the queue is full."""
 
 DRAIN_POLL_SECONDS = 0.05
 
 CLIENT_CLOSED = 499
-"""Status in the metrics of requests whose client went away; nobody receives it."""
+"""Status, in the metrics only, of requests whose client disconnected before the body was complete."""
 
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """What is served, and how much at a time.
+    """Name, queue and limits of a service.
 
     Args:
         name: public name of the model.
-        queue_size: largest number of requests that wait or are being answered; further ones get 503.
-        timeout: seconds from the arrival of a request to its answer, after which it gets 504.
+        queue_size: largest number of requests that wait or are being answered; any others get 503.
+        timeout: seconds from the arrival of a request until it gets 504 instead of its maps.
         limits: limits of a request.
     """
 
@@ -78,11 +78,11 @@ class PredictionService:
     """Answers requests for the maps of images.
 
     Args:
-        processor: prepares the model's input and finishes its output.
+        processor: prepares the model's input and post-processes its output.
         specs: entries of the offered tasks.
         settings: limits and sizes.
-        predict: the model; it may answer from another process, and may raise [`HttpError`].
-        is_healthy: returns whether the model can answer.
+        predict: coroutine function that calls the model; may raise [`HttpError`].
+        is_healthy: coroutine function that returns whether the model can answer.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PredictionService:
         self.metrics = Metrics()
         self.in_progress = 0
         self.is_draining = False
-        # As many images are decoded or encoded at a time as there are processors: more would only need more memory.
+        # One thread per CPU core decodes or encodes images; more would only need more memory.
         self.threads = ThreadPoolExecutor(available_cores(), thread_name_prefix="images")
 
     def application(self) -> Starlette:
@@ -114,7 +114,7 @@ class PredictionService:
         return Starlette(routes=routes, exception_handlers={HTTPException: _unknown_route})
 
     async def answer(self, request: Request) -> Response:
-        """Answer `POST /predict`; every failure is a JSON object with one line under `error`."""
+        """Answer `POST /predict`; a failure is a JSON object with a message of one line under `error`."""
         if self.is_draining or self.in_progress >= self.settings.queue_size:  # before the body is read, so that memory stays bounded
             reason = "the server is stopping" if self.is_draining else f"{self.in_progress} requests wait or are being answered"
             message = f"{reason}; no more are accepted; try again in {RETRY_SECONDS} s"
@@ -159,13 +159,13 @@ class PredictionService:
             prepared = prepare(self.processor, "the image", open_request_image(asked.content, self.settings.limits))
         except ValueError as error:  # too small for the model
             raise HttpError(422, str(error)) from None
-        return prepared._replace(image=Image.new("RGB", (1, 1)))  # many requests may wait, and answers do not show the image
+        return prepared._replace(image=Image.new("RGB", (1, 1)))  # saves memory: answers do not contain the image
 
     def _encode(self, asked: PredictionRequest, image: PreparedImage, prediction: Prediction) -> Answer:
-        predictions = {task: torch.from_numpy(prediction.maps[task].copy()) for task in asked.tasks}  # what arrives is read-only
+        predictions = {task: torch.from_numpy(prediction.maps[task].copy()) for task in asked.tasks}  # copied, as Ray's are read-only
         try:
             maps = finished_maps(self.processor, image, predictions, bounded_size(image.size, asked.max_side), self.specs)
-        except ValueError as error:  # not finite
+        except ValueError as error:  # a prediction is not finite
             raise HttpError(500, str(error)) from None
         return ANSWERS[asked.format](maps, self.stored)
 

@@ -1,4 +1,4 @@
-"""Predict requests of several clients in one batch, and give each its own answer."""
+"""Predict the images of several requests in one batch, and return each request's own maps."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 TaskPredictor = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
-"""`pixel_values` (batch, 3, height, width) and names of tasks -> per task (batch, channels, height, width)."""
+"""Function of `pixel_values` (batch, 3, height, width) and names of tasks; returns per task (batch, channels, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Prediction:
 
     Args:
         maps: per task (1, channels, height, width), float32.
-        images: number of images that were predicted together.
-        error: why there are no maps; empty otherwise.
+        images: number of images in its batch.
+        error: reason why there are no maps; empty if there are.
     """
 
     maps: dict[str, np.ndarray] = field(default_factory=dict)
@@ -43,14 +43,14 @@ class Prediction:
 
 
 def predict_together(predictor: TaskPredictor, queries: Sequence[Query]) -> list[Prediction]:
-    """Predict images of equal size together, with all tasks that one of them asks for.
+    """Predict images of equal size together, each batch with all tasks that any of its queries asks for.
 
     Args:
         predictor: the model.
         queries: inputs of any sizes.
 
     Returns:
-        One prediction per query, in the same order, with the tasks that it asks for. A query that fails by itself has an `error`.
+        One prediction per query, in the same order, with the tasks that it asks for. A query that also fails alone has an `error`.
     """
     numbers_by_shape: dict[tuple[int, ...], list[int]] = {}
     for number, query in enumerate(queries):
@@ -62,7 +62,7 @@ def predict_together(predictor: TaskPredictor, queries: Sequence[Query]) -> list
 
 
 def _predict(predictor: TaskPredictor, queries: Sequence[Query]) -> list[Prediction]:
-    """Predict queries of one shape; if that fails, each by itself, as one image may fit into memory where several do not."""
+    """Predict queries of one shape together; if that fails, one by one, because one image may fit into memory where several do not."""
     tasks = list(dict.fromkeys(task for query in queries for task in query.tasks))
     try:
         maps = predictor(torch.from_numpy(np.stack([query.pixel_values for query in queries])), tasks)
@@ -79,7 +79,7 @@ def _predict(predictor: TaskPredictor, queries: Sequence[Query]) -> list[Predict
 class Batcher:
     """Calls a function with the queries that have arrived since its last call, one call at a time.
 
-    A batch is closed when the function is free, not before, so that batches grow with the load.
+    A batch is closed only when the function is free, so that batches grow with the load.
 
     Args:
         function: returns one prediction per query; called in a thread of its own.
@@ -96,7 +96,7 @@ class Batcher:
         self._calls: asyncio.Task[None] | None = None
 
     async def __call__(self, query: Query) -> Prediction:
-        """Predict a query together with others; one that is cancelled while it waits is not predicted."""
+        """Predict a query together with others; a query that is cancelled while it waits is not predicted."""
         if self._calls is None:
             self._calls = asyncio.create_task(self._call_repeatedly())
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
@@ -114,7 +114,7 @@ class Batcher:
                 await self._answer(batch)
 
     async def _wait_for_queries(self) -> None:
-        """Until there is a query, and then until a batch is full or the time is over."""
+        """Wait for a query, and then until a batch is full or the waiting time is over."""
         loop = asyncio.get_running_loop()
         deadline = None if not self._waiting else loop.time() + self.wait
         while len(self._waiting) < self.size and (deadline is None or loop.time() < deadline):
@@ -131,7 +131,7 @@ class Batcher:
         except Exception as error:
             predictions = [Prediction(error=str(error) or type(error).__name__)] * len(batch)
         for (_, answer), prediction in zip(batch, predictions, strict=True):
-            if not answer.done():  # its client may have gone
+            if not answer.done():  # its request may have been cancelled
                 answer.set_result(prediction)
 
 

@@ -1,4 +1,4 @@
-"""Deploy the web application and the model on Ray Serve: one process that reads and answers requests, and one per copy of the model."""
+"""Deploy the web application and the model on Ray Serve: one process that answers requests, and one process per copy of the model."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig  # noqa: E402
 APPLICATION = "mult"
 
 OBJECT_STORE_BYTES = 300_000_000
-"""Shared memory of a cluster of this machine: holds inputs and outputs of the model on their way between processes."""
+"""Shared memory of a cluster on this machine: it holds inputs and outputs of the model on their way between processes."""
 
 HEADROOM = 100
 """Requests beyond the queue that the application still answers itself, including those for /health and /metrics."""
 
 SENDING_SECONDS = 1.0
-"""Time for the last answers to pass from the application through Ray Serve's proxy to the client. The proxy ends without waiting."""
+"""Seconds for the last answers to pass from the application through Ray Serve's proxy to the client; the proxy ends without waiting."""
 
 CONNECTIONS = 1000
 """Further requests, beyond the headroom, that wait for the application; any others get 503 from Ray Serve."""
@@ -43,7 +43,7 @@ class ModelReplica:
         self.model = batched_model(settings)
 
     async def __call__(self, query: Query) -> Prediction:
-        """Predict one image, together with others that arrive meanwhile."""
+        """Predict one image, in a batch with others that arrive at about the same time."""
         return await self.model(query)
 
 
@@ -79,7 +79,8 @@ class WebReplica:
 def deployed(settings: ServerSettings, cluster: Cluster) -> Iterator[None]:
     """Serve for the duration of a `with` block; at its end, requests in progress are answered first.
 
-    On a cluster of this machine, the server's processes then end with the cluster: Ray Serve would wait for processes that still start.
+    On a cluster that this process started, the server's processes end with the cluster; Ray Serve itself would wait for processes that are
+    still starting.
 
     Args:
         settings: what to serve.

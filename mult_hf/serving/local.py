@@ -1,4 +1,4 @@
-"""Serve in this process on uvicorn: the web application, and the model in a thread."""
+"""Serve in this process: the web application on uvicorn, and the model in a thread."""
 
 import socket
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from .model import batched_model
 from .settings import ServerSettings
 
 KEEP_ALIVE_SECONDS = 75
-"""Time until an idle connection is closed; longer than the pauses of usual clients and reverse proxies."""
+"""Seconds until an idle connection is closed; longer than usual clients and reverse proxies keep connections idle."""
 
 
 class _Server(uvicorn.Server):
-    """Calls a function when the port is open."""
+    """A server that calls a function when its port is open."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -27,7 +27,7 @@ class _Server(uvicorn.Server):
 
 
 def serve_here(settings: ServerSettings, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or an interrupt; then requests in progress are answered, and new connections refused.
+    """Serve until SIGTERM or Ctrl-C; then answer the requests in progress, and refuse new connections.
 
     Args:
         settings: what to serve.

@@ -1,4 +1,4 @@
-"""A copy of the model in a process that serves it."""
+"""Load the model in a process that serves it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from .settings import ServerSettings
 
 
 def batched_model(settings: ServerSettings) -> Batcher:
-    """Load the model, on a GPU if there is one; it predicts the images of several requests together."""
+    """Load the model, onto a GPU if there is one, as a batcher that predicts the images of several requests together."""
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
     network = load_whole_model(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
 """Read a request for predictions: the image's bytes and the options, within limits.
 
 The image arrives in one of three ways: as the body (`image/*` or `application/octet-stream`), as the file `image` of a form
-(`multipart/form-data`), or in base64 as the key `image` of a JSON object. Options are query parameters, fields of the form, or keys of
+(`multipart/form-data`), or in base64 under the key `image` of a JSON object. Options are query parameters, fields of the form, or keys of
 the object. URLs are never fetched.
 """
 
@@ -27,7 +27,7 @@ IMAGE = "image"
 """Name of the image in forms and JSON objects, and in error messages."""
 
 OVERHEAD = 2**16
-"""Bytes that a body may have in addition to the image: boundaries of a form, keys of a JSON object, options."""
+"""Bytes that a body may have beyond the image: boundaries of a form, keys of a JSON object, options."""
 
 MAX_FIELDS = 32
 """Largest number of fields of a form."""
@@ -38,8 +38,8 @@ class HttpError(Exception):
 
     Args:
         status: HTTP status.
-        message: what came, what is allowed, what to do.
-        headers: further headers.
+        message: what was received, what is allowed and what to do.
+        headers: additional headers.
     """
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -52,9 +52,9 @@ class Limits:
     """Limits of a request.
 
     Args:
-        max_bytes: largest file.
+        max_bytes: largest size of an image file, in bytes.
         max_pixels: largest number of pixels of an image, read from its header before decoding.
-        max_side: longest side of maps in pixels; those of a larger image are smaller. Requests may ask for smaller ones.
+        max_side: longest side of maps in pixels; larger images get maps of this size. A request may ask for smaller maps.
     """
 
     max_bytes: int = 20_000_000
@@ -67,9 +67,9 @@ class PredictionRequest:
     """What a client asks for.
 
     Args:
-        content: the image's file.
+        content: bytes of the image file.
         tasks: names of the tasks, in the client's order.
-        format: name of the answer's format.
+        format: name of the format of the answer.
         max_side: longest side of the maps in pixels.
     """
 
@@ -86,7 +86,7 @@ class Choices:
     Args:
         tasks: names of the offered tasks, which are all predicted by default.
         formats: names of the formats.
-        limits: the limits.
+        limits: limits of a request.
     """
 
     tasks: Sequence[str]
@@ -98,7 +98,7 @@ async def read_request(request: Request, choices: Choices) -> PredictionRequest:
     """Read and check a request.
 
     Raises:
-        HttpError: 413 if it is too large, 415 if it is of another media type, 422 if its contents are not as expected.
+        HttpError: 413 if the request is too large, 415 if its media type is not supported, 422 if its contents are invalid.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     reader = _READERS.get(media_type, _read_raw if media_type.startswith("image/") else None)
@@ -119,15 +119,15 @@ def open_request_image(content: bytes, limits: Limits) -> Image.Image:
     """Decode a request's image: upright, RGB.
 
     Raises:
-        HttpError: 413 if it has too many pixels, 422 if it cannot be read.
+        HttpError: 413 if the image has too many pixels, 422 if it cannot be read.
     """
     try:
         opened = open_image(BytesIO(content), "the image")
         if opened.width * opened.height > limits.max_pixels:
             raise HttpError(413, f"the image has {opened.width:,} x {opened.height:,} pixels; at most {limits.max_pixels:,} are allowed")
-        return cast("Image.Image", read_image(opened, "the image"))  # which returns arrays for arrays only
+        return cast("Image.Image", read_image(opened, "the image"))  # it returns an array only for an array
     except ValueError as error:
-        too_large = isinstance(error.__context__, Image.DecompressionBombError)  # by its header, beyond Pillow's own limit
+        too_large = isinstance(error.__context__, Image.DecompressionBombError)  # by its header, above Pillow's own limit
         raise HttpError(413 if too_large else 422, str(error)) from None
 
 
@@ -144,41 +144,41 @@ def _with_options(content: bytes, options: Mapping[str, Any], choices: Choices) 
 
 
 def _names(tasks: Any) -> list[str] | None:
-    """Names without repetition, from text with commas or a list; an empty list if there are none, None if it is neither."""
+    """Names without duplicates, from comma-separated text or a list of strings; None if it is neither."""
     names = tasks.split(",") if isinstance(tasks, str) else [] if tasks is None else tasks
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     return list(dict.fromkeys(filter(None, (name.strip() for name in names))))
 
 
-def _side(options: Mapping[str, Any], most: int) -> int:
-    side = options.get("max_side", most)
+def _side(options: Mapping[str, Any], max_side: int) -> int:
+    side = options.get("max_side", max_side)
     text = str(side)
-    if isinstance(side, bool) or not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
-        raise HttpError(422, f"max_side is {text[:80]!r}; give a whole number of pixels from 1 to {most}")
+    if isinstance(side, bool) or not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= max_side):
+        raise HttpError(422, f"max_side is {text[:80]!r}; give a whole number of pixels from 1 to {max_side}")
     return int(text)
 
 
 # --- bodies
 
 
-async def _read_body(request: Request, most: int) -> bytes:
-    """The body, if it has at most this many bytes; a longer one is not read to its end."""
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """Read a body of at most this many bytes; a longer one is not read to its end."""
     stated = request.headers.get("content-length", "")
     if stated.isdecimal():
-        _check_bytes(int(stated), most)
+        _check_bytes(int(stated), max_bytes)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        _check_bytes(size, most)
+        _check_bytes(size, max_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _check_bytes(size: int, most: int) -> None:
-    if size > most:
-        raise HttpError(413, f"the request has {size:,} bytes or more; at most {most:,} are allowed; send a smaller image")
+def _check_bytes(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise HttpError(413, f"the request has {size:,} bytes or more; at most {max_bytes:,} are allowed; send a smaller image")
 
 
 async def _read_raw(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
@@ -193,7 +193,7 @@ async def _read_form(request: Request, limits: Limits) -> tuple[bytes, dict[str,
 
     try:
         form = await MultiPartParser(request.headers, cast(Any, stream()), max_files=1, max_fields=MAX_FIELDS).parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:  # KeyError: without a boundary
+    except (MultiPartException, KeyError, UnicodeDecodeError) as error:  # KeyError: there is no boundary
         raise HttpError(422, f"the form cannot be read: {error}; send one file, called `{IMAGE}`") from None
     try:
         file = form.get(IMAGE)
@@ -225,6 +225,6 @@ _READERS: dict[str, Callable[[Request, Limits], Awaitable[tuple[bytes, dict[str,
     "multipart/form-data": _read_form,
     "application/json": _read_json,
 }
-"""How a body is read, by its media type; any `image/*` is read as bytes."""
+"""Functions that read a body, by its media type; any `image/*` is read by `_read_raw`."""
 
 __all__ = ["Choices", "HttpError", "Limits", "PredictionRequest", "open_request_image", "read_request"]

@@ -1,4 +1,4 @@
-"""What is served, and how."""
+"""Settings of a server, which its processes share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from .app import ServiceSettings
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """A served model.
+    """A model to serve, and the address, batches and processes to serve it with.
 
     Args:
         model: directory or Hub id.
-        entries: the entries of all its tasks.
+        entries: entries of all its tasks.
         service: limits and sizes.
         host: address to listen on.
         port: port to listen on.
         tasks: names of the offered tasks; all by default.
         batch_size: largest number of images per batch.
         batch_wait: seconds that an image waits for others to join its batch, while the model is idle.
-        copies: number of copies of the model, each in a process; on Ray.
-        threads: threads of each without GPU.
+        copies: number of copies of the model, each in its own process; only with Ray.
+        threads: CPU threads of each copy.
     """
 
     model: str

@@ -144,10 +144,10 @@ class TrainingArguments:
     torch_compile: str | None = flag(None, "backend of torch.compile, such as inductor; no compilation by default")
     float32_matmul: Literal["highest", "high", "medium"] = flag(
         "highest",
-        "precision inside float32 matrix products; medium allows bfloat16 on processors with such units, high allows TF32 on GPUs",
+        "precision inside float32 matrix products; medium allows bfloat16 on CPUs with such units, high allows TF32 on GPUs",
     )
     cpu_threads: int | None = flag(
-        None, "threads per process without accelerator; by default the available processors, shared between processes"
+        None, "threads per process without accelerator; by default the available CPU cores, shared between processes"
     )
     # Results
     output_dir: Path = flag(Path("outputs/mult-rooms"), "where everything is written")

@@ -1,11 +1,10 @@
 """Atomic checkpoints: an interrupted save leaves nothing that looks like a checkpoint.
 
 A checkpoint is written to `checkpoint-N.partial` and renamed once all its files are on disk; renaming a directory is atomic.
-Old checkpoints are renamed before they are deleted, for the same reason.
+An old checkpoint is renamed before it is deleted, so that an interrupted deletion leaves nothing that looks like a checkpoint either.
 """
 
 import errno
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
+
+from mult_hf.data.files import sync_to_disk
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
@@ -46,10 +47,10 @@ def find_checkpoint(directory: Path, which: str) -> Path | None:
         which: `"latest"`, or the path of a checkpoint.
 
     Returns:
-        The checkpoint; None for `"latest"` if there is none yet, so that one command both starts and resumes.
+        Path of the checkpoint; None for `"latest"` if there is none yet, so that one command both starts and resumes.
 
     Raises:
-        ValueError: if the path is not a complete checkpoint.
+        ValueError: if the path does not have a complete checkpoint's name, or does not exist.
     """
     if which == "latest":
         restore_replaced(directory)
@@ -100,7 +101,7 @@ def save_checkpoint(accelerator: Accelerator, save_state: Callable[[Path], None]
         raise ValueError(f"keep is {keep}; it must be at least 1")
     final = directory / f"checkpoint-{step:08d}"
     partial = final.with_name(final.name + _PARTIAL)
-    with naming_what_was_not_written(final, directory):
+    with describing_write_errors(final, directory):
         if accelerator.is_main_process:
             remove_partial(directory)
             partial.mkdir(parents=True)
@@ -110,22 +111,22 @@ def save_checkpoint(accelerator: Accelerator, save_state: Callable[[Path], None]
         if accelerator.is_main_process:
             publish(partial, final)
     if accelerator.is_main_process:
-        for old in [path for path in list_checkpoints(directory)[:-keep] if path != final]:  # if a run continues from an older one
+        for old in [path for path in list_checkpoints(directory)[:-keep] if path != final]:  # newer ones exist if an older one was resumed
             remove(old)
     accelerator.wait_for_everyone()
     return final
 
 
 @contextmanager
-def naming_what_was_not_written(target: Path, checkpoints: Path) -> Iterator[None]:
-    """Convert errors of file writers to one that names the target, the free space and the newest checkpoint.
+def describing_write_errors(target: Path, checkpoints: Path) -> Iterator[None]:
+    """Convert the errors of file writers to an error that names the target, the free space and the newest checkpoint.
 
     Args:
         target: file or directory that the block writes.
         checkpoints: directory of the run's checkpoints.
 
     Raises:
-        OSError: if the block raises an `OSError`, or the error that safetensors or torch's file writer raise instead.
+        OSError: if the block raises an `OSError`, or the `SafetensorError` or `RuntimeError` that safetensors and torch raise instead.
     """
     try:
         yield
@@ -140,23 +141,23 @@ def naming_what_was_not_written(target: Path, checkpoints: Path) -> Iterator[Non
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Rename a finished directory to its final name, replacing an older one, which is deleted afterwards: it may be the only other.
+    """Rename a finished directory to its final name, and delete the older one of that name, if there is one, only afterwards.
 
-    After an interruption between the two renames, [`restore_replaced`] finds the older one.
+    The older one may be the only other checkpoint. After an interruption between the two renames, [`restore_replaced`] restores it.
     """
     for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+        sync_to_disk(path)
     replaced = final.with_name(final.name + _REPLACED)
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     partial.rename(final)
-    _flush(final.parent)
+    sync_to_disk(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
 def restore_replaced(directory: Path) -> None:
-    """Give complete checkpoints their name back whose replacement was interrupted; in any number of processes at once."""
+    """Restore the names of complete checkpoints whose replacement was interrupted; any number of processes may call it at once."""
     for path in directory.glob(f"*{_REPLACED}"):
         final = path.with_name(path.name.removesuffix(_REPLACED))
         if not final.exists():
@@ -165,17 +166,17 @@ def restore_replaced(directory: Path) -> None:
 
 
 def replace_files(partial: Path, directory: Path) -> None:
-    """Move finished files into a directory that may contain older ones; at any time each file is complete, either old or new."""
+    """Move finished files into a directory that may contain older ones; at any time, each file there is complete, either old or new."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(partial.iterdir()):
-        _flush(path)
+        sync_to_disk(path)
         path.replace(directory / path.name)
-    _flush(directory)
+    sync_to_disk(directory)
     partial.rmdir()
 
 
 def remove(directory: Path) -> None:
-    """Delete a directory such that an incomplete one never has its name."""
+    """Delete a directory in such a way that no incomplete directory ever has its name."""
     doomed = directory.with_name(f"{directory.name}.old{_PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
     directory.rename(doomed)
@@ -189,25 +190,16 @@ def remove_partial(directory: Path) -> None:
         shutil.rmtree(path)
 
 
-def _flush(path: Path) -> None:
-    """Wait until a file or directory is on disk, so that a power failure cannot leave an empty one under its name."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 __all__ = [
     "checkpoint_step",
     "clear_for_new_run",
+    "describing_write_errors",
     "find_checkpoint",
     "list_checkpoints",
-    "naming_what_was_not_written",
     "publish",
     "remove",
     "remove_partial",
-    "restore_replaced",
     "replace_files",
+    "restore_replaced",
     "save_checkpoint",
 ]

@@ -27,7 +27,7 @@ from mult_hf.model.tasks import TaskSpec
 from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
 from .averaging import WeightAverage
 from .batches import StreamedBatches, TrainingBatch, make_batches
-from .checkpoints import list_checkpoints, naming_what_was_not_written, save_checkpoint
+from .checkpoints import describing_write_errors, list_checkpoints, save_checkpoint
 from .distributed import check_whole_parameters, whole_model
 from .fields import json_object
 from .fingerprint import describe_data
@@ -293,7 +293,7 @@ class TrainingLoop:
     def record(self, entry: dict[str, Any]) -> None:
         """Write an entry to the log file and the trackers."""
         if self.accelerator.is_main_process:
-            with naming_what_was_not_written(self.log_file.path, self.checkpoints):
+            with describing_write_errors(self.log_file.path, self.checkpoints):
                 self.log_file.append(entry)
         self.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=entry["step"])
 

@@ -13,7 +13,7 @@ from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
 from .arguments import as_text
-from .checkpoints import naming_what_was_not_written
+from .checkpoints import describing_write_errors
 from .distributed import peak_memory
 from .loop import TrainingLoop
 from .saving import save_model
@@ -63,7 +63,7 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
         save_model(loop.accelerator, model, loop.processor, directory, loop.checkpoints)
         if loop.accelerator.is_main_process:
             panel = example_panel(model, loop.validation.rows, loop.validation.collator, loop.arguments.panel_rows)
-            with naming_what_was_not_written(directory, loop.checkpoints):
+            with describing_write_errors(directory, loop.checkpoints):
                 (directory / "metrics.json").write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
                 panel.save(directory / "panel.png")
                 save_card(loop, model, provenance, numbers, table)

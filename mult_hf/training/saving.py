@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
-from .checkpoints import naming_what_was_not_written, replace_files
+from .checkpoints import describing_write_errors, replace_files
 
 
 def save_model(
@@ -28,7 +28,7 @@ def save_model(
     """
     if accelerator.is_main_process:
         unfinished = directory / ".partial"  # inside, because the directory may be on a separate disk
-        with naming_what_was_not_written(directory, checkpoints):
+        with describing_write_errors(directory, checkpoints):
             shutil.rmtree(unfinished, ignore_errors=True)
             model.save_pretrained(unfinished)
             processor.save_pretrained(unfinished)

@@ -1,8 +1,8 @@
 """Weights and optimizer state of a sharded model in a checkpoint, which any number of processes can read.
 
-`torch.distributed.checkpoint` writes one safetensors file per process with the shards of that process, so that none needs memory for the
-whole state, and all write at the same time. Each process reads the parts of these files that it needs. `sharded.json` lists the files,
-because torch would keep initial values where a file is missing, and contains what is not a tensor.
+`torch.distributed.checkpoint` writes one safetensors file per process with the shards of that process, so that no process needs memory for
+the whole state, and all write at the same time. Each process reads the parts of these files that it needs. `sharded.json` contains
+everything that is not a tensor, and lists the files, because torch would keep initial values where a file is missing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 from .state_files import damaged, read_state, write_state
 
 NAME = "sharded"
-"""Of the directory with a file per process, and of the JSON file that describes them."""
+"""Name of the directory with one file per process, and of the JSON file that describes them."""
 
 _ENTRIES = ("files", "parameters_with_state", "state", "param_groups")
 
@@ -43,10 +43,10 @@ def write_shards(checkpoint: Path, module: nn.Module, optimizer: Optimizer, *, m
     """Write weights and optimizer state; call it in every process.
 
     Args:
-        checkpoint: an existing directory, which all processes share.
+        checkpoint: an existing directory that all processes share.
         module: the model, with sharded parameters.
         optimizer: its optimizer.
-        main_process: whether this process writes the description.
+        main_process: whether this process writes `sharded.json`.
 
     Raises:
         OSError: if a file cannot be written.
@@ -66,7 +66,12 @@ def write_shards(checkpoint: Path, module: nn.Module, optimizer: Optimizer, *, m
 
 
 def read_shards(checkpoint: Path, module: nn.Module, optimizer: Optimizer) -> None:
-    """Read weights and optimizer state into a model that is sharded over these processes, or whole; call it in every process.
+    """Read weights and optimizer state; call it in every process.
+
+    Args:
+        checkpoint: a directory that [`write_shards`] wrote, with any number of processes.
+        module: the model, sharded over these processes or whole; it is modified.
+        optimizer: its optimizer; it is modified.
 
     Raises:
         ValueError: if a file is missing, damaged or of another model, or weights are not finite.
@@ -81,7 +86,7 @@ def read_shards(checkpoint: Path, module: nn.Module, optimizer: Optimizer) -> No
     weights: Any = get_model_state_dict(module)
     own: Mapping[str, Any] = get_optimizer_state_dict(module, optimizer)
     state: dict[str, dict[str, Any]] = {}
-    for name, entries in saved["state"].items():  # without those parameters that had no gradient so far
+    for name, entries in saved["state"].items():  # of the parameters that have had a gradient
         templates = own["state"].get(name, {})
         if missing := sorted(templates.keys() - entries.keys()):
             raise damaged(checkpoint / f"{NAME}.json", ValueError(f"the optimizer's state of {name} lacks {missing}"))
@@ -93,7 +98,7 @@ def read_shards(checkpoint: Path, module: nn.Module, optimizer: Optimizer) -> No
         files = HuggingFaceStorageReader(str(checkpoint / NAME))
         dcp.load(dict(_named_tensors(weights, state)), storage_reader=files, no_dist=not dist.is_initialized())
         set_model_state_dict(module, weights)
-        # Not strict, for the parameters without a state.
+        # Not strict, because parameters without a gradient so far have no state.
         restored: Any = {"state": state, "param_groups": saved["param_groups"]}
         set_optimizer_state_dict(module, optimizer, restored, options=StateDictOptions(strict=False))
     except (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError, dcp.CheckpointException) as error:
@@ -104,13 +109,13 @@ def read_shards(checkpoint: Path, module: nn.Module, optimizer: Optimizer) -> No
 
 
 def shard_whole_state(module: nn.Module, optimizer: Optimizer, weights: Mapping[str, Tensor], optimizer_state: Mapping[str, Any]) -> None:
-    """Load the state of a model that was not sharded into a sharded one; each process keeps its parts.
+    """Load the state of an unsharded model and its optimizer into a sharded one; each process keeps its own shards.
 
     Args:
         module: the model, with sharded parameters.
         optimizer: its optimizer, with the parameters in the same order.
-        weights: whole weights by name.
-        optimizer_state: `state_dict` of the other optimizer, whose keys are numbers of parameters.
+        weights: full weights by name.
+        optimizer_state: `state_dict` of the unsharded optimizer, whose keys are the numbers of its parameters.
     """
     set_model_state_dict(module, dict(weights), options=StateDictOptions(full_state_dict=True))
     own: Mapping[str, Any] = get_optimizer_state_dict(module, optimizer)
@@ -127,15 +132,15 @@ def shard_whole_state(module: nn.Module, optimizer: Optimizer, weights: Mapping[
 
 
 def _like(value: Any, template: Any) -> Any:
-    """A whole value in the sharding of another one."""
+    """Shard a full value like a template; a value that has no sharded template is returned as it is."""
     if not isinstance(template, DTensor):
         return value
-    # Every process has the whole value, so none needs to send it.
+    # Every process has the full value, so none needs to send it.
     return distribute_tensor(value.to(template.device), template.device_mesh, template.placements, src_data_rank=None)
 
 
 def _named_tensors(weights: Mapping[str, Any], optimizer_state: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Tensor]]:
-    """All tensors with their names in the files."""
+    """Each tensor with its name in the files."""
     for name, value in weights.items():
         yield f"model.{name}", value
     for name, entries in optimizer_state.items():
@@ -149,7 +154,7 @@ def _check_files(directory: Path, sizes: Mapping[str, int]) -> None:
         path = directory / name
         try:
             if path.stat().st_size != size:
-                raise ValueError(f"{path.stat().st_size} of {size} bytes")
+                raise ValueError(f"it has {path.stat().st_size} of {size} bytes")
             with safe_open(path, framework="pt"):  # reads its header
                 pass
         except (OSError, SafetensorError, ValueError) as error:

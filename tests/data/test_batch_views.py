@@ -105,6 +105,7 @@ def test_noise_follows_the_seed_and_spares_half_of_the_views():
     views = RandomAugmentation(tasks=TASKS, noise=0.2)
     rows = [row((72, 72), seed) for seed in range(24)]
     noisy, again = both(views, rows)[0]["pixel_values"], both(views, rows)[0]["pixel_values"]
+    assert noisy.dtype == torch.float32, "that of the model's weights"
     assert torch.equal(noisy, again)
     clean = both(RandomAugmentation(tasks=TASKS), rows)[0]["pixel_values"]
     changed = ((noisy - clean).abs() > ROUNDING).flatten(1).any(1)
@@ -144,6 +145,12 @@ def test_a_share_of_the_targets_is_computed():
 def test_impossible_views_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         BatchViews(**{"views": RandomAugmentation(tasks=TASKS), **options})
+
+
+def test_a_row_without_a_seed_is_refused():
+    rows = [row((72, 72), 0), {**row((72, 72), 1), AUGMENTATION_SEED: None}]
+    with pytest.raises(ValueError, match="row 1 of the batch has no 'augmentation_seed'; add one"):
+        MultiTaskCollator(MulTImageProcessor(do_resize=False, tasks=list(TASKS.values()))).without_views(rows)
 
 
 def test_a_map_without_a_spec_is_refused():

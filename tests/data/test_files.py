@@ -1,8 +1,10 @@
 """Proves that a file under its final name is complete."""
 
+import os
+
 import pytest
 
-from mult_hf.data.files import remove_unfinished, whole_file
+from mult_hf.data.files import remove_unfinished, sync_to_disk, whole_file
 
 
 def test_a_file_appears_under_its_name_once_it_is_complete(tmp_path):
@@ -31,3 +33,15 @@ def test_only_partial_files_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / "test.parquet").write_bytes(b"complete")
     remove_unfinished(tmp_path)
     assert [item.name for item in tmp_path.iterdir()] == ["test.parquet"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems open directories, and sync files that are open for reading")
+def test_files_and_directories_are_synced_without_permission_to_write(tmp_path, monkeypatch):
+    """A copy of installed code may be read-only."""
+    (tmp_path / "model.py").write_text("x = 1")
+    (tmp_path / "model.py").chmod(0o444)
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    sync_to_disk(tmp_path / "model.py")
+    sync_to_disk(tmp_path)
+    assert synced == [path.stat().st_ino for path in (tmp_path / "model.py", tmp_path)]

@@ -1,6 +1,7 @@
 """Proves that a checkpoint is complete or does not exist, whenever a save is interrupted."""
 
 import errno
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mult_hf.training import checkpoints as training_checkpoints
 from mult_hf.training.checkpoints import (
     checkpoint_step,
     clear_for_new_run,
@@ -70,7 +70,7 @@ def test_the_latest_checkpoint_is_complete_whenever_a_save_is_killed(tmp_path, a
         owner = {
             "mkdir": (Path, "mkdir"),
             "write": (writer, "write"),
-            "fsync": (training_checkpoints.os, "fsync"),
+            "fsync": (os, "fsync"),
             "rename": (Path, "rename"),
             "rmtree": (shutil, "rmtree"),
         }[moment]

@@ -109,7 +109,7 @@ def test_the_command_line_replaces_parts_of_a_plan(small_rooms, tmp_path):
     ("changes", "message"),
     [
         ({"reference": "a"}, "has the keys .*reference.*expected base, learning_rates, seeds, networks"),
-        ({"networks": {"a": {"seed": 3}}}, r"network 'a' has \['seed'\], which are set here"),
+        ({"networks": {"a": {"seed": 3}}}, r"network 'a' has \['seed'\], which this script sets"),
     ],
 )
 def test_a_plan_that_would_mislead_is_refused(small_rooms, tmp_path, changes, message):

@@ -196,7 +196,7 @@ class _RoomWorker:
 
 @contextmanager
 def _ray_renderer(settings: RoomsSettings, library: str | None, num_proc: int, cluster: Cluster) -> Iterator[Renderer]:
-    """Render rooms in processes on Ray that share its processors; a room whose process is lost is rendered again."""
+    """Render rooms in processes on Ray that share its CPU cores; a room whose process is lost is rendered again."""
     threads = max(1, cluster.cpus // num_proc)
     make = partial(_RoomWorker, settings, library, threads)
 
