@@ -209,7 +209,7 @@ def test_the_wheel_alone_serves_the_shipped_model(tmp_path):
             cwd=tmp_path / "home", env=environment, stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
-        wait_for(lambda: b"serving rooms-tiny" in log.read_bytes(), process, log)
+        wait_for(lambda: f"on http://127.0.0.1:{port}" in log.read_text(), process, log)
         answer = httpx.post(f"http://127.0.0.1:{port}/predict?tasks=depth", files={"image": content_of(image_of(0))}, timeout=60)
         assert answer.status_code == 200, answer.text
         assert Image.open(io.BytesIO(answer.content)).size == (90, 40)
