@@ -1,4 +1,4 @@
-"""Adapt the shipped model to new rooms with few trained weights: LoRA (PEFT) on its encoder, and fully trained heads.
+"""Adapt rooms-tiny to new rooms with few trained weights: LoRA (PEFT) on its encoder, and fully trained heads.
 
     pip install peft
     python examples/lora.py
@@ -14,7 +14,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments, set_seed
 
-from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf import ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows
 from mult_hf.training.trainer_metrics import TrainerMetrics
@@ -29,7 +29,7 @@ ENCODER_ATTENTION = r"mult\.backbone\..*\.(q_proj|v_proj)"
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the adapter, evaluate it, and save it both separately and merged."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="directory or Hub id of a trained MulT")
+    parser.add_argument("--model", default=ROOMS_TINY_CHECKPOINT, help="directory or Hub id of a trained MulT")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/lora"), help="where the adapter is saved")
     parser.add_argument("--max_steps", type=int, default=20, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=16, help="training and validation images")

@@ -1,8 +1,10 @@
 """Fixtures shared by several test files: models small enough to build in every test."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,17 @@ import pytest
 import torch
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
-from support.models import TINY_SWIN
+from support.models import SHALLOW_SWIN, TINY_SWIN
 
 if "OMP_NUM_THREADS" not in os.environ:  # which says how many threads a run is to be tried with
     torch.set_num_threads(1)  # models of a few thousand weights only lose by waiting for a second thread
+
+# transformers compiles an expression per weight when it loads a model; more than Python keeps, which otherwise takes a third of loading.
+re._MAXCACHE = 16_384
+
+# Files of tests need not survive a loss of power, and a short training run waits for the disk for a tenth of its time. Processes that
+# tests start and kill write as always.
+os.fsync = os.fstat
 
 # Accelerate and pipelines take a GPU where there is one, and a GPU rounds otherwise than the CPU that the expected numbers are for.
 if "MULT_HF_TEST_GPU" not in os.environ:
@@ -67,3 +76,9 @@ def tiny_model(tiny_config: Callable[..., MulTConfig]) -> Callable[..., MulTForM
         return model.eval()
 
     return make
+
+
+@pytest.fixture
+def shallow_model(tiny_model: Callable[..., MulTForMultiTaskDensePrediction]) -> Callable[..., MulTForMultiTaskDensePrediction]:
+    """The same with two stages instead of four, for tests of what surrounds a model: its time is proportional to the number of blocks."""
+    return partial(tiny_model, backbone_config=dict(SHALLOW_SWIN))

@@ -63,7 +63,8 @@ def run_command(*flags: str) -> Callable[[list[str]], None]:
 
     def run(paths: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            main(["--inputs", *paths, "--output_dir", folder, "--cpu_threads", "1", *flags])
+            if main(["--inputs", *paths, "--output_dir", folder, "--cpu_threads", "1", *flags]) != 0:
+                raise RuntimeError(f"mult-hf predict {' '.join(flags)} failed for an image")
 
     return run
 

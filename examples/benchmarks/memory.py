@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import pipeline
 
 import mult_hf  # noqa: F401  registers the pipeline
-from mult_hf import DEFAULT_CHECKPOINT
+from mult_hf import ROOMS_TINY_CHECKPOINT
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.markdown import markdown_table
 
@@ -39,7 +39,7 @@ SMALLEST_SIDE = 32
 class MemoryArguments:
     """Settings of the measurement; each field is a flag."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(ROOMS_TINY_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
     calls: int = flag(3000, "calls of the pipeline")
     batch_size: int = flag(1, "images per call")
     sizes: int = flag(20, "different image sizes")

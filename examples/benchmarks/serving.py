@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from mult_hf import DEFAULT_CHECKPOINT
+from mult_hf import ROOMS_TINY_CHECKPOINT
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.markdown import markdown_table
 
@@ -58,7 +58,7 @@ TOLERANCE = 2e-3
 class BenchmarkArguments:
     """Settings of the load test; each field is a flag."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model")
+    model: str = flag(ROOMS_TINY_CHECKPOINT, "directory or Hub id of the model")
     clients: list[int] = flag([1, 4, 16, 32], "numbers of clients that send requests at the same time; one row each")
     seconds: float = flag(20.0, "seconds per row, of the server and of the pipeline each")
     turns: int = flag(4, "turns of each in these seconds")

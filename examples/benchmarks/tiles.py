@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf import ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.markdown import markdown_table
@@ -37,7 +37,7 @@ class TileArguments:
 
     dataset: str = flag("rooms512", "data set whose images are larger than the model's input")
     split: str = flag("test", "split to measure")
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(ROOMS_TINY_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
     tiles: list[int] = flag([344, 256, 192, 128, 64], "longer sides of tiles in pixels of the image, resized to the model's size")
     own_tiles: list[int] = flag([256, 128], "longer sides of tiles that keep their own size")
     sizes: list[int] = flag([160, 256], "sides to which the whole image is resized")

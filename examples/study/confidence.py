@@ -35,7 +35,7 @@ COLUMNS = ("task", "images", "rank correlation", "error of all pixels", "of the 
 class ConfidenceArguments:
     """Settings of the measurement; each field is a flag."""
 
-    model: str = flag(mult_hf.DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(mult_hf.ROOMS_TINY_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("validation", "split to measure on")
     max_samples: int | None = flag(None, "measure on this many evenly spaced rows; by default on all")

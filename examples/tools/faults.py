@@ -40,7 +40,7 @@ import psutil
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from mult_hf import DEFAULT_CHECKPOINT
+from mult_hf import ROOMS_TINY_CHECKPOINT
 from mult_hf.cli import predict, train  # noqa: F401  so that the processes of the runs need not import them again
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.cli.main import main as mult_hf
@@ -104,7 +104,7 @@ def _log(output: Path) -> list[dict[str, Any]]:
 
 
 def programs(work: Path, max_steps: int) -> dict[str, Program]:
-    """Training on stored and streamed rows with everything random or stateful; prediction with the shipped model; rendering of rooms."""
+    """Training on stored and streamed rows with everything random or stateful; prediction with rooms-tiny; rendering of rooms."""
     model = "--image_size 32 --embed_dim 8 --depths 1 1 1 1 --window_size 4 --drop_path_rate 0.3 --ema_decay 0.9 --batch_size 2"
     run = f"--panel_rows 1 --num_workers 1 --logging_steps 1 --save_steps 2 --cpu_threads 1 --resume latest --max_steps {max_steps}"
     flags = "--image_size 64 --batch_size 1 --num_workers 1 --cpu_threads 1"  # equal batches give equal bits on one machine
@@ -123,7 +123,7 @@ def programs(work: Path, max_steps: int) -> dict[str, Program]:
         "train": training,
         "stream": replace(training, argv=[*training.argv[:-1], *streaming]),
         "predict": Program(
-            ["predict", "--model", DEFAULT_CHECKPOINT, "--inputs", str(work / "images"), *flags.split(), "--output_dir"],
+            ["predict", "--model", ROOMS_TINY_CHECKPOINT, "--inputs", str(work / "images"), *flags.split(), "--output_dir"],
             results="maps/*/*.png",
             safe="sources/*.txt",
             reached=lambda output: len({path.name for path in output.glob("maps/*/*.png")}),

@@ -2,7 +2,7 @@
 
 python examples/tools/overview.py --image docs/images/living-room.jpg --output docs/images/overview.jpg
 
-The shipped checkpoint predicts the maps; `--model` chooses another.
+The default checkpoint predicts the maps; `--model` chooses another.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def overview(model: str, image: Image.Image) -> Image.Image:
 def main() -> None:
     """Predict, draw, save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default=mult_hf.DEFAULT_CHECKPOINT, help="directory or Hub id; the shipped model by default")
+    parser.add_argument("--model", default=mult_hf.DEFAULT_CHECKPOINT, help="directory or Hub id; by default the one in the package")
     parser.add_argument("--image", type=Path, required=True, help="an RGB image")
     parser.add_argument("--output", type=Path, required=True, help="file to write the sheet to")
     arguments = parser.parse_args()

@@ -4,7 +4,7 @@ r"""Package a trained model for release: half-precision weights, measured on hel
     python examples/tools/release.py --model outputs/rooms-tiny --dataset data/rooms-128 --packaged \
         --output_dir mult_hf/checkpoints/rooms-tiny
 
-The second command created the shipped checkpoint. The weights are measured after they have been written and loaded as a user would load
+The second command created rooms-tiny. The weights are measured after they have been written and loaded as a user would load
 them. `--output_dir` receives model, processor, the code for machines without this package, the training run's card with a section on the
 held-out split, `results.json`, the training run's `panel.png` and `training.json`, and `example-TASK.png` with image, prediction and truth.
 """
@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mult_hf import DEFAULT_CHECKPOINT, INDOOR_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf import DEFAULT_CHECKPOINT, ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
@@ -50,7 +50,7 @@ COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 FOLLOWING_SECTION = "## Outputs"
 """Heading in the card; the held-out results are inserted before it."""
 
-PACKAGED = {Path(DEFAULT_CHECKPOINT).name: "", Path(INDOOR_CHECKPOINT).name: ", model=mult_hf.INDOOR_CHECKPOINT"}
+PACKAGED = {Path(DEFAULT_CHECKPOINT).name: "", Path(ROOMS_TINY_CHECKPOINT).name: ", model=mult_hf.ROOMS_TINY_CHECKPOINT"}
 """How the pipeline's call in the card of each packaged model names it."""
 
 IMPORT_OF_PACKAGED = "import mult_hf  # registers the pipeline and includes this model"

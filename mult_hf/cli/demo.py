@@ -82,7 +82,7 @@ STYLE = """
 class DemoArguments:
     """Model, address and limits; each field is a flag, and a key of the file that `--config` names."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 opens the page to everyone on the network, without a password")
     port: int = flag(7860, "port to listen on; 0 chooses a free one")

@@ -64,7 +64,7 @@ def full_name(path: str) -> str:
 class EvaluationArguments:
     """Model, data and method of an evaluation; each field is a flag, and a key of the file given by `--config`."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     # Data
     dataset: str | None = flag(

@@ -51,7 +51,7 @@ from .errors import CommandError
 class ExportArguments:
     """Model and files of an export; each field is a flag."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     tasks: list[str] | None = flag(None, "names of tasks to export; by default all tasks of the model")
     image_size: list[int] | None = flag(None, "side, or height and width, of the images in pixels; by default that of the processor")
     results: Literal["predictions", "finished"] = flag(

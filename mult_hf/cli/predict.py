@@ -58,7 +58,7 @@ MAX_REASON = 300
 class PredictionArguments:
     """Inputs, model and method of a prediction; each field is a flag, and a key of the file given by `--config`."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     # Inputs
     inputs: list[str] | None = flag(

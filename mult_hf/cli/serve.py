@@ -36,7 +36,7 @@ PROCESS, RAY = "process", "ray"
 class ServeArguments:
     """Model, address and limits; each field is a flag, and a key of the file given by `--config`."""
 
-    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the small one in the package")
+    model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     tasks: list[str] | None = flag(None, "names of the tasks to offer; by default all tasks of the model")
     # Address

@@ -1,6 +1,6 @@
 """Published encoders: checkpoints of transformers, and encoders of the timm library.
 
-timm is optional. It is imported only to build its encoders, not to read configurations.
+timm is optional for machines that load the code of a checkpoint. It is imported only to build its encoders, not to read configurations.
 """
 
 import os

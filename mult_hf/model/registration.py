@@ -18,11 +18,16 @@ from mult_hf.model.modeling_mult import (
 from mult_hf.model.pipeline_mult import MultiTaskVisionPipeline
 from mult_hf.model.tasks import IGNORE_INDEX, MULT_TASKS, LabelEncoding, TaskSpec, register_task, registered_tasks
 
-DEFAULT_CHECKPOINT = str(Path(__file__).resolve().parents[1] / "checkpoints" / "rooms-tiny")
-"""Directory of the small model in the package, trained on rendered rooms; its README.md lists its training data and metrics."""
+_CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 
-INDOOR_CHECKPOINT = str(Path(__file__).resolve().parents[1] / "checkpoints" / "indoor")
-"""Directory of a larger model in the package, for rooms and photographs of rooms. Its encoder needs timm (extra `timm`)."""
+INDOOR_CHECKPOINT = str(_CHECKPOINTS / "indoor")
+"""Directory of the model in the package for photographs of rooms; its README.md lists its training data, metrics and limits."""
+
+ROOMS_TINY_CHECKPOINT = str(_CHECKPOINTS / "rooms-tiny")
+"""Directory of the small and fast model in the package, for rendered rooms of 128 pixels only."""
+
+DEFAULT_CHECKPOINT = INDOOR_CHECKPOINT
+"""Directory of the model that is used where none is named."""
 
 
 def _register() -> None:

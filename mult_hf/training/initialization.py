@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
 from mult_hf.evaluation.compatibility import check_compatible
-from mult_hf.inference.loading import load_whole_model
+from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.heads import MulTHeads
@@ -70,16 +70,23 @@ def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_
 
 
 def build_processor(arguments: ModelArguments, specs: Mapping[str, TaskSpec], size: Mapping[str, int]) -> MulTImageProcessor:
-    """The processor of the model that the arguments name: images are normalised as a pretrained encoder's were.
+    """The processor of the model that the arguments name.
+
+    Images are normalised as those of the trained model or of the pretrained encoder were. A trained model also keeps its canonical camera.
 
     Args:
         arguments: of the model.
         specs: the task entries by name.
         size: height and width of the images, or their `shortest_edge`.
+
+    Raises:
+        ValueError: if a trained model's depth is that of another canonical camera than the arguments'.
     """
     settings: dict[str, Any] = {"size": dict(size), "tasks": list(specs.values())}
     if arguments.canonical_focal_length is not None:
         settings["canonical_focal_length"] = arguments.canonical_focal_length
+    if arguments.model is not None:
+        return trained_processor(arguments.model, **settings)
     if arguments.backbone is not None:
         return MulTImageProcessor.from_backbone(arguments.backbone, **settings)
     return MulTImageProcessor(**settings)
@@ -192,6 +199,27 @@ def new_swin(
     }
 
 
+def trained_processor(name_or_path: str, **settings: Any) -> MulTImageProcessor:
+    """The processor of a trained model with other settings. Images are resized, and ids of classes are those of the entries.
+
+    Args:
+        name_or_path: Hub id or directory of the model.
+        **settings: of [`MulTImageProcessor`], in place of the checkpoint's.
+
+    Raises:
+        ValueError: if the checkpoint has another canonical camera than the settings.
+        OSError: if the checkpoint has no processor.
+    """
+    wanted, own = settings.get("canonical_focal_length"), load_processor(name_or_path).canonical_focal_length
+    if wanted is not None and wanted != own:
+        raise refusal(
+            f"--canonical_focal_length is {wanted:g}, but {name_or_path} "
+            + ("learnt depth without one" if own is None else f"learnt depth for {own:g}")
+            + "; leave the flag out, or train a new model"
+        )
+    return load_processor(name_or_path, **settings, do_resize=True, do_reduce_labels=False)
+
+
 def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
     """Load a trained model and adapt it to the data's tasks: missing ones are added, and tasks that the data lack are removed.
 
@@ -274,5 +302,6 @@ __all__ = [
     "replace_head",
     "sincos_position_embedding",
     "stored_sizes",
+    "trained_processor",
     "view_size",
 ]

@@ -132,9 +132,9 @@ def test_names_from_a_model_cannot_insert_markup_into_the_page():
 
 
 @pytest.fixture
-def demo(tiny_model, tmp_path):
+def demo(shallow_model, tmp_path):
     """A tiny random model of the six tasks and a seventh."""
-    model = tiny_model(tasks=[*SPECS, CURVATURE])
+    model = shallow_model(tasks=[*SPECS, CURVATURE])
     (tmp_path / "served").mkdir()
     return app.Demo(MultiTaskVisionPipeline(model), LIMITS, tmp_path / "served")
 
@@ -219,10 +219,10 @@ def test_a_port_in_use_ends_the_program_with_a_one_line_error(demo, tmp_path, mo
 
 
 @pytest.fixture
-def served(tiny_model, tmp_path, monkeypatch):
+def served(shallow_model, tmp_path, monkeypatch):
     """The address of a page with a tiny random model of seven tasks."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # so that what `launch` sets ends with this test
-    model = tiny_model(tasks=[ODD_CLASSES, *list(SPECS)[1:], CURVATURE])
+    model = shallow_model(tasks=[ODD_CLASSES, *list(SPECS)[1:], CURVATURE])
     model.save_pretrained(tmp_path / "model")
     MultiTaskVisionPipeline(model).image_processor.save_pretrained(tmp_path / "model")
     (tmp_path / "served").mkdir()

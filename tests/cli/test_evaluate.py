@@ -1,10 +1,6 @@
 """Proves that `mult-hf evaluate` measures correctly, and refuses meaningless comparisons, with any number of processes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +13,9 @@ from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli.evaluate import EvaluationArguments, main
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.metrics import MultiTaskMetrics
+from support.forked import run_together
 from support.tables import unpadded
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["floor", "wall", "door"]
 SEGMENTATION = {"name": "segmentation", "class_names": CLASSES, "encoding": {"dtype": "uint8", "unknown": [255]}}
 MILLIMETRES = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}
@@ -54,11 +50,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def save_model(tiny_model, tmp_path):
+def save_model(shallow_model, tmp_path):
     """Save a very small model as training does, with a processor and a card."""
 
     def save(name="model", seed=0, tasks=MODEL_TASKS, size=SIZE):
-        model = tiny_model(tasks=tasks)
+        model = shallow_model(tasks=tasks)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
@@ -88,7 +84,7 @@ def run(tmp_path, capsys):
 # --- measurements
 
 
-def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, run, tiny_model):
+def test_the_numbers_are_those_of_the_model_as_a_user_runs_it(save_model, data, run, shallow_model):
     """Image by image through processor, model and post_process, against maps read by hand."""
     model_directory = save_model()
     _, results, _ = run(model_directory, data, "--batch_size", 2)
@@ -357,21 +353,10 @@ def test_two_processes_give_the_same_numbers_as_one(save_model, data, run, tmp_p
     model, other = save_model(), save_model("other", seed=1)
     flags = ["--batch_size", "2", "--flip", "--baseline_split", "train", "--compare", str(other), "--resamples", "20", "--worst", "1"]
     alone = run(model, data, *flags)[1]
-    arguments = ["--model", model, "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", tmp_path / "two", *flags]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        "2",
-        "--cpu",
-        "-m",
-        "mult_hf",
-        "evaluate",
-        *map(str, arguments),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    printed = subprocess.run(launch, capture_output=True, text=True, check=True, env=environment).stdout
+    argv = ["--model", model, "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", tmp_path / "two", *flags]
+    cpu = {"ACCELERATE_USE_CPU": "true"}  # as `accelerate launch --cpu` sets it
+    printed, statuses = run_together(main, [*map(str, argv)], output=tmp_path / "output.txt", environment=cpu)
+    assert statuses == [0, 0], printed
     together = json.loads((tmp_path / "two" / "results.json").read_text())
     assert unpadded(printed).count("| task | metric | model | constant baseline | other |") == 1, "one process speaks"
     for part in ("model", "constant_baseline", "compared", "differences", "per_class", "worst", "evaluated_samples"):

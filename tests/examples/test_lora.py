@@ -6,7 +6,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from examples import lora
-from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf import ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_the_adapter_contains_only_encoder_attention_and_heads(adapted):
     low_rank, whole = [name for name in names if "lora_" in name], [name for name in names if "lora_" not in name]
     assert low_rank
     assert all(".mult.backbone." in name and name.split(".lora_")[0].endswith(("q_proj", "v_proj")) for name in low_rank)
-    tasks = MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT).task_names
+    tasks = MulTForMultiTaskDensePrediction.from_pretrained(ROOMS_TINY_CHECKPOINT).task_names
     assert {task for task in tasks for name in whole if f".{task}.projection." in name} == set(tasks)
     assert not any(".decoder." in name for name in names)
 
@@ -30,7 +30,7 @@ def test_the_adapter_contains_only_encoder_attention_and_heads(adapted):
 @pytest.mark.slow
 def test_the_merged_model_is_an_ordinary_model_that_predicts_like_the_adapter(adapted):
     plain = MulTForMultiTaskDensePrediction.from_pretrained(adapted / "merged").eval()
-    shipped = MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT).eval()
+    shipped = MulTForMultiTaskDensePrediction.from_pretrained(ROOMS_TINY_CHECKPOINT).eval()
     pixel_values = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = shipped(pixel_values).predictions

@@ -1,8 +1,5 @@
 """Proves that the prediction example saves maps that read back as the pipeline's predictions."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +7,24 @@ from transformers import pipeline
 
 import mult_hf
 from mult_hf.inference.output import load_stored_forms, precision, read_map
+from support.forked import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "docs/images/living-room.jpg"
 
 
 def test_the_saved_maps_are_those_of_the_pipeline(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    words = ["--image", str(IMAGE), "--output_dir", str(tmp_path)]
-    finished = subprocess.run([sys.executable, str(ROOT / "examples/predict.py"), *words], capture_output=True, text=True, env=environment)
-    assert finished.returncode == 0, finished.stderr
+    argv = ["--image", IMAGE, "--output_dir", tmp_path / "out"]
+    printed, status = run_script(ROOT / "examples/predict.py", *argv, output=tmp_path / "output.txt")
+    assert status == 0, printed
     expected = pipeline("multitask-vision", model=mult_hf.DEFAULT_CHECKPOINT)(str(IMAGE))
-    entries = load_stored_forms(tmp_path)
+    entries = load_stored_forms(tmp_path / "out")
     assert entries.keys() == expected.keys()
     for task, entry in entries.items():
-        assert f"{task} " in finished.stdout
-        read, prediction = read_map(tmp_path / "maps" / task / "living-room.png", entry), expected[task]["prediction"].numpy()
+        assert f"{task} " in printed
+        read, prediction = read_map(tmp_path / "out/maps" / task / "living-room.png", entry), expected[task]["prediction"].numpy()
         if entry.is_classification:
             assert (read != prediction).mean() < 0.001, "pixels where two classes are equally likely"
         else:
             np.testing.assert_allclose(read.reshape(prediction.shape), prediction, atol=precision(entry) + 1e-3)
-    assert (tmp_path / "panels/living-room.jpg").is_file()
+    assert (tmp_path / "out/panels/living-room.jpg").is_file()

@@ -43,19 +43,24 @@ def cache(tmp_path_factory):
         yield runtimes.CACHE
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A very small model in which no parameter has its initial value, with its processor."""
+    directory = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(CONFIG), tasks=TASKS))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(directory)
+    MulTImageProcessor(size={"height": HEIGHT, "width": WIDTH}, tasks=model.config.tasks).save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
-def make_model():
-    """Make a very small model, always the same one, in which no parameter has its initial value."""
-
-    def make():
-        torch.manual_seed(0)
-        model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(CONFIG), tasks=TASKS))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-        return model.eval()
-
-    return make
+def make_model(directory):
+    """Load the model, always from the same directory, so that its files are exported by the first test that needs them."""
+    return lambda: MulTForMultiTaskDensePrediction.from_pretrained(directory).eval()
 
 
 def pixels(batch):
@@ -87,18 +92,20 @@ def test_openvino_says_if_the_processor_has_no_bfloat16(monkeypatch, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", [pytest.param("onnx", marks=pytest.mark.nightly), "openvino"])
-def test_a_file_is_exported_once_for_each_size(make_model, monkeypatch, tmp_path, runtime):
+def test_only_the_wanted_tasks_are_exported_and_once_for_each_size(make_model, monkeypatch, tmp_path, runtime):
     traced = []
     trace = export.trace
     monkeypatch.setattr(export, "trace", lambda exportable, size: traced.append(size) or trace(exportable, size))
     monkeypatch.setattr(runtimes, "CACHE", tmp_path / "cache")
     for _ in range(2):
-        model = with_runtime(make_model(), runtime)
+        model = with_runtime(make_model(), runtime, tasks=["normals"])
         for batch in (1, 2):
-            model(pixels(batch))
+            assert list(model(pixels(batch)).predictions) == ["normals"]
     assert traced == [(HEIGHT, WIDTH)]
     (folder,) = runtimes.CACHE.iterdir()
     assert not [file for file in folder.iterdir() if not file.name.startswith("model.")], "nothing unfinished is left"
+    with pytest.raises(ValueError, match=r"tasks has \['depth'\]; exported are \['normals'\]"):
+        model(pixels(1), tasks=["depth"])
 
 
 def test_files_of_other_weights_or_tasks_are_not_taken_for_the_models(make_model):
@@ -116,14 +123,6 @@ def test_only_the_wanted_tasks_are_returned(make_model):
     assert list(model(pixels(1), tasks=["normals"]).predictions) == ["normals"]
     with pytest.raises(ValueError, match="choose at least one of"):
         model(pixels(1), tasks=["dpeth"])
-
-
-@pytest.mark.slow
-def test_only_the_wanted_tasks_are_exported(make_model):
-    model = with_runtime(make_model(), "onnx", tasks=["normals"])
-    assert list(model(pixels(1)).predictions) == ["normals"]
-    with pytest.raises(ValueError, match=r"tasks has \['depth'\]; exported are \['normals'\]"):
-        model(pixels(1), tasks=["depth"])
 
 
 def test_it_has_the_identity_of_the_model(make_model):
@@ -154,19 +153,12 @@ def test_a_pipeline_predicts_with_it(make_model):
     torch.testing.assert_close(pipeline(image, tasks=["depth"])["depth"]["prediction"], expected, atol=export.TOLERANCE, rtol=0)
 
 
-def save(model, directory):
-    model.save_pretrained(directory)
-    MulTImageProcessor(size={"height": HEIGHT, "width": WIDTH}, tasks=model.config.tasks).save_pretrained(directory)
-    return directory
-
-
-def test_predict_writes_the_same_maps_with_every_runtime(make_model, tmp_path):
+def test_predict_writes_the_same_maps_with_every_runtime(directory, tmp_path):
     """The same 16-bit numbers, but where rounding tips one to the next step of 10 m / 65534."""
-    model = save(make_model(), tmp_path / "model")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / "image.png")
     maps = {}
     for runtime in RUNTIMES:
-        argv = ["predict", "--model", model, "--inputs", tmp_path / "image.png", "--output_dir", tmp_path / runtime, "--cpu_threads", 1]
+        argv = ["predict", "--model", directory, "--inputs", tmp_path / "image.png", "--output_dir", tmp_path / runtime, "--cpu_threads", 1]
         assert main([*map(str, argv), "--runtime", runtime]) == 0
         maps[runtime] = np.asarray(Image.open(tmp_path / runtime / "maps/depth/image.png.png")).astype(int)
     assert np.ptp(maps["torch"]) > 100, "premise"

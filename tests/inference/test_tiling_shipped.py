@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf import ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.inference import tiling
 from mult_hf.inference.predictor import predict
 from mult_hf.inference.scale import ViewSize
@@ -25,9 +25,9 @@ TILES = (340, 256, 200)
 @pytest.fixture(scope="module")
 def maps_by_tile():
     """Finished maps of the image by the tiles' side; 0 is the whole image at the model's size."""
-    model = MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT).eval()
-    view = ViewSize.of_processor(MulTImageProcessor.from_pretrained(DEFAULT_CHECKPOINT).size)
-    processor = MulTImageProcessor.from_pretrained(DEFAULT_CHECKPOINT, do_resize=False)
+    model = MulTForMultiTaskDensePrediction.from_pretrained(ROOMS_TINY_CHECKPOINT).eval()
+    view = ViewSize.of_processor(MulTImageProcessor.from_pretrained(ROOMS_TINY_CHECKPOINT).size)
+    processor = MulTImageProcessor.from_pretrained(ROOMS_TINY_CHECKPOINT, do_resize=False)
     pixels = processor(Image.open(IMAGE), return_tensors="pt")["pixel_values"]
     assert (tuple(pixels.shape[-2:]), view) == ((SIDE, SIDE), (128, 128, False)), "premise"
 

@@ -174,21 +174,16 @@ def test_several_processes_give_the_same_number_as_one(tmp_path):
 
 
 LOAD_BY_PATH = """
-import json, sys
-import evaluate
-from mult_hf.metrics.modules import script
-arguments = json.loads(sys.argv[1])
-loaded = [evaluate.load(script(name), **arguments.get(name, {})) for name in arguments["names"]]
-print(json.dumps([[module.name, type(module).__name__] for module in loaded]))
-"""
-IMPORT = """
-import json, os
+import json, os, sys
 from pathlib import Path
 written = lambda: sorted(str(path) for path in Path(os.environ["HF_HOME"]).rglob("*"))
 import evaluate
 before = written()
-import mult_hf.metrics.modules
+from mult_hf.metrics.modules import script
 print(json.dumps([before, written()]))
+arguments = json.loads(sys.argv[1])
+loaded = [evaluate.load(script(name), **arguments.get(name, {})) for name in arguments["names"]]
+print(json.dumps([[module.name, type(module).__name__] for module in loaded]))
 """
 
 
@@ -202,14 +197,11 @@ def run_in_empty_home(directory, *argv):
     return run.stdout
 
 
-def test_modules_load_by_path(tmp_path):
-    printed = run_in_empty_home(tmp_path, LOAD_BY_PATH, json.dumps({**ARGUMENTS, "names": list(MODULES)}))
-    assert json.loads(printed) == [[name, cls.__name__] for name, cls in MODULES.items()]
-
-
-def test_importing_the_modules_writes_no_files_beyond_those_of_evaluate(tmp_path):
-    before, after = json.loads(run_in_empty_home(tmp_path, IMPORT))
+def test_modules_load_by_path_and_importing_them_writes_no_files_beyond_those_of_evaluate(tmp_path):
+    printed = run_in_empty_home(tmp_path, LOAD_BY_PATH, json.dumps({**ARGUMENTS, "names": list(MODULES)})).splitlines()
+    before, after = json.loads(printed[0])
     assert after == before
+    assert json.loads(printed[1]) == [[name, cls.__name__] for name, cls in MODULES.items()]
 
 
 def test_a_script_that_does_not_exist_is_refused():

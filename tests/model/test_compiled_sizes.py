@@ -31,12 +31,11 @@ def images(*size, batch=1):
 def test_a_compiled_model_has_one_graph_per_size_and_no_size_is_a_symbol(tiny_model, graphs):
     """With symbols for height and width, deriving the second graph takes many minutes."""
     backend, shapes = graphs
-    model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth", "segmentation"])
+    model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth"])
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
         for size in [*SIZES, *SIZES]:
-            for task, prediction in compiled(images(*size)).predictions.items():
-                torch.testing.assert_close(prediction, model(images(*size)).predictions[task])
+            torch.testing.assert_close(compiled(images(*size)).predictions["depth"], model(images(*size)).predictions["depth"])
     assert [shape[-2:] for shape in shapes] == SIZES, "one graph per size, also when sizes come again"
     assert all(type(side) is int for shape in shapes for side in shape[-2:])
 

@@ -5,7 +5,7 @@ import torch
 from accelerate import init_empty_weights, load_checkpoint_and_dispatch
 from safetensors.torch import load_file
 
-from mult_hf import DEFAULT_CHECKPOINT, MulTConfig, MulTForMultiTaskDensePrediction
+from mult_hf import ROOMS_TINY_CHECKPOINT, MulTConfig, MulTForMultiTaskDensePrediction
 from support.models import TINY_SWIN
 
 SWIN_V2 = {**TINY_SWIN, "model_type": "swinv2", "image_size": 64}
@@ -52,5 +52,5 @@ def test_a_model_saved_under_transformers_names_is_read_too(tmp_path):
 
 
 def test_the_shipped_model_is_dispatched(tmp_path):
-    model = MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT).eval()
-    assert_same_predictions(dispatched(DEFAULT_CHECKPOINT, dtype=torch.float32), model)
+    model = MulTForMultiTaskDensePrediction.from_pretrained(ROOMS_TINY_CHECKPOINT).eval()
+    assert_same_predictions(dispatched(ROOMS_TINY_CHECKPOINT, dtype=torch.float32), model)

@@ -7,7 +7,7 @@ deliberate change (another checkpoint) print new ones with `PYTHONPATH=. python 
 import pytest
 import torch
 
-from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction
+from mult_hf import ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction
 
 # As a share of the largest number of a task. float32 differed from float64 by at most 3e-5, with AVX2 and without vector instructions,
 # which leaves a factor of 30 for another CPU's order of sums.
@@ -85,7 +85,7 @@ def slices(model, height, width):
 
 @pytest.fixture(scope="module")
 def model():
-    return MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT)
+    return MulTForMultiTaskDensePrediction.from_pretrained(ROOMS_TINY_CHECKPOINT)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (97, 131)])
@@ -101,6 +101,6 @@ def test_the_shipped_checkpoint_predicts_the_published_numbers(model, size, impl
 
 
 if __name__ == "__main__":
-    published = MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT, attn_implementation="eager").double()
+    published = MulTForMultiTaskDensePrediction.from_pretrained(ROOMS_TINY_CHECKPOINT, attn_implementation="eager").double()
     for size in ((128, 128), (97, 131)):
         print(size, {task: [float(f"{value:.5g}") for value in values.tolist()] for task, values in slices(published, *size).items()})

@@ -327,7 +327,8 @@ def train_and_push(directory, name):
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    tiny = "--embed_dim 8 --depths 1 1 1 1 --window_size 4 --batch_size 2 --cpu_threads 1 --max_steps 2 --eval_steps 1 --panel_rows 1"
+    tiny = "--embed_dim 8 --depths 1 1 --window_size 4 --batch_size 2 --cpu_threads 1 --max_steps 2 --eval_steps 1 --panel_rows 1"
+    tiny += " --train_split train[:8] --validation_split validation[:8]"
     flags = [*tiny.split(), "--tasks", *TASKS, "--output_dir", str(directory), "--push_to_hub", name]
     with patch.dict(os.environ, {"HF_TOKEN": OWNER}):
         train.main(flags)

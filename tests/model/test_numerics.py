@@ -55,6 +55,7 @@ def test_reentrant_checkpointing_is_refused_because_it_would_train_nothing(tiny_
         tiny_model().gradient_checkpointing_enable({"use_reentrant": True})
 
 
+@pytest.mark.nightly  # tests/model/test_compiled_sizes.py compares those of one task
 def test_compiling_the_full_graph_gives_the_same_predictions(tiny_model):
     model = tiny_model(backbone_config=SHALLOW_SWIN, tasks=["depth", "segmentation"])
     with torch.no_grad():

@@ -2,12 +2,12 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 from transformers import pipeline
+
+from support.forked import run_script
 
 
 def pickled(thing):
@@ -61,7 +61,7 @@ from PIL import Image
 from transformers import pipeline
 import mult_hf
 if __name__ == "__main__":
-    torch.multiprocessing.set_start_method("spawn")
+    torch.multiprocessing.set_start_method("spawn", force=True)
     predict = pipeline("multitask-vision", image_processor=mult_hf.MulTImageProcessor(size={"height": 64, "width": 64}))
     images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     alone = [predict(image, tasks=["depth"])["depth"]["prediction"] for image in images]
@@ -74,5 +74,5 @@ def test_a_pipeline_reads_images_in_a_spawned_worker(tmp_path):
     """The default on macOS and Windows."""
     script = tmp_path / "script.py"
     script.write_text(SPAWNED)
-    finished = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
-    assert finished.returncode == 0, finished.stderr
+    printed, status = run_script(script, output=tmp_path / "output.txt")
+    assert status == 0, printed

@@ -1,9 +1,5 @@
 """Proves that saved models load with the same numbers, with and without heads, by Auto classes, and with tasks that are not registered."""
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +10,7 @@ from transformers import (
 
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction, MulTModel
 from support.batches import CURVATURE, pixels
+from support.forked import run_script
 
 
 def test_a_saved_model_predicts_the_same_after_loading(tiny_model, tmp_path):
@@ -51,22 +48,27 @@ def test_weights_are_initialised_after_loading_on_the_meta_device(tiny_config, t
     assert torch.equal(bias.index, bias.make_index())
 
 
+WITH_AN_UNKNOWN_TASK = """
+import sys, torch, mult_hf
+assert "principal_curvature" not in mult_hf.registered_tasks()
+model = mult_hf.MulTForMultiTaskDensePrediction.from_pretrained(sys.argv[1])
+image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+print(model(image).predictions["principal_curvature"].double().sum().item())
+"""
+
+
 def test_a_checkpoint_loads_with_a_task_that_is_not_registered(tiny_config, tmp_path):
     """A new task needs only one entry to be predicted, trained, saved and loaded by a process that has not registered it."""
     model = MulTForMultiTaskDensePrediction(tiny_config(tasks=[*MULT_TASKS, CURVATURE])).eval()
     labels = {"principal_curvature": torch.rand(2, 2, 64, 64)}
     assert list(model(pixels(), labels=labels).task_losses) == ["principal_curvature"]
     model.save_pretrained(tmp_path)
-    script = """
-        import sys, torch, mult_hf
-        assert "principal_curvature" not in mult_hf.registered_tasks()
-        model = mult_hf.MulTForMultiTaskDensePrediction.from_pretrained(sys.argv[1])
-        image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-        print(model(image).predictions["principal_curvature"].double().sum().item())
-    """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True, check=True)
+    script = tmp_path / "script.py"
+    script.write_text(WITH_AN_UNKNOWN_TASK)
+    printed, status = run_script(script, tmp_path, output=tmp_path / "output.txt")
+    assert status == 0, printed
     expected = model(pixels()).predictions["principal_curvature"].double().sum().item()
-    assert float(result.stdout) == pytest.approx(expected, abs=1e-3)
+    assert float(printed.splitlines()[-1]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_auto_model_has_heads_and_the_model_without_heads_loads_its_checkpoint(tiny_model, tmp_path):

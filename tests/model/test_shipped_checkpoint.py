@@ -1,4 +1,4 @@
-"""Proves that the checkpoint in the package is complete, small, used by default without network access, and better than a constant map."""
+"""Proves that both packaged checkpoints are complete, load without network access, and are better than a constant map on held-out rooms."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 import mult_hf
-from mult_hf import DEFAULT_CHECKPOINT, INDOOR_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf import DEFAULT_CHECKPOINT, INDOOR_CHECKPOINT, ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
@@ -26,13 +26,13 @@ from mult_hf.model.tasks import resolve_tasks
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = str(ROOT / "examples/data/rooms-sample")
 IMAGE = str(ROOT / "docs/images/coffee.jpg")
-DIRECTORY = Path(DEFAULT_CHECKPOINT)
-PACKAGED = pytest.mark.parametrize("directory", [DEFAULT_CHECKPOINT, INDOOR_CHECKPOINT], ids=lambda path: Path(path).name)
+DIRECTORY = Path(ROOMS_TINY_CHECKPOINT)
+PACKAGED = pytest.mark.parametrize("directory", [ROOMS_TINY_CHECKPOINT, INDOOR_CHECKPOINT], ids=lambda path: Path(path).name)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return MulTForMultiTaskDensePrediction.from_pretrained(DEFAULT_CHECKPOINT).eval()
+    return MulTForMultiTaskDensePrediction.from_pretrained(ROOMS_TINY_CHECKPOINT).eval()
 
 
 def test_the_pipeline_without_a_model_loads_it_without_network_access(monkeypatch):
@@ -43,7 +43,7 @@ def test_the_pipeline_without_a_model_loads_it_without_network_access(monkeypatc
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     predict_maps = pipeline("multitask-vision")
-    assert predict_maps.model.name_or_path == DEFAULT_CHECKPOINT
+    assert predict_maps.model.name_or_path == DEFAULT_CHECKPOINT == INDOOR_CHECKPOINT
     maps = predict_maps(IMAGE)
     assert list(maps) == list(mult_hf.MULT_TASKS)
     assert maps["depth"]["prediction"].isfinite().all()
@@ -88,7 +88,7 @@ def test_saving_it_again_adds_the_code_for_machines_without_the_package(director
 
 def test_its_normals_distinguish_left_from_right(model):
     """A mirrored room has mirrored normals: x changes its sign."""
-    processor = MulTImageProcessor.from_pretrained(DEFAULT_CHECKPOINT)
+    processor = MulTImageProcessor.from_pretrained(ROOMS_TINY_CHECKPOINT)
     pixel_values = processor(load_rows(SAMPLE, split="test").select(range(8))["image"][:], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         x, mirrored = (model(values, tasks=["normals"]).predictions["normals"][:, 0] for values in (pixel_values, pixel_values.flip(-1)))
@@ -102,7 +102,7 @@ def test_it_beats_the_constant_map_in_every_task_on_held_out_rooms(model):
     (rooms, first), *_ = re.findall(r"--rooms (\d+) .*--seed (\d+)", (DIRECTORY / "README.md").read_text())
     seen = range(int(first), int(first) + int(rooms))
     specs = measured_specs(model.config.task_specs, resolve_tasks(load_task_entries(SAMPLE)))
-    processor = MulTImageProcessor.from_pretrained(DEFAULT_CHECKPOINT, tasks=[spec.to_dict() for spec in specs.values()])
+    processor = MulTImageProcessor.from_pretrained(ROOMS_TINY_CHECKPOINT, tasks=[spec.to_dict() for spec in specs.values()])
     collator, test = MultiTaskCollator(processor), load_rows(SAMPLE, split="test").select(range(0, 64, 2))
     assert not set(test["room"]) & set(seen)
     baseline = constant_baseline(load_rows(SAMPLE, split="train"), collator)

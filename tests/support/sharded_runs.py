@@ -1,10 +1,4 @@
-"""Saves and reads a sharded model in several processes; started by torchrun from tests/training/test_sharded_state.py.
-
-torchrun --nproc_per_node 3 tests/support/sharded_runs.py read DIRECTORY fsdp
-"""
-
-import sys
-from pathlib import Path
+"""Saves and reads a sharded model in several processes, which tests/training/test_sharded_state.py starts."""
 
 import torch
 import torch.distributed as dist
@@ -44,8 +38,8 @@ def whole_state(model, optimizer):
     return {name: value.detach().clone() for name, value in {**state, "rates": rates}.items()}
 
 
-def main(action, directory, kind):
-    """Obtain the state after a step, and save it as a whole.
+def run_process(action, directory, kind):
+    """Obtain the state after a step in one of several processes, and save it as a whole.
 
     Args:
         action: `write` to take the step and write its state; `read` to read that into another model; `scatter` to load the state of a
@@ -79,7 +73,3 @@ def main(action, directory, kind):
 
 def groups(optimizer):
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

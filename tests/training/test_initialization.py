@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
-from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import (
@@ -56,8 +56,8 @@ def test_the_position_embeddings_of_a_new_swin_become_sines_and_cosines(tiny_con
     torch.testing.assert_close(embeddings, sincos_position_embedding(8, 8, channels=8))
 
 
-def test_a_model_without_position_embeddings_does_not_change(tiny_model):
-    model = tiny_model(tasks=["depth"])
+def test_a_model_without_position_embeddings_does_not_change(shallow_model):
+    model = shallow_model(tasks=["depth"])
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     init_sincos_position_embeddings(model)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
@@ -75,8 +75,31 @@ def test_images_are_normalised_as_those_of_the_pretrained_encoder(tmp_path):
         assert (processor.size["height"], processor.size["width"], list(processor.task_specs)) == (32, 64, ["depth"])
 
 
-def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(tiny_model, tmp_path):
-    tiny_model(tasks=["depth", "normals", "segmentation"]).save_pretrained(tmp_path)
+def test_training_from_a_checkpoint_keeps_its_normalisation_and_its_canonical_camera(tmp_path):
+    trained = MulTImageProcessor(
+        size={"shortest_edge": 64}, tasks=["depth", "normals"], image_mean=[0.5] * 3, image_std=[0.25] * 3, canonical_focal_length=96.0,
+        assumed_field_of_view=70.0, resample=3, do_resize=False, do_reduce_labels=True,
+    )  # fmt: skip
+    trained.save_pretrained(tmp_path)
+    specs, size = resolve_tasks(["depth"]), {"height": 32, "width": 64}
+    processor = build_processor(ModelArguments(model=str(tmp_path)), specs, size)
+    assert ([*processor.image_mean], [*processor.image_std], int(processor.resample)) == ([0.5] * 3, [0.25] * 3, 3)
+    assert (processor.canonical_focal_length, processor.assumed_field_of_view) == (96.0, 70.0)
+    assert (processor.size["height"], processor.size["width"], list(processor.task_specs)) == (32, 64, ["depth"])
+    assert processor.do_resize, "the data's images have sizes of their own"
+    assert not processor.do_reduce_labels, "ids of the data are those of its entries"
+
+
+@pytest.mark.parametrize(("own", "learnt"), [(96.0, "learnt depth for 96"), (None, "learnt depth without one")])
+def test_another_canonical_camera_than_the_checkpoints_is_refused(own, learnt, tmp_path):
+    MulTImageProcessor(size={"height": 32, "width": 32}, tasks=["depth"], canonical_focal_length=own).save_pretrained(tmp_path)
+    arguments = ModelArguments(model=str(tmp_path), canonical_focal_length=200.0)
+    with pytest.raises(ValueError, match=f"--canonical_focal_length is 200, but .* {learnt}; leave the flag out, or train a new model"):
+        build_processor(arguments, resolve_tasks(["depth"]), {"height": 32, "width": 32})
+
+
+def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(shallow_model, tmp_path):
+    shallow_model(tasks=["depth", "normals", "segmentation"]).save_pretrained(tmp_path)
     curvature = TaskSpec(name="principal_curvature", kind="regression", channels=2)
     specs = resolve_tasks(["normals", "depth", curvature])
     model = load_trained(str(tmp_path), specs)
@@ -92,8 +115,8 @@ def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(tiny_model, tmp_pat
     [["wall", "floor"], [f"class {number}" for number in range(17)], [f"class {number}" for number in range(40)]],
     ids=["fewer", "as many", "more"],
 )
-def test_other_classes_get_a_new_head_and_keep_every_other_weight(tiny_model, tmp_path, capsys, classes):
-    tiny_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
+def test_other_classes_get_a_new_head_and_keep_every_other_weight(shallow_model, tmp_path, capsys, classes):
+    shallow_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
     trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path)
     specs = resolve_tasks([{"name": "segmentation", "class_names": classes}, "depth"])
     model = load_trained(str(tmp_path), specs)
@@ -116,8 +139,8 @@ def test_other_classes_get_a_new_head_and_keep_every_other_weight(tiny_model, tm
     assert loss.isfinite()
 
 
-def test_data_without_the_reference_task_start_from_its_projections(tiny_model, tmp_path, capsys):
-    tiny_model(tasks=["depth", "normals", "segmentation"], reference_task="normals").save_pretrained(tmp_path)
+def test_data_without_the_reference_task_start_from_its_projections(shallow_model, tmp_path, capsys):
+    shallow_model(tasks=["depth", "normals", "segmentation"], reference_task="normals").save_pretrained(tmp_path)
     trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
     model = load_trained(str(tmp_path), resolve_tasks([{"name": "segmentation", "class_names": ["wall", "floor"]}]))
     assert (model.task_names, model.config.reference_task) == (["segmentation"], "segmentation")
@@ -130,8 +153,8 @@ def test_data_without_the_reference_task_start_from_its_projections(tiny_model, 
     assert model(torch.rand(1, 3, 64, 64)).predictions["segmentation"].isfinite().all()
 
 
-def test_the_same_classes_keep_their_head(tiny_model, tmp_path, capsys):
-    tiny_model(tasks=["segmentation"]).save_pretrained(tmp_path)
+def test_the_same_classes_keep_their_head(shallow_model, tmp_path, capsys):
+    shallow_model(tasks=["segmentation"]).save_pretrained(tmp_path)
     trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
     model = load_trained(str(tmp_path), resolve_tasks(["segmentation"]))
     assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
@@ -145,8 +168,8 @@ def test_the_same_classes_keep_their_head(tiny_model, tmp_path, capsys):
         {"name": "depth", "unit": "mm"},
     ],
 )
-def test_a_task_with_another_meaning_is_still_refused(tiny_model, tmp_path, entry):
-    tiny_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
+def test_a_task_with_another_meaning_is_still_refused(shallow_model, tmp_path, entry):
+    shallow_model(tasks=["segmentation", "depth"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"{entry['name']}: .* for the model and .* for the data"):
         load_trained(str(tmp_path), resolve_tasks([entry]))
 
@@ -218,9 +241,9 @@ def test_rows_without_an_image_have_no_view_size(rows, message):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_weights_are_trained_in_float32(tiny_model, tmp_path, dtype):
+def test_half_precision_weights_are_trained_in_float32(shallow_model, tmp_path, dtype):
     """AdamW divides by the square root of squared gradients, which are 0 in float16, so that a step gives NaN."""
-    model = tiny_model()
+    model = shallow_model()
     model.to(dtype).save_pretrained(tmp_path)
     loaded = load_trained(str(tmp_path), model.config.task_specs)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}

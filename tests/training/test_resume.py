@@ -4,15 +4,17 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
+from examples import train as example
 from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.training.checkpoints import checkpoint_step, list_checkpoints
+from support.forked import run_together, start
 from support.training_runs import (
     CURVATURE,
     DEPTH,
@@ -22,7 +24,6 @@ from support.training_runs import (
     comparable_log,
     curvature_map,
     depth_map,
-    environment,
     interrupted,
     same,
     train,
@@ -35,7 +36,7 @@ RANDOM = "--drop_path_rate 0.3 --ema_decay 0.9 --gradient_accumulation_steps 2 -
 
 
 @pytest.mark.parametrize(
-    "weighting", ["fixed", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("uncertainty", "dwa")), "gradnorm", "pcgrad"]
+    "weighting", [*(pytest.param(name, marks=pytest.mark.nightly) for name in ("fixed", "uncertainty", "dwa", "pcgrad")), "gradnorm"]
 )
 def test_a_resumed_run_ends_with_exactly_the_same_weights(tmp_path, data, monkeypatch, weighting):
     """With shuffling, augmentation, worker processes, stochastic depth, accumulation, and averaged weights."""
@@ -48,23 +49,22 @@ def test_a_resumed_run_ends_with_exactly_the_same_weights(tmp_path, data, monkey
     assert comparable_log(tmp_path / "through") == comparable_log(tmp_path / "resumed")
 
 
-def test_these_runs_depend_on_their_random_numbers(tmp_path, data):
+@pytest.fixture(scope="module")
+def through(tmp_path_factory, data):
+    """A run with these random numbers, to compare with others."""
+    return train(tmp_path_factory.mktemp("through"), "--dataset", data, *RANDOM)
+
+
+@pytest.mark.parametrize("flags", [["--seed", 1], ["--ema_decay", 0]], ids=["seed", "no average"])
+def test_these_runs_depend_on_their_random_numbers(tmp_path, data, through, flags):
     """Premise of the tests above: another seed, or no averaging, gives other weights."""
-    flags = ["--dataset", data, *RANDOM]
-    runs = [train(tmp_path / name, *flags, *more) for name, more in {"a": [], "seed": ["--seed", 1], "last": ["--ema_decay", 0]}.items()]
-    assert not same(weights(runs[0]), weights(runs[1]))
-    assert not same(weights(runs[0]), weights(runs[2]))
+    assert not same(weights(through), weights(train(tmp_path, "--dataset", data, *RANDOM, *flags)))
 
 
-def test_intermediate_evaluations_do_not_change_the_weights(tmp_path, data):
-    """Their random numbers are independent of stochastic depth's."""
-    runs = [train(tmp_path / name, "--dataset", data, *RANDOM, *more) for name, more in {"none": [], "some": ["--eval_steps", 1]}.items()]
-    assert same(*map(weights, runs))
-
-
-def test_the_number_of_workers_does_not_change_the_weights(tmp_path, data):
-    runs = [train(tmp_path / str(workers), "--dataset", data, *RANDOM, "--num_workers", workers) for workers in (0, 2)]
-    assert same(*map(weights, runs))
+@pytest.mark.parametrize("flags", [["--eval_steps", 1], ["--num_workers", 0]], ids=["evaluations", "workers"])
+def test_intermediate_evaluations_and_the_number_of_workers_do_not_change_the_weights(tmp_path, data, through, flags):
+    """The random numbers of evaluations are independent of stochastic depth's."""
+    assert same(weights(through), weights(train(tmp_path, "--dataset", data, *RANDOM, *flags)))
 
 
 @pytest.mark.slow
@@ -72,43 +72,30 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path, dat
     """Signal 9, several times; a checkpoint is written at every step, so that many kills fall into a save."""
     flags = ["--dataset", str(data), *RANDOM, "--max_steps", "30", "--save_steps", "1", "--eval_steps", "9"]
     train(tmp_path / "through", *flags)
-    command = [
-        sys.executable,
-        str(ROOT / "examples/train.py"),
-        *TINY,
-        "--output_dir",
-        str(tmp_path / "killed"),
-        *flags,
-        "--resume",
-        "latest",
-    ]
+    argv = [*TINY, "--output_dir", str(tmp_path / "killed"), *flags, "--resume", "latest"]
     moments = random.Random(os.environ.get("MULT_HF_KILL_SEED", "0"))
-    kills = 0
-    while True:
-        process = subprocess.Popen(command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if kills < 3:
-            wait_for_progress(process, tmp_path / "killed")
-            time.sleep(moments.uniform(0.0, 0.5))
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
-            print(f"killed with {sorted(path.name for path in (tmp_path / 'killed' / 'checkpoints').iterdir())}")
-        else:
-            _, errors = process.communicate()
-            assert process.returncode == 0, errors.decode()
-            break
+    kills, output = 0, tmp_path / "output.txt"
+    while kills < 3:
+        process = start(example.main, argv, output=output)
+        wait_for_progress(process, tmp_path / "killed", output)
+        time.sleep(moments.uniform(0.0, 0.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        print(f"killed with {sorted(path.name for path in (tmp_path / 'killed' / 'checkpoints').iterdir())}")
+    train(tmp_path / "killed", *flags, "--resume", "latest")
     for part in ("", "best"):
         assert same(weights(tmp_path / "through" / part), weights(tmp_path / "killed" / part)), part
     assert comparable_log(tmp_path / "through") == comparable_log(tmp_path / "killed")
 
 
-def wait_for_progress(process, directory):
+def wait_for_progress(process, directory, output):
     """Until the run has written a checkpoint newer than all before."""
     newest = max([path.name for path in list_checkpoints(directory / "checkpoints")], default="")
     for _ in range(12000):  # a process takes more than a minute to start on a busy machine
-        if process.poll() is not None:
-            raise AssertionError(process.stderr.read().decode())
         if max([path.name for path in list_checkpoints(directory / "checkpoints")], default="") > newest:
             return
+        assert process.is_alive(), output.read_text()
         time.sleep(0.02)
     raise AssertionError("no checkpoint within four minutes")
 
@@ -185,22 +172,31 @@ def one_process(tmp_path_factory, data):
     return train(tmp_path_factory.mktemp("one"), "--dataset", data, "--batch_size", 4, *THREE_STEPS)
 
 
+def settings_of_the_launcher(configuration):
+    """The environment variables that `accelerate launch` gives its processes."""
+    parser = launch_command_parser()
+    arguments, _, _ = _validate_launch_command(parser.parse_args(["--config_file", str(ROOT / configuration), "script"]))
+    return prepare_multi_gpu_env(arguments)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("configuration", [pytest.param("ddp_cpu", marks=pytest.mark.nightly), "fsdp2_cpu"])
 def test_two_processes_train_like_one_with_the_joined_batches(tmp_path, data, one_process, configuration):
     """The same losses, weights and metrics up to rounding; also after an interruption."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / f"examples/accelerate/{configuration}.yaml")]
-    flags = [*TINY, "--dataset", str(data), "--output_dir", str(tmp_path), "--batch_size", "2", *THREE_STEPS]
-    command = [*launch, "--main_process_port", "0", str(ROOT / "examples/train.py"), *flags]
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
-    assert_close_to(one_process, tmp_path)
-    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    settings = settings_of_the_launcher(f"examples/accelerate/{configuration}.yaml")
+    argv = [*TINY, "--dataset", str(data), "--output_dir", str(tmp_path / "two"), "--batch_size", "2", *THREE_STEPS]
+
+    def train_two(*flags):
+        printed, statuses = run_together(example.main, [*argv, *flags], output=tmp_path / "output.txt", environment=settings)
+        assert statuses == [0, 0], printed
+        assert_close_to(one_process, tmp_path / "two")
+
+    train_two()
+    newest = list_checkpoints(tmp_path / "two/checkpoints")[-1]
     assert len(list((newest / "sharded").glob("*.safetensors"))) == (2 if configuration == "fsdp2_cpu" else 0)
     newest.rename(newest.with_suffix(".partial"))  # as if the run had been killed in its last save
-    subprocess.run([*command, "--resume", "latest"], env=environment(), check=True, capture_output=True)
-    assert_close_to(one_process, tmp_path)
+    train_two("--resume", "latest")
     of_one_process = list_checkpoints(one_process / "checkpoints")[0]
     assert checkpoint_step(of_one_process) < 3, "premise: steps are left"
-    subprocess.run([*command, "--resume", str(of_one_process)], env=environment(), check=True, capture_output=True)
-    assert_close_to(one_process, tmp_path)
-    assert MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).task_names == ["depth", "principal_curvature"]
+    train_two("--resume", str(of_one_process))
+    assert MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "two").task_names == ["depth", "principal_curvature"]

@@ -3,24 +3,21 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from mult_hf.training.sharded_state import has_shards, read_shards
-from support.sharded_runs import make_model, whole_state
-from support.training_runs import ROOT, environment, same
+from support.forked import run_together
+from support.sharded_runs import make_model, run_process, whole_state
+from support.training_runs import same
 
-pytestmark = pytest.mark.slow  # processes that import torch
 
-
-def start(processes, *arguments):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    local = environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", GLOO_SOCKET_IFNAME="lo")
-    subprocess.run([*launch, str(ROOT / "tests/support/sharded_runs.py"), *map(str, arguments)], env=local, check=True)
+def start(processes, action, directory, kind):
+    printed, statuses = run_together(run_process, action, directory, kind, processes=processes, output=directory / "output.txt")
+    assert statuses == [0] * processes, printed
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +31,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def damaged(checkpoint, tmp_path):
     """A copy to damage."""
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", checkpoint, copy], check=True)
-    return copy
+    return shutil.copytree(checkpoint, tmp_path / "copy")
 
 
 def read(directory):

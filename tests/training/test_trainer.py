@@ -51,13 +51,13 @@ def processor():
 
 
 @pytest.fixture
-def make_trainer(tiny_model, processor, tmp_path):
+def make_trainer(shallow_model, processor, tmp_path):
     """Make a Trainer of the tiny model, or of the one given; keywords as for TrainingArguments."""
 
     def make(rows, model=None, metrics=None, **arguments):
         defaults = {"output_dir": tmp_path, "use_cpu": True, "remove_unused_columns": False, "report_to": "none", "disable_tqdm": True}
         return Trainer(
-            model=model or tiny_model(tasks=TASKS),
+            model=model or shallow_model(tasks=TASKS),
             args=TrainingArguments(**{**defaults, "label_names": ["labels"], "logging_steps": 1, "save_strategy": "no", **arguments}),
             train_dataset=rows,
             eval_dataset=rows,
@@ -131,11 +131,11 @@ def test_a_task_without_labels_does_not_affect_others_and_has_no_metric(make_tra
     assert {name for name, value in results.items() if np.isnan(value)} == {name for name in results if name.startswith("depth/")}
 
 
-def test_accumulated_batches_give_the_step_of_one_large_batch_where_all_pixels_are_known(make_trainer, tiny_model):
+def test_accumulated_batches_give_the_step_of_one_large_batch_where_all_pixels_are_known(make_trainer, shallow_model):
     steps = []
     for batch_size, accumulated in ((4, 1), (1, 4)):
         arguments = one_step_of_sgd(per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulated)
-        trainer = make_trainer(noise_rows(4), without_drop_path(tiny_model(tasks=TASKS)), **arguments)
+        trainer = make_trainer(noise_rows(4), without_drop_path(shallow_model(tasks=TASKS)), **arguments)
         before = weights(trainer.model)
         trainer.train()
         steps.append({name: value - before[name] for name, value in weights(trainer.model).items()})
@@ -143,11 +143,11 @@ def test_accumulated_batches_give_the_step_of_one_large_batch_where_all_pixels_a
     assert_same(steps[1], steps[0], atol=1e-5)
 
 
-def test_accumulated_batches_have_equal_weight_for_any_number_of_known_pixels(make_trainer, tiny_model, processor):
+def test_accumulated_batches_have_equal_weight_for_any_number_of_known_pixels(make_trainer, shallow_model, processor):
     """A large batch would pool the pixels: there the image with four known normals would weigh next to nothing."""
     whole, nearly_unknown = noise_rows(2)
     nearly_unknown["normals"][2:], nearly_unknown["normals"][:, 2:] = np.nan, np.nan
-    model = without_drop_path(tiny_model(tasks=TASKS))
+    model = without_drop_path(shallow_model(tasks=TASKS))
     arguments = one_step_of_sgd(per_device_train_batch_size=1, gradient_accumulation_steps=2)
     trainer = make_trainer([whole, nearly_unknown], model, **arguments)
     gradients = []
@@ -163,8 +163,8 @@ def test_accumulated_batches_have_equal_weight_for_any_number_of_known_pixels(ma
     assert_same(dict(model.named_parameters()), expected, atol=1e-5)
 
 
-def test_gradient_checkpointing_changes_no_step(make_trainer, tiny_model):
-    models = [without_drop_path(tiny_model(tasks=TASKS)) for _ in range(2)]
+def test_gradient_checkpointing_changes_no_step(make_trainer, shallow_model):
+    models = [without_drop_path(shallow_model(tasks=TASKS)) for _ in range(2)]
     plain = make_trainer(noise_rows(2), models[0], **one_step_of_sgd())
     checkpointed = make_trainer(noise_rows(2), models[1], gradient_checkpointing=True, **one_step_of_sgd())
     plain.train()
@@ -173,9 +173,9 @@ def test_gradient_checkpointing_changes_no_step(make_trainer, tiny_model):
     assert_same(weights(checkpointed.model), weights(plain.model), atol=1e-6)
 
 
-def test_bf16_trains_weights_that_stay_in_full_precision(make_trainer, tiny_model):
+def test_bf16_trains_weights_that_stay_in_full_precision(make_trainer, shallow_model):
     plain, half = (
-        make_trainer(noise_rows(2), without_drop_path(tiny_model(tasks=TASKS)), bf16=flag, max_steps=1) for flag in (False, True)
+        make_trainer(noise_rows(2), without_drop_path(shallow_model(tasks=TASKS)), bf16=flag, max_steps=1) for flag in (False, True)
     )
     plain.train()
     half.train()
@@ -281,9 +281,9 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(make_trainer):
 
 
 @pytest.fixture
-def adapted(tiny_model):
+def adapted(shallow_model):
     """The tiny model with adapters on its encoder's attention and fully trained heads; its decoders are frozen."""
-    model = tiny_model(tasks=TASKS)
+    model = shallow_model(tasks=TASKS)
     heads = [f"{task}.projection" for task in model.task_names]
     return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=ENCODER_ATTENTION, modules_to_save=heads))
 
@@ -296,7 +296,7 @@ def test_adapters_on_the_encoder_touch_no_decoder(adapted):
     assert not any("decoder" in name for name in trained)
 
 
-def test_adapters_train_save_load_and_merge_with_the_same_numbers(make_trainer, adapted, tiny_model, processor, tmp_path):
+def test_adapters_train_save_load_and_merge_with_the_same_numbers(make_trainer, adapted, shallow_model, processor, tmp_path):
     rows = noise_rows(3)
     trainer = make_trainer(rows, model=adapted, metrics=TrainerMetrics(processor), max_steps=4, learning_rate=5e-2, **EVALUATION)
     untrained = numbers_of(trainer.evaluate())
@@ -308,21 +308,21 @@ def test_adapters_train_save_load_and_merge_with_the_same_numbers(make_trainer, 
 
     trainer.save_model(tmp_path / "adapter")
     saved = tmp_path / "adapter" / "adapter_model.safetensors"
-    whole = sum(parameter.nbytes for parameter in tiny_model(tasks=TASKS).parameters())
+    whole = sum(parameter.nbytes for parameter in shallow_model(tasks=TASKS).parameters())
     assert saved.stat().st_size < whole / 10
-    loaded = peft.PeftModel.from_pretrained(tiny_model(tasks=TASKS), tmp_path / "adapter").eval()
+    loaded = peft.PeftModel.from_pretrained(shallow_model(tasks=TASKS), tmp_path / "adapter").eval()
     assert plain_loop(loaded, processor, rows) == pytest.approx(expected, rel=1e-5)
     merged = loaded.merge_and_unload()
     assert isinstance(merged, MulTForMultiTaskDensePrediction)
     assert plain_loop(merged, processor, rows) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_resumed_run_with_adapters_ends_like_an_uninterrupted_one(make_trainer, tiny_model):
+def test_a_resumed_run_with_adapters_ends_like_an_uninterrupted_one(make_trainer, shallow_model):
     arguments = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
 
     def trainer():
         torch.manual_seed(0)
-        model = peft.get_peft_model(tiny_model(tasks=TASKS), peft.LoraConfig(r=2, target_modules=ENCODER_ATTENTION))
+        model = peft.get_peft_model(shallow_model(tasks=TASKS), peft.LoraConfig(r=2, target_modules=ENCODER_ATTENTION))
         return make_trainer(noise_rows(5), model=model, **arguments)
 
     straight, resumed = trainer(), trainer()

@@ -26,8 +26,8 @@ def play(weighting, accelerator, steps):
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_every_weighting_starts_at_the_fixed_weights_and_returns_the_weighted_sum(name, accelerator, tiny_model):
-    model = tiny_model(tasks=TASKS)
+def test_every_weighting_starts_at_the_fixed_weights_and_returns_the_weighted_sum(name, accelerator, shallow_model):
+    model = shallow_model(tasks=TASKS)
     specs = model.config.task_specs
     weighting = make_weighting(name, specs, model)
     fixed = {task: spec.weight for task, spec in specs.items()}
@@ -40,8 +40,8 @@ def test_every_weighting_starts_at_the_fixed_weights_and_returns_the_weighted_su
     assert list(weighting.weights) == list(TASKS)
 
 
-def test_fixed_weights_give_exactly_the_gradients_of_the_models_own_loss(accelerator, tiny_model):
-    model = tiny_model(tasks=TASKS)
+def test_fixed_weights_give_exactly_the_gradients_of_the_models_own_loss(accelerator, shallow_model):
+    model = shallow_model(tasks=TASKS)
     model(**batch_of()).loss.backward()
     expected = gradients_of(model)
     assert model.config.task_specs["normals"].weight != 1
@@ -184,9 +184,9 @@ def test_a_step_without_labels_of_a_task_does_not_change_its_weight(name, unknow
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_a_task_that_is_never_labelled_does_not_affect_others(name, accelerator, tiny_model):
+def test_a_task_that_is_never_labelled_does_not_affect_others(name, accelerator, shallow_model):
     """The encoder's gradient is that of the other tasks, as if the model computed only these."""
-    model = tiny_model(tasks=TASKS)
+    model = shallow_model(tasks=TASKS)
     specs = model.config.task_specs
     partial, full = batch_of(), batch_of()
     partial["labels"]["edges2d"].fill_(torch.nan)
@@ -204,8 +204,8 @@ def test_a_task_that_is_never_labelled_does_not_affect_others(name, accelerator,
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_a_batch_without_any_label_has_no_gradient(name, accelerator, tiny_model):
-    model = tiny_model(tasks=TASKS)
+def test_a_batch_without_any_label_has_no_gradient(name, accelerator, shallow_model):
+    model = shallow_model(tasks=TASKS)
     weighting = make_weighting(name, model.config.task_specs, model)
     before = weighting.weights
     batch = batch_of()
@@ -219,8 +219,8 @@ def test_a_batch_without_any_label_has_no_gradient(name, accelerator, tiny_model
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_accumulated_micro_batches_equal_the_joined_batch(name, make_accelerator, tiny_model):
-    model = tiny_model(tasks=TASKS)
+def test_accumulated_micro_batches_equal_the_joined_batch(name, make_accelerator, shallow_model):
+    model = shallow_model(tasks=TASKS)
     batch = batch_of(4)
     halves = [
         {"pixel_values": batch["pixel_values"][rows], "labels": {task: label[rows] for task, label in batch["labels"].items()}}
@@ -256,12 +256,12 @@ def test_gradnorm_measures_the_mean_loss_of_the_micro_batches_with_labels_of_a_t
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_every_weighting_works_in_bfloat16(name, make_accelerator, tiny_model):
+def test_every_weighting_works_in_bfloat16(name, make_accelerator, shallow_model):
     """Feature maps and Jacobians are of the network as it ran; weights come near those of full precision."""
     weights = []
     for mixed_precision in ("no", "bf16"):
         accelerator = make_accelerator(mixed_precision=mixed_precision)
-        model = accelerator.prepare(tiny_model(tasks=TASKS))
+        model = accelerator.prepare(shallow_model(tasks=TASKS))
         weighting = make_weighting(name, model.config.task_specs, model)
         torch.manual_seed(0)
         gradients = one_step(weighting, model, batch_of(), accelerator)
@@ -271,10 +271,10 @@ def test_every_weighting_works_in_bfloat16(name, make_accelerator, tiny_model):
 
 
 @pytest.mark.parametrize("name", ["gradnorm", "upgrad"])
-def test_task_gradients_are_the_same_with_gradient_checkpointing(name, accelerator, tiny_model):
+def test_task_gradients_are_the_same_with_gradient_checkpointing(name, accelerator, shallow_model):
     results = []
     for checkpointing in (False, True):
-        model = tiny_model(tasks=TASKS).train()
+        model = shallow_model(tasks=TASKS).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         results.append(one_step(make_weighting(name, model.config.task_specs, model), model, batch_of(), accelerator))
@@ -282,9 +282,9 @@ def test_task_gradients_are_the_same_with_gradient_checkpointing(name, accelerat
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_a_resumed_weighting_continues_exactly(name, accelerator, tiny_model, tmp_path):
+def test_a_resumed_weighting_continues_exactly(name, accelerator, shallow_model, tmp_path):
     """Weights and gradients, bit for bit; through Accelerate's own checkpoint, which also holds the random state."""
-    model = tiny_model(tasks=TASKS)
+    model = shallow_model(tasks=TASKS)
     options = {"period": 2} if name == "dwa" else {}
     weighting, resumed = (make_weighting(name, model.config.task_specs, model, **options) for _ in range(2))
     batches = [batch_of(2, seed) for seed in range(6)]
@@ -338,8 +338,8 @@ def test_methods_that_need_gradients_per_task_refuse_engines_without_them(name, 
 
 
 @pytest.mark.parametrize(("name", "message"), [("gradnorm", "none of which needs a gradient"), ("upgrad", "the encoder is frozen")])
-def test_methods_that_balance_the_encoders_gradients_refuse_a_frozen_encoder(name, message, accelerator, tiny_model):
-    model = tiny_model(tasks=TASKS)
+def test_methods_that_balance_the_encoders_gradients_refuse_a_frozen_encoder(name, message, accelerator, shallow_model):
+    model = shallow_model(tasks=TASKS)
     model.mult.backbone.requires_grad_(False)
     with pytest.raises(ValueError, match=message):
         one_step(make_weighting(name, model.config.task_specs, model), model, batch_of(), accelerator)

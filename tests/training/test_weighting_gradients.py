@@ -1,7 +1,5 @@
 """Proves that gradient methods combine the tasks' gradients like torchjd, and train the same in two processes."""
 
-import os
-import socket
 import sys
 
 import pytest
@@ -12,7 +10,8 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
 from mult_hf.training.weighting import make_weighting
-from support.models import TINY_SWIN
+from support.forked import run_together
+from support.models import SHALLOW_SWIN
 from support.weightings import TASKS, backward, batch_of, gradients_of, one_step, weighting_of
 
 AGGREGATORS = {
@@ -40,15 +39,15 @@ def flat(gradients, names):
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
-def test_gradient_methods_give_the_encoder_torchjds_combination_of_its_jacobian(name, accelerator, tiny_model):
+def test_gradient_methods_give_the_encoder_torchjds_combination_of_its_jacobian(name, accelerator, shallow_model):
     """And everything behind it the sum of the tasks' gradients, also the reference task's projections, which all losses reach."""
-    model = tiny_model(tasks=TASKS)
+    model = shallow_model(tasks=TASKS)
     rows = explicit_gradients(model, batch_of())
     encoder = [name for name in rows["depth"] if "backbone" in name]
     rest = [name for name in rows["depth"] if "backbone" not in name]
     projections = [name for name in rest if ".tasks.normals." in name and ("q_proj" in name or "position_bias" in name)]
     reached = [name for name in projections if all(row[name].any() for row in rows.values())]
-    assert len(reached) == 12, "weight, bias and table of the shared block of each of four stages"
+    assert len(reached) == 6, "weight, bias and table of the shared block of each of two stages"
 
     jacobian = torch.stack([flat(row, encoder) for row in rows.values()])
     torch.manual_seed(3)  # PCGrad draws the order of tasks
@@ -64,8 +63,8 @@ def test_gradient_methods_give_the_encoder_torchjds_combination_of_its_jacobian(
     torch.testing.assert_close(factors @ jacobian, flat(actual, encoder), rtol=1e-3, atol=1e-6)
 
 
-def test_gradient_methods_agree_with_mtl_backward_where_feature_maps_are_independent(accelerator, tiny_model):
-    model = tiny_model(tasks=TASKS)
+def test_gradient_methods_agree_with_mtl_backward_where_feature_maps_are_independent(accelerator, shallow_model):
+    model = shallow_model(tasks=TASKS)
     actual = one_step(make_weighting("upgrad", model.config.task_specs, model), model, batch_of(), accelerator)
     model.zero_grad()
     outputs = model(**batch_of(), output_hidden_states=True)
@@ -77,9 +76,9 @@ def test_gradient_methods_agree_with_mtl_backward_where_feature_maps_are_indepen
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 @pytest.mark.parametrize("name", AGGREGATORS)
-def test_gradient_methods_do_not_depend_on_the_scale_of_all_losses(name, scale, accelerator, tiny_model):
+def test_gradient_methods_do_not_depend_on_the_scale_of_all_losses(name, scale, accelerator, shallow_model):
     """The solvers of torchjd alone treat a small Jacobian as zero, so CAGrad's encoder would stop learning."""
-    model = tiny_model(tasks=TASKS)
+    model = shallow_model(tasks=TASKS)
     outputs = []
     for factor in (1.0, scale):
         torch.manual_seed(0)
@@ -108,7 +107,7 @@ TOGETHER = {"uncertainty": {}, "dwa": {"period": 1}, "gradnorm": {}, "mgda": {},
 def train_three_steps(name, options, accelerator, rows):
     """Final parameters and weights of a tiny model that sees these rows of each batch of four."""
     torch.manual_seed(0)
-    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=TASKS))
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(SHALLOW_SWIN), tasks=TASKS))
     for parameter in model.parameters():  # normals of a new model are tiny vectors, whose directions any rounding turns
         parameter.data += 0.05 * torch.randn_like(parameter)
     wrapped = accelerator.prepare(model.eval())
@@ -126,12 +125,11 @@ def train_three_steps(name, options, accelerator, rows):
     return weighting.weights, {key: value.detach().clone() for key, value in model.named_parameters()}
 
 
-def run_process(rank, port, directory):
+def run_process(directory):
     """One of two processes."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
+    rank = accelerator.process_index
     rows = slice(2 * rank, 2 * rank + 2)
     torch.save({name: train_three_steps(name, options, accelerator, rows) for name, options in TOGETHER.items()}, directory / f"{rank}.pt")
     accelerator.end_training()
@@ -140,10 +138,8 @@ def run_process(rank, port, directory):
 @pytest.mark.slow
 def test_two_processes_train_like_one_with_the_joined_batch(accelerator, tmp_path):
     """What draws random numbers is compared between the processes only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_process, (port, tmp_path), nprocs=2)
+    printed, statuses = run_together(run_process, tmp_path, output=tmp_path / "output.txt")
+    assert statuses == [0, 0], printed
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, options in TOGETHER.items():
         weights, parameters = first[name]

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 import mult_hf
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+re._MAXCACHE = 16_384  # as in tests/conftest.py
 
 IMAGE = str(Path(__file__).resolve().parents[2] / "docs" / "images" / "coffee.jpg")
 TASKS = {"segmentation": (), "normals": (3,)}

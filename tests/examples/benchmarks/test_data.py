@@ -1,9 +1,7 @@
 """Proves that the benchmark of data preparation runs as documented, on images and maps that keep their meaning at every size."""
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mult_hf.model.tasks import resolve_tasks
+from support.forked import run_script
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,10 +26,10 @@ def program():
     del sys.modules["benchmark_data"]
 
 
-def test_the_command_prints_a_row_for_each_size_and_step_and_the_number_of_threads():
-    command = [sys.executable, str(ROOT / "examples/benchmarks/data.py"), "--sizes", "32", "48", "--batch_size", "2", "--batches", "3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+def test_the_command_prints_a_row_for_each_size_and_step_and_the_number_of_threads(tmp_path):
+    argv = ["--sizes", 32, 48, "--batch_size", 2, "--batches", 3]
+    printed, status = run_script(ROOT / "examples/benchmarks/data.py", *argv, output=tmp_path / "output.txt")
+    assert status == 0, printed
     assert "3 batches of 2 samples, 1 process, 1 torch thread(s)" in printed
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if re.match(r"\| \d", line)]
     steps = ["MulT's processor, 6 maps", "the same with augmentation, 6 maps", "DPT's processor, 1 map(s)"]

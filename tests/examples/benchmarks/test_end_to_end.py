@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,11 +26,10 @@ def benchmark():
 
 
 @pytest.mark.slow
-def test_the_command_prints_seconds_and_memory_of_each_case(tmp_path):
+def test_the_command_prints_seconds_and_memory_of_each_case(benchmark, tmp_path, capsys):
     output = tmp_path / "results.json"
-    flags = ["--megapixels", "0.03", "--repeats", "1", "--cases", "nothing looked at", "--output", str(output)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    printed = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=True, env=environment).stdout
+    benchmark.main(["--megapixels", "0.03", "--repeats", "1", "--cases", "nothing looked at", "--output", str(output)])
+    printed = capsys.readouterr().out
     rows = [line for line in unpadded(printed).splitlines() if line.startswith(("| pipeline", "| mult-hf"))]
     assert [row.split(" | ")[0] for row in rows] == ["| pipeline, nothing looked at"]
     (table,) = json.loads(output.read_text())["tables"]
@@ -52,10 +49,12 @@ def test_images_have_the_megapixels_asked_for_and_the_small_one_comes_first(benc
         assert width / height == pytest.approx(4 / 3, rel=0.01)
 
 
-def test_a_case_that_a_checkout_cannot_run_has_no_number(benchmark, capsys):
-    """Such as a flag that came later; its reason is printed."""
-    assert benchmark.measure(ROOT, "no such case", []) is None
-    assert "KeyError: 'no such case'" in capsys.readouterr().out
+def test_a_case_that_a_checkout_cannot_run_has_no_number(benchmark, capsys, tmp_path):
+    """Such as one of a module that came later; its reason is printed."""
+    (tmp_path / "mult_hf").mkdir()
+    (tmp_path / "mult_hf/__init__.py").write_text("raise ImportError('older than the benchmark')")
+    assert benchmark.measure(tmp_path, "mult-hf predict", []) is None
+    assert "ImportError: older than the benchmark" in capsys.readouterr().out
     assert benchmark.cells([]) == ("-", "-")
 
 

@@ -261,7 +261,8 @@ def test_the_command_prints_and_writes_a_table_for_each_batch_size(network, tmp_
     ("argv", "modes"),
     [
         (["--dtype", "bfloat16"], ["inference", "training"]),
-        (["--float32_matmul", "medium", "--attention", "eager", "--torch_compile", "eager", "--modes", "inference"], ["inference"]),
+        (["--float32_matmul", "medium", "--attention", "eager", "--modes", "inference"], ["inference"]),
+        pytest.param(["--torch_compile", "eager", "--modes", "inference"], ["inference"], marks=pytest.mark.nightly),
     ],
 )
 def test_precision_attention_and_compiler_are_chosen_by_flags(network, capsys, argv, modes):

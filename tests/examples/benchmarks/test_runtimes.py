@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mult_hf import DEFAULT_CHECKPOINT
+from mult_hf import ROOMS_TINY_CHECKPOINT
 from support.tables import unpadded
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +48,7 @@ def test_a_dataset_needs_a_trained_model(benchmark):
 
 def test_the_accuracy_of_each_runtime_is_measured_against_pytorch_in_float32(benchmark, capsys):
     """On a few rows of the sample in the repository, with the shipped checkpoint."""
-    flags = ["--model", DEFAULT_CHECKPOINT, "--dataset", str(ROOT / "examples/data/rooms-sample"), "--max_samples", "2"]
+    flags = ["--model", ROOMS_TINY_CHECKPOINT, "--dataset", str(ROOT / "examples/data/rooms-sample"), "--max_samples", "2"]
     benchmark.main([*flags, "--runtimes", "torch", "--repeats", "1", "--batch_size", "1", "--cpu_threads", "1"])
     losses = unpadded(capsys.readouterr().out).rpartition("Loss against torch float32")[2]
     rows = {line.split(" | ")[0].strip("| "): line for line in losses.splitlines() if line.endswith("% |")}
