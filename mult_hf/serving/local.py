@@ -1,7 +1,6 @@
 """Serve in this process on uvicorn: the web application, and the model in a thread."""
 
 import socket
-import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -12,13 +11,6 @@ from .settings import ServerSettings
 
 KEEP_ALIVE_SECONDS = 75
 """Time until an idle connection is closed; longer than the pauses of usual clients and reverse proxies."""
-
-SWITCH_SECONDS = 0.0005
-"""Longest time that a thread keeps Python's interpreter lock while others wait.
-
-The model's thread takes the lock for every operation. At Python's 5 ms, threads that decode images and encode maps stop it, and an answer
-took 6 % more processor time.
-"""
 
 
 class _Server(uvicorn.Server):
@@ -56,7 +48,6 @@ def serve_here(settings: ServerSettings, ready: Callable[[], None]) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(settings.service.timeout) + 5,
     )
-    sys.setswitchinterval(SWITCH_SECONDS)
     _Server(config, ready).run()  # on uvloop's event loop and httptools' parser, where they are installed
 
 
