@@ -34,7 +34,7 @@ def local_path(text: str) -> Path:
 class OneLineParser(argparse.ArgumentParser):
     """`ArgumentParser` with one-line errors, without the usage text."""
 
-    def add_argument(self, *names: str, **keywords: Any) -> argparse.Action:  # type: ignore[override]
+    def add_argument(self, *names: str, **keywords: Any) -> argparse.Action:
         """As in argparse; paths refuse URLs."""
         return super().add_argument(*names, **(keywords | {"type": local_path} if keywords.get("type") is Path else keywords))
 

@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mult_hf.inference import png
 from mult_hf.inference.png import png_bytes
 
+COMPRESSORS = ["zlib", "isal.isal_zlib"]
 KINDS = {"ids": (np.uint8, ()), "grey": (np.uint16, ()), "rgb": (np.uint8, (3,))}
 
 
+@pytest.fixture(params=COMPRESSORS)
+def compressor(request, monkeypatch):
+    """The library that compresses."""
+    monkeypatch.setattr(png, "compress", pytest.importorskip(request.param).compress)
+
+
+@pytest.mark.usefixtures("compressor")
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (37, 1), (64, 48)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_pillow_reads_the_pixels_that_were_written(kind, size):
@@ -42,6 +51,7 @@ def test_chunks_and_rows_are_those_of_the_specification():
     assert content.endswith(struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND")))
 
 
+@pytest.mark.usefixtures("compressor")
 def test_smooth_maps_take_little_more_space_than_with_pillow():
     rows, columns = np.mgrid[0:200, 0:300]
     maps = {

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -188,3 +189,31 @@ def test_sigterm_during_the_start_leaves_no_process(directory, engine, tmp_path,
 def children(process):
     """All processes that the command has started, directly or not, and that have not ended meanwhile."""
     return [each for each in psutil.Process(process.pid).children(recursive=True) if each.is_running()]
+
+
+@pytest.mark.nightly
+def test_the_wheel_alone_serves_the_shipped_model(tmp_path):
+    """As in a container: the files of the wheel, an empty working directory, and no network."""
+    pytest.importorskip("hatchling", reason="builds the wheel: pip install hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    (tmp_path / "home").mkdir()
+    port, log = free_port(), tmp_path / "log.txt"
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path / "installed"), "HOME": str(tmp_path / "home")}
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mult_hf", "serve", "--port", str(port), "--cpu_threads", "1"],
+            cwd=tmp_path / "home", env=environment, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: f"on http://127.0.0.1:{port}" in log.read_text(), process, log)
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict?tasks=depth", files={"image": content_of(image_of(0))}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert Image.open(io.BytesIO(answer.content)).size == (90, 40)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    finally:
+        kill_all_of(process)
