@@ -23,7 +23,7 @@ from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
 from .images import LabelMap, open_file, read_image, resize_label
 from .post_processing import finish, resized
-from .processor_fields import checked_fields
+from .processor_fields import check_aspect, checked_fields
 from .processor_labels import Place, reduced, with_segmentation_maps
 from .resizing import classes_of
 from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
@@ -200,6 +200,9 @@ class MulTProcessingMixin(_Backend):
             kwargs.update(self._rescaling(opened, bool(kwargs.get("do_normalize"))))
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(opened, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
+        if kwargs.get("do_resize"):
+            for number, image in enumerate(prepared):
+                check_aspect(image.shape[-2:], kwargs.get("size"), f"image {number}")
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
         if segmentation_maps is None and label_maps is None:

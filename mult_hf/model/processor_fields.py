@@ -1,7 +1,7 @@
 """Checks of an image processor's fields: sizes, and numbers per colour."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from operator import index
 from typing import Any
@@ -54,6 +54,10 @@ def check_numbers(name: str, value: Any, above: float) -> None:
 MAX_SIDE = 16_384
 """Largest side of `pixel_values` in pixels; larger values are typing errors."""
 
+MAX_ASPECT = 32
+"""Largest longer side of an image over its shorter one where images keep their aspect ratio. One row of pixels, resized to a shorter side
+of 256, would fill the memory: a small file stops the process."""
+
 _SIDES = ("height", "width", "shortest_edge", "max_height", "max_width")
 
 
@@ -74,6 +78,26 @@ def checked_size(size: Any) -> Any:
     return _whole(size, size, MAX_SIDE)
 
 
+def check_aspect(image_size: Sequence[int], size: Any, what: str) -> None:
+    """Refuse an image that would become far larger than others because its shorter side is resized to a fixed length.
+
+    Args:
+        image_size: (height, width) of the image in pixels.
+        size: the processor's, as transformers' `SizeDict`.
+        what: name of the image for messages.
+
+    Raises:
+        ValueError: if only `shortest_edge` is set, and the longer side is over [`MAX_ASPECT`] times the shorter one.
+    """
+    if size is None or not size.shortest_edge or size.longest_edge or max(image_size) <= MAX_ASPECT * min(image_size):
+        return
+    height, width = image_size
+    raise ValueError(
+        f"{what} has {height} x {width} pixels, and its shorter side is resized to {size.shortest_edge}: the longer one may be at most "
+        f"{MAX_ASPECT} times as long; crop the image, or set a size with height and width"
+    )
+
+
 def _whole(length: Any, size: Any, limit: int | None) -> int:
     try:
         whole = 0 if isinstance(length, (bool, np.bool_)) else index(length)
@@ -87,4 +111,4 @@ def _whole(length: Any, size: Any, limit: int | None) -> int:
     return whole
 
 
-__all__ = ["MAX_SIDE", "checked_fields", "checked_size"]
+__all__ = ["MAX_ASPECT", "MAX_SIDE", "check_aspect", "checked_fields", "checked_size"]

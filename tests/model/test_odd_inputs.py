@@ -108,6 +108,18 @@ def test_a_size_that_is_no_whole_number_of_pixels_is_refused(processor_class, si
         assert "give whole numbers of pixels from 1 to 16384" in refusal(call)
 
 
+@pytest.mark.parametrize("shape", [(1, 33), (2000, 50)])
+def test_an_image_too_long_to_keep_its_aspect_ratio_is_refused(processor_class, shape):
+    """One row of 2000 pixels would become 224 x 448000, which fills the memory of a server, from a file of a kilobyte."""
+    image, keeps_aspect = Image.new("RGB", shape[::-1]), processor_class(size={"shortest_edge": 8})
+    message = refusal(lambda: keeps_aspect([PHOTO, image]))
+    assert message.startswith(f"image 1 has {shape[0]} x {shape[1]} pixels, and its shorter side is resized to 8: the longer one may be")
+    longest = Image.new("RGB", (32, 1))
+    assert keeps_aspect(longest, return_tensors="pt")["pixel_values"].shape[-2:] == (8, 256)
+    for others in ({"size": {"height": 8, "width": 8}}, {"size": {"shortest_edge": 8, "longest_edge": 40}}, {"do_resize": False}):
+        assert max(keeps_aspect(image, return_tensors="pt", **others)["pixel_values"].shape[-2:]) <= max(shape), others
+
+
 # The model
 
 
