@@ -52,7 +52,8 @@ class Exportable(nn.Module):
     Args:
         model: the model in evaluation mode.
         tasks: names of the tasks to predict.
-        results: `"predictions"`, or `"finished"` for results as from the image processor's `post_process`.
+        results: `"predictions"`, or `"finished"` for results as from the image processor's `post_process`, except that values of a
+            canonical camera stay so, because the file takes no focal length.
     """
 
     def __init__(self, model: MulTForMultiTaskDensePrediction, tasks: list[str], results: str) -> None:
@@ -101,6 +102,9 @@ def load_exportable(
 def describe(exportable: Exportable, processor: MulTImageProcessor, image_size: Sequence[int] | None = None) -> dict[str, Any]:
     """Metadata for users of the file, as JSON values; its pixel values are `(rgb * rescale_factor - image_mean) / image_std`.
 
+    With a `canonical_focal_length`, in pixels of the file's input, values of a task with a `zoom_exponent` are those of the canonical
+    camera: divide them by `(focal length / canonical_focal_length) ** zoom_exponent`, see [`canonical_factor`][mult_hf.model.cameras].
+
     Args:
         exportable: the model.
         processor: the model's image processor.
@@ -119,6 +123,8 @@ def describe(exportable: Exportable, processor: MulTImageProcessor, image_size: 
         "rescale_factor": processor.rescale_factor if processor.do_rescale else 1.0,
         "image_mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
         "image_std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
+        "canonical_focal_length": processor.canonical_focal_length,
+        "assumed_field_of_view": processor.assumed_field_of_view,
         "results": exportable.results,
         "tasks": {task: spec.to_dict() for task, spec in exportable.specs.items()},
     }

@@ -1,6 +1,7 @@
 """Proves that an exported file is checked against the model, and that unsupported models are refused."""
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 
 pytest.importorskip("onnxruntime", reason='exports models: pip install "mult-hf[export]"')
 
+from mult_hf import MulTImageProcessor
 from mult_hf.inference import export
 
 HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
@@ -21,6 +23,23 @@ def test_an_encoder_that_cannot_be_traced_is_named(tiny_model):
     encoder.forward = lambda pixel_values, **kwargs: forward(pixel_values * (2 if pixel_values.sum() > 0 else 1), **kwargs)
     with pytest.raises(export.ExportError, match="a SwinBackbone encoder could not be exported at 40 x 36 pixels; Swin encoders can"):
         export.trace(exportable, (HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("canonical", [96.0, None])
+@torch.no_grad()
+def test_a_file_says_how_its_depth_becomes_metres(tiny_model, canonical):
+    """Depth of a canonical camera looks like metres. Expected: what the processor makes of the same prediction."""
+    exportable = export.Exportable(tiny_model(tasks=["depth", "edges2d"]), ["depth", "edges2d"], "predictions").eval()
+    size, focal = (HEIGHT, WIDTH), 50.0
+    processor = MulTImageProcessor(size={"height": HEIGHT, "width": WIDTH}, tasks=["depth", "edges2d"], canonical_focal_length=canonical)
+    facts = json.loads(json.dumps(export.describe(exportable, processor)))
+    assert (facts["canonical_focal_length"], facts["assumed_field_of_view"]) == (canonical, canonical and 60.0)
+    predictions = exportable(torch.rand(1, 3, *size))
+    (expected,) = processor.post_process(predictions, [size], focal_length=focal)
+    for task, values in predictions.items():
+        entry = facts["tasks"][task]
+        factor = 1.0 if canonical is None else (focal / facts["canonical_focal_length"]) ** entry["zoom_exponent"]
+        torch.testing.assert_close((values / factor).clamp(*entry["value_range"])[0, 0], expected[task]["prediction"])
 
 
 @pytest.mark.parametrize("factor", [1.001, float("nan")])
