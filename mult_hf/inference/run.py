@@ -152,7 +152,7 @@ class PredictionRun:
 
     def _read(self, image: InputImage) -> PreparedImage:
         record = image.record()
-        prepared = prepare(self.processor, image.name, image.read(), self.min_side)
+        prepared = prepare(self.processor, image.name, image.read(), self.min_side, image.focal_length)
         # Many images may wait for their predictions, so each is reduced to what is written of it.
         return prepared._replace(image=self.directory.kept(prepared.image), record=record)
 
@@ -202,17 +202,28 @@ def _finish_writing(images: Iterable[_Writing], outcomes: Outcomes, bar: tqdm) -
         bar.update()
 
 
-def prepare(processor: MulTImageProcessor, name: str, image: Image.Image, min_side: int = MIN_SIDE) -> PreparedImage:
+def prepare(
+    processor: MulTImageProcessor, name: str, image: Image.Image, min_side: int = MIN_SIDE, focal_length: float | None = None
+) -> PreparedImage:
     """Turn an image into the predictor's input.
 
+    Args:
+        processor: of the model.
+        name: of the image's predictions.
+        image: upright, RGB.
+        min_side: shortest side of the input in pixels.
+        focal_length: in pixels of the image, for a processor with a canonical camera; None where it is not known: then the one in the
+            image's EXIF is used, or an assumed one.
+
     Raises:
-        ValueError: if the image keeps its own size and a side is below `min_side` pixels.
+        ValueError: if the image keeps its own size and a side is below `min_side` pixels, or the focal length is not above 0.
     """
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < min_side:
         raise ValueError(f"{image.width} x {image.height} pixels are too few; the model needs {min_side} per side; set --image_size")
     size = (image.height, image.width)
-    return PreparedImage(name, size, image, pixel_values, processor.focal_length_of(image, size))
+    given = None if processor.canonical_focal_length is None else focal_length
+    return PreparedImage(name, size, image, pixel_values, processor.focal_length_of(image, size, given))
 
 
 def finished_maps(

@@ -56,12 +56,14 @@ class InputImage(NamedTuple):
         read: returns the upright RGB image, or raises.
         digest: returns the digest of the contents, or raises.
         stamp: returns the stamp, or raises.
+        focal_length: of the image in its own pixels, or None where only the image itself may state it.
     """
 
     name: str
     read: Callable[[], Image.Image]
     digest: Callable[[], str]
     stamp: Callable[[], str] = str  # empty
+    focal_length: float | None = None
 
     def record(self) -> SourceRecord:
         """The record of the source; call it before reading, so that a file that changes meanwhile does not match it."""
@@ -326,7 +328,7 @@ class RowSource:
     """The images of a data set.
 
     Args:
-        dataset: data set with a column `image`, and optionally `id`.
+        dataset: data set with a column `image`, and optionally `id` and `focal_length`.
         numbers: numbers of the rows; all by default.
 
     Raises:
@@ -335,25 +337,34 @@ class RowSource:
 
     def __init__(self, dataset: "Dataset", numbers: Sequence[int] | None = None) -> None:
         from mult_hf.data.image_column import Image as ImageFeature
+        from mult_hf.data.schema import FOCAL_LENGTH
 
         if "image" not in dataset.column_names:
             raise refusal(f"the data set has columns {dataset.column_names}; the images must be in a column called 'image'")
-        self.dataset = dataset.select_columns([name for name in ("image", "id") if name in dataset.column_names])
+        self.dataset = dataset.select_columns([name for name in ("image", "id", FOCAL_LENGTH) if name in dataset.column_names])
         self.images = self.dataset.select_columns("image").cast_column("image", ImageFeature())
         self.encoded = self.images.cast_column("image", ImageFeature(decode=False))
-        self.names = self.dataset.remove_columns("image")
+        self.facts = self.dataset.remove_columns("image")
+        self.focal_length_column = FOCAL_LENGTH
         self.numbers = range(len(dataset)) if numbers is None else numbers
 
     def __iter__(self) -> Iterator[InputImage | FailedInput]:
         for number in self.numbers:
-            identity = self.names[number].get("id") if self.names.column_names else None
+            facts = self.facts[number] if self.facts.column_names else {}
+            identity, focal_length = facts.get("id"), facts.get(self.focal_length_column)
             suffix = "" if identity is None else "-" + re.sub(r"[^\w.-]+", "_", str(identity))
-            yield InputImage(f"{number:06d}{suffix}", partial(self._read, number), partial(self._digest, number))
+            digest = partial(self._digest, number, focal_length)
+            yield InputImage(f"{number:06d}{suffix}", partial(self._read, number), digest, focal_length=focal_length)
 
     def _read(self, number: int) -> Image.Image:
         return cast("Image.Image", read_image(self.images[number]["image"], name=f"row {number}"))
 
-    def _digest(self, number: int) -> str:
+    def _digest(self, number: int, focal_length: float | None) -> str:
+        """Digest of the encoded image and its focal length, on both of which predictions depend."""
+        digest = self._digest_of_image(number)
+        return digest if focal_length is None else hashlib.sha256(f"{digest} {focal_length!r}".encode()).hexdigest()
+
+    def _digest_of_image(self, number: int) -> str:
         """Digest of the encoded image, or of its path if it has neither bytes nor a local file (a URL, for example)."""
         cell = self.encoded[number]["image"] or {"bytes": b"", "path": None}
         if cell["bytes"] is None and os.path.isfile(cell["path"]):

@@ -8,15 +8,18 @@ from functools import partial
 
 import pytest
 import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
 from PIL import ExifTags, Image
 
 from mult_hf import MulTImageProcessor, registered_tasks
 from mult_hf.inference import run as module
 from mult_hf.inference.output import PredictionDirectory, read_map
 from mult_hf.inference.run import PredictionRun, prepare
-from mult_hf.inference.sources import InputImage
+from mult_hf.inference.sources import InputImage, RowSource
 
 SPECS = {"depth": registered_tasks()["depth"]}
+ROWS = Features({"image": ImageFeature(), "focal_length": Value("float64")})
 
 
 class Images:
@@ -194,6 +197,20 @@ def test_an_image_that_waits_is_as_small_as_its_files_allow(run, keep_images, si
 def test_maps_and_kept_images_are_as_large_as_max_side_allows(run, tmp_path):
     run(max_side=20, keep_images=True)(Images("a"))
     assert [Image.open(tmp_path / path).size for path in ("maps/depth/a.png", "images/a.png")] == [(20, 18)] * 2
+
+
+@pytest.mark.parametrize(("canonical", "focal_length", "metres"), [(100.0, 50.0, 1.0), (100.0, 200.0, 4.0), (None, 50.0, 2.0)])
+def test_depth_is_that_of_the_rows_focal_length(run, tmp_path, canonical, focal_length, metres):
+    """The column of a data set that training and evaluation read, too; a processor without a canonical camera needs none."""
+    made = run()
+    made.processor = MulTImageProcessor(do_resize=False, tasks=list(SPECS.values()), canonical_focal_length=canonical)
+    images, focal_lengths = [Image.new("RGB", (40, 36))] * 2, [focal_length, 0.0 if canonical else None]
+    outcomes = made(RowSource(Dataset.from_dict({"image": images, "focal_length": focal_lengths}, features=ROWS)))
+    (path, *others) = sorted(tmp_path.glob("maps/depth/*.png"))
+    assert read_map(path, made.directory.stored["depth"]) == pytest.approx(metres, abs=1e-3), "stored in steps of 0.15 mm"
+    if canonical is not None:
+        assert (len(others), [each.name for each in outcomes.failed]) == (0, ["000001"])
+        assert outcomes.failed[0].reason.startswith("focal_length is 0.0; give a number of pixels above 0")
 
 
 @pytest.mark.parametrize("max_side", [None, 20])

@@ -280,6 +280,16 @@ def test_rows_are_named_by_number_and_id(tmp_path):
     assert [image.name for image in RowSource(make_dataset([path]))] == ["000000"]
 
 
+def test_rows_bring_their_focal_lengths_on_which_their_records_depend(tmp_path):
+    """Otherwise a corrected focal length would leave the maps of the wrong one, as predicted before."""
+    path = str(save_image(tmp_path / "x.png"))
+    first, second, without = RowSource(make_dataset([path] * 3, focal_length=[50.0, 60.0, None]))
+    (plain,) = RowSource(make_dataset([path]))
+    assert [first.focal_length, second.focal_length, without.focal_length] == [50.0, 60.0, None]
+    assert len({first.digest(), second.digest(), plain.digest()}) == 3
+    assert without.digest() == plain.digest()
+
+
 def test_labels_of_a_data_set_are_not_even_decoded(tmp_path):
     good, broken = str(save_image(tmp_path / "x.png")), tmp_path / "broken.png"
     broken.write_bytes(b"words")
