@@ -79,7 +79,7 @@ class MultiTaskVisionPipeline(Pipeline):
         Args:
             inputs: a path, URL, PIL image, array (height, width, 3), tensor (3, height, width), bytes of a file or an open file, see
                 `read_image`; a list, generator or data set of them, or of dictionaries with an `image`, and optionally its
-                `focal_length`.
+                `focal_length`, which precedes that of the call.
             kwargs: `tasks`, `target_size` or `max_side`, `timeout`, `focal_length`, `confidence`, `batch_size`, `num_workers`.
 
         Returns:
@@ -142,7 +142,8 @@ class MultiTaskVisionPipeline(Pipeline):
         is_row = isinstance(input_, Mapping) and "image" in input_
         opened = open_file(input_["image"] if is_row else input_, timeout=timeout)
         image = read_image(opened)
-        given = input_.get("focal_length", focal_length) if is_row else focal_length
+        own = input_.get("focal_length") if is_row else None  # a missing column and a null cell mean the same
+        given = focal_length if own is None else own
         focal = self.image_processor.focal_length_of(opened, _size(image), given)
         form = {} if isinstance(image, Image.Image) else {"input_data_format": "channels_first"}  # as `read_image` returns arrays
         pixel_values = self.image_processor(images=image, return_tensors="pt", **form)["pixel_values"].to(self.dtype)

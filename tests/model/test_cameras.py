@@ -187,6 +187,12 @@ def test_the_pipeline_reads_the_file_and_says_what_it_took(predict, tmp_path):
     torch.testing.assert_close(of_row["depth"]["prediction"], phone["depth"]["prediction"])
 
 
+def test_a_null_cell_takes_the_focal_length_of_the_call_like_a_missing_column(predict):
+    rows = [{"image": photograph(), "focal_length": None}, {"image": photograph()}, {"image": photograph(), "focal_length": 80.0}]
+    found = [maps["depth"]["focal_length"] for maps in predict(rows, focal_length=90.0)]
+    assert found == [(90.0, "given"), (90.0, "given"), (80.0, "given")]
+
+
 @pytest.mark.parametrize("smaller", [{"target_size": (32, 48)}, {"max_side": 48}])
 def test_the_size_of_the_maps_does_not_change_metres(predict, smaller):
     whole = predict(photograph(), focal_length=90.0)["depth"]["prediction"]
