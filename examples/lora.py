@@ -16,7 +16,9 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from mult_hf import ROOMS_TINY_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.schema import load_rows
+from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.evaluation.compatibility import measured_specs
+from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.trainer_metrics import TrainerMetrics
 
 ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
@@ -37,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(0)
 
     model = MulTForMultiTaskDensePrediction.from_pretrained(flags.model)
-    processor = MulTImageProcessor.from_pretrained(flags.model)
+    # Labels are decoded as the data's entries describe them; a task with another meaning than the model's is refused.
+    tasks = measured_specs(model.config.task_specs, resolve_tasks(load_task_entries(ROOMS)))
+    processor = MulTImageProcessor.from_pretrained(flags.model, tasks=list(tasks.values()))
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=ENCODER_ATTENTION, modules_to_save=["heads"]))
     adapted.print_trainable_parameters()
 

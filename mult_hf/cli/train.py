@@ -18,7 +18,7 @@ from mult_hf.evaluation.cards import public_name, shareable
 from mult_hf.training.arguments import CHECKOUT, DataArguments, ModelArguments, TrainingArguments
 from mult_hf.training.data import load_data
 from mult_hf.training.fields import flag
-from mult_hf.training.initialization import build_model, build_processor, view_size
+from mult_hf.training.initialization import build_model, build_processor, specs_of_model, view_size
 from mult_hf.training.results import Provenance
 from mult_hf.training.run import train
 
@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
     data = load_data(flags, flags.seed)
     size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect)
-    processor = build_processor(flags, data.specs, size)
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, data.specs, max(size.values()))
+    processor = build_processor(flags, specs_of_model(model, data.specs), size)
     train(
         model,
         processor,

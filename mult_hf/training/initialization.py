@@ -3,6 +3,7 @@
 import copy
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -224,7 +225,8 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
     """Load a trained model and adapt it to the data's tasks: missing ones are added, and tasks that the data lack are removed.
 
     A classification task with different classes keeps its decoder and gets a new head. If the data lack the reference task of shared
-    attention, another task takes over its projections. Both changes are printed.
+    attention, another task takes over its projections. Tasks are learnt with the loss and the weight of the data's entries, but a head
+    keeps its activation and range. These changes are printed, and a range other than the data's.
 
     Raises:
         ValueError: if a shared task has another kind, unit or axes in the data, or the model's weights are missing or not finite.
@@ -242,6 +244,7 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
             )
         else:
             check_compatible(own, spec)
+            _learn_as_in(model, spec, name_or_path)
     reference = model.config.reference_task
     if reference is not None and reference not in specs:
         heir = next(task for task in model.task_names if task in specs)
@@ -252,6 +255,36 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
     for task in set(model.task_names) - set(specs):
         model.remove_task(task)
     return model
+
+
+def _learn_as_in(model: MulTForMultiTaskDensePrediction, spec: TaskSpec, name_or_path: str) -> None:
+    """Replace the loss and the weight of a task by those of the data's entry: only together do they have a meaning."""
+    own = model.config.task_specs[spec.name]
+    entry = replace(own, loss=spec.loss, weight=spec.weight)
+    model.heads.tasks[spec.name].spec = entry
+    model.config.tasks = [entry.to_dict() if each["name"] == spec.name else each for each in model.config.task_entries]
+    if entry.loss != own.loss:
+        print_once(f"{spec.name}: {name_or_path} was trained with the loss {own.loss}; the data's entry has {spec.loss}, which is used")
+    if own.value_range != spec.value_range:
+        print_once(
+            f"{spec.name}: {name_or_path} has the range {_range(own)} and the data {_range(spec)}; its head keeps its own, so values "
+            "beyond it are not learnt; for the data's range, train a new model"
+        )
+
+
+def _range(spec: TaskSpec) -> str:
+    return "of any number" if spec.value_range is None else f"from {spec.value_range[0]:g} to {spec.value_range[1]:g} {spec.unit}".rstrip()
+
+
+def specs_of_model(model: MulTForMultiTaskDensePrediction, specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
+    """The data's entries for the processor of a model: with the activations and ranges that the model's heads have.
+
+    Args:
+        model: a model with these tasks.
+        specs: the data's entries by name.
+    """
+    own = model.config.task_specs
+    return {task: replace(spec, activation=own[task].activation, value_range=own[task].value_range) for task, spec in specs.items()}
 
 
 def hand_over_reference(model: MulTForMultiTaskDensePrediction, task: str) -> MulTForMultiTaskDensePrediction:
@@ -300,6 +333,7 @@ __all__ = [
     "load_trained",
     "new_swin",
     "replace_head",
+    "specs_of_model",
     "sincos_position_embedding",
     "stored_sizes",
     "trained_processor",

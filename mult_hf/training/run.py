@@ -9,7 +9,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 from huggingface_hub import HfApi
 
-from mult_hf.data.schema import missing_columns
+from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
@@ -107,6 +107,11 @@ def _train(
     loop = make_loop(arguments, accelerator, model, processor, training_rows, validation_rows)
     if missing:
         accelerator.print(f"the training data has no column {' or '.join(missing)}: unknown everywhere, and not learnt")
+    if processor.canonical_focal_length is not None and FOCAL_LENGTH not in (training_rows.column_names or []):
+        accelerator.print(
+            f"the training data has no column {FOCAL_LENGTH}: the model learns depth for a canonical camera, so the focal length in each "
+            f"image's EXIF is used, or else a field of view of {processor.assumed_field_of_view:g} degrees is assumed"
+        )
     count = "streamed" if isinstance(training_rows, IterableDataset) else len(training_rows)
     accelerator.print(
         f"{sum(p.numel() for p in loop.module.parameters()):,} parameters; {count} training and {len(validation_rows)} "

@@ -90,6 +90,21 @@ def test_training_starts_from_a_trained_model(tmp_path, data):
     assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
+def test_further_training_keeps_the_range_of_depth_and_says_which_camera_is_assumed(tmp_path, data, capsys):
+    """Otherwise the saved processor would clip to a range of the data that the head does not have."""
+    train(tmp_path / "first", "--dataset", data, "--tasks", "depth", "--canonical_focal_length", 96)
+    assert "has no column focal_length: the model learns depth for a canonical camera" in capsys.readouterr().out
+    far = write_data(tmp_path / "far", {"depth": depth_map}, [{**DEPTH, "value_range": [0.0, 64.0]}])
+    train(tmp_path / "second", "--dataset", far, *AS_BY_DEFAULT, "--model", tmp_path / "first")
+    model = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "second")
+    processor = MulTImageProcessor.from_pretrained(tmp_path / "second")
+    assert processor.task_specs["depth"].value_range == model.config.task_specs["depth"].value_range == (0.0, 10.0)
+    assert processor.canonical_focal_length == 96
+    printed = capsys.readouterr().out
+    assert "the range from 0 to 10 m and the data from 0 to 64 m" in printed
+    assert "or else a field of view of 60 degrees is assumed" in printed
+
+
 def test_training_starts_from_a_pretrained_encoder(tmp_path, data):
     torch.manual_seed(0)
     encoder = SwinBackbone(SwinConfig(**{key: value for key, value in TINY_SWIN.items() if key != "model_type"}, image_size=64))

@@ -1,5 +1,7 @@
 """Proves properties of a run's initial model: its position embeddings, its tasks, and its image size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset, Features, Image
@@ -13,6 +15,7 @@ from mult_hf.training.initialization import (
     init_sincos_position_embeddings,
     load_trained,
     sincos_position_embedding,
+    specs_of_model,
     view_size,
 )
 
@@ -108,6 +111,25 @@ def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(shallow_model, tmp_
     kept = {name: value for name, value in model.state_dict().items() if "principal_curvature" not in name}
     assert kept
     assert all(torch.equal(value, trained[name]) for name, value in kept.items())
+
+
+def test_a_trained_task_is_learnt_as_in_the_data_within_the_range_of_its_head(shallow_model, tmp_path, capsys):
+    """A loss and its weight belong together; a head's range is part of its weights, so the processor must not clip to another one."""
+    depth = resolve_tasks(["depth"])["depth"]
+    trained = replace(depth, loss="silog", weight=0.3, value_range=(0.0, 10.0))
+    of_data = replace(depth, loss="l1", weight=2.0, value_range=(0.0, 64.0))
+    shallow_model(tasks=[trained.to_dict(), "normals"]).save_pretrained(tmp_path)
+    specs = {"depth": of_data, **resolve_tasks(["normals"])}
+    model = load_trained(str(tmp_path), specs)
+    for entry in (model.heads.specs["depth"], model.config.task_specs["depth"]):
+        assert (entry.loss, entry.weight, entry.value_range) == ("l1", 2.0, (0.0, 10.0))
+    of_processor = specs_of_model(model, specs)
+    assert (of_processor["depth"].value_range, of_processor["depth"].encoding) == ((0.0, 10.0), of_data.encoding)
+    assert of_processor["normals"] == specs["normals"]
+    printed = capsys.readouterr().out
+    assert "with the loss silog; the data's entry has l1" in printed
+    assert "has the range from 0 to 10 m and the data from 0 to 64 m; its head keeps its own" in printed
+    assert "normals" not in printed, "which are the same"
 
 
 @pytest.mark.parametrize(
