@@ -278,7 +278,10 @@ class Demo:
         tasks = [task for task in self.specs if task in tasks]
         if not tasks:
             raise refusal("No map is selected: tick at least one.")
-        results = self.predictor(image, tasks=tasks)
+        try:
+            results = self.predictor(image, tasks=tasks)
+        except ValueError as error:  # a shape that the model does not take
+            raise refusal(f"The image cannot be predicted: {error}.") from None
         shown = Shown(np.asarray(image), {task: result["prediction"].cpu().numpy() for task, result in results.items()})
         tiles, zoom = [], enlargement(image.height, image.width)
         for task, spec in self.specs.items():

@@ -19,7 +19,7 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio", reason='the demo needs Gradio: pip install "mult-hf[demo]"')
 
-from mult_hf import MultiTaskVisionPipeline, TaskSpec, registered_tasks  # noqa: E402
+from mult_hf import MulTImageProcessor, MultiTaskVisionPipeline, TaskSpec, registered_tasks  # noqa: E402
 from mult_hf.cli import demo as app  # noqa: E402
 from mult_hf.cli.errors import CommandError  # noqa: E402
 from mult_hf.inference.output import load_stored_forms, precision, read_map  # noqa: E402
@@ -158,6 +158,13 @@ def test_only_ticked_maps_are_computed_and_shown(demo, tmp_path):
     assert view is None  # without depth there is none
     with pytest.raises(gr.Error, match="tick at least one"):
         demo.predict(image_file(tmp_path / "a.png"), [], 60)
+
+
+def test_the_page_says_that_an_image_is_too_long_for_a_model_that_keeps_aspect_ratios(demo, tmp_path):
+    demo.predictor.image_processor = MulTImageProcessor(size={"shortest_edge": 32}, tasks=[*demo.specs.values()])
+    with pytest.raises(gr.Error, match="The image cannot be predicted: image 0 has 1 x 64 pixels") as raised:
+        demo.predict(image_file(tmp_path / "a.png", size=(90, 1)), ["depth"], 60)
+    assert not raised.value.print_exception
 
 
 def test_the_download_reads_back_as_the_shown_maps(demo, tmp_path):
