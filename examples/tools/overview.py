@@ -1,6 +1,6 @@
 """Draw one image, its six maps and a legend on a 4 x 2 sheet: the figure at the top of the README.
 
-python examples/tools/overview.py --image docs/images/living-room.jpg --output docs/images/overview.jpg
+python examples/tools/overview.py --image docs/images/office.jpg --output docs/images/photograph.jpg
 
 The default checkpoint predicts the maps; `--model` chooses another.
 """

@@ -292,7 +292,7 @@ def on_ray(arguments: PredictionArguments, loaded: LoadedModel, accelerator: Acc
     directory = prediction_directory(arguments, loaded)
     directory = replace(directory, directory=str(directory.path().resolve()))  # processes on Ray have other working directories
     model = str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model
-    make = partial(make_run_on_ray, replace(arguments, model=model, output_dir=directory.directory))
+    make = partial(make_run_on_ray, replace(arguments, model=model, output_dir=str(directory.directory)))
 
     def predict_source(source: DivisibleSource) -> list[Outcomes]:
         with ray_cluster(arguments.ray_address, available_cores(), purpose) as cluster:
