@@ -155,8 +155,6 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     if missing:
         raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
-    if arguments.tile is not None and processor.canonical_focal_length is not None:
-        raise ValueError(f"--tile is {arguments.tile}, and {arguments.model} has a canonical camera, which tiles do not take; remove it")
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
@@ -202,7 +200,8 @@ def make_predictor(arguments: PredictionArguments, loaded: LoadedModel, *, show_
 
     if arguments.tile is None:
         return on_device
-    return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, arguments.batch_size, show_progress=show_progress)
+    options = {"canonical_camera": loaded.processor.canonical_focal_length is not None, "show_progress": show_progress}
+    return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, arguments.batch_size, **options)
 
 
 def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tuple[int, int]) -> str | None:

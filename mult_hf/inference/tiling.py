@@ -37,6 +37,7 @@ def tiled(
     view: ViewSize | None = None,
     batch_size: int = 1,
     *,
+    canonical_camera: bool = False,
     show_progress: bool = False,
 ) -> Predictor:
     """Make a predictor that processes large images tile by tile.
@@ -58,6 +59,8 @@ def tiled(
         tile: longer side of a tile in the image's pixels. An image that is no larger is predicted whole.
         view: size to which the whole image and the tiles are resized; `None` keeps the size of tiles and does not align them.
         batch_size: tiles of each image per call of the predictor.
+        canonical_camera: whether distances are those of one camera at the size of the prediction, as of a processor with a
+            `canonical_focal_length`. The blended maps are then those of that camera at their own size.
         show_progress: whether to show a progress bar of each image's tiles.
 
     Returns:
@@ -91,7 +94,8 @@ def tiled(
                     means[task][window].lerp_(addend, share)
             bar.update(len(windows))
         bar.close()
-        return {task: from_average(mean, specs[task]) for task, mean in means.items()}
+        magnification = math.sqrt(math.prod(layout.blended) / math.prod(layout.whole)) if canonical_camera and coarse else 1.0
+        return {task: from_average(mean * magnification ** specs[task].zoom_exponent, specs[task]) for task, mean in means.items()}
 
     return predict
 

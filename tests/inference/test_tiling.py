@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mult_hf import TaskSpec
+from mult_hf import MulTImageProcessor, TaskSpec
 from mult_hf.inference.predictor import predict
 from mult_hf.inference.scale import ViewSize
 from mult_hf.inference.tiling import Layout, align, tile_starts, tiled
@@ -243,3 +243,20 @@ def largest_steps(values, tile):
         at_edges.append(steps[is_edge].max())
         elsewhere.append(steps[~is_edge].max())
     return max(at_edges), max(elsewhere)
+
+
+def test_metres_of_a_canonical_camera_are_the_same_with_tiles():
+    """The blended maps are larger than the model's view of the whole image, and so is their focal length in pixels."""
+    processor = MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"], canonical_focal_length=24.0)
+    specs, view, images = processor.task_specs, ViewSize.of_processor(processor.size), torch.randn(1, 3, 96, 128)
+
+    def two_metres(pixel_values):
+        return {"depth": torch.full((len(pixel_values), 1, *pixel_values.shape[-2:]), 2.0)}
+
+    whole = two_metres(torch.empty(1, 3, *view.of_image((96, 128))))
+    tiles = tiled(two_metres, specs, 48, view, canonical_camera=True)(images)
+    assert tiles["depth"].shape[-1] > whole["depth"].shape[-1], "premise: they have another size"
+    in_metres = [
+        processor.post_process(maps, target_sizes=[(96, 128)], focal_length=100.0)[0]["depth"]["prediction"] for maps in (whole, tiles)
+    ]
+    torch.testing.assert_close(in_metres[1], in_metres[0], rtol=0.02, atol=0)  # sizes are whole pixels
