@@ -22,7 +22,7 @@ from mult_hf.cli.arguments import parse_arguments
 from mult_hf.cli.train import TrainFlags, provenance
 from mult_hf.training.data import load_data
 from mult_hf.training.fields import flag
-from mult_hf.training.initialization import build_model, build_processor, view_size
+from mult_hf.training.initialization import build_model, build_processor, specs_of_model, view_size
 from mult_hf.training.run import train
 
 ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Data: rows with an image and one map per task; the data set's card describes the maps. --mix_with adds further data sets.
     data = load_data(flags, flags.seed)
 
-    # Processor: converts images and maps to the model's inputs, and its outputs to maps.
-    size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect)
-    processor = build_processor(flags, data.specs, size)
-
     # Model: trained (--model), with a pretrained encoder (--backbone), or with a new small Swin. Set the seed first: weights are random.
+    size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect, model=flags.model)
     set_seed(flags.seed)
     model = build_model(flags, data.specs, max(size.values()))
+
+    # Processor: converts images and maps to the model's inputs, and its outputs to maps.
+    processor = build_processor(flags, specs_of_model(model, data.specs), size)
 
     origin = provenance(flags, ["accelerate", "launch", "examples/train.py", *argv])
     train(model, processor, data.training_rows, data.validation_rows, flags, origin, **data.options)

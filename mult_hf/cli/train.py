@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
     data = load_data(flags, flags.seed)
-    size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect)
+    size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect, model=flags.model)
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, data.specs, max(size.values()))
     processor = build_processor(flags, specs_of_model(model, data.specs), size)

@@ -93,16 +93,17 @@ def build_processor(arguments: ModelArguments, specs: Mapping[str, TaskSpec], si
     return MulTImageProcessor(**settings)
 
 
-def view_size(rows: Dataset, side: int | None = None, *, keep_aspect: bool = False) -> dict[str, int]:
+def view_size(rows: Dataset, side: int | None = None, *, keep_aspect: bool = False, model: str | None = None) -> dict[str, int]:
     """Height and width of training images, or their shortest edge, as a `size` of the image processor.
 
-    If all images have the same size, it is kept. Otherwise all are resized to the median height and the median width, rounded to
-    multiples of 32, and the size is printed.
+    A trained model keeps its size, which is printed. Without one, if all images have the same size, it is kept. Otherwise all are resized
+    to the median height and the median width, rounded to multiples of 32, and the size is printed.
 
     Args:
         rows: rows of the data set.
-        side: side of square images in pixels; by default the size is read from the images' headers.
+        side: side of square images in pixels; by default the size is the model's, or is read from the images' headers.
         keep_aspect: whether `side` is that of the shorter side of images that keep their aspect ratio.
+        model: directory or Hub id of the trained model that training starts from, if any.
 
     Raises:
         ValueError: if there are no rows, or no column `image`, or a row has no readable image.
@@ -111,6 +112,10 @@ def view_size(rows: Dataset, side: int | None = None, *, keep_aspect: bool = Fal
         raise refusal(f"got {len(rows)} rows with the columns {rows.column_names}; expected at least one row and a column 'image'")
     if side is not None:
         return {"shortest_edge": side} if keep_aspect else {"height": side, "width": side}
+    if model is not None and (size := _size_of_trained(model)):
+        sides = " and ".join(f"{name.replace('_', ' ')} {length}" for name, length in size.items())
+        print_once(f"images are resized as for {model}: {sides} pixels; --image_size sets another size")
+        return size
     sizes = stored_sizes(rows)
     (height, width), *others = sorted(set(sizes))
     if others:
@@ -121,6 +126,13 @@ def view_size(rows: Dataset, side: int | None = None, *, keep_aspect: bool = Fal
             f"{max(widths)} wide: all are resized to {height} x {width} (median height x width); --image_size sets another size"
         )
     return {"height": height, "width": width}
+
+
+def _size_of_trained(name_or_path: str) -> dict[str, int]:
+    """The size of a trained model's processor; empty if it does not resize, or in a way that training lacks."""
+    processor = load_processor(name_or_path)
+    size = {name: length for name, length in dict(processor.size).items() if length}
+    return size if processor.do_resize and set(size) in ({"height", "width"}, {"shortest_edge"}) else {}
 
 
 def stored_sizes(rows: Dataset) -> list[tuple[int, int]]:

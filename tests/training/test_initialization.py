@@ -211,6 +211,23 @@ def rows_of_sizes(*sizes):
     )
 
 
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ({"shortest_edge": 96}, {}, {"shortest_edge": 96}),
+        ({"height": 96, "width": 128}, {}, {"height": 96, "width": 128}),
+        ({"shortest_edge": 96}, {"do_resize": False}, {"height": 32, "width": 32}),
+    ],
+    ids=["shortest edge", "height and width", "stored size of a model that does not resize"],
+)
+def test_a_trained_model_keeps_its_size_which_is_printed(size, options, expected, tmp_path, capsys):
+    MulTImageProcessor(size=size, tasks=["depth"], **options).save_pretrained(tmp_path)
+    rows = rows_of_sizes((32, 32), (32, 32))
+    assert view_size(rows, model=str(tmp_path)) == expected
+    assert ("images are resized as for" in capsys.readouterr().out) == (not options)
+    assert view_size(rows, 64, model=str(tmp_path)) == {"height": 64, "width": 64}, "--image_size comes first"
+
+
 def test_images_of_several_sizes_are_resized_to_their_median_which_is_printed(capsys):
     rows = rows_of_sizes((1000, 40), (100, 150), (60, 160), (100, 200), (90, 170))
     assert view_size(rows) == {"height": 96, "width": 160}  # medians 100 and 160, to multiples of 32
