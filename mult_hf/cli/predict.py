@@ -74,6 +74,10 @@ class PredictionArguments:
         "by default the size of the model's processor, which is that of its training images"
     )  # fmt: skip
     tile: int | None = flag(None, "cut images into overlapping tiles of this many image pixels; no tiles by default")
+    field_of_view: float | None = flag(
+        None, "degrees along the longer side of images whose focal length is neither in their EXIF nor in --dataset, for depth in "
+        "metres; by default what the model assumes"
+    )  # fmt: skip
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
@@ -155,11 +159,17 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     if missing:
         raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
+    if arguments.field_of_view is not None and processor.canonical_focal_length is None:
+        raise ValueError(
+            f"--field_of_view is {arguments.field_of_view:g}, but {arguments.model} has no canonical camera: it predicts the same for "
+            "every focal length; remove it"
+        )
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
     do_resize = view is not None and arguments.tile is None
-    processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing)
+    assumed = {} if arguments.field_of_view is None else {"assumed_field_of_view": arguments.field_of_view}
+    processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing, **assumed)
     model = with_runtime(model, arguments.runtime, arguments.dtype, arguments.tasks, torch.get_num_threads())
     return LoadedModel(model, processor, view, trained)
 
