@@ -103,7 +103,7 @@ def describe(exportable: Exportable, processor: MulTImageProcessor, image_size: 
     """Metadata for users of the file, as JSON values; its pixel values are `(rgb * rescale_factor - image_mean) / image_std`.
 
     With a `canonical_focal_length`, in pixels of the file's input, values of a task with a `zoom_exponent` are those of the canonical
-    camera: divide them by `(focal length / canonical_focal_length) ** zoom_exponent`, see [`canonical_factor`][mult_hf.model.cameras].
+    camera: divide them by `(focal length / canonical_focal_length) ** zoom_exponent`, see `canonical_factor` in `mult_hf.model.cameras`.
 
     Args:
         exportable: the model.
