@@ -105,6 +105,8 @@ class PredictionArguments:
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
         counts = ["frame_step", "batch_size", "cpu_threads", "max_side", "ray_workers"]
         check_bounds(self, {0: ["num_workers"], 1: counts}, {MAX_WORKERS: ["num_workers"]})
+        if self.field_of_view is not None and not 0 < self.field_of_view < 180:
+            raise ValueError(f"--field_of_view is {self.field_of_view:g}; give degrees above 0 and below 180")
         if self.engine != RAY and (self.ray_address or self.ray_workers):
             raise ValueError(f"--ray_address is {self.ray_address}, --ray_workers is {self.ray_workers}, without --engine {RAY}; add it")
         check_runtime(self.runtime, self.dtype)

@@ -483,19 +483,18 @@ def test_an_unregistered_task_is_stored_according_to_its_entry(model):
 
 
 def test_the_field_of_view_of_images_without_a_focal_length_changes_metres_in_proportion(run, model, images, tmp_path):
-    """Depth follows the focal length, which is that of half the angle's tangent."""
     MulTImageProcessor.from_pretrained(model, canonical_focal_length=100.0).save_pretrained(model)
-    assert run("--inputs", images, "--tasks", "depth", output="assumed")[0] == 0
-    assert run("--inputs", images, "--tasks", "depth", "--field_of_view", 40, output="given")[0] == 0
-    assumed, given = (
-        read_map(tmp_path / name / "maps/depth/a/x.png.png", load_stored_forms(tmp_path / name)["depth"]) for name in ("assumed", "given")
-    )
-    factor = np.tan(np.radians(60 / 2)) / np.tan(np.radians(40 / 2))
-    within = given < 9.9  # the task's range ends at 10 m
+    maps = {}
+    for name, flags in {"assumed": [], "given": ["--field_of_view", 40]}.items():
+        assert run("--inputs", images, "--tasks", "depth", *flags, output=name)[0] == 0
+        maps[name] = read_map(tmp_path / name / "maps/depth/a/x.png.png", load_stored_forms(tmp_path / name)["depth"])
+    within = maps["given"] < 9.9  # the task's range ends at 10 m
     assert within.mean() > 0.5, "premise"
-    np.testing.assert_allclose(given[within], factor * assumed[within], rtol=0.01)  # stored in steps
+    expected = np.tan(np.radians(60 / 2)) / np.tan(np.radians(40 / 2)) * maps["assumed"]
+    np.testing.assert_allclose(maps["given"][within], expected[within], rtol=0.01)  # stored in steps
 
 
-def test_a_field_of_view_is_refused_for_a_model_whose_depth_does_not_depend_on_it(run, images):
-    with pytest.raises(ValueError, match=r"--field_of_view is 40, but .* has no canonical camera"):
-        run("--inputs", images, "--field_of_view", 40)
+@pytest.mark.parametrize(("degrees", "message"), [(40, "40, but .* has no canonical camera"), (180, "180; give degrees above 0")])
+def test_a_field_of_view_that_has_no_meaning_is_refused(run, images, degrees, message):
+    with pytest.raises(ValueError, match=f"--field_of_view is {message}"):
+        run("--inputs", images, "--field_of_view", degrees)
