@@ -9,6 +9,7 @@ import os
 import runpy
 import socket
 import sys
+import time
 from multiprocessing.connection import wait
 from unittest.mock import patch
 
@@ -19,6 +20,9 @@ if "forkserver" in multiprocessing.get_all_start_methods():
     CONTEXT.set_forkserver_preload(["examples.train", "mult_hf.cli.main", "mult_hf.cli.predict", "mult_hf.cli.evaluate"])
 else:  # on Windows
     CONTEXT = multiprocessing.get_context("spawn")
+
+# Longer than the slowest end of a process whose peers have failed, on a busy machine.
+GRACE = 60
 
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
@@ -73,7 +77,8 @@ def run_together(function, *arguments, output, processes=2, environment=None):
     """Call a function in several processes of one process group of torch.distributed, as a launcher does.
 
     Returns:
-        What the processes printed, and their exit statuses.
+        What the processes printed, and their exit statuses. A process that has not ended GRACE seconds after another failed is killed: it
+        would wait for the one that failed, as under a launcher.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -83,11 +88,15 @@ def run_together(function, *arguments, output, processes=2, environment=None):
     for rank in range(processes):
         own = {name: str(value) for name, value in {**group, "RANK": rank, "LOCAL_RANK": rank}.items()}
         started.append(start(function, *arguments, output=output, environment=own))
-    waiting = {process.sentinel: process for process in started}
+    waiting, deadline = {process.sentinel: process for process in started}, None
     while waiting:
-        for sentinel in wait([*waiting]):
+        for sentinel in wait([*waiting], timeout=None if deadline is None else max(0, deadline - time.monotonic())):
             ended = waiting.pop(sentinel)
             ended.join()
-            for other in waiting.values() if ended.exitcode else ():
-                other.kill()  # it would wait for the one that failed
+            if ended.exitcode and deadline is None:
+                deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() >= deadline:
+            for other in waiting.values():
+                other.kill()
+            deadline = None
     return output.read_text(), [process.exitcode for process in started]
