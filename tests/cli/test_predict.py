@@ -18,9 +18,9 @@ from PIL import Image
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.cli import predict as script
 from mult_hf.inference.directory_lock import HOLDER_FILE, LOCK_FILE, exclusive_run
-from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.scale import ViewSize
+from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map
 from mult_hf.inference.tiling import tiled
 from support.forked import run_together, start
 

@@ -15,8 +15,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mult_hf import TaskSpec
-from mult_hf.inference.output import precision, read_map
 from mult_hf.inference.predictor import predict
+from mult_hf.inference.stored_maps import precision, read_map
 from mult_hf.model.tasks import LabelEncoding, resolve_tasks
 from mult_hf.serving.batching import Prediction
 from mult_hf.serving.requests import Limits
