@@ -32,6 +32,9 @@ RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
 PLAN = HERE / "ablations/main_table.yaml"
+OF_OTHERS = ("pairs",)
+"""Generated parts of the page that another script makes: pairs.py."""
+
 COLUMNS = 4  # panels of a plot side by side
 
 REFERENCE = "single-task with skip"
@@ -405,17 +408,29 @@ def generated(
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
-    """A page with its generated parts replaced.
+    """A page with its generated parts replaced, but those of other scripts.
 
     Raises:
         ValueError: if the page marks a part that does not exist, or lacks one.
     """
-    marked = re.findall(r"<!-- generated: (\w+) -->", text)
+    marked = [name for name in re.findall(r"<!-- generated: (\w+) -->", text) if name not in OF_OTHERS]
     if sorted(marked) != sorted(parts):
         raise ValueError(f"the page marks the parts {marked}; expected each of {', '.join(parts)} once")
     for name, part in parts.items():
-        pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(\n?<!-- end -->)", re.DOTALL)
-        text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n<!-- end -->", text, count=1)
+        text = with_part(text, name, part)
+    return text
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """A page with one generated part replaced.
+
+    Raises:
+        ValueError: if the page does not mark this part.
+    """
+    pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(\n?<!-- end -->)", re.DOTALL)
+    text, found = pattern.subn(lambda match: f"{match[1]}{part}\n<!-- end -->", text, count=1)
+    if not found:
+        raise ValueError(f"the page has no lines <!-- generated: {name} --> and <!-- end -->")
     return text
 
 
