@@ -498,3 +498,9 @@ def test_the_field_of_view_of_images_without_a_focal_length_changes_metres_in_pr
 def test_a_field_of_view_that_has_no_meaning_is_refused(run, images, degrees, message):
     with pytest.raises(ValueError, match=f"--field_of_view is {message}"):
         run("--inputs", images, "--field_of_view", degrees)
+
+
+def test_a_field_of_view_without_effect_on_the_tasks_is_refused(run, model, images):
+    MulTImageProcessor.from_pretrained(model, canonical_focal_length=100.0).save_pretrained(model)
+    with pytest.raises(ValueError, match="--field_of_view is 40, but the focal length has no effect on segmentation, normals; remove it"):
+        run("--inputs", images, "--field_of_view", 40, "--tasks", "normals", "segmentation")
