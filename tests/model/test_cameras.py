@@ -72,6 +72,8 @@ def test_predictions_are_those_of_the_images_camera(processor):
 def test_metres_stay_within_the_range_of_the_task(processor):
     (maps,) = processor.post_process({"depth": torch.full((1, 1, 32, 48), 9.0)}, focal_length=10 * CANONICAL)
     assert maps["depth"]["prediction"].max() == 10, "90 m through the long lens, of a task that ends at 10 m"
+    (maps,) = processor.post_process({"depth": torch.full((1, 1, 32, 48), 12.0)}, focal_length=CANONICAL / 2)
+    assert maps["depth"]["prediction"].unique().item() == 6, "the range is that of metres, not of the canonical camera's values"
 
 
 def test_without_a_canonical_camera_the_focal_length_has_no_effect():
