@@ -179,6 +179,10 @@ def test_errors_are_measured_in_metres_of_each_rows_camera():
     answers = iter(collator(rows)["labels"]["depth"].split(1))
     found = evaluate({"right": lambda _: {"depth": next(answers)}}, rows, collator, Accelerator(), batch_size=1, progress=False)
     assert found["right"].compute()["depth/rmse"] == pytest.approx(0, abs=1e-6)
+    answers = iter(collator(rows)["labels"]["depth"].split(1))
+    larger = {"larger": lambda _: {"depth": torch.nn.functional.interpolate(next(answers), scale_factor=2) / 2}}
+    found = evaluate(larger, rows, collator, Accelerator(), batch_size=1, progress=False)
+    assert found["larger"].compute()["depth/rmse"] == pytest.approx(0, abs=1e-6), "of a predictor that enlarges its maps, as tiles do"
     plain = MultiTaskCollator(MulTImageProcessor(size=SIZE, tasks=["depth"]))
     assert plain.focal_lengths(rows, (32, 48)) is None
 
