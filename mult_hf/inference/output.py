@@ -31,6 +31,7 @@ from mult_hf.data.files import sync_to_disk
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, card_header, is_url, load_task_entries
 from mult_hf.data.stores import naming_store
+from mult_hf.model.cameras import film_equivalent, film_exif
 from mult_hf.model.resizing import bounded_size
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import color_key, color_limits, colorize, panel
@@ -321,8 +322,10 @@ class PredictionDirectory:
                 shown[task], keys[task] = self._in_panel(task, prediction)
         image = self.kept(image)
         if self.keep_images:
+            millimetres = film_equivalent(image)  # nothing else of its EXIF, such as the place
+            exif = {} if millimetres is None else {"exif": film_exif(millimetres)}
             with whole_file(self.image_path(name)) as unfinished:
-                image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL)
+                image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL, **exif)
         if self.panels:
             with whole_file(self.panel_path(name)) as unfinished:
                 _panel(image, shown, keys).save(unfinished, "JPEG", quality=90)

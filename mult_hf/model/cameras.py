@@ -39,6 +39,10 @@ class FocalLength(NamedTuple):
     pixels: float
     source: str
 
+    def film_equivalent(self, size: Sequence[int]) -> float:
+        """The 35 mm equivalent in millimetres, for an image of this (height, width)."""
+        return self.pixels / math.hypot(*size) * FULL_FRAME_DIAGONAL
+
     def resized(self, size: Sequence[int], new_size: Sequence[int]) -> "FocalLength":
         """The focal length of the image at another size; where the aspect ratio changes, the geometric mean of both directions."""
         return self._replace(pixels=self.pixels * math.sqrt(math.prod(new_size) / math.prod(size)))
@@ -95,10 +99,15 @@ def with_film_equivalent(image: Image.Image, millimetres: float | None) -> Image
         millimetres: from [`film_equivalent`] of the image that it was made from.
     """
     if millimetres is not None and "exif" not in image.info:
-        exif = Image.Exif()
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
-        image.info["exif"] = exif.tobytes()
+        image.info["exif"] = film_exif(millimetres)
     return image
+
+
+def film_exif(millimetres: float) -> bytes:
+    """EXIF data that state the 35 mm equivalent of a focal length, and nothing else."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
+    return exif.tobytes()
 
 
 def check_focal_length(value: Any, what: str = "focal_length") -> float:
@@ -169,6 +178,7 @@ __all__ = [
     "checked_field_of_view",
     "exif_focal_length",
     "film_equivalent",
+    "film_exif",
     "find_focal_length",
     "listed_focal_lengths",
     "with_film_equivalent",
