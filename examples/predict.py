@@ -14,7 +14,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 import mult_hf  # registers the model with transformers
-from mult_hf.inference.output import PredictionDirectory, load_stored_forms, read_map
+from mult_hf.inference.output import PredictionDirectory
+from mult_hf.inference.stored_maps import load_stored_forms, read_map
 from mult_hf.model.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]

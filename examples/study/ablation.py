@@ -23,7 +23,6 @@ import difflib
 import itertools
 import json
 import math
-import os
 import re
 import statistics
 import subprocess
@@ -40,6 +39,7 @@ from tqdm.auto import tqdm
 
 from mult_hf import TaskSpec
 from mult_hf.cli import arguments as command_line
+from mult_hf.data.files import whole_file
 from mult_hf.data.markdown import markdown_table
 from mult_hf.evaluation.cards import to_jsonable
 from mult_hf.evaluation.comparison import gain_over
@@ -224,7 +224,8 @@ def command(run: Run, launcher: str) -> list[str]:
 def execute(run: Run, argv: list[str]) -> str | None:
     """Train in a separate process; returns None, or a description of the failure."""
     run.directory.mkdir(parents=True, exist_ok=True)
-    write_whole(run.directory / "ablation.json", json.dumps(run.flags, indent=2) + "\n")
+    with whole_file(run.directory / "ablation.json") as unfinished:
+        unfinished.write_text(json.dumps(run.flags, indent=2) + "\n")
     log_path = run.directory / "log.txt"
     with log_path.open("a") as log:
         status = subprocess.run(argv, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -239,13 +240,6 @@ def completed(pool: Executor, runs: Iterable[Run], launcher: str) -> Iterator[tu
     running = {pool.submit(execute, run, command(run, launcher)): run for run in runs}
     for done in as_completed(running):
         yield running[done], done.result()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 # --- the comparison ---
@@ -391,9 +385,11 @@ def write_comparison(runs: list[Run], reference: list[str], output_dir: Path) ->
         }
         for name, result in results.items()
     }
-    write_whole(output_dir / "results.json", json.dumps(to_jsonable({"reference": reference, "runs": contents}), indent=2) + "\n")
+    with whole_file(output_dir / "results.json") as unfinished:
+        unfinished.write_text(json.dumps(to_jsonable({"reference": reference, "runs": contents}), indent=2) + "\n")
     text = table(results, specs, reference)
-    write_whole(output_dir / "table.md", text)
+    with whole_file(output_dir / "table.md") as unfinished:
+        unfinished.write_text(text)
     plot(results, specs, output_dir / "plot.png")
     return text
 

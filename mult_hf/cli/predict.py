@@ -29,10 +29,11 @@ from mult_hf.data.cores import available_cores, threads_per_process
 from mult_hf.data.ray_cluster import import_ray, ray_cluster
 from mult_hf.data.schema import is_url, load_rows
 from mult_hf.evaluation.cards import public_name
+from mult_hf.inference.digests import digest, digest_of_values
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.inference.object_store import ObjectSource, find_objects
-from mult_hf.inference.output import PredictionDirectory, digest, digest_of_values
+from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.predictor import Predictor, TestTimeAugmentation, predict
 from mult_hf.inference.run import MAX_SIDE, MIN_SIDE, Outcomes, PredictionRun
 from mult_hf.inference.runtimes import RUNTIMES, check_runtime, with_runtime

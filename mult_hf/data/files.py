@@ -1,5 +1,6 @@
 """Files that are either complete or absent."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,18 +38,26 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Yields:
         `Path`: hidden file to write to, in the same directory. It is removed if the block raises.
 
+    Raises:
+        IsADirectoryError: if `path` is a directory.
+
     Examples:
         >>> with whole_file("README.md") as unfinished:  # doctest: +SKIP
         ...     unfinished.write_text("# Rooms")
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, but a file must be written there; move the folder away")
+    # A digest, because the longest allowed name leaves no room for a suffix.
+    name = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
+    unfinished = path.with_name(f".{name}{UNFINISHED}")
     try:
         yield unfinished
         sync_to_disk(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+    sync_to_disk(path.parent)
 
 
 def remove_unfinished(directory: Path) -> None:

@@ -4,14 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from .augmentations import check_computed_targets
-from .benchmarks.reader import DERIVATIONS
-
-IMAGE_TARGETS = {task: function for task, (inputs, function) in DERIVATIONS.items() if inputs == ("image",)}
-"""By task that the image alone defines: function (image, camera) -> target (1, height, width); it ignores the camera."""
+from .image_targets import IMAGE_TARGETS
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class TargetsOfViews:
 
     Args:
         augment: makes the view, see [`RandomAugmentation`][mult_hf.data.augmentations.RandomAugmentation].
-        tasks: names of tasks in [`IMAGE_TARGETS`].
+        tasks: names of tasks in `mult_hf.data.image_targets.IMAGE_TARGETS`.
         share: share of the views whose targets are computed, in (0, 1]; in the other views they are unknown. Below 1 it saves time.
 
     Raises:
@@ -42,17 +38,17 @@ class TargetsOfViews:
         """Draw a view and compute its targets; arguments and result are those of `augment`."""
         view = self.augment(sample, generator)
         computed = self.share == 1 or torch.rand((), generator=generator).item() < self.share
-        image = (view["pixel_values"].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy() if computed else None
+        image = view["pixel_values"] if computed else None
         labels = {task: self._target(task, view["labels"][task], image) for task in self.tasks if task in view["labels"]}
         return {**view, "labels": {**view["labels"], **labels}}
 
-    def _target(self, task: str, stored: torch.Tensor, image: np.ndarray | None) -> torch.Tensor:
-        """The target (1, height, width) of a view, unknown without its image."""
+    def _target(self, task: str, stored: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+        """The target (1, height, width) of a view, unknown without its image (3, height, width)."""
         if image is None:
             return torch.full_like(stored, torch.nan)
-        target = torch.from_numpy(IMAGE_TARGETS[task](image, None)).to(stored.dtype)
+        target = IMAGE_TARGETS[task](image[None])[0].to(stored.dtype)
         known = torch.isfinite(stored)
         return torch.where(known, target, torch.nan) if known.any() else target
 
 
-__all__ = ["IMAGE_TARGETS", "TargetsOfViews"]
+__all__ = ["TargetsOfViews"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mult_hf.data.files import whole_file
 from mult_hf.data.schema import is_url
 
 LOCK_FILE = ".run.lock"
@@ -61,10 +62,8 @@ def _write_holder(directory: Path) -> None:
     """Record which run holds the lock. This is only used in messages, so a full disk must not stop the run here."""
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     holder = {"process": os.getpid(), "host": platform.node(), "started": started, "command": shlex.join(sys.argv)}
-    with contextlib.suppress(OSError):
-        unfinished = directory / f"{HOLDER_FILE}.part"
+    with contextlib.suppress(OSError), whole_file(directory / HOLDER_FILE) as unfinished:
         unfinished.write_text(json.dumps(holder), encoding="utf-8")
-        unfinished.replace(directory / HOLDER_FILE)
 
 
 def _holder(directory: Path) -> str:

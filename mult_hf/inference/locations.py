@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from mult_hf.data.files import whole_file
 from mult_hf.data.schema import is_url
 
 
@@ -36,12 +37,24 @@ def location(folder: str | Path, *parts: str) -> Path:
 
 
 @contextmanager
-def uploaded(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, and then store the file as one object, which is complete or absent.
+def whole_output(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; the file replaces `path` once it is complete, and on disk or in its object store.
 
     Args:
-        path: as from [`location`] of a URL.
+        path: as from [`location`]; its folder is made if it does not exist.
+
+    Raises:
+        IsADirectoryError: if `path` is a folder.
     """
+    if not is_url(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with (_uploaded if is_url(path) else whole_file)(path) as unfinished:
+        yield unfinished
+
+
+@contextmanager
+def _uploaded(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, and then store the file as one object, which is complete or absent."""
     with tempfile.TemporaryDirectory() as folder:
         unfinished = Path(folder, path.name)
         yield unfinished
@@ -63,4 +76,4 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["location", "remove_folder", "uploaded"]
+__all__ = ["location", "remove_folder", "whole_output"]

@@ -15,189 +15,35 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-import torch
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from mult_hf.data.files import sync_to_disk
+from mult_hf.data.files import UNFINISHED
 from mult_hf.data.markdown import markdown_table
-from mult_hf.data.schema import CARD_KEY, card_header, is_url, load_task_entries
+from mult_hf.data.schema import CARD_KEY, card_header, is_url
 from mult_hf.data.stores import naming_store
 from mult_hf.model.cameras import film_equivalent, film_exif
 from mult_hf.model.resizing import bounded_size
-from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
-from mult_hf.model.visualization import color_key, color_limits, colorize, panel
+from mult_hf.model.tasks import TaskSpec
 
 from .directory_lock import HOLDER_FILE, LOCK_FILE
-from .locations import location, remove_folder, uploaded
-from .png import COMPRESS_LEVEL, png_bytes
+from .locations import location, remove_folder, whole_output
+from .panels import compose_panel, panel_cell, panel_size
+from .png import COMPRESS_LEVEL
 from .sources import SourceRecord
+from .stored_maps import is_complete, is_float, map_suffix, precision, stored_form, write_map
 
 SETTINGS_KEY = "mult_prediction"
 """Key in the card's header for the settings that the predictions depend on."""
 
-PANEL_CELL = 240
-"""Width of an image in a panel, in pixels."""
-
-MAX_PANEL_ASPECT = 4
-"""Highest ratio of height to width in a panel; taller images are squeezed to it."""
-
 MAX_FILE_NAME = 255
 """Longest file name in bytes on Linux, macOS and Windows."""
-
-_ENCODED_PIXELS = 2**14
-"""Pixels that are encoded at a time: few enough for their float64 values to stay in the CPU's cache."""
-
-_PNG_TYPES = {1: "uint16", 3: "uint8"}
-"""Integer type of a PNG by its number of channels; its highest value marks unknown pixels."""
-
-
-def stored_form(spec: TaskSpec) -> TaskSpec:
-    """A task's entry with the encoding of its stored predictions, which is independent of the encoding of its training labels.
-
-    Class ids are stored as an 8-bit PNG with 255 for unknown. Numbers with a known range are stored as a PNG: 16-bit for one channel,
-    and 8-bit for three, because Pillow cannot write three channels of 16 bits. One step is the range divided by 65,534 or 254.
-    Everything else is a compressed float32 array (channels, height, width) in an NPZ file under the key `map`.
-    """
-    if spec.is_classification:
-        return replace(spec, encoding=LabelEncoding(dtype="uint8", unknown=(IGNORE_INDEX,)))
-    dtype = _PNG_TYPES.get(spec.channels)
-    if dtype is None or spec.value_range is None:
-        return replace(spec, encoding=LabelEncoding())
-    (low, high), highest = spec.value_range, int(np.iinfo(dtype).max)
-    return replace(spec, encoding=LabelEncoding(dtype=dtype, scale=(high - low) / (highest - 1), offset=low, unknown=(highest,)))
-
-
-def precision(stored: TaskSpec) -> float:
-    """Largest rounding error of a stored value, in the task's unit; 0 for class ids and floats."""
-    return 0.0 if stored.is_classification or _is_float(stored) else float(np.max(stored.encoding.scale)) / 2
-
-
-def _is_float(stored: TaskSpec) -> bool:
-    return np.dtype(stored.encoding.dtype).kind == "f"
-
-
-def map_suffix(stored: TaskSpec) -> str:
-    """Suffix of a map's file: `.npz` for float arrays, else `.png`."""
-    return ".npz" if _is_float(stored) else ".png"
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; the file replaces `path` once it is complete, and on disk or in its object store.
-
-    Raises:
-        IsADirectoryError: if `path` is a folder.
-    """
-    if is_url(path):
-        with uploaded(path) as unfinished:
-            yield unfinished
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, but a file must be written there; move the folder away")
-    unfinished = path.with_name(f"{hashlib.sha256(path.name.encode(errors='surrogateescape')).hexdigest()[:16]}.part")
-    try:
-        yield unfinished
-        sync_to_disk(unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    sync_to_disk(path.parent)
-
-
-def write_map(path: Path, prediction: Tensor, stored: TaskSpec) -> None:
-    """Store a prediction.
-
-    Args:
-        path: path of the file.
-        prediction: as from `post_process`: (height, width) class ids or numbers, or (channels, height, width), on any device.
-        stored: the task's entry from [`stored_form`].
-    """
-    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
-        save_map(file, prediction, stored)
-
-
-def save_map(file: BinaryIO, prediction: Tensor, stored: TaskSpec) -> None:
-    """Write the contents of a map's file; arguments as for [`write_map`], with a binary file in place of the path."""
-    values = prediction.cpu().numpy()
-    values = values if stored.is_classification or values.ndim == 3 else values[None]
-    if _is_float(stored):
-        np.savez_compressed(file, map=values)  # unchanged, including NaN
-    else:
-        file.write(png_bytes(_encoded(values, stored)))
-
-
-def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
-    """The pixels of a map's PNG: (height, width), or (height, width, channels) for several channels."""
-    height, width = values.shape[-2:]
-    step = max(1, _ENCODED_PIXELS // width)
-    strips = [np.moveaxis(stored.encode(values[..., start : start + step, :]), 0, -1) for start in range(0, height, step)]
-    encoded = np.concatenate(strips)  # (height, width, channels)
-    return encoded[..., 0] if encoded.shape[-1] == 1 else encoded
-
-
-def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
-    """Read a map that [`write_map`] stored: (height, width) int64 class ids, or (channels, height, width) float32.
-
-    Args:
-        path: path of the file; for a URL, as from [`location`].
-        stored: the task's entry in the card, see [`load_stored_forms`].
-    """
-    with path.open("rb") as file:
-        if path.suffix == ".npz":
-            with np.load(file) as arrays:
-                return stored.decode(arrays["map"], channels_last=False)
-        with Image.open(file, formats=["PNG"]) as image:
-            return stored.decode(np.asarray(image), channels_last=True)
-
-
-_ENDS = {".png": (12, b"\0\0\0\0IEND\xaeB`\x82"), ".jpg": (2, b"\xff\xd9"), ".npz": (22, b"PK\5\6")}
-"""By suffix: length in bytes of the last part of a complete file, and the bytes that this part begins with."""
-
-
-def _is_complete(path: Path) -> bool:
-    """Whether a file of a result has its last part, which a copy lacks if it was interrupted or the disk was full."""
-    length, beginning = _ENDS[path.suffix]
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - length))
-        return file.read().startswith(beginning)
-
-
-def load_stored_forms(directory: str | Path) -> dict[str, TaskSpec]:
-    """Load the task entries of a directory of predictions, with the encodings of its files."""
-    return resolve_tasks(load_task_entries(directory))
-
-
-def digest(model: nn.Module) -> str:
-    """16 hexadecimal digits that depend on every weight."""
-    hashed = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        hashed.update(name.encode())
-        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return hashed.hexdigest()[:16]
-
-
-_IRRELEVANT = ("_name_or_path", "transformers_version", "dtype")
-"""Entries of a configuration that do not affect predictions."""
-
-
-def digest_of_values(values: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that depend on every value of a configuration except its path, dtype and transformers version."""
-    return hashlib.sha256(json.dumps(_relevant(values), sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _relevant(value: Any) -> Any:
-    return {key: _relevant(item) for key, item in value.items() if key not in _IRRELEVANT} if isinstance(value, Mapping) else value
 
 
 @dataclass
@@ -270,7 +116,7 @@ class PredictionDirectory:
             return None
 
     def _write_record(self, name: str, record: SourceRecord) -> None:
-        with whole_file(self.source_path(name)) as unfinished:
+        with whole_output(self.source_path(name)) as unfinished:
             unfinished.write_text("\n".join(record), encoding="utf-8")
 
     def is_finished(self, name: str) -> bool:
@@ -286,7 +132,7 @@ class PredictionDirectory:
             raise ValueError(
                 f"its prediction files would have names of {longest} bytes, but at most {MAX_FILE_NAME} are allowed; rename the image"
             )
-        return all(path.is_file() and (is_url(path) or _is_complete(path)) for path in paths)
+        return all(path.is_file() and (is_url(path) or is_complete(path)) for path in paths)
 
     def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the maps of an image of this (height, width)."""
@@ -294,7 +140,7 @@ class PredictionDirectory:
 
     def kept(self, image: Image.Image) -> Image.Image:
         """Resize an image to what `write` needs: to the size of the maps if images are kept, else to its size in the panel."""
-        height, width = (self.map_size if self.keep_images else _panel_size)((image.height, image.width))
+        height, width = (self.map_size if self.keep_images else panel_size)((image.height, image.width))
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
     def write(
@@ -319,26 +165,18 @@ class PredictionDirectory:
         for task, prediction in maps.items() if isinstance(maps, Mapping) else maps:
             write_map(self.map_path(task, name), prediction, self.stored[task])
             if self.panels:
-                shown[task], keys[task] = self._in_panel(task, prediction)
+                shown[task], keys[task] = panel_cell(prediction, self.specs[task])
         image = self.kept(image)
         if self.keep_images:
             millimetres = film_equivalent(image)  # nothing else of its EXIF, such as the place
             exif = {} if millimetres is None else {"exif": film_exif(millimetres)}
-            with whole_file(self.image_path(name)) as unfinished:
+            with whole_output(self.image_path(name)) as unfinished:
                 image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL, **exif)
         if self.panels:
-            with whole_file(self.panel_path(name)) as unfinished:
-                _panel(image, shown, keys).save(unfinished, "JPEG", quality=90)
+            with whole_output(self.panel_path(name)) as unfinished:
+                compose_panel(image, shown, keys).save(unfinished, "JPEG", quality=90)
         if record is not None:
             self._write_record(name, record)
-
-    def _in_panel(self, task: str, prediction: Tensor) -> tuple[Image.Image, Image.Image | None]:
-        """A map in colours and its key; of a map larger than the panel, only every n-th row and column is used."""
-        size = (prediction.shape[-2], prediction.shape[-1])
-        rows, columns = (max(1, side // (2 * cell)) for side, cell in zip(size, _panel_size(size)))
-        values, spec = prediction[..., ::rows, ::columns].numpy(), self.specs[task]
-        limits = color_limits(values)
-        return colorize(values, spec, limits), color_key(spec, values, limits, width=PANEL_CELL)
 
     def claim(self, model: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Prepare the directory for this run, or continue an earlier run with the same settings.
@@ -381,15 +219,15 @@ class PredictionDirectory:
         table = markdown_table(["task", "unit", "files", "stored as", "value", "precision"], rows)
         text = "Written by `mult-hf predict`. Stored values that the header above lists under `unknown` mark unknown pixels."
         parts = [f"---\n{data.to_yaml()}\n---", f"# Predictions of {model}", text, table]
-        with whole_file(card_path) as unfinished:
+        with whole_output(card_path) as unfinished:
             unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
     def write_metadata(self) -> None:
         """List the kept images with their maps for `datasets.load_dataset`; tasks stored in NPZ files are left out."""
         folder, path, card_path = self.path("images"), self.path("metadata.jsonl"), self.path("README.md")
         names = sorted(image.relative_to(folder).as_posix()[: -len(".png")] for image in folder.rglob("*.png"))
-        tasks = [task for task, spec in self.stored.items() if not _is_float(spec)]
-        with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        tasks = [task for task, spec in self.stored.items() if not is_float(spec)]
+        with whole_output(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
             for name in filter(self.is_finished, names):
                 paths = {"image": self.image_path(name), **{task: self.map_path(task, name) for task in tasks}}
                 files = {f"{column}_file_name": each.relative_to(self.path()).as_posix() for column, each in paths.items()}
@@ -399,26 +237,13 @@ class PredictionDirectory:
         data_files = [{"split": "train", "path": ["metadata.jsonl", "images/**", "maps/**"]}]
         # `datasets` (5.2) identifies its cached copy of a local directory by the directory's last name and this configuration alone.
         card.data["configs"] = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
-        with whole_file(card_path) as unfinished:
+        with whole_output(card_path) as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
-
-
-def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) at which a panel shows an image of this (height, width): at most [`MAX_PANEL_ASPECT`] times as high as wide."""
-    height = min(round(PANEL_CELL * size[0] / size[1]), MAX_PANEL_ASPECT * PANEL_CELL)
-    return max(1, height), PANEL_CELL
-
-
-def _panel(image: Image.Image, maps: Mapping[str, Image.Image], keys: Mapping[str, Image.Image | None]) -> Image.Image:
-    """The image and its maps in a row, with a key to the colours below each map."""
-    height, width = _panel_size((image.height, image.width))
-    row = [image.resize((width, height), Image.Resampling.BILINEAR), *maps.values()]
-    return panel([row], ["image", *maps], keys=[None, *keys.values()], cell=PANEL_CELL)
 
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file in a directory without a card comes from anything but an interrupted prediction run."""
-    return path.suffix != ".part" and path.name not in (LOCK_FILE, HOLDER_FILE)
+    return path.suffix != UNFINISHED and path.name not in (LOCK_FILE, HOLDER_FILE)
 
 
 def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -432,16 +257,4 @@ def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[
         )
 
 
-__all__ = [
-    "PredictionDirectory",
-    "digest",
-    "digest_of_values",
-    "load_stored_forms",
-    "map_suffix",
-    "precision",
-    "read_map",
-    "save_map",
-    "stored_form",
-    "whole_file",
-    "write_map",
-]
+__all__ = ["PredictionDirectory"]

@@ -21,7 +21,7 @@ from torch import Tensor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
 from mult_hf.model.outputs import MulTDensePredictionOutput
 
-from .output import digest, digest_of_values
+from .digests import digest, digest_of_values
 
 CACHE = Path(HF_HOME) / "mult_hf" / "exported"
 """Where exported files are kept, in the cache of Hugging Face's libraries; it can be deleted at any time."""

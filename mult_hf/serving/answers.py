@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from mult_hf.inference.output import map_suffix, save_map
+from mult_hf.inference.stored_maps import map_suffix, save_map
 from mult_hf.model.tasks import TaskSpec
 
 Maps = Iterable[tuple[str, Tensor]]

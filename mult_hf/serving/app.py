@@ -25,8 +25,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mult_hf.data.cores import available_cores
-from mult_hf.inference.output import stored_form
 from mult_hf.inference.run import PreparedImage, finished_maps, prepare
+from mult_hf.inference.stored_maps import stored_form
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.resizing import bounded_size
 from mult_hf.model.tasks import TaskSpec

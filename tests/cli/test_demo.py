@@ -22,7 +22,7 @@ gr = pytest.importorskip("gradio", reason='the demo needs Gradio: pip install "m
 from mult_hf import MulTImageProcessor, MultiTaskVisionPipeline, TaskSpec, registered_tasks  # noqa: E402
 from mult_hf.cli import demo as app  # noqa: E402
 from mult_hf.cli.errors import CommandError  # noqa: E402
-from mult_hf.inference.output import load_stored_forms, precision, read_map  # noqa: E402
+from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map  # noqa: E402
 
 SPECS = registered_tasks()
 LIMITS = app.DemoArguments(max_bytes=100_000, max_pixels=10_000, max_side=64, max_points=500)

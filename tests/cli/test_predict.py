@@ -19,9 +19,9 @@ from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpe
 from mult_hf.cli import predict as script
 from mult_hf.data.schema import load_rows
 from mult_hf.inference.directory_lock import HOLDER_FILE, LOCK_FILE, exclusive_run
-from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.scale import ViewSize
+from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map
 from mult_hf.inference.tiling import tiled
 from support.forked import run_together, start
 

@@ -6,6 +6,7 @@ import torch
 from skimage.data import coffee
 
 from mult_hf.data import derive
+from mult_hf.data.benchmarks.reader import DERIVATIONS
 from mult_hf.data.image_targets import IMAGE_TARGETS
 
 REFERENCES = {"edges2d": (derive.edges2d, derive.EDGES_GAIN), "keypoints2d": (derive.keypoints2d, derive.KEYPOINTS_GAIN)}
@@ -26,7 +27,5 @@ def test_targets_of_a_batch_are_those_of_each_image(task, size):
         np.testing.assert_allclose(target[0].numpy(), expected, rtol=0, atol=ROUNDING)
 
 
-def test_every_task_of_the_image_alone_has_both_forms():
-    from mult_hf.data.view_targets import IMAGE_TARGETS as ON_THE_PROCESSOR
-
-    assert set(IMAGE_TARGETS) == set(ON_THE_PROCESSOR)
+def test_every_task_that_readers_derive_from_the_image_alone_is_here():
+    assert set(IMAGE_TARGETS) == {task for task, (inputs, _) in DERIVATIONS.items() if inputs == ("image",)}

@@ -25,7 +25,8 @@ def test_targets_are_those_of_the_view():
     view = TargetsOfViews(VIEWS, ["edges2d", "keypoints2d"])(sample(), torch.Generator().manual_seed(1))
     image = (view["pixel_values"] * 255).round().byte().permute(1, 2, 0).numpy()
     for task, function, gain in (("edges2d", edges2d, EDGES_GAIN), ("keypoints2d", keypoints2d, KEYPOINTS_GAIN)):
-        np.testing.assert_allclose(view["labels"][task][0].numpy(), heat_map(function(image), gain))
+        expected = heat_map(function(image), gain)
+        np.testing.assert_allclose(view["labels"][task][0].numpy(), expected, rtol=0, atol=1e-5)  # float32 sums, times a gain of up to 20
         assert view["labels"][task].max() > 0.05, "premise: there is something to see"
     plain = VIEWS(sample(), torch.Generator().manual_seed(1))
     assert torch.equal(view["pixel_values"], plain["pixel_values"])

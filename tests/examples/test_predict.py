@@ -7,7 +7,7 @@ from PIL import ExifTags, Image
 from transformers import pipeline
 
 import mult_hf
-from mult_hf.inference.output import load_stored_forms, precision, read_map
+from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map
 from support.forked import run_script
 
 ROOT = Path(__file__).resolve().parents[2]

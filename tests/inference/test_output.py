@@ -9,8 +9,12 @@ from datasets import load_dataset
 from PIL import Image
 
 from mult_hf import MULT_TASKS, TaskSpec, registered_tasks
-from mult_hf.inference.output import PredictionDirectory, digest, load_stored_forms, precision, read_map, stored_form, whole_file, write_map
+from mult_hf.data.files import UNFINISHED
+from mult_hf.inference.digests import digest
+from mult_hf.inference.locations import whole_output
+from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.sources import SourceRecord
+from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map, stored_form, write_map
 
 OTHERS = [
     TaskSpec(name="curvature", kind="regression", channels=2, unit="1/m"),
@@ -103,22 +107,22 @@ def test_an_interrupted_write_is_not_finished_and_leaves_no_partial_file(tmp_pat
         moves.append(target)
         os.rename(source, target)
 
-    monkeypatch.setattr("mult_hf.inference.output.os.replace", replace)
+    monkeypatch.setattr("mult_hf.data.files.os.replace", replace)
     with pytest.raises(KeyboardInterrupt):
         write_image(directory, "x")
     monkeypatch.undo()
     assert not directory.is_finished("x")
-    assert [name for name in files_in(tmp_path) if not name.endswith(".part")] == sorted(
+    assert [name for name in files_in(tmp_path) if not name.endswith(UNFINISHED)] == sorted(
         path.relative_to(tmp_path).as_posix() for path in moves
     )
     write_image(directory, "x")
     assert directory.is_finished("x")
-    assert not [name for name in files_in(tmp_path) if name.endswith(".part")]
+    assert not [name for name in files_in(tmp_path) if name.endswith(UNFINISHED)]
 
 
 def test_an_unfinished_file_does_not_have_its_final_name(tmp_path):
     (tmp_path / "x").write_text("old")
-    with whole_file(tmp_path / "x") as unfinished:
+    with whole_output(tmp_path / "x") as unfinished:
         unfinished.write_text("new")
         assert (tmp_path / "x").read_text() == "old"
     assert (tmp_path / "x").read_text() == "new"
@@ -128,9 +132,9 @@ def test_files_are_on_disk_before_they_are_renamed(tmp_path, monkeypatch):
     """Otherwise a power cut may leave an empty file under a final name, which then counts as finished."""
     steps = []
     sync, replace = os.fsync, os.replace
-    monkeypatch.setattr("mult_hf.inference.output.os.fsync", lambda file: (steps.append("sync"), sync(file)))
-    monkeypatch.setattr("mult_hf.inference.output.os.replace", lambda *paths: (steps.append("replace"), replace(*paths)))
-    with whole_file(tmp_path / "x") as unfinished:
+    monkeypatch.setattr("mult_hf.data.files.os.fsync", lambda file: (steps.append("sync"), sync(file)))
+    monkeypatch.setattr("mult_hf.data.files.os.replace", lambda *paths: (steps.append("replace"), replace(*paths)))
+    with whole_output(tmp_path / "x") as unfinished:
         unfinished.write_text("new")
     assert steps[:2] == ["sync", "replace"]
 
@@ -246,7 +250,7 @@ def test_a_directory_with_other_contents_is_never_changed(tmp_path, overwrite):
 
 
 def test_a_directory_is_claimed_after_an_interruption_of_its_very_first_file(tmp_path):
-    with whole_file(tmp_path / "README.md") as unfinished:
+    with whole_output(tmp_path / "README.md") as unfinished:
         unfinished.write_text("---\nmult")
     (tmp_path / "README.md").rename(unfinished)  # what `kill -9` leaves behind
     PredictionDirectory(tmp_path, {"depth": registered_tasks()["depth"]}).claim("me/mult", SETTINGS, overwrite=False)

@@ -11,9 +11,9 @@ from PIL import Image
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli.predict import main
 from mult_hf.data.ray_cluster import Cluster
-from mult_hf.inference.output import load_stored_forms, precision, read_map
 from mult_hf.inference.ray_engine import RayWorkers
 from mult_hf.inference.sources import FileSource, RowSource, find_files
+from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map
 from support.models import TINY_SWIN
 from support.ray_workers import map_workers
 

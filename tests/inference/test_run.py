@@ -14,9 +14,10 @@ from PIL import ExifTags, Image
 
 from mult_hf import MulTImageProcessor, registered_tasks
 from mult_hf.inference import run as module
-from mult_hf.inference.output import PredictionDirectory, read_map
+from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.run import PredictionRun, prepare
 from mult_hf.inference.sources import InputImage, RowSource
+from mult_hf.inference.stored_maps import read_map
 
 SPECS = {"depth": registered_tasks()["depth"]}
 ROWS = Features({"image": ImageFeature(), "focal_length": Value("float64")})
@@ -106,7 +107,7 @@ def test_a_folder_instead_of_a_file_fails_one_image(run, tmp_path):
     assert name == "b"
     assert "maps/depth/b.png is a folder, but a file must be written there; move the folder away" in reason
     assert written(tmp_path) == ["a", "c"]
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.unfinished"))
 
 
 def test_a_file_instead_of_a_folder_fails_one_image(run, tmp_path):

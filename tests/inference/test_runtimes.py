@@ -14,7 +14,7 @@ pytest.importorskip("openvino", reason='runs models: pip install "mult-hf[openvi
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, MultiTaskVisionPipeline
 from mult_hf.cli.main import main
 from mult_hf.inference import export, runtimes
-from mult_hf.inference.output import digest
+from mult_hf.inference.digests import digest
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.runtimes import RUNTIMES, with_runtime
 from support.models import FLAT_SWIN

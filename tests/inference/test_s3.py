@@ -9,7 +9,7 @@ from mult_hf import MulTImageProcessor
 from mult_hf.cli.main import main
 from mult_hf.inference.locations import location
 from mult_hf.inference.object_store import ObjectSource, find_objects
-from mult_hf.inference.output import load_stored_forms, read_map
+from mult_hf.inference.stored_maps import load_stored_forms, read_map
 from support.s3_store import s3_store, upload
 
 TASKS = ["depth", "normals"]

@@ -15,7 +15,7 @@ from mult_hf.cli.arguments import parse_arguments
 from mult_hf.cli.train import TrainFlags
 from mult_hf.data.schema import load_task_specs
 from mult_hf.inference.loading import load_whole_model
-from mult_hf.inference.output import precision, read_map, stored_form, write_map
+from mult_hf.inference.stored_maps import precision, read_map, stored_form, write_map
 from mult_hf.training.state_files import read_state, write_state
 from support.refusals import refusal
 from support.strategies import JUNK, ODD_TEXT, card, cases, spoilt, spoilt_bytes, targets, task_specs, write

@@ -15,7 +15,8 @@ from mult_hf.cli import main as command
 from mult_hf.data.schema import load_task_specs
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.inference.loading import load_processor, load_whole_model
-from mult_hf.inference.output import PredictionDirectory, read_map, stored_form, write_map
+from mult_hf.inference.output import PredictionDirectory
+from mult_hf.inference.stored_maps import read_map, stored_form, write_map
 from mult_hf.model.images import read_image
 from mult_hf.model.label_encoding import LabelEncoding
 from mult_hf.training.progress import JsonLinesLog

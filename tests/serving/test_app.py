@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 
 from mult_hf import MulTImageProcessor, TaskSpec
 from mult_hf.cli.predict import main as predict_command
-from mult_hf.inference.output import precision, read_map
 from mult_hf.inference.predictor import predict
+from mult_hf.inference.stored_maps import precision, read_map
 from mult_hf.model.tasks import LabelEncoding, resolve_tasks
 from mult_hf.serving.app import CLIENT_CLOSED
 from mult_hf.serving.batching import Batcher, Prediction

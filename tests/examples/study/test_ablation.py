@@ -368,7 +368,7 @@ def test_a_shipped_configuration_has_valid_flags_and_matches_its_name(name, deco
 def test_every_shipped_configuration_is_tested():
     assert {path.stem for path in (ROOT / "examples/configs").glob("*.yaml")} == {
         "paper-mult", "single-task", "no-sharing", "swin-unet", "mtan",
-        "rooms-tiny",  # in test_shipped_checkpoint.py
+        "rooms-tiny",  # in test_packaged_checkpoints.py
     }  # fmt: skip
 
 
