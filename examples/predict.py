@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 import mult_hf  # registers the model with transformers
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.stored_maps import load_stored_forms, read_map
+from mult_hf.model.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,13 +31,16 @@ model = AutoModel.from_pretrained(arguments.model).eval()
 processor = AutoImageProcessor.from_pretrained(arguments.model)
 
 # 2. Predict. The processor resizes and normalises the image; the model returns one map per task at the resized image's size.
-image = Image.open(arguments.image).convert("RGB")
+image = read_image(arguments.image)  # a PIL image: upright, RGB, whatever the file's EXIF orientation and mode
+size = (image.height, image.width)
 inputs = processor(image, return_tensors="pt")  # pixel_values (1, 3, height, width)
 with torch.no_grad():
     outputs = model(**inputs)  # outputs.predictions[task] (1, channels, height, width)
 
 # 3. Post-process: maps at the image's original size in each task's unit, and class ids instead of logits. One dictionary per image.
-(results,) = processor.post_process(outputs, target_sizes=[(image.height, image.width)])
+# Depth in metres needs the focal length: from EXIF here, or the camera's own, or else an assumed one (docs/data.md#focal-lengths).
+focal_length = processor.focal_length_of(image, size)
+(results,) = processor.post_process(outputs, target_sizes=[size], focal_length=focal_length.pixels)
 maps = {task: result["prediction"] for task, result in results.items()}  # (height, width), or (channels, height, width)
 for task, spec in model.config.task_specs.items():
     print(f"{task:14} {tuple(maps[task].shape)}, {maps[task].min():.3g} to {maps[task].max():.3g} {spec.unit}")

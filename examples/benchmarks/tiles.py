@@ -50,18 +50,20 @@ class TileArguments:
             raise ValueError(f"--tiles, --own_tiles and --sizes have {too_small}; the model needs at least {MIN_TILE} pixels per side")
 
 
-def make_predictors(model: MulTForMultiTaskDensePrediction, view: ViewSize, arguments: TileArguments) -> dict[str, Predictor]:
+def make_predictors(
+    model: MulTForMultiTaskDensePrediction, view: ViewSize, arguments: TileArguments, *, canonical_camera: bool
+) -> dict[str, Predictor]:
     """Predictors of images at their own size, by the flags of `mult-hf predict` that choose them; the first one is the reference."""
     plain = partial(predict, model)
-    tiles = partial(tiled, plain, model.config.task_specs, batch_size=4)
+    tiles = partial(tiled, plain, model.config.task_specs, batch_size=4, canonical_camera=canonical_camera)
 
-    def whole(size: tuple[int, int]) -> Predictor:
-        return lambda pixel_values: plain(resized(pixel_values, size))
+    def whole(size: ViewSize) -> Predictor:
+        return lambda pixel_values: plain(resized(pixel_values, size.of_image((pixel_values.shape[-2], pixel_values.shape[-1]))))
 
     return {
-        "whole image (no flag)": whole(view.of_tile),
+        "whole image (no flag)": whole(view),
         **{f"`--tile {side}`": tiles(side, view) for side in arguments.tiles},
-        **{f"whole image at {side}": whole((side, side)) for side in arguments.sizes},
+        **{f"whole image at {side}": whole(view._replace(height=side, width=side)) for side in arguments.sizes},
         "`--image_size own`": plain,
         **{f"`--image_size own --tile {side}`": tiles(side, None) for side in arguments.own_tiles},
     }
@@ -119,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     specs = measured_specs(model.config.task_specs, load_task_specs(arguments.dataset))
     processor = MulTImageProcessor.from_pretrained(arguments.model, do_resize=False, tasks=list(specs.values()))
     rows = load_rows(arguments.dataset, split=arguments.split)
-    predictors = make_predictors(model, view, arguments)
+    predictors = make_predictors(model, view, arguments, canonical_camera=processor.canonical_focal_length is not None)
     images = [processor(row["image"], return_tensors="pt")["pixel_values"] for row in rows]
     headings, comparisons = compared(predictors, images, processor)
     evaluations = evaluate(predictors, rows, MultiTaskCollator(processor), Accelerator(cpu=True), batch_size=1, per_image=False)

@@ -57,7 +57,8 @@ def correlate(path: str, dataset: Dataset, entries: list[dict], batch_size: int)
         rows = [dataset[number] for number in range(start, min(start + batch_size, len(dataset)))]
         pixel_values, targets = collator.collate_for_evaluation(rows)
         predictions = predict(model, pixel_values.to(device), tasks=list(specs))
-        for maps, true in zip(finish(predictions, targets, collator.processor), targets):
+        focal_lengths = collator.focal_lengths(rows, (pixel_values.shape[-2], pixel_values.shape[-1]))
+        for maps, true in zip(finish(predictions, targets, collator.processor, focal_lengths), targets):
             correlation.update(maps, true)
     return correlation
 

@@ -41,8 +41,10 @@ from mult_hf.inference.scale import MOST_ZOOM, ViewSize, off_scale
 from mult_hf.inference.sources import DivisibleSource, FileSource, RowSource, find_files
 from mult_hf.inference.tiling import Layout, tiled
 from mult_hf.model.entry_fields import refusal
+from mult_hf.model.tasks import TaskSpec
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
+from .camera_flags import camera_settings, check_field_of_view, field_of_view_flag
 from .runtime_flags import dtype_flag, runtime_flag
 
 PROCESSES, RAY = "processes", "ray"
@@ -75,10 +77,7 @@ class PredictionArguments:
         "by default the size of the model's processor, which is that of its training images"
     )  # fmt: skip
     tile: int | None = flag(None, "cut images into overlapping tiles of this many image pixels; no tiles by default")
-    field_of_view: float | None = flag(
-        None, "degrees along the longer side of images whose focal length is neither in their EXIF nor in --dataset, for depth in "
-        "metres; by default what the model assumes"
-    )  # fmt: skip
+    field_of_view: float | None = field_of_view_flag("neither in their EXIF nor in --dataset")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
     batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
@@ -106,8 +105,7 @@ class PredictionArguments:
             raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
         counts = ["frame_step", "batch_size", "cpu_threads", "max_side", "ray_workers"]
         check_bounds(self, {0: ["num_workers"], 1: counts}, {MAX_WORKERS: ["num_workers"]})
-        if self.field_of_view is not None and not 0 < self.field_of_view < 180:
-            raise ValueError(f"--field_of_view is {self.field_of_view:g}; give degrees above 0 and below 180")
+        check_field_of_view(self.field_of_view)
         if self.engine != RAY and (self.ray_address or self.ray_workers):
             raise ValueError(f"--ray_address is {self.ray_address}, --ray_workers is {self.ray_workers}, without --engine {RAY}; add it")
         check_runtime(self.runtime, self.dtype)
@@ -155,26 +153,26 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     """Load the model and its processor.
 
     Raises:
-        ValueError: if the model lacks a requested task, or weights (see `load_whole_model`).
+        ValueError: if the model lacks a requested task, or weights (see `load_whole_model`), or a flag has no effect on it.
     """
     model = load_whole_model(arguments.model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
-    if arguments.field_of_view is not None and processor.canonical_focal_length is None:
-        raise ValueError(
-            f"--field_of_view is {arguments.field_of_view:g}, but {arguments.model} has no canonical camera: it predicts the same for "
-            "every focal length; remove it"
-        )
+    camera = camera_settings(arguments.field_of_view, arguments.model, processor, requested_specs(arguments, model).values())
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
     do_resize = view is not None and arguments.tile is None
-    assumed = {} if arguments.field_of_view is None else {"assumed_field_of_view": arguments.field_of_view}
-    processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing, **assumed)
+    processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing, **camera)
     model = with_runtime(model, arguments.runtime, arguments.dtype, arguments.tasks, torch.get_num_threads())
     return LoadedModel(model, processor, view, trained)
+
+
+def requested_specs(arguments: PredictionArguments, model: MulTForMultiTaskDensePrediction) -> dict[str, TaskSpec]:
+    """Entries of the tasks to predict by name."""
+    return {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
 
 
 def open_source(arguments: PredictionArguments, accelerator: Accelerator) -> tuple[DivisibleSource, str]:
@@ -250,7 +248,7 @@ def prediction_settings(arguments: PredictionArguments, loaded: LoadedModel, ori
 
 def prediction_directory(arguments: PredictionArguments, loaded: LoadedModel) -> PredictionDirectory:
     """The output directory."""
-    specs = {task: spec for task, spec in loaded.model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
+    specs = requested_specs(arguments, loaded.model)
     return PredictionDirectory(arguments.output_dir, specs, arguments.panels, arguments.keep_images, arguments.max_side)
 
 

@@ -24,6 +24,7 @@ from mult_hf.data.cores import available_cores, threads_per_process
 from mult_hf.evaluation.cards import public_name
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
+from .camera_flags import camera_settings, check_field_of_view, field_of_view_flag
 from .errors import CommandError
 
 MAX_SIDE = 16_384
@@ -39,6 +40,7 @@ class ServeArguments:
     model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
     tasks: list[str] | None = flag(None, "names of the tasks to offer; by default all tasks of the model")
+    field_of_view: float | None = field_of_view_flag("neither in their EXIF nor in the request")
     # Address
     host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 opens the server to everyone on the network, without a password")
     port: int = flag(8000, "port to listen on")
@@ -65,6 +67,7 @@ class ServeArguments:
         most: dict[float, list[str]] = {65_535: ["port"], MAX_WORKERS: ["copies"], 1024: ["batch_size"], 100_000: ["queue_size"]}
         most[MAX_SIDE] = ["max_side"]
         check_bounds(self, {1: counts, 0: ["batch_wait"], 0.1: ["timeout"]}, most)
+        check_field_of_view(self.field_of_view)
         if self.engine != RAY and (self.ray_address or self.copies > 1):
             raise ValueError(f"--ray_address is {self.ray_address}, --copies is {self.copies}, without --engine {RAY}; add it")
 
@@ -74,7 +77,7 @@ def server_settings(arguments: ServeArguments) -> Any:
 
     Raises:
         ImportError: if a package of the extra `serve` is missing.
-        ValueError: if the model is damaged or lacks a task.
+        ValueError: if the model is damaged or lacks a task, or a flag has no effect on it.
         OSError: if there is no such model.
     """
     try:
@@ -91,7 +94,7 @@ def server_settings(arguments: ServeArguments) -> Any:
         raise ImportError(f'the server needs further packages ({error}); install them with: pip install "mult-hf[serve]"') from error
     specs = settings.model_tasks(arguments.model, arguments.tasks)
     limits = Limits(arguments.max_bytes, arguments.max_pixels, arguments.max_side)
-    return settings.ServerSettings(
+    made = settings.ServerSettings(
         model=str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model,
         service=app.ServiceSettings(public_name(arguments.model), arguments.queue_size, arguments.timeout, limits),
         host=arguments.host,
@@ -102,7 +105,10 @@ def server_settings(arguments: ServeArguments) -> Any:
         copies=arguments.copies,
         threads=threads_per_process(arguments.cpu_threads, arguments.copies),
         entries=[spec.to_dict() for spec in specs.values()],
+        field_of_view=arguments.field_of_view,
     )
+    camera_settings(arguments.field_of_view, arguments.model, made.processor(), made.offered().values())
+    return made
 
 
 def check_address(host: str, port: int) -> None:

@@ -17,10 +17,11 @@ from accelerate.utils import set_seed
 from mult_hf.evaluation.cards import public_name, shareable
 from mult_hf.training.arguments import CHECKOUT, DataArguments, ModelArguments, TrainingArguments
 from mult_hf.training.data import load_data
+from mult_hf.training.distributed import print_once
 from mult_hf.training.fields import flag
 from mult_hf.training.initialization import build_model, build_processor, specs_of_model, view_size
 from mult_hf.training.results import Provenance
-from mult_hf.training.run import train
+from mult_hf.training.run import depends_on_focal_length, train
 
 from .arguments import parse_arguments
 
@@ -68,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, data.specs, max(size.values()))
     processor = build_processor(flags, specs_of_model(model, data.specs), size)
+    if data.without_focal_length and depends_on_focal_length(processor):
+        print_once(
+            f"no column focal_length in {', '.join(data.without_focal_length)}: for these rows, the focal length in each image's EXIF is "
+            f"used, or else a field of view of {processor.assumed_field_of_view:g} degrees is assumed"
+        )
     train(
         model,
         processor,

@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from mult_hf.model.alignment import APPLIED_ORIENTATION, UPRIGHT, orientation
+from mult_hf.model.cameras import film_equivalent, with_film_equivalent
 from mult_hf.model.images import open_image
 
 
@@ -38,11 +39,11 @@ class Image(ImageFeature):
         path, contents = value["path"] or "image", value["bytes"]
         image = open_image(path if contents is None else BytesIO(contents), path)
         image.load()
-        turned = orientation(image)
+        turned, millimetres = orientation(image), film_equivalent(image)
         if turned != UPRIGHT:
-            image = ImageOps.exif_transpose(image)
+            image = with_film_equivalent(ImageOps.exif_transpose(image), millimetres)
             image.info[APPLIED_ORIENTATION] = turned
-        return image if self.mode in (None, image.mode) else image.convert(self.mode)
+        return image if self.mode in (None, image.mode) else with_film_equivalent(image.convert(self.mode), millimetres)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ImageFeature):

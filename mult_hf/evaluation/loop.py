@@ -184,6 +184,11 @@ class _Batch:
     focal_lengths: list[float] | None
 
 
+def _size(images: Tensor) -> tuple[int, int]:
+    """Height and width of (..., height, width) images."""
+    return images.shape[-2], images.shape[-1]
+
+
 class _Batches(TorchDataset):
     """Prepared batches by index; a batch has the same rows for any number of processes."""
 
@@ -198,7 +203,7 @@ class _Batches(TorchDataset):
         rows = [self.dataset[row] for row in numbers]
         names = [str(row["id"]) if row.get("id") is not None else f"row {row_number}" for row_number, row in zip(numbers, rows)]
         pixel_values, targets = self.collator.collate_for_evaluation(rows)
-        focal_lengths = self.collator.focal_lengths(rows, (pixel_values.shape[-2], pixel_values.shape[-1]))
+        focal_lengths = self.collator.focal_lengths(rows, _size(pixel_values))
         return _Batch(numbers, names, pixel_values, targets, focal_lengths)
 
 
@@ -253,7 +258,7 @@ def evaluate(
             if number >= len(batches):
                 continue  # the padding batch
             for name, predicted in predictions.items():
-                finished = finish(predicted, batch.targets, collator.processor, batch.focal_lengths)
+                finished = finish(predicted, batch.targets, collator.processor, batch.focal_lengths, _size(pixel_values))
                 for row, image, maps, targets in zip(batch.rows, batch.names, finished, batch.targets):
                     measured[name].update(row, image, maps, targets)
     whole = {name: Evaluation(specs, per_image=per_image) for name in predictors}
@@ -295,6 +300,7 @@ def finish(
     targets: Sequence[Mapping[str, Tensor]],
     processor: MulTProcessingMixin,
     focal_lengths: Sequence[float] | None = None,
+    input_size: tuple[int, int] | None = None,
 ) -> list[dict[str, Tensor]]:
     """Post-process a batch of predictions: per image, in the tasks' units and at the size of each target.
 
@@ -302,7 +308,8 @@ def finish(
         predictions: predictions of a [`Predictor`].
         targets: targets by task per image, as from [`MultiTaskCollator.collate_for_evaluation`].
         processor: the image processor; its entries define the post-processing.
-        focal_lengths: in pixels of the predictions, per image, for a processor with a canonical camera.
+        focal_lengths: in pixels of the model's input, per image, for a processor with a canonical camera.
+        input_size: (height, width) of that input; by default that of the predictions, which a tiled predictor changes.
 
     Returns:
         Maps by task per image, as from `post_process`; tasks without a target are left out.
@@ -311,7 +318,7 @@ def finish(
     images: list[dict[str, Tensor]] = [{} for _ in targets]
     for task in (task for task in predictions if task in specs):
         sizes = [(target[task].shape[-2], target[task].shape[-1]) for target in targets]
-        seen = (predictions[task].shape[-2], predictions[task].shape[-1])
+        seen = input_size or _size(predictions[task])
         focals = focal_lengths and [FocalLength(f, "given").resized(seen, size).pixels for f, size in zip(focal_lengths, sizes)]
         # One task at a time, because labels of different tasks may be stored at different sizes.
         finished = processor.post_process({task: predictions[task]}, sizes, tasks=[specs[task]], focal_length=focals)

@@ -162,8 +162,9 @@ def save_worst(
         spec, shown, captions = evaluation.specs[task], [], []
         for row, value in ranked:
             pixel_values, targets = collator.collate_for_evaluation([dataset[row]])
-            focal_lengths = collator.focal_lengths([dataset[row]], (pixel_values.shape[-2], pixel_values.shape[-1]))
-            (maps,) = finish(predictor(pixel_values), targets, collator.processor, focal_lengths)
+            size = (pixel_values.shape[-2], pixel_values.shape[-1])
+            focal_lengths = collator.focal_lengths([dataset[row]], size)
+            (maps,) = finish(predictor(pixel_values), targets, collator.processor, focal_lengths, size)
             shown.append((dataset[row]["image"], maps[task].cpu().numpy(), targets[0][task].numpy()))
             captions.append(f"{evaluation.names[row]}: {metric.split('/')[1]} {value:.4f}")
         if shown:

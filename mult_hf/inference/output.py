@@ -28,6 +28,7 @@ from mult_hf.data.files import UNFINISHED
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import CARD_KEY, card_header, is_url
 from mult_hf.data.stores import naming_store
+from mult_hf.model.cameras import film_equivalent, film_exif
 from mult_hf.model.resizing import bounded_size
 from mult_hf.model.tasks import TaskSpec
 
@@ -167,8 +168,10 @@ class PredictionDirectory:
                 shown[task], keys[task] = panel_cell(prediction, self.specs[task])
         image = self.kept(image)
         if self.keep_images:
+            millimetres = film_equivalent(image)  # nothing else of its EXIF, such as the place
+            exif = {} if millimetres is None else {"exif": film_exif(millimetres)}
             with whole_output(self.image_path(name)) as unfinished:
-                image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL)
+                image.save(unfinished, "PNG", compress_level=COMPRESS_LEVEL, **exif)
         if self.panels:
             with whole_output(self.panel_path(name)) as unfinished:
                 compose_panel(image, shown, keys).save(unfinished, "JPEG", quality=90)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mult_hf.data.schema import is_url
 from mult_hf.data.workers import naming_killed_workers
-from mult_hf.model.cameras import FocalLength
+from mult_hf.model.cameras import FocalLength, film_exif
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.tasks import TaskSpec
@@ -154,7 +154,11 @@ class PredictionRun:
         record = image.record()
         prepared = prepare(self.processor, image.name, image.read(), self.min_side, image.focal_length)
         # Many images may wait for their predictions, so each is reduced to what is written of it.
-        return prepared._replace(image=self.directory.kept(prepared.image), record=record)
+        kept = self.directory.kept(prepared.image)
+        if self.processor.canonical_focal_length is not None:  # the metres of its maps are those of this focal length
+            kept = kept.copy()
+            kept.info["exif"] = film_exif(prepared.focal_length.film_equivalent(prepared.size))
+        return prepared._replace(image=kept, record=record)
 
     def _predict_batch(self, images: list[PreparedImage], outcomes: Outcomes, bar: tqdm) -> list[tuple[PreparedImage, dict[str, Tensor]]]:
         """Predict images of equal size: each image with its predictions (1, channels, height, width). Failed ones are counted."""

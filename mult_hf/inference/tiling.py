@@ -22,6 +22,9 @@ OVERLAP = 0.25
 MIN_TILE = 32
 """Smallest side of a tile, in pixels: the encoder's largest stride."""
 
+MIN_SHORTER_SIDE = 2
+"""Smallest shorter side of a tile, in pixels: neighbours share one of them."""
+
 CELL = 4
 """Side of the cells in which a tile's mean is replaced by the whole image's, in pixels of the model's input for the whole image. It is the
 step of the decoders' finest stage: the prediction of the whole image has no finer detail."""
@@ -71,6 +74,9 @@ def tiled(
     """
     if tile < MIN_TILE:
         raise ValueError(f"tile is {tile} pixels; it must be at least {MIN_TILE}, the encoder's largest stride")
+    if view is not None and (least := math.ceil(MIN_SHORTER_SIDE * max(view.of_tile) / min(view.of_tile))) > tile:
+        height, width = view.of_tile
+        raise ValueError(f"tile is {tile} pixels; for views of {height} x {width} it must be at least {least}, or it would be too narrow")
 
     def predict(pixel_values: Tensor) -> Mapping[str, Tensor]:
         height, width = pixel_values.shape[-2:]

@@ -39,6 +39,10 @@ class FocalLength(NamedTuple):
     pixels: float
     source: str
 
+    def film_equivalent(self, size: Sequence[int]) -> float:
+        """The 35 mm equivalent in millimetres, for an image of this (height, width)."""
+        return self.pixels / math.hypot(*size) * FULL_FRAME_DIAGONAL
+
     def resized(self, size: Sequence[int], new_size: Sequence[int]) -> "FocalLength":
         """The focal length of the image at another size; where the aspect ratio changes, the geometric mean of both directions."""
         return self._replace(pixels=self.pixels * math.sqrt(math.prod(new_size) / math.prod(size)))
@@ -70,13 +74,40 @@ def exif_focal_length(image: Any) -> float | None:
 
     The equivalent refers to the diagonal (CIPA DC-008, annex G). It is wrong for an image that was cropped afterwards.
     """
+    millimetres = film_equivalent(image)
+    return None if millimetres is None else millimetres / FULL_FRAME_DIAGONAL * math.hypot(*image.size)
+
+
+def film_equivalent(image: Any) -> float | None:
+    """The 35 mm equivalent of the focal length in an image's EXIF, in millimetres, or None if it states none."""
     if not isinstance(image, Image.Image):
         return None
     try:
         millimetres = float(image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
     except (TypeError, ValueError, ArithmeticError, OSError, SyntaxError):  # broken EXIF; 0 means unknown
         return None
-    return millimetres / FULL_FRAME_DIAGONAL * math.hypot(*image.size) if 0 < millimetres < math.inf else None
+    return millimetres if 0 < millimetres < math.inf else None
+
+
+def with_film_equivalent(image: Image.Image, millimetres: float | None) -> Image.Image:
+    """A new image, after the 35 mm equivalent of its file was added to it if it has no EXIF.
+
+    Pillow's conversions keep EXIF data of JPEG files, but lose those of TIFF files and of images that are made from new pixels.
+
+    Args:
+        image: an image in memory, which is changed.
+        millimetres: from [`film_equivalent`] of the image that it was made from.
+    """
+    if millimetres is not None and "exif" not in image.info:
+        image.info["exif"] = film_exif(millimetres)
+    return image
+
+
+def film_exif(millimetres: float) -> bytes:
+    """EXIF data that state the 35 mm equivalent of a focal length, and nothing else."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
+    return exif.tobytes()
 
 
 def check_focal_length(value: Any, what: str = "focal_length") -> float:
@@ -146,6 +177,9 @@ __all__ = [
     "check_focal_length",
     "checked_field_of_view",
     "exif_focal_length",
+    "film_equivalent",
+    "film_exif",
     "find_focal_length",
     "listed_focal_lengths",
+    "with_film_equivalent",
 ]

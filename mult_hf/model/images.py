@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .cameras import film_equivalent, with_film_equivalent
+
 URL_SCHEMES = ("http://", "https://", "data:")
 """Prefixes of names that are URLs and not paths."""
 
@@ -75,8 +77,8 @@ def read_image(
             axis may both be that of the channels is refused.
 
     Returns:
-        An RGB PIL image, or an array or tensor (on its device) of shape (3, height, width), uint8. Reading it again changes
-        nothing (with `channels_last=False` for arrays).
+        An RGB PIL image, whose EXIF states the same focal length as the file's, or an array or tensor (on its device) of shape
+        (3, height, width), uint8. Reading it again changes nothing (with `channels_last=False` for arrays).
 
     Raises:
         ValueError: if the image is empty, broken, too large, of another format, or has values or axes that are ambiguous; the message
@@ -238,12 +240,15 @@ def _read_url(url: str, timeout: float) -> BytesIO:
 def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
-    is_widened = image.format in _WIDENED_FORMATS
     try:
-        image = ImageOps.exif_transpose(image)
-        image.load()
+        upright = ImageOps.exif_transpose(image)
+        upright.load()
     except _BROKEN as error:
         raise ValueError(f"{name} is broken: {error}") from None
+    return with_film_equivalent(_in_rgb(upright, name, is_widened=image.format in _WIDENED_FORMATS), film_equivalent(image))
+
+
+def _in_rgb(image: Image.Image, name: str, *, is_widened: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.array(image)
         if is_widened and values.min() >= 0 and values.max() <= _WHITE_16_BIT:

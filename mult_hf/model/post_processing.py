@@ -10,12 +10,8 @@ from .resizing import Strip, class_map, strips
 from .tasks import TaskSpec
 
 
-def _within_range(values: Tensor, spec: TaskSpec) -> Tensor:
-    return values if spec.value_range is None else values.clamp(*spec.value_range)
-
-
 def _clamp(strip: Strip, spec: TaskSpec) -> Tensor:
-    return _within_range(strip.values, spec)
+    return strip.values if spec.value_range is None else strip.values.clamp(*spec.value_range)
 
 
 _CANCELLED = 1e-3
@@ -88,10 +84,11 @@ def finish(
     if spec.is_classification:
         scores = {"scores": resized(prediction, size).softmax(dim=0)} if return_scores else {}
         return {"prediction": class_map(prediction, size), **scores}
+    if factor != 1:  # first, because the entry's range is that of true values
+        prediction = prediction / factor
     finished = prediction.new_empty(spec.channels, *size)
     for strip in strips(prediction, size):
-        values = _FINISH[spec.activation](strip, spec)
-        finished[:, strip.rows] = values if factor == 1 else _within_range(values / factor, spec)
+        finished[:, strip.rows] = _FINISH[spec.activation](strip, spec)
     return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 

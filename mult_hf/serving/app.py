@@ -10,7 +10,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -41,7 +41,7 @@ RETRY_SECONDS = 1
 DRAIN_POLL_SECONDS = 0.05
 
 CLIENT_CLOSED = 499
-"""Status, in the metrics only, of requests whose client disconnected before the body was complete."""
+"""Status, in the metrics only, of requests whose client disconnected before the answer."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PredictionService:
         self.processor, self.settings, self.model, self.is_healthy = processor, settings, predict, is_healthy
         self.specs = processor.task_specs
         self.stored = {task: stored_form(spec) for task, spec in specs.items()}
-        self.choices = Choices(list(specs), FORMATS, settings.limits)
+        self.choices = Choices(list(specs), FORMATS, settings.limits, processor.canonical_focal_length is not None)
         self.metrics = Metrics()
         self.in_progress = 0
         self.is_draining = False
@@ -144,6 +144,9 @@ class PredictionService:
 
     async def _maps(self, request: Request) -> Answer:
         asked = await read_request(request, self.choices)
+        return await _while_connected(request, self._maps_asked_for(asked))
+
+    async def _maps_asked_for(self, asked: PredictionRequest) -> Answer:
         image = await self._in_thread(self._prepare, asked)
         prediction = await self.model(Query(image.pixel_values.numpy(), asked.tasks))
         if prediction.error:
@@ -156,7 +159,8 @@ class PredictionService:
 
     def _prepare(self, asked: PredictionRequest) -> PreparedImage:
         try:
-            prepared = prepare(self.processor, "the image", open_request_image(asked.content, self.settings.limits))
+            image = open_request_image(asked.content, self.settings.limits)
+            prepared = prepare(self.processor, "the image", image, focal_length=asked.focal_length)
         except ValueError as error:  # too small for the model
             raise HttpError(422, str(error)) from None
         return prepared._replace(image=Image.new("RGB", (1, 1)))  # saves memory: answers do not contain the image
@@ -180,6 +184,7 @@ class PredictionService:
                 "model": self.settings.name,
                 "tasks": [spec.to_dict() for spec in self.stored.values()],
                 "formats": list(self.choices.formats),
+                "assumed_field_of_view": self.processor.assumed_field_of_view,
                 "limits": {**asdict(self.settings.limits), "queue_size": self.settings.queue_size, "timeout": self.settings.timeout},
             }
         )
@@ -192,6 +197,29 @@ class PredictionService:
     async def show_metrics(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
         return Response(generate_latest(self.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Await the answer to a request whose body was read; if its client disconnects first, the work is cancelled.
+
+    Raises:
+        ClientDisconnect: if the client disconnects first.
+    """
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for each in (working, leaving):
+            each.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _error(error: HttpError) -> Response:

@@ -95,6 +95,11 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._calls: asyncio.Task[None] | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Number of queries that wait to be predicted."""
+        return sum(not answer.done() for _, answer in self._waiting)
+
     async def __call__(self, query: Query) -> Prediction:
         """Predict a query together with others; a query that is cancelled while it waits is not predicted."""
         if self._calls is None:

@@ -8,6 +8,7 @@ the object. URLs are never fetched.
 import base64
 import binascii
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,7 +21,7 @@ from starlette.requests import Request
 
 from mult_hf.model.images import open_image, read_image
 
-OPTIONS = ("tasks", "format", "max_side")
+OPTIONS = ("tasks", "format", "max_side", "focal_length")
 """Names of the options."""
 
 IMAGE = "image"
@@ -28,6 +29,9 @@ IMAGE = "image"
 
 OVERHEAD = 2**16
 """Bytes that a body may have beyond the image: boundaries of a form, keys of a JSON object, options."""
+
+FOCAL_LENGTHS = (1.0, 1e7)
+"""Smallest and largest focal length in pixels: those of a fisheye lens in a tiny image, and of a telescope in a huge one."""
 
 MAX_FIELDS = 32
 """Largest number of fields of a form."""
@@ -71,12 +75,14 @@ class PredictionRequest:
         tasks: names of the tasks, in the client's order.
         format: name of the format of the answer.
         max_side: longest side of the maps in pixels.
+        focal_length: in pixels of the image; None where the client does not know it.
     """
 
     content: bytes
     tasks: list[str]
     format: str
     max_side: int
+    focal_length: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,13 @@ class Choices:
         tasks: names of the offered tasks, which are all predicted by default.
         formats: names of the formats.
         limits: limits of a request.
+        has_camera: whether the model has a canonical camera, so that a focal length has an effect.
     """
 
     tasks: Sequence[str]
     formats: Sequence[str]
     limits: Limits
+    has_camera: bool = False
 
 
 async def read_request(request: Request, choices: Choices) -> PredictionRequest:
@@ -140,7 +148,8 @@ def _with_options(content: bytes, options: Mapping[str, Any], choices: Choices) 
     answer_format = options.get("format", choices.formats[0])
     if answer_format not in choices.formats:
         raise HttpError(422, f"format is {str(answer_format)[:80]!r}; choose from {', '.join(choices.formats)}")
-    return PredictionRequest(content, tasks or list(choices.tasks), answer_format, _side(options, choices.limits.max_side))
+    side, focal_length = _side(options, choices.limits.max_side), _focal_length(options.get("focal_length"), choices)
+    return PredictionRequest(content, tasks or list(choices.tasks), answer_format, side, focal_length)
 
 
 def _names(tasks: Any) -> list[str] | None:
@@ -157,6 +166,21 @@ def _side(options: Mapping[str, Any], max_side: int) -> int:
     if isinstance(side, bool) or not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= max_side):
         raise HttpError(422, f"max_side is {text[:80]!r}; give a whole number of pixels from 1 to {max_side}")
     return int(text)
+
+
+def _focal_length(given: Any, choices: Choices) -> float | None:
+    if given is None:
+        return None
+    if not choices.has_camera:
+        raise HttpError(422, "focal_length is set, but the model predicts the same for every focal length; leave it out")
+    least, most = FOCAL_LENGTHS
+    try:
+        pixels = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        pixels = math.nan
+    if not least <= pixels <= most:  # false for NaN, too
+        raise HttpError(422, f"focal_length is {str(given)[:80]!r}; give a number of pixels of the image from {least:g} to {most:g}")
+    return pixels
 
 
 # --- bodies

@@ -27,6 +27,7 @@ class ServerSettings:
         batch_wait: seconds that an image waits for others to join its batch, while the model is idle.
         copies: number of copies of the model, each in its own process; only with Ray.
         threads: CPU threads of each copy.
+        field_of_view: degrees along the longer side of images whose focal length is not known; by default what the model assumes.
     """
 
     model: str
@@ -39,10 +40,12 @@ class ServerSettings:
     batch_wait: float = 0.005
     copies: int = 1
     threads: int = 1
+    field_of_view: float | None = None
 
     def processor(self) -> MulTImageProcessor:
         """The image processor of the model."""
-        return load_processor(self.model, tasks=list(self.entries))
+        camera = {} if self.field_of_view is None else {"assumed_field_of_view": self.field_of_view}
+        return load_processor(self.model, tasks=list(self.entries), **camera)
 
     def offered(self) -> dict[str, TaskSpec]:
         """Entries of the offered tasks by name."""

@@ -1,6 +1,6 @@
 """Rows and tasks of a run: one data set, or a mixture of several, stored or streamed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ class TrainingData:
         baseline_rows: training rows of the first data set, for the constant baseline; the first ones of streamed rows.
         tasks_by_source: for a mixture, the entries of each data set by its name, with its own encodings.
         contents: of streamed rows: a description of their files, with which a resumed run detects changes.
+        without_focal_length: data sets of a mixture whose training rows have no column `focal_length`, where others have it.
     """
 
     specs: dict[str, TaskSpec]
@@ -35,6 +36,7 @@ class TrainingData:
     baseline_rows: Dataset
     tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None
     contents: str | None = None
+    without_focal_length: Sequence[str] = ()
 
     @property
     def sized_rows(self) -> Dataset:
@@ -75,7 +77,9 @@ def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
     weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
     mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
-    return TrainingData(specs, mixed, validation_rows, baseline_rows, tasks_by_source=entries, contents=contents)
+    without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
+    without = without if len(without) < len(names) else []
+    return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without)
 
 
 def _stored(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any], Dataset, None]:

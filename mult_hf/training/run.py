@@ -107,7 +107,7 @@ def _train(
     loop = make_loop(arguments, accelerator, model, processor, training_rows, validation_rows)
     if missing:
         accelerator.print(f"the training data has no column {' or '.join(missing)}: unknown everywhere, and not learnt")
-    if processor.canonical_focal_length is not None and FOCAL_LENGTH not in (training_rows.column_names or []):
+    if depends_on_focal_length(processor) and FOCAL_LENGTH not in (training_rows.column_names or []):
         accelerator.print(
             f"the training data has no column {FOCAL_LENGTH}: the model learns depth for a canonical camera, so the focal length in each "
             f"image's EXIF is used, or else a field of view of {processor.assumed_field_of_view:g} degrees is assumed"
@@ -126,6 +126,11 @@ def _train(
     accelerator.print(_next_step(arguments))
     accelerator.end_training()
     return results
+
+
+def depends_on_focal_length(processor: MulTProcessingMixin) -> bool:
+    """Whether targets depend on the focal lengths of the images: those of depth, with a canonical camera."""
+    return processor.canonical_focal_length is not None and any(spec.zoom_exponent for spec in processor.task_specs.values())
 
 
 def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:
@@ -147,4 +152,4 @@ def _next_step(arguments: TrainingArguments) -> str:
     )
 
 
-__all__ = ["train"]
+__all__ = ["depends_on_focal_length", "train"]

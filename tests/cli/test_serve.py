@@ -7,7 +7,7 @@ import pytest
 
 from mult_hf import MulTImageProcessor
 from mult_hf.cli.errors import CommandError
-from mult_hf.cli.serve import check_address, main
+from mult_hf.cli.serve import ServeArguments, check_address, main, server_settings
 
 TASKS = ["depth", "normals"]
 
@@ -27,12 +27,22 @@ def model(tiny_model, tmp_path):
         (["--timeout", "nan"], "--timeout is nan"),
         (["--copies", "2"], "--ray_address is None, --copies is 2, without --engine ray; add it"),
         (["--ray_address", "auto"], "--ray_address is auto, --copies is 1, without --engine ray; add it"),
+        (["--field_of_view", "180"], "--field_of_view is 180; give degrees above 0 and below 180"),
+        (["--field_of_view", "40"], "--field_of_view is 40, but .* has no canonical camera: .*; remove it"),
         (["--tasks", "depth", "colour"], r"--tasks has \['colour'\]; .* has \['depth', 'normals'\]"),
     ],
 )
 def test_flags_that_cannot_be_served_are_refused(model, flags, message):
     with pytest.raises(ValueError, match=message):
         main(["--model", model, *flags])
+
+
+def test_the_field_of_view_is_that_of_the_servers_processor(model):
+    MulTImageProcessor.from_pretrained(model, canonical_focal_length=300.0).save_pretrained(model)
+    views = [server_settings(ServeArguments(model, field_of_view=given)).processor().assumed_field_of_view for given in (None, 40.0)]
+    assert views == [60.0, 40.0]
+    with pytest.raises(ValueError, match="--field_of_view is 40, but the focal length has no effect on normals; remove it"):
+        server_settings(ServeArguments(model, tasks=["normals"], field_of_view=40.0))
 
 
 def test_a_port_in_use_is_refused(model):

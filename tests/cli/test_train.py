@@ -12,6 +12,7 @@ from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli import train as command
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.schema import load_rows
 from mult_hf.training.loop import TrainingLoop
 from support.models import TINY_SWIN
 from support.training_runs import DEPTH, ROOT, depth_map, log, same, train, weights, write_data
@@ -103,6 +104,19 @@ def test_further_training_keeps_the_range_of_depth_and_says_which_camera_is_assu
     printed = capsys.readouterr().out
     assert "the range from 0 to 10 m and the data from 0 to 64 m" in printed
     assert "or else a field of view of 60 degrees is assumed" in printed
+
+
+def test_a_mixture_names_the_data_sets_without_focal_lengths(tmp_path, data, capsys):
+    other = write_data(tmp_path / "other", {"depth": depth_map}, [DEPTH])
+    for split, rows in load_rows(other).items():
+        rows.add_column("focal_length", [60.0] * len(rows)).to_parquet(str(other / f"{split}-00000-of-00001.parquet"))
+    flags = ["--mix_with", other, "--canonical_focal_length", 96]
+    train(tmp_path / "mixed", "--dataset", data, *flags)
+    printed = capsys.readouterr().out
+    assert f"no column focal_length in {data}: for these rows, the focal length in each image's EXIF is used" in printed
+    assert "the training data has no column focal_length" not in printed
+    train(tmp_path / "curvature", "--dataset", data, "--tasks", "principal_curvature", "--canonical_focal_length", 96)
+    assert "focal_length" not in capsys.readouterr().out, "curvature does not depend on it"
 
 
 def test_training_starts_from_a_pretrained_encoder(tmp_path, data):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, Image
 from transformers import pipeline
 
 import mult_hf
@@ -14,10 +15,16 @@ IMAGE = ROOT / "docs/images/living-room.jpg"
 
 
 def test_the_saved_maps_are_those_of_the_pipeline(tmp_path):
-    argv = ["--image", IMAGE, "--output_dir", tmp_path / "out"]
+    """Of a photograph that was taken upright, with a lens that its EXIF states."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
+    image = tmp_path / "living-room.jpg"
+    Image.open(IMAGE).save(image, exif=exif)
+    argv = ["--image", image, "--output_dir", tmp_path / "out"]
     printed, status = run_script(ROOT / "examples/predict.py", *argv, output=tmp_path / "output.txt")
     assert status == 0, printed
-    expected = pipeline("multitask-vision", model=mult_hf.DEFAULT_CHECKPOINT)(str(IMAGE))
+    expected = pipeline("multitask-vision", model=mult_hf.DEFAULT_CHECKPOINT)(str(image))
     entries = load_stored_forms(tmp_path / "out")
     assert entries.keys() == expected.keys()
     for task, entry in entries.items():

@@ -209,6 +209,15 @@ def test_a_tile_that_no_model_takes_is_refused():
         tiled(pointwise, SPECS, 31)
 
 
+def test_a_tile_that_would_be_too_narrow_for_the_views_is_refused():
+    view = ViewSize(32, 1024)
+    with pytest.raises(ValueError, match="tile is 63 pixels; for views of 32 x 1024 it must be at least 64, or it would be too narrow"):
+        tiled(lambda _: {}, {}, 63, view)
+    specs = MulTImageProcessor(tasks=["edges2d"]).task_specs
+    found = tiled(lambda views: {"edges2d": views[:, :1]}, specs, 64, view)(torch.ones(1, 3, 40, 100))
+    torch.testing.assert_close(found["edges2d"], torch.ones_like(found["edges2d"]))
+
+
 @pytest.mark.slow
 def test_an_image_of_1000_by_1500_pixels_has_no_visible_seam(tiny_model):
     """The largest step between neighbours at a tile's edge is no larger than elsewhere in the image, for every task.
@@ -245,18 +254,23 @@ def largest_steps(values, tile):
     return max(at_edges), max(elsewhere)
 
 
-def test_metres_of_a_canonical_camera_are_the_same_with_tiles():
-    """The blended maps are larger than the model's view of the whole image, and so is their focal length in pixels."""
-    processor = MulTImageProcessor(size={"shortest_edge": 32}, tasks=["depth"], canonical_focal_length=24.0)
+@pytest.mark.parametrize(
+    ("side", "is_larger", "canonical_depth"),
+    [(32, True, 2.0), (160, False, 8.0)],  # below the size of the model's view, 8 m become 8 * 160 / 96 = 13.3, beyond the range of 10 m
+)
+def test_metres_of_a_canonical_camera_are_the_same_with_tiles(side, is_larger, canonical_depth):
+    """The blended maps have another size than the model's view of the whole image, and so another focal length in pixels."""
+    processor = MulTImageProcessor(size={"shortest_edge": side}, tasks=["depth"], canonical_focal_length=24.0 * side / 32)
     specs, view, images = processor.task_specs, ViewSize.of_processor(processor.size), torch.randn(1, 3, 96, 128)
 
-    def two_metres(pixel_values):
-        return {"depth": torch.full((len(pixel_values), 1, *pixel_values.shape[-2:]), 2.0)}
+    def some_depth(pixel_values):
+        return {"depth": torch.full((len(pixel_values), 1, *pixel_values.shape[-2:]), canonical_depth)}
 
-    whole = two_metres(torch.empty(1, 3, *view.of_image((96, 128))))
-    tiles = tiled(two_metres, specs, 48, view, canonical_camera=True)(images)
-    assert tiles["depth"].shape[-1] > whole["depth"].shape[-1], "premise: they have another size"
+    whole = some_depth(torch.empty(1, 3, *view.of_image((96, 128))))
+    tiles = tiled(some_depth, specs, 48, view, canonical_camera=True)(images)
+    assert (tiles["depth"].shape[-1] > whole["depth"].shape[-1]) == is_larger, "premise: they have another size"
     in_metres = [
-        processor.post_process(maps, target_sizes=[(96, 128)], focal_length=100.0)[0]["depth"]["prediction"] for maps in (whole, tiles)
+        processor.post_process(maps, target_sizes=[(96, 128)], focal_length=80.0)[0]["depth"]["prediction"] for maps in (whole, tiles)
     ]
+    assert in_metres[0].max() < 10, "premise: within the range"
     torch.testing.assert_close(in_metres[1], in_metres[0], rtol=0.02, atol=0)  # sizes are whole pixels

@@ -1,6 +1,7 @@
 """Proves that values are learnt for a canonical camera and returned for the image's own, whose focal length is given, read or assumed."""
 
 import math
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from PIL import ExifTags, Image
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, MulTImageProcessorPil, MultiTaskVisionPipeline
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.image_column import Image as ImageColumn
 from mult_hf.evaluation.loop import evaluate
 from mult_hf.model.cameras import exif_focal_length, find_focal_length
+from mult_hf.model.images import read_image
 from mult_hf.training.trainer_metrics import TrainerMetrics
 from support.models import TINY_SWIN
 
@@ -69,6 +72,8 @@ def test_predictions_are_those_of_the_images_camera(processor):
 def test_metres_stay_within_the_range_of_the_task(processor):
     (maps,) = processor.post_process({"depth": torch.full((1, 1, 32, 48), 9.0)}, focal_length=10 * CANONICAL)
     assert maps["depth"]["prediction"].max() == 10, "90 m through the long lens, of a task that ends at 10 m"
+    (maps,) = processor.post_process({"depth": torch.full((1, 1, 32, 48), 12.0)}, focal_length=CANONICAL / 2)
+    assert maps["depth"]["prediction"].unique().item() == 6, "the range is that of metres, not of the canonical camera's values"
 
 
 def test_without_a_canonical_camera_the_focal_length_has_no_effect():
@@ -87,6 +92,30 @@ def test_a_focal_length_is_given_or_else_read_or_else_assumed():
     assert (pixels, source) == (pytest.approx(26 / math.hypot(36, 24) * math.hypot(64, 96)), "EXIF")
     assert find_focal_length(photograph(), (64, 96)) == (pytest.approx(48 / math.tan(math.radians(30))), "assumed")
     assert find_focal_length(photograph(), (96, 64), field_of_view=90.0) == (pytest.approx(48), "assumed"), "the longer side counts"
+
+
+FILES = [("JPEG", "RGB"), ("TIFF", "RGB"), ("TIFF", "L"), ("PNG", "RGBA"), ("PNG", "I;16"), ("WEBP", "RGBA"), ("AVIF", "LA")]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("kind", "mode"), FILES)
+def test_a_file_that_was_read_states_the_same_focal_length(kind, mode, orientation):
+    """Pillow's conversions to upright RGB lose the EXIF of TIFF files, and of those with transparency or 16 bits."""
+    values = np.full((64, 96), 1000, np.uint16)
+    image = Image.fromarray(values) if mode == "I;16" else photograph().convert(mode)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 28
+    exif[ExifTags.IFD.Exif] = exif.get_ifd(ExifTags.IFD.Exif)  # otherwise not written to TIFF files
+    file = BytesIO()
+    image.save(file, kind, exif=exif)
+    expected = pytest.approx(28 / math.hypot(36, 24) * math.hypot(64, 96))
+    assert exif_focal_length(Image.open(file)) == expected, "premise"
+    once = read_image(file.getvalue())
+    assert once.size == ((96, 64) if orientation == 1 else (64, 96))
+    assert [exif_focal_length(each) for each in (once, read_image(once))] == [expected] * 2
+    decoded = [ImageColumn(mode=mode).decode_example({"bytes": file.getvalue(), "path": None}) for mode in (None, "RGB")]
+    assert [exif_focal_length(each) for each in decoded] == [expected] * 2
 
 
 @pytest.mark.parametrize("value", [0, "broken", float("nan")])
@@ -150,6 +179,10 @@ def test_errors_are_measured_in_metres_of_each_rows_camera():
     answers = iter(collator(rows)["labels"]["depth"].split(1))
     found = evaluate({"right": lambda _: {"depth": next(answers)}}, rows, collator, Accelerator(), batch_size=1, progress=False)
     assert found["right"].compute()["depth/rmse"] == pytest.approx(0, abs=1e-6)
+    answers = iter(collator(rows)["labels"]["depth"].split(1))
+    larger = {"larger": lambda _: {"depth": torch.nn.functional.interpolate(next(answers), scale_factor=2) / 2}}
+    found = evaluate(larger, rows, collator, Accelerator(), batch_size=1, progress=False)
+    assert found["larger"].compute()["depth/rmse"] == pytest.approx(0, abs=1e-6), "of a predictor that enlarges its maps, as tiles do"
     plain = MultiTaskCollator(MulTImageProcessor(size=SIZE, tasks=["depth"]))
     assert plain.focal_lengths(rows, (32, 48)) is None
 

@@ -28,14 +28,14 @@ def processor(network):
 
 @pytest.fixture
 def serve(network, processor):
-    """Make a service; keywords are settings, and `model` and `healthy` replace what it calls."""
+    """Make a service; keywords are settings, and `model`, `healthy` and `processor` replace what it calls."""
 
     async def answer(query):
         together = partial(predict_together, lambda pixels, tasks: predict(network, pixels, tasks=tasks), [query])
         (prediction,) = await asyncio.to_thread(together)
         return prediction
 
-    def make(model=answer, healthy=True, **settings):
+    def make(model=answer, healthy=True, processor=processor, **settings):
         async def is_healthy():
             return healthy
 

@@ -4,6 +4,8 @@ import asyncio
 import base64
 import io
 import json
+import math
+import threading
 import zipfile
 import zlib
 from dataclasses import replace
@@ -11,14 +13,16 @@ from dataclasses import replace
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from starlette.testclient import TestClient
 
-from mult_hf import TaskSpec
+from mult_hf import MulTImageProcessor, TaskSpec
+from mult_hf.cli.predict import main as predict_command
 from mult_hf.inference.predictor import predict
 from mult_hf.inference.stored_maps import precision, read_map
 from mult_hf.model.tasks import LabelEncoding, resolve_tasks
-from mult_hf.serving.batching import Prediction
+from mult_hf.serving.app import CLIENT_CLOSED
+from mult_hf.serving.batching import Batcher, Prediction
 from mult_hf.serving.requests import Limits
 
 NAMES = ["segmentation", "depth", "normals", "curvature"]
@@ -153,6 +157,80 @@ def test_the_page_of_tasks_has_the_limits(serve):
     assert (page["formats"], page["limits"]["queue_size"], page["limits"]["max_bytes"]) == (["png", "npz", "json"], 7, 99)
 
 
+# --- focal lengths
+
+
+@pytest.fixture
+def camera_processor(network):
+    """The processor of a model with a canonical camera, which assumes 40 degrees."""
+    camera = {"canonical_focal_length": 300.0, "assumed_field_of_view": 40.0}
+    return MulTImageProcessor(size={"height": 40, "width": 40}, tasks=network.config.tasks, **camera)
+
+
+@pytest.fixture
+def camera_client(serve, camera_processor):
+    return TestClient(serve(processor=camera_processor).application())
+
+
+def with_equivalent(millimetres):
+    """EXIF that states the 35 mm equivalent of a focal length."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
+    return exif.tobytes()
+
+
+def test_maps_are_the_files_that_predict_writes_whatever_states_the_focal_length(network, processor, camera_client, image, tmp_path):
+    """The EXIF of a photograph, of a transparent image, or nothing but --field_of_view."""
+    network.save_pretrained(tmp_path / "model")
+    type(processor).from_dict({**processor.to_dict(), "canonical_focal_length": 300.0}).save_pretrained(tmp_path / "model")
+    contents = {
+        "phone.jpg": encoded(image, "JPEG", exif=with_equivalent(26)),
+        "transparent.webp": encoded(image.convert("RGBA"), "WEBP", exif=with_equivalent(26)),
+        "plain.png": encoded(image),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    flags = ["--model", tmp_path / "model", "--output_dir", tmp_path / "out", "--tasks", "depth", "--field_of_view", 40, "--inputs"]
+    assert predict_command([*map(str, [*flags, *(tmp_path / name for name in contents)])]) == 0
+    for name, content in contents.items():
+        answer = camera_client.post("/predict?tasks=depth", content=content, headers={"content-type": "application/octet-stream"})
+        assert answer.content == (tmp_path / "out/maps/depth" / f"{name}.png").read_bytes(), name
+    assert len({(tmp_path / "out/maps/depth" / f"{name}.png").read_bytes() for name in contents}) == 3, "premise: metres differ"
+
+
+def test_a_request_states_the_focal_length_before_the_file(network, camera_processor, camera_client, image):
+    """In pixels of the image, here twice as many as the EXIF states."""
+    content = encoded(image, "PNG", exif=with_equivalent(26))
+    outputs = predict(network, camera_processor(image, return_tensors="pt")["pixel_values"])
+    pixels = 2 * 26 / math.hypot(36, 24) * math.hypot(50, 60)
+    (maps,) = camera_processor.post_process(outputs, [(25, 30)], focal_length=pixels / 2)
+    options = {"tasks": "depth", "format": "npz", "max_side": "30", "focal_length": str(pixels)}
+    answers = [
+        camera_client.post("/predict", params=options, content=content, headers=TYPE),
+        camera_client.post("/predict", data=options, files={"image": ("a.png", content, "image/png")}),
+        camera_client.post("/predict", json={"image": base64_of(content), **options, "focal_length": pixels}),
+    ]
+    unknown = camera_client.post("/predict", json={"image": base64_of(content), **options, "focal_length": None})
+    for answer, factor in [*((each, 1) for each in answers), (unknown, 2)]:
+        with np.load(io.BytesIO(answer.content)) as arrays:
+            np.testing.assert_allclose(factor * arrays["depth"][0], maps["depth"]["prediction"].numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", ["0", "-300", "nan", "inf", "1e-320", "300,400", "wide", "", True, [300]])
+def test_an_impossible_focal_length_is_refused_in_one_line(camera_client, value):
+    in_body = {"json": {"image": base64_of(SMALL), "focal_length": value}}
+    request = {"content": SMALL, "headers": TYPE, "params": {"focal_length": value}} if isinstance(value, str) else in_body
+    answer = camera_client.post("/predict", **request)
+    assert (answer.status_code, "; give a number of pixels of the image from 1 to 1e+07" in answer.json()["error"]) == (422, True)
+
+
+def test_a_model_without_a_canonical_camera_takes_no_focal_length(client, camera_client):
+    answer = client.post("/predict", content=SMALL, headers=TYPE, params={"focal_length": "300"})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("focal_length is set, but the model predicts the same for every focal length")
+    assert [each.get("/tasks").json()["assumed_field_of_view"] for each in (client, camera_client)] == [None, 40.0]
+
+
 # --- refusals
 
 SMALL = encoded(Image.new("RGB", (40, 40)))
@@ -173,7 +251,7 @@ TYPE = {"content-type": "image/png"}
         ({"content": SMALL, "headers": TYPE, "params": {"format": "exr"}}, 422, "format is 'exr'; choose from png, npz, json"),
         ({"content": SMALL, "headers": TYPE, "params": {"max_side": "0"}}, 422, "max_side is '0'; give a whole number of pixels"),
         ({"content": SMALL, "headers": TYPE, "params": {"max_side": "9999"}}, 422, "from 1 to 2048"),
-        ({"content": SMALL, "headers": TYPE, "params": {"url": "x"}}, 422, "url cannot be set; the options are tasks, format, max_side"),
+        ({"content": SMALL, "headers": TYPE, "params": {"url": "x"}}, 422, "url cannot be set; the options are tasks, format, max_"),
         ({"files": {"file": ("a.png", SMALL)}}, 422, "the form has ['file']; expected a file called `image`"),
         ({"data": {"image": "text"}, "files": {"x": ("a", b"a")}}, 422, "expected a file called `image`"),
         ({"files": [("image", ("a.png", SMALL)), ("image", ("b.png", SMALL))]}, 422, "the form cannot be read"),
@@ -340,6 +418,54 @@ def test_concurrent_requests_of_mixed_sizes_get_their_own_answers(serve, process
         assert depth.shape == (1, image.height, image.width)
         pixels = processor(image, return_tensors="pt")["pixel_values"]
         np.testing.assert_allclose(depth, np.full(depth.shape, 5 + pixels.mean()), atol=1e-4)  # sums in another order
+
+
+def test_an_image_whose_client_leaves_while_it_waits_is_not_predicted(serve):
+    predicted, go = [], threading.Event()
+
+    def model(queries):
+        predicted.extend(query.pixel_values.shape[1:] for query in queries)
+        assert go.wait(60)
+        return [Prediction({"depth": np.full((1, 1, 40, 40), 2, np.float32)}, len(queries)) for query in queries]
+
+    async def post_and_leave(application, leave):
+        """Send an image; returns the statuses that the server sends."""
+        body, statuses = [{"type": "http.request", "body": SMALL}], []
+
+        async def receive():
+            if body:
+                return body.pop()
+            await leave.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        headers = [(b"content-type", b"image/png")]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b"tasks=depth"}
+        await application(scope, receive, send)
+        return statuses[0]
+
+    async def run():
+        batcher = Batcher(model, size=8, wait=0.0)
+        service = serve(batcher)
+        application, stays, leaves = service.application(), asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(post_and_leave(application, stays))
+        while not predicted:  # the model is busy from now on
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(post_and_leave(application, leaves))
+        while not batcher.waiting:
+            await asyncio.sleep(0.001)
+        leaves.set()
+        statuses = [await second]
+        third = asyncio.create_task(post_and_leave(application, stays))
+        while batcher.waiting < 1:
+            await asyncio.sleep(0.001)
+        go.set()
+        return [*statuses, await first, await third], service.in_progress
+
+    assert asyncio.run(run()) == ([CLIENT_CLOSED, 200, 200], 0)
+    assert len(predicted) == 2
 
 
 def test_a_draining_server_answers_what_is_in_progress_and_refuses_the_rest(serve, image):

@@ -10,11 +10,12 @@ from support.tables import unpadded
 from support.training_runs import DEPTH, depth_map, write_data
 
 
-def test_the_command_prints_a_row_per_predictor(tmp_path, capsys):
+@pytest.mark.parametrize("camera", [{}, {"canonical_focal_length": 50.0}], ids=["no-camera", "canonical-camera"])
+def test_the_command_prints_a_row_per_predictor(tmp_path, capsys, camera):
     torch.manual_seed(0)
     data = write_data(tmp_path / "maps", {"depth": depth_map}, [DEPTH], count=2, size=96)
     MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SHALLOW_SWIN, tasks=["depth"])).save_pretrained(tmp_path / "net")
-    MulTImageProcessor(size={"height": 64, "width": 64}, tasks=["depth"]).save_pretrained(tmp_path / "net")
+    MulTImageProcessor(size={"height": 64, "width": 64}, tasks=["depth"], **camera).save_pretrained(tmp_path / "net")
     flags = "--split validation --tiles 96 64 --own_tiles 64 --sizes 64".split()
     main(["--dataset", str(data), "--model", str(tmp_path / "net"), *flags])
     header, _, *rows = [line.strip("| ").split(" | ") for line in unpadded(capsys.readouterr().out).splitlines() if line.startswith("|")]
