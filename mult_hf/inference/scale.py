@@ -39,6 +39,10 @@ class ViewSize(NamedTuple):
             return cls(sides["height"], sides["width"])
         raise ValueError(f"the processor has the size {dict(size)}; expected height and width, or shortest_edge")
 
+    def to_json(self) -> list[int] | dict[str, int]:
+        """The size as a card states it: height and width, or the shortest edge."""
+        return {"shortest_edge": self.height} if self.keeps_aspect else [self.height, self.width]
+
     @property
     def of_tile(self) -> tuple[int, int]:
         """(height, width) to which every tile is resized."""

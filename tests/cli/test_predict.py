@@ -13,11 +13,10 @@ import pytest
 import torch
 from datasets import Dataset, Features
 from datasets import Image as Feature
-from PIL import ExifTags, Image
+from PIL import Image
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.cli import predict as script
-from mult_hf.data.schema import load_rows
 from mult_hf.inference.directory_lock import HOLDER_FILE, LOCK_FILE, exclusive_run
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.scale import ViewSize
@@ -481,43 +480,3 @@ def test_two_processes_write_each_file_once_and_list_every_broken_image(run, mod
 def test_an_unregistered_task_is_stored_according_to_its_entry(model):
     """The premise of the tests above."""
     assert TaskSpec.from_dict(TASKS[-1]) in MulTForMultiTaskDensePrediction.from_pretrained(model).config.task_specs.values()
-
-
-def test_the_field_of_view_of_images_without_a_focal_length_changes_metres_in_proportion(run, model, images, tmp_path):
-    MulTImageProcessor.from_pretrained(model, canonical_focal_length=100.0).save_pretrained(model)
-    maps = {}
-    for name, flags in {"assumed": [], "given": ["--field_of_view", 40]}.items():
-        assert run("--inputs", images, "--tasks", "depth", *flags, output=name)[0] == 0
-        maps[name] = read_map(tmp_path / name / "maps/depth/a/x.png.png", load_stored_forms(tmp_path / name)["depth"])
-    within = maps["given"] < 9.9  # the task's range ends at 10 m
-    assert within.mean() > 0.5, "premise"
-    expected = np.tan(np.radians(60 / 2)) / np.tan(np.radians(40 / 2)) * maps["assumed"]
-    np.testing.assert_allclose(maps["given"][within], expected[within], rtol=0.01)  # stored in steps
-
-
-def test_kept_images_state_the_focal_length_of_their_metres(run, model, images, tmp_path):
-    """Otherwise a model that is trained on these pseudo-labels would learn them for an assumed lens."""
-    processor = MulTImageProcessor.from_pretrained(model, canonical_focal_length=100.0)
-    processor.save_pretrained(model)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Make] = "secret"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 28
-    Image.open(images / "b/x.jpg").save(images / "b/x.jpg", exif=exif)
-    assert run("--inputs", images, "--tasks", "depth", "--field_of_view", 40, "--keep_images", "--max_side", 48)[0] == 0
-    found = {row["id"]: row["image"] for row in load_rows(tmp_path / "out", split="train")}
-    lengths = {name: processor.focal_length_of(image, (image.height, image.width)).pixels for name, image in found.items()}
-    given, stated = 48 / 2 / np.tan(np.radians(40 / 2)), 28 / np.hypot(36, 24) * np.hypot(48, 40)
-    assert lengths == pytest.approx({"a/x.png": given, "b/x.jpg": stated, "b/x.png": given})
-    assert ExifTags.Base.Make not in found["b/x.jpg"].getexif()
-
-
-@pytest.mark.parametrize(("degrees", "message"), [(40, "40, but .* has no canonical camera"), (180, "180; give degrees above 0")])
-def test_a_field_of_view_that_has_no_meaning_is_refused(run, images, degrees, message):
-    with pytest.raises(ValueError, match=f"--field_of_view is {message}"):
-        run("--inputs", images, "--field_of_view", degrees)
-
-
-def test_a_field_of_view_without_effect_on_the_tasks_is_refused(run, model, images):
-    MulTImageProcessor.from_pretrained(model, canonical_focal_length=100.0).save_pretrained(model)
-    with pytest.raises(ValueError, match="--field_of_view is 40, but the focal length has no effect on segmentation, normals; remove it"):
-        run("--inputs", images, "--field_of_view", 40, "--tasks", "normals", "segmentation")
