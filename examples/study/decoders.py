@@ -4,11 +4,17 @@
 encoder map by its own projections. It shows what sharing does by itself. (`["self", "self"]` changes the source of queries and keys,
 too.)
 
+`swin_unet_shared` is Swin-Unet with MulT's shared map in the second block of each stage; in `swin_unet_own_maps`, its counterpart,
+every task computes its own one from the encoder map. They show what sharing does in a decoder with skip connections.
+
 `cross_task` lets the tokens of all tasks attend to one another, see `cross_task.py`.
 """
 
+from typing import ClassVar
+
 from mult_hf.model.configuration_mult import DECODER_OPTIONS, BlockAttention, MulTConfig
 from mult_hf.model.decoder_mult import MulTDecoder, SharedWindowAttention
+from mult_hf.model.decoder_unet import SwinUnetDecoder
 from mult_hf.model.decoders import DECODERS
 
 from .cross_task import CrossTaskDecoder
@@ -45,7 +51,22 @@ class OwnMapsDecoder(MulTDecoder):
                     block.attention = SharedWindowAttention(config, width, block.attention.heads, OwnMap(*kind), config.task_specs)
 
 
+class SwinUnetSharedDecoder(SwinUnetDecoder):
+    """Swin-Unet's decoder with one attention map for all tasks, from the encoder map, in the second block of each stage."""
+
+    kinds: ClassVar = (BlockAttention("self", skip=False), BlockAttention("encoder", skip=False))
+
+
+class SwinUnetOwnMapsDecoder(SwinUnetDecoder):
+    """The same with one map per task, from the encoder map."""
+
+    kinds: ClassVar = (BlockAttention("self", skip=False), OwnMap("encoder", skip=False))
+
+
 DECODERS["cross_task"] = CrossTaskDecoder
 DECODER_OPTIONS["cross_task"] = ("mlp_ratio", "hidden_act", "qkv_bias")
 DECODERS["mult_own_maps"] = OwnMapsDecoder
 DECODER_OPTIONS["mult_own_maps"] = DECODER_OPTIONS["mult"]
+for _name, _decoder in {"swin_unet_shared": SwinUnetSharedDecoder, "swin_unet_own_maps": SwinUnetOwnMapsDecoder}.items():
+    DECODERS[_name] = _decoder
+    DECODER_OPTIONS[_name] = (*DECODER_OPTIONS["swin_unet"], "reference_task")

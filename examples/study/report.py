@@ -57,7 +57,11 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     "against the authors' head": ("MulT with skip", "authors' head"),
     "the paper's blocks, against the authors' head": ("MulT", "authors' head"),
     "against MTAN": ("MulT with skip", "MTAN"),
+    "one decoder trunk for six tasks, against one network per task": ("MTAN", "single-task with skip"),
     "against Swin-Unet": ("MulT with skip", "Swin-Unet"),
+    "sharing in Swin-Unet, maps from the encoder": ("Swin-Unet with a shared map", "Swin-Unet with own maps"),
+    "sharing in Swin-Unet, against maps of each task's own stream": ("Swin-Unet with a shared map", "Swin-Unet"),
+    "Swin-Unet for six tasks, against one network per task": ("Swin-Unet", "single-task with skip"),
     "against cross-task attention": ("MulT with skip", "cross-task attention"),
     **{
         f"normals as the reference task, against {task}": ("MulT with skip", f"reference {task}")

@@ -15,7 +15,7 @@ resize of the "mult" decoder is used only if doubling does not give the next map
 All maps are channels-last, (batch, height, width, channels), unless said otherwise.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .configuration_mult import BlockAttention, MulTConfig
 from .decoder_mult import MulTDecoderBlock, MulTDecoderOutput, PerTask, channels_first, channels_last, decoder_heads, resize
 
-_BLOCKS_OF_A_STAGE = 2  # one with regular windows, one with shifted ones
+_KINDS = (BlockAttention("self", skip=False),) * 2  # of a stage's blocks: one with regular windows, one with shifted ones
 
 
 class PatchExpanding(nn.Module):
@@ -60,13 +60,15 @@ class SkipConnection(nn.Module):
 class SwinUnetStage(nn.Module):
     """One step up of all decoders: each task's skip connection, and its two Swin blocks."""
 
-    def __init__(self, config: MulTConfig, channels: int, next_channels: int, heads: int, drop_path: list[float]) -> None:
+    def __init__(
+        self, config: MulTConfig, channels: int, next_channels: int, heads: int, kinds: Sequence[BlockAttention], drop_path: list[float]
+    ) -> None:
         super().__init__()
-        tasks, attention = list(config.task_specs), BlockAttention("self", skip=False)
+        tasks = list(config.task_specs)
         self.tasks = PerTask(tasks, lambda task: SkipConnection(channels, next_channels, config.layer_norm_eps))
         self.blocks = nn.ModuleList(
-            MulTDecoderBlock(config, next_channels, heads, attention, index * (config.decoder_window // 2), rate, tasks)
-            for index, rate in enumerate(drop_path)
+            MulTDecoderBlock(config, next_channels, heads, kind, index * (config.decoder_window // 2), rate, tasks)
+            for index, (kind, rate) in enumerate(zip(kinds, drop_path, strict=True))
         )
 
     def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> dict[str, Tensor]:
@@ -89,14 +91,16 @@ class SwinUnetDecoder(nn.Module):
     """
 
     _no_split_modules: ClassVar[list[str]] = ["MulTDecoderBlock"]
+    kinds: ClassVar[Sequence[BlockAttention]] = _KINDS
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()
         channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
         heads = decoder_heads(config, channels)[1:]  # the coarsest map is the bottleneck, whose blocks are the encoder's
-        rates = torch.linspace(0, config.drop_path_rate, _BLOCKS_OF_A_STAGE * len(heads), device="cpu").tolist()
+        blocks = len(self.kinds)
+        rates = torch.linspace(0, config.drop_path_rate, blocks * len(heads), device="cpu").tolist()
         self.stages = nn.ModuleList(
-            SwinUnetStage(config, coarser, finer, heads[stage], rates[_BLOCKS_OF_A_STAGE * stage :][:_BLOCKS_OF_A_STAGE])
+            SwinUnetStage(config, coarser, finer, heads[stage], self.kinds, rates[blocks * stage :][:blocks])
             for stage, (coarser, finer) in enumerate(pairwise(channels))
         )
 

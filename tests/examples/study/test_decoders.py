@@ -7,7 +7,7 @@ from examples.study import decoders  # noqa: F401  (registers them)
 from examples.study.cross_task import enlarged
 
 TASKS = ["segmentation", "depth", "normals"]
-BOTH = pytest.mark.parametrize("decoder", ["mult_own_maps", "cross_task"])
+EACH = pytest.mark.parametrize("decoder", ["mult_own_maps", "cross_task", "swin_unet_shared", "swin_unet_own_maps"])
 
 
 def pixels(height=64, width=64):
@@ -24,7 +24,7 @@ def changed_tasks(model, parameters):
     return {task for task in before if not torch.allclose(before[task], after[task], rtol=1e-4, atol=1e-5)}
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (97, 131), (32, 45)])
 def test_predictions_have_the_size_of_any_image(tiny_model, decoder, height, width):
     outputs = tiny_model(decoder_type=decoder, tasks=TASKS)(pixels(height, width), output_hidden_states=True)
@@ -33,7 +33,7 @@ def test_predictions_have_the_size_of_any_image(tiny_model, decoder, height, wid
         assert [stream.shape for stream in streams] == [maps.shape for maps in outputs.hidden_states]
 
 
-@BOTH
+@EACH
 def test_a_single_task_has_the_predictions_of_the_full_run(tiny_model, decoder):
     model = tiny_model(decoder_type=decoder, tasks=TASKS)
     alone = model(pixels(52, 75), tasks=["depth"]).predictions
@@ -41,7 +41,7 @@ def test_a_single_task_has_the_predictions_of_the_full_run(tiny_model, decoder):
     torch.testing.assert_close(alone["depth"], model(pixels(52, 75)).predictions["depth"], rtol=1e-4, atol=1e-5)
 
 
-@BOTH
+@EACH
 def test_every_parameter_gets_a_gradient(tiny_model, decoder):
     model = tiny_model(decoder_type=decoder, tasks=TASKS)  # in evaluation mode: stochastic depth may skip a block for both images
     generator = torch.Generator().manual_seed(2)
@@ -57,8 +57,14 @@ def test_every_parameter_gets_a_gradient(tiny_model, decoder):
 
 def test_without_sharing_no_task_depends_on_the_reference_tasks_projections(tiny_model):
     """The premise is MulT, where the same change reaches every task."""
-    for decoder, expected in (("mult", set(TASKS)), ("mult_own_maps", {"normals"})):
-        model = tiny_model(decoder_type=decoder, tasks=TASKS, block_attention=["self", "encoder"])
+    blocks = {"block_attention": ["self", "encoder"]}
+    for decoder, options, expected in (
+        ("mult", blocks, set(TASKS)),
+        ("mult_own_maps", blocks, {"normals"}),
+        ("swin_unet_shared", {}, set(TASKS)),
+        ("swin_unet_own_maps", {}, {"normals"}),
+    ):
+        model = tiny_model(decoder_type=decoder, tasks=TASKS, **options)
         own = [block.attention.tasks["normals"] for stage in model.mult.decoder.stages for block in stage.blocks[1:]]
         assert changed_tasks(model, [p for projections in own for p in projections.q_proj.parameters()]) == expected, decoder
 
