@@ -84,10 +84,9 @@ def build_processor(arguments: ModelArguments, specs: Mapping[str, TaskSpec], si
         ValueError: if a trained model's depth is that of another canonical camera than the arguments'.
     """
     settings: dict[str, Any] = {"size": dict(size), "tasks": list(specs.values())}
-    if arguments.canonical_focal_length is not None:
-        settings["canonical_focal_length"] = arguments.canonical_focal_length
     if arguments.model is not None:
-        return trained_processor(arguments.model, **settings)
+        return trained_processor(arguments.model, arguments.canonical_focal_length, **settings)
+    settings["canonical_focal_length"] = arguments.canonical_focal_length
     if arguments.backbone is not None:
         return MulTImageProcessor.from_backbone(arguments.backbone, **settings)
     return MulTImageProcessor(**settings)
@@ -212,25 +211,27 @@ def new_swin(
     }
 
 
-def trained_processor(name_or_path: str, **settings: Any) -> MulTImageProcessor:
+def trained_processor(name_or_path: str, canonical_focal_length: float | None = None, **settings: Any) -> MulTImageProcessor:
     """The processor of a trained model with other settings. Images are resized, and ids of classes are those of the entries.
 
     Args:
         name_or_path: Hub id or directory of the model.
+        canonical_focal_length: that of the canonical camera which the checkpoint must have; None for whatever it has.
         **settings: of [`MulTImageProcessor`], in place of the checkpoint's.
 
     Raises:
-        ValueError: if the checkpoint has another canonical camera than the settings.
+        ValueError: if the checkpoint has another canonical camera.
         OSError: if the checkpoint has no processor.
     """
-    wanted, own = settings.get("canonical_focal_length"), load_processor(name_or_path).canonical_focal_length
-    if wanted is not None and wanted != own:
+    processor = load_processor(name_or_path, **settings, do_resize=True, do_reduce_labels=False)
+    own = processor.canonical_focal_length
+    if canonical_focal_length not in (None, own):
         raise refusal(
-            f"--canonical_focal_length is {wanted:g}, but {name_or_path} "
+            f"--canonical_focal_length is {canonical_focal_length:g}, but {name_or_path} "
             + ("learnt depth without one" if own is None else f"learnt depth for {own:g}")
             + "; leave the flag out, or train a new model"
         )
-    return load_processor(name_or_path, **settings, do_resize=True, do_reduce_labels=False)
+    return processor
 
 
 def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
