@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import ExifTags
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
 from mult_hf.evaluation.compatibility import check_compatible
 from mult_hf.inference.loading import load_processor, load_whole_model
+from mult_hf.model.alignment import upright_size
 from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.heads import MulTHeads
@@ -29,8 +29,6 @@ from .distributed import print_once
 
 SIZE_STEP = 32
 """Heights and widths chosen here are multiples of this: the encoder's largest stride in pixels."""
-
-_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 DEFAULT_BLOCKS = {"mult": ["self+skip", "encoder+skip"]}
 """Blocks of a decoder stage, per kind of decoder: the paper's, with the encoder's map added to the values (docs/baselines.md)."""
@@ -149,8 +147,7 @@ def _stored_size(cell: dict[str, Any] | None, number: int) -> tuple[int, int]:
         raise ValueError(f"row {number} has no image; every training row needs one")
     try:
         with open_image(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-            return (image.width, image.height) if turned else (image.height, image.width)
+            return upright_size(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"row {number}: its image {cell['path'] or ''} cannot be read: {error}") from error
 
