@@ -9,23 +9,20 @@ Groups that were not run are left out.
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mult_hf.cli.arguments import parse_arguments, positional
 
-RUNTIME_GROUPS = {"forward": "small network, 128 px, batch of 8", "forward-swin-tiny": "Swin-T, 224 px, batch of 1"}
-"""Groups of the table with one row per runtime, and their titles in the plot."""
-
 
 @dataclass
 class PlotArguments:
-    """What is drawn."""
+    """Results to draw, and where the picture goes."""
 
     results: Path = positional("JSON file of `table.py --output`")
     output: Path = positional("the picture, PNG or SVG")
@@ -59,7 +56,7 @@ def draw_tasks(axes: Axes, rows: Mapping[str, float]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def draw_runtimes(axes: Axes, rows: Mapping[str, float], title: str) -> None:
+def draw_runtimes(axes: Axes, rows: Mapping[str, float], *, title: str) -> None:
     """Time of each row as a multiple of the first."""
     first = next(iter(rows.values()))
     labels, shares = [*rows], [seconds / first for seconds in rows.values()]
@@ -68,6 +65,15 @@ def draw_runtimes(axes: Axes, rows: Mapping[str, float], title: str) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set(xlabel=f"times {labels[0]}", title=title)
+
+
+DRAWINGS: dict[str, Callable[[Axes, Mapping[str, float]], None]] = {
+    "pixels": draw_pixels,
+    "tasks": draw_tasks,
+    "forward": partial(draw_runtimes, title="small network, 128 px, batch of 8"),
+    "forward-swin-tiny": partial(draw_runtimes, title="Swin-T, 224 px, batch of 1"),
+}
+"""Groups of the table that are drawn, in the plot's order."""
 
 
 def plot(results: Mapping[str, Mapping[str, Sequence[float] | str]]) -> Figure:
@@ -79,15 +85,14 @@ def plot(results: Mapping[str, Mapping[str, Sequence[float] | str]]) -> Figure:
     Raises:
         ValueError: if none of the groups was run.
     """
-    found = {group: rows for group in results if (rows := medians(results[group]))}
-    drawings: list[Any] = [(draw_pixels, [found[group]]) for group in ("pixels",) if group in found]
-    drawings += [(draw_tasks, [found[group]]) for group in ("tasks",) if group in found]
-    drawings += [(draw_runtimes, [found[group], title]) for group, title in RUNTIME_GROUPS.items() if group in found]
-    if not drawings:
-        raise ValueError(f"the results have no rows of {', '.join(['pixels', 'tasks', *RUNTIME_GROUPS])}; run table.py with these --groups")
-    figure = Figure(figsize=(13, 4 * -(-len(drawings) // 2)), layout="constrained")
-    for number, (draw, arguments) in enumerate(drawings, start=1):
-        draw(figure.add_subplot(-(-len(drawings) // 2), min(2, len(drawings)), number), *arguments)
+    found = {group: rows for group in DRAWINGS if (rows := medians(results.get(group, {})))}
+    if not found:
+        raise ValueError(f"the results have no rows of {', '.join(DRAWINGS)}; run table.py with these --groups")
+    columns = min(2, len(found))
+    lines = -(-len(found) // columns)
+    figure = Figure(figsize=(6.5 * columns, 4 * lines), layout="constrained")
+    for number, (group, rows) in enumerate(found.items(), start=1):
+        DRAWINGS[group](figure.add_subplot(lines, columns, number), rows)
     return figure
 
 

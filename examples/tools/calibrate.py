@@ -6,10 +6,13 @@
 A network that was trained on rendered rooms predicts as wide a range of depth for a photograph as for a rendering, though it is more often
 wrong there, and the best prediction of a value that is known less well is nearer to the mean. As in Platt scaling, the last linear layer
 changes: its outputs become `c + factor (outputs - c)`, where `c` is their median over the images of the data set. Labels are not used;
-choose the factor by `mult-hf evaluate` on images that the model was not trained on. The model's card, if it has one, is copied without its
-results in the metadata, which no longer hold, and says what was changed. Each run calibrates anew: twice 0.9 is once 0.81.
+choose the factor by `mult-hf evaluate` on images that the model was not trained on. The model's card, if it has one, is copied with its
+images and the record of the training, and says what was changed; results in its metadata no longer hold and are left out. `release.py`
+can then measure and package the calibrated model. Each run calibrates anew: twice 0.9 is once 0.81.
 """
 
+import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +26,12 @@ from torch import Tensor, nn
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.schema import load_rows
-from mult_hf.evaluation.cards import public_name
+from mult_hf.evaluation.cards import before_outputs, public_name
 from mult_hf.inference.loading import load_processor, load_whole_model
+
+COPIED = ("metrics.json", "training.json", "LICENSE")
+"""Files that are copied with the card, if the model has them: the record of its training, as a run or a release names it, and its
+licence."""
 
 
 @dataclass
@@ -79,7 +86,7 @@ def shrink(layer: nn.Linear, centre: Tensor, factor: float) -> None:
 
 
 def write_card(arguments: CalibrationArguments, centres: Mapping[str, Tensor]) -> None:
-    """Copy the card of a model in a local directory, and add what was changed; without one, nothing is written."""
+    """Copy the card of a model in a local directory and its files, and add what was changed; without a card, nothing is written."""
     path = Path(arguments.model) / "README.md"
     if not path.is_file():
         return
@@ -87,19 +94,20 @@ def write_card(arguments: CalibrationArguments, centres: Mapping[str, Tensor]) -
     card.data.model_name, card.data.eval_results = new, None
     card.text = card.text.replace(f"# {old}\n", f"# {new}\n", 1).replace(f'model="{old}"', f'model="{new}"')
     moved = "\n".join(f"- {task}: about {', '.join(f'{value:.4g}' for value in centre.tolist())}" for task, centre in centres.items())
-    card.text = (
-        card.text.rstrip()
-        + f"""
+    card.text = before_outputs(
+        card.text,
+        f"""## Calibration
 
-## Calibration
-
-All results above were measured before the last step: the outputs of each task's last layer times {arguments.factor:g} about their
+All results above were measured before this step: the outputs of each task's last layer times {arguments.factor:g} about their
 median on the split `{arguments.split}` of `{public_name(arguments.dataset)}` (`examples/tools/calibrate.py`):
 
 {moved}
-"""
+""",
     )
     card.save(arguments.output_dir / "README.md")
+    for name in (*COPIED, *re.findall(r"\]\(([\w.-]+)\)", card.text)):  # links to files next to the card
+        if (path.parent / name).is_file():
+            shutil.copy2(path.parent / name, arguments.output_dir / name)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -32,7 +32,7 @@ from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
-from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
+from mult_hf.evaluation.cards import OUTPUTS, before_outputs, eval_results, public_name, shareable, to_jsonable, update_card
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import Evaluation, evaluate
@@ -47,9 +47,6 @@ WEIGHTS = "model.safetensors"
 COPIED = {"panel.png": "panel.png", "metrics.json": "training.json"}
 """Files of a training run that are copied, and their new names."""
 
-FOLLOWING_SECTION = "## Outputs"
-"""Heading in the card; the held-out results are inserted before it."""
-
 PACKAGED = {Path(DEFAULT_CHECKPOINT).name: "", Path(ROOMS_TINY_CHECKPOINT).name: ", model=mult_hf.ROOMS_TINY_CHECKPOINT"}
 """How the pipeline's call in the card of each packaged model names it."""
 
@@ -62,7 +59,7 @@ class ReleaseArguments:
     """The model to release, and the data to measure it on; each field is a flag, and a key of the file given by `--config`."""
 
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")
-    model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py")
+    model: Path = flag(Path("outputs/mult-rooms"), "output directory of examples/train.py, or of calibrate.py")
     dataset: str = flag(str(ROOT / "examples/data/rooms-sample"), "local directory or Hub id")
     split: str = flag("test", "held-out split to measure on")
     baseline_split: str = flag("train", "split that the constant baseline is computed from")
@@ -78,8 +75,11 @@ class ReleaseArguments:
 
     def __post_init__(self) -> None:
         check_bounds(self, {1: ("images", "batch_size", "cpu_threads")})
-        if not (self.model / "README.md").is_file():
-            raise ValueError(f"--model is {self.model}, which has no README.md; give the output directory of examples/train.py")
+        if missing := [name for name in ("README.md", *COPIED) if not (self.model / name).is_file()]:
+            raise ValueError(
+                f"--model is {self.model}, which has no {', '.join(missing)}; give the output directory of examples/train.py, or of "
+                "calibrate.py for such a directory"
+            )
         if self.output_dir.resolve() == self.model.resolve():
             raise ValueError(f"--output_dir is {self.output_dir}, the same as --model, whose full weights would be lost; give another")
 
@@ -176,11 +176,9 @@ in float32; rounding changed the headline metrics by at most {numbers["largest_c
 {examples}
 
 """
-    if FOLLOWING_SECTION not in card.text:
-        raise ValueError(
-            f"{arguments.model}/README.md has no heading {FOLLOWING_SECTION!r}; train with the model_card.md of this repository"
-        )
-    card.text = card.text.replace(FOLLOWING_SECTION, section + FOLLOWING_SECTION, 1)
+    if f"\n{OUTPUTS}\n" not in card.text:
+        raise ValueError(f"{arguments.model}/README.md has no heading {OUTPUTS!r}; train with the model_card.md of this repository")
+    card.text = before_outputs(card.text, section)
     if arguments.data_command is not None:
         card.text = card.text.replace("## Training\n\n", f"## Training\n\n- data created by `{arguments.data_command}`\n", 1)
     if arguments.limits:

@@ -30,29 +30,28 @@ def check_field_of_view(degrees: float | None) -> None:
         raise ValueError(f"--field_of_view is {degrees:g}; give degrees above 0 and below 180")
 
 
-def camera_settings(degrees: float | None, model: str, processor: MulTProcessingMixin, specs: Iterable[TaskSpec]) -> dict[str, Any]:
-    """Settings of the processor for the flag; none if it is left out.
+def check_effect(degrees: float | None, model: str, processor: MulTProcessingMixin, specs: Iterable[TaskSpec]) -> None:
+    """Refuse the flag where it has no effect.
 
     Args:
-        degrees: value of the flag.
+        degrees: value of the flag, or None if it is left out.
         model: directory or Hub id of the model.
         processor: the model's.
         specs: entries of the tasks that will be predicted.
 
     Raises:
-        ValueError: if the flag has no effect.
+        ValueError: naming the model, or the tasks.
     """
     if degrees is None:
-        return {}
+        return
     if processor.canonical_focal_length is None:
         raise ValueError(
             f"--field_of_view is {degrees:g}, but {model} has no canonical camera: it predicts the same for every focal length; remove it"
         )
     specs = list(specs)
-    if not any(spec.zoom_exponent for spec in specs):
+    if not any(map(processor.depends_on_focal_length, specs)):
         names = ", ".join(spec.name for spec in specs)
         raise ValueError(f"--field_of_view is {degrees:g}, but the focal length has no effect on {names}; remove it")
-    return {"assumed_field_of_view": degrees}
 
 
-__all__ = ["camera_settings", "check_field_of_view", "field_of_view_flag"]
+__all__ = ["check_effect", "check_field_of_view", "field_of_view_flag"]

@@ -44,7 +44,7 @@ from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
-from .camera_flags import camera_settings, check_field_of_view, field_of_view_flag
+from .camera_flags import check_effect, check_field_of_view, field_of_view_flag
 from .runtime_flags import dtype_flag, runtime_flag
 
 PROCESSES, RAY = "processes", "ray"
@@ -160,12 +160,16 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     if missing:
         raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
     processor = load_processor(arguments.model, tasks=model.config.tasks)
-    camera = camera_settings(arguments.field_of_view, arguments.model, processor, requested_specs(arguments, model).values())
+    check_effect(arguments.field_of_view, arguments.model, processor, requested_specs(arguments, model).values())
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
-    resizing = {} if view in (None, trained) else {"size": {"height": view.height, "width": view.width}}
-    do_resize = view is not None and arguments.tile is None
-    processor = load_processor(arguments.model, tasks=model.config.tasks, do_resize=do_resize, **resizing, **camera)
+    processor = load_processor(
+        arguments.model,
+        tasks=model.config.tasks,
+        do_resize=view is not None and arguments.tile is None,
+        size=None if view in (None, trained) else {"height": view.height, "width": view.width},
+        assumed_field_of_view=arguments.field_of_view,
+    )
     model = with_runtime(model, arguments.runtime, arguments.dtype, arguments.tasks, torch.get_num_threads())
     return LoadedModel(model, processor, view, trained)
 

@@ -24,7 +24,7 @@ from mult_hf.data.cores import available_cores, threads_per_process
 from mult_hf.evaluation.cards import public_name
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
-from .camera_flags import camera_settings, check_field_of_view, field_of_view_flag
+from .camera_flags import check_effect, check_field_of_view, field_of_view_flag
 from .errors import CommandError
 
 MAX_SIDE = 16_384
@@ -94,7 +94,7 @@ def server_settings(arguments: ServeArguments) -> Any:
         raise ImportError(f'the server needs further packages ({error}); install them with: pip install "mult-hf[serve]"') from error
     specs = settings.model_tasks(arguments.model, arguments.tasks)
     limits = Limits(arguments.max_bytes, arguments.max_pixels, arguments.max_side)
-    made = settings.ServerSettings(
+    served = settings.ServerSettings(
         model=str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model,
         service=app.ServiceSettings(public_name(arguments.model), arguments.queue_size, arguments.timeout, limits),
         host=arguments.host,
@@ -107,8 +107,8 @@ def server_settings(arguments: ServeArguments) -> Any:
         entries=[spec.to_dict() for spec in specs.values()],
         field_of_view=arguments.field_of_view,
     )
-    camera_settings(arguments.field_of_view, arguments.model, made.processor(), made.offered().values())
-    return made
+    check_effect(arguments.field_of_view, arguments.model, served.processor(), served.offered().values())
+    return served
 
 
 def check_address(host: str, port: int) -> None:

@@ -49,14 +49,15 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, but a file must be written there; move the folder away")
     # A digest, because the longest allowed name leaves no room for a suffix.
-    name = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     unfinished = path.with_name(f".{name}{UNFINISHED}")
     try:
         yield unfinished
         sync_to_disk(unfinished)
         os.replace(unfinished, path)
-    finally:
+    except BaseException:  # not after success: another process may already write the same file again
         unfinished.unlink(missing_ok=True)
+        raise
     sync_to_disk(path.parent)
 
 

@@ -38,8 +38,8 @@ class Image(ImageFeature):
             return super().decode_example(value, token_per_repo_id)
         path, contents = value["path"] or "image", value["bytes"]
         image = open_image(path if contents is None else BytesIO(contents), path)
-        image.load()
         turned, millimetres = orientation(image), film_equivalent(image)
+        image.load()  # after its header was read, because Pillow applies the orientation of a TIFF file here, and forgets it
         if turned != UPRIGHT:
             image = with_film_equivalent(ImageOps.exif_transpose(image), millimetres)
             image.info[APPLIED_ORIENTATION] = turned

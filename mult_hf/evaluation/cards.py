@@ -31,6 +31,21 @@ def public_name(name_or_path: str) -> str:
     return path.resolve().name if path.is_dir() else name_or_path
 
 
+OUTPUTS = "## Outputs"
+"""Heading that follows the sections on results in a model's card."""
+
+
+def before_outputs(text: str, section: str) -> str:
+    """A card's text with a further section after those on results, so that they stay in the order in which they were written.
+
+    Args:
+        text: of the card; if it does not have the heading [`OUTPUTS`], the section comes last.
+        section: the heading and its text.
+    """
+    before, heading, after = text.partition(f"\n{OUTPUTS}\n")
+    return f"{before.rstrip()}\n\n{section.strip()}\n{heading}{after}"
+
+
 def card_template() -> Path:
     """The template of model cards: `model_card.md` of the checkout, or its copy in an installed package.
 

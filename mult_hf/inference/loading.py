@@ -49,14 +49,14 @@ def load_processor(name_or_path: str, **kwargs: Any) -> MulTImageProcessor:
 
     Args:
         name_or_path: directory or Hub id.
-        kwargs: values in place of the stored ones, such as `size` and `tasks`.
+        kwargs: values in place of the stored ones, such as `size` and `tasks`; None keeps the stored one.
 
     Raises:
         ValueError: if its file is damaged, or has a value of a wrong type.
         OSError: if there is none.
     """
     with _naming_what_is_damaged(name_or_path):
-        return MulTImageProcessor.from_pretrained(name_or_path, **kwargs)
+        return MulTImageProcessor.from_pretrained(name_or_path, **{name: value for name, value in kwargs.items() if value is not None})
 
 
 def _check_directory(name_or_path: str) -> None:

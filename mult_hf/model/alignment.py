@@ -44,7 +44,8 @@ def upright_size(image: Any) -> tuple[int, int]:
     if not isinstance(image, Image.Image):
         height, width = cast(Any, read_image(image)).shape[-2:]
         return height, width
-    return (image.width, image.height) if _tag(image) in SIDEWAYS else (image.height, image.width)
+    is_applied = image.format == "TIFF"  # Pillow states their size with the orientation applied
+    return (image.width, image.height) if _tag(image) in SIDEWAYS and not is_applied else (image.height, image.width)
 
 
 def map_size(stored: Any) -> tuple[int, int]:

@@ -317,6 +317,10 @@ class MulTProcessingMixin(_Backend):
         """
         return find_focal_length(image, size, given, self.assumed_field_of_view)
 
+    def depends_on_focal_length(self, spec: TaskSpec) -> bool:
+        """Whether the focal length of an image changes a task's values: those of depth, with a `canonical_focal_length`."""
+        return self.canonical_focal_length is not None and spec.zoom_exponent != 0
+
     def camera_factor(self, spec: TaskSpec, prediction: Tensor, size: tuple[int, int] | None, focal_length: float | None) -> float:
         """Factor from true values to those of the canonical camera; 1 without one, and for tasks that do not depend on it.
 
@@ -326,7 +330,7 @@ class MulTProcessingMixin(_Backend):
             size: (height, width) of the image; by default that of the prediction.
             focal_length: in pixels of an image of this size; None where it is not known: then one is assumed.
         """
-        if self.canonical_focal_length is None or not spec.zoom_exponent:
+        if not self.depends_on_focal_length(spec):
             return 1.0
         seen: tuple[int, int] = (prediction.shape[-2], prediction.shape[-1])
         focal = self.focal_length_of(None, size or seen, focal_length).resized(size or seen, seen)

@@ -182,8 +182,8 @@ class MultiTaskVisionPipeline(Pipeline):
         for task, maps in model_outputs.items():
             views = maps[0]
             factor = self.image_processor.camera_factor(specs[task], views[0], size, focal.resized(own_size, size).pixels)
-            has_camera = self.image_processor.canonical_focal_length is not None and specs[task].zoom_exponent
-            results[task] = _result(views, specs[task], size, factor, focal if has_camera else None)
+            used = focal if self.image_processor.depends_on_focal_length(specs[task]) else None
+            results[task] = _result(views, specs[task], size, factor, used)
         return results
 
 

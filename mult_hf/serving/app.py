@@ -123,9 +123,9 @@ class PredictionService:
         self.metrics.in_progress.set(self.in_progress)
         started = time.monotonic()
         try:
-            body, media_type = await asyncio.wait_for(self._maps(request), self.settings.timeout)
+            answer = await asyncio.wait_for(self._maps(request), self.settings.timeout)
             self.metrics.seconds.observe(time.monotonic() - started)
-            return self._counted(Response(body, media_type=media_type))
+            return self._counted(Response(answer.body, headers=answer.headers, media_type=answer.media_type))
         except HttpError as error:
             return self._counted(_error(error))
         except ClientDisconnect:
@@ -171,7 +171,8 @@ class PredictionService:
             maps = finished_maps(self.processor, image, predictions, bounded_size(image.size, asked.max_side), self.specs)
         except ValueError as error:  # a prediction is not finite
             raise HttpError(500, str(error)) from None
-        return ANSWERS[asked.format](maps, self.stored)
+        has_metres = any(self.processor.depends_on_focal_length(self.specs[task]) for task in asked.tasks)
+        return ANSWERS[asked.format](maps, self.stored, image.focal_length if has_metres else None)
 
     def _counted(self, response: Response) -> Response:
         self.metrics.requests.labels(status=str(response.status_code)).inc()

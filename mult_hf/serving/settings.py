@@ -44,8 +44,7 @@ class ServerSettings:
 
     def processor(self) -> MulTImageProcessor:
         """The image processor of the model."""
-        camera = {} if self.field_of_view is None else {"assumed_field_of_view": self.field_of_view}
-        return load_processor(self.model, tasks=list(self.entries), **camera)
+        return load_processor(self.model, tasks=list(self.entries), assumed_field_of_view=self.field_of_view)
 
     def offered(self) -> dict[str, TaskSpec]:
         """Entries of the offered tasks by name."""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import ExifTags
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
 from mult_hf.evaluation.compatibility import check_compatible
 from mult_hf.inference.loading import load_processor, load_whole_model
+from mult_hf.model.alignment import upright_size
 from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.heads import MulTHeads
@@ -29,8 +29,6 @@ from .distributed import print_once
 
 SIZE_STEP = 32
 """Heights and widths chosen here are multiples of this: the encoder's largest stride in pixels."""
-
-_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 DEFAULT_BLOCKS = {"mult": ["self+skip", "encoder+skip"]}
 """Blocks of a decoder stage, per kind of decoder: the paper's, with the encoder's map added to the values (docs/baselines.md)."""
@@ -84,10 +82,9 @@ def build_processor(arguments: ModelArguments, specs: Mapping[str, TaskSpec], si
         ValueError: if a trained model's depth is that of another canonical camera than the arguments'.
     """
     settings: dict[str, Any] = {"size": dict(size), "tasks": list(specs.values())}
-    if arguments.canonical_focal_length is not None:
-        settings["canonical_focal_length"] = arguments.canonical_focal_length
     if arguments.model is not None:
-        return trained_processor(arguments.model, **settings)
+        return trained_processor(arguments.model, arguments.canonical_focal_length, **settings)
+    settings["canonical_focal_length"] = arguments.canonical_focal_length
     if arguments.backbone is not None:
         return MulTImageProcessor.from_backbone(arguments.backbone, **settings)
     return MulTImageProcessor(**settings)
@@ -150,8 +147,7 @@ def _stored_size(cell: dict[str, Any] | None, number: int) -> tuple[int, int]:
         raise ValueError(f"row {number} has no image; every training row needs one")
     try:
         with open_image(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-            return (image.width, image.height) if turned else (image.height, image.width)
+            return upright_size(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"row {number}: its image {cell['path'] or ''} cannot be read: {error}") from error
 
@@ -212,25 +208,27 @@ def new_swin(
     }
 
 
-def trained_processor(name_or_path: str, **settings: Any) -> MulTImageProcessor:
+def trained_processor(name_or_path: str, canonical_focal_length: float | None = None, **settings: Any) -> MulTImageProcessor:
     """The processor of a trained model with other settings. Images are resized, and ids of classes are those of the entries.
 
     Args:
         name_or_path: Hub id or directory of the model.
+        canonical_focal_length: that of the canonical camera which the checkpoint must have; None for whatever it has.
         **settings: of [`MulTImageProcessor`], in place of the checkpoint's.
 
     Raises:
-        ValueError: if the checkpoint has another canonical camera than the settings.
+        ValueError: if the checkpoint has another canonical camera.
         OSError: if the checkpoint has no processor.
     """
-    wanted, own = settings.get("canonical_focal_length"), load_processor(name_or_path).canonical_focal_length
-    if wanted is not None and wanted != own:
+    processor = load_processor(name_or_path, **settings, do_resize=True, do_reduce_labels=False)
+    own = processor.canonical_focal_length
+    if canonical_focal_length not in (None, own):
         raise refusal(
-            f"--canonical_focal_length is {wanted:g}, but {name_or_path} "
+            f"--canonical_focal_length is {canonical_focal_length:g}, but {name_or_path} "
             + ("learnt depth without one" if own is None else f"learnt depth for {own:g}")
             + "; leave the flag out, or train a new model"
         )
-    return load_processor(name_or_path, **settings, do_resize=True, do_reduce_labels=False)
+    return processor
 
 
 def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:

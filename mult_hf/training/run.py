@@ -129,8 +129,8 @@ def _train(
 
 
 def depends_on_focal_length(processor: MulTProcessingMixin) -> bool:
-    """Whether targets depend on the focal lengths of the images: those of depth, with a canonical camera."""
-    return processor.canonical_focal_length is not None and any(spec.zoom_exponent for spec in processor.task_specs.values())
+    """Whether any targets depend on the focal lengths of the images."""
+    return any(map(processor.depends_on_focal_length, processor.task_specs.values()))
 
 
 def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:

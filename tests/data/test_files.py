@@ -27,6 +27,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["card.md"]
 
 
+def test_a_file_that_another_process_writes_next_is_left_alone(tmp_path, monkeypatch):
+    """As two workers do if the one that was taken for lost goes on."""
+    replace = os.replace
+
+    def replace_and_begin_again(unfinished, path):
+        replace(unfinished, path)
+        unfinished.write_text("of another process")
+
+    monkeypatch.setattr("mult_hf.data.files.os.replace", replace_and_begin_again)
+    with whole_file(tmp_path / "map.png") as unfinished:
+        unfinished.write_text("complete")
+    assert ((tmp_path / "map.png").read_text(), unfinished.read_text()) == ("complete", "of another process")
+
+
 def test_only_partial_files_of_a_killed_run_are_removed(tmp_path):
     writing = whole_file(tmp_path / "train.parquet")
     writing.__enter__().write_bytes(b"PAR1 and no more")  # never left: what kill -9 does

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mult_hf import MULT_TASKS, TaskSpec, registered_tasks
 from mult_hf.data.files import UNFINISHED
@@ -15,6 +15,7 @@ from mult_hf.inference.locations import whole_output
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.sources import SourceRecord
 from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map, stored_form, write_map
+from mult_hf.model.cameras import film_equivalent
 
 OTHERS = [
     TaskSpec(name="curvature", kind="regression", channels=2, unit="1/m"),
@@ -93,6 +94,18 @@ def write_image(directory, name, side=40):
 
 def files_in(directory):
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+
+
+def test_a_kept_image_states_the_focal_length_of_its_file_and_nothing_else(tmp_path):
+    """For example not the place."""
+    image, exif = Image.new("RGB", (40, 40)), Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 28
+    image.info["exif"] = exif.tobytes()
+    PredictionDirectory(tmp_path, {}, panels=False, keep_images=True).write("x", image, {})
+    with Image.open(tmp_path / "images/x.png") as kept:
+        assert film_equivalent(kept) == 28
+        assert [*kept.getexif()] == [ExifTags.IFD.Exif]
 
 
 @pytest.mark.parametrize("at", range(4))

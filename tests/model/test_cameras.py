@@ -14,6 +14,8 @@ from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.image_column import Image as ImageColumn
 from mult_hf.evaluation.loop import evaluate
+from mult_hf.model.alignment import orientation as stored_orientation
+from mult_hf.model.alignment import upright_size
 from mult_hf.model.cameras import exif_focal_length, find_focal_length
 from mult_hf.model.images import read_image
 from mult_hf.training.trainer_metrics import TrainerMetrics
@@ -116,6 +118,8 @@ def test_a_file_that_was_read_states_the_same_focal_length(kind, mode, orientati
     assert [exif_focal_length(each) for each in (once, read_image(once))] == [expected] * 2
     decoded = [ImageColumn(mode=mode).decode_example({"bytes": file.getvalue(), "path": None}) for mode in (None, "RGB")]
     assert [exif_focal_length(each) for each in decoded] == [expected] * 2
+    assert [stored_orientation(each) for each in decoded] == [orientation] * 2, "that its labels must have, too"
+    assert upright_size(file.getvalue()) == upright_size(decoded[0]) == (once.height, once.width)
 
 
 @pytest.mark.parametrize("value", [0, "broken", float("nan")])

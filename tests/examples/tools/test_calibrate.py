@@ -63,7 +63,7 @@ def test_the_card_says_what_was_changed_and_keeps_no_results_of_the_model_before
     calibrate.main(["--model", model_path, "--dataset", SAMPLE, "--split", "test", "--output_dir", str(tmp_path / "calibrated")])
     card = ModelCard.load(tmp_path / "calibrated/README.md")
     assert (card.data.model_name, card.data.license, card.data.eval_results) == ("calibrated", "mit", None)
-    assert card.text.startswith("# calibrated\n\nText.\n\n## Calibration\n\nAll results above were measured before the last step")
+    assert card.text.startswith("# calibrated\n\nText.\n\n## Calibration\n\nAll results above were measured before this step")
     assert "times 0.9 about their\nmedian on the split `test` of `rooms-sample`" in card.text
     assert "\n- depth: about " in card.text
 

@@ -1,6 +1,8 @@
 """Proves that a released model is the rounded trained one, measured as written, and described in its card."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from examples.tools import calibrate
 from examples.tools import release as script
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
@@ -133,3 +136,23 @@ def test_the_training_run_is_never_overwritten(run, data):
 def test_a_directory_without_a_card_is_refused(tmp_path, data):
     with pytest.raises(ValueError, match="which has no README"):
         release(tmp_path, data, tmp_path / "out")
+
+
+def test_a_run_without_the_record_of_its_training_is_refused_before_it_is_measured(run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "copy/metrics.json").unlink()
+    with pytest.raises(ValueError, match=r"which has no metrics\.json; give the output directory of examples/train\.py, or of"):
+        release(tmp_path / "copy", data, tmp_path / "out")
+
+
+def test_a_calibrated_run_is_released_with_its_sections_in_the_order_of_its_steps(run, data, tmp_path):
+    calibrate.main([str(word) for word in ("--model", run, "--dataset", data, "--output_dir", tmp_path / "calibrated")])
+    released = release(tmp_path / "calibrated", data, tmp_path / "released")
+    card = (released / "README.md").read_text()
+    headings = [line for line in card.splitlines() if line.startswith("#")]
+    assert headings == ["# released", "## Results", "## Calibration", "## On held-out images", "## Outputs", "## Training", "## Limits"]
+    assert "All results above were measured before this step" in card
+    images = re.findall(r"\]\((\S+\.png)\)", card)
+    assert images == ["panel.png", "example-depth.png"]
+    for directory, names in {tmp_path / "calibrated": images[:1], released: images}.items():
+        assert all((directory / name).is_file() for name in names), directory
