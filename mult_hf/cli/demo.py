@@ -9,6 +9,7 @@ Everything about tasks comes from the model's own entries, so a model with a sev
 import base64
 import gzip
 import io
+import math
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ from mult_hf.evaluation.cards import public_name
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.point_cloud import point_cloud, to_glb
 from mult_hf.inference.runtimes import check_runtime, with_runtime
+from mult_hf.model.cameras import FocalLength, exif_focal_length
 from mult_hf.model.images import read_image
 from mult_hf.model.visualization import color_limits, colorize
 
@@ -233,6 +235,11 @@ def enlargement(height: int, width: int) -> int:
     return max(1, SHOWN_SIDE // max(height, width))
 
 
+def focal_length_of_view(degrees: float, width: int) -> float:
+    """Focal length in pixels of a camera with this horizontal field of view."""
+    return width / 2 / math.tan(math.radians(degrees) / 2)
+
+
 def with_meaning(specs: Mapping[str, TaskSpec], meaning: str) -> str | None:
     """Name of the first task with this name in transformers, if any."""
     return next((task for task, spec in specs.items() if spec.transformers_task == meaning), None)
@@ -247,10 +254,12 @@ class Shown(NamedTuple):
     Args:
         image: (height, width, 3) uint8.
         maps: (height, width) or (channels, height, width) by predicted task.
+        camera: the focal length that the metres of depth are for, in pixels, with its source; None without a canonical camera.
     """
 
     image: np.ndarray
     maps: dict[str, np.ndarray]
+    camera: FocalLength | None = None
 
 
 @dataclass
@@ -279,10 +288,11 @@ class Demo:
         if not tasks:
             raise refusal("No map is selected: tick at least one.")
         try:
-            results = self.predictor(image, tasks=tasks)
+            results = self.predictor(image, tasks=tasks, focal_length=self.focal_length(image, field_of_view))
         except ValueError as error:  # a shape that the model does not take
             raise refusal(f"The image cannot be predicted: {error}.") from None
-        shown = Shown(np.asarray(image), {task: result["prediction"].cpu().numpy() for task, result in results.items()})
+        maps = {task: result["prediction"].cpu().numpy() for task, result in results.items()}
+        shown = Shown(np.asarray(image), maps, results.get(with_meaning(self.specs, DEPTH), {}).get("focal_length"))
         tiles, zoom = [], enlargement(image.height, image.width)
         for task, spec in self.specs.items():
             ticked = task in results
@@ -291,6 +301,12 @@ class Demo:
             tiles.append(gr.update(value=legend_html(shown.maps[task], spec) if ticked else "", visible=ticked))
         archive = self.archive(image, {task: result["prediction"] for task, result in results.items()})
         return [shown, *tiles, self.readings(shown), self.view(shown, field_of_view), gr.update(value=archive, interactive=True)]
+
+    def focal_length(self, image: Image.Image, field_of_view: float) -> float | None:
+        """That of the slider in pixels, if the model needs one and the image's EXIF has none."""
+        if self.predictor.image_processor.canonical_focal_length is None or exif_focal_length(image) is not None:
+            return None
+        return focal_length_of_view(field_of_view, image.width)
 
     def readings(self, shown: Shown) -> dict[str, Any]:
         """Input of `demo.js`: the file of [`numbers_file`], and the maps' size, names and channels in the file's order."""
@@ -306,7 +322,13 @@ class Demo:
         if shown is None or depth not in shown.maps:
             return None
         normals_map = None if normals is None else shown.maps.get(normals)
-        points = point_cloud(shown.maps[depth], shown.image, field_of_view, normals_map, self.arguments.max_points)
+        metres, width = shown.maps[depth], shown.image.shape[1]
+        if shown.camera is not None and shown.camera.source == "EXIF":
+            field_of_view = 2 * math.degrees(math.atan(width / 2 / shown.camera.pixels))
+        elif shown.camera is not None:  # the slider may have moved since the prediction
+            ratio = focal_length_of_view(field_of_view, width) / shown.camera.pixels
+            metres = metres * ratio ** -self.specs[depth].zoom_exponent
+        points = point_cloud(metres, shown.image, field_of_view, normals_map, self.arguments.max_points)
         if not len(points.corners):
             return None
         path = Path(tempfile.mkdtemp(dir=self.folder)) / "points.glb"

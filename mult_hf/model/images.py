@@ -142,6 +142,8 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     name = (str(source) if name is None else name)[:_LONGEST_NAME]
     try:
         return Image.open(source, formats=readable_formats())
+    except IsADirectoryError:
+        raise ValueError(f"{name} is a folder; give the path of one image (`mult-hf predict --inputs` takes folders)") from None
     except FileNotFoundError:
         raise ValueError(f"{name or 'an empty name'} does not exist; give the path of an image, or a URL") from None
     except Image.UnidentifiedImageError:

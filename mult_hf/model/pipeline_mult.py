@@ -90,7 +90,8 @@ class MultiTaskVisionPipeline(Pipeline):
             if the processor has a `canonical_focal_length`. With `confidence`, each task has a `confidence` (height, width) from 0 to 1.
 
         Raises:
-            ValueError: on an unknown task, an image that cannot be read, or both `target_size` and `max_side`.
+            ValueError: on an unknown task, an image that cannot be read, both `target_size` and `max_side`, or a `focal_length` for a
+                processor without a `canonical_focal_length` (that of a row has no effect there, because data sets are for all models).
         """
         # transformers' pipelines take lists, generators and torch data sets; any other sequence of images is converted to one of these.
         if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
@@ -123,6 +124,11 @@ class MultiTaskVisionPipeline(Pipeline):
             raise ValueError(f"target_size is {target_size} and max_side is {max_side}; give one of the two")
         if tasks is not None and not isinstance(tasks, Iterable):
             raise ValueError(f"tasks is {tasks!r}; expected names of tasks, such as ['depth']")
+        if focal_length is not None and self.image_processor.canonical_focal_length is None:
+            raise ValueError(
+                f"focal_length is {focal_length!r}, but the model has no canonical camera: it predicts the same for every focal length; "
+                "leave it out"
+            )
         if confidence is not None and not isinstance(confidence, bool):
             raise ValueError(f"confidence is {confidence!r}; expected True or False")
         preprocess = {"target_size": target_size, "max_side": max_side, "timeout": timeout, "focal_length": focal_length}

@@ -172,10 +172,19 @@ def colorize(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float] | N
     Raises:
         ValueError: on an unknown colour map or another number of axes.
     """
-    if spec.colormap not in COLORMAPS:
-        raise ValueError(f"task {spec.name!r} has colormap {spec.colormap!r}; allowed: {', '.join(COLORMAPS)}")
+    check_colormap(spec)
     values = _channels_first(values)
     return COLORMAPS[spec.colormap](values, spec, color_limits(values) if limits is None else limits)
+
+
+def check_colormap(spec: TaskSpec) -> None:
+    """Refuse an entry whose colour map does not exist.
+
+    Raises:
+        ValueError: naming the allowed ones.
+    """
+    if spec.colormap not in COLORMAPS:
+        raise ValueError(f"task {spec.name!r} has colormap {spec.colormap!r}; allowed: {', '.join(COLORMAPS)}")
 
 
 def _channels_first(values: Any) -> np.ndarray:

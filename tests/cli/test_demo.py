@@ -4,6 +4,7 @@ with an upload.
 
 import gzip
 import json
+import math
 import shutil
 import socket
 import struct
@@ -15,13 +16,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 gr = pytest.importorskip("gradio", reason='the demo needs Gradio: pip install "mult-hf[demo]"')
 
 from mult_hf import MulTImageProcessor, MultiTaskVisionPipeline, TaskSpec, registered_tasks  # noqa: E402
 from mult_hf.cli import demo as app  # noqa: E402
 from mult_hf.cli.errors import CommandError  # noqa: E402
+from mult_hf.inference.point_cloud import point_cloud  # noqa: E402
 from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map  # noqa: E402
 
 SPECS = registered_tasks()
@@ -189,6 +191,34 @@ def test_a_wider_lens_makes_the_view_wider(demo, tmp_path):
     shown, *_ = demo.predict(image_file(tmp_path / "a.png"), ["depth"], 60)
     narrow, wide = (Path(demo.view(shown, degrees)).read_bytes() for degrees in (40, 100))
     assert narrow != wide
+
+
+@pytest.mark.parametrize("millimetres", [None, 26])
+def test_depth_and_point_cloud_have_the_same_camera(demo, tmp_path, monkeypatch, millimetres):
+    """The EXIF's, or else the slider's, also after it moved; in a portrait image the horizontal angle is not that of the longer side."""
+    demo.predictor.image_processor.canonical_focal_length = 50.0
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres or 0
+    clouds = []
+
+    def recorded(depth, image, degrees, *rest):
+        clouds.append((depth, degrees))
+        return point_cloud(depth, image, degrees, *rest)
+
+    monkeypatch.setattr(app, "point_cloud", recorded)
+    shown, *_ = demo.predict(image_file(tmp_path / "a.jpg", (40, 60), exif=exif), ["depth"], 90)
+    demo.view(shown, 53.13010235415598)  # 2 atan(1 / 2): half the image's width over its focal length
+    (depth, degrees), (moved, moved_degrees) = clouds
+    np.testing.assert_array_equal(depth, shown.maps["depth"])
+    if millimetres is None:
+        assert shown.camera == (pytest.approx(20.0), "given"), "40 pixels wide, 90 degrees"
+        assert (degrees, moved_degrees) == (90, pytest.approx(53.13, abs=0.01))
+        np.testing.assert_allclose(moved, 2 * depth, rtol=1e-6)
+    else:
+        stated = 26 / math.hypot(36, 24) * math.hypot(40, 60)
+        assert shown.camera == (pytest.approx(stated), "EXIF")
+        assert degrees == moved_degrees == pytest.approx(2 * math.degrees(math.atan(20 / stated)))
+        np.testing.assert_array_equal(moved, depth)
 
 
 @pytest.mark.parametrize(

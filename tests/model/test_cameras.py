@@ -230,6 +230,15 @@ def test_a_null_cell_takes_the_focal_length_of_the_call_like_a_missing_column(pr
     assert found == [(90.0, "given"), (90.0, "given"), (80.0, "given")]
 
 
+def test_the_pipeline_refuses_a_focal_length_that_has_no_effect(predict):
+    """As `mult-hf predict` and `mult-hf serve` do. A row may have one, because data sets are for all models."""
+    without = MultiTaskVisionPipeline(predict.model, MulTImageProcessor(size=SIZE, tasks=["depth", "normals"]))
+    assert without.image_processor.canonical_focal_length is None, "premise"
+    with pytest.raises(ValueError, match=r"focal_length is 90\.0, but the model has no canonical camera: .*; leave it out"):
+        without(photograph(), focal_length=90.0)
+    assert "focal_length" not in without({"image": photograph(), "focal_length": 90.0})["depth"]
+
+
 @pytest.mark.parametrize("smaller", [{"target_size": (32, 48)}, {"max_side": 48}])
 def test_the_size_of_the_maps_does_not_change_metres(predict, smaller):
     whole = predict(photograph(), focal_length=90.0)["depth"]["prediction"]

@@ -97,6 +97,12 @@ def test_a_file_can_be_given_in_any_form(source, tmp_path):
     np.testing.assert_array_equal(np.asarray(read_image(source(path))), np.asarray(RED))
 
 
+def test_a_folder_is_refused_with_the_command_that_takes_one(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ValueError, match=r"photos is a folder; give the path of one image \(`mult-hf predict --inputs` takes folders\)"):
+        read_image(tmp_path / "photos")
+
+
 @pytest.mark.parametrize("path", ["nothing", "no/such/file.png", "YWJj", "abcd" * 2000])
 def test_text_that_is_neither_a_path_nor_an_image_in_base64_is_refused_as_a_path(path):
     """The last two are base64, of other things."""
