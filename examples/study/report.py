@@ -317,13 +317,15 @@ def facts(rows: Mapping[str, Row]) -> str:
     steps = sum(network["networks"] * network["steps"] for network in networks)
     names = sorted({network["device"] for network in networks})
     seeds = sorted({len(network["seeds"]) for network in networks})
-    edges = {edge: sum(n["chosen"] == edge(map(float, n["learning_rates"])) for n in networks) for edge in (max, min)}
+    tried = [network for network in networks if len(network["learning_rates"]) > 1]
+    edges = {edge: sum(n["chosen"] == edge(map(float, n["learning_rates"])) for n in tried) for edge in (max, min)}
     missing = [name for name in yaml.safe_load(PLAN.read_text())["networks"] if name not in rows]
     return (
         f"{trained} trainings ({steps:,} optimizer steps) of {len(networks)} architectures on {', '.join(names)}; {seeds[-1]} seeds, "
         f"{len(networks[0]['learning_rates'])} learning rates; at most {max(network['steps'] for network in networks):,} steps each; "
         f"{len(next(iter(next(iter(rows.values())).tasks.values())).draws[0])} test rooms, {RESAMPLES:,} resamples. "
-        f"The chosen learning rate is the highest one for {edges[max]} of these architectures and the lowest one for {edges[min]}.\n\n"
+        f"Of {len(tried)} architectures with several learning rates, the chosen one is the highest for {edges[max]} "
+        f"and the lowest for {edges[min]}.\n\n"
         f"**Not run**: {'; '.join(missing) or 'nothing'}."
     )
 

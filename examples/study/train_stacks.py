@@ -11,6 +11,7 @@ An example of a plan:
       MulT: {block_attention: [self, encoder]}
       single-task: {alone: yes}                 # one network for every task
       half as long: {steps: 0.5}                # share of base's steps
+      at one rate: {learning_rates: [4e-3]}     # in place of the plan's
 
 Each network is trained with every learning rate and seed, all of them in one stack. The learning rate with the best mean gain over
 the constant baseline on the validation split is chosen, and the networks with this rate are measured on the test split, once. The
@@ -92,11 +93,13 @@ class Network:
         row: name of the row of the table that it belongs to.
         name: its own name; differs from `row` if the row has one network per task.
         flags: flags of `mult-hf train`.
+        learning_rates: learning rates to try; None for those of the plan.
     """
 
     row: str
     name: str
     flags: dict[str, Any]
+    learning_rates: Sequence[float] | None = None
 
     @property
     def file_name(self) -> str:
@@ -120,7 +123,7 @@ class Plan:
 
     Args:
         networks: in order of importance.
-        learning_rates: learning rates to try for each network.
+        learning_rates: learning rates to try for each network that has none of its own.
         seeds: seeds of weights, order of samples and augmentation.
     """
 
@@ -179,6 +182,8 @@ def read_plan(path: Path, arguments: StudyArguments) -> Plan:
     for network in networks:
         if own := network.flags.keys() & set(OWN_FLAGS):
             raise ValueError(f"network {network.name!r} has {sorted(own)}, which this script sets; use 'seeds' and 'learning_rates'")
+    if arguments.learning_rates is not None:
+        networks = [replace(network, learning_rates=None) for network in networks]
     return Plan(
         [network for network in networks if arguments.only is None or network.row in arguments.only],
         [float(rate) for rate in arguments.learning_rates or content["learning_rates"]],
@@ -189,11 +194,13 @@ def read_plan(path: Path, arguments: StudyArguments) -> Plan:
 def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
     """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set)."""
     flags = dict(flags)
-    alone, share = flags.pop("alone", False), flags.pop("steps", 1)
+    alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)
+    rates = rates and [float(rate) for rate in rates]
     flags["max_steps"] = max(1, round(flags["max_steps"] * share))
     if not alone:
-        return [Network(row, row, flags)]
-    return [Network(row, f"{row}, {task}", {**flags, "tasks": [task]}) for task in flags.get("tasks") or load_task_specs(flags["dataset"])]
+        return [Network(row, row, flags, rates)]
+    tasks = flags.get("tasks") or load_task_specs(flags["dataset"])
+    return [Network(row, f"{row}, {task}", {**flags, "tasks": [task]}, rates) for task in tasks]
 
 
 # --- data ---
@@ -385,7 +392,8 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
     """
     waiting = {}
     for network in plan.networks:
-        job = Job(network, tuple(plan.learning_rates), tuple(plan.seeds), directory, deadline, **options)
+        rates = network.learning_rates or plan.learning_rates
+        job = Job(network, tuple(rates), tuple(plan.seeds), directory, deadline, **options)
         waiting[pool.submit(train_stack, job)] = network
     problems = []
     for done in tqdm(as_completed(waiting), total=len(waiting), desc="stacks"):

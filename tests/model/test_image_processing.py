@@ -207,7 +207,7 @@ BROKEN_FILES = {
     "truncated png": (half_of("png"), "broken"),
     "text": (lambda path: path.write_text("not an image"), "cannot be read as an image"),
     "no byte": (lambda path: path.write_bytes(b""), "cannot be read as an image"),
-    "directory": (lambda path: path.mkdir(), "cannot be read as an image"),
+    "directory": (lambda path: path.mkdir(), "is a folder; give the path of one image"),
     "missing": (lambda path: None, "does not exist"),
 }
 

@@ -114,7 +114,10 @@ def test_a_view_rendered_twice_is_the_same(row):
 
 
 def test_the_plain_scenes_are_still_those_of_the_shipped_sample(backend):
-    """Version 1, seed 0, view 0 against the stored view; tolerances as for another CPU."""
+    """Version 1, seed 0, view 0 against the stored view, which LLVM rendered; tolerances as for another CPU.
+
+    Other variants draw other random numbers, so the noise of their eight paths per pixel differs, also after denoising.
+    """
     (path,) = SAMPLE.glob("test-*.parquet")
     stored = pq.read_table(path).slice(0, 1).to_pylist()[0]
     plain = settings(scenes=1, size=128, samples_per_pixel=8, seed=0)
@@ -122,7 +125,9 @@ def test_the_plain_scenes_are_still_those_of_the_shipped_sample(backend):
     assert stored["view"] == 0
     for name in ("segmentation", "depth", "normals"):
         assert (np.abs(picture(fresh[name]).astype(int) - picture(stored[name])) <= 1).mean() > 0.995, name
-    assert np.abs(picture(fresh["image"]).astype(int) - picture(stored["image"])).mean() < 1, "of 255"
+    assert np.abs(picture(fresh["image"]).astype(int) - picture(stored["image"])).mean() < (1 if backend[0] == variants.LLVM else 6), (
+        "of 255"
+    )
 
 
 # --- groups ---

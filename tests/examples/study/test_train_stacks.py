@@ -105,6 +105,15 @@ def test_the_command_line_replaces_parts_of_a_plan(small_rooms, tmp_path):
     assert (plan.seeds, plan.learning_rates) == ([5], [0.1])
 
 
+def test_a_network_may_have_learning_rates_of_its_own(small_rooms, tmp_path):
+    path = write_plan(tmp_path / "plan.yaml", small_rooms, {"a": {"learning_rates": ["4e-3"]}, "b": None})
+    networks = read_plan(path, StudyArguments(plan=path)).networks
+    assert [network.learning_rates for network in networks] == [[4e-3], None]
+    assert "learning_rates" not in networks[0].flags
+    networks = read_plan(path, StudyArguments(plan=path, learning_rates=[0.1])).networks
+    assert [network.learning_rates for network in networks] == [None, None], "the command line replaces them"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -134,11 +143,13 @@ def test_the_committed_results_are_those_of_the_committed_plan(small_rooms):
     assert len(results) >= 16
     for name, result in results.items():
         assert result["flags"] == {**planned[name].flags, "dataset": "rooms-64"}, name
-        assert (result["seeds"], [float(rate) for rate in result["learning_rates"]]) == (plan.seeds, plan.learning_rates), name
+        rates = planned[name].learning_rates or plan.learning_rates
+        assert (result["seeds"], [float(rate) for rate in result["learning_rates"]]) == (plan.seeds, rates), name
 
 
-def test_every_network_of_the_committed_plan_can_be_built(small_rooms):
-    path = ROOT / "examples/study/ablations/main_table.yaml"
+@pytest.mark.parametrize("name", ["main_table", "pairs"])
+def test_every_network_of_a_committed_plan_can_be_built(small_rooms, name):
+    path = ROOT / f"examples/study/ablations/{name}.yaml"
     plan = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms)))
     assert len({network.file_name for network in plan.networks}) == len(plan.networks)
     for network in plan.networks:
