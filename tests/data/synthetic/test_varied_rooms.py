@@ -116,7 +116,8 @@ def test_a_view_rendered_twice_is_the_same(row):
 def test_the_plain_scenes_are_still_those_of_the_shipped_sample(backend):
     """Version 1, seed 0, view 0 against the stored view, which LLVM rendered; tolerances as for another CPU.
 
-    Other variants draw other random numbers, so the noise of their eight paths per pixel differs, also after denoising.
+    Other variants draw other random numbers, so the noise of their eight paths per pixel differs, also after denoising: their images are
+    compared by means of 16 x 16 pixels.
     """
     (path,) = SAMPLE.glob("test-*.parquet")
     stored = pq.read_table(path).slice(0, 1).to_pylist()[0]
@@ -125,9 +126,10 @@ def test_the_plain_scenes_are_still_those_of_the_shipped_sample(backend):
     assert stored["view"] == 0
     for name in ("segmentation", "depth", "normals"):
         assert (np.abs(picture(fresh[name]).astype(int) - picture(stored[name])) <= 1).mean() > 0.995, name
-    assert np.abs(picture(fresh["image"]).astype(int) - picture(stored["image"])).mean() < (1 if backend[0] == variants.LLVM else 6), (
-        "of 255"
-    )
+    difference = picture(fresh["image"]).astype(int) - picture(stored["image"])  # (128, 128, 3)
+    if backend[0] != variants.LLVM:
+        difference = difference.reshape(8, 16, 8, 16, 3).mean(axis=(1, 3))
+    assert np.abs(difference).mean() < 1, "of 255"
 
 
 # --- groups ---
