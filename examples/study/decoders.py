@@ -4,13 +4,13 @@
 encoder map by its own projections. It shows what sharing does by itself. (`["self", "self"]` changes the source of queries and keys,
 too.)
 
-`swin_unet_shared` is Swin-Unet with MulT's shared map in the second block of each stage; in `swin_unet_own_maps`, its counterpart,
-every task computes its own one from the encoder map. They show what sharing does in a decoder with skip connections.
+`swin_unet_own_maps` is the same for Swin-Unet's decoder, whose skip connections give encoder features another way into the streams.
 
 `cross_task` lets the tokens of all tasks attend to one another, see `cross_task.py`.
 """
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import Any
 
 from mult_hf.model.configuration_mult import DECODER_OPTIONS, BlockAttention, MulTConfig
 from mult_hf.model.decoder_mult import MulTDecoder, SharedWindowAttention
@@ -29,44 +29,43 @@ class OwnMap(BlockAttention):
         return False
 
 
-class OwnMapsDecoder(MulTDecoder):
-    """MulT's decoder with one attention map per task in the `"encoder"` blocks.
+def give_own_maps(stages: Iterable[Any], config: MulTConfig) -> None:
+    """Replace every attention that shares a map by one in which each task computes its own.
 
     Args:
+        stages: of a decoder, with `blocks` each.
         config: the model's configuration.
-        channels: of the encoder maps, finest first.
 
     Raises:
         ValueError: if a block takes queries and keys from the reference task's stream, which belongs to another task.
     """
+    for block in (block for stage in stages for block in stage.blocks):
+        shared = block.attention
+        if shared.kind.source == "reference":
+            raise ValueError("a 'reference' block has no counterpart with one map per task; use 'self' or 'encoder' blocks")
+        if shared.kind.is_shared:
+            width = next(iter(shared.tasks.values())).o_proj.out_features
+            block.attention = SharedWindowAttention(config, width, shared.heads, OwnMap(*shared.kind), config.task_specs)
+
+
+class OwnMapsDecoder(MulTDecoder):
+    """MulT's decoder with one attention map per task in the `"encoder"` blocks; arguments and errors of [`give_own_maps`]."""
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__(config, channels)
-        for stage, width in zip(self.stages, reversed(channels)):
-            for block in stage.blocks:
-                kind = block.attention.kind
-                if kind.source == "reference":
-                    raise ValueError("a 'reference' block has no counterpart with one map per task; use 'self' or 'encoder' blocks")
-                if kind.is_shared:
-                    block.attention = SharedWindowAttention(config, width, block.attention.heads, OwnMap(*kind), config.task_specs)
-
-
-class SwinUnetSharedDecoder(SwinUnetDecoder):
-    """Swin-Unet's decoder with one attention map for all tasks, from the encoder map, in the second block of each stage."""
-
-    kinds: ClassVar = (BlockAttention("self", skip=False), BlockAttention("encoder", skip=False))
+        give_own_maps(self.stages, config)
 
 
 class SwinUnetOwnMapsDecoder(SwinUnetDecoder):
-    """The same with one map per task, from the encoder map."""
+    """Swin-Unet's decoder with one attention map per task in the `"encoder"` blocks; arguments and errors of [`give_own_maps`]."""
 
-    kinds: ClassVar = (BlockAttention("self", skip=False), OwnMap("encoder", skip=False))
+    def __init__(self, config: MulTConfig, channels: list[int]) -> None:
+        super().__init__(config, channels)
+        give_own_maps(self.stages, config)
 
 
 DECODERS["cross_task"] = CrossTaskDecoder
 DECODER_OPTIONS["cross_task"] = ("mlp_ratio", "hidden_act", "qkv_bias")
-DECODERS["mult_own_maps"] = OwnMapsDecoder
-DECODER_OPTIONS["mult_own_maps"] = DECODER_OPTIONS["mult"]
-for _name, _decoder in {"swin_unet_shared": SwinUnetSharedDecoder, "swin_unet_own_maps": SwinUnetOwnMapsDecoder}.items():
+for _name, _decoder in {"mult_own_maps": OwnMapsDecoder, "swin_unet_own_maps": SwinUnetOwnMapsDecoder}.items():
     DECODERS[_name] = _decoder
-    DECODER_OPTIONS[_name] = (*DECODER_OPTIONS["swin_unet"], "reference_task")
+    DECODER_OPTIONS[_name] = DECODER_OPTIONS["mult"]

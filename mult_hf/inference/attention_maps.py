@@ -70,7 +70,7 @@ def attention_of_pixel(
         model: the model that computed the outputs; needed for the layout of its windows.
         outputs: outputs with `output_attentions=True` and `output_hidden_states=True`.
         pixel: row and column in the model's input.
-        stage: stage of the decoders, counted from 1 (the coarsest).
+        stage: stage of the decoders, counted from 1 (that of the encoder's coarsest map).
         block: index among the stage's shared blocks, from 0.
         head: index of a head; the mean over heads by default.
         image: index in the batch.
@@ -112,11 +112,12 @@ def attention_of_pixel(
 
 
 def shared_blocks(model: MulTForMultiTaskDensePrediction) -> dict[int, list[MulTDecoderBlock]]:
-    """The blocks that share their attention map, by stage from 1 (the coarsest); stages without one are left out."""
+    """The blocks that share their attention map, by stage from 1 (that of the coarsest map); stages without one are left out."""
     stages = getattr(model.mult.decoder, "stages", [])
+    first = 1 + len(model.mult.backbone.channels) - len(stages)  # decoders may have no stage for the coarsest maps
     blocks = {
         number: [b for b in stage.modules() if isinstance(b, MulTDecoderBlock) and b.attention.kind.is_shared]
-        for number, stage in enumerate(stages, start=1)
+        for number, stage in enumerate(stages, start=first)
     }
     return {number: shared for number, shared in blocks.items() if shared}
 

@@ -93,7 +93,8 @@ def load_exportable(
     """
     model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attention).eval()
     wanted = model.mult.requested_tasks(tasks)
-    for task in set(model.task_names) - {*wanted, model.config.reference_task}:
+    reference = {model.config.reference_task} if model.shares_attention else set()
+    for task in set(model.task_names) - {*wanted, *reference}:
         model.remove_task(task)
     check_weights(model)
     return Exportable(model, wanted, results).eval()

@@ -8,6 +8,7 @@ from transformers.backbone_utils import load_backbone
 from transformers.utils import logging
 
 from .configuration_mult import MulTConfig
+from .decoders import DECODERS
 from .encoder_sources import find_timm_encoder, load_timm_weights
 from .entry_fields import refusal
 
@@ -50,7 +51,7 @@ def make_backbone(config: MulTConfig) -> nn.Module:
 
 def unread_stages(config: MulTConfig, out_features: list[str]) -> list[str]:
     """Names of the encoder stages whose map no block of the decoder reads; none for decoders that read every map."""
-    if not config.reads("block_attention"):
+    if getattr(DECODERS[config.decoder_type], "reads_every_map", True):
         return []
     stages = config.block_attention_of_stages(len(out_features))  # coarsest first
     finer = list(zip(reversed(out_features), stages))[1:]

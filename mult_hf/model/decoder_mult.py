@@ -15,7 +15,7 @@ The idea (paper, section 3.2; one class, [`SharedWindowAttention`]):
 Maps here are channels-last, (batch, height, width, channels), unless said otherwise; windows (batch, windows, tokens, channels).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -353,6 +353,53 @@ class MulTDecoderOutput:
     attentions: tuple[Tensor, ...]
 
 
+def streams_to_run(stages: Iterable[Any], tasks: list[str]) -> list[str]:
+    """The requested tasks, and the reference task if a `"reference"` block needs its stream.
+
+    An `"encoder"` block needs only the reference task's projections, not its stream.
+
+    Args:
+        stages: of a decoder, with `blocks` each.
+        tasks: the requested ones.
+    """
+    attentions = [block.attention for stage in stages for block in stage.blocks]
+    needed = [a.config.reference_task for a in attentions if a.kind.source == "reference"][:1]
+    return list(dict.fromkeys(tasks + needed))
+
+
+def run_blocks(
+    blocks: Iterable[MulTDecoderBlock], streams: Mapping[str, Tensor], encoder_map: Tensor
+) -> tuple[Mapping[str, Tensor], list[Tensor]]:
+    """Run a stage's blocks one after the other; returns the new streams, and the map of each block that shares one."""
+    shared = []
+    for block in blocks:
+        streams, maps = block(streams, encoder_map)
+        if block.attention.kind.is_shared:
+            shared += maps.values()
+    return streams, shared
+
+
+def stage_blocks(config: MulTConfig, channels: list[int], heads: list[int]) -> Iterator[list[MulTDecoderBlock]]:
+    """The blocks of all decoder stages, as `config.block_attention` lists their kinds; regular and shifted windows alternate.
+
+    Args:
+        config: the model's configuration.
+        channels: of each stage, coarsest first.
+        heads: of each stage.
+
+    Raises:
+        ValueError: if heads or block lists do not fit the stages.
+    """
+    kinds = config.block_attention_of_stages(len(channels))
+    drop_path = iter(torch.linspace(0, config.drop_path_rate, sum(map(len, kinds)), device="cpu").tolist())
+    tasks = list(config.task_specs)
+    for stage, width in enumerate(channels):
+        yield [
+            MulTDecoderBlock(config, width, heads[stage], kind, index % 2 * (config.decoder_window // 2), next(drop_path), tasks)
+            for index, kind in enumerate(kinds[stage])
+        ]
+
+
 class MulTDecoder(nn.Module):
     """One decoder per task, run side by side from the coarsest encoder map to the finest (paper, section 3.2 and figure 2).
 
@@ -365,32 +412,16 @@ class MulTDecoder(nn.Module):
     """
 
     _no_split_modules: ClassVar[list[str]] = ["MulTDecoderBlock"]
+    reads_every_map: ClassVar[bool] = False  # finer maps are read only by blocks that share them or add them to their values
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()
         channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
-        heads = decoder_heads(config, channels)
-        kinds = config.block_attention_of_stages(len(channels))
-        drop_path = iter(torch.linspace(0, config.drop_path_rate, sum(map(len, kinds)), device="cpu").tolist())
         tasks = list(config.task_specs)
-        stages = []
-        for stage, width in enumerate(channels):
-            blocks = [
-                # Regular and shifted windows alternate.
-                MulTDecoderBlock(config, width, heads[stage], kind, index % 2 * (config.decoder_window // 2), next(drop_path), tasks)
-                for index, kind in enumerate(kinds[stage])
-            ]
-            stages.append(MulTDecoderStage(blocks, _upsampling(config, channels[stage : stage + 2], tasks)))
-        self.stages: Iterable[Any] = nn.ModuleList(stages)
-
-    def streams_to_run(self, tasks: list[str]) -> list[str]:
-        """The requested tasks, and the reference task if a `"reference"` block needs its stream.
-
-        An `"encoder"` block needs only the reference task's projections, not its stream.
-        """
-        attentions = [block.attention for stage in self.stages for block in stage.blocks]
-        needed = [a.config.reference_task for a in attentions if a.kind.source == "reference"][:1]
-        return list(dict.fromkeys(tasks + needed))
+        self.stages: Iterable[Any] = nn.ModuleList(
+            MulTDecoderStage(blocks, _upsampling(config, channels[stage : stage + 2], tasks))
+            for stage, blocks in enumerate(stage_blocks(config, channels, decoder_heads(config, channels)))
+        )
 
     def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> MulTDecoderOutput:
         """Decode the wanted tasks.
@@ -401,13 +432,11 @@ class MulTDecoder(nn.Module):
             return_maps: whether to collect the shared attention maps.
         """
         encoder_maps = [channels_last(maps).contiguous() for maps in feature_maps][::-1]
-        streams = dict.fromkeys(self.streams_to_run(tasks), encoder_maps[0])
+        streams = dict.fromkeys(streams_to_run(self.stages, tasks), encoder_maps[0])
         stage_streams, attentions = [], []
         for number, (stage, encoder_map) in enumerate(zip(self.stages, encoder_maps)):
-            for block in stage.blocks:
-                streams, maps = block(streams, encoder_map)
-                if return_maps and block.attention.kind.is_shared:
-                    attentions += maps.values()
+            streams, maps = run_blocks(stage.blocks, streams, encoder_map)
+            attentions += maps if return_maps else []
             # The next stage and the heads read the returned tensors themselves, so that gradients reach them.
             stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
             if number + 1 < len(encoder_maps):

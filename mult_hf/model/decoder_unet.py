@@ -7,7 +7,8 @@ encoder whose last stage is the bottleneck, and a decoder that mirrors the other
         x <- linear([x, s])                        skip connection: side by side, and back to the channels of s
         x <- SW-MSA block(W-MSA block(x))          two Swin blocks, regular and shifted windows
 
-Here each task has its own decoder, and tasks share only the encoder: the baseline without sharing between decoders.
+Here each task has its own decoder. The blocks are those of MulT: by default each attends to its own stream (`"self"`), as in Swin-Unet,
+and tasks share only the encoder. With `block_attention=["self", "encoder"]`, the second block takes MulT's one attention map for all tasks.
 Left out: the norm and the patch expanding to full resolution at the end (each task has the package's head at H/4 instead, so that
 only decoders are compared). Patch expanding was the best of the three ways up in the paper's ablation (section 4.5); the bilinear
 resize of the "mult" decoder is used only if doubling does not give the next map's size (odd sizes, encoders with other strides).
@@ -15,17 +16,26 @@ resize of the "mult" decoder is used only if doubling does not give the next map
 All maps are channels-last, (batch, height, width, channels), unless said otherwise.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .configuration_mult import BlockAttention, MulTConfig
-from .decoder_mult import MulTDecoderBlock, MulTDecoderOutput, PerTask, channels_first, channels_last, decoder_heads, resize
-
-_KINDS = (BlockAttention("self", skip=False),) * 2  # of a stage's blocks: one with regular windows, one with shifted ones
+from .configuration_mult import MulTConfig
+from .decoder_mult import (
+    MulTDecoderBlock,
+    MulTDecoderOutput,
+    PerTask,
+    channels_first,
+    channels_last,
+    decoder_heads,
+    resize,
+    run_blocks,
+    stage_blocks,
+    streams_to_run,
+)
 
 
 class PatchExpanding(nn.Module):
@@ -58,51 +68,39 @@ class SkipConnection(nn.Module):
 
 
 class SwinUnetStage(nn.Module):
-    """One step up of all decoders: each task's skip connection, and its two Swin blocks."""
+    """One step up of all decoders: each task's skip connection, and its Swin blocks."""
 
-    def __init__(
-        self, config: MulTConfig, channels: int, next_channels: int, heads: int, kinds: Sequence[BlockAttention], drop_path: list[float]
-    ) -> None:
+    def __init__(self, connections: PerTask, blocks: list[MulTDecoderBlock]) -> None:
         super().__init__()
-        tasks = list(config.task_specs)
-        self.tasks = PerTask(tasks, lambda task: SkipConnection(channels, next_channels, config.layer_norm_eps))
-        self.blocks = nn.ModuleList(
-            MulTDecoderBlock(config, next_channels, heads, kind, index * (config.decoder_window // 2), rate, tasks)
-            for index, (kind, rate) in enumerate(zip(kinds, drop_path, strict=True))
-        )
+        self.tasks = connections
+        self.blocks: Any = nn.ModuleList(blocks)
 
-    def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> dict[str, Tensor]:
-        """Streams of the coarser stage and this stage's encoder map in; this stage's streams out."""
+    def forward(self, streams: Mapping[str, Tensor], encoder_map: Tensor) -> tuple[Mapping[str, Tensor], list[Tensor]]:
+        """Streams of the coarser stage and this stage's encoder map in; this stage's streams, and the maps that its blocks share, out."""
         fused = {task: self.tasks[task](stream, encoder_map) for task, stream in streams.items()}
-        for block in self.blocks:
-            fused, _ = block(fused, encoder_map)
-        return fused
+        return run_blocks(self.blocks, fused, encoder_map)
 
 
 class SwinUnetDecoder(nn.Module):
-    """One Swin-Unet decoder per task (arXiv 2105.05537), by the interface of `decoders.py`; returns no attention maps.
+    """One Swin-Unet decoder per task (arXiv 2105.05537), by the interface of `decoders.py`.
 
     Args:
         config: the model's configuration.
         channels: of the encoder maps, finest first.
 
     Raises:
-        ValueError: if heads do not fit the encoder's stages.
+        ValueError: if heads or block lists do not fit the stages.
     """
 
     _no_split_modules: ClassVar[list[str]] = ["MulTDecoderBlock"]
-    kinds: ClassVar[Sequence[BlockAttention]] = _KINDS
+    reads_every_map: ClassVar[bool] = True
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()
         channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
         heads = decoder_heads(config, channels)[1:]  # the coarsest map is the bottleneck, whose blocks are the encoder's
-        blocks = len(self.kinds)
-        rates = torch.linspace(0, config.drop_path_rate, blocks * len(heads), device="cpu").tolist()
-        self.stages = nn.ModuleList(
-            SwinUnetStage(config, coarser, finer, heads[stage], self.kinds, rates[blocks * stage :][:blocks])
-            for stage, (coarser, finer) in enumerate(pairwise(channels))
-        )
+        connections = (_skip_connections(config, *widths) for widths in pairwise(channels))
+        self.stages: Iterable[Any] = nn.ModuleList(map(SwinUnetStage, connections, stage_blocks(config, channels[1:], heads)))
 
     def forward(self, feature_maps: Iterable[Tensor], tasks: list[str], return_maps: bool = False) -> MulTDecoderOutput:
         """Decode the wanted tasks.
@@ -110,11 +108,18 @@ class SwinUnetDecoder(nn.Module):
         Args:
             feature_maps: of the encoder, finest first, (batch, channels, height, width) each.
             tasks: which streams to return.
-            return_maps: no effect, because no map is shared.
+            return_maps: whether to collect the shared attention maps.
         """
         coarsest, *finer = [channels_last(maps).contiguous() for maps in feature_maps][::-1]
-        stage_streams = [dict.fromkeys(tasks, channels_first(coarsest))]
+        stage_streams = [dict.fromkeys(streams_to_run(self.stages, tasks), channels_first(coarsest))]
+        attentions: list[Tensor] = []
         for stage, encoder_map in zip(self.stages, finer):
-            streams = stage({task: channels_last(stream) for task, stream in stage_streams[-1].items()}, encoder_map)
+            streams, maps = stage({task: channels_last(stream) for task, stream in stage_streams[-1].items()}, encoder_map)
             stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
-        return MulTDecoderOutput({task: tuple(streams[task] for streams in stage_streams) for task in tasks}, ())
+            attentions += maps if return_maps else []
+        return MulTDecoderOutput({task: tuple(streams[task] for streams in stage_streams) for task in tasks}, tuple(attentions))
+
+
+def _skip_connections(config: MulTConfig, channels: int, next_channels: int) -> PerTask:
+    """Each task's step to the next stage."""
+    return PerTask(config.task_specs, lambda task: SkipConnection(channels, next_channels, config.layer_norm_eps))

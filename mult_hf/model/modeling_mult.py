@@ -438,14 +438,18 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         self.mult.requested_tasks([task])
         if len(self.task_names) == 1:
             raise ValueError(f"{task!r} is the model's only task; a model needs at least one")
-        attentions = [module for module in self.mult.decoder.modules() if isinstance(module, SharedWindowAttention)]
-        if task == self.config.reference_task and any(attention.kind.is_shared for attention in attentions):
+        if task == self.config.reference_task and self.shares_attention:
             raise ValueError(f"{task!r} is the reference task, whose projections make the attention of all others; it cannot be removed")
         for _, modules in self._per_task_modules():
             del modules[task]
         self.config.tasks = [entry for entry in self.config.task_entries if entry["name"] != task]
         if self.config.reference_task == task:  # nothing is shared, so any other task will do
             self.config.reference_task = self.task_names[0]
+
+    @property
+    def shares_attention(self) -> bool:
+        """Whether a block of the decoders computes one attention map for all tasks."""
+        return any(isinstance(module, SharedWindowAttention) and module.kind.is_shared for module in self.mult.decoder.modules())
 
     def _per_task_modules(self) -> list[tuple[str, PerTask]]:
         """Everything that exists once per task, with its path."""

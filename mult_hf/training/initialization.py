@@ -30,8 +30,9 @@ from .distributed import print_once
 SIZE_STEP = 32
 """Heights and widths chosen here are multiples of this: the encoder's largest stride in pixels."""
 
-DEFAULT_BLOCKS = {"mult": ["self+skip", "encoder+skip"]}
-"""Blocks of a decoder stage, per kind of decoder: the paper's, with the encoder's map added to the values (docs/baselines.md)."""
+DEFAULT_BLOCKS = {"swin_unet": ["self", "encoder"], "mult": ["self+skip", "encoder+skip"]}
+"""Blocks of a decoder stage, per kind of decoder: the paper's; in its own decoder with the encoder's map added to the values
+(docs/evidence.md)."""
 
 
 def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_size: int) -> MulTForMultiTaskDensePrediction:
@@ -256,7 +257,7 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
             check_compatible(own, spec)
             _learn_as_in(model, spec, name_or_path)
     reference = model.config.reference_task
-    if reference is not None and reference not in specs:
+    if model.shares_attention and reference not in specs:
         heir = next(task for task in model.task_names if task in specs)
         model = hand_over_reference(model, heir)
         print_once(

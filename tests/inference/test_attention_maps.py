@@ -108,6 +108,13 @@ def test_stages_without_a_shared_block_do_not_shift_the_numbers_of_the_others(se
         attention_of_pixel(model, outputs, (40, 40), stage=3)
 
 
+def test_stages_of_a_decoder_without_the_coarsest_have_the_numbers_of_their_maps(seen):
+    model, outputs = seen(decoder_type="swin_unet", block_attention=["self", "encoder"])
+    assert list(shared_blocks(model)) == [2, 3, 4]
+    looked = attention_of_pixel(model, outputs, (40, 40), stage=3)
+    torch.testing.assert_close(looked.weights, brute_force(outputs.attentions[1][0], 9, 13, WINDOW, 2, (5, 5)).mean(dim=0))
+
+
 @pytest.mark.parametrize(("task", "changes"), [("depth", False), ("normals", True)])
 def test_only_the_reference_task_determines_the_attention_of_all_tasks(tiny_model, task, changes):
     model = tiny_model(tasks=["depth", "normals"])

@@ -19,13 +19,18 @@ from mult_hf.model.decoders import DECODERS
 CURVATURE = TaskSpec(name="principal_curvature", kind="regression", channels=2)
 TASKS = ["segmentation", "depth", "normals"]
 OF_THE_PACKAGE = ["mult", "swin_unet", "mtan"]  # examples/study adds its own, which have their own tests
-every_decoder = pytest.mark.parametrize("decoder", OF_THE_PACKAGE)
+VARIANTS = {
+    **{name: {"decoder_type": name} for name in OF_THE_PACKAGE},
+    "swin_unet with a shared map": {"decoder_type": "swin_unet", "block_attention": ["self", "encoder"]},
+    "swin_unet with maps of the reference": {"decoder_type": "swin_unet", "block_attention": ["encoder+skip", "reference"]},
+}
+every_decoder = pytest.mark.parametrize("decoder", VARIANTS)
 
 
 @pytest.fixture
 def model_with(tiny_model):
     """A small model of three tasks with the named decoder."""
-    return lambda decoder, **kwargs: tiny_model(decoder_type=decoder, **{"tasks": TASKS, **kwargs})
+    return lambda decoder, **kwargs: tiny_model(**VARIANTS[decoder], **{"tasks": TASKS, **kwargs})
 
 
 def pixels(batch=2, height=64, width=64):
@@ -114,7 +119,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model_with, decoder):
 
 @every_decoder
 def test_parameters_of_a_task_do_not_affect_other_tasks(model_with, decoder):
-    """The reference task is not changed here, because its projections are shared in the "mult" decoder."""
+    """The reference task is not changed here, because its projections are shared."""
     model = model_with(decoder)
     before = model(pixels()).predictions
     with torch.no_grad():
@@ -155,7 +160,8 @@ def test_a_changed_model_predicts_the_same_after_saving_and_loading(model_with, 
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert "no effect" not in caplog.text, "a saved configuration holds nothing that its decoder does not read"
-    assert loaded.config.decoder_type == decoder
+    kept = ("decoder_type", "block_attention", "reference_task")
+    assert [getattr(loaded.config, name) for name in kept] == [getattr(model.config, name) for name in kept]
     assert_same(loaded(pixels()).predictions, model(pixels()).predictions)
 
 
@@ -171,7 +177,7 @@ def test_a_changed_model_predicts_the_same_after_saving_and_loading(model_with, 
     ids=["convnext", "timm"],
 )
 def test_any_pyramid_backbone_works(decoder, backbone):
-    config = MulTConfig(backbone_config=backbone, tasks=["depth", "normals"], decoder_type=decoder)
+    config = MulTConfig(backbone_config=backbone, tasks=["depth", "normals"], **VARIANTS[decoder])
     predictions = MulTForMultiTaskDensePrediction(config).eval()(pixels(2, 75, 101)).predictions
     assert tuple(predictions["normals"].shape) == (2, 3, 75, 101)
 
@@ -187,7 +193,7 @@ def test_any_pyramid_backbone_works(decoder, backbone):
 )
 def test_every_class_in_no_split_modules_is_a_layer_of_the_model(decoder, backbone):
     """FSDP refuses a model that lists a class without any layer of it."""
-    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=backbone, tasks=["depth"], decoder_type=decoder))
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=backbone, tasks=["depth"], **VARIANTS[decoder]))
     decoder_layers, backbone_layers = ({type(m).__name__ for m in part.modules()} for part in (model.mult.decoder, model.mult.backbone))
     assert model._no_split_modules <= decoder_layers | backbone_layers
     assert model._no_split_modules & decoder_layers
@@ -198,7 +204,8 @@ def test_every_class_in_no_split_modules_is_a_layer_of_the_model(decoder, backbo
 def test_shared_maps_are_returned_without_changing_predictions(model_with, decoder):
     model = model_with(decoder)
     asked = model(pixels(), output_attentions=True)
-    assert len(asked.attentions) == {"mult": 4}.get(decoder, 0), 'one "encoder" block in each of four stages of "mult"'
+    maps = {"mult": 4, "swin_unet with a shared map": 3, "swin_unet with maps of the reference": 6}
+    assert len(asked.attentions) == maps.get(decoder, 0), "one per shared block in each of four stages, or the three of Swin-Unet"
     assert_same(asked.predictions, model(pixels()).predictions)
 
 
@@ -231,9 +238,8 @@ def test_training_lowers_every_loss(model_with, decoder):
 @pytest.mark.parametrize(
     ("decoder", "option", "value"),
     [
-        ("swin_unet", "block_attention", ["self", "self"]),
-        ("swin_unet", "reference_task", "depth"),
         ("mtan", "block_attention", ["self", "encoder"]),
+        ("mtan", "reference_task", "depth"),
         ("mtan", "decoder_window_size", 4),
         ("mtan", "drop_path_rate", 0.1),
     ],
@@ -245,7 +251,7 @@ def test_an_option_without_effect_is_dropped_with_a_warning(tiny_config, caplog,
     assert config.to_dict() == tiny_config(decoder_type=decoder).to_dict()
 
 
-@every_decoder
+@pytest.mark.parametrize("decoder", OF_THE_PACKAGE)
 def test_options_that_a_decoder_reads_are_kept_without_a_warning(tiny_config, caplog, tmp_path, decoder):
     values = {
         "block_attention": ["encoder", "reference"], "reference_task": "depth", "decoder_num_attention_heads": [4, 4, 2, 1],
@@ -331,6 +337,33 @@ def test_swin_unet_tasks_share_only_the_encoder(model_with):
     attentions = [m for m in decoder.modules() if isinstance(m, SharedWindowAttention)]
     assert len(attentions) == 3 * 2, "two blocks at each of H/16, H/8 and H/4"
     assert not any(attention.kind.is_shared or attention.kind.skip for attention in attentions)
+
+
+def test_swin_unet_with_mults_blocks_shares_the_maps_that_the_reference_task_computes_from_the_encoder(model_with):
+    """As MulT does: the reference task's queries and keys change every task, those of another task do not exist."""
+    model = model_with("swin_unet with a shared map")
+    before = model(pixels()).predictions
+    shared = [stage.blocks[1].attention.tasks for stage in model.mult.decoder.stages]
+    assert {task for tasks in shared for task in tasks if hasattr(tasks[task], "q_proj")} == {"normals"}
+    with torch.no_grad():
+        for tasks in shared:
+            tasks["normals"].q_proj.weight.mul_(-2).add_(0.1)
+    assert changed(before, model(pixels()).predictions) == set(TASKS)
+
+
+def test_swin_unet_takes_one_list_of_blocks_per_stage_but_the_coarsest(tiny_model, tiny_config):
+    model = tiny_model(decoder_type="swin_unet", block_attention=[["self"] * 2, ["self", "encoder"], ["encoder"] * 4], tasks=TASKS)
+    assert [[b.attention.kind.source for b in stage.blocks] for stage in model.mult.decoder.stages] == [
+        ["self"] * 2, ["self", "encoder"], ["encoder"] * 4
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="block_attention has 4 lists for 3 decoder stages"):
+        tiny_model(decoder_type="swin_unet", block_attention=[["self", "self"]] * 4)
+
+
+def test_the_plain_swin_unet_of_an_older_configuration_stays_plain(tiny_config):
+    """Configurations of version 0.1 have no blocks and no reference task for this decoder."""
+    old = tiny_config(decoder_type="swin_unet").to_dict() | {"block_attention": None, "reference_task": None}
+    assert MulTConfig.from_dict(old).block_attention == ["self", "self"]
 
 
 # --- MTAN ---

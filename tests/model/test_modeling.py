@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction
-from mult_hf.model.decoder_mult import SharedWindowAttention
+from mult_hf.model.decoder_mult import SharedWindowAttention, streams_to_run
 from support.batches import assert_same_predictions, labels_for, pixels
 
 
@@ -52,8 +52,8 @@ def test_a_subset_of_tasks_gives_the_same_predictions(tiny_model, block_attentio
 
 
 def test_only_the_needed_streams_run_for_a_subset(tiny_model):
-    assert tiny_model(block_attention=["self", "encoder"]).mult.decoder.streams_to_run(["depth"]) == ["depth"]
-    assert tiny_model(block_attention=["encoder", "reference"]).mult.decoder.streams_to_run(["depth"]) == ["depth", "normals"]
+    assert streams_to_run(tiny_model(block_attention=["self", "encoder"]).mult.decoder.stages, ["depth"]) == ["depth"]
+    assert streams_to_run(tiny_model(block_attention=["encoder", "reference"]).mult.decoder.stages, ["depth"]) == ["depth", "normals"]
 
 
 def test_one_shared_map_per_block_is_returned_and_sums_to_one(tiny_model):

@@ -221,8 +221,9 @@ def configurations(draw):
     kinds = st.sampled_from(["self", "encoder", "reference", "self+skip", "encoder+skip", "reference+skip"])
     stage = st.lists(kinds, min_size=2, max_size=2)
     decoder = draw(st.sampled_from(["mult", "mult", "mult", "swin_unet", "mtan"]))
-    of_mult = {
-        "block_attention": draw(st.one_of(stage, st.lists(stage, min_size=4, max_size=4))),
+    stages = 4 if decoder == "mult" else 3
+    of_blocks = {
+        "block_attention": draw(st.one_of(stage, st.lists(stage, min_size=stages, max_size=stages))),
         "reference_task": draw(st.sampled_from([spec.name for spec in tasks])),
     }
     windows = {"decoder_window_size": draw(st.sampled_from([None, 2, 3, 4])), "mlp_ratio": draw(st.sampled_from([1.0, 2, 4.0]))}
@@ -230,7 +231,7 @@ def configurations(draw):
         "backbone_config": {**TINY_SWIN, "depths": [1, 1, 1, 1], "window_size": draw(st.sampled_from([2, 4]))},
         "tasks": [spec.to_dict() for spec in tasks],
         "decoder_type": decoder,
-        **(of_mult if decoder == "mult" else {}),
+        **(of_blocks if decoder != "mtan" else {}),
         **(windows if decoder != "mtan" else {}),
     }
 

@@ -218,4 +218,7 @@ if os.environ.get("MULT_HF_ALL_KINDS"):
         "NoSharing", {"options": lambda self: {"block_attention": ["self", "self"]}, "shared_maps": 0, "finer_maps_are_read": False}
     )
     MulTUnetModelTest = further_kind("Unet", {"options": lambda self: {"decoder_type": "swin_unet"}, "shared_maps": 0})
+    MulTSharedUnetModelTest = further_kind(
+        "SharedUnet", {"options": lambda self: {"decoder_type": "swin_unet", "block_attention": ["self", "encoder"]}, "shared_maps": 1}
+    )
     MulTMtanModelTest = further_kind("Mtan", {"options": lambda self: {"decoder_type": "mtan"}, "shared_maps": 0})

@@ -7,7 +7,8 @@ from examples.study import decoders  # noqa: F401  (registers them)
 from examples.study.cross_task import enlarged
 
 TASKS = ["segmentation", "depth", "normals"]
-EACH = pytest.mark.parametrize("decoder", ["mult_own_maps", "cross_task", "swin_unet_shared", "swin_unet_own_maps"])
+BLOCKS = {"block_attention": ["self", "encoder"]}
+EACH = pytest.mark.parametrize("decoder", ["mult_own_maps", "cross_task", "swin_unet_own_maps"])
 
 
 def pixels(height=64, width=64):
@@ -57,14 +58,13 @@ def test_every_parameter_gets_a_gradient(tiny_model, decoder):
 
 def test_without_sharing_no_task_depends_on_the_reference_tasks_projections(tiny_model):
     """The premise is MulT, where the same change reaches every task."""
-    blocks = {"block_attention": ["self", "encoder"]}
-    for decoder, options, expected in (
-        ("mult", blocks, set(TASKS)),
-        ("mult_own_maps", blocks, {"normals"}),
-        ("swin_unet_shared", {}, set(TASKS)),
-        ("swin_unet_own_maps", {}, {"normals"}),
+    for decoder, expected in (
+        ("mult", set(TASKS)),
+        ("mult_own_maps", {"normals"}),
+        ("swin_unet", set(TASKS)),
+        ("swin_unet_own_maps", {"normals"}),
     ):
-        model = tiny_model(decoder_type=decoder, tasks=TASKS, **options)
+        model = tiny_model(decoder_type=decoder, tasks=TASKS, **BLOCKS)
         own = [block.attention.tasks["normals"] for stage in model.mult.decoder.stages for block in stage.blocks[1:]]
         assert changed_tasks(model, [p for projections in own for p in projections.q_proj.parameters()]) == expected, decoder
 
@@ -76,10 +76,11 @@ def test_of_one_task_both_are_the_same_network(tiny_model):
     torch.testing.assert_close(own(pixels()).predictions, shared(pixels()).predictions)
 
 
-def test_equal_projections_of_all_tasks_are_a_shared_map(tiny_model):
+@pytest.mark.parametrize("decoder", ["mult", "swin_unet"])
+def test_equal_projections_of_all_tasks_are_a_shared_map(tiny_model, decoder):
     """So the two decoders differ in nothing else."""
-    shared = tiny_model(tasks=TASKS, block_attention=["self", "encoder"])
-    own = tiny_model(decoder_type="mult_own_maps", tasks=TASKS, block_attention=["self", "encoder"])
+    shared = tiny_model(decoder_type=decoder, tasks=TASKS, **BLOCKS)
+    own = tiny_model(decoder_type=f"{decoder}_own_maps", tasks=TASKS, **BLOCKS)
     weights = shared.state_dict()
     own.load_state_dict(
         {
