@@ -33,6 +33,7 @@ SMALL_SWIN = {
     "drop_path_rate": 0.0,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+DECODER = {"decoder_type": "swin_unet", "block_attention": ["self", "encoder"]}  # MulT's shared map, in decoders with skip connections
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,7 +43,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", default="outputs/mult-loop", help="where model and processor are saved")
     parser.add_argument("--max_steps", type=int, default=600, help="optimizer steps")
     parser.add_argument("--batch_size", type=int, default=8, help="images per step and process")
-    parser.add_argument("--learning_rate", type=float, default=2e-3, help="largest learning rate, after the warm-up")
+    parser.add_argument("--learning_rate", type=float, default=4e-3, help="largest learning rate, after the warm-up")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     return parser.parse_args(argv)
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Model, optimizer, schedule. No weight decay on norms, biases and position embeddings.
     set_seed(flags.seed)  # the same initial weights in every process
-    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks))
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks, **DECODER))
     optimizer = torch.optim.AdamW(parameter_groups(model, learning_rate=flags.learning_rate, weight_decay=0.05))
     schedule = get_cosine_schedule_with_warmup(optimizer, min(30, flags.max_steps // 2), flags.max_steps)
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -88,7 +88,7 @@ class BenchmarkArguments:
 def build(arguments: BenchmarkArguments, tasks: Sequence[str], **decoder: Any) -> MulTForMultiTaskDensePrediction:
     """Build a network with random weights on the chosen device; `decoder` are training flags: `decoder`, `block_attention`."""
     if arguments.preset == "small":
-        network = build_model(ModelArguments(**decoder), resolve_tasks(tasks), arguments.image_size)
+        network = build_model(ModelArguments(**{"decoder": "mult", **decoder}), resolve_tasks(tasks), arguments.image_size)
     else:
         options = {"decoder_type": decoder.pop("decoder", "mult"), **decoder}
         network = MulTForMultiTaskDensePrediction(MulTConfig.from_preset(arguments.preset, tasks=list(tasks), **options))
@@ -246,7 +246,8 @@ class Comparison:
 
     def swin_unet(self) -> dict[str, list[Step]]:
         """Swin-Unet decoders, see docs/baselines.md."""
-        return {"swin_unet decoders": self.variant(decoder="swin_unet")}
+        blocks = ["self", "self"]
+        return {"swin_unet decoders": self.variant(decoder="swin_unet", block_attention=blocks)}
 
     def mtan(self) -> dict[str, list[Step]]:
         """The MTAN decoder, see docs/baselines.md."""

@@ -60,7 +60,11 @@ def measure(method: str, arguments: BenchmarkArguments) -> tuple[float, float]:
     torch.set_num_threads(arguments.cpu_threads)
     accelerator = Accelerator(cpu=arguments.device == "cpu")
     specs = load_task_specs(str(ROOMS))
-    model = build_model(ModelArguments(embed_dim=arguments.embed_dim), specs, arguments.image_size).to(accelerator.device).train()
+    model = (
+        build_model(ModelArguments(embed_dim=arguments.embed_dim, decoder="mult"), specs, arguments.image_size)
+        .to(accelerator.device)
+        .train()
+    )
     weighting = make_weighting(method, specs, model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=TrainingArguments.learning_rate)
     size = arguments.image_size

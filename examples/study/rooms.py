@@ -62,7 +62,7 @@ def headline(spec: TaskSpec) -> str:
     return name
 
 
-def sums_by_room(evaluation: Evaluation, rooms: Sequence[int]) -> dict[str, RoomSums]:
+def sums_by_room(evaluation: Evaluation, rooms: Sequence[Any]) -> dict[str, RoomSums]:
     """Sums of every task's headline metric per room.
 
     Args:

@@ -16,6 +16,9 @@ An example of a plan:
 Each network is trained with every learning rate and seed, all of them in one stack. The learning rate with the best mean gain over
 the constant baseline on the validation split is chosen, and the networks with this rate are measured on the test split, once. The
 results of a stack are written to one JSON file when it is finished. If the script is started again, it trains the stacks without a file.
+
+With `--initial_weights`, training continues the networks of another study, which kept theirs by `--keep_weights`: the row of the same
+name, with the same seed. `--frozen` measures them without training.
 """
 
 import json
@@ -35,7 +38,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -58,11 +61,13 @@ from .graph import GraphedStep
 from .stack import Stack
 
 KEYS = ("base", "learning_rates", "seeds", "networks")
+REPLACED = ("dataset", "train_split", "tasks", "max_steps")  # flags of the plan's base that the command line may replace
 OWN_FLAGS = ("seed", "learning_rate", "output_dir", "resume")  # flags that this script sets itself
 CHUNK = 50  # samples that a process prepares at a time
 CURVE = 10  # points of the stored curve of training losses
 EVALUATED_AT_ONCE = 100  # images per batch in evaluations
 TEST_SPLIT = "test"
+GROUPS = ("room", "level")  # columns of what is drawn again in a bootstrap: views of one room, or Doom level, are not independent
 
 
 @dataclass
@@ -75,14 +80,20 @@ class StudyArguments:
     minutes: float | None = command_line.flag(None, "time limit; stacks that are not finished by then are given up")
     graphs: bool = command_line.flag(False, "replay the steps from CUDA graphs: the same numbers in less time")
     keep_weights: Path | None = command_line.flag(None, "directory for the weights of the tested networks; by default they are not kept")
+    initial_weights: Path | None = command_line.flag(None, "directory of weights that another study kept; random weights by default")
+    frozen: bool = command_line.flag(False, "measure the initial weights without training")
     only: list[str] | None = command_line.flag(None, "rows of the plan to train; all by default")
     dataset: str | None = command_line.flag(None, "data set to use instead of the plan's")
+    train_split: str | None = command_line.flag(None, "training rows to use instead of the plan's, for example train[:50]")
+    tasks: list[str] | None = command_line.flag(None, "tasks to use instead of the plan's")
     max_steps: int | None = command_line.flag(None, "number of steps to use instead of the plan's")
     seeds: list[int] | None = command_line.flag(None, "seeds to use instead of the plan's")
     learning_rates: list[float] | None = command_line.flag(None, "learning rates to use instead of the plan's")
 
     def __post_init__(self) -> None:
         command_line.check_bounds(self, {0: ["minutes"], 1: ["jobs", "max_steps"]})
+        if self.frozen and self.initial_weights is None:
+            raise ValueError("--frozen is given without --initial_weights; networks with random weights would be measured")
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,8 @@ class Job:
         deadline: time (`time.time()`) after which the stack is given up.
         graphs: whether steps are replayed from a CUDA graph.
         weights: directory for the weights of the tested networks, or None.
+        initial: directory of the weights to start from, or None for random ones.
+        frozen: whether no step is taken.
     """
 
     network: Network
@@ -153,6 +166,8 @@ class Job:
     deadline: float
     graphs: bool = False
     weights: Path | None = None
+    initial: Path | None = None
+    frozen: bool = False
 
     @property
     def members(self) -> list[tuple[float, int]]:
@@ -173,7 +188,7 @@ def read_plan(path: Path, arguments: StudyArguments) -> Plan:
     content = yaml.safe_load(path.read_text()) or {}
     if set(content) != set(KEYS):
         raise ValueError(f"{path} has the keys {sorted(content)}; expected {', '.join(KEYS)}")
-    given = {name: getattr(arguments, name) for name in ("dataset", "max_steps") if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in REPLACED if getattr(arguments, name) is not None}
     base = {**content["base"], **given}
     networks = [network for row, flags in content["networks"].items() for network in expand(row, {**base, **(flags or {})})]
     rows = [network.row for network in networks]
@@ -260,10 +275,13 @@ def train_stack(job: Job) -> dict[str, Any] | None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     processor = processor_of(flags)
     models = {seed: new_network(flags, processor, seed) for seed in job.seeds}
+    if job.initial is not None:
+        for seed, model in models.items():
+            load_weights(model, job.initial / slug(job.network.name) / f"{seed}.safetensors")
     facts = {"parameters": sum(p.numel() for p in models[job.seeds[0]].parameters()), "flops": forward_flops(models[job.seeds[0]], flags)}
     stack = Stack([models[seed] for _, seed in job.members], [rate for rate, _ in job.members], flags, accelerator.device)
     training = time.time()
-    curve = train(stack, job, flags, accelerator.device)
+    curve = {} if job.frozen else train(stack, job, flags, accelerator.device)
     if curve is None:
         return None
     facts |= {"seconds": time.time() - training, "networks": len(job.members), "device": device_name(accelerator.device)}
@@ -271,7 +289,8 @@ def train_stack(job: Job) -> dict[str, Any] | None:
     measured = measure(stack, job, flags, processor, accelerator)
     if job.weights is not None:
         save_weights(stack, job, measured["chosen"])
-    described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "steps": flags.max_steps}
+    steps = 0 if job.frozen else flags.max_steps
+    described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "steps": steps}
     return to_jsonable(
         {**described, **facts, "seeds": list(job.seeds), "training_losses": curve, **measured, "all_seconds": time.time() - started}
     )
@@ -281,6 +300,19 @@ def new_network(flags: TrainFlags, processor: MulTImageProcessor, seed: int) -> 
     """The network that `mult-hf train` would start from."""
     set_seed(seed)
     return build_model(flags, processor.task_specs, flags.image_size)
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load the weights that a study kept; those of tasks that the network does not have are left out.
+
+    Raises:
+        ValueError: if a weight of the network is missing, or has another shape.
+    """
+    stored, own = load_file(path), model.state_dict()
+    missing = [name for name, value in own.items() if name not in stored or stored[name].shape != value.shape]
+    if missing:
+        raise ValueError(f"{path} does not fit the network, for example in {missing[0]}; use the row, tasks and classes that made it")
+    model.load_state_dict({name: stored[name].to(value.dtype) for name, value in own.items()})
 
 
 @torch.no_grad()
@@ -340,8 +372,14 @@ def measure(stack: Stack, job: Job, flags: TrainFlags, processor: MulTImageProce
         "learning_rates": {str(rate): results for rate, results in by_rate.items()},
         "chosen": chosen,
         "test": [evaluation.compute() for evaluation in tested],
-        "rooms": [rooms.to_json(rooms.sums_by_room(evaluation, [row["room"] for row in rows])) for evaluation in tested],
+        "rooms": [rooms.to_json(rooms.sums_by_room(evaluation, groups_of(rows))) for evaluation in tested],
     }
+
+
+def groups_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The room, or whatever column of [`GROUPS`] there is, of each row."""
+    column = next(name for name in GROUPS if name in rows[0])
+    return [row[column] for row in rows]
 
 
 def predictor_of(stack: Stack, number: int) -> Predictor:
@@ -385,7 +423,7 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
         pool: the processes.
         directory: directory of the prepared samples.
         deadline: time (`time.time()`) after which stacks are given up.
-        options: `graphs` and `weights` of a [`Job`].
+        options: further arguments of a [`Job`].
 
     Returns:
         One message per network that failed or was not finished in time.
@@ -434,7 +472,7 @@ def unfinished(plan: Plan, output_dir: Path) -> Plan:
             continue
         found = json.loads(path.read_text())
         made = (found["flags"], [float(rate) for rate in found["learning_rates"]], found["seeds"])
-        wanted = (network.description, plan.learning_rates, plan.seeds)
+        wanted = (network.description, list(network.learning_rates or plan.learning_rates), plan.seeds)
         if made != wanted:
             raise ValueError(f"{path} was made with {made}, the plan has {wanted}; rename the network, or remove that file")
     return replace(plan, networks=waiting)
@@ -458,7 +496,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with TemporaryDirectory() as directory, executor(arguments.jobs) as pool:
         prepare_all(plan, Path(directory), pool)
-        options = {"graphs": arguments.graphs, "weights": arguments.keep_weights}
+        options: dict[str, Any] = {"graphs": arguments.graphs, "weights": arguments.keep_weights}
+        options |= {"initial": arguments.initial_weights, "frozen": arguments.frozen}
         problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline, **options)
     for problem in problems:
         print(f"failed: {problem}", file=sys.stderr)

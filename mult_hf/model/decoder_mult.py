@@ -432,7 +432,7 @@ class MulTDecoder(nn.Module):
             return_maps: whether to collect the shared attention maps.
         """
         encoder_maps = [channels_last(maps).contiguous() for maps in feature_maps][::-1]
-        streams = dict.fromkeys(streams_to_run(self.stages, tasks), encoder_maps[0])
+        streams: Mapping[str, Tensor] = dict.fromkeys(streams_to_run(self.stages, tasks), encoder_maps[0])
         stage_streams, attentions = [], []
         for number, (stage, encoder_map) in enumerate(zip(self.stages, encoder_maps)):
             streams, maps = run_blocks(stage.blocks, streams, encoder_map)

@@ -77,9 +77,9 @@ class ModelArguments:
     depths: list[int] = flag([2, 2, 2, 2], "blocks per stage of a new Swin")
     window_size: int = flag(8, "side of a new Swin's windows, in patches of 4 pixels")
     position_embeddings: bool = flag(True, "absolute position embeddings in a new Swin")
-    decoder: str = flag("mult", "kind of decoder: mult, swin_unet or mtan")
+    decoder: str = flag("swin_unet", "kind of decoder: swin_unet, mult (the paper's) or mtan")
     block_attention: list[str] | None = flag(
-        None, "kinds of the blocks of a decoder stage; self+skip encoder+skip by default, the paper's: self encoder"
+        None, "kinds of the blocks of a decoder stage; by default self encoder, or with --decoder mult self+skip encoder+skip"
     )
     decoder_num_attention_heads: list[int] | None = flag(
         None, "heads of the decoder per stage, coarsest first; by default the encoder's, or one per 32 channels"
@@ -128,7 +128,7 @@ class TrainingArguments:
     max_steps: int = flag(600, "optimizer steps")
     batch_size: int = flag(8, "images per step and process")
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are averaged before a step")
-    learning_rate: float = flag(2e-3, "largest learning rate, after the warm-up")
+    learning_rate: float = flag(4e-3, "largest learning rate, after the warm-up")
     encoder_learning_rate_factor: float = flag(1.0, "the encoder's learning rate, relative to that of decoders and heads")
     schedule: Literal["cosine", "polynomial", "linear", "constant_with_warmup"] = flag("cosine", "learning-rate schedule")
     schedule_power: float = flag(0.9, "exponent of the polynomial schedule")

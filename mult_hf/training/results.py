@@ -116,7 +116,7 @@ def save_card(
         eval_results(numbers["model"], config.task_specs, numbers["dataset"], provenance.validation_split),
         train_split=provenance.train_split,
         results_table=table,
-        decoder=config.decoder_type if config.block_attention is None else f"blocks {config.block_attention}",
+        decoder=f"{config.decoder_type}, blocks {config.block_attention}" if config.block_attention else config.decoder_type,
         reference_task=config.reference_task or "none",
         start=provenance.start,
         batch_size=arguments.batch_size * arguments.gradient_accumulation_steps * numbers["processes"],

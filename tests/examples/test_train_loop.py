@@ -16,7 +16,7 @@ STEPS = 4
 
 def new_model(tasks, seed=0):
     set_seed(seed)
-    return MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=train_loop.SMALL_SWIN, tasks=tasks))
+    return MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=train_loop.SMALL_SWIN, tasks=tasks, **train_loop.DECODER))
 
 
 def run_loop(output_dir, data):

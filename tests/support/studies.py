@@ -2,7 +2,16 @@
 
 import yaml
 
-TINY = {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "window_size": 4, "batch_size": 2, "warmup_steps": 1, "max_steps": 4}
+TINY = {
+    "decoder": "mult",
+    "image_size": 32,
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "window_size": 4,
+    "batch_size": 2,
+    "warmup_steps": 1,
+    "max_steps": 4,
+}
 
 
 def write_plan(path, dataset, networks, /, **changes):

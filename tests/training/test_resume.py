@@ -111,7 +111,7 @@ def test_a_finished_run_is_resumed_to_the_same_result(tmp_path, data):
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path, data):
     train(tmp_path, "--dataset", data)
-    with pytest.raises(ValueError, match=r"--learning_rate was 0\.002 and is 0\.1"):
+    with pytest.raises(ValueError, match=r"--learning_rate was 0\.004 and is 0\.1"):
         train(tmp_path, "--dataset", data, "--resume", "latest", "--learning_rate", 0.1)
     train(tmp_path, "--dataset", data, "--resume", "latest", "--logging_steps", 5)  # what is written may change
 

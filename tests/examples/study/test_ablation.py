@@ -14,6 +14,8 @@ from examples.study import ablation
 from mult_hf import MULT_TASKS, MulTConfig
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.cli.train import TrainFlags
+from mult_hf.model.tasks import PREFERRED_REFERENCE_TASK
+from mult_hf.training.initialization import DEFAULT_BLOCKS
 from mult_hf.training.weighting import WEIGHTINGS
 from support.tables import unpadded
 
@@ -353,7 +355,9 @@ def test_the_papers_ablation_has_every_baseline(tmp_path):
         ("paper-mult", "mult", ["self", "encoder"]),
         ("single-task", "mult", ["self", "encoder"]),
         ("no-sharing", "mult", ["self", "self"]),
-        ("swin-unet", "swin_unet", None),
+        ("swin-unet", "swin_unet", ["self", "self"]),
+        ("shared-unet", "swin_unet", ["self", "encoder"]),
+        ("mult-with-skip", "mult", ["self+skip", "encoder+skip"]),
         ("mtan", "mtan", None),
     ],
 )
@@ -365,9 +369,16 @@ def test_a_shipped_configuration_has_valid_flags_and_matches_its_name(name, deco
     assert len(model.task_specs) == (1 if name == "single-task" else 6)
 
 
+def test_the_configuration_shared_unet_is_the_default_of_training():
+    flags = yaml.safe_load((ROOT / "examples/configs/shared-unet.yaml").read_text())
+    default = TrainFlags()
+    named = {name: getattr(default, name) for name in ("decoder", "learning_rate")}
+    assert flags == {**named, "block_attention": DEFAULT_BLOCKS[default.decoder], "reference_task": PREFERRED_REFERENCE_TASK}
+
+
 def test_every_shipped_configuration_is_tested():
     assert {path.stem for path in (ROOT / "examples/configs").glob("*.yaml")} == {
-        "paper-mult", "single-task", "no-sharing", "swin-unet", "mtan",
+        "paper-mult", "single-task", "no-sharing", "swin-unet", "shared-unet", "mult-with-skip", "mtan",
         "rooms-tiny",  # in test_packaged_checkpoints.py
     }  # fmt: skip
 

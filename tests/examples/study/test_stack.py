@@ -121,7 +121,7 @@ def test_unsupported_options_of_a_stack_are_refused(prepared):
     with pytest.raises(ValueError, match="2 networks and 1 learning rates"):
         Stack(two, [1e-3], settings(), "cpu")
     with pytest.raises(ValueError, match="parameters of different names or shapes"):
-        Stack([two[0], *networks(specs, [3], block_attention=["self", "self"])], [1e-3] * 2, settings(), "cpu")
+        Stack([two[0], *networks(specs, [3], decoder="mtan")], [1e-3] * 2, settings(), "cpu")
     with pytest.raises(ValueError, match=r"without \{'ema_decay': 0.9\}"):
         Stack(two, [1e-3] * 2, TrainingArguments(ema_decay=0.9), "cpu")
     with pytest.raises(ValueError, match=r"without \{'drop_path_rate': 0.1\}"):

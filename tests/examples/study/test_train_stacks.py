@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from examples.study import rooms, train_stacks
-from examples.study.train_stacks import Job, StudyArguments, best_rate, expand, main, read_plan, train_stack
+from examples.study.train_stacks import Job, StudyArguments, best_rate, expand, main, read_plan, train_stack, unfinished
 from mult_hf.data.schema import load_rows
 from support.studies import write_plan
 
@@ -84,6 +86,51 @@ def test_stacks_in_several_processes_give_the_results_of_one(study_results, smal
         assert result == pytest.approx(other, rel=1e-3)
 
 
+def continue_study(study_results, dataset, output_dir, row, **flags):
+    """Results of a row that starts from the weights that the study kept."""
+    directory, _ = study_results
+    blocks = {"block_attention": ["self+skip", "encoder+skip"]}
+    plan = write_plan(output_dir.parent / f"{output_dir.name}.yaml", dataset, {row: {**blocks, **flags}})
+    argv = ["--plan", plan, "--output_dir", output_dir, "--initial_weights", directory / "weights"]
+    return lambda *more: train_stacks.main([str(word) for word in (*argv, *more)])
+
+
+def test_a_frozen_network_has_the_metrics_of_its_training(study_results, small_rooms, tmp_path):
+    """Also with fewer tasks than it was trained for. Weights are kept in half precision, hence the tolerance."""
+    row = "MulT with skip"
+    rate = study_results[1]["mult-with-skip"]["chosen"]
+    run = continue_study(study_results, small_rooms, tmp_path / "frozen", row)
+    assert run("--frozen", "--tasks", "depth", "normals", "--learning_rates", rate) == 0
+    frozen, trained = json.loads((tmp_path / "frozen/mult-with-skip.json").read_text()), study_results[1]["mult-with-skip"]
+    assert frozen["steps"] == 0
+    assert len(frozen["test"]) == 2
+    for found, expected in zip(frozen["test"], trained["test"]):
+        assert found == pytest.approx({name: expected[name] for name in ("depth/rmse", "normals/mean_angle")}, rel=5e-3)
+
+
+def test_training_from_kept_weights_starts_where_they_ended(study_results, small_rooms, tmp_path):
+    random, kept = (tmp_path / name for name in ("random", "kept"))
+    run = continue_study(study_results, small_rooms, kept, "MulT with skip")
+    assert run("--train_split", "train[:2]", "--max_steps", 2) == 0
+    plan = str(tmp_path / "kept.yaml")
+    assert main(["--plan", plan, "--output_dir", str(random), "--train_split", "train[:2]", "--max_steps", "2"]) == 0
+    first = {
+        directory: json.loads((directory / "mult-with-skip.json").read_text())["training_losses"]["segmentation"][0]
+        for directory in (random, kept)
+    }
+    assert all(after < before for after, before in zip(first[kept], first[random])), first
+
+
+def test_weights_that_do_not_fit_and_frozen_random_weights_are_refused(study_results, small_rooms, tmp_path, capsys):
+    run = continue_study(study_results, small_rooms, tmp_path / "wider", "MulT with skip", embed_dim=12)
+    assert run() == 1
+    assert re.search(
+        r"mult-with-skip/0.safetensors does not fit the network, for example in .*use the row, tasks and classes", capsys.readouterr().err
+    )
+    with pytest.raises(ValueError, match="--frozen is given without --initial_weights"):
+        main(["--plan", str(tmp_path / "wider.yaml"), "--output_dir", str(tmp_path / "x"), "--frozen"])
+
+
 def test_a_rate_with_a_diverged_seed_is_not_chosen():
     assert best_rate({1e-3: [1.0, 2.0], 4e-3: [9.0, math.nan]}) == 1e-3
     with pytest.raises(FloatingPointError, match="not finite with any learning rate"):
@@ -133,21 +180,27 @@ def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path
         main(["--plan", str(path), "--output_dir", str(tmp_path / "out")])
 
 
-def test_the_committed_results_are_those_of_the_committed_plan(small_rooms):
+def test_the_committed_results_are_those_of_the_committed_plan(small_rooms, tmp_path):
     """So the command of docs/evidence.md trains what is missing, and nothing twice."""
-    path = ROOT / "examples/study/ablations/main_table.yaml"
-    plan = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms)))
-    planned = {network.file_name: network for network in plan.networks}
-    results = {path.name: json.loads(path.read_text()) for path in (ROOT / "examples/study/results/main_table").glob("*.json")}
-    results.pop("seconds.json")
-    assert len(results) >= 16
-    for name, result in results.items():
-        assert result["flags"] == {**planned[name].flags, "dataset": "rooms-64"}, name
-        rates = planned[name].learning_rates or plan.learning_rates
-        assert (result["seeds"], [float(rate) for rate in result["learning_rates"]]) == (plan.seeds, rates), name
+    shutil.copytree(small_rooms, tmp_path / "rooms-64")
+    path, results = ROOT / "examples/study/ablations/main_table.yaml", ROOT / "examples/study/results/main_table"
+    plan = read_plan(path, StudyArguments(plan=path, dataset=str(tmp_path / "rooms-64")))
+    missing = {network.file_name for network in unfinished(plan, results).networks}  # raises an error if any was made otherwise
+    stored = {file.name for file in results.glob("*.json")} - {"seconds.json"}
+    assert len(stored) >= 22
+    assert stored == {network.file_name for network in plan.networks} - missing
 
 
-@pytest.mark.parametrize("name", ["main_table", "pairs"])
+def test_a_result_of_another_plan_is_refused(study_results, small_rooms, tmp_path):
+    """Also for a network with learning rates of its own."""
+    directory, _ = study_results
+    flags = {"block_attention": ["self+skip", "encoder+skip"], "learning_rates": [0.5]}
+    path = write_plan(tmp_path / "plan.yaml", small_rooms, {"MulT with skip": flags})
+    with pytest.raises(ValueError, match=r"mult-with-skip.json was made with .*, the plan has .*\[0\.5\].*rename the network"):
+        unfinished(read_plan(path, StudyArguments(plan=path)), directory / "out")
+
+
+@pytest.mark.parametrize("name", ["main_table", "pairs", "transfer"])
 def test_every_network_of_a_committed_plan_can_be_built(small_rooms, name):
     path = ROOT / f"examples/study/ablations/{name}.yaml"
     plan = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms)))
