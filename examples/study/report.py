@@ -62,6 +62,12 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     "sharing in Swin-Unet, maps from the encoder": ("Swin-Unet with a shared map", "Swin-Unet with own maps"),
     "sharing in Swin-Unet, against maps of each task's own stream": ("Swin-Unet with a shared map", "Swin-Unet"),
     "Swin-Unet for six tasks, against one network per task": ("Swin-Unet", "single-task with skip"),
+    "the same with equal decoders": ("Swin-Unet", "single-task Swin-Unet"),
+    "a shared map for six tasks, against one network per task with equal decoders": (
+        "Swin-Unet with a shared map",
+        "single-task Swin-Unet",
+    ),
+    "the decoder of a single task": ("single-task Swin-Unet", "single-task with skip"),
     "against cross-task attention": ("MulT with skip", "cross-task attention"),
     **{
         f"normals as the reference task, against {task}": ("MulT with skip", f"reference {task}")
@@ -69,6 +75,15 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     },
 }
 """What is compared: the first row against the second; comparisons with a missing row are left out."""
+
+TRANSFERRED: dict[str, tuple[str, str]] = {
+    "sharing": ("Swin-Unet with a shared map", "Swin-Unet"),
+    "several tasks together": ("Swin-Unet with a shared map", "single-task Swin-Unet"),
+}
+"""What is compared in another domain."""
+
+TRANSFERS = {"frozen": "none (frozen)", "50": "50", "all": "500"}
+"""Directories in `transfer/`, and how many views of the new domain the networks were trained on."""
 
 
 @dataclass
@@ -281,6 +296,35 @@ def present(rows: Mapping[str, Row]) -> dict[str, tuple[Row, Row]]:
     return {question: (rows[one], rows[other]) for question, (one, other) in COMPARISONS.items() if {one, other} <= rows.keys()}
 
 
+def transfer_table(transfers: Mapping[str, Mapping[str, Row]]) -> str:
+    """Markdown: the metrics of networks in another domain, by the number of its views that they were trained on.
+
+    Args:
+        transfers: rows by directory of [`TRANSFERS`].
+    """
+    tasks = list(dict.fromkeys(task for rows in transfers.values() for row in rows.values() for task in row.tasks))
+    titled = {name: row for rows in transfers.values() for name, row in rows.items()}
+    lines = []
+    for views, rows in transfers.items():
+        best = {task: best_row(rows, task) for task in tasks if any(task in row.tasks for row in rows.values())}
+        for name, row in rows.items():
+            lines.append([TRANSFERS[views], name, *(cell(row.tasks[t], bold=best[t] == name) if t in row.tasks else "" for t in tasks)])
+    return markdown_table(["views", "network", *(f"{task} {title(task, titled)}" for task in tasks)], lines)
+
+
+def transfer_differences(transfers: Mapping[str, Mapping[str, Row]]) -> str:
+    """Markdown: the comparisons of [`TRANSFERRED`], by the number of views; arguments of [`transfer_table`]."""
+    tasks = list(dict.fromkeys(task for rows in transfers.values() for row in rows.values() for task in row.tasks))
+    lines = []
+    for views, rows in transfers.items():
+        for question, (one, other) in TRANSFERRED.items():
+            if {one, other} <= rows.keys():
+                first, second = rows[one].tasks, rows[other].tasks
+                cells = [difference(first[task], second[task]).text if task in first and task in second else "" for task in tasks]
+                lines.append([TRANSFERS[views], f"{question}: {one} over {other}", *cells, mean_difference(rows[one], rows[other]).text])
+    return markdown_table(["views", "better by [%]", *tasks, "mean"], lines)
+
+
 def rate_table(rows: Mapping[str, Row]) -> str:
     """Markdown: mean gain over the constant baseline on the validation split by learning rate, the chosen one in bold."""
     networks = [network for row in rows.values() for network in row.networks]
@@ -392,7 +436,11 @@ PLOTS: dict[str, Callable[[Mapping[str, Row], Path], None]] = {"comparisons": pl
 
 
 def generated(
-    rows: Mapping[str, Row], seconds: Mapping[str, float], again: Mapping[str, Row] | None = None, why: Mapping[str, Any] | None = None
+    rows: Mapping[str, Row],
+    seconds: Mapping[str, float],
+    again: Mapping[str, Row] | None = None,
+    why: Mapping[str, Any] | None = None,
+    transfers: Mapping[str, Mapping[str, Row]] | None = None,
 ) -> dict[str, str]:
     """The generated parts of the page by name.
 
@@ -401,10 +449,13 @@ def generated(
         seconds: seconds per step of each network.
         again: results of rows that were trained a second time, on another device; the page then needs a part `again`.
         why: the result of `why_report.read_why`.
+        transfers: the result of [`read_transfers`]; the page then needs parts `transfer` and `transferred`.
     """
     parts = {"facts": facts(rows), "main": main_table(rows, seconds), "comparisons": comparison_table(rows), "rates": rate_table(rows)}
     if again:
         parts["again"] = repeat_table(rows, again)
+    if transfers:
+        parts["transfer"], parts["transferred"] = transfer_table(transfers), transfer_differences(transfers)
     if why:
         parts["distances"] = why_report.distance_table(why["distances"])
         parts["own"] = why_report.task_distance_table(why["distances"])
@@ -452,12 +503,17 @@ def read_more(directory: Path) -> tuple[dict[str, Row] | None, dict[str, list[An
     return again, why_report.read_why(directory / "why") if (directory / "why").is_dir() else None
 
 
+def read_transfers(directory: Path) -> dict[str, dict[str, Row]]:
+    """Results in another domain, by directory of [`TRANSFERS`] in `transfer/`; those that do not exist are left out."""
+    return {name: read_rows(directory / "transfer" / name, RESAMPLES) for name in TRANSFERS if (directory / "transfer" / name).is_dir()}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     rows = read_rows(arguments.results, RESAMPLES)
     again, why = read_more(arguments.results)
-    parts = generated(rows, read_seconds(arguments.results), again, why)
+    parts = generated(rows, read_seconds(arguments.results), again, why, read_transfers(arguments.results))
     if arguments.page is None:
         print("\n\n".join(parts.values()))
     else:

@@ -94,6 +94,24 @@ def test_a_row_that_was_trained_again_is_compared_with_its_first_training(study_
     assert cells[-1] == mean_difference(second, first).text
 
 
+def test_networks_in_another_domain_are_compared_by_the_number_of_its_views(study_results, tmp_path):
+    """A network that is 10 % better frozen and 20 % better with 50 views; directories that do not exist are left out."""
+    one, other = report.TRANSFERRED["sharing"]
+
+    def rows(error):
+        values = {one: measured("mae", [error] * 20, [error] * 20), other: measured("mae", [1.0] * 20, [1.0] * 20)}
+        return {name: Row(name, [], {"edges2d": value}) for name, value in values.items()}
+
+    found = generated(read_rows(study_results[0] / "out"), {}, transfers={"frozen": rows(0.9), "50": rows(0.8)})
+    assert [line.split("|")[-2].strip() for line in found["transferred"].splitlines()[2:]] == [
+        "**+10.0 [+10.0, +10.0] 2/2**", "**+20.0 [+20.0, +20.0] 2/2**"
+    ]  # fmt: skip
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found["transfer"].splitlines()[2:]]
+    assert [line[:2] for line in table] == [["none (frozen)", one], ["none (frozen)", other], ["50", one], ["50", other]]
+    assert [line[2].startswith("**") for line in table] == [True, False, True, False]
+    assert report.read_transfers(tmp_path) == {}
+
+
 def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESAMPLES", 50)
     page = tmp_path / "page.md"
@@ -137,7 +155,8 @@ def intervals_apart(text):
 def test_the_published_page_shows_what_follows_from_the_committed_results():
     page = (ROOT / "docs/evidence.md").read_text()
     directory = report.HERE / "results/main_table"
-    again = with_parts(page, generated(read_rows(directory), report.read_seconds(directory), *report.read_more(directory)))
+    more = (*report.read_more(directory), report.read_transfers(directory))
+    again = with_parts(page, generated(read_rows(directory), report.read_seconds(directory), *more))
     (text, ends), (expected_text, expected_ends) = intervals_apart(page), intervals_apart(again)
     assert text == expected_text
     assert ends == pytest.approx(expected_ends, abs=0.15), "another numpy may draw other rooms"
