@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 2. Model and processor from the same entries.
     set_seed(0)
-    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks))
+    decoder = {"decoder_type": "swin_unet", "block_attention": ["self", "encoder"]}  # as in `mult-hf train`
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=SMALL_SWIN, tasks=tasks, **decoder))
     processor = MulTImageProcessor(size={"height": 128, "width": 128}, tasks=tasks)
 
     # 3. Training, evaluation and the model card, as for any other task.

@@ -1,7 +1,7 @@
 """Train MulT: build data, model and processor, and pass them to the package's training function.
 
     accelerate launch examples/train.py                                    # a small model on the shipped Rooms sample
-    accelerate launch examples/train.py --config examples/configs/no-sharing.yaml --resume latest
+    accelerate launch examples/train.py --config examples/configs/swin-unet.yaml --resume latest
     accelerate launch examples/train.py --dataset user/my-rooms --backbone microsoft/swin-tiny-patch4-window7-224
 
 All flags of `mult-hf train` work. docs/training.md describes the contents of `--output_dir`. To change how a model is trained, start

@@ -1,6 +1,6 @@
 """Benchmark one network for six tasks against six single-task networks: time, memory, parameters, FLOPs, and the machine's limit.
 
-    python examples/benchmarks/network.py                                   # the small default network of training, at 128 pixels
+    python examples/benchmarks/network.py                                   # a small Swin with MulT's decoders, at 128 pixels
     python examples/benchmarks/network.py --preset swin-tiny --image_size 224 --batch_sizes 1 8 --modes inference
     python examples/benchmarks/network.py --preset swin-large --image_size 224 --device cuda --dtype bfloat16 --torch_compile inductor
 
@@ -58,7 +58,9 @@ MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
 class BenchmarkArguments:
     """Settings of the measurement; each field is a flag."""
 
-    preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag("small", "small is the default of training")
+    preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag(
+        "small", "small is a small Swin with MulT's decoders"
+    )
     image_size: int = flag(128, "side of the images in pixels")
     batch_sizes: list[int] = flag([8], "images per batch; one table per value")
     tasks: list[str] = flag([*MULT_TASKS], "names of registered tasks")

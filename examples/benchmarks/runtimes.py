@@ -1,6 +1,6 @@
 """Benchmark the runtimes that predict with a model: PyTorch, ONNX Runtime and OpenVINO, in float32, bfloat16 and 8 bits.
 
-    python examples/benchmarks/runtimes.py                                          # the small default network of training
+    python examples/benchmarks/runtimes.py                                          # a small Swin with MulT's decoders
     python examples/benchmarks/runtimes.py --preset swin-tiny --image_size 224 --batch_size 1
     python examples/benchmarks/runtimes.py --model mult_hf/checkpoints/rooms-tiny --dataset data/rooms-128      # also the accuracy
 
@@ -39,7 +39,9 @@ REFERENCE = ("torch", "float32")
 class BenchmarkArguments:
     """Settings of the measurement; each field is a flag."""
 
-    preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag("small", "small is the default of training")
+    preset: Literal["small", "swin-tiny", "swin-small", "swin-base", "swin-large"] = flag(
+        "small", "small is a small Swin with MulT's decoders"
+    )
     image_size: int = flag(128, "side of the images in pixels")
     batch_size: int = flag(8, "images per batch")
     model: str | None = flag(None, "directory or Hub id of a trained model to measure in place of a preset")

@@ -1,6 +1,6 @@
 """Benchmark of task weightings: seconds per step and peak memory, as a Markdown table.
 
-    python examples/benchmarks/weighting.py                       # the small default model of training, 8 images of 128 x 128 pixels
+    python examples/benchmarks/weighting.py                       # a small Swin with MulT's decoders, 8 images of 128 x 128 pixels
     python examples/benchmarks/weighting.py --methods fixed gradnorm upgrad --device cuda
 
 Every method runs in a new process. A step is a forward pass on a random, fully labelled batch, the weighting's backward pass, and

@@ -4,11 +4,11 @@
 
 The file (docs/baselines.md has a complete one):
 
-    base: {max_steps: 450}                      # flags of `mult-hf train` that all runs have
+    base: {decoder: mult, learning_rate: 2e-3}  # flags of `mult-hf train` that all runs have
     seeds: [0, 1]                               # optional: every run once per seed
     runs:                                       # name -> flags that differ from base; null removes one of base's
       mult: {block_attention: [self, encoder]}
-      swin-unet: {decoder: swin_unet}
+      swin-unet: {decoder: swin_unet, block_attention: [self, self]}
     grid:                                       # in addition to runs or instead: one run for every combination
       learning_rate: [1e-3, 2e-3]
       decoder: [mult, mtan]

@@ -67,7 +67,7 @@ def sums_by_room(evaluation: Evaluation, rooms: Sequence[Any]) -> dict[str, Room
 
     Args:
         evaluation: of a predictor, with the statistics of every image.
-        rooms: the room of each image, in order of the rows.
+        rooms: the room of each image, or whatever else is drawn again as a whole, in order of the rows.
 
     Returns:
         by task the sums, with rooms in ascending order.

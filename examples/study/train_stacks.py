@@ -8,7 +8,7 @@ An example of a plan:
     learning_rates: [1e-3, 2e-3, 4e-3]
     seeds: [0, 1, 2]
     networks:                                   # in order of importance; flags that differ from base
-      MulT: {block_attention: [self, encoder]}
+      MulT: {decoder: mult, block_attention: [self, encoder]}
       single-task: {alone: yes}                 # one network for every task
       half as long: {steps: 0.5}                # share of base's steps
       at one rate: {learning_rates: [4e-3]}     # in place of the plan's
@@ -23,6 +23,7 @@ name, with the same seed. `--frozen` measures them without training.
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ CHUNK = 50  # samples that a process prepares at a time
 CURVE = 10  # points of the stored curve of training losses
 EVALUATED_AT_ONCE = 100  # images per batch in evaluations
 TEST_SPLIT = "test"
-GROUPS = ("room", "level")  # columns of what is drawn again in a bootstrap: views of one room, or Doom level, are not independent
+GROUPS = ("room", "level")  # columns that say which views belong together: those of one room or level are not independent
 
 
 @dataclass
@@ -190,6 +191,9 @@ def read_plan(path: Path, arguments: StudyArguments) -> Plan:
         raise ValueError(f"{path} has the keys {sorted(content)}; expected {', '.join(KEYS)}")
     given = {name: getattr(arguments, name) for name in REPLACED if getattr(arguments, name) is not None}
     base = {**content["base"], **given}
+    for row, flags in content["networks"].items():
+        if hidden := sorted(given.keys() & (flags or {}).keys()):
+            raise ValueError(f"row {row!r} has its own {', '.join(hidden)}, which the command line cannot replace; leave out --{hidden[0]}")
     networks = [network for row, flags in content["networks"].items() for network in expand(row, {**base, **(flags or {})})]
     rows = [network.row for network in networks]
     if unknown := set(arguments.only or []) - set(rows):
@@ -285,12 +289,13 @@ def train_stack(job: Job) -> dict[str, Any] | None:
     if curve is None:
         return None
     facts |= {"seconds": time.time() - training, "networks": len(job.members), "device": device_name(accelerator.device)}
-    print(f"{job.network.name}: {flags.max_steps} steps of {len(stack)} networks in {facts['seconds']:.1f} s", file=sys.stderr, flush=True)
+    steps = 0 if job.frozen else flags.max_steps
+    print(f"{job.network.name}: {steps} steps of {len(stack)} networks in {facts['seconds']:.1f} s", file=sys.stderr, flush=True)
     measured = measure(stack, job, flags, processor, accelerator)
     if job.weights is not None:
         save_weights(stack, job, measured["chosen"])
-    steps = 0 if job.frozen else flags.max_steps
-    described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "steps": steps}
+    start = start_of(job.initial, job.frozen)
+    described = {"row": job.network.row, "name": job.network.name, "flags": job.network.description, "start": start, "steps": steps}
     return to_jsonable(
         {**described, **facts, "seeds": list(job.seeds), "training_losses": curve, **measured, "all_seconds": time.time() - started}
     )
@@ -302,17 +307,28 @@ def new_network(flags: TrainFlags, processor: MulTImageProcessor, seed: int) -> 
     return build_model(flags, processor.task_specs, flags.image_size)
 
 
+def start_of(initial: Path | None, frozen: bool) -> str:
+    """What the weights of a result are, in one word."""
+    return "random" if initial is None else "frozen" if frozen else "continued"
+
+
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Load the weights that a study kept; those of tasks that the network does not have are left out.
 
     Raises:
-        ValueError: if a weight of the network is missing, or has another shape.
+        ValueError: if a weight is missing, has another shape, or belongs to another architecture.
     """
     stored, own = load_file(path), model.state_dict()
-    missing = [name for name, value in own.items() if name not in stored or stored[name].shape != value.shape]
-    if missing:
-        raise ValueError(f"{path} does not fit the network, for example in {missing[0]}; use the row, tasks and classes that made it")
+    kept = {name: value for name, value in stored.items() if not _tasks_in(name) - set(model.config.task_specs)}
+    unlike = sorted(name for name in own.keys() | kept.keys() if getattr(kept.get(name), "shape", 0) != getattr(own.get(name), "shape", 1))
+    if unlike:
+        raise ValueError(f"{path} does not fit the network, for example in {unlike[0]}; use the row, tasks and classes that made it")
     model.load_state_dict({name: stored[name].to(value.dtype) for name, value in own.items()})
+
+
+def _tasks_in(name: str) -> set[str]:
+    """The task in the name of a weight, if it belongs to one."""
+    return set(re.findall(r"\.tasks\.(\w+)\.", f".{name}"))
 
 
 @torch.no_grad()
@@ -377,8 +393,14 @@ def measure(stack: Stack, job: Job, flags: TrainFlags, processor: MulTImageProce
 
 
 def groups_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The room, or whatever column of [`GROUPS`] there is, of each row."""
-    column = next(name for name in GROUPS if name in rows[0])
+    """The room, or whatever column of [`GROUPS`] there is, of each row.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    column = next((name for name in GROUPS if name in rows[0]), None)
+    if column is None:
+        raise ValueError(f"the rows have none of the columns {', '.join(GROUPS)}; add one that says which views belong together")
     return [row[column] for row in rows]
 
 
@@ -458,11 +480,16 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
         unfinished.write_text(json.dumps(rooms.compact(result)) + "\n")
 
 
-def unfinished(plan: Plan, output_dir: Path) -> Plan:
+def unfinished(plan: Plan, output_dir: Path, start: str = "random") -> Plan:
     """The plan with only those networks that have no result yet.
 
+    Args:
+        plan: what to train.
+        output_dir: directory of the results.
+        start: see [`start_of`].
+
     Raises:
-        ValueError: if a result was made with other flags, learning rates or seeds.
+        ValueError: if a result was made with other flags, learning rates, seeds or another start.
     """
     waiting = []
     for network in plan.networks:
@@ -471,8 +498,8 @@ def unfinished(plan: Plan, output_dir: Path) -> Plan:
             waiting.append(network)
             continue
         found = json.loads(path.read_text())
-        made = (found["flags"], [float(rate) for rate in found["learning_rates"]], found["seeds"])
-        wanted = (network.description, list(network.learning_rates or plan.learning_rates), plan.seeds)
+        made = (found["flags"], [float(rate) for rate in found["learning_rates"]], found["seeds"], found.get("start", "random"))
+        wanted = (network.description, list(network.learning_rates or plan.learning_rates), plan.seeds, start)
         if made != wanted:
             raise ValueError(f"{path} was made with {made}, the plan has {wanted}; rename the network, or remove that file")
     return replace(plan, networks=waiting)
@@ -490,12 +517,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command_line.parse_arguments(StudyArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
     deadline = math.inf if arguments.minutes is None else time.time() + 60 * arguments.minutes
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    plan = unfinished(read_plan(arguments.plan, arguments), arguments.output_dir)
+    start = start_of(arguments.initial_weights, arguments.frozen)
+    plan = unfinished(read_plan(arguments.plan, arguments), arguments.output_dir, start)
     if not plan.networks:
         print("every network of the plan has a result")
         return 0
+    groups_of(load_rows(plan.networks[0].flags["dataset"], split=f"{TEST_SPLIT}[:1]"))  # refused now, not after the training
     with TemporaryDirectory() as directory, executor(arguments.jobs) as pool:
-        prepare_all(plan, Path(directory), pool)
+        if not arguments.frozen:
+            prepare_all(plan, Path(directory), pool)
         options: dict[str, Any] = {"graphs": arguments.graphs, "weights": arguments.keep_weights}
         options |= {"initial": arguments.initial_weights, "frozen": arguments.frozen}
         problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline, **options)

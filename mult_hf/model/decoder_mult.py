@@ -436,7 +436,8 @@ class MulTDecoder(nn.Module):
         stage_streams, attentions = [], []
         for number, (stage, encoder_map) in enumerate(zip(self.stages, encoder_maps)):
             streams, maps = run_blocks(stage.blocks, streams, encoder_map)
-            attentions += maps if return_maps else []
+            if return_maps:
+                attentions += maps
             # The next stage and the heads read the returned tensors themselves, so that gradients reach them.
             stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
             if number + 1 < len(encoder_maps):
@@ -458,7 +459,7 @@ def decoder_heads(config: MulTConfig, channels: list[int]) -> list[int]:
         fits = isinstance(encoder_heads, (list, tuple)) and len(encoder_heads) == len(channels)
         heads = list(reversed(encoder_heads)) if fits else [_fitting_heads(width) for width in channels]
     if len(heads) != len(channels):
-        raise ValueError(f"decoder_num_attention_heads has {len(heads)} numbers for {len(channels)} decoder stages; give one per stage")
+        raise ValueError(f"decoder_num_attention_heads has {len(heads)} numbers for {len(channels)} encoder maps; give one per map")
     return list(heads)
 
 

@@ -7,8 +7,9 @@ encoder whose last stage is the bottleneck, and a decoder that mirrors the other
         x <- linear([x, s])                        skip connection: side by side, and back to the channels of s
         x <- SW-MSA block(W-MSA block(x))          two Swin blocks, regular and shifted windows
 
-Here each task has its own decoder. The blocks are those of MulT: by default each attends to its own stream (`"self"`), as in Swin-Unet,
-and tasks share only the encoder. With `block_attention=["self", "encoder"]`, the second block takes MulT's one attention map for all tasks.
+Here each task has its own decoder. The blocks are those of MulT. By the default of `MulTConfig`, each attends to its own stream
+(`"self"`), as in Swin-Unet, and tasks share only the encoder. With `block_attention=["self", "encoder"]`, the second block takes
+MulT's one attention map for all tasks.
 Left out: the norm and the patch expanding to full resolution at the end (each task has the package's head at H/4 instead, so that
 only decoders are compared). Patch expanding was the best of the three ways up in the paper's ablation (section 4.5); the bilinear
 resize of the "mult" decoder is used only if doubling does not give the next map's size (odd sizes, encoders with other strides).
@@ -89,7 +90,7 @@ class SwinUnetDecoder(nn.Module):
         channels: of the encoder maps, finest first.
 
     Raises:
-        ValueError: if heads or block lists do not fit the stages.
+        ValueError: if there is only one map, or heads or block lists do not fit the stages.
     """
 
     _no_split_modules: ClassVar[list[str]] = ["MulTDecoderBlock"]
@@ -97,6 +98,10 @@ class SwinUnetDecoder(nn.Module):
 
     def __init__(self, config: MulTConfig, channels: list[int]) -> None:
         super().__init__()
+        if len(channels) < 2:
+            raise ValueError(
+                f"the 'swin_unet' decoder needs at least 2 encoder maps, and the encoder has {len(channels)}; add out_features"
+            )
         channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
         heads = decoder_heads(config, channels)[1:]  # the coarsest map is the bottleneck, whose blocks are the encoder's
         connections = (_skip_connections(config, *widths) for widths in pairwise(channels))
@@ -116,7 +121,8 @@ class SwinUnetDecoder(nn.Module):
         for stage, encoder_map in zip(self.stages, finer):
             streams, maps = stage({task: channels_last(stream) for task, stream in stage_streams[-1].items()}, encoder_map)
             stage_streams.append({task: channels_first(stream) for task, stream in streams.items()})
-            attentions += maps if return_maps else []
+            if return_maps:
+                attentions += maps
         return MulTDecoderOutput({task: tuple(streams[task] for streams in stage_streams) for task in tasks}, tuple(attentions))
 
 

@@ -11,8 +11,8 @@ A decoder is an `nn.Module`. The model relies on this:
   of a task and to add and remove tasks.
 - Every parameter gets a gradient when all tasks have a loss, and nothing is written on `self` in forward (distributed training,
   gradient checkpointing). Layers worth recomputing are `GradientCheckpointingLayer`s.
-- `reads_every_map` is False for a decoder that reads, beside the coarsest map, only those that its `block_attention` names. Norms of maps
-  that nothing reads are left out of the encoder, because they would get no gradient. The default is True.
+- `reads_every_map` is False for a decoder that reads the coarsest map, and of the others only those that `block_attention` names. Norms
+  of unread maps are left out of the encoder: they would get no gradient, which stops distributed training. The default is True.
 - `_no_split_modules` lists the classes of layers that stay on one device and form one shard of FSDP; transformers collects it. A class
   that no layer has is an error.
 

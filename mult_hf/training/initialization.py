@@ -31,8 +31,8 @@ SIZE_STEP = 32
 """Heights and widths chosen here are multiples of this: the encoder's largest stride in pixels."""
 
 DEFAULT_BLOCKS = {"swin_unet": ["self", "encoder"], "mult": ["self+skip", "encoder+skip"]}
-"""Blocks of a decoder stage, per kind of decoder: the paper's; in its own decoder with the encoder's map added to the values
-(docs/evidence.md)."""
+"""Blocks of a decoder stage by kind of decoder. In "mult" the encoder's map also enters the values, because the paper's blocks train badly
+without it (docs/evidence.md)."""
 
 
 def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_size: int) -> MulTForMultiTaskDensePrediction:

@@ -117,7 +117,7 @@ def save_card(
         train_split=provenance.train_split,
         results_table=table,
         decoder=f"{config.decoder_type}, blocks {config.block_attention}" if config.block_attention else config.decoder_type,
-        reference_task=config.reference_task or "none",
+        reference_task=(model.shares_attention and config.reference_task) or "none",
         start=provenance.start,
         batch_size=arguments.batch_size * arguments.gradient_accumulation_steps * numbers["processes"],
         learning_rate=arguments.learning_rate,

@@ -75,7 +75,7 @@ def train(
         rows = load_rows("my-rooms")
         model = MulTForMultiTaskDensePrediction(MulTConfig(tasks=tasks))
         processor = MulTImageProcessor(size={"height": 224, "width": 224}, tasks=tasks)
-        train(model, processor, rows["train"], rows["validation"], TrainingArguments(max_steps=1000))
+        train(model, processor, rows["train"], rows["validation"], TrainingArguments(max_steps=1000, learning_rate=2e-3))
         ```
     """
     provenance = provenance or Provenance()

@@ -360,6 +360,23 @@ def test_swin_unet_takes_one_list_of_blocks_per_stage_but_the_coarsest(tiny_mode
         tiny_model(decoder_type="swin_unet", block_attention=[["self", "self"]] * 4)
 
 
+def test_a_changed_configuration_does_not_change_the_default(tiny_config):
+    changed = tiny_config(decoder_type="swin_unet")
+    changed.block_attention[1] = "encoder"
+    assert tiny_config(decoder_type="swin_unet").block_attention == ["self", "self"]
+
+
+def test_swin_unet_needs_a_map_to_concatenate():
+    backbone = SwinConfig(embed_dim=8, depths=[1], num_heads=[2], window_size=4, out_features=["stage1"])
+    with pytest.raises(ValueError, match="'swin_unet' decoder needs at least 2 encoder maps, and the encoder has 1; add out_features"):
+        MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=backbone, tasks=["depth"], decoder_type="swin_unet"))
+
+
+def test_a_wrong_number_of_heads_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="decoder_num_attention_heads has 3 numbers for 4 encoder maps; give one per map"):
+        tiny_model(decoder_type="swin_unet", decoder_num_attention_heads=[4, 2, 2])
+
+
 def test_the_plain_swin_unet_of_an_older_configuration_stays_plain(tiny_config):
     """Configurations of version 0.1 have no blocks and no reference task for this decoder."""
     old = tiny_config(decoder_type="swin_unet").to_dict() | {"block_attention": None, "reference_task": None}

@@ -14,7 +14,6 @@ from examples.study import ablation
 from mult_hf import MULT_TASKS, MulTConfig
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.cli.train import TrainFlags
-from mult_hf.model.tasks import PREFERRED_REFERENCE_TASK
 from mult_hf.training.initialization import DEFAULT_BLOCKS
 from mult_hf.training.weighting import WEIGHTINGS
 from support.tables import unpadded
@@ -292,7 +291,7 @@ RUNS = {"paper": 48, "smoke": 2, "weighting": 10}
 
 
 def test_every_shipped_ablation_is_tested():
-    of_stacks = {"main_table", "pairs"}  # tests/examples/study/test_train_stacks.py
+    of_stacks = {"main_table", "pairs", "transfer"}  # tests/examples/study/test_train_stacks.py
     assert {path.stem for path in SHIPPED.glob("*.yaml")} == set(RUNS) | of_stacks
 
 
@@ -373,7 +372,7 @@ def test_the_configuration_shared_unet_is_the_default_of_training():
     flags = yaml.safe_load((ROOT / "examples/configs/shared-unet.yaml").read_text())
     default = TrainFlags()
     named = {name: getattr(default, name) for name in ("decoder", "learning_rate")}
-    assert flags == {**named, "block_attention": DEFAULT_BLOCKS[default.decoder], "reference_task": PREFERRED_REFERENCE_TASK}
+    assert flags == {**named, "block_attention": DEFAULT_BLOCKS[default.decoder]}
 
 
 def test_every_shipped_configuration_is_tested():

@@ -102,7 +102,7 @@ def test_a_frozen_network_has_the_metrics_of_its_training(study_results, small_r
     run = continue_study(study_results, small_rooms, tmp_path / "frozen", row)
     assert run("--frozen", "--tasks", "depth", "normals", "--learning_rates", rate) == 0
     frozen, trained = json.loads((tmp_path / "frozen/mult-with-skip.json").read_text()), study_results[1]["mult-with-skip"]
-    assert frozen["steps"] == 0
+    assert (frozen["steps"], frozen["start"]) == (0, "frozen")
     assert len(frozen["test"]) == 2
     for found, expected in zip(frozen["test"], trained["test"]):
         assert found == pytest.approx({name: expected[name] for name in ("depth/rmse", "normals/mean_angle")}, rel=5e-3)
@@ -119,6 +119,26 @@ def test_training_from_kept_weights_starts_where_they_ended(study_results, small
         for directory in (random, kept)
     }
     assert all(after < before for after, before in zip(first[kept], first[random])), first
+
+
+def test_frozen_and_trained_results_are_not_mixed(study_results, small_rooms, tmp_path):
+    run = continue_study(study_results, small_rooms, tmp_path / "both", "MulT with skip")
+    assert run("--frozen") == 0
+    with pytest.raises(ValueError, match=r"mult-with-skip.json was made with .*'frozen'\), the plan has .*'continued'\)"):
+        run()
+
+
+def test_weights_of_another_architecture_are_refused(study_results, small_rooms, tmp_path, capsys):
+    """Also where they have every weight that the network needs, and more: here the queries and keys of own maps."""
+    blocks = {"block_attention": ["self+skip", "self+skip"]}
+    plan = write_plan(tmp_path / "plan.yaml", small_rooms, {"no sharing with skip": blocks})
+    kept = ["--keep_weights", str(tmp_path / "weights"), "--seeds", "0", "--max_steps", "1", "--learning_rates", "0.001"]
+    assert main(["--plan", str(plan), "--output_dir", str(tmp_path / "out"), *kept]) == 0
+    (tmp_path / "weights/no-sharing-with-skip").rename(tmp_path / "weights/mult-with-skip")
+    plan = write_plan(tmp_path / "plan.yaml", small_rooms, {"MulT with skip": {"block_attention": ["self+skip", "encoder+skip"]}})
+    flags = ["--initial_weights", str(tmp_path / "weights"), "--frozen", "--seeds", "0"]
+    assert main(["--plan", str(plan), "--output_dir", str(tmp_path / "frozen"), *flags]) == 1
+    assert "does not fit the network" in capsys.readouterr().err
 
 
 def test_weights_that_do_not_fit_and_frozen_random_weights_are_refused(study_results, small_rooms, tmp_path, capsys):
@@ -166,12 +186,22 @@ def test_a_network_may_have_learning_rates_of_its_own(small_rooms, tmp_path):
     [
         ({"reference": "a"}, "has the keys .*reference.*expected base, learning_rates, seeds, networks"),
         ({"networks": {"a": {"seed": 3}}}, r"network 'a' has \['seed'\], which this script sets"),
+        (
+            {"networks": {"a": {"max_steps": 3}}},
+            "row 'a' has its own max_steps, which the command line cannot replace; leave out --max_steps",
+        ),
     ],
 )
 def test_a_plan_that_would_mislead_is_refused(small_rooms, tmp_path, changes, message):
     path = write_plan(tmp_path / "plan.yaml", small_rooms, {"a": None}, **changes)
     with pytest.raises(ValueError, match=message):
-        read_plan(path, StudyArguments(plan=path))
+        read_plan(path, StudyArguments(plan=path, max_steps=2))
+
+
+def test_rows_without_a_group_are_refused_before_training():
+    with pytest.raises(ValueError, match="the rows have none of the columns room, level; add one"):
+        train_stacks.groups_of([{"image": 1}])
+    assert train_stacks.groups_of([{"level": "E1M1"}, {"level": "E1M2"}]) == ["E1M1", "E1M2"]
 
 
 def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path):
