@@ -69,12 +69,11 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     ),
     "the decoder of a single task": ("single-task Swin-Unet", "single-task with skip"),
     "against cross-task attention": ("MulT with skip", "cross-task attention"),
-    **{
-        f"normals as the reference task, against {task}": ("MulT with skip", f"reference {task}")
-        for task in ("segmentation", "depth", "reshading", "edges2d", "keypoints2d")
-    },
 }
 """What is compared: the first row against the second; comparisons with a missing row are left out."""
+
+OF_NORMALS = "MulT with skip"
+"""The row whose reference task is normals; rows called `reference TASK` differ from it in the reference task only."""
 
 TRANSFERRED: dict[str, tuple[str, str]] = {
     "sharing": ("Swin-Unet with a shared map", "Swin-Unet"),
@@ -296,6 +295,26 @@ def present(rows: Mapping[str, Row]) -> dict[str, tuple[Row, Row]]:
     return {question: (rows[one], rows[other]) for question, (one, other) in COMPARISONS.items() if {one, other} <= rows.keys()}
 
 
+def reference_table(rows: Mapping[str, Row], again: Mapping[str, Row]) -> str:
+    """Markdown: normals as the reference task against others, trained on the same kind of device where there are several trainings.
+
+    Args:
+        rows: the results.
+        again: results of rows that were trained a second time.
+    """
+    of_normals = [found[OF_NORMALS] for found in (rows, again) if OF_NORMALS in found]
+    lines = []
+    for name, row in rows.items():
+        if name.startswith("reference "):
+            one = next((each for each in of_normals if devices(each) == devices(row)), of_normals[0])
+            cells = [difference(one.tasks[task], measured).text for task, measured in row.tasks.items()]
+            lines.append([name.removeprefix("reference "), f"{devices(one)}, {devices(row)}", *cells, mean_difference(one, row).text])
+    tasks = list(rows[OF_NORMALS].tasks)
+    return markdown_table(
+        ["normals are a better reference task than", "trained on", *(f"by [%], {task}" for task in tasks), "all six"], lines
+    )
+
+
 def transfer_table(transfers: Mapping[str, Mapping[str, Row]]) -> str:
     """Markdown: the metrics of networks in another domain, by the number of its views that they were trained on.
 
@@ -454,6 +473,8 @@ def generated(
     parts = {"facts": facts(rows), "main": main_table(rows, seconds), "comparisons": comparison_table(rows), "rates": rate_table(rows)}
     if again:
         parts["again"] = repeat_table(rows, again)
+    if any(name.startswith("reference ") for name in rows):
+        parts["references"] = reference_table(rows, again or {})
     if transfers:
         parts["transfer"], parts["transferred"] = transfer_table(transfers), transfer_differences(transfers)
     if why:

@@ -140,11 +140,17 @@ def test_int8_replaces_matrix_products_with_weights_and_stays_close(exported):
     assert 1e-4 < error.mean() < 0.2, "metres of ten"
 
 
-@pytest.mark.nightly
 @torch.no_grad()
-@pytest.mark.parametrize("decoder", ["swin_unet", "mtan"])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        pytest.param({"decoder_type": "swin_unet", "block_attention": ["self", "encoder"]}, id="default of training"),
+        pytest.param({"decoder_type": "swin_unet"}, id="swin_unet", marks=pytest.mark.nightly),
+        pytest.param({"decoder_type": "mtan"}, id="mtan", marks=pytest.mark.nightly),
+    ],
+)
 def test_finished_results_of_other_decoders_are_those_of_post_process(tmp_path, decoder):
-    model = save_model(tmp_path / "net", tasks=[CLASSES, {"name": "edges2d", "value_range": (0.0, 0.1)}], decoder_type=decoder)
+    model = save_model(tmp_path / "net", tasks=[CLASSES, {"name": "edges2d", "value_range": (0.0, 0.1)}], **decoder)
     export(tmp_path / "net", tmp_path, "--results", "finished")
     maps = run_onnx(tmp_path / "net-40x36.onnx", pixels(3))
     outputs = model(pixels(3))

@@ -278,7 +278,7 @@ def test_the_number_of_heads_divides_the_channels_even_if_32_does_not(tiny_confi
 
 
 def test_a_wrong_number_of_heads_or_block_lists_is_refused(tiny_config):
-    with pytest.raises(ValueError, match="3 numbers for 4 decoder stages"):
+    with pytest.raises(ValueError, match="3 numbers for 4 encoder maps; give one per map"):
         MulTDecoder(tiny_config(decoder_num_attention_heads=[1, 1, 1]), [8, 16, 32, 64])
     with pytest.raises(ValueError, match="2 lists for 4 decoder stages"):
         MulTDecoder(tiny_config(block_attention=[["self", "self"]] * 2), [8, 16, 32, 64])

@@ -94,6 +94,19 @@ def test_a_row_that_was_trained_again_is_compared_with_its_first_training(study_
     assert cells[-1] == mean_difference(second, first).text
 
 
+def test_reference_tasks_are_compared_with_a_training_on_the_same_device(study_results):
+    """Normals were trained on a GPU, where they are as good as depth, and again on a CPU, where they are 20 % better."""
+    gpu, cpu = ([{"device": name}] for name in ("NVIDIA H200", "cpu"))
+    rows = {
+        report.OF_NORMALS: Row(report.OF_NORMALS, gpu, {"edges2d": measured("mae", [1.0] * 20, [1.0] * 20)}),
+        "reference depth": Row("reference depth", cpu, {"edges2d": measured("mae", [1.0] * 20, [1.0] * 20)}),
+    }
+    again = {report.OF_NORMALS: Row(report.OF_NORMALS, cpu, {"edges2d": measured("mae", [0.8] * 20, [0.8] * 20)})}
+    found = report.reference_table(rows, again).splitlines()[2]
+    assert [cell.strip() for cell in found.split("|")[1:4]] == ["depth", "cpu, cpu", "**+20.0 [+20.0, +20.0] 2/2**"]
+    assert "H200, cpu" in report.reference_table(rows, {}), "without a second training, the devices are stated"
+
+
 def test_networks_in_another_domain_are_compared_by_the_number_of_its_views(study_results, tmp_path):
     """A network that is 10 % better frozen and 20 % better with 50 views; directories that do not exist are left out."""
     one, other = report.TRANSFERRED["sharing"]
