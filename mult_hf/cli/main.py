@@ -18,7 +18,7 @@ from .errors import MAX_MESSAGE, CommandError, OneLineParser, on_one_line
 
 USER_ERRORS = (CommandError, ValueError, OSError, ImportError, FloatingPointError)
 """Errors from wrong flags, missing files, broken data, missing packages and diverging training, shown on one line, as are those of
-transformers' configurations. Others are bugs and keep their traceback."""
+transformers' configurations and of connections to the Hub. Others are bugs and keep their traceback."""
 
 
 class Command(NamedTuple):
@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    from huggingface_hub.errors import StrictDataclassError  # here, since help needs no library
+    from huggingface_hub.errors import HTTPError, StrictDataclassError  # here, since help needs no library
 
-    return (*USER_ERRORS, StrictDataclassError)
+    return (*USER_ERRORS, StrictDataclassError, HTTPError)  # HTTPError: that of the Hub's library, where it is no OSError
 
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:

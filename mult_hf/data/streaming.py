@@ -22,6 +22,7 @@ try:
     from datasets import Dataset, DatasetBuilder, IterableDataset, config, load_dataset_builder
     from datasets.data_files import DataFilesDict, get_data_patterns
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
 
     from .image_column import as_image_columns
 except ImportError as error:
@@ -156,7 +157,7 @@ def _hub_sizes(repo_id: str) -> dict[str, int]:
     """Sizes of a repository's files; none if the Hub cannot be reached."""
     try:
         found = HfApi().dataset_info(repo_id, files_metadata=True).siblings or []
-    except (OSError, ValueError):  # offline, no such repository, or not a valid id: loading reports it
+    except (OSError, ValueError, HTTPError):  # offline, no such repository, or not a valid id: loading reports it
         return {}
     return {each.rfilename: each.size or 0 for each in found if Path(each.rfilename).suffix in FORMATS}
 

@@ -100,7 +100,8 @@ class SwinUnetDecoder(nn.Module):
         super().__init__()
         if len(channels) < 2:
             raise ValueError(
-                f"the 'swin_unet' decoder needs at least 2 encoder maps, and the encoder has {len(channels)}; add out_features"
+                f"the 'swin_unet' decoder needs at least 2 encoder maps, and the encoder has {len(channels)}; use an encoder with more "
+                "stages, or the 'mult' decoder"
             )
         channels = [*reversed(channels)]  # from here on coarsest first, in the order in which the decoders run
         heads = decoder_heads(config, channels)[1:]  # the coarsest map is the bottleneck, whose blocks are the encoder's

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import HTTPError
 from tqdm.auto import tqdm
 
 import mult_hf
@@ -153,6 +154,7 @@ def test_an_unknown_command_is_refused(capsys, words, message):
         (ImportError('pip install "mult-hf[demo]"'), 'error: pip install "mult-hf[demo]"'),
         (CommandError("no variant runs"), "error: no variant runs"),
         (ValueError(), "error: ValueError"),
+        (HTTPError("Name or service not known"), "error: Name or service not known"),  # the Hub cannot be reached
     ],
 )
 def test_a_user_error_gives_one_line_and_status_2(command, capsys, error, line):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from mult_hf.data import streaming
 from mult_hf.data.schema import load_rows, load_task_specs
@@ -86,11 +87,22 @@ def test_what_cannot_be_streamed_is_named(data, tmp_path):
         open_stream(f"file://{tmp_path}/nowhere", "train")
 
 
+def raising(error):
+    """A function that raises an error, whatever its arguments."""
+
+    def function(*args, **kwargs):
+        raise error
+
+    return function
+
+
 def test_urls_archives_and_data_beyond_the_disk_are_streamed_by_default(data, archives, monkeypatch):
     assert streams_by_default("s3://bucket/rooms")
     assert streams_by_default(archives)
     assert not streams_by_default(data)
-    assert not streams_by_default("user/rooms")  # the Hub is not reachable in tests
+    for error in (OfflineModeIsEnabled("offline"), HTTPError("Name or service not known")):  # on purpose, or without a network
+        monkeypatch.setattr(streaming.HfApi, "dataset_info", raising(error))
+        assert not streams_by_default("user/rooms")
     size = sum(path.stat().st_size for path in data.glob("*.parquet"))
     for free, expected in ((size, False), (size - 1, True)):
         monkeypatch.setattr(streaming.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))

@@ -368,7 +368,9 @@ def test_a_changed_configuration_does_not_change_the_default(tiny_config):
 
 def test_swin_unet_needs_a_map_to_concatenate():
     backbone = SwinConfig(embed_dim=8, depths=[1], num_heads=[2], window_size=4, out_features=["stage1"])
-    with pytest.raises(ValueError, match="'swin_unet' decoder needs at least 2 encoder maps, and the encoder has 1; add out_features"):
+    with pytest.raises(
+        ValueError, match="'swin_unet' decoder needs at least 2 encoder maps, and the encoder has 1; use an encoder with more"
+    ):
         MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=backbone, tasks=["depth"], decoder_type="swin_unet"))
 
 
