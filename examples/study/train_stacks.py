@@ -50,7 +50,7 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.files import whole_file
 from mult_hf.data.schema import load_rows, load_task_specs
 from mult_hf.evaluation.baseline import constant_baseline
-from mult_hf.evaluation.cards import public_name, to_jsonable
+from mult_hf.evaluation.cards import to_jsonable
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.loop import evaluate
 from mult_hf.inference.predictor import Predictor, predict
@@ -59,6 +59,7 @@ from mult_hf.training.initialization import build_model
 from . import decoders, rooms, streams  # noqa: F401  (decoders registers the study's own)
 from .ablation import slug
 from .graph import GraphedStep
+from .networks import Network, Plan, expand
 from .stack import Stack
 
 KEYS = ("base", "learning_rates", "seeds", "networks")
@@ -95,53 +96,6 @@ class StudyArguments:
         command_line.check_bounds(self, {0: ["minutes"], 1: ["jobs", "max_steps"]})
         if self.frozen and self.initial_weights is None:
             raise ValueError("--frozen is given without --initial_weights; networks with random weights would be measured")
-
-
-@dataclass(frozen=True)
-class Network:
-    """One architecture of the plan, to be trained with every learning rate and seed.
-
-    Args:
-        row: name of the row of the table that it belongs to.
-        name: its own name; differs from `row` if the row has one network per task.
-        flags: flags of `mult-hf train`.
-        learning_rates: learning rates to try; None for those of the plan.
-    """
-
-    row: str
-    name: str
-    flags: dict[str, Any]
-    learning_rates: Sequence[float] | None = None
-
-    @property
-    def file_name(self) -> str:
-        """Name of its JSON file."""
-        return f"{slug(self.name)}.json"
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """Its flags, without paths that are specific to this machine."""
-        return {**self.flags, "dataset": public_name(self.flags["dataset"])}
-
-    def parsed(self, **changes: Any) -> TrainFlags:
-        """Its flags as `mult-hf train` reads them."""
-        argv = [word for flag, value in {**self.flags, **changes}.items() for word in command_line.as_argv(flag, value)]
-        return command_line.parse_arguments(TrainFlags, argv, self.name, prog="mult-hf train")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to train.
-
-    Args:
-        networks: in order of importance.
-        learning_rates: learning rates to try for each network that has none of its own.
-        seeds: seeds of weights, order of samples and augmentation.
-    """
-
-    networks: list[Network]
-    learning_rates: list[float]
-    seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -208,18 +162,6 @@ def read_plan(path: Path, arguments: StudyArguments) -> Plan:
         [float(rate) for rate in arguments.learning_rates or content["learning_rates"]],
         arguments.seeds or content["seeds"],
     )
-
-
-def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
-    """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set)."""
-    flags = dict(flags)
-    alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)
-    rates = rates and [float(rate) for rate in rates]
-    flags["max_steps"] = max(1, round(flags["max_steps"] * share))
-    if not alone:
-        return [Network(row, row, flags, rates)]
-    tasks = flags.get("tasks") or load_task_specs(flags["dataset"])
-    return [Network(row, f"{row}, {task}", {**flags, "tasks": [task]}, rates) for task in tasks]
 
 
 # --- data ---

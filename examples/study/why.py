@@ -37,7 +37,8 @@ from mult_hf.model.decoder_mult import MulTDecoder, SharedWindowAttention
 
 from . import decoders, rooms  # noqa: F401  (decoders registers the study's own)
 from .ablation import slug
-from .train_stacks import Network, StudyArguments, new_network, processor_of, read_plan, split_rows
+from .networks import Network
+from .train_stacks import StudyArguments, new_network, processor_of, read_plan, split_rows
 
 MULT = "MulT with skip"
 """The row whose shared map is also replaced by the maps of other networks."""

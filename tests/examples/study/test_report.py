@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from examples.study import report, rooms
-from examples.study.report import Difference, Measured, Row, difference, generated, main, mean_difference, read_rows, with_parts
+from examples.study.differences import Difference, Measured, Row, difference, mean_difference
+from examples.study.report import generated, main, read_rows, with_parts
 
 ROOT = Path(__file__).resolve().parents[3]
 DRAWS = rooms.draw_rooms(20, 400)

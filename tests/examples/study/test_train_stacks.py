@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from examples.study import rooms, train_stacks
-from examples.study.train_stacks import Job, StudyArguments, best_rate, expand, main, read_plan, train_stack, unfinished
+from examples.study.networks import expand
+from examples.study.train_stacks import Job, StudyArguments, best_rate, main, read_plan, train_stack, unfinished
 from mult_hf.data.schema import load_rows
 from support.studies import write_plan
 
