@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: its threads sleep while they wait (docs/benchmark.md)
+if "OMP_WAIT_POLICY" not in os.environ:  # read once, when torch is loaded (docs/benchmark.md#threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from accelerate.utils import set_seed
 

@@ -52,14 +52,41 @@ def test_a_command_gets_the_arguments_after_its_name(command):
     assert calls == [["out", "--size", "64"]]
 
 
-@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_environment_says_otherwise(command, monkeypatch, given, policy):
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_waiting_threads_check_a_few_times_and_sleep_unless_the_environment_says_otherwise(command, monkeypatch, given, expected):
     """OpenMP reads it when torch is loaded, which `mult-hf` leaves to the command."""
     command(None)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "to be restored")
-    monkeypatch.delenv("OMP_WAIT_POLICY") if given is None else monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.setenv(name, given[name]) if name in given else monkeypatch.delenv(name)
     main(["render", "moon"])
-    assert os.environ["OMP_WAIT_POLICY"] == policy
+    assert {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ} == expected
+
+
+@pytest.mark.parametrize("program", ["import examples.train", "from mult_hf.cli.main import main; main(['train', '--version'])"])
+def test_threads_learn_how_to_wait_before_torch_is_loaded(program):
+    """OpenMP reads its variables once, so a program that imports torch first has set them for nothing."""
+    code = textwrap.dedent("""
+        import os, sys
+        sys.argv = ["mult-hf"]
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "torch":
+                    print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+                    os._exit(0)
+        sys.meta_path.insert(0, Finder())
+    """)
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    command = [sys.executable, "-c", code + program]
+    done = subprocess.run(command, capture_output=True, text=True, env={**environment, "PYTHONPATH": str(ROOT)}, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["1000"]
 
 
 def test_the_command_line_of_the_process_is_the_default(command, monkeypatch):
