@@ -1,42 +1,26 @@
-"""Proves what the server answers: the files of `mult-hf predict`, or one line that says what is wrong, within its limits."""
+"""Proves what the server answers: the files of `mult-hf predict`, or one line that says what is wrong."""
 
 import asyncio
 import base64
 import io
-import json
-import math
-import threading
 import zipfile
 import zlib
-from dataclasses import replace
 
-import httpx
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 from starlette.testclient import TestClient
 
-from mult_hf import MulTImageProcessor, TaskSpec
-from mult_hf.cli.predict import main as predict_command
+from mult_hf import TaskSpec
 from mult_hf.inference.predictor import predict
 from mult_hf.inference.stored_maps import precision, read_map
-from mult_hf.model.tasks import LabelEncoding, resolve_tasks
-from mult_hf.serving.app import CLIENT_CLOSED
-from mult_hf.serving.batching import Batcher, Prediction
+from mult_hf.model.tasks import LabelEncoding
+from mult_hf.serving.batching import Prediction
 from mult_hf.serving.requests import Limits
+from support.http_requests import SMALL, TYPE, assert_maps, base64_of, encoded, post, read_files, stored_entries
 
 NAMES = ["segmentation", "depth", "normals", "curvature"]
 SUFFIXES = {"segmentation": ".png", "depth": ".png", "normals": ".png", "curvature": ".npz"}
-
-
-def encoded(image, kind="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def base64_of(content):
-    return base64.b64encode(content).decode()
 
 
 @pytest.fixture
@@ -49,34 +33,6 @@ def expected(network, processor):
         return {task: maps[task]["prediction"].numpy() for task in maps}
 
     return make
-
-
-def post(client, image, **options):
-    """Send an image as the body; keywords are query parameters."""
-    return client.post("/predict", content=encoded(image), params=options, headers={"content-type": "image/png"})
-
-
-def assert_maps(read, wanted, tolerances):
-    """Values agree within the precision of their storage; 99 % of class ids, because rounding may change a few pixels."""
-    assert list(read) == list(wanted)
-    for task, values in wanted.items():
-        if values.dtype == np.int64:
-            assert (read[task] == values).mean() > 0.99, task
-        else:
-            np.testing.assert_allclose(read[task], values.reshape(read[task].shape), atol=tolerances[task] + 1e-5, rtol=1e-4)
-
-
-def stored_entries(client):
-    return resolve_tasks(client.get("/tasks").json()["tasks"])
-
-
-def read_files(files, entries, folder):
-    """Decode files by their entries: a mapping of names and contents."""
-    maps = {}
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-        maps[name[:-4]] = read_map(folder / name, entries[name[:-4]])
-    return maps
 
 
 # --- answers
@@ -157,111 +113,7 @@ def test_the_page_of_tasks_has_the_limits(serve):
     assert (page["formats"], page["limits"]["queue_size"], page["limits"]["max_bytes"]) == (["png", "npz", "json"], 7, 99)
 
 
-# --- focal lengths
-
-
-@pytest.fixture
-def camera_processor(network):
-    """The processor of a model with a canonical camera, which assumes 40 degrees."""
-    camera = {"canonical_focal_length": 300.0, "assumed_field_of_view": 40.0}
-    return MulTImageProcessor(size={"height": 40, "width": 40}, tasks=network.config.tasks, **camera)
-
-
-@pytest.fixture
-def camera_client(serve, camera_processor):
-    return TestClient(serve(processor=camera_processor).application())
-
-
-def with_equivalent(millimetres):
-    """EXIF that states the 35 mm equivalent of a focal length."""
-    exif = Image.Exif()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
-    return exif.tobytes()
-
-
-def test_maps_are_the_files_that_predict_writes_whatever_states_the_focal_length(network, processor, camera_client, image, tmp_path):
-    """The EXIF of a photograph, of a transparent image, or nothing but --field_of_view."""
-    network.save_pretrained(tmp_path / "model")
-    type(processor).from_dict({**processor.to_dict(), "canonical_focal_length": 300.0}).save_pretrained(tmp_path / "model")
-    contents = {
-        "phone.jpg": encoded(image, "JPEG", exif=with_equivalent(26)),
-        "transparent.webp": encoded(image.convert("RGBA"), "WEBP", exif=with_equivalent(26)),
-        "plain.png": encoded(image),
-    }
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    flags = ["--model", tmp_path / "model", "--output_dir", tmp_path / "out", "--tasks", "depth", "--field_of_view", 40, "--inputs"]
-    assert predict_command([*map(str, [*flags, *(tmp_path / name for name in contents)])]) == 0
-    entry, metres = stored_entries(camera_client)["depth"], {}
-    for name, content in contents.items():
-        answer = camera_client.post("/predict?tasks=depth", content=content, headers={"content-type": "application/octet-stream"})
-        (tmp_path / name).write_bytes(answer.content)
-        metres[name] = read_map(tmp_path / "out/maps/depth" / f"{name}.png", entry)
-        # Rounding depends on the other images of a batch, and may change a value by one step.
-        np.testing.assert_allclose(read_map(tmp_path / name, entry), metres[name], atol=2.1 * precision(entry), err_msg=name)
-    means = [values.mean() for values in metres.values()]
-    assert means[2] > 1.5 * means[0], "premise: the angle of view is narrower than that of 26 mm"
-
-
-def test_a_request_states_the_focal_length_before_the_file(network, camera_processor, camera_client, image):
-    """In pixels of the image, here twice as many as the EXIF states."""
-    content = encoded(image, "PNG", exif=with_equivalent(26))
-    outputs = predict(network, camera_processor(image, return_tensors="pt")["pixel_values"])
-    pixels = 2 * 26 / math.hypot(36, 24) * math.hypot(50, 60)
-    (maps,) = camera_processor.post_process(outputs, [(25, 30)], focal_length=pixels / 2)
-    options = {"tasks": "depth", "format": "npz", "max_side": "30", "focal_length": str(pixels)}
-    answers = [
-        camera_client.post("/predict", params=options, content=content, headers=TYPE),
-        camera_client.post("/predict", data=options, files={"image": ("a.png", content, "image/png")}),
-        camera_client.post("/predict", json={"image": base64_of(content), **options, "focal_length": pixels}),
-    ]
-    unknown = camera_client.post("/predict", json={"image": base64_of(content), **options, "focal_length": None})
-    for answer, factor in [*((each, 1) for each in answers), (unknown, 2)]:
-        with np.load(io.BytesIO(answer.content)) as arrays:
-            np.testing.assert_allclose(factor * arrays["depth"][0], maps["depth"]["prediction"].numpy(), rtol=1e-4)
-
-
-def test_answers_state_the_focal_length_that_was_used_and_its_source(camera_client, client, image):
-    """In pixels of the image that was sent, also for smaller maps; JSON in the body, the other formats in a header."""
-    diagonal = math.hypot(50, 60)
-    cases = [
-        (encoded(image, "JPEG", exif=with_equivalent(26)), {}, 26 / math.hypot(36, 24) * diagonal, "EXIF"),
-        (encoded(image, "JPEG", exif=with_equivalent(26)), {"focal_length": "80"}, 80, "given"),
-        (encoded(image), {}, 30 / math.tan(math.radians(20)), "assumed"),
-    ]
-
-    def ask(content, **options):
-        return camera_client.post("/predict", params={"max_side": "30", **options}, content=content, headers=TYPE)
-
-    for content, given, pixels, source in cases:
-        used = ask(content, tasks="depth,normals", format="json", **given).json()["focal_length"]
-        assert used == {"pixels": pytest.approx(pixels), "source": source}
-        for options in ({"tasks": "depth"}, {}, {"format": "npz"}):
-            assert ask(content, **options, **given).headers["focal-length"] == f"{pixels:.3f};source={source}"
-    assert "focal-length" not in ask(encoded(image), tasks="normals").headers, "they do not depend on it"
-    assert "focal-length" not in post(client, image).headers, "nor do metres of a model without a canonical camera"
-    assert post(client, image, format="json").json()["focal_length"] is None
-
-
-@pytest.mark.parametrize("value", ["0", "-300", "nan", "inf", "1e-320", "300,400", "wide", "", True, [300]])
-def test_an_impossible_focal_length_is_refused_in_one_line(camera_client, value):
-    in_body = {"json": {"image": base64_of(SMALL), "focal_length": value}}
-    request = {"content": SMALL, "headers": TYPE, "params": {"focal_length": value}} if isinstance(value, str) else in_body
-    answer = camera_client.post("/predict", **request)
-    assert (answer.status_code, "; give a number of pixels of the image from 1 to 1e+07" in answer.json()["error"]) == (422, True)
-
-
-def test_a_model_without_a_canonical_camera_takes_no_focal_length(client, camera_client):
-    answer = client.post("/predict", content=SMALL, headers=TYPE, params={"focal_length": "300"})
-    assert answer.status_code == 422
-    assert answer.json()["error"].startswith("focal_length is set, but the model predicts the same for every focal length")
-    assert [each.get("/tasks").json()["assumed_field_of_view"] for each in (client, camera_client)] == [None, 40.0]
-
-
 # --- refusals
-
-SMALL = encoded(Image.new("RGB", (40, 40)))
-TYPE = {"content-type": "image/png"}
 
 
 @pytest.mark.parametrize(
@@ -352,184 +204,3 @@ def test_a_failed_prediction_is_an_error_of_the_server(serve, image):
 
     answer = post(TestClient(serve(fails).application()), image)
     assert (answer.status_code, answer.json()["error"]) == (500, "the image cannot be predicted: out of memory")
-
-
-# --- several requests
-
-
-def together(service, calls):
-    """Run `calls(client)`, a coroutine with an asynchronous client of the service."""
-
-    async def run():
-        transport = httpx.ASGITransport(service.application())
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await calls(client)
-
-    return asyncio.run(run())
-
-
-def hold(service):
-    """Let the model of a service answer only once the event that is returned is set."""
-    release = asyncio.Event()
-
-    async def waits(query):
-        await release.wait()
-        return Prediction({"depth": np.full((1, 1, 40, 40), 2, np.float32)}, 1)
-
-    service.model = waits
-    return release
-
-
-def send(client, image, **options):
-    return client.post("/predict", content=encoded(image), params=options, headers=TYPE)
-
-
-def test_requests_beyond_the_queue_get_503_at_once_and_the_others_their_answers(serve, image):
-    async def calls(client):
-        release = hold(service)
-        first = [asyncio.create_task(send(client, image, tasks="depth")) for _ in range(2)]
-        while service.in_progress < 2:
-            await asyncio.sleep(0.01)
-        refused = [await send(client, image, tasks="depth") for _ in range(3)]
-        release.set()
-        answered = await asyncio.gather(*first)
-        return refused, answered, await send(client, image, tasks="depth"), (await client.get("/metrics")).text
-
-    service = serve(queue_size=2)
-    refused, answered, later, metrics = together(service, calls)
-    assert [(answer.status_code, answer.headers["retry-after"]) for answer in refused] == [(503, "1")] * 3
-    assert "2 requests wait or are being answered" in refused[0].json()["error"]
-    assert [answer.status_code for answer in [*answered, later]] == [200] * 3
-    for line in ('mult_requests_total{status="503"} 3.0', 'mult_requests_total{status="200"} 3.0', "mult_requests_in_progress 0.0"):
-        assert line in metrics
-    assert "mult_request_seconds_count 3.0" in metrics
-
-
-def test_a_request_without_an_answer_in_time_gets_504_and_frees_its_place(serve, image):
-    cancelled = []
-
-    async def never(query):
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.append(True)
-            raise
-
-    async def calls(client):
-        return [await send(client, image) for _ in range(2)]
-
-    service = serve(never, queue_size=1, timeout=0.3)
-    answers = together(service, calls)
-    assert [answer.status_code for answer in answers] == [504] * 2
-    assert answers[0].json()["error"].startswith("there is no answer after 0.3 s; ")
-    assert len(cancelled) == 2, "the model need not predict what nobody waits for"
-    assert service.in_progress == 0
-
-
-def test_concurrent_requests_of_mixed_sizes_get_their_own_answers(serve, processor):
-    """The model returns each image's mean, 5 m further away, so an answer names its image."""
-
-    async def mean(query):
-        await asyncio.sleep(0.01 * np.random.default_rng().random())
-        return Prediction({"depth": np.full((1, 1, 40, 40), 5 + query.pixel_values.mean(), np.float32)}, 1)
-
-    async def calls(client):
-        images = [Image.new("RGB", (40 + number, 80 - number), (5 * number,) * 3) for number in range(40)]
-        answers = await asyncio.gather(*[send(client, image, tasks="depth", format="npz") for image in images])
-        return images, answers
-
-    images, answers = together(serve(mean), calls)
-    for image, answer in zip(images, answers):
-        with np.load(io.BytesIO(answer.content)) as arrays:
-            depth = arrays["depth"]
-        assert depth.shape == (1, image.height, image.width)
-        pixels = processor(image, return_tensors="pt")["pixel_values"]
-        np.testing.assert_allclose(depth, np.full(depth.shape, 5 + pixels.mean()), atol=1e-4)  # sums in another order
-
-
-def test_an_image_whose_client_leaves_while_it_waits_is_not_predicted(serve):
-    predicted, go = [], threading.Event()
-
-    def model(queries):
-        predicted.extend(query.pixel_values.shape[1:] for query in queries)
-        assert go.wait(60)
-        return [Prediction({"depth": np.full((1, 1, 40, 40), 2, np.float32)}, len(queries)) for query in queries]
-
-    async def post_and_leave(application, leave):
-        """Send an image; returns the statuses that the server sends."""
-        body, statuses = [{"type": "http.request", "body": SMALL}], []
-
-        async def receive():
-            if body:
-                return body.pop()
-            await leave.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message):
-            statuses.append(message.get("status"))
-
-        headers = [(b"content-type", b"image/png")]
-        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b"tasks=depth"}
-        await application(scope, receive, send)
-        return statuses[0]
-
-    async def run():
-        batcher = Batcher(model, size=8, wait=0.0)
-        service = serve(batcher)
-        application, stays, leaves = service.application(), asyncio.Event(), asyncio.Event()
-        first = asyncio.create_task(post_and_leave(application, stays))
-        while not predicted:  # the model is busy from now on
-            await asyncio.sleep(0.001)
-        second = asyncio.create_task(post_and_leave(application, leaves))
-        while not batcher.waiting:
-            await asyncio.sleep(0.001)
-        leaves.set()
-        statuses = [await second]
-        third = asyncio.create_task(post_and_leave(application, stays))
-        while batcher.waiting < 1:
-            await asyncio.sleep(0.001)
-        go.set()
-        return [*statuses, await first, await third], service.in_progress
-
-    assert asyncio.run(asyncio.wait_for(run(), 60)) == ([CLIENT_CLOSED, 200, 200], 0)  # a broken server would not answer
-    assert len(predicted) == 2
-
-
-def test_a_draining_server_answers_what_is_in_progress_and_refuses_the_rest(serve, image):
-    async def calls(client):
-        release = hold(service)
-        first = asyncio.create_task(send(client, image, tasks="depth"))
-        while not service.in_progress:
-            await asyncio.sleep(0.01)
-        draining = asyncio.create_task(service.drain())
-        await asyncio.sleep(0)
-        refused, health = await send(client, image), await client.get("/health")
-        assert not draining.done()
-        release.set()
-        await draining
-        return refused, health, await first
-
-    service = serve()
-    refused, health, answered = together(service, calls)
-    assert (refused.status_code, health.status_code, answered.status_code) == (503, 503, 200)
-    assert refused.json()["error"].startswith("the server is stopping")
-
-
-@pytest.mark.parametrize(("healthy", "status"), [(True, 200), (False, 503)])
-def test_health_is_that_of_the_model(serve, healthy, status):
-    assert TestClient(serve(healthy=healthy).application()).get("/health").status_code == status
-
-
-def test_health_is_answered_while_the_queue_is_full(serve):
-    service = serve(queue_size=1)
-    service.in_progress = 1
-    client = TestClient(service.application())
-    assert [client.get("/health").status_code, client.post("/predict", content=SMALL, headers=TYPE).status_code] == [200, 503]
-
-
-def test_only_offered_tasks_are_answered(serve, network, image):
-    service = serve()
-    service.choices = replace(service.choices, tasks=["depth"])
-    client = TestClient(service.application())
-    assert post(client, image).headers["content-type"] == "image/png"
-    assert json.loads(post(client, image, tasks="normals").content)["error"].startswith("tasks is 'normals'; choose from depth")
