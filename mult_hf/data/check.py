@@ -26,10 +26,13 @@ try:
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
+from mult_hf.metrics import metrics_of
 from mult_hf.model.alignment import UPRIGHT, misalignment, orientation
+from mult_hf.model.heads import activation_function
 from mult_hf.model.images import readable_formats
+from mult_hf.model.losses import loss_function
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
-from mult_hf.model.visualization import colorize, panel
+from mult_hf.model.visualization import COLORMAPS, check_colormap, colorize, panel
 
 from .mistakes import (
     Evidence,
@@ -141,6 +144,8 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     """
     specs = resolve_tasks(load_task_entries(name_or_path, token=token))
     findings = {column: TaskFindings() for column in ("image", *specs)}
+    for task, spec in specs.items():
+        _check_names(spec, findings[task])
     notes: list[str] = []
     shown: list[list[Image.Image | None]] = []
     for split_name, dataset in _open(name_or_path, split, token).items():
@@ -159,6 +164,15 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     _judge_pairs(findings, specs)
     any_image = any(cell is not None for cells in shown for cell in cells)
     return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None)
+
+
+def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:
+    """Find the names in a task's entry that training or evaluation would refuse."""
+    for what in (activation_function, loss_function, metrics_of, check_colormap):
+        try:
+            what(spec)
+        except ValueError as error:
+            findings.wrong(str(error), "the card")
 
 
 def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dict[str, IterableDataset]:
@@ -201,7 +215,7 @@ def _check_row(
     targets: dict[str, np.ndarray] = {}
     for task, spec in specs.items():
         target = _check_map(row.get(task), where, spec, findings[task])
-        shown.append(None if target is None else colorize(target, spec))
+        shown.append(None if target is None or spec.colormap not in COLORMAPS else colorize(target, spec))
         if target is None:
             continue
         targets[task] = target

@@ -23,6 +23,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
 """Activation of a head by its name in a task's entry: (logits, spec) -> prediction in the target's space."""
 
 
+def activation_function(spec: TaskSpec) -> Callable[[Tensor, TaskSpec], Tensor]:
+    """The function that a task's entry names.
+
+    Raises:
+        ValueError: if there is no such activation.
+    """
+    if spec.activation not in ACTIVATIONS:
+        raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[spec.activation]
+
+
 class MulTHead(nn.Module):
     """A task's head: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation.
 
@@ -32,8 +43,7 @@ class MulTHead(nn.Module):
 
     def __init__(self, channels: int, spec: TaskSpec) -> None:
         super().__init__()
-        if spec.activation not in ACTIVATIONS:
-            raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        activation_function(spec)  # raises if there is none
         self.spec = spec
         self.projection = nn.Linear(channels, spec.channels)
 
@@ -54,7 +64,7 @@ class MulTHead(nn.Module):
         """
         # In float32: in half precision, depth would have steps of centimetres, and tiny vectors would lose their length.
         logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
-        return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)
+        return activation_function(self.spec)(logits[..., : size[0], : size[1]], self.spec)
 
 
 class MulTHeads(nn.Module):

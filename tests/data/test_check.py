@@ -120,6 +120,27 @@ def test_every_problem_is_found_and_its_row_named(tmp_path, name):
     assert [row.split(" (")[0] for row in rows] == ["train row 1"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("metrics", ["rmse", "iou"], "unknown are ['iou']; allowed: mean_iou"),
+        ("metrics", ["mean_angle"], "has the metric 'mean_angle', which is for"),
+        ("loss", "l3", "allowed: cross_entropy, l1"),
+        ("activation", "relu", "allowed: identity, sigmoid, unit_vector"),
+        ("colormap", "rainbow", "allowed: "),
+    ],
+)
+def test_names_in_an_entry_that_training_refuses_are_found_before(tmp_path, field, value, allowed):
+    root = write(tmp_path / "set", [sound_maps()], {**ENTRIES, "depth": {**ENTRIES["depth"], field: value}})
+    findings = check(root)
+    problems = {column: item.problems for column, item in findings.tasks.items() if item.problems}
+    ((sentence, rows),) = problems.pop("depth").items()
+    assert not problems, "nothing else is suspected"
+    assert rows == ["the card"]
+    assert sentence.startswith("task 'depth'")
+    assert allowed in sentence
+
+
 def mask(*ids: int) -> np.ndarray:
     """Stripes of ids, one pixel wide."""
     return np.resize(np.array(ids, np.uint8), SIZE[1])[None].repeat(SIZE[0], axis=0).copy()
