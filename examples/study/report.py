@@ -81,8 +81,15 @@ TRANSFERRED: dict[str, tuple[str, str]] = {
 }
 """What is compared in another domain."""
 
-TRANSFERS = {"frozen": "none (frozen)", "50": "50", "all": "500"}
-"""Directories in `transfer/`, and how many views of the new domain the networks were trained on."""
+TRANSFERS = {
+    "frozen": "Doom, none (frozen)",
+    "50": "Doom, 50",
+    "all": "Doom, 500",
+    "office-frozen": "office, none (frozen)",
+    "office-60": "office, 60",
+    "kitchen-frozen": "kitchen, none (frozen)",
+}
+"""Directories in `transfer/`: the new domain, and how many of its views the networks were trained on."""
 
 
 @dataclass
@@ -227,7 +234,7 @@ def transfer_table(transfers: Mapping[str, Mapping[str, Row]]) -> str:
         best = {task: best_row(rows, task) for task in tasks if any(task in row.tasks for row in rows.values())}
         for name, row in rows.items():
             lines.append([TRANSFERS[views], name, *(cell(row.tasks[t], bold=best[t] == name) if t in row.tasks else "" for t in tasks)])
-    return markdown_table(["views", "network", *(f"{task} {title(task, titled)}" for task in tasks)], lines)
+    return markdown_table(["domain, views", "network", *(f"{task} {title(task, titled)}" for task in tasks)], lines)
 
 
 def transfer_differences(transfers: Mapping[str, Mapping[str, Row]]) -> str:
@@ -240,7 +247,7 @@ def transfer_differences(transfers: Mapping[str, Mapping[str, Row]]) -> str:
                 first, second = rows[one].tasks, rows[other].tasks
                 cells = [difference(first[task], second[task]).text if task in first and task in second else "" for task in tasks]
                 lines.append([TRANSFERS[views], f"{question}: {one} over {other}", *cells, mean_difference(rows[one], rows[other]).text])
-    return markdown_table(["views", "better by [%]", *tasks, "mean"], lines)
+    return markdown_table(["domain, views", "better by [%]", *tasks, "mean"], lines)
 
 
 def rate_table(rows: Mapping[str, Row]) -> str:

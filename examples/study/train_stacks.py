@@ -69,7 +69,7 @@ CHUNK = 50  # samples that a process prepares at a time
 CURVE = 10  # points of the stored curve of training losses
 EVALUATED_AT_ONCE = 100  # images per batch in evaluations
 TEST_SPLIT = "test"
-GROUPS = ("room", "level")  # columns that say which views belong together: those of one room or level are not independent
+GROUPS = ("room", "level", "block")  # columns that say which views belong together: of a room, a level, a part of a video
 
 
 @dataclass

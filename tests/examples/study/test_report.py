@@ -121,7 +121,9 @@ def test_networks_in_another_domain_are_compared_by_the_number_of_its_views(stud
         "**+10.0 [+10.0, +10.0] 2/2**", "**+20.0 [+20.0, +20.0] 2/2**"
     ]  # fmt: skip
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found["transfer"].splitlines()[2:]]
-    assert [line[:2] for line in table] == [["none (frozen)", one], ["none (frozen)", other], ["50", one], ["50", other]]
+    assert [line[:2] for line in table] == [
+        ["Doom, none (frozen)", one], ["Doom, none (frozen)", other], ["Doom, 50", one], ["Doom, 50", other]
+    ]  # fmt: skip
     assert [line[2].startswith("**") for line in table] == [True, False, True, False]
     assert report.read_transfers(tmp_path) == {}
 

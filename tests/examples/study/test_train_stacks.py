@@ -200,7 +200,7 @@ def test_a_plan_that_would_mislead_is_refused(small_rooms, tmp_path, changes, me
 
 
 def test_rows_without_a_group_are_refused_before_training():
-    with pytest.raises(ValueError, match="the rows have none of the columns room, level; add one"):
+    with pytest.raises(ValueError, match="the rows have none of the columns room, level, block; add one"):
         train_stacks.groups_of([{"image": 1}])
     assert train_stacks.groups_of([{"level": "E1M1"}, {"level": "E1M2"}]) == ["E1M1", "E1M2"]
 
