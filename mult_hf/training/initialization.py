@@ -247,6 +247,7 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
         own = model.config.task_specs.get(task)
         if own is None:
             model.add_task(spec)
+            print_once(f"{task}: {name_or_path} has no such task; its decoder and head start from random weights")
         elif have_other_classes(own, spec):
             replace_head(model, spec)
             print_once(
@@ -263,8 +264,11 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMul
         print_once(
             f"the data have no {reference}, which computes the shared attention of {name_or_path}; {heir} takes over its projections"
         )
-    for task in set(model.task_names) - set(specs):
+    removed = [task for task in model.task_names if task not in specs]
+    for task in removed:
         model.remove_task(task)
+    if removed:
+        print_once(f"the data have no {', '.join(removed)}: removed from the copy of {name_or_path} that is trained")
     return model
 
 
