@@ -334,23 +334,26 @@ def plot_comparisons(rows: Mapping[str, Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+LINES = ("solid", "dashed", "dotted")
+
+
 def plot_losses(rows: Mapping[str, Row], path: Path) -> None:
     """Training losses of the chosen learning rate over the steps: one panel per task, one line per row."""
     tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
-    figure, places = panels(len(tasks) + 1, 2.6)
+    figure, places = panels(len(tasks), 2.6)
     for axes, task in zip(places, tasks):
         for number, row in enumerate(rows.values()):
+            style = {"color": f"C{number % 10}", "linestyle": LINES[number // 10 % len(LINES)]}  # ten colours
             for network in (network for network in row.networks if task in network["training_losses"]):
                 losses = np.array(network["training_losses"][task], np.float64)  # (points, networks)
                 first = len(network["seeds"]) * list(map(float, network["learning_rates"])).index(network["chosen"])
                 mean = losses[:, first : first + len(network["seeds"])].mean(axis=1)
                 steps = (np.arange(len(mean)) + 0.5) * network["steps"] / len(mean)
-                axes.plot(steps, mean, label=row.name, linewidth=1, color=f"C{number}")
+                axes.plot(steps, mean, label=row.name, linewidth=1, **style)
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
-    places[len(tasks)].axis("off")
-    places[len(tasks)].legend(*places[0].get_legend_handles_labels(), fontsize=9, loc="center")
+    figure.legend(*places[0].get_legend_handles_labels(), fontsize=9, ncols=COLUMNS + 1, loc="outside lower center")
     figure.savefig(path, dpi=120)
 
 
