@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Image, concatenate_datasets
+from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image as PILImage
 
 from mult_hf import MulTImageProcessor
 from mult_hf.cli import arguments as command_line
 from mult_hf.data.schema import CARD_KEY, card_configs, load_rows, load_task_entries
+from mult_hf.model.alignment import misalignment
 from mult_hf.model.tasks import resolve_tasks
 
 from .shrink import small_row
@@ -35,6 +36,19 @@ class PhotosArguments:
     dataset: Path = command_line.positional("directory of a data set whose rows are in the order of the video")
     output_dir: Path = command_line.positional("where the squares are written")
     size: int = command_line.flag(64, "side of images and maps in pixels")
+
+
+def squares(row: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, PILImage.Image]:
+    """The middle squares of a row's image and maps.
+
+    Raises:
+        ValueError: if a map is missing, or does not show what the image shows.
+    """
+    for task in tasks:
+        reason = "is missing" if row.get(task) is None else misalignment(row[task], row["image"])
+        if reason is not None:
+            raise ValueError(f"the map {task} of a frame {reason}; leave the frame or the task out")
+    return {name: middle_square(row[name]) for name in ("image", *tasks)}
 
 
 def middle_square(cell: PILImage.Image) -> PILImage.Image:
@@ -69,11 +83,11 @@ def cut(dataset: Path, output_dir: Path, size: int) -> None:
     specs = resolve_tasks(entries)
     processor = MulTImageProcessor(size={"height": size, "width": size}, tasks=list(specs.values()))
     rows = concatenate_datasets([*load_rows(dataset).values()])
-    features = Features({"block": Dataset.from_dict({"block": [0]}).features["block"], **dict.fromkeys(["image", *specs], Image())})
+    features = Features({"block": Value("int64"), **dict.fromkeys(["image", *specs], Image())})
 
     def square(number: int) -> Mapping[str, Any]:
         row = rows[number]
-        return {"block": number // BLOCK, **small_row({name: middle_square(row[name]) for name in ("image", *specs)}, processor, specs)}
+        return {"block": number // BLOCK, **small_row(squares(row, list(specs)), processor, specs)}
 
     splits = parts(len(rows))
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -238,7 +238,7 @@ def transfer_table(transfers: Mapping[str, Mapping[str, Row]]) -> str:
 
 
 def transfer_differences(transfers: Mapping[str, Mapping[str, Row]]) -> str:
-    """Markdown: the comparisons of [`TRANSFERRED`], by the number of views; arguments of [`transfer_table`]."""
+    """Markdown: the comparisons of [`TRANSFERRED`], by domain and number of views; arguments of [`transfer_table`]."""
     tasks = list(dict.fromkeys(task for rows in transfers.values() for row in rows.values() for task in row.tasks))
     lines = []
     for views, rows in transfers.items():

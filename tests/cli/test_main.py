@@ -79,14 +79,14 @@ def test_threads_learn_how_to_wait_before_torch_is_loaded(program):
         class Finder:
             def find_spec(self, name, *_):
                 if name == "torch":
-                    print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+                    print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"), flush=True)
                     os._exit(0)
         sys.meta_path.insert(0, Finder())
     """)
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     command = [sys.executable, "-c", code + program]
     done = subprocess.run(command, capture_output=True, text=True, env={**environment, "PYTHONPATH": str(ROOT)}, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["1000"]
+    assert done.stdout.split() == ["PASSIVE", "1000"]
 
 
 def test_the_command_line_of_the_process_is_the_default(command, monkeypatch):

@@ -127,7 +127,7 @@ def test_every_problem_is_found_and_its_row_named(tmp_path, name):
         ("metrics", ["mean_angle"], "has the metric 'mean_angle', which is for"),
         ("loss", "l3", "allowed: cross_entropy, l1"),
         ("activation", "relu", "allowed: identity, sigmoid, unit_vector"),
-        ("colormap", "rainbow", "allowed: "),
+        ("colormap", "rainbow", "has colormap 'rainbow'; allowed: classes"),
     ],
 )
 def test_names_in_an_entry_that_training_refuses_are_found_before(tmp_path, field, value, allowed):

@@ -170,7 +170,10 @@ def test_data_without_the_reference_task_start_from_its_projections(shallow_mode
     trained = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
     model = load_trained(str(tmp_path), resolve_tasks([{"name": "segmentation", "class_names": ["wall", "floor"]}]))
     assert (model.task_names, model.config.reference_task) == (["segmentation"], "segmentation")
-    assert "the data have no normals, which computes the shared attention" in capsys.readouterr().out
+    *_, handed_over, removed = capsys.readouterr().out.splitlines()
+    assert handed_over.startswith("the data have no normals, which computes the shared attention")
+    assert handed_over.endswith("segmentation takes over its projections")
+    assert removed == f"the data have no depth, normals: removed from the copy of {tmp_path} that is trained"
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith("heads.")}
     taken_over = [name for name in kept if name not in trained]
     assert taken_over, "premise: only the reference task has projections of queries and keys"

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Image, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image as PILImage
 
-from examples.study.photos import main, middle_square, parts
+from examples.study.photos import main, middle_square, parts, squares
 from examples.study.train_stacks import groups_of
 from mult_hf.data.schema import load_rows, load_task_specs
 
@@ -15,12 +15,16 @@ DEPTH = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 0.01, "unknow
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """103 frames of 30 x 20 pixels, at a depth of (10 + the frame's number) cm; the first pixel of the middle square is not known."""
+    """103 frames of 30 x 20 pixels, at a depth of (10 + the frame's number) cm; of the middle square, the first pixel is not known, and the
+    first four are white.
+    """
 
     def frame(number):
         depth = np.full((20, 30), 10 + number, np.uint16)
         depth[0, 5] = 0
-        return {"image": PILImage.new("RGB", (30, 20), (number, 0, 0)), "depth": PILImage.fromarray(depth), "name": str(number)}
+        image = PILImage.new("RGB", (30, 20), (number, 0, 0))
+        image.paste((255, 255, 255), (5, 0, 7, 2))
+        return {"image": image, "depth": PILImage.fromarray(depth), "name": str(number)}
 
     directory = tmp_path_factory.mktemp("video") / "frames"
     directory.mkdir()
@@ -42,6 +46,24 @@ def test_splits_are_consecutive_parts_and_every_frame_is_in_one(video, tmp_path)
     np.testing.assert_allclose([frame[0, 1, 1] for frame in metres], 0.1 + 0.01 * np.arange(103), atol=1e-6)
     assert all(np.isnan(frame[0, 0, 0]) for frame in metres), "the middle square begins at the sixth column"
     assert splits["test"][0]["image"].size == splits["test"][0]["depth"].size == (20, 20)
+    assert [splits["test"][0]["image"].getpixel((x, 0)) for x in (1, 2)] == [(255, 255, 255), (60, 0, 0)]
+
+
+def test_squares_are_resized_without_being_squeezed(video, tmp_path):
+    main([str(video), str(tmp_path / "squares"), "--size", "10"])
+    row = load_rows(tmp_path / "squares", split="test")[0]
+    assert row["image"].size == row["depth"].size == (10, 10)
+    white, beside = (np.asarray(row["image"])[0, x].astype(int) for x in (0, 3))
+    assert white.min() > 150, "two pixels of the frame are one"
+    assert abs(beside - (60, 0, 0)).max() < 10
+
+
+def test_a_map_that_does_not_show_what_its_image_shows_is_refused():
+    image = PILImage.new("RGB", (30, 20))
+    with pytest.raises(ValueError, match="the map depth of a frame is missing"):
+        squares({"image": image, "depth": None}, ["depth"])
+    with pytest.raises(ValueError, match=r"the map depth of a frame .*another aspect ratio"):
+        squares({"image": image, "depth": PILImage.new("I;16", (30, 24))}, ["depth"])
 
 
 @pytest.mark.parametrize(("size", "corner"), [((30, 20), (5, 0)), ((20, 31), (0, 5)), ((20, 20), (0, 0))])
