@@ -64,7 +64,7 @@ class MulTHead(nn.Module):
         """
         # In float32: in half precision, depth would have steps of centimetres, and tiny vectors would lose their length.
         logits = F.interpolate(self.logits(features).float(), size=padded_size, mode="bilinear", align_corners=False)
-        return activation_function(self.spec)(logits[..., : size[0], : size[1]], self.spec)
+        return ACTIVATIONS[self.spec.activation](logits[..., : size[0], : size[1]], self.spec)
 
 
 class MulTHeads(nn.Module):
