@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mult_hf.model.heads import reached_range
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 STEP_OF_8_BITS = 1 / 127
@@ -39,6 +40,9 @@ MOST_SPREAD_IDS = 16
 
 LEAST_SHARE = 0.005
 """Smallest share of a map's pixels with one far value that is suspicious."""
+
+MOST_UNREACHABLE = 0.02
+"""Largest share of a map's pixels with values that no prediction can have, for instance a view through a window, that is not a mistake."""
 
 FAR_BEYOND = 3.0
 """Ratio of such a value to the largest other one."""
@@ -108,7 +112,8 @@ def suspicions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     """
     if not spec.is_classification and values.shape[-1] > 1 and (values.max(axis=-1) == values.min(axis=-1)).all():
         yield "maps with a single value"
-    yield from UNIT_CHECKS.get(spec.unit, lambda values, spec: ())(values, spec)
+    of_unit = list(UNIT_CHECKS.get(spec.unit, lambda values, spec: ())(values, spec))
+    yield from of_unit or _beyond_predictions(values, spec)
 
 
 def colour_coding(stored: np.ndarray) -> str | None:
@@ -165,6 +170,19 @@ def _unit_vectors(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         yield "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's scale and offset"
 
 
+def _beyond_predictions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
+    """Describe values that no prediction of the task can have, if more than a few pixels have them."""
+    low, high = (-np.inf, np.inf) if spec.is_classification else reached_range(spec)
+    slack = 0.01 * (high - low) if np.isfinite(high - low) else 0.0
+    share = np.mean((values < low - slack) | (values > high + slack))
+    if share > MOST_UNREACHABLE:
+        limits = "value_range" if spec.value_range else f"activation {spec.activation!r} without a value_range"
+        yield (
+            f"{share:.1%} of the values are beyond [{low:g}, {high:g}], all that a prediction can be with the task's {limits}; give the "
+            "range of the data as value_range, or check the encoding's scale"
+        )
+
+
 def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     low, high = spec.value_range or (-np.inf, np.inf)
     slack = 0.01 * (high - low) if spec.value_range else 0.0
@@ -177,7 +195,7 @@ UNIT_CHECKS: dict[str, Callable[[np.ndarray, TaskSpec], Iterator[str]]] = {
     "unit vector": _unit_vectors,
     "[0, 1]": _within_range,
 }
-"""Checks of a single map, by the task's unit. Tasks with other units are only checked against their encoding."""
+"""Checks of a single map, by the task's unit. Tasks with other units are checked against their encoding and the range of predictions."""
 
 
 # --- mistakes that several maps show ---

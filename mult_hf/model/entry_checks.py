@@ -15,12 +15,14 @@ CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_acc
 """Metrics of classes in the package's table of metrics, which is not saved with checkpoints; all others are metrics of numbers."""
 
 
-OF_CLASSES = ("cross_entropy",)
-OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy", "sigmoid", "unit_vector")
-"""Losses and activations of the package that fit one kind of task. Those that a program adds to its tables are not checked."""
+_COLORMAPS_OF_NUMBERS = ("vectors", "gray", "viridis", "magma", "turbo")
+OF_CLASSES = ("cross_entropy", "classes")
+OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy", "sigmoid", "unit_vector", *_COLORMAPS_OF_NUMBERS)
+"""Losses, activations and colour maps of the package that fit one kind of task. Those that a program adds to its tables are not
+checked."""
 
-OF_VECTORS = ("unit_vector", "cosine")
-"""Activations and losses of directions, which a single number does not have."""
+OF_VECTORS = ("unit_vector", "cosine", "vectors")
+"""Activations, losses and colour maps of directions, which a single number does not have."""
 
 
 def _check_resample(spec: "TaskSpec") -> str | None:
@@ -78,9 +80,9 @@ def _check_numbers_of_classes(spec: "TaskSpec") -> str | None:
     return f"is a classification and has value_range {spec.value_range}, which is for numbers; leave it out"
 
 
-def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
+def _check_kind(spec: "TaskSpec") -> str | None:
     other = OF_NUMBERS if spec.is_classification else OF_CLASSES
-    for field in ("loss", "activation"):
+    for field in ("loss", "activation", "colormap"):
         if getattr(spec, field) in other:
             kind = "regression" if spec.is_classification else "classification"
             return f"is a {spec.kind} and has {field} {getattr(spec, field)!r}, which is for {kind}; choose another"
@@ -88,7 +90,7 @@ def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
 
 
 def _check_vectors(spec: "TaskSpec") -> str | None:
-    of_vectors = [name for name in (spec.activation, spec.loss) if name in OF_VECTORS]
+    of_vectors = [name for name in (spec.activation, spec.loss, spec.colormap) if name in OF_VECTORS]
     if not of_vectors or spec.channels > 1:
         return None
     return f"has one channel and {', '.join(of_vectors)}, for vectors of 2 or more channels; give others, or more channels"
@@ -130,7 +132,7 @@ ENTRY_CHECKS = (
     _check_rotated_channels,
     _check_geometry_of_classes,
     _check_numbers_of_classes,
-    _check_loss_and_activation,
+    _check_kind,
     _check_vectors,
     _check_value_range,
     _check_metrics,

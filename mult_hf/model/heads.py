@@ -1,5 +1,6 @@
 """Task heads: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
@@ -9,9 +10,17 @@ from .decoder_mult import PerTask, channels_first
 from .entry_fields import refusal
 from .tasks import TaskSpec
 
+REACHED: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "unit_vector": (-1.0, 1.0)}
+"""Lowest and highest prediction of an activation for a task without a `value_range`; an activation not listed reaches every number."""
+
+
+def reached_range(spec: TaskSpec) -> tuple[float, float]:
+    """Lowest and highest value that a task's predictions can have, infinite where there is no limit."""
+    return spec.value_range or REACHED.get(spec.activation, (-math.inf, math.inf))
+
 
 def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
-    low, high = spec.value_range or (0.0, 1.0)
+    low, high = reached_range(spec)
     return low + (high - low) * logits.sigmoid()
 
 

@@ -6,64 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features
-from datasets import Image as ImageFeature
+from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 
 from mult_hf.cli.check import main
-from mult_hf.data.benchmarks.files import as_image
 from mult_hf.data.check import check
-
-SIZE = (24, 32)
-ENTRIES = {
-    "segmentation": {
-        "name": "segmentation",
-        "class_names": ["wall", "floor"],
-        "encoding": {"dtype": "uint8", "offset": -1, "unknown": [0]},
-    },
-    "depth": {"name": "depth", "encoding": {"dtype": "uint16", "scale": 1 / 512, "unknown": [0]}},
-    "normals": {"name": "normals", "encoding": {"dtype": "uint8", "scale": 1 / 127, "offset": -1.0, "unknown": [127]}},
-    "edges2d": {"name": "edges2d", "encoding": {"dtype": "uint8", "scale": 1 / 255}},
-}
-
-
-def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depth in metres, normals (height, width, 3) and surface of a camera 1 m above the floor, 3 m before a wall and 1.2 m left of one."""
-    right, down = np.meshgrid((np.arange(SIZE[1]) + 0.5 - SIZE[1] / 2) / 20, (np.arange(SIZE[0]) + 0.5 - SIZE[0] / 2) / 20)
-    with np.errstate(divide="ignore"):
-        depths = np.stack([np.full(SIZE, 3.0), np.where(down > 0, 1 / down, np.inf), np.where(right > 0, 1.2 / right, np.inf)])
-    surface = depths.argmin(axis=0)
-    return depths.min(axis=0), np.array([(0, 0, 1), (0, 1, 0), (-1, 0, 0)], float)[surface], surface
-
-
-def sound_maps(seed: int = 0) -> dict[str, np.ndarray]:
-    """The stored scene, with one unknown pixel per map; the floor has class 2, the walls have class 1."""
-    metres, vectors, surface = scene()
-    depth, normals = np.round(metres * 512).astype(np.uint16), np.round(127 + 127 * vectors).astype(np.uint8)
-    classes = np.where(surface == 1, 2, 1).astype(np.uint8)
-    depth[0, 0] = classes[0, 0] = 0
-    normals[0, 0] = 127
-    rng = np.random.default_rng(seed)
-    image, edges = rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 255, SIZE, np.uint8)
-    return {"image": image, "segmentation": classes, "depth": depth, "normals": normals, "edges2d": edges}
-
-
-def write(directory: Path, rows: list[dict], entries=ENTRIES) -> Path:
-    """A data set as a user has it: parquet and a card. A cell is an array, bytes of a file, or None."""
-    columns = sorted({column for row in rows for column in row})
-
-    def stored(cell):
-        if isinstance(cell, np.ndarray):
-            return as_image(np.moveaxis(cell, -1, 0) if cell.ndim == 3 else cell)
-        return {"bytes": cell, "path": "image.png"} if isinstance(cell, bytes) else cell
-
-    as_columns = {column: [stored(row.get(column)) for row in rows] for column in columns}
-    directory.mkdir(parents=True, exist_ok=True)
-    features = Features({column: ImageFeature() for column in columns})
-    Dataset.from_dict(as_columns, features=features).to_parquet(directory / "train-00000-of-00001.parquet")
-    DatasetCard(f"---\n{DatasetCardData(mult_tasks=list(entries.values())).to_yaml()}\n---\n").save(directory / "README.md")
-    return directory
+from support.checked_data import ENTRIES, SIZE, scene, sound_maps, write
 
 
 def test_a_sound_data_set_passes_and_is_described(tmp_path, capsys):
@@ -141,99 +90,6 @@ def test_names_in_an_entry_that_training_refuses_are_found_before(tmp_path, fiel
     assert allowed in sentence
 
 
-def mask(*ids: int) -> np.ndarray:
-    """Stripes of ids, one pixel wide."""
-    return np.resize(np.array(ids, np.uint8), SIZE[1])[None].repeat(SIZE[0], axis=0).copy()
-
-
-def classes_of(count: int, **encoding) -> dict:
-    names = [f"thing{number}" for number in range(count)]
-    return {
-        "name": "things",
-        "kind": "classification",
-        "channels": count,
-        "class_names": names,
-        **({"encoding": encoding} if encoding else {}),
-    }
-
-
-COLOURS = np.array([(128, 0, 0), (0, 128, 0), (0, 0, 128)], np.uint8)
-TWO_CLASSES, THREE_CLASSES = classes_of(2), classes_of(3)
-CLASS_MISTAKES = {
-    "0/255, 255 read as unknown": (TWO_CLASSES, mask(0, 255), "a 0/255 mask whose foreground is not read as class 1"),
-    "0/255, nothing unknown": (classes_of(2, dtype="uint8"), mask(0, 255), "pixels have class 255; .*: .*a 0/255 mask"),
-    "0/255, 0 unknown": (classes_of(2, dtype="uint8", unknown=[0]), mask(0, 255), "pixels have class 255; .*: .*a 0/255 mask"),
-    "0/255 of three classes": (THREE_CLASSES, mask(0, 255), "a 0/255 mask"),
-    "0/127/255": (THREE_CLASSES, mask(0, 127, 255), "0, 127, 255 look spread out for viewing"),
-    "1-based": (
-        THREE_CLASSES,
-        mask(1, 2, 3),
-        "ids look 1-based: they run up to 3 for 3 classes; set the encoding's offset to -1 and list 0",
-    ),
-    "1-based, 0 for unlabelled": (THREE_CLASSES, mask(0, 1, 2, 3), "ids look 1-based"),
-    "1-based, 255 for unlabelled": (THREE_CLASSES, mask(1, 2, 3, 255), "ids look 1-based: they run up to 3 for 3 classes; [^;]*$"),
-    "1-based, 255 for unlabelled and not listed": (
-        classes_of(3, dtype="uint8"),
-        mask(1, 2, 3, 255),
-        "ids look 1-based: they run up to 3 for 3 classes; .*; 255 looks like the value for pixels without a class",
-    ),
-    "1-based, more than 100 classes": (
-        classes_of(150, dtype="uint8", unknown=[0]),
-        np.resize(np.arange(151, dtype=np.uint8), SIZE),
-        "ids look 1-based: they run up to 150 for 150 classes",
-    ),
-    "255 for unlabelled and not listed": (
-        classes_of(3, dtype="uint8"),
-        mask(0, 1, 2, 255),
-        "pixels have class 255; .*: 255 looks like the value for pixels without a class: list it under unknown",
-    ),
-    "1-based, the last class not among them": (THREE_CLASSES, mask(1, 2), "class 0 never occurs and all others do: ids look 1-based"),
-    "interpolated": (
-        TWO_CLASSES,
-        np.resize(np.arange(200, dtype=np.uint8), SIZE),
-        "200 different ids look like the result of JPEG or interpolation",
-    ),
-    "colour-coded": (THREE_CLASSES, COLOURS[mask(0, 1, 2)], "a colour-coded mask of 3 colours; store one class id per pixel"),
-    "colour-coded, one channel read": (
-        classes_of(129, dtype="uint8", channels=[0]),
-        COLOURS[mask(0, 1, 2)],
-        "a colour-coded mask of 3 colours",
-    ),
-    "grey as RGB": (THREE_CLASSES, np.stack([mask(0, 1, 2)] * 3, axis=-1), r"a grey mask is stored as RGB; store one channel, or .* \[0\]"),
-}
-
-
-@pytest.mark.parametrize("name", CLASS_MISTAKES)
-def test_common_mistakes_in_class_maps_are_named(tmp_path, name):
-    entry, stored, sentence = CLASS_MISTAKES[name]
-    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": stored}] * 3, {"things": entry}))
-    (found,) = findings.tasks["things"].problems
-    assert re.search(sentence, found), found
-    assert str(findings).endswith("1 things look wrong")
-
-
-def test_the_advice_for_0_255_masks_corrects_them(tmp_path):
-    entry = classes_of(2, dtype="uint8", scale=0.00392156862745098, unknown=[])
-    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 0, 0, 255)}], {"things": entry}))
-    assert findings.is_right
-    assert "things: thing0 75.0%, thing1 25.0%" in str(findings)
-
-
-def test_class_ids_in_a_jpeg_are_refused(tmp_path):
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros(SIZE, np.uint8)).save(buffer, "JPEG")
-    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": buffer.getvalue()}], {"things": TWO_CLASSES}))
-    assert list(findings.tasks["things"].problems) == ["class ids stored as JPEG, whose compression changes them; use PNG"]
-
-
-def test_classes_that_do_not_occur_and_maps_that_are_mostly_unknown_are_noted(tmp_path):
-    classes = mask(0, 1, 255, 255, 255, 255, 255, 255)
-    printed = str(check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": classes}], {"things": classes_of(4)})))
-    assert "note: things: 75.0% of the pixels of its maps are unknown" in printed
-    assert "note: things: 2 of 4 classes do not occur: thing2, thing3" in printed
-    assert "all looks right" in printed
-
-
 def depth_entry(**encoding) -> dict:
     return {"name": "depth", "encoding": {"dtype": "float32", **encoding}}
 
@@ -283,11 +139,31 @@ def test_a_value_for_missing_depth_that_is_not_listed_is_named(tmp_path, entry, 
     assert re.search(r"8\.3% of the known pixels are exactly .* m, far beyond the others, .*list the stored value under", found), found
 
 
-def test_maps_of_a_single_class_are_named(tmp_path):
-    rows = [{"image": sound_maps()["image"], "things": mask(1, 1)}] * 3
-    (found,) = check(write(tmp_path / "set", rows, {"things": classes_of(2)})).tasks["things"].problems
-    assert found == "only class 1 occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
-    assert check(write(tmp_path / "few", rows[:2], {"things": classes_of(2)})).is_right, "too few maps for a judgement"
+CELSIUS = {"name": "heat", "kind": "regression", "channels": 1, "unit": "°C", "encoding": {"dtype": "float32"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "limits"),
+    [
+        ({"activation": "sigmoid"}, r"beyond \[0, 1\], .* with the task's activation 'sigmoid' without a value_range; give"),
+        ({"value_range": [0.0, 10.0]}, r"beyond \[0, 10\], .* with the task's value_range; give"),
+        ({"activation": "sigmoid", "value_range": [0.0, 10.0], "unit": "m"}, r"beyond \[0, 10\], .* with the task's value_range; give"),
+    ],
+)
+def test_values_that_no_prediction_can_have_are_named(tmp_path, fields, limits):
+    heat = np.tile(np.linspace(20, 1, SIZE[0], dtype=np.float32)[:, None], SIZE[1])
+    rows = [{"image": sound_maps()["image"], "heat": heat}] * 3
+    (found,) = check(write(tmp_path / "beyond", rows, {"heat": {**CELSIUS, **fields}})).tasks["heat"].problems
+    assert re.match(rf"\d+\.\d% of the values are {limits}", found), found
+    assert check(write(tmp_path / "all", rows, {"heat": {**CELSIUS, **fields, "value_range": [0.0, 20.0]}})).is_right
+
+
+def test_values_are_not_limited_where_predictions_are_not_and_a_few_may_be_beyond(tmp_path):
+    heat = np.linspace(-5, 5, SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
+    rows = [{"image": sound_maps()["image"], "heat": heat}] * 3
+    assert check(write(tmp_path / "any", rows, {"heat": CELSIUS})).is_right
+    heat[0, :10] = 8  # 1.3 % of the pixels
+    assert check(write(tmp_path / "few", rows, {"heat": {**CELSIUS, "value_range": [-5.0, 5.0]}})).is_right
 
 
 @pytest.mark.parametrize(

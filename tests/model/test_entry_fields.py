@@ -13,6 +13,7 @@ from mult_hf.model.entry_checks import CLASS_METRICS, OF_CLASSES, OF_NUMBERS, OF
 from mult_hf.model.heads import ACTIVATIONS
 from mult_hf.model.losses import LOSSES
 from mult_hf.model.tasks import RESERVED_NAMES, resolve_tasks
+from mult_hf.model.visualization import COLORMAPS
 
 NO_TEXT = [None, 5, 1.5, True, ["l1"], {"a": 1}]
 NO_NUMBER = ["1", "1/512", True, [1], {"a": 1}, float("nan"), float("inf"), -float("inf"), 10**400, 1j]
@@ -148,6 +149,9 @@ def test_a_name_that_torch_modules_use_is_refused_at_construction(name):
         ("regression", 3, {"loss": "cross_entropy"}, "is a regression and has loss 'cross_entropy', which is for classification"),
         ("classification", 3, {"activation": "unit_vector"}, "has activation 'unit_vector', which is for regression"),
         ("classification", 3, {"activation": "sigmoid"}, "has activation 'sigmoid', which is for regression"),
+        ("classification", 3, {"colormap": "viridis"}, "has colormap 'viridis', which is for regression"),
+        ("regression", 3, {"colormap": "classes"}, "has colormap 'classes', which is for classification"),
+        ("regression", 1, {"colormap": "vectors"}, "has one channel and vectors, for vectors"),
         ("classification", 3, {"value_range": (0.0, 2.0)}, r"value_range \(0.0, 2.0\), which is for numbers"),
         ("classification", 3, {"horizontal_flip_signs": (-1, 1, 1)}, "holds classes, which .* drop .* horizontal_flip_signs"),
         ("classification", 3, {"class_names": ("a", "b", "a")}, r"class_names \['a'\] more than once"),
@@ -164,6 +168,6 @@ def test_fields_that_contradict_each_other_are_refused(kind, channels, fields, m
         TaskSpec(name="new", kind=kind, channels=channels, **fields)
 
 
-def test_every_loss_and_activation_has_a_kind():
-    assert {*OF_CLASSES, *OF_NUMBERS, "identity"} == {*LOSSES, *ACTIVATIONS}
+def test_every_loss_activation_and_colormap_has_a_kind():
+    assert {*OF_CLASSES, *OF_NUMBERS, "identity"} == {*LOSSES, *ACTIVATIONS, *COLORMAPS}
     assert set(OF_VECTORS) <= set(OF_NUMBERS)

@@ -1,0 +1,111 @@
+"""Proves that the checker names each common mistake in class maps, and how to correct it."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mult_hf.data.check import check
+from support.checked_data import SIZE, sound_maps, write
+
+
+def mask(*ids: int) -> np.ndarray:
+    """Stripes of ids, one pixel wide."""
+    return np.resize(np.array(ids, np.uint8), SIZE[1])[None].repeat(SIZE[0], axis=0).copy()
+
+
+def classes_of(count: int, **encoding) -> dict:
+    names = [f"thing{number}" for number in range(count)]
+    return {
+        "name": "things",
+        "kind": "classification",
+        "channels": count,
+        "class_names": names,
+        **({"encoding": encoding} if encoding else {}),
+    }
+
+
+COLOURS = np.array([(128, 0, 0), (0, 128, 0), (0, 0, 128)], np.uint8)
+TWO_CLASSES, THREE_CLASSES = classes_of(2), classes_of(3)
+CLASS_MISTAKES = {
+    "0/255, 255 read as unknown": (TWO_CLASSES, mask(0, 255), "a 0/255 mask whose foreground is not read as class 1"),
+    "0/255, nothing unknown": (classes_of(2, dtype="uint8"), mask(0, 255), "pixels have class 255; .*: .*a 0/255 mask"),
+    "0/255, 0 unknown": (classes_of(2, dtype="uint8", unknown=[0]), mask(0, 255), "pixels have class 255; .*: .*a 0/255 mask"),
+    "0/255 of three classes": (THREE_CLASSES, mask(0, 255), "a 0/255 mask"),
+    "0/127/255": (THREE_CLASSES, mask(0, 127, 255), "0, 127, 255 look spread out for viewing"),
+    "1-based": (
+        THREE_CLASSES,
+        mask(1, 2, 3),
+        "ids look 1-based: they run up to 3 for 3 classes; set the encoding's offset to -1 and list 0",
+    ),
+    "1-based, 0 for unlabelled": (THREE_CLASSES, mask(0, 1, 2, 3), "ids look 1-based"),
+    "1-based, 255 for unlabelled": (THREE_CLASSES, mask(1, 2, 3, 255), "ids look 1-based: they run up to 3 for 3 classes; [^;]*$"),
+    "1-based, 255 for unlabelled and not listed": (
+        classes_of(3, dtype="uint8"),
+        mask(1, 2, 3, 255),
+        "ids look 1-based: they run up to 3 for 3 classes; .*; 255 looks like the value for pixels without a class",
+    ),
+    "1-based, more than 100 classes": (
+        classes_of(150, dtype="uint8", unknown=[0]),
+        np.resize(np.arange(151, dtype=np.uint8), SIZE),
+        "ids look 1-based: they run up to 150 for 150 classes",
+    ),
+    "255 for unlabelled and not listed": (
+        classes_of(3, dtype="uint8"),
+        mask(0, 1, 2, 255),
+        "pixels have class 255; .*: 255 looks like the value for pixels without a class: list it under unknown",
+    ),
+    "1-based, the last class not among them": (THREE_CLASSES, mask(1, 2), "class 0 never occurs and all others do: ids look 1-based"),
+    "interpolated": (
+        TWO_CLASSES,
+        np.resize(np.arange(200, dtype=np.uint8), SIZE),
+        "200 different ids look like the result of JPEG or interpolation",
+    ),
+    "colour-coded": (THREE_CLASSES, COLOURS[mask(0, 1, 2)], "a colour-coded mask of 3 colours; store one class id per pixel"),
+    "colour-coded, one channel read": (
+        classes_of(129, dtype="uint8", channels=[0]),
+        COLOURS[mask(0, 1, 2)],
+        "a colour-coded mask of 3 colours",
+    ),
+    "grey as RGB": (THREE_CLASSES, np.stack([mask(0, 1, 2)] * 3, axis=-1), r"a grey mask is stored as RGB; store one channel, or .* \[0\]"),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_MISTAKES)
+def test_common_mistakes_in_class_maps_are_named(tmp_path, name):
+    entry, stored, sentence = CLASS_MISTAKES[name]
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": stored}] * 3, {"things": entry}))
+    (found,) = findings.tasks["things"].problems
+    assert re.search(sentence, found), found
+    assert str(findings).endswith("1 things look wrong")
+
+
+def test_the_advice_for_0_255_masks_corrects_them(tmp_path):
+    entry = classes_of(2, dtype="uint8", scale=0.00392156862745098, unknown=[])
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 0, 0, 255)}], {"things": entry}))
+    assert findings.is_right
+    assert "things: thing0 75.0%, thing1 25.0%" in str(findings)
+
+
+def test_class_ids_in_a_jpeg_are_refused(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(buffer, "JPEG")
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": buffer.getvalue()}], {"things": TWO_CLASSES}))
+    assert list(findings.tasks["things"].problems) == ["class ids stored as JPEG, whose compression changes them; use PNG"]
+
+
+def test_classes_that_do_not_occur_and_maps_that_are_mostly_unknown_are_noted(tmp_path):
+    classes = mask(0, 1, 255, 255, 255, 255, 255, 255)
+    printed = str(check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": classes}], {"things": classes_of(4)})))
+    assert "note: things: 75.0% of the pixels of its maps are unknown" in printed
+    assert "note: things: 2 of 4 classes do not occur: thing2, thing3" in printed
+    assert "all looks right" in printed
+
+
+def test_maps_of_a_single_class_are_named(tmp_path):
+    rows = [{"image": sound_maps()["image"], "things": mask(1, 1)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"things": classes_of(2)})).tasks["things"].problems
+    assert found == "only class 1 occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
+    assert check(write(tmp_path / "few", rows[:2], {"things": classes_of(2)})).is_right, "too few maps for a judgement"
