@@ -6,7 +6,7 @@ from typing import Any, cast
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from .images import label_array, open_file, read_image
+from .images import BROKEN, label_array, open_file, read_image
 
 UPRIGHT = 1
 """EXIF orientation of an upright file."""
@@ -30,7 +30,10 @@ def orientation(image: Any) -> int:
 
 def _tag(image: Image.Image) -> int:
     """The EXIF orientation that has yet to be applied."""
-    found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except BROKEN:  # of a PNG, Pillow reads the pixels for it; reading the image then names the file
+        return UPRIGHT
     return found if found in range(1, 9) else UPRIGHT
 
 

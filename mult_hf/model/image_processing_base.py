@@ -18,6 +18,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .alignment import orientation
 from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_focal_length, listed_focal_lengths
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
@@ -196,6 +197,9 @@ class MulTProcessingMixin(_Backend):
         if do_convert_rgb is False:
             raise ValueError(f"do_convert_rgb is {do_convert_rgb}, but the model takes RGB and every image is read as RGB; leave it True")
         opened = [open_file(image, f"image {number}") for number, image in enumerate(_listed(images))]
+        has_labels = segmentation_maps is not None or label_maps is not None
+        # Before pixels are read, because Pillow applies the orientation of a TIFF file then, and forgets it.
+        orientations = [orientation(image) for image in opened] if has_labels else []
         if not kwargs.get("do_rescale", True):
             kwargs.update(self._rescaling(opened, bool(kwargs.get("do_normalize"))))
         to_device = {} if device is None else {"device": device}
@@ -205,7 +209,7 @@ class MulTProcessingMixin(_Backend):
                 check_aspect(image.shape[-2:], kwargs.get("size"), f"image {number}")
         pixel_values = self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]
         batch = MulTBatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
-        if segmentation_maps is None and label_maps is None:
+        if not has_labels:
             return batch  # entries are only needed for labels, and take as long to check as a small image to resize
         specs = resolve_tasks(tasks)
         if segmentation_maps is not None:
@@ -213,8 +217,8 @@ class MulTProcessingMixin(_Backend):
         if label_maps is not None:
             focal_lengths = listed_focal_lengths(focal_length, len(opened))
             places = [
-                Place.of_image(image, tuple(upright.shape[-2:]), tuple(pixels.shape[-2:]), focal, assumed_field_of_view)
-                for image, upright, pixels, focal in zip(opened, prepared, pixel_values, focal_lengths)
+                Place.of_image(image, turned, tuple(upright.shape[-2:]), tuple(pixels.shape[-2:]), focal, assumed_field_of_view)
+                for image, turned, upright, pixels, focal in zip(opened, orientations, prepared, pixel_values, focal_lengths)
             ]
             if do_reduce_labels:
                 specs = {task: reduced(spec) for task, spec in specs.items()}

@@ -45,11 +45,11 @@ _WHITE_16_BIT = 65535
 _CHANNELS = (1, 3, 4)
 _LONGEST_NAME = 200
 
-# Errors of Pillow for broken data, and of connections and broken URLs.
-_BROKEN = (
+BROKEN = (
     *(OSError, HTTPException, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
+"""Errors of Pillow for broken data, and of connections and broken URLs."""
 
 LabelMap = Image.Image | np.ndarray | Tensor | None
 """One stored map: an image, an array, a tensor, or None where the sample lacks the task."""
@@ -150,7 +150,7 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
         formats = readable_formats()
         heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
         raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(formats)}{heic}") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
 
 
@@ -172,7 +172,7 @@ def _open_path(source: str, name: str, timeout: float | None) -> Image.Image:
         return _open_local(source, name)
     try:
         content = _download(source, DOWNLOAD_SECONDS if timeout is None else timeout)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
     return open_image(content, name)
 
@@ -187,7 +187,7 @@ def _open_local(source: str, name: str) -> Image.Image:
         return Image.open(BytesIO(base64.b64decode("".join(source.split()), validate=True)), formats=readable_formats())
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from None
-    except _BROKEN:  # not base64, or not an image
+    except BROKEN:  # not base64, or not an image
         raise no_path from None
 
 
@@ -245,7 +245,7 @@ def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     try:
         upright = ImageOps.exif_transpose(image)
         upright.load()
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"{name} is broken: {error}") from None
     return with_film_equivalent(_in_rgb(upright, name, is_widened=image.format in _WIDENED_FORMATS), film_equivalent(image))
 
@@ -374,4 +374,4 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     return array
 
 
-__all__ = ["LabelMap", "label_array", "open_file", "open_image", "read_image", "resize_label"]
+__all__ = ["BROKEN", "LabelMap", "label_array", "open_file", "open_image", "read_image", "resize_label"]

@@ -27,16 +27,23 @@ class Place(NamedTuple):
 
     @classmethod
     def of_image(
-        cls, image: Any, upright_size: tuple[int, int], size: tuple[int, int], focal_length: float | None, field_of_view: float | None
+        cls,
+        image: Any,
+        orientation: int,
+        upright_size: tuple[int, int],
+        size: tuple[int, int],
+        focal_length: float | None,
+        field_of_view: float | None,
     ) -> "Place":
-        """The place of an image's maps, for a model input of the given size."""
+        """The place of the maps of an image with an EXIF orientation, for a model input of the given size."""
         focal = find_focal_length(image, upright_size, focal_length, field_of_view).resized(upright_size, size)
-        return cls(size, upright_size, orientation(image), focal.pixels)
+        return cls(size, upright_size, orientation, focal.pixels)
 
     def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
         """Decode a stored map, and refuse one that is not aligned with the image."""
+        turned = orientation(stored)  # before pixels are read, as for images
         target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
-        reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, orientation(stored), self.orientation)
+        reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, turned, self.orientation)
         if reason:
             raise ValueError(f"{spec.name}: {reason}")
         return target

@@ -118,8 +118,10 @@ def test_processors_accept_maps_of_another_size_and_upright_maps_of_turned_image
 
 
 @processors
-def test_exif_orientation_is_read_from_a_file_in_any_form(processor_class, tmp_path):
-    path = tmp_path / "turned.jpg"
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+def test_exif_orientation_is_read_from_a_file_in_any_form(processor_class, suffix, tmp_path):
+    """Pillow applies and forgets that of a TIFF file when it reads the pixels."""
+    path = tmp_path / f"turned.{suffix}"
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", (60, 30)).save(path, exif=exif)
@@ -127,6 +129,46 @@ def test_exif_orientation_is_read_from_a_file_in_any_form(processor_class, tmp_p
     for image in (path, str(path), path.read_bytes(), path.open("rb"), {"bytes": path.read_bytes()}, Image.open(path)):
         with pytest.raises(ValueError, match=r"turned by 90 degrees \(the image's EXIF orientation is 6"):
             processor(image, label_maps={"depth": depth_of(30, 60)})
+
+
+@processors
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+def test_a_map_of_a_file_upside_down_is_refused_in_every_format(processor_class, suffix, tmp_path):
+    """Its size does not show whether it was turned with the image."""
+    path = tmp_path / f"turned.{suffix}"
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.new("RGB", (60, 30)).save(path, exif=exif)
+    processor = processor_class(size={"height": 48, "width": 48}, tasks=["depth"])
+    for image in (path, path.read_bytes(), Image.open(path)):
+        with pytest.raises(ValueError, match=r"EXIF orientation 3 .* does not show whether"):
+            processor(image, label_maps={"depth": depth_of(30, 60)})
+
+
+@processors
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_a_map_with_an_exif_orientation_is_refused_in_every_format(processor_class, suffix, tmp_path):
+    path = tmp_path / f"turned.{suffix}"
+    exif = Image.Exif()
+    exif[274] = 3
+    depth_of(30, 60).save(path, exif=exif)
+    processor = processor_class(size={"height": 48, "width": 48}, tasks=["depth"])
+    with pytest.raises(ValueError, match="the map has EXIF orientation 3"):
+        processor(Image.new("RGB", (60, 30)), label_maps={"depth": Image.open(path)})
+
+
+@processors
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+def test_a_broken_file_with_labels_is_refused_as_one_without_them(processor_class, suffix, tmp_path):
+    path = tmp_path / f"broken.{suffix}"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.effect_noise((60, 30), 50).convert("RGB").save(path, exif=exif)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    processor = processor_class(size={"height": 48, "width": 48}, tasks=["depth"])
+    for labels in ({}, {"label_maps": {"depth": depth_of(60, 30)}}):
+        with pytest.raises(ValueError, match=f"broken.{suffix}"):
+            processor(path, **labels)
 
 
 NO_MAPS = ["map.png", b"PNG", {"bytes": b"", "path": None}, 3.0, np.ones(1200, np.uint16), np.ones((1, 1, 30, 40), np.uint16)]
