@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked `nightly`, and begin with the files that take long, so that no worker waits for another at the end.
 
-    A `nightly` test repeats, for another case, what a test of every run shows. Long files are those with few tests, some of them slow.
+    A `nightly` test repeats, for another case, what a test of every run shows, or takes measurements. Long files are those with few
+    tests, some of them slow.
     """
     tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}
     items[:] = sorted(items, key=lambda item: (item.path not in slow, tests[item.path] if item.path in slow else 0))

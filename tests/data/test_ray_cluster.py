@@ -3,9 +3,10 @@
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 
-from mult_hf.data.ray_cluster import import_ray, map_on_ray, ray_cluster
+from mult_hf.data.ray_cluster import RESULT, _Worker, import_ray, map_on_ray, ray_cluster
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,15 @@ def test_without_ray_the_message_names_the_extra(monkeypatch):
         import_ray("ray", "--engine ray")
 
 
+def test_a_worker_returns_its_results_or_its_error_as_one_row():
+    """Ray Data would turn lists into Arrow's types, and keep only the text of an error."""
+    result = _Worker(partial(partial, list))({"item": np.array([3, 1])})[RESULT][0]
+    assert (result.value, result.error) == ([3, 1], None)
+    failed = _Worker(partial(partial, int))({"item": np.array([3, 1])})[RESULT][0]
+    assert (failed.value, type(failed.error)) == (None, TypeError)
+
+
+@pytest.mark.nightly  # tests/inference/test_ray_engine.py starts one for every run of the tests
 @pytest.mark.slow
 def test_a_cluster_of_this_machine_has_the_processors_that_were_asked_for(cluster):
     assert (cluster.cpus, cluster.gpus) == (2, 0)
@@ -33,6 +43,7 @@ def test_results_come_in_the_order_of_the_items(cluster, items):
     assert [item for result in results for item in result] == items
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_what_a_worker_raises_is_raised_here(cluster):
     with pytest.raises(TypeError, match="int"):

@@ -63,8 +63,9 @@ def test_compiling_the_full_graph_gives_the_same_predictions(tiny_model):
     assert_same_predictions(compiled.predictions, model(pixels()).predictions)
 
 
+@pytest.mark.nightly  # tests/training/test_loop.py compares a training step
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", [FLAT_SWIN, pytest.param(SHALLOW_SWIN, marks=pytest.mark.nightly)], ids=["flat", "shallow"])
+@pytest.mark.parametrize("encoder", [FLAT_SWIN, SHALLOW_SWIN], ids=["flat", "shallow"])
 def test_compiling_the_full_training_graph_gives_the_same_gradients(tiny_model, encoder):
     model = tiny_model(backbone_config=encoder, tasks=["depth", "normals", "segmentation"])  # in evaluation mode: nothing random
     labels = labels_for(model)

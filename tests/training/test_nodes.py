@@ -90,7 +90,8 @@ def end_nodes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("configuration", [pytest.param("nodes_ddp_cpu", marks=pytest.mark.nightly), "nodes_fsdp2_cpu"])
+@pytest.mark.nightly  # tests/training/test_resume.py has two processes of one node, and README's command a launcher
+@pytest.mark.parametrize("configuration", ["nodes_ddp_cpu", "nodes_fsdp2_cpu"])
 def test_two_nodes_train_like_one_process_and_one_process_continues_them(tmp_path, data, one_process, port, end_nodes, configuration):
     """The checkpoint of a sharded model is read by a single process, which ends with the same weights."""
     output_dir = tmp_path / "nodes"

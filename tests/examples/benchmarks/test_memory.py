@@ -12,6 +12,7 @@ from support.forked import run_script
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_memory_does_not_grow_over_40_pipeline_calls(tmp_path):
     """In a process of its own. Every map of one call, leaked, would be about 5 MiB, so 36 calls 180; the allocator varies by some 20."""

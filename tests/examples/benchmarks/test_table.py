@@ -88,6 +88,7 @@ def test_the_command_saves_every_row_and_runs_only_the_chosen_groups(benchmark, 
     assert "| training | MulT | not run | - |" in unpadded(capsys.readouterr().out)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_each_kind_of_row_runs(benchmark, monkeypatch):
     """With the network at its smallest size; rows of other runtimes are those of the benchmark of runtimes."""
