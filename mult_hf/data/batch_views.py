@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mult_hf.model.entry_fields import refusal
+from mult_hf.model.heads import from_means
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .augmentations import RandomAugmentation, View, check_computed_targets
@@ -189,9 +190,7 @@ class _Windows:
             return self.nearest(values, math.nan)
         known = values.isfinite().all(1, keepdim=True)
         sums = self.bilinear(torch.cat([torch.where(known, values, 0), known.to(values.dtype)], 1))
-        means = sums[:, :-1] / sums[:, -1:]
-        if spec.activation == "unit_vector":
-            means = functional.normalize(means, dim=1)
+        means = from_means(sums[:, :-1] / sums[:, -1:], spec, channel_axis=1)
         return torch.where(self.nearest(known, 0).bool(), means, math.nan)
 
 

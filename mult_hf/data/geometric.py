@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mult_hf.model.heads import from_means
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .photometric import gaussian_blur
@@ -187,20 +188,15 @@ def _resampled(
         if name not in known:
             resampled[name] = lookup.nearest(values, IGNORE_INDEX if spec.is_classification else math.nan)
         elif name not in partly:
-            resampled[name] = lookup.masked(_as_declared(next(means), spec), math.nan)
+            resampled[name] = lookup.masked(from_means(next(means), spec, channel_axis=0), math.nan)
         else:  # the mean over the known ones among the four pixels
-            mean = _as_declared(next(means) / next(means), spec)
+            mean = from_means(next(means) / next(means), spec, channel_axis=0)
             resampled[name] = torch.where(lookup.nearest(partly[name], 0).bool(), mean, math.nan)
     return image, resampled
 
 
 def _is_bilinear(spec: TaskSpec) -> bool:
     return not spec.is_classification and spec.resample == "bilinear"
-
-
-def _as_declared(means: Tensor, spec: TaskSpec) -> Tensor:
-    """Normalise means of unit vectors, which are shorter than 1, to unit length; other tasks' means are unchanged."""
-    return functional.normalize(means, dim=0) if spec.activation == "unit_vector" else means
 
 
 def _turn_and_zoom_values(values: Tensor, spec: TaskSpec, degrees: float, zoom: float) -> Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from mult_hf.model.heads import reached_range
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 STEP_OF_8_BITS = 1 / 127
@@ -170,12 +169,20 @@ def _unit_vectors(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         yield "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's scale and offset"
 
 
+def share_beyond(values: np.ndarray, spec: TaskSpec) -> float:
+    """Share of values that no prediction of a task can have, from 0 to 1; a hundredth of the range beyond it does not count."""
+    low, high = spec.reached_range
+    if spec.is_classification or not np.isfinite(high - low) or not values.size:
+        return 0.0
+    slack = 0.01 * (high - low)
+    return float(np.mean((values < low - slack) | (values > high + slack)))
+
+
 def _beyond_predictions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     """Describe values that no prediction of the task can have, if more than a few pixels have them."""
-    low, high = (-np.inf, np.inf) if spec.is_classification else reached_range(spec)
-    slack = 0.01 * (high - low) if np.isfinite(high - low) else 0.0
-    share = np.mean((values < low - slack) | (values > high + slack))
+    share = share_beyond(values, spec)
     if share > MOST_UNREACHABLE:
+        low, high = spec.reached_range
         limits = "value_range" if spec.value_range else f"activation {spec.activation!r} without a value_range"
         yield (
             f"{share:.1%} of the values are beyond [{low:g}, {high:g}], all that a prediction can be with the task's {limits}; give the "

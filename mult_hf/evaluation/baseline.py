@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers.utils import logging
 
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.mistakes import MOST_UNREACHABLE, share_beyond
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import constant_predictions
 from mult_hf.model.entry_fields import refusal
-from mult_hf.model.images import resize_label
+from mult_hf.model.processor_labels import resized_target
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .loop import check_data, evenly_spread
@@ -48,7 +49,7 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     targets = [first["labels"], *(collator([dataset[number]])["labels"] for number in numbers[1:])]
     stacks = {}
     for task, spec in specs.items():
-        stacks[task] = torch.stack([resize_label(target[task][0], size, spec.resample) for target in targets])
+        stacks[task] = torch.stack([resized_target(target[task][0], size, spec) for target in targets])
     _check_labels(stacks, specs, all_read=len(numbers) == len(dataset))
     constants = {task: _as_prediction(constant, specs[task]) for task, constant in constant_predictions(stacks, specs).items()}
     return lambda pixel_values: {
@@ -72,6 +73,14 @@ def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *
         classes = stacks[task][pixels].unique().tolist() if specs[task].is_classification else []
         if len(classes) == 1:
             logger.warning(f"{task} has class {classes[0]} only in the rows that were read; run mult-hf check on the data set")
+        share = share_beyond(stacks[task][pixels].numpy(), specs[task])
+        if share > MOST_UNREACHABLE:
+            low, high = specs[task].reached_range
+            logger.warning(
+                f"{task}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], all that a prediction can "
+                "be, so they cannot be learnt; give a value_range that contains them in the card's entry (with a canonical camera, "
+                "distances are multiplied by its focal length over the image's)"
+            )
 
 
 def _as_prediction(constant: Tensor, spec: TaskSpec) -> Tensor:

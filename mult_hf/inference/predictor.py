@@ -11,6 +11,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from mult_hf.model.agreement import mirrored_back, to_average
+from mult_hf.model.heads import from_means
 from mult_hf.model.tasks import TaskSpec
 
 Predictor = Callable[[Tensor], Mapping[str, Tensor]]
@@ -103,12 +104,8 @@ def _undo_view(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], mirror
     return F.interpolate(prediction, size=size, mode="bilinear", align_corners=False) / zoom**spec.zoom_exponent
 
 
-# Functions that map a mean back to the range of the task's head, by activation.
-_RENEWED: dict[str, Callable[[Tensor], Tensor]] = {"unit_vector": lambda vectors: F.normalize(vectors, dim=1)}
-
-
 def from_average(average: Tensor, spec: TaskSpec) -> Tensor:
     """Convert a mean of results of [`to_average`] back to a prediction: log-probabilities for classes, vectors of unit length."""
     if spec.is_classification:
         return average.clamp(min=torch.finfo(average.dtype).tiny).log()  # a finite logarithm, so that it can be interpolated
-    return _RENEWED.get(spec.activation, lambda values: values)(average)
+    return from_means(average, spec, channel_axis=1)

@@ -21,6 +21,9 @@ OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entro
 """Losses, activations and colour maps of the package that fit one kind of task. Those that a program adds to its tables are not
 checked."""
 
+_RANGES_OF_LOSSES = {"silog": (0.0, math.inf), "balanced_binary_cross_entropy": (0.0, 1.0)}
+"""Lowest and highest value that a loss is defined for, where there is a limit; beyond it, nothing is learnt."""
+
 OF_VECTORS = ("unit_vector", "cosine", "vectors")
 """Activations, losses and colour maps of directions, which a single number does not have."""
 
@@ -96,6 +99,27 @@ def _check_vectors(spec: "TaskSpec") -> str | None:
     return f"has one channel and {', '.join(of_vectors)}, for vectors of 2 or more channels; give others, or more channels"
 
 
+def _check_range_of_loss(spec: "TaskSpec") -> str | None:
+    lowest, highest = _RANGES_OF_LOSSES.get(spec.loss, (-math.inf, math.inf))
+    low, high = spec.reached_range
+    if lowest <= low and high <= highest:
+        return None
+    return (
+        f"has loss {spec.loss!r}, for values from {lowest:g} to {highest:g}, and its values run from {low:g} to {high:g}; give a "
+        "value_range within, or another loss"
+    )
+
+
+def _check_mirrored_range(spec: "TaskSpec") -> str | None:
+    low, high = spec.reached_range
+    if spec.is_classification or -1 not in spec.horizontal_flip_signs or low == -high:
+        return None
+    return (
+        f"has horizontal_flip_signs {list(spec.horizontal_flip_signs)} and values from {low:g} to {high:g}, which do not contain those "
+        f"with the other sign; drop the signs, or give a value_range such as [{-high:g}, {high:g}]"
+    )
+
+
 def _check_value_range(spec: "TaskSpec") -> str | None:
     low, high = spec.value_range if spec.value_range is not None and len(spec.value_range) == 2 else (0.0, 0.0)
     if spec.value_range is None or (low < high and math.isfinite(float(high) - float(low))):
@@ -135,6 +159,8 @@ ENTRY_CHECKS = (
     _check_kind,
     _check_vectors,
     _check_value_range,
+    _check_range_of_loss,
+    _check_mirrored_range,
     _check_metrics,
     _check_encoding_channels,
 )

@@ -1,6 +1,5 @@
 """Task heads: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation."""
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
@@ -10,17 +9,9 @@ from .decoder_mult import PerTask, channels_first
 from .entry_fields import refusal
 from .tasks import TaskSpec
 
-REACHED: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "unit_vector": (-1.0, 1.0)}
-"""Lowest and highest prediction of an activation for a task without a `value_range`; an activation not listed reaches every number."""
-
-
-def reached_range(spec: TaskSpec) -> tuple[float, float]:
-    """Lowest and highest value that a task's predictions can have, infinite where there is no limit."""
-    return spec.value_range or REACHED.get(spec.activation, (-math.inf, math.inf))
-
 
 def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
-    low, high = reached_range(spec)
+    low, high = spec.reached_range
     return low + (high - low) * logits.sigmoid()
 
 
@@ -30,6 +21,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
     "unit_vector": lambda logits, spec: F.normalize(logits, dim=1),
 }
 """Activation of a head by its name in a task's entry: (logits, spec) -> prediction in the target's space."""
+
+
+_FROM_MEANS: dict[str, Callable[[Tensor, int], Tensor]] = {"unit_vector": lambda means, axis: F.normalize(means, dim=axis)}
+
+
+def from_means(means: Tensor, spec: TaskSpec, channel_axis: int) -> Tensor:
+    """Turn means of a task's maps, as of resizing, back to what its activation gives: unit vectors again have length 1."""
+    convert = _FROM_MEANS.get(spec.activation)
+    return means if convert is None else convert(means, channel_axis)
 
 
 def activation_function(spec: TaskSpec) -> Callable[[Tensor, TaskSpec], Tensor]:

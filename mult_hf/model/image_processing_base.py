@@ -22,10 +22,10 @@ from .alignment import orientation
 from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_focal_length, listed_focal_lengths
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
-from .images import LabelMap, open_file, read_image, resize_label
+from .images import LabelMap, open_file, read_image
 from .post_processing import finish, resized
 from .processor_fields import check_aspect, checked_fields
-from .processor_labels import Place, reduced, with_segmentation_maps
+from .processor_labels import Place, reduced, resized_target, with_segmentation_maps
 from .resizing import classes_of
 from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
 
@@ -266,9 +266,9 @@ class MulTProcessingMixin(_Backend):
                 target = specs[task].unknown_target(*place.size) if stored is None else place.decode(stored, specs[task])
             except (ValueError, OSError, SyntaxError) as error:
                 raise ValueError(f"label map {number} of {getattr(stored, 'filename', '') or 'the batch'}: {error}") from None
-            resized_target = resize_label(torch.from_numpy(target), place.size, specs[task].resample)
+            resized = resized_target(torch.from_numpy(target), place.size, specs[task])
             factor = canonical_factor(specs[task], place.focal_length, canonical_focal_length)
-            targets.append(resized_target if factor == 1 else resized_target * factor)
+            targets.append(resized if factor == 1 else resized * factor)
         return targets
 
     def post_process(

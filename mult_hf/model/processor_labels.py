@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from .alignment import misalignment_of_sizes, orientation
+from .alignment import UPRIGHT, misalignment_of_sizes, orientation
 from .cameras import find_focal_length
 from .entry_fields import refusal
-from .images import label_array
+from .heads import from_means
+from .images import label_array, resize_label
 from .tasks import IGNORE_INDEX, TaskSpec
 
 
@@ -41,12 +42,19 @@ class Place(NamedTuple):
 
     def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
         """Decode a stored map, and refuse one that is not aligned with the image."""
-        turned = orientation(stored)  # before pixels are read, as for images
+        turned = orientation(stored) if isinstance(stored, Image.Image) else UPRIGHT  # before pixels are read, as for images
         target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
         reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, turned, self.orientation)
         if reason:
             raise ValueError(f"{spec.name}: {reason}")
         return target
+
+
+def resized_target(target: Tensor, size: tuple[int, int], spec: TaskSpec) -> Tensor:
+    """A target at another (height, width), resized as its entry says: (channels, height, width), or (height, width) class ids."""
+    resized = resize_label(target, size, spec.resample)
+    is_mean = spec.resample == "bilinear" and not spec.is_classification and resized is not target
+    return from_means(resized, spec, channel_axis=0) if is_mean else resized
 
 
 def with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_maps: Any, specs: dict[str, TaskSpec]) -> dict[str, Any]:
@@ -72,4 +80,4 @@ def reduced(spec: TaskSpec) -> TaskSpec:
     return replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX)))
 
 
-__all__ = ["Place", "reduced", "with_segmentation_maps"]
+__all__ = ["Place", "reduced", "resized_target", "with_segmentation_maps"]

@@ -7,6 +7,7 @@ Missing labels have a single representation per kind of target, everywhere in th
 [`IGNORE_INDEX`] in class maps. A sample without a task, an invalid pixel and a crop beyond the image all use it.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -39,6 +40,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "regression": {"loss": "l1", "metrics": ("mae",), "colormap": "viridis", "encoding": LabelEncoding()},
 }
 
+
+# Lowest and highest prediction by the activation, of tasks without a `value_range`; others reach every number.
+_REACHED = {"sigmoid": (0.0, 1.0), "unit_vector": (-1.0, 1.0)}
 
 _MODULES = nn.ModuleDict()
 _FIELDS = {
@@ -141,6 +145,11 @@ class TaskSpec:
     def is_classification(self) -> bool:
         """Whether pixels have a class id rather than numbers."""
         return self.kind == "classification"
+
+    @property
+    def reached_range(self) -> tuple[float, float]:
+        """Lowest and highest value that predictions can have, infinite where there is no limit."""
+        return self.value_range or _REACHED.get(self.activation, (-math.inf, math.inf))
 
     @property
     def flip_signs(self) -> tuple[float, ...]:

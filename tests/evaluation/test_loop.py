@@ -320,6 +320,19 @@ def test_labels_that_are_unknown_everywhere_are_named_before_training_or_measuri
         constant_baseline(rows[:1], collator_for("distance", "classes"))
 
 
+@pytest.mark.parametrize(("canonical", "share"), [(None, None), (16.0, "100.0%")])
+def test_values_that_no_prediction_can_have_are_named_before_training(caplog, monkeypatch, canonical, share):
+    """7 m, seen through a lens of 8 pixels, are 14 m for a canonical camera with 16, and predictions end at 10."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mult_hf"), "propagate", True)
+    processor = MulTImageProcessor(size={"height": 8, "width": 8}, tasks=["depth"], canonical_focal_length=canonical)
+    rows = [{"image": black_image(), "depth": np.full((8, 8), 7 * 512, np.uint16), "focal_length": 8.0}]
+    with caplog.at_level("WARNING"):
+        constant_baseline(rows, MultiTaskCollator(processor))
+    named = f"depth: {share} of the values in the rows that were read are beyond [0, 10]"
+    assert (named in caplog.text) == (share is not None), caplog.text
+
+
 def test_the_constant_baseline_reads_no_more_images_than_allowed():
     read = []
 

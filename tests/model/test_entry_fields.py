@@ -158,6 +158,14 @@ def test_a_name_that_torch_modules_use_is_refused_at_construction(name):
         ("regression", 1, {"class_names": ("a",)}, r"is a regression and has class_names \['a'\]"),
         ("regression", 1, {"activation": "unit_vector"}, "has one channel and unit_vector, for vectors"),
         ("regression", 1, {"loss": "cosine"}, "has one channel and cosine, for vectors"),
+        (
+            *("regression", 1, {"loss": "balanced_binary_cross_entropy", "value_range": (0.0, 10.0)}),
+            "has loss 'balanced_binary_cross_entropy', for values from 0 to 1, and its values run from 0 to 10; give a value_range within",
+        ),
+        ("regression", 1, {"loss": "balanced_binary_cross_entropy"}, "for values from 0 to 1, and its values run from -inf to inf"),
+        ("regression", 3, {"loss": "silog", "activation": "unit_vector"}, "for values from 0 to inf, and its values run from -1 to 1"),
+        ("regression", 1, {"horizontal_flip_signs": (-1,), "value_range": (0.0, 10.0)}, r"give a value_range such as \[-10, 10\]"),
+        ("regression", 1, {"horizontal_flip_signs": (-1,), "activation": "sigmoid"}, "values from 0 to 1, which do not contain"),
         ("regression", 1, {"metrics": ("mae", "mae")}, r"has metrics \['mae', 'mae'\]; give each once"),
         ("regression", 1, {"value_range": (-1e308, 1e308)}, "value range .* with a finite difference"),
     ],
@@ -166,6 +174,20 @@ def test_fields_that_contradict_each_other_are_refused(kind, channels, fields, m
     TaskSpec(name="new", kind=kind, channels=channels)
     with pytest.raises(ValueError, match=f"task 'new' {message}|task 'new' .*{message}"):
         TaskSpec(name="new", kind=kind, channels=channels, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"loss": "balanced_binary_cross_entropy", "activation": "sigmoid"},
+        {"loss": "balanced_binary_cross_entropy", "value_range": (0.0, 1.0)},
+        {"loss": "silog", "activation": "sigmoid", "value_range": (0.1, 80.0)},
+        {"horizontal_flip_signs": (-1,)},
+        {"horizontal_flip_signs": (-1,), "value_range": (-4.0, 4.0)},
+    ],
+)
+def test_fields_that_fit_each_other_are_allowed(fields):
+    assert TaskSpec(name="new", kind="regression", channels=1, **fields)
 
 
 def test_every_loss_activation_and_colormap_has_a_kind():

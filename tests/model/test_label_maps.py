@@ -1,5 +1,7 @@
 """Proves that image processors decode stored label maps to targets that stay aligned with their images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from PIL import Image
 from mult_hf import MulTImageProcessor
 from mult_hf.model.image_processing_base import MulTBatchFeature
 from mult_hf.model.images import resize_label
+from mult_hf.model.processor_labels import resized_target
+from mult_hf.model.tasks import resolve_tasks
 
 IMAGE = np.zeros((8, 9, 3), np.uint8)
 
@@ -201,6 +205,20 @@ def test_nearest_resizing_takes_the_middle_pixel():
 def test_bilinear_resizing_averages_known_pixels_and_is_unknown_below_half_weight(known, wanted):
     target = torch.tensor(known).reshape(1, 2, 2)
     torch.testing.assert_close(resize_label(target, (1, 1), "bilinear"), torch.tensor([[[wanted]]]), equal_nan=True)
+
+
+def test_means_of_unit_vectors_are_unit_vectors_again():
+    """Of columns that face right and up, the mean faces between them; it is shorter than 1."""
+    columns = torch.zeros(3, 4, 8)
+    columns[0, :, ::2] = columns[1, :, 1::2] = 1
+    columns[:, 0] = torch.nan
+    spec = replace(resolve_tasks(["normals"])["normals"], resample="bilinear")
+    resized = resized_target(columns, (4, 4), spec)
+    assert resized[:, 0].isnan().all()
+    torch.testing.assert_close(resized[:, 1:], torch.tensor([0.5**0.5, 0.5**0.5, 0]).view(3, 1, 1).expand(3, 3, 4), atol=0.15, rtol=0)
+    torch.testing.assert_close(resized[:, 1:].norm(dim=0), torch.ones(3, 4))
+    longer = replace(spec, name="flow", activation="identity")
+    assert resized_target(columns, (4, 4), longer)[:, 1:].norm(dim=0).max() < 0.8, "premise: other means are left as they are"
 
 
 @pytest.mark.parametrize("resample", ["nearest", "bilinear"])

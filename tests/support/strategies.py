@@ -138,6 +138,9 @@ def regression_specs(draw, most_channels=4):
     count = draw(st.integers(1, most_channels))
     low, high = sorted(draw(st.lists(st.sampled_from([-5.0, -1.0, 0.0, 0.5, 1.0, 10.0, 300.0]), min_size=2, max_size=2, unique=True)))
     activation = draw(st.sampled_from(["identity", "sigmoid"]))
+    signs = draw(st.lists(st.sampled_from([1.0, -1.0]), min_size=count, max_size=count))
+    if -1 in signs:  # a mirrored value is a value, too
+        low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     return TaskSpec(
         name=draw(NAMES),
         kind="regression",
@@ -146,7 +149,7 @@ def regression_specs(draw, most_channels=4):
         value_range=draw(st.sampled_from([None, (low, high)])) if activation == "identity" else (low, high),
         encoding=draw(encodings(count)),
         resample=draw(st.sampled_from(["nearest", "bilinear"])),
-        horizontal_flip_signs=tuple(draw(st.lists(st.sampled_from([1.0, -1.0]), min_size=count, max_size=count))),
+        horizontal_flip_signs=tuple(signs),
         zoom_exponent=draw(st.sampled_from([0.0, -1.0])),
     )
 
