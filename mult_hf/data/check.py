@@ -29,8 +29,9 @@ except ImportError as error:
 from mult_hf.metrics import metrics_of
 from mult_hf.model.alignment import UPRIGHT, misalignment, orientation
 from mult_hf.model.heads import activation_function
-from mult_hf.model.images import readable_formats
+from mult_hf.model.images import read_image, readable_formats
 from mult_hf.model.losses import loss_function
+from mult_hf.model.processor_labels import unfit_file
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import COLORMAPS, check_colormap, colorize, panel
 
@@ -39,10 +40,14 @@ from .mistakes import (
     class_mistake,
     colour_coding,
     focal_length_mistake,
+    geometry_notes,
+    is_distance,
+    is_normals,
     pair_evidence,
     pair_mistakes,
     scene_mistakes,
     suspicions,
+    unreachable_mistake,
 )
 from .schema import FOCAL_LENGTH, load_task_entries
 
@@ -150,10 +155,13 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     shown: list[list[Image.Image | None]] = []
     for split_name, dataset in _open(name_or_path, split, token).items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
+        before = findings["image"].rows
         for number, row in enumerate(islice(_undecoded(dataset), samples)):
             cells = _check_row(row, f"{split_name} row {number}", specs, findings)
             if len(shown) < SHEET_ROWS:
                 shown.append(cells)
+        if samples and findings["image"].rows == before:
+            findings["image"].wrong("no rows, so nothing can be trained or measured on it", f"split {split_name}")
     if not findings["image"].rows:
         raise ValueError(f"{name_or_path} has no rows to check; --samples is {samples}")
     if specs and not any(findings[task].found for task in specs):
@@ -230,14 +238,17 @@ def _check_row(
 
 def _pairs(specs: Mapping[str, TaskSpec]) -> list[tuple[str, str]]:
     """The first task in metres paired with the first task of unit vectors, if both exist."""
-    of_unit = {unit: [task for task, spec in specs.items() if spec.unit == unit] for unit in ("m", "unit vector")}
-    return list(zip(of_unit["m"][:1], of_unit["unit vector"][:1], strict=False))
+    distances, normals = ([task for task, spec in specs.items() if is_such(spec)] for is_such in (is_distance, is_normals))
+    return list(zip(distances[:1], normals[:1], strict=False))
 
 
 def _judge_all_maps(findings: TaskFindings, spec: TaskSpec) -> None:
     """Record mistakes that only show over several maps; an explanation of undecodable ids is added to their problem."""
     for sentence in scene_mistakes(findings.evidence):
         findings.wrong(sentence, "all rows")
+    unreachable = None if findings.problems else unreachable_mistake(findings.evidence, spec)  # of which another may be the cause
+    if unreachable:
+        findings.wrong(unreachable, "all rows")
     mistake = class_mistake(findings.evidence, spec) if spec.is_classification else None
     if mistake is None:
         return
@@ -255,7 +266,8 @@ def _judge_pairs(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskS
 
 
 def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:
-    """Notes about which classes occur, and whether more than half of the pixels are unknown."""
+    """Notes about the entry, about which classes occur, and whether more than half of the pixels are unknown."""
+    yield from (f"{task}: {sentence}" for sentence in geometry_notes(spec))
     if findings.pixels and findings.unknown_share > 0.5:
         yield f"{task}: {findings.unknown_share:.1%} of the pixels of its maps are unknown"
     pixels = findings.evidence.class_pixels
@@ -293,13 +305,23 @@ def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image |
         return None
     if stored.min() == stored.max():
         findings.wrong("the image has only one colour", where)
-    return Image.fromarray(stored).convert("RGB")
+    return _shown(cell)
+
+
+def _shown(image: Any) -> Image.Image:
+    """An image as models see it."""
+    read = read_image(image)
+    return read if isinstance(read, Image.Image) else Image.fromarray(np.asarray(read).transpose(1, 2, 0))
 
 
 def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) -> np.ndarray | None:
     findings.rows += 1
     stored = _stored(cell, where, findings)
     if stored is None:
+        return None
+    reason = unfit_file(_opened(cell), spec) if isinstance(cell, Mapping) else None
+    if reason:
+        findings.wrong(reason, f"{where}{_file_of(cell)}")
         return None
     if spec.is_classification:
         _check_class_file(cell, stored, f"{where}{_file_of(cell)}", findings)

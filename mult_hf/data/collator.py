@@ -4,9 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +12,7 @@ from mult_hf.model.alignment import check_aligned, upright_size
 from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .schema import FOCAL_LENGTH
@@ -154,7 +153,7 @@ class MultiTaskCollator:
         targets = {}
         for task, spec in self._tasks_of(row, specs).items():
             stored = row.get(task)
-            targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else _decoded(stored, spec)
+            targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else decode_map(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
     def _samples(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec], **kwargs: Any) -> Iterator[dict[str, Any]]:
@@ -189,10 +188,6 @@ class MultiTaskCollator:
             return sample
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
         return {**sample, "pixel_values": (sample["pixel_values"] - mean).div_(std)}
-
-
-def _decoded(stored: Any, spec: TaskSpec) -> np.ndarray:
-    return spec.decode(np.asarray(stored), channels_last=True if isinstance(stored, Image.Image) else None)
 
 
 def _padded(sample: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ LEAST_SHARE = 0.005
 """Smallest share of a map's pixels with one far value that is suspicious."""
 
 MOST_UNREACHABLE = 0.02
-"""Largest share of a map's pixels with values that no prediction can have, for instance a view through a window, that is not a mistake."""
+"""Largest share of values that no prediction can have, for instance in views through a window, that is not a mistake."""
 
 FAR_BEYOND = 3.0
 """Ratio of such a value to the largest other one."""
@@ -64,6 +64,20 @@ REVERSED = "channels look reversed (BGR): z, towards the viewer, must come last;
 X_LEFT = "surfaces face the wrong side: x looks mirrored, but must point right; flip the sign of the encoding's first scale and offset"
 
 
+METRES = ("m", "metre", "metres", "meter", "meters")
+UNIT_VECTOR = "unit vector"
+
+
+def is_distance(spec: TaskSpec) -> bool:
+    """Whether a task's maps hold a length in metres."""
+    return spec.unit in METRES and spec.channels == 1 and not spec.is_classification
+
+
+def is_normals(spec: TaskSpec) -> bool:
+    """Whether a task's maps hold surface normals, as far as its entry shows."""
+    return spec.unit == UNIT_VECTOR and spec.channels == 3
+
+
 @dataclass
 class Evidence:
     """Statistics over all maps of a task.
@@ -72,11 +86,15 @@ class Evidence:
         stored_ids: values of class maps as stored.
         class_pixels: number of pixels of each class.
         counts: number of maps or pixels by what they indicate.
+        values: number of known values of all maps of numbers.
+        beyond: number of those that no prediction can have.
     """
 
     stored_ids: set[float] = field(default_factory=set)
     class_pixels: Counter[int] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
+    values: int = 0
+    beyond: int = 0
 
     def add_ids(self, stored: np.ndarray) -> None:
         """Record the values of a stored class map with one channel."""
@@ -96,7 +114,13 @@ class Evidence:
             self.class_pixels.update(dict(zip(classes.tolist(), pixels.tolist(), strict=True)))
             self.counts["class maps"] += 1
         else:
-            _SCENE_EVIDENCE.get(spec.unit, lambda target, counts: None)(target, self.counts)
+            numbers = target[:, known]
+            self.values += numbers.size
+            self.beyond += round(share_beyond(numbers, spec) * numbers.size)
+            if is_distance(spec):
+                _depth_of_scenes(target, self.counts)
+            elif is_normals(spec):
+                _normals_of_scenes(target, self.counts)
 
 
 # --- mistakes of a single map ---
@@ -111,8 +135,9 @@ def suspicions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     """
     if not spec.is_classification and values.shape[-1] > 1 and (values.max(axis=-1) == values.min(axis=-1)).all():
         yield "maps with a single value"
-    of_unit = list(UNIT_CHECKS.get(spec.unit, lambda values, spec: ())(values, spec))
-    yield from of_unit or _beyond_predictions(values, spec)
+    for applies, find in KIND_CHECKS:
+        if applies(spec):
+            yield from find(values, spec)
 
 
 def colour_coding(stored: np.ndarray) -> str | None:
@@ -136,9 +161,10 @@ def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         if 300 <= median < 1000:
             unit, factor = "millimetres or centimetres", "1000 or 100"
         yield f"a median of {median:.4g} m, where {farthest:g} m is far, looks like {unit}; divide the encoding's scale by {factor}"
-    if median < 0.02:
+    is_from_camera = spec.zoom_exponent == -1  # heights, for instance, may be 0
+    if is_from_camera and median < 0.02:
         yield f"a median of {median:.2g} m is nearer than any camera can focus; check the encoding's scale"
-    if values.min() <= 0:
+    if is_from_camera and values.min() <= 0:
         yield "some known pixels have a distance of 0 or less; list the stored value under the encoding's unknown"
     if far := _far_value(values):
         yield far
@@ -159,35 +185,17 @@ def _far_value(values: np.ndarray) -> str | None:
     )
 
 
-def _unit_vectors(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
+def _of_unit_length(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     length = np.linalg.norm(values, axis=0)
     if np.mean(np.abs(length - 1) > 0.1) > 0.05:
         yield "over 5% of vectors do not have unit length; check the encoding's scale and offset, and list the value of holes as unknown"
+
+
+def _towards_viewer(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     # No visible normal points away along its own ray, but a floor can point away along the axis of a camera that looks up. Such
     # surfaces never fill half of an image.
     if np.mean(values[-1] < -STEP_OF_8_BITS) > 0.5:
         yield "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's scale and offset"
-
-
-def share_beyond(values: np.ndarray, spec: TaskSpec) -> float:
-    """Share of values that no prediction of a task can have, from 0 to 1; a hundredth of the range beyond it does not count."""
-    low, high = spec.reached_range
-    if spec.is_classification or not np.isfinite(high - low) or not values.size:
-        return 0.0
-    slack = 0.01 * (high - low)
-    return float(np.mean((values < low - slack) | (values > high + slack)))
-
-
-def _beyond_predictions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    """Describe values that no prediction of the task can have, if more than a few pixels have them."""
-    share = share_beyond(values, spec)
-    if share > MOST_UNREACHABLE:
-        low, high = spec.reached_range
-        limits = "value_range" if spec.value_range else f"activation {spec.activation!r} without a value_range"
-        yield (
-            f"{share:.1%} of the values are beyond [{low:g}, {high:g}], all that a prediction can be with the task's {limits}; give the "
-            "range of the data as value_range, or check the encoding's scale"
-        )
 
 
 def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -197,12 +205,26 @@ def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         yield f"values beyond [{low:g}, {high:g}]; check the encoding's scale"
 
 
-UNIT_CHECKS: dict[str, Callable[[np.ndarray, TaskSpec], Iterator[str]]] = {
-    "m": _metres,
-    "unit vector": _unit_vectors,
-    "[0, 1]": _within_range,
-}
-"""Checks of a single map, by the task's unit. Tasks with other units are checked against their encoding and the range of predictions."""
+KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskSpec], Iterator[str]]], ...] = (
+    (is_distance, _metres),
+    (lambda spec: spec.unit == UNIT_VECTOR or spec.activation == "unit_vector", _of_unit_length),
+    (is_normals, _towards_viewer),
+    (lambda spec: spec.unit == "[0, 1]", _within_range),
+)
+"""Checks of a single map: which tasks they are for, and what they find. Other tasks are checked against their encoding and the range of
+predictions."""
+
+
+def geometry_notes(spec: TaskSpec) -> Iterator[str]:
+    """Fields that say how augmentation changes a task's values, where they are not those of such tasks."""
+    if is_distance(spec) and spec.zoom_exponent != -1:
+        yield f"metres with zoom_exponent {spec.zoom_exponent:g}; for distances from the camera give -1, or magnified views are wrong"
+    signs, turned = list(spec.flip_signs), list(spec.rotated_channels)
+    if is_normals(spec) and (signs, turned) != ([-1, 1, 1], [0, 1]):
+        yield (
+            f"unit vectors with horizontal_flip_signs {signs} and rotated_channels {turned}; for normals in camera axes (x right, y up) "
+            "give [-1, 1, 1] and [0, 1], or mirrored and turned views are wrong"
+        )
 
 
 # --- mistakes that several maps show ---
@@ -240,9 +262,35 @@ def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     if len(evidence.class_pixels) == 1 and spec.channels > 1 and evidence.counts["class maps"] >= FEWEST_MAPS:
         (only,) = evidence.class_pixels
         return f"only class {only} occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
-    if not beyond and spec.channels > 2 and ids == list(range(1, spec.channels)):
-        return f"class 0 never occurs and all others do: ids look 1-based; set the encoding's offset to {offset - 1:g}"
+    may_occur = (0.0 - offset) / scale not in encoding.unknown and evidence.counts["class maps"] >= FEWEST_MAPS
+    if not beyond and may_occur and spec.channels > 2 and ids == list(range(1, spec.channels)):
+        return (
+            f"class 0 never occurs and all others do: ids look 1-based; set the encoding's offset to {offset - 1:g}, or, if class 0 is "
+            "rare, read more rows with --samples"
+        )
     return None
+
+
+def share_beyond(values: np.ndarray, spec: TaskSpec) -> float:
+    """Share of values that no prediction of a task can have, from 0 to 1; a hundredth of the range beyond it does not count."""
+    low, high = spec.reached_range
+    if spec.is_classification or not np.isfinite(high - low) or not values.size:
+        return 0.0
+    slack = 0.01 * (high - low)
+    return float(np.mean((values < low - slack) | (values > high + slack)))
+
+
+def unreachable_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
+    """Values that no prediction of the task can have, if more than a few pixels of all maps have them, or `None`."""
+    share = evidence.beyond / max(evidence.values, 1)
+    if share <= MOST_UNREACHABLE:
+        return None
+    low, high = spec.reached_range
+    limits = "value_range" if spec.value_range else f"activation {spec.activation!r} without a value_range"
+    return (
+        f"{share:.1%} of the values are beyond [{low:g}, {high:g}], all that a prediction can be with the task's {limits}; give the "
+        "range of the data as value_range, or check the encoding's scale"
+    )
 
 
 def scene_mistakes(evidence: Evidence) -> Iterator[str]:
@@ -354,5 +402,3 @@ def _faces_away(normals: np.ndarray) -> int:
 AS_STORED = "as stored"
 _AXES = {Y_DOWN: ([0, 1, 2], [1, -1, 1]), X_LEFT: ([0, 1, 2], [-1, 1, 1]), REVERSED: ([2, 1, 0], [1, 1, 1])}
 """Correction of normals for each mistake, as channels and signs."""
-
-_SCENE_EVIDENCE: dict[str, Callable[[np.ndarray, Counter[str]], None]] = {"m": _depth_of_scenes, "unit vector": _normals_of_scenes}

@@ -44,7 +44,7 @@ def check_compatible(model: TaskSpec, data: TaskSpec) -> None:
         ValueError: if it differs in classes, unit or axes.
     """
     for field in _MEANING:
-        ours, theirs = getattr(model, field), getattr(data, field)
+        ours, theirs = (spec.flip_signs if field == "horizontal_flip_signs" else getattr(spec, field) for spec in (model, data))
         if ours == theirs:
             continue
         where = ""

@@ -17,6 +17,7 @@ import torch
 from mult_hf.data.schema import CARD_KEY, FOCAL_LENGTH, card_header
 from mult_hf.metrics import MultiTaskMetrics
 from mult_hf.metrics.statistics import angle_between
+from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import LabelEncoding, TaskSpec
 
 from .loop import Evaluation
@@ -92,7 +93,7 @@ def depth_and_focal_length(row: Mapping[str, Any], depth: TaskSpec) -> tuple[np.
     stored, focal = row.get(depth.name), row.get(FOCAL_LENGTH)
     if stored is None or focal is None:
         return None
-    values = depth.decode(np.asarray(stored))[0]
+    values = decode_map(stored, depth)[0]
     return values, focal * values.shape[1] / _width(row["image"])
 
 

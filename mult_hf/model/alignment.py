@@ -18,6 +18,10 @@ SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
 
 
+COARSEST = 64
+"""Pixels of the image per pixel of a map, along a side, beyond which the map is taken for a placeholder."""
+
+
 def orientation(image: Any) -> int:
     """EXIF orientation of the file of an image or map, 1 to 8, also where it was applied; without a tag, and for arrays, 1.
 
@@ -103,6 +107,8 @@ def misalignment_of_sizes(
     sizes = f"the map has {height} x {width} pixels, its image {image_height} x {image_width}"
     if 0 in (height, width):
         return f"{sizes}: it is empty; give a map with pixels, or None where there is none"
+    if image_height > COARSEST * height or image_width > COARSEST * width:
+        return f"{sizes}: too coarse to show what is where; store a pixel per {COARSEST} of the image's or more, or None if there is no map"
     if not same_aspect((height, width), (image_height, image_width)):
         if not same_aspect((width, height), (image_height, image_width)):
             return f"{sizes}: another aspect ratio; crop or pad the map as the image was"

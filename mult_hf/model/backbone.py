@@ -39,7 +39,7 @@ def make_backbone(config: MulTConfig) -> nn.Module:
         name = getattr(config.backbone_config, "model_type", "")
         raise refusal(f"backbone_config describes no valid {name} encoder: {type(error).__name__}: {error}; correct its fields") from error
     norms = getattr(backbone, "hidden_states_norms", None)
-    if norms is None:
+    if not isinstance(norms, nn.ModuleDict):  # MaskFormer's Swin has a list of them, by number
         return backbone
     for module in backbone.children():
         if isinstance(getattr(module, "layernorm", None), nn.LayerNorm):

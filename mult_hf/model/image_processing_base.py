@@ -407,7 +407,10 @@ class MulTProcessingMixin(_Backend):
     ) -> list[tuple[dict[str, Tensor], tuple[int, int] | None, float | None]]:
         """The batch's predictions image by image, each with its target size and focal length."""
         predictions = _predictions(outputs)
-        count = len(next(iter(predictions.values())))
+        counts = {task: len(maps) for task, maps in predictions.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"the outputs have {counts} maps; give one per image of each task")
+        count = next(iter(counts.values()))
         sizes = [None] * count if target_sizes is None else _sizes(target_sizes)
         if len(sizes) != count:
             raise ValueError(f"target_sizes has {len(sizes)} sizes for {count} images; give one (height, width) per image")

@@ -417,8 +417,11 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         channels = list(self.mult.backbone.channels)
         new_decoder, new_heads = DECODERS[alone.decoder_type](alone, channels), MulTHeads(channels[0], {spec.name: spec})
         tree = nn.ModuleDict({"mult": nn.ModuleDict({"decoder": new_decoder}), "heads": new_heads})  # names as in this model
-        for path, modules in self._per_task_modules():
-            new = cast(PerTask, tree.get_submodule(path))[spec.name]
+        try:
+            new_modules = [cast(PerTask, tree.get_submodule(path))[spec.name] for path, _ in self._per_task_modules()]
+        except AttributeError as error:  # a library, such as PEFT, has put modules of its own around those of the tasks
+            raise refusal(f"the model has a module that is not MulT's ({error}); add the task before the model is wrapped") from None
+        for new, (_, modules) in zip(new_modules, self._per_task_modules(), strict=True):
             new.apply(self._init_weights)
             if copy_from is not None:
                 copy_fitting_weights(modules[copy_from], new)

@@ -1,6 +1,6 @@
 """Label maps of an image processor: where they lie on an image, and which task and classes they stand for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,60 @@ from .entry_fields import refusal
 from .heads import from_means
 from .images import label_array, resize_label
 from .tasks import IGNORE_INDEX, TaskSpec
+
+
+def decode_map(stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
+    """Decode a stored map as its task's entry says, see `TaskSpec.decode`.
+
+    Raises:
+        ValueError: if it is no map, does not fit the entry, or is a file whose pixels are not the task's values.
+    """
+    if not isinstance(stored, Image.Image):
+        return spec.decode(label_array(stored))
+    reason = unfit_file(stored, spec)
+    if reason:
+        raise ValueError(f"{spec.name}: {reason}")
+    return spec.decode(label_array(stored), channels_last=True)
+
+
+def unfit_file(image: Image.Image, spec: TaskSpec) -> str | None:
+    """Why the pixels of an image file are not the values of a task's map, or None if they may be."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        return f"the file has {frames} frames or pages; store the one that is the map"
+    if image.mode not in ("P", "PA"):
+        return None
+    greys = _greys(image)
+    if not spec.is_classification:
+        is_grey_file = bool(greys) and all(grey == number for number, grey in greys.items())
+        reason = "the file has a palette, so its pixels are numbers of colours; store the values themselves, as grey or RGB"
+        return None if is_grey_file else reason
+    classes = {grey for number, grey in greys.items() if grey != number and grey not in spec.encoding.unknown}
+    if not classes or not _are_classes(greys.values(), spec):
+        return None
+    number = next(number for number, grey in greys.items() if grey in classes)
+    return (
+        f"the file has a palette of greys, in which number {number} is grey {greys[number]}: either may be the class; store the ids as "
+        "8-bit grey"
+    )
+
+
+def _greys(image: Image.Image) -> dict[int, int]:
+    """The grey of each palette entry that a file's pixels use; empty if any of them is a colour."""
+    colours = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    used = np.unique(np.asarray(image if image.mode == "P" else image.getchannel("P")))
+    used = used[used < len(colours)]
+    is_grey = (colours[used] == colours[used, :1]).all()
+    return dict(zip(used.tolist(), colours[used, 0].tolist(), strict=True)) if is_grey else {}
+
+
+def _are_classes(stored: Iterable[int], spec: TaskSpec) -> bool:
+    """Whether all values of a stored map are class ids or unknown."""
+    try:
+        spec.decode(np.array([list(stored)], spec.encoding.dtype))
+    except ValueError:
+        return False
+    return True
 
 
 class Place(NamedTuple):
@@ -43,7 +97,7 @@ class Place(NamedTuple):
     def decode(self, stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.ndarray:
         """Decode a stored map, and refuse one that is not aligned with the image."""
         turned = orientation(stored) if isinstance(stored, Image.Image) else UPRIGHT  # before pixels are read, as for images
-        target = spec.decode(label_array(stored), channels_last=True if isinstance(stored, Image.Image) else None)
+        target = decode_map(stored, spec)
         reason = misalignment_of_sizes(target.shape[-2:], self.upright_size, turned, self.orientation)
         if reason:
             raise ValueError(f"{spec.name}: {reason}")
@@ -80,4 +134,4 @@ def reduced(spec: TaskSpec) -> TaskSpec:
     return replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX)))
 
 
-__all__ = ["Place", "reduced", "resized_target", "with_segmentation_maps"]
+__all__ = ["Place", "decode_map", "reduced", "resized_target", "unfit_file", "with_segmentation_maps"]

@@ -158,6 +158,58 @@ def test_values_that_no_prediction_can_have_are_named(tmp_path, fields, limits):
     assert check(write(tmp_path / "all", rows, {"heat": {**CELSIUS, **fields, "value_range": [0.0, 20.0]}})).is_right
 
 
+HEIGHTS = {**CELSIUS, "unit": "m", "zoom_exponent": 0.0}
+POINTS = {**CELSIUS, "unit": "m", "channels": 3, "encoding": {"dtype": "uint8", "scale": 0.1, "offset": -10}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "stored"),
+    [
+        (HEIGHTS, np.maximum(0, np.linspace(0.4, -1, SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE))),
+        (POINTS, np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)),
+    ],
+    ids=["heights above the floor", "points in space"],
+)
+def test_lengths_that_are_not_distances_from_the_camera_may_be_0_or_less(tmp_path, entry, stored):
+    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "heat": stored}] * 3, {"heat": entry}))
+    assert findings.is_right, str(findings)
+
+
+@pytest.mark.parametrize("unit", ["metres", "meters"])
+def test_the_unit_of_distances_may_be_spelt_out(tmp_path, unit):
+    entry = {**CELSIUS, "unit": unit, "zoom_exponent": -1.0}
+    rows = [{"image": sound_maps()["image"], "heat": (1000 * METRES).astype(np.float32)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"heat": entry})).tasks["heat"].problems
+    assert "looks like millimetres" in found
+
+
+def test_vectors_of_an_own_task_have_unit_length_where_its_activation_says_so(tmp_path):
+    entry = {**CELSIUS, "channels": 3, "unit": "", "activation": "unit_vector", "encoding": {"dtype": "uint8", "scale": 1 / 255}}
+    rows = [{"image": sound_maps()["image"], "heat": np.round(127.5 + 127.5 * VECTORS).astype(np.uint8)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"heat": entry})).tasks["heat"].problems
+    assert "do not have unit length" in found
+
+
+def test_fields_that_would_turn_and_mirror_values_wrongly_are_mentioned(tmp_path):
+    """Not counted as wrong: the axes of a task of one's own are not known."""
+    own = {"unit": "unit vector", "activation": "unit_vector", "name": "plane_normals", "channels": 3, "kind": "regression"}
+    entries = {"plane_normals": {**own, "encoding": ENTRIES["normals"]["encoding"]}, "distance": {**HEIGHTS, "name": "distance"}}
+    rows = [{"image": sound_maps()["image"], "plane_normals": sound_maps()["normals"], "distance": METRES.astype(np.float32)}] * 3
+    findings = check(write(tmp_path / "set", rows, entries))
+    assert findings.is_right
+    assert "note: plane_normals: unit vectors with horizontal_flip_signs [1.0, 1.0, 1.0] and rotated_channels []" in str(findings)
+    assert "note: distance: metres with zoom_exponent 0; for distances from the camera give -1" in str(findings)
+    assert "zoom_exponent" not in str(check(write(tmp_path / "sound", [sound_maps()] * 3)))
+
+
+def test_a_split_without_rows_is_named(tmp_path):
+    root = write(tmp_path / "set", [sound_maps()] * 3)
+    train = Dataset.from_parquet(str(root / "train-00000-of-00001.parquet"), cache_dir=str(tmp_path / "cache"))
+    train.select([]).to_parquet(root / "validation-00000-of-00001.parquet")
+    findings = check(root)
+    assert findings.tasks["image"].problems == {"no rows, so nothing can be trained or measured on it": ["split validation"]}
+
+
 def test_values_are_not_limited_where_predictions_are_not_and_a_few_may_be_beyond(tmp_path):
     heat = np.linspace(-5, 5, SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
     rows = [{"image": sound_maps()["image"], "heat": heat}] * 3

@@ -82,6 +82,11 @@ def test_common_mistakes_in_class_maps_are_named(tmp_path, name):
     assert str(findings).endswith("1 things look wrong")
 
 
+def test_a_class_0_that_is_stored_as_unknown_is_not_missed(tmp_path):
+    entry = classes_of(3, dtype="uint8", unknown=[0])
+    assert check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 1, 2)}] * 3, {"things": entry})).is_right
+
+
 def test_the_advice_for_0_255_masks_corrects_them(tmp_path):
     entry = classes_of(2, dtype="uint8", scale=0.00392156862745098, unknown=[])
     findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 0, 0, 255)}], {"things": entry}))

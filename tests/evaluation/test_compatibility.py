@@ -45,6 +45,11 @@ def test_other_numbers_of_channels_and_kinds_are_refused():
         check_compatible(CLASSES, TaskSpec(name="rooms", kind="regression", channels=2))
 
 
+def test_a_sign_of_1_for_each_channel_is_that_of_no_signs():
+    grey = TaskSpec(name="heat", kind="regression", channels=1)
+    check_compatible(grey, replace(grey, horizontal_flip_signs=(1.0,)))
+
+
 def test_entries_may_differ_in_how_maps_are_stored_resized_measured_and_shown():
     stored = LabelEncoding(dtype="uint16", scale=1 / 1000)
     other = replace(VECTORS, encoding=stored, resample="bilinear", metrics=("rmse",), colormap="turbo", weight=7.0)

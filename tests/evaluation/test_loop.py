@@ -390,7 +390,7 @@ def test_the_data_define_labels_and_metrics_and_the_model_its_outputs():
         ("classes", {"class_names": ("a", "b"), "channels": 2}, "channels is 3 for the model and 2 for the data"),
         ("distance", {"unit": "mm"}, "unit is 'm' for the model and 'mm' for the data"),
         ("distance", {"zoom_exponent": -1.0}, "zoom_exponent is 0.0 for the model and -1.0 for the data"),
-        ("direction", {"horizontal_flip_signs": (-1.0, 1.0, 1.0)}, r"horizontal_flip_signs is \(\) for the model"),
+        ("direction", {"horizontal_flip_signs": (-1.0, 1.0, 1.0)}, r"horizontal_flip_signs is \(1.0, 1.0, 1.0\) for the model"),
     ],
 )
 def test_a_task_with_two_meanings_is_refused(task, change, message):

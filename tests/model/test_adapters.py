@@ -61,3 +61,14 @@ def test_all_heads_are_trained_in_full_together_with_adapters(tiny_model, tmp_pa
     adapted.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(tiny_model(tasks=["depth", "normals"]), tmp_path)
     assert_same_predictions(loaded(pixel_values=pixels()).predictions, changed)
+
+
+def test_a_task_is_added_before_a_library_wraps_the_heads(tiny_model):
+    """The refused model is as it was."""
+    peft = pytest.importorskip("peft")
+    model = tiny_model(tasks=["depth"])
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["heads"]))
+    with pytest.raises(ValueError, match=r"that is not MulT's .*; add the task before the model is wrapped"):
+        adapted.add_task("normals")
+    assert model.task_names == ["depth"]
+    assert not [name for name, _ in model.named_parameters() if "normals" in name]

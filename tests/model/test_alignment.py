@@ -53,6 +53,7 @@ REFUSED = {
     "square image turned by its EXIF tag": (depth_of(48, 48), image_of(48, 48, 8), "EXIF orientation 8 .* does not show whether"),
     "image upside down by its EXIF tag": (depth_of(48, 64), image_of(48, 64, 3), "EXIF orientation 3 .* does not show whether"),
     "mirrored image by its EXIF tag": (depth_of(48, 64), image_of(48, 64, 2), "EXIF orientation 2 .* does not show whether"),
+    "a pixel in place of a map": (depth_of(1, 1), image_of(64, 200), "the map has 1 x 1 pixels, its image 64 x 200: too coarse"),
     "map with an EXIF tag": (image_of(64, 48, 6), image_of(64, 48), "the map has EXIF orientation 6, which is not applied"),
 }
 
@@ -61,6 +62,10 @@ REFUSED = {
 def test_a_misaligned_map_is_refused_with_the_cause(stored, image, message):
     with pytest.raises(ValueError, match=f"normals of row 3: .*{message}"):
         check_aligned({"depth": None, "normals": stored}, image, "row 3")
+
+
+def test_a_coarse_map_is_accepted():
+    assert misalignment(depth_of(8, 25), image_of(64, 200)) is None
 
 
 def test_a_map_of_the_upright_image_is_accepted():

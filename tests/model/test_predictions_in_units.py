@@ -86,6 +86,8 @@ def test_post_process_methods_of_transformers_return_its_formats(processor):
 def test_invalid_input_of_post_processing_is_refused():
     with pytest.raises(ValueError, match="1 sizes for 2 images"):
         finished({"depth": torch.ones(2, 1, 4, 4)}, [(4, 4)])
+    with pytest.raises(ValueError, match=r"the outputs have \{'depth': 1, 'normals': 2\} maps; give one per image of each task"):
+        finished({"depth": torch.ones(1, 1, 4, 4), "normals": torch.ones(2, 3, 4, 4)})
     with pytest.raises(ValueError, match="task 'principal_curvature'"):
         finished({"principal_curvature": torch.ones(1, 2, 4, 4)})
     with pytest.raises(ValueError, match="0 tasks for 'depth-estimation'"):

@@ -1,6 +1,6 @@
 """Encoders small enough to build in every test."""
 
-from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
+from transformers import ConvNextConfig, MaskFormerSwinConfig, Swinv2Config, TimmBackboneConfig
 
 TINY_SWIN = {
     "model_type": "swin",
@@ -23,5 +23,9 @@ BACKBONES = {
         out_features=["stage1", "stage2", "stage3", "stage4"],
     ),
     "convnext": ConvNextConfig(hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]),
+    "maskformer-swin": MaskFormerSwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=4, image_size=64,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    ),
     "timm": TimmBackboneConfig(backbone="resnet18", use_pretrained_backbone=False, out_indices=[1, 2, 3, 4]),
 }  # fmt: skip
