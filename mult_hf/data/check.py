@@ -30,10 +30,10 @@ from mult_hf.metrics import metrics_of
 from mult_hf.model.alignment import UPRIGHT, misalignment, orientation
 from mult_hf.model.heads import activation_function
 from mult_hf.model.images import read_image, readable_formats
-from mult_hf.model.losses import loss_function
+from mult_hf.model.losses import check_loss, loss_function
 from mult_hf.model.processor_labels import unfit_file
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
-from mult_hf.model.visualization import COLORMAPS, check_colormap, colorize, panel
+from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, panel
 
 from .mistakes import (
     Evidence,
@@ -41,7 +41,7 @@ from .mistakes import (
     colour_coding,
     focal_length_mistake,
     geometry_notes,
-    is_distance,
+    is_depth,
     is_normals,
     pair_evidence,
     pair_mistakes,
@@ -176,7 +176,7 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
 
 def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:
     """Find the names in a task's entry that training or evaluation would refuse."""
-    for what in (activation_function, loss_function, metrics_of, check_colormap):
+    for what in (activation_function, loss_function, check_loss, metrics_of, check_colormap):
         try:
             what(spec)
         except ValueError as error:
@@ -223,7 +223,7 @@ def _check_row(
     targets: dict[str, np.ndarray] = {}
     for task, spec in specs.items():
         target = _check_map(row.get(task), where, spec, findings[task])
-        shown.append(None if target is None or spec.colormap not in COLORMAPS else colorize(target, spec))
+        shown.append(None if target is None or spec.colormap not in colormaps_of(spec) else colorize(target, spec))
         if target is None:
             continue
         targets[task] = target
@@ -238,7 +238,7 @@ def _check_row(
 
 def _pairs(specs: Mapping[str, TaskSpec]) -> list[tuple[str, str]]:
     """The first task in metres paired with the first task of unit vectors, if both exist."""
-    distances, normals = ([task for task, spec in specs.items() if is_such(spec)] for is_such in (is_distance, is_normals))
+    distances, normals = ([task for task, spec in specs.items() if is_such(spec)] for is_such in (is_depth, is_normals))
     return list(zip(distances[:1], normals[:1], strict=False))
 
 
@@ -246,8 +246,8 @@ def _judge_all_maps(findings: TaskFindings, spec: TaskSpec) -> None:
     """Record mistakes that only show over several maps; an explanation of undecodable ids is added to their problem."""
     for sentence in scene_mistakes(findings.evidence):
         findings.wrong(sentence, "all rows")
-    unreachable = None if findings.problems else unreachable_mistake(findings.evidence, spec)  # of which another may be the cause
-    if unreachable:
+    unreachable = unreachable_mistake(findings.evidence, spec)
+    if unreachable and not findings.evidence.suspicious_maps:  # a wrong scale, for instance, explains these values, too
         findings.wrong(unreachable, "all rows")
     mistake = class_mistake(findings.evidence, spec) if spec.is_classification else None
     if mistake is None:
@@ -319,10 +319,12 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
     stored = _stored(cell, where, findings)
     if stored is None:
         return None
-    reason = unfit_file(_opened(cell), spec) if isinstance(cell, Mapping) else None
-    if reason:
-        findings.wrong(reason, f"{where}{_file_of(cell)}")
-        return None
+    if isinstance(cell, Mapping):
+        with _opened(cell) as file:
+            reason = unfit_file(file, spec)
+        if reason:
+            findings.wrong(reason, f"{where}{_file_of(cell)}")
+            return None
     if spec.is_classification:
         _check_class_file(cell, stored, f"{where}{_file_of(cell)}", findings)
         if colour_coding(stored):
@@ -342,6 +344,7 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
     values = target[..., known]
     findings.lowest, findings.highest = min(findings.lowest, float(values.min())), max(findings.highest, float(values.max()))
     for sentence in suspicions(values, spec):
+        findings.evidence.suspicious_maps += 1
         findings.wrong(sentence, f"{where}{_file_of(cell)}")
     return target
 

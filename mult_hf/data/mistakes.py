@@ -40,11 +40,11 @@ MOST_SPREAD_IDS = 16
 LEAST_SHARE = 0.005
 """Smallest share of a map's pixels with one far value that is suspicious."""
 
-MOST_UNREACHABLE = 0.02
-"""Largest share of values that no prediction can have, for instance in views through a window, that is not a mistake."""
-
 FAR_BEYOND = 3.0
 """Ratio of such a value to the largest other one."""
+
+MOST_UNREACHABLE = 0.02
+"""Largest share of values beyond what predictions can be that is still not a mistake, for instance views through a window."""
 
 LONGEST_LENS = 1.5
 """Longest focal length of a camera, in image widths, for which surfaces that face away are counted: 37 degrees across."""
@@ -68,9 +68,14 @@ METRES = ("m", "metre", "metres", "meter", "meters")
 UNIT_VECTOR = "unit vector"
 
 
-def is_distance(spec: TaskSpec) -> bool:
+def is_length(spec: TaskSpec) -> bool:
     """Whether a task's maps hold a length in metres."""
     return spec.unit in METRES and spec.channels == 1 and not spec.is_classification
+
+
+def is_depth(spec: TaskSpec) -> bool:
+    """Whether a task's maps hold distances from the camera, which magnifying an image divides; heights, for instance, stay."""
+    return is_length(spec) and spec.zoom_exponent == -1
 
 
 def is_normals(spec: TaskSpec) -> bool:
@@ -88,6 +93,7 @@ class Evidence:
         counts: number of maps or pixels by what they indicate.
         values: number of known values of all maps of numbers.
         beyond: number of those that no prediction can have.
+        suspicious_maps: number of findings about single maps.
     """
 
     stored_ids: set[float] = field(default_factory=set)
@@ -95,6 +101,7 @@ class Evidence:
     counts: Counter[str] = field(default_factory=Counter)
     values: int = 0
     beyond: int = 0
+    suspicious_maps: int = 0
 
     def add_ids(self, stored: np.ndarray) -> None:
         """Record the values of a stored class map with one channel."""
@@ -116,8 +123,8 @@ class Evidence:
         else:
             numbers = target[:, known]
             self.values += numbers.size
-            self.beyond += round(share_beyond(numbers, spec) * numbers.size)
-            if is_distance(spec):
+            self.beyond += round(share_beyond(numbers, *spec.final_range) * numbers.size)
+            if is_depth(spec):
                 _depth_of_scenes(target, self.counts)
             elif is_normals(spec):
                 _normals_of_scenes(target, self.counts)
@@ -161,10 +168,13 @@ def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         if 300 <= median < 1000:
             unit, factor = "millimetres or centimetres", "1000 or 100"
         yield f"a median of {median:.4g} m, where {farthest:g} m is far, looks like {unit}; divide the encoding's scale by {factor}"
-    is_from_camera = spec.zoom_exponent == -1  # heights, for instance, may be 0
-    if is_from_camera and median < 0.02:
+
+
+def _distances_from_a_camera(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
+    median = float(np.median(values))
+    if median < 0.02:
         yield f"a median of {median:.2g} m is nearer than any camera can focus; check the encoding's scale"
-    if is_from_camera and values.min() <= 0:
+    if values.min() <= 0:
         yield "some known pixels have a distance of 0 or less; list the stored value under the encoding's unknown"
     if far := _far_value(values):
         yield far
@@ -206,7 +216,8 @@ def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
 
 
 KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskSpec], Iterator[str]]], ...] = (
-    (is_distance, _metres),
+    (is_length, _metres),
+    (is_depth, _distances_from_a_camera),
     (lambda spec: spec.unit == UNIT_VECTOR or spec.activation == "unit_vector", _of_unit_length),
     (is_normals, _towards_viewer),
     (lambda spec: spec.unit == "[0, 1]", _within_range),
@@ -217,7 +228,7 @@ predictions."""
 
 def geometry_notes(spec: TaskSpec) -> Iterator[str]:
     """Fields that say how augmentation changes a task's values, where they are not those of such tasks."""
-    if is_distance(spec) and spec.zoom_exponent != -1:
+    if is_length(spec) and not is_depth(spec):
         yield f"metres with zoom_exponent {spec.zoom_exponent:g}; for distances from the camera give -1, or magnified views are wrong"
     signs, turned = list(spec.flip_signs), list(spec.rotated_channels)
     if is_normals(spec) and (signs, turned) != ([-1, 1, 1], [0, 1]):
@@ -271,10 +282,9 @@ def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     return None
 
 
-def share_beyond(values: np.ndarray, spec: TaskSpec) -> float:
-    """Share of values that no prediction of a task can have, from 0 to 1; a hundredth of the range beyond it does not count."""
-    low, high = spec.reached_range
-    if spec.is_classification or not np.isfinite(high - low) or not values.size:
+def share_beyond(values: np.ndarray, low: float, high: float) -> float:
+    """Share of values that are below `low` or above `high`, from 0 to 1; a hundredth of the range beyond it does not count."""
+    if not np.isfinite(high - low) or not values.size:
         return 0.0
     slack = 0.01 * (high - low)
     return float(np.mean((values < low - slack) | (values > high + slack)))
@@ -285,8 +295,8 @@ def unreachable_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     share = evidence.beyond / max(evidence.values, 1)
     if share <= MOST_UNREACHABLE:
         return None
-    low, high = spec.reached_range
-    limits = "value_range" if spec.value_range else f"activation {spec.activation!r} without a value_range"
+    low, high = spec.final_range
+    limits = "value_range" if spec.final_range == spec.value_range else f"activation {spec.activation!r}"
     return (
         f"{share:.1%} of the values are beyond [{low:g}, {high:g}], all that a prediction can be with the task's {limits}; give the "
         "range of the data as value_range, or check the encoding's scale"

@@ -58,7 +58,8 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
 
 
 def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *, all_read: bool) -> None:
-    """Name tasks of which nothing can be learnt or measured: those without a known label, or with a single class.
+    """Name tasks of which nothing can be learnt or measured: those without a known label, with a single class, or with
+    values that no head gives.
 
     Raises:
         ValueError: if there is no known label at all.
@@ -73,12 +74,12 @@ def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *
         classes = stacks[task][pixels].unique().tolist() if specs[task].is_classification else []
         if len(classes) == 1:
             logger.warning(f"{task} has class {classes[0]} only in the rows that were read; run mult-hf check on the data set")
-        share = share_beyond(stacks[task][pixels].numpy(), specs[task])
+        low, high = specs[task].head_range
+        share = 0.0 if specs[task].is_classification else share_beyond(stacks[task][pixels].numpy(), low, high)
         if share > MOST_UNREACHABLE:
-            low, high = specs[task].reached_range
             logger.warning(
-                f"{task}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], all that a prediction can "
-                "be, so they cannot be learnt; give a value_range that contains them in the card's entry (with a canonical camera, "
+                f"{task}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], all that its activation "
+                "gives, so they cannot be learnt; give a value_range that contains them in the card's entry (with a canonical camera, "
                 "distances are multiplied by its focal length over the image's)"
             )
 

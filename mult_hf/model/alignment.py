@@ -108,7 +108,7 @@ def misalignment_of_sizes(
     if 0 in (height, width):
         return f"{sizes}: it is empty; give a map with pixels, or None where there is none"
     if image_height > COARSEST * height or image_width > COARSEST * width:
-        return f"{sizes}: too coarse to show what is where; store a pixel per {COARSEST} of the image's or more, or None if there is no map"
+        return f"{sizes}: too coarse; store at least a pixel per {COARSEST} pixels of each side, or None (null) where there is no map"
     if not same_aspect((height, width), (image_height, image_width)):
         if not same_aspect((width, height), (image_height, image_width)):
             return f"{sizes}: another aspect ratio; crop or pad the map as the image was"

@@ -15,17 +15,12 @@ CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_acc
 """Metrics of classes in the package's table of metrics, which is not saved with checkpoints; all others are metrics of numbers."""
 
 
-_COLORMAPS_OF_NUMBERS = ("vectors", "gray", "viridis", "magma", "turbo")
-OF_CLASSES = ("cross_entropy", "classes")
-OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy", "sigmoid", "unit_vector", *_COLORMAPS_OF_NUMBERS)
-"""Losses, activations and colour maps of the package that fit one kind of task. Those that a program adds to its tables are not
-checked."""
+OF_CLASSES = ("cross_entropy",)
+OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy", "sigmoid", "unit_vector")
+"""Losses and activations of the package that fit one kind of task. Those that a program adds to its tables are not checked."""
 
-_RANGES_OF_LOSSES = {"silog": (0.0, math.inf), "balanced_binary_cross_entropy": (0.0, 1.0)}
-"""Lowest and highest value that a loss is defined for, where there is a limit; beyond it, nothing is learnt."""
-
-OF_VECTORS = ("unit_vector", "cosine", "vectors")
-"""Activations, losses and colour maps of directions, which a single number does not have."""
+OF_VECTORS = ("unit_vector", "cosine")
+"""Activations and losses of directions, which a single number does not have."""
 
 
 def _check_resample(spec: "TaskSpec") -> str | None:
@@ -83,9 +78,9 @@ def _check_numbers_of_classes(spec: "TaskSpec") -> str | None:
     return f"is a classification and has value_range {spec.value_range}, which is for numbers; leave it out"
 
 
-def _check_kind(spec: "TaskSpec") -> str | None:
+def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
     other = OF_NUMBERS if spec.is_classification else OF_CLASSES
-    for field in ("loss", "activation", "colormap"):
+    for field in ("loss", "activation"):
         if getattr(spec, field) in other:
             kind = "regression" if spec.is_classification else "classification"
             return f"is a {spec.kind} and has {field} {getattr(spec, field)!r}, which is for {kind}; choose another"
@@ -93,30 +88,20 @@ def _check_kind(spec: "TaskSpec") -> str | None:
 
 
 def _check_vectors(spec: "TaskSpec") -> str | None:
-    of_vectors = [name for name in (spec.activation, spec.loss, spec.colormap) if name in OF_VECTORS]
+    of_vectors = [name for name in (spec.activation, spec.loss) if name in OF_VECTORS]
     if not of_vectors or spec.channels > 1:
         return None
     return f"has one channel and {', '.join(of_vectors)}, for vectors of 2 or more channels; give others, or more channels"
 
 
-def _check_range_of_loss(spec: "TaskSpec") -> str | None:
-    lowest, highest = _RANGES_OF_LOSSES.get(spec.loss, (-math.inf, math.inf))
-    low, high = spec.reached_range
-    if lowest <= low and high <= highest:
-        return None
-    return (
-        f"has loss {spec.loss!r}, for values from {lowest:g} to {highest:g}, and its values run from {low:g} to {high:g}; give a "
-        "value_range within, or another loss"
-    )
-
-
 def _check_mirrored_range(spec: "TaskSpec") -> str | None:
-    low, high = spec.reached_range
-    if spec.is_classification or -1 not in spec.horizontal_flip_signs or low == -high:
+    low, high = spec.final_range
+    if spec.is_classification or -1 not in spec.horizontal_flip_signs or low < 0 < high:
         return None
+    largest = max(abs(low), abs(high))
     return (
-        f"has horizontal_flip_signs {list(spec.horizontal_flip_signs)} and values from {low:g} to {high:g}, which do not contain those "
-        f"with the other sign; drop the signs, or give a value_range such as [{-high:g}, {high:g}]"
+        f"has horizontal_flip_signs {list(spec.horizontal_flip_signs)} and values from {low:g} to {high:g}, of which none may have the "
+        f"other sign; drop the signs, or give a value_range such as [{-largest:g}, {largest:g}]"
     )
 
 
@@ -156,10 +141,9 @@ ENTRY_CHECKS = (
     _check_rotated_channels,
     _check_geometry_of_classes,
     _check_numbers_of_classes,
-    _check_kind,
+    _check_loss_and_activation,
     _check_vectors,
     _check_value_range,
-    _check_range_of_loss,
     _check_mirrored_range,
     _check_metrics,
     _check_encoding_channels,

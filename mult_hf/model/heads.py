@@ -11,7 +11,7 @@ from .tasks import TaskSpec
 
 
 def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
-    low, high = spec.reached_range
+    low, high = spec.head_range
     return low + (high - low) * logits.sigmoid()
 
 

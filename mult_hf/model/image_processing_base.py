@@ -297,7 +297,7 @@ class MulTProcessingMixin(_Backend):
             class is 255 where a logit is NaN.
 
         Raises:
-            ValueError: if there is not one size per image, or a predicted task has no entry.
+            ValueError: if there is not one size per image, a predicted task has no entry, or tasks have different numbers of maps.
         """
         specs = resolve_tasks(self.tasks if tasks is None else tasks)
         return [

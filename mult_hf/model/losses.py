@@ -8,6 +8,7 @@ Low-precision predictions are raised to float32 first. The formulas are MulT's (
 named at each function.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -146,6 +147,25 @@ def loss_function(spec: TaskSpec) -> Callable[[Tensor, Tensor], Tensor]:
     if spec.loss not in LOSSES:
         raise ValueError(f"task {spec.name!r} has loss {spec.loss!r}; allowed: {', '.join(LOSSES)}")
     return LOSSES[spec.loss]
+
+
+RANGES: dict[str, tuple[float, float]] = {"silog": (0.0, math.inf), "balanced_binary_cross_entropy": (0.0, 1.0)}
+"""Lowest and highest value that a loss is defined for, where there is a limit."""
+
+
+def check_loss(spec: TaskSpec) -> None:
+    """Refuse a loss that is not defined for a task's values, as far as its entry limits them: it would ignore those beyond.
+
+    Raises:
+        ValueError: naming both ranges.
+    """
+    lowest, highest = RANGES.get(spec.loss, (-math.inf, math.inf))
+    low, high = spec.final_range
+    if (math.isfinite(low) and low < lowest) or (math.isfinite(high) and high > highest):
+        raise refusal(
+            f"task {spec.name!r} has loss {spec.loss!r}, which is for values from {lowest:g} to {highest:g}, and its values run from "
+            f"{low:g} to {high:g}; give another loss, or a value_range within"
+        )
 
 
 def multi_task_loss(

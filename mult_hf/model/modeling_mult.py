@@ -403,7 +403,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
                 after loading.)
 
         Raises:
-            ValueError: if the model has the task already, or `copy_from` is unknown.
+            ValueError: if the model has the task already, `copy_from` is unknown, or a library such as PEFT has wrapped the heads.
         """
         (spec,) = resolve_tasks([task]).values()
         if spec.name in self.config.task_specs:

@@ -12,7 +12,7 @@ from .alignment import UPRIGHT, misalignment_of_sizes, orientation
 from .cameras import find_focal_length
 from .entry_fields import refusal
 from .heads import from_means
-from .images import label_array, resize_label
+from .images import BROKEN, label_array, resize_label
 from .tasks import IGNORE_INDEX, TaskSpec
 
 
@@ -32,42 +32,43 @@ def decode_map(stored: Image.Image | np.ndarray | Tensor, spec: TaskSpec) -> np.
 
 def unfit_file(image: Image.Image, spec: TaskSpec) -> str | None:
     """Why the pixels of an image file are not the values of a task's map, or None if they may be."""
-    frames = getattr(image, "n_frames", 1)
+    try:
+        frames = getattr(image, "n_frames", 1)  # Pillow reads through the file for it
+    except BROKEN as error:
+        return f"the file is broken: {error}"
     if frames > 1:
         return f"the file has {frames} frames or pages; store the one that is the map"
     if image.mode not in ("P", "PA"):
         return None
     greys = _greys(image)
+    shifted = [number for number, grey in greys.items() if grey != number]
     if not spec.is_classification:
-        is_grey_file = bool(greys) and all(grey == number for number, grey in greys.items())
         reason = "the file has a palette, so its pixels are numbers of colours; store the values themselves, as grey or RGB"
-        return None if is_grey_file else reason
-    classes = {grey for number, grey in greys.items() if grey != number and grey not in spec.encoding.unknown}
-    if not classes or not _are_classes(greys.values(), spec):
+        return None if greys and not shifted else reason
+    if not shifted or not _name_classes(greys.values(), spec):
         return None
-    number = next(number for number, grey in greys.items() if grey in classes)
     return (
-        f"the file has a palette of greys, in which number {number} is grey {greys[number]}: either may be the class; store the ids as "
-        "8-bit grey"
+        f"the file has a palette of greys, in which number {shifted[0]} is grey {greys[shifted[0]]}: either may be the class; store the "
+        "ids as 8-bit grey"
     )
 
 
 def _greys(image: Image.Image) -> dict[int, int]:
-    """The grey of each palette entry that a file's pixels use; empty if any of them is a colour."""
+    """The grey of each palette entry that a file's pixels have; empty if any entry of the palette is a colour."""
     colours = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    used = np.unique(np.asarray(image if image.mode == "P" else image.getchannel("P")))
-    used = used[used < len(colours)]
-    is_grey = (colours[used] == colours[used, :1]).all()
-    return dict(zip(used.tolist(), colours[used, 0].tolist(), strict=True)) if is_grey else {}
+    if (colours != colours[:, :1]).any():
+        return {}
+    numbers = image if image.mode == "P" else image.getchannel(0)
+    return {number: int(colours[number, 0]) for number, count in enumerate(numbers.histogram()[: len(colours)]) if count}
 
 
-def _are_classes(stored: Iterable[int], spec: TaskSpec) -> bool:
-    """Whether all values of a stored map are class ids or unknown."""
+def _name_classes(stored: Iterable[int], spec: TaskSpec) -> bool:
+    """Whether stored values are all class ids or unknown, and at least two of them ids."""
     try:
-        spec.decode(np.array([list(stored)], spec.encoding.dtype))
-    except ValueError:
+        classes = spec.decode(np.array([list(stored)], spec.encoding.dtype))
+    except (ValueError, OverflowError):
         return False
-    return True
+    return len(np.unique(classes[classes != IGNORE_INDEX])) > 1
 
 
 class Place(NamedTuple):

@@ -41,9 +41,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Lowest and highest prediction by the activation, of tasks without a `value_range`; others reach every number.
-_REACHED = {"sigmoid": (0.0, 1.0), "unit_vector": (-1.0, 1.0)}
-
 _MODULES = nn.ModuleDict()
 _FIELDS = {
     "channels": integer,
@@ -147,9 +144,16 @@ class TaskSpec:
         return self.kind == "classification"
 
     @property
-    def reached_range(self) -> tuple[float, float]:
-        """Lowest and highest value that predictions can have, infinite where there is no limit."""
-        return self.value_range or _REACHED.get(self.activation, (-math.inf, math.inf))
+    def head_range(self) -> tuple[float, float]:
+        """Lowest and highest output of the task's head, infinite where its activation sets no limit."""
+        if self.activation == "sigmoid":
+            return self.value_range or (0.0, 1.0)
+        return (-1.0, 1.0) if self.activation == "unit_vector" else (-math.inf, math.inf)
+
+    @property
+    def final_range(self) -> tuple[float, float]:
+        """Lowest and highest prediction after post-processing, which limits those of unlimited heads to `value_range`."""
+        return self.head_range if self.value_range is None or self.activation == "unit_vector" else self.value_range
 
     @property
     def flip_signs(self) -> tuple[float, ...]:

@@ -170,21 +170,30 @@ def colorize(values: np.ndarray, spec: TaskSpec, limits: tuple[float, float] | N
         `PIL.Image.Image`: RGB, of the map's size.
 
     Raises:
-        ValueError: on an unknown colour map or another number of axes.
+        ValueError: as [`check_colormap`], or on another number of axes.
     """
     check_colormap(spec)
     values = _channels_first(values)
     return COLORMAPS[spec.colormap](values, spec, color_limits(values) if limits is None else limits)
 
 
+def colormaps_of(spec: TaskSpec) -> list[str]:
+    """Names of the colour maps that fit a task: class ids are not numbers, and a single number has no direction."""
+    others = {"vectors", *_ANCHORS} if spec.is_classification else {"classes"}
+    others |= {"vectors"} if spec.channels == 1 else set()
+    return [name for name in COLORMAPS if name not in others]
+
+
 def check_colormap(spec: TaskSpec) -> None:
-    """Refuse an entry whose colour map does not exist.
+    """Refuse an entry whose colour map does not exist, or does not fit the task.
 
     Raises:
         ValueError: naming the allowed ones.
     """
-    if spec.colormap not in COLORMAPS:
-        raise ValueError(f"task {spec.name!r} has colormap {spec.colormap!r}; allowed: {', '.join(COLORMAPS)}")
+    allowed = colormaps_of(spec)
+    if spec.colormap not in allowed:
+        what = f"a {spec.kind} of {spec.channels} channel{'s' * (spec.channels != 1)}"
+        raise ValueError(f"task {spec.name!r}, {what}, has colormap {spec.colormap!r}; allowed: {', '.join(allowed)}")
 
 
 def _channels_first(values: Any) -> np.ndarray:

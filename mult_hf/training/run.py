@@ -13,6 +13,7 @@ from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
+from mult_hf.model.losses import check_loss
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import check_colormap
@@ -83,7 +84,8 @@ def train(
     if set(specs) != set(model.task_names):
         raise refusal(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
     for spec in specs.values():
-        check_colormap(spec)  # needed only by the panel at the end; losses, activations and metrics are checked where they are built
+        check_loss(spec)
+        check_colormap(spec)  # needed only by the panel at the end; activations and metrics are checked where they are built
     missing = missing_columns(training_rows.column_names or [], specs)
     accelerator = make_accelerator(arguments)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):

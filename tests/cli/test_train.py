@@ -255,7 +255,7 @@ def test_columns_without_the_name_of_a_task_are_refused(tmp_path):
 
 def test_a_misspelt_colour_map_is_refused_before_the_first_step_and_not_by_the_panel_at_the_end(tmp_path):
     data = write_data(tmp_path / "data", {"depth": depth_map}, [{**DEPTH, "colormap": "mgma"}])
-    with pytest.raises(ValueError, match="task 'depth' has colormap 'mgma'; allowed: classes, vectors, gray"):
+    with pytest.raises(ValueError, match="task 'depth', a regression of 1 channel, has colormap 'mgma'; allowed: gray"):
         train(tmp_path / "model", "--dataset", data)
     assert not (tmp_path / "model/log.jsonl").exists()
 

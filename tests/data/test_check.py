@@ -76,7 +76,9 @@ def test_every_problem_is_found_and_its_row_named(tmp_path, name):
         ("metrics", ["mean_angle"], "has the metric 'mean_angle', which is for"),
         ("loss", "l3", "allowed: cross_entropy, l1"),
         ("activation", "relu", "allowed: identity, sigmoid, unit_vector"),
-        ("colormap", "rainbow", "has colormap 'rainbow'; allowed: classes"),
+        ("colormap", "rainbow", "has colormap 'rainbow'; allowed: gray, viridis"),
+        ("colormap", "vectors", "a regression of 1 channel, has colormap 'vectors'; allowed: gray, viridis"),
+        ("loss", "balanced_binary_cross_entropy", "which is for values from 0 to 1, and its values run from 0 to 10"),
     ],
 )
 def test_names_in_an_entry_that_training_refuses_are_found_before(tmp_path, field, value, allowed):
@@ -145,7 +147,7 @@ CELSIUS = {"name": "heat", "kind": "regression", "channels": 1, "unit": "°C", "
 @pytest.mark.parametrize(
     ("fields", "limits"),
     [
-        ({"activation": "sigmoid"}, r"beyond \[0, 1\], .* with the task's activation 'sigmoid' without a value_range; give"),
+        ({"activation": "sigmoid"}, r"beyond \[0, 1\], .* with the task's activation 'sigmoid'; give"),
         ({"value_range": [0.0, 10.0]}, r"beyond \[0, 10\], .* with the task's value_range; give"),
         ({"activation": "sigmoid", "value_range": [0.0, 10.0], "unit": "m"}, r"beyond \[0, 10\], .* with the task's value_range; give"),
     ],
@@ -400,3 +402,35 @@ def test_focal_lengths_that_cannot_be_pixels_of_the_image_are_named(tmp_path):
         "focal_length is -1.0; give pixels of the image above 0, or null where it is not known": ["train row 2"],
         "focal_length is 2600 pixels, a field of view of 0.7 degrees; give pixels of the image": ["train row 3"],
     }
+
+
+def stored_file(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+EDGES = Image.fromarray(sound_maps()["edges2d"])
+NO_EDGES = {
+    "a palette": (stored_file(EDGES.quantize(16), "PNG"), "has a palette, so its pixels are numbers of colours"),
+    "two pages": (stored_file(EDGES, "TIFF", save_all=True, append_images=[EDGES]), "has 2 frames or pages"),
+    "half of two pages": (stored_file(EDGES, "TIFF", save_all=True, append_images=[EDGES])[:-900], "the file is broken|read completely"),
+}
+
+
+@pytest.mark.parametrize("name", NO_EDGES)
+def test_files_whose_pixels_are_not_the_values_are_named(tmp_path, name):
+    contents, reason = NO_EDGES[name]
+    (found,) = check(write(tmp_path / "set", [{**sound_maps(), "edges2d": contents}] * 3)).tasks["edges2d"].problems
+    assert re.search(reason, found), found
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "CMYK"])
+def test_the_sheet_shows_an_image_in_its_own_colours(tmp_path, mode):
+    red = Image.new("RGB", SIZE[::-1], (250, 0, 0))
+    red.paste((0, 0, 250), (0, 0, 8, 8))
+    file = io.BytesIO()
+    red.convert(mode).save(file, "TIFF")
+    sheet = check(write(tmp_path / "set", [{**sound_maps(), "image": file.getvalue()}] * 3)).sheet
+    pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
+    assert (np.abs(pixels - (250, 0, 0)).max(axis=1) < 20).sum() > 1000

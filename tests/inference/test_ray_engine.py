@@ -71,8 +71,8 @@ def assert_same_files(directory, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [0, pytest.param(1, marks=pytest.mark.nightly)])
-def test_files_report_and_status_are_those_of_one_process_though_a_worker_is_killed(cluster, run, tmp_path, kills):
+@pytest.mark.parametrize("kills", [0, pytest.param(1, marks=pytest.mark.nightly)], ids=["no worker killed", "a worker killed"])
+def test_files_report_and_status_are_those_of_one_process(cluster, run, tmp_path, kills):
     """The first two images were predicted before; a map of one of them is missing."""
     images, flags = save_images(tmp_path / "images", 2), ["--batch_size", 2, "--keep_images"]
     run(images, tmp_path / "ray", *flags)

@@ -7,11 +7,9 @@ import pytest
 from PIL import Image
 
 from mult_hf import MulTImageProcessor
-from mult_hf.data.check import check
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import resolve_tasks
-from support.checked_data import sound_maps, write
 
 EDGES = {"name": "edges2d", "encoding": {"dtype": "uint8", "scale": 1 / 255}}
 THINGS = {"name": "things", "kind": "classification", "channels": 4}
@@ -29,16 +27,11 @@ def greys(*levels):
     return [(level,) * 3 for level in levels]
 
 
-def pages(image, suffix):
+def pages(image, suffix, left_out=0):
+    """An opened file of two pages, without its last bytes."""
     file = io.BytesIO()
     image.save(file, suffix, save_all=True, append_images=[image])
-    return Image.open(file)
-
-
-def png(image):
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return Image.open(io.BytesIO(file.getvalue()[: len(file.getvalue()) - left_out]))
 
 
 NO_MAPS = {
@@ -49,6 +42,11 @@ NO_MAPS = {
         "a palette of greys, in which number 1 is grey 2: either may be the class; store the ids as 8-bit grey",
     ),
     "two pages": (EDGES, pages(Image.new("L", SIZE[::-1]), "TIFF"), "has 2 frames or pages; store the one that is the map"),
+    "a page that is cut off": (
+        EDGES,
+        pages(Image.new("L", SIZE[::-1]), "TIFF", 900),
+        "the file is broken|has 2 frames",
+    ),  # Pillow fails once
 }
 
 
@@ -67,17 +65,11 @@ def test_a_file_whose_pixels_are_not_the_values_is_refused_in_every_way_it_is_re
             collate([{"image": image, spec.name: stored}])
 
 
-@pytest.mark.parametrize("name", [name for name in NO_MAPS if "pages" not in name])
-def test_the_checker_names_such_files(tmp_path, name):
-    entry, stored, reason = NO_MAPS[name]
-    rows = [{"image": sound_maps()["image"], entry["name"]: png(stored)}] * 3
-    (found,) = check(write(tmp_path / "set", rows, {entry["name"]: entry})).tasks[entry["name"]].problems
-    assert reason in found
-
-
 MAPS = {
     "ids with colours": (THINGS, with_palette([0, 1, 2, 3], [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]), [0, 1, 2, 3]),
     "ids shown black and white": (THINGS, with_palette([0, 1], greys(0, 255)), [0, 1]),
+    "ids shown white and black": (THINGS, with_palette([0, 1], greys(255, 0)), [0, 1]),
+    "ids of which one is shown grey": (THINGS, with_palette([0, 3], [*greys(0), (9, 0, 0), (0, 9, 0), *greys(2)]), [0, 3]),
     "ids shown as greys that are no classes": (THINGS, with_palette([0, 1, 2, 3], greys(0, 80, 160, 240)), [0, 1, 2, 3]),
     "ids that are their greys": (THINGS, with_palette([0, 1, 2, 3], greys(*range(256))), [0, 1, 2, 3]),
     "values that are their greys": (EDGES, with_palette([0, 51, 255], greys(*range(256))), [0.0, 0.2, 1.0]),
@@ -90,14 +82,3 @@ def test_palettes_that_only_show_the_values_are_allowed(name):
     (spec,) = resolve_tasks([entry]).values()
     np.testing.assert_allclose(np.unique(decode_map(stored, spec)), expected, atol=1e-6)
     np.testing.assert_allclose(np.unique(decode_map(np.asarray(stored), spec)), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "P", "CMYK"])
-def test_the_sheet_shows_an_image_in_its_own_colours(tmp_path, mode):
-    red = Image.new("RGB", SIZE[::-1], (250, 0, 0))
-    red.paste((0, 0, 250), (0, 0, 8, 8))
-    file = io.BytesIO()
-    red.convert(mode).save(file, "TIFF")
-    sheet = check(write(tmp_path / "set", [{**sound_maps(), "image": file.getvalue()}] * 3)).sheet
-    pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
-    assert (np.abs(pixels - (250, 0, 0)).max(axis=1) < 20).sum() > 1000

@@ -334,6 +334,37 @@ def test_an_unknown_loss_is_refused():
         losses.loss_function(spec)
 
 
+OF_NUMBERS = {"name": "own", "kind": "regression", "channels": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "ranges"),
+    [
+        ({"loss": "balanced_binary_cross_entropy", "value_range": (0.0, 10.0)}, "from 0 to 1, and its values run from 0 to 10"),
+        ({"loss": "silog", "value_range": (-1.0, 1.0)}, "from 0 to inf, and its values run from -1 to 1"),
+        ({"loss": "silog", "activation": "unit_vector", "channels": 3}, "from 0 to inf, and its values run from -1 to 1"),
+    ],
+)
+def test_a_loss_that_ignores_values_of_the_task_is_refused(fields, ranges):
+    spec = TaskSpec(**OF_NUMBERS | fields)
+    with pytest.raises(ValueError, match=f"'own' has loss '{spec.loss}', which is for values {ranges}; give another loss"):
+        losses.check_loss(spec)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"loss": "balanced_binary_cross_entropy", "activation": "sigmoid"},
+        {"loss": "balanced_binary_cross_entropy"},
+        {"loss": "silog"},
+        {"loss": "silog", "activation": "sigmoid", "value_range": (0.1, 80.0)},
+        {"loss": "l1", "value_range": (-5.0, 5.0)},
+    ],
+)
+def test_a_loss_of_values_without_limits_or_within_its_own_is_allowed(fields):
+    losses.check_loss(TaskSpec(**OF_NUMBERS | fields))
+
+
 def test_every_registered_task_names_a_loss_that_exists():
     for spec in registered_tasks().values():
         assert losses.loss_function(spec) is LOSSES[spec.loss]

@@ -232,7 +232,7 @@ def test_a_map_of_another_number_of_axes_is_refused(shape):
 
 
 def test_an_unknown_colour_map_is_refused():
-    with pytest.raises(ValueError, match=r"'depth' has colormap 'jet'; allowed: classes, vectors, gray, viridis"):
+    with pytest.raises(ValueError, match=r"'depth', a regression of 1 channel, has colormap 'jet'; allowed: gray, viridis, magma"):
         colorize(np.zeros((2, 2)), replace(DEPTH, colormap="jet"))
 
 

@@ -193,15 +193,7 @@ def test_the_same_classes_keep_their_head(shallow_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     "entry",
     [
-        {
-            "name": "segmentation",
-            "kind": "regression",
-            "channels": 1,
-            "class_names": [],
-            "loss": "l1",
-            "metrics": ["mae"],
-            "colormap": "gray",
-        },
+        {"name": "segmentation", "kind": "regression", "channels": 1, "class_names": [], "loss": "l1", "metrics": ["mae"]},
         {"name": "depth", "unit": "mm"},
     ],
 )
