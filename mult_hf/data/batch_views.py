@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mult_hf.model.entry_fields import refusal
-from mult_hf.model.heads import from_means
+from mult_hf.model.resizing import from_means
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .augmentations import RandomAugmentation, View, check_computed_targets

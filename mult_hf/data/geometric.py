@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mult_hf.model.heads import from_means
+from mult_hf.model.resizing import from_means
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .photometric import gaussian_blur

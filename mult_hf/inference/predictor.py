@@ -11,7 +11,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from mult_hf.model.agreement import mirrored_back, to_average
-from mult_hf.model.heads import from_means
+from mult_hf.model.resizing import from_means
 from mult_hf.model.tasks import TaskSpec
 
 Predictor = Callable[[Tensor], Mapping[str, Tensor]]

@@ -23,15 +23,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
 """Activation of a head by its name in a task's entry: (logits, spec) -> prediction in the target's space."""
 
 
-_FROM_MEANS: dict[str, Callable[[Tensor, int], Tensor]] = {"unit_vector": lambda means, axis: F.normalize(means, dim=axis)}
-
-
-def from_means(means: Tensor, spec: TaskSpec, channel_axis: int) -> Tensor:
-    """Turn means of a task's maps, as of resizing, back to what its activation gives: unit vectors again have length 1."""
-    convert = _FROM_MEANS.get(spec.activation)
-    return means if convert is None else convert(means, channel_axis)
-
-
 def activation_function(spec: TaskSpec) -> Callable[[Tensor, TaskSpec], Tensor]:
     """The function that a task's entry names.
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from .alignment import UPRIGHT, misalignment_of_sizes, orientation
 from .cameras import find_focal_length
 from .entry_fields import refusal
-from .heads import from_means
 from .images import BROKEN, label_array, resize_label
+from .resizing import from_means
 from .tasks import IGNORE_INDEX, TaskSpec
 
 

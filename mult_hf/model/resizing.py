@@ -4,20 +4,29 @@ A strip stays in the processor's cache until it is finished, and no full-size co
 `F.interpolate(..., mode="bilinear", align_corners=False)` up to rounding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tasks import IGNORE_INDEX
+from .tasks import IGNORE_INDEX, TaskSpec
 
 STRIP_VALUES = 2**17
 """Values in a strip, at most, on a CPU: half a MiB of float32. On a GPU all rows are one strip, because each call costs time there."""
 
 _FEW_VALUES = 2**22
 """Number of resized logits up to which the classes of all pixels are found at once."""
+
+
+_FROM_MEANS: dict[str, Callable[[Tensor, int], Tensor]] = {"unit_vector": lambda means, axis: F.normalize(means, dim=axis)}
+
+
+def from_means(means: Tensor, spec: TaskSpec, channel_axis: int) -> Tensor:
+    """Turn means of a task's maps, as of resizing, back to what its activation gives: unit vectors again have length 1."""
+    convert = _FROM_MEANS.get(spec.activation)
+    return means if convert is None else convert(means, channel_axis)
 
 
 def bounded_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
@@ -160,4 +169,4 @@ def _index_of_largest(values: Tensor) -> Tensor:
     return index.masked_fill_(largest.isnan(), IGNORE_INDEX).long()
 
 
-__all__ = ["Axis", "Strip", "bounded_size", "class_map", "classes_of", "strips"]
+__all__ = ["Axis", "Strip", "bounded_size", "class_map", "classes_of", "from_means", "strips"]

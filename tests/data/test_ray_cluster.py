@@ -29,7 +29,7 @@ def test_a_worker_returns_its_results_or_its_error_as_one_row():
     assert (failed.value, type(failed.error)) == (None, TypeError)
 
 
-@pytest.mark.nightly  # tests/inference/test_ray_engine.py starts one in every run
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_cluster_of_this_machine_has_the_processors_that_were_asked_for(cluster):
     assert (cluster.cpus, cluster.gpus) == (2, 0)

@@ -70,8 +70,9 @@ def assert_same_files(directory, other):
                 np.testing.assert_allclose(one, two, atol=2 * precision(entry) + 1e-4)
 
 
+@pytest.mark.nightly  # two minutes of a core; the parts below, and what they are made of, are tested in every run
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [0, pytest.param(1, marks=pytest.mark.nightly)], ids=["no worker killed", "a worker killed"])
+@pytest.mark.parametrize("kills", [0, 1], ids=["no worker killed", "a worker killed"])
 def test_files_report_and_status_are_those_of_one_process(cluster, run, tmp_path, kills):
     """The first two images were predicted before; a map of one of them is missing."""
     images, flags = save_images(tmp_path / "images", 2), ["--batch_size", 2, "--keep_images"]

@@ -252,7 +252,7 @@ def parquet_names(split, count):
     return [f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
 
 
-@pytest.mark.parametrize("num_proc", [1, 2])
+@pytest.mark.parametrize("num_proc", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_files_have_about_the_requested_size_and_every_sample_once(tmp_path, num_proc):
     """The samples of several buildings share files; two processes write the same files as one."""
     root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade", "muleshoe"], views=range(5))

@@ -25,6 +25,7 @@ def benchmark():
     del sys.modules["benchmark_end_to_end"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_command_prints_seconds_and_memory_of_each_case(benchmark, tmp_path, capsys):
     output = tmp_path / "results.json"

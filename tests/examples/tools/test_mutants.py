@@ -128,6 +128,7 @@ def test_the_command_succeeds_where_every_chosen_mutant_is_killed(tmp_path):
     assert "1 of 1 mutants killed" in done.stdout
 
 
+@pytest.mark.nightly
 def test_a_mutant_that_hangs_is_stopped_and_counts_as_killed(tmp_path):
     done = run_command(tmp_path, [HANGS, KILLED], "--timeout", "10")
     assert done.returncode == 0, done.stderr
