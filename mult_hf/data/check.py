@@ -147,11 +147,12 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     Raises:
         ValueError: if the card or the data cannot be read at all.
     """
-    specs = resolve_tasks(load_task_entries(name_or_path, token=token))
+    entries = load_task_entries(name_or_path, token=token)
+    specs = resolve_tasks(entries)
     findings = {column: TaskFindings() for column in ("image", *specs)}
     for task, spec in specs.items():
         _check_names(spec, findings[task])
-    notes: list[str] = []
+    notes = [*_encoding_notes(entries, specs)]
     shown: list[list[Image.Image | None]] = []
     for split_name, dataset in _open(name_or_path, split, token).items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
@@ -172,6 +173,15 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     _judge_pairs(findings, specs)
     any_image = any(cell is not None for cells in shown for cell in cells)
     return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None)
+
+
+def _encoding_notes(entries: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec]) -> Iterator[str]:
+    """How maps are read whose entry does not say it; another bit depth would be refused, another scale or first id is not."""
+    for entry, (task, spec) in zip(entries, specs.items(), strict=True):
+        if isinstance(entry, str) or entry.get("encoding") is None:
+            read = spec.encoding
+            fields = f"dtype {read.dtype}, scale {read.scale}, offset {read.offset}, unknown {list(read.unknown)}"
+            yield f"{task}: the card's entry has no encoding, so maps are read with {fields}"
 
 
 def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mult_hf.data.schema import load_task_entries
 from mult_hf.model.tasks import IGNORE_INDEX, LabelEncoding, TaskSpec, resolve_tasks
 
-from .locations import whole_output
+from .locations import location, whole_output
 from .png import png_bytes
 
 _ENCODED_PIXELS = 2**14
@@ -83,13 +83,14 @@ def _encoded(values: np.ndarray, stored: TaskSpec) -> np.ndarray:
     return encoded[..., 0] if encoded.shape[-1] == 1 else encoded
 
 
-def read_map(path: Path, stored: TaskSpec) -> np.ndarray:
+def read_map(path: str | Path, stored: TaskSpec) -> np.ndarray:
     """Read a map that [`write_map`] stored: (height, width) int64 class ids, or (channels, height, width) float32.
 
     Args:
-        path: path of the file; for a URL, as from [`location`].
+        path: path or URL of the file.
         stored: the task's entry in the card, see [`load_stored_forms`].
     """
+    path = location(path) if isinstance(path, str) else path
     with path.open("rb") as file:
         if path.suffix == ".npz":
             with np.load(file) as arrays:

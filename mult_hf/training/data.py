@@ -63,13 +63,12 @@ def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
     """
     first, others = cast(str, arguments.dataset), arguments.mix_with or []
     names = [first, *others]
+    entries = {name: load_task_specs(name, None if others else arguments.tasks) for name in names}
     streaming = any(map(streams_by_default, names)) if arguments.streaming is None else arguments.streaming
     rows, validation_rows, contents = _streamed(names, arguments) if streaming else _stored(names, arguments)
     baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
     if not others:
-        specs = load_task_specs(first, arguments.tasks)
-        return TrainingData(specs, rows[first], validation_rows, baseline_rows, contents=contents)
-    entries = {name: load_task_specs(name) for name in names}
+        return TrainingData(entries[first], rows[first], validation_rows, baseline_rows, contents=contents)
     merged = merge_tasks(entries)
     unknown = sorted(set(arguments.tasks or []) - set(merged))
     if unknown:

@@ -295,3 +295,10 @@ def test_a_data_set_must_be_named_without_the_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(command.TrainFlags, "dataset", None)
     with pytest.raises(ValueError, match="--dataset is missing; give a local directory or Hub id of a data set"):
         command.main(["--output_dir", str(tmp_path)])
+
+
+def test_a_card_with_broken_yaml_is_named(tmp_path):
+    data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH])
+    (data / "README.md").write_text("---\nmult_tasks: [a: b: c\n---\n")
+    with pytest.raises(ValueError, match=r"(?s)card .*README.md cannot be read: .*; correct the YAML header"):
+        train(tmp_path / "run", "--dataset", data)

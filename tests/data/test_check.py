@@ -204,6 +204,14 @@ def test_fields_that_would_turn_and_mirror_values_wrongly_are_mentioned(tmp_path
     assert "zoom_exponent" not in str(check(write(tmp_path / "sound", [sound_maps()] * 3)))
 
 
+def test_how_maps_are_read_is_mentioned_where_the_card_does_not_say_it(tmp_path):
+    """Ids from 0 in place of those from 1 lose a class, and millimetres in place of 512 steps per metre are twice as far."""
+    entries = {**ENTRIES, "depth": {"name": "depth"}}
+    notes = check(write(tmp_path / "set", [sound_maps()] * 3, entries)).notes
+    assert notes[0].startswith("depth: the card's entry has no encoding, so maps are read with dtype uint16, scale 0.00195")
+    assert not [note for note in notes[1:] if "no encoding" in note]
+
+
 def test_a_split_without_rows_is_named(tmp_path):
     root = write(tmp_path / "set", [sound_maps()] * 3)
     train = Dataset.from_parquet(str(root / "train-00000-of-00001.parquet"), cache_dir=str(tmp_path / "cache"))

@@ -50,7 +50,7 @@ def test_every_tasks_file_reads_back_within_the_stated_precision(spec, tmp_path)
     path = directory.map_path(spec.name, "a/x.jpg")
     write_map(path, prediction, directory.stored[spec.name])
     entry = load_stored_forms(tmp_path)[spec.name]
-    read = read_map(path, entry)
+    read = read_map(str(path), entry)
     assert read.shape == (prediction.shape if spec.is_classification or spec.channels > 1 else (1, *prediction.shape))
     error = np.abs(read.reshape(prediction.shape).astype(np.float64) - prediction.double().numpy())
     rounding = 1e-6 * np.abs(prediction.numpy()).max()
