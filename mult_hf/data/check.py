@@ -247,9 +247,9 @@ def _check_row(
 
 
 def _pairs(specs: Mapping[str, TaskSpec]) -> list[tuple[str, str]]:
-    """The first task in metres paired with the first task of unit vectors, if both exist."""
-    distances, normals = ([task for task, spec in specs.items() if is_such(spec)] for is_such in (is_depth, is_normals))
-    return list(zip(distances[:1], normals[:1], strict=False))
+    """The first task of depth paired with the first one of normals, if both exist."""
+    depths, normals = ([task for task, spec in specs.items() if is_such(spec)] for is_such in (is_depth, is_normals))
+    return list(zip(depths[:1], normals[:1], strict=False))
 
 
 def _judge_all_maps(findings: TaskFindings, spec: TaskSpec) -> None:

@@ -24,6 +24,14 @@ def image_of(height, width, exif_orientation=None):
     return Image.open(buffer)
 
 
+def turned_file(directory, suffix, exif_orientation, image):
+    """The path of an image file with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = exif_orientation
+    image.save(directory / f"turned.{suffix}", exif=exif)
+    return directory / f"turned.{suffix}"
+
+
 def depth_of(height, width):
     return Image.fromarray(np.full((height, width), 512, np.uint16))
 
@@ -126,10 +134,7 @@ def test_processors_accept_maps_of_another_size_and_upright_maps_of_turned_image
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
 def test_exif_orientation_is_read_from_a_file_in_any_form(processor_class, suffix, tmp_path):
     """Pillow applies and forgets that of a TIFF file when it reads the pixels."""
-    path = tmp_path / f"turned.{suffix}"
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.new("RGB", (60, 30)).save(path, exif=exif)
+    path = turned_file(tmp_path, suffix, 6, Image.new("RGB", (60, 30)))
     processor = processor_class(size={"height": 48, "width": 48}, tasks=["depth"])
     for image in (path, str(path), path.read_bytes(), path.open("rb"), {"bytes": path.read_bytes()}, Image.open(path)):
         with pytest.raises(ValueError, match=r"turned by 90 degrees \(the image's EXIF orientation is 6"):
@@ -140,10 +145,7 @@ def test_exif_orientation_is_read_from_a_file_in_any_form(processor_class, suffi
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
 def test_a_map_of_a_file_upside_down_is_refused_in_every_format(processor_class, suffix, tmp_path):
     """Its size does not show whether it was turned with the image."""
-    path = tmp_path / f"turned.{suffix}"
-    exif = Image.Exif()
-    exif[274] = 3
-    Image.new("RGB", (60, 30)).save(path, exif=exif)
+    path = turned_file(tmp_path, suffix, 3, Image.new("RGB", (60, 30)))
     processor = processor_class(size={"height": 48, "width": 48}, tasks=["depth"])
     for image in (path, path.read_bytes(), Image.open(path)):
         with pytest.raises(ValueError, match=r"EXIF orientation 3 .* does not show whether"):
@@ -153,10 +155,7 @@ def test_a_map_of_a_file_upside_down_is_refused_in_every_format(processor_class,
 @processors
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_a_map_with_an_exif_orientation_is_refused_in_every_format(processor_class, suffix, tmp_path):
-    path = tmp_path / f"turned.{suffix}"
-    exif = Image.Exif()
-    exif[274] = 3
-    depth_of(30, 60).save(path, exif=exif)
+    path = turned_file(tmp_path, suffix, 3, depth_of(30, 60))
     processor = processor_class(size={"height": 48, "width": 48}, tasks=["depth"])
     with pytest.raises(ValueError, match="the map has EXIF orientation 3"):
         processor(Image.new("RGB", (60, 30)), label_maps={"depth": Image.open(path)})
