@@ -15,6 +15,7 @@ from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessing
 from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
+from .row_errors import ROW
 from .schema import FOCAL_LENGTH
 
 Augmentation = Callable[..., dict[str, Any]]
@@ -145,9 +146,10 @@ class MultiTaskCollator:
         if without_image:
             raise refusal(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
         for number, row in enumerate(rows):
-            check_aligned({task: row.get(task) for task in specs}, row["image"], f"row {number} of the batch")
+            where = row.get(ROW) or f"row {number} of the batch"
+            check_aligned({task: row.get(task) for task in specs}, row["image"], where)
             if self.processor.canonical_focal_length is not None and row.get(FOCAL_LENGTH) is not None:
-                check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of row {number} of the batch")
+                check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of {where}")
 
     def _stored_targets(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
         targets = {}

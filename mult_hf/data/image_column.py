@@ -15,7 +15,7 @@ from PIL import ImageOps
 
 from mult_hf.model.alignment import APPLIED_ORIENTATION, UPRIGHT, orientation
 from mult_hf.model.cameras import film_equivalent, with_film_equivalent
-from mult_hf.model.images import open_image
+from mult_hf.model.images import BROKEN, open_image
 
 
 class Image(ImageFeature):
@@ -39,7 +39,10 @@ class Image(ImageFeature):
         path, contents = value["path"] or "image", value["bytes"]
         image = open_image(path if contents is None else BytesIO(contents), path)
         turned, millimetres = orientation(image), film_equivalent(image)
-        image.load()  # after its header was read, because Pillow applies the orientation of a TIFF file here, and forgets it
+        try:
+            image.load()  # after its header was read, because Pillow applies the orientation of a TIFF file here, and forgets it
+        except BROKEN as error:
+            raise ValueError(f"{path} cannot be read completely: {error}") from error
         if turned != UPRIGHT:
             image = with_film_equivalent(ImageOps.exif_transpose(image), millimetres)
             image.info[APPLIED_ORIENTATION] = turned

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.mistakes import MOST_UNREACHABLE, share_beyond
+from mult_hf.data.row_errors import ROW, in_batch, read_row
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import constant_predictions
 from mult_hf.model.entry_fields import refusal
@@ -43,10 +44,14 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     """
     check_data(dataset, batch_size=1)
     specs = collator.processor.task_specs
-    first = collator([dataset[0]])
+
+    def prepared(number: int) -> Any:
+        return in_batch(collator, [{**read_row(dataset, number), ROW: f"row {number}"}])
+
+    first = prepared(0)
     size = tuple(first["pixel_values"].shape[-2:])
     numbers = evenly_spread(len(dataset), min(max_images, max(1, _MAX_PIXELS // math.prod(size))))
-    targets = [first["labels"], *(collator([dataset[number]])["labels"] for number in numbers[1:])]
+    targets = [first["labels"], *(prepared(number)["labels"] for number in numbers[1:])]
     stacks = {}
     for task, spec in specs.items():
         stacks[task] = torch.stack([resized_target(target[task][0], size, spec) for target in targets])

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.row_errors import ROW, in_batch, read_row
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import MultiTaskMetrics, Sums
@@ -200,9 +201,9 @@ class _Batches(TorchDataset):
 
     def __getitem__(self, number: int) -> _Batch:
         numbers = list(range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.dataset))))
-        rows = [self.dataset[row] for row in numbers]
+        rows = [{**read_row(self.dataset, row), ROW: f"row {row}"} for row in numbers]
         names = [str(row["id"]) if row.get("id") is not None else f"row {row_number}" for row_number, row in zip(numbers, rows)]
-        pixel_values, targets = self.collator.collate_for_evaluation(rows)
+        pixel_values, targets = in_batch(self.collator.collate_for_evaluation, rows)
         focal_lengths = self.collator.focal_lengths(rows, _size(pixel_values))
         return _Batch(numbers, names, pixel_values, targets, focal_lengths)
 
@@ -219,6 +220,7 @@ def evaluate(
     num_workers: int = 0,
     per_image: bool = True,
     progress: bool = True,
+    description: str = "evaluating",
 ) -> dict[str, Evaluation]:
     """Measure several predictors in one pass over the data.
 
@@ -235,6 +237,7 @@ def evaluate(
         num_workers: worker processes that prepare batches, per predicting process.
         per_image: whether to keep every image's statistics, to rank and resample images; see [`Evaluation`].
         progress: whether to show a progress bar.
+        description: text before the progress bar.
 
     Returns:
         An [`Evaluation`] per predictor.
@@ -251,7 +254,7 @@ def evaluate(
     specs = collator.processor.task_specs
     measured = {name: Evaluation(specs, per_image=per_image) for name in predictors}
     silent = not (progress and accelerator.is_main_process)
-    with tqdm(loader, desc="evaluating", disable=silent, mininterval=5) as bar:  # an error closes it, and starts on its own line
+    with tqdm(loader, desc=description, disable=silent, mininterval=5) as bar:  # an error closes it, and starts on its own line
         for batch, number in zip(bar, steps):
             pixel_values = batch.pixel_values.to(accelerator.device)
             predictions = {name: predictor(pixel_values) for name, predictor in predictors.items()}

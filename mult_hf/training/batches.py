@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from mult_hf.data.collator import AUGMENTATION_SEED, Collate
+from mult_hf.data.row_errors import ROW, in_batch
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature
 
@@ -207,7 +208,8 @@ class _NamingCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[MulTBatchFeature, list[dict[str, Any]], int]:
         names = [short_columns({key: value for key, value in row.items() if key not in (AUGMENTATION_SEED, EPOCH)}) for row in rows]
-        return self.collate(rows), names, max(row[EPOCH] for row in rows)
+        named = [{**row, ROW: f"sample {name}"} for row, name in zip(rows, names)]
+        return in_batch(self.collate, named), names, max(row[EPOCH] for row in rows)
 
 
 class StreamedBatches:
@@ -278,7 +280,8 @@ class StreamedBatches:
         if state["num_workers"] != self.num_workers:
             raise ValueError(
                 f"--num_workers was {state['num_workers']} and is {self.num_workers}; each worker reads its own shards of streamed rows: "
-                f"continue with --num_workers {state['num_workers']}, or start from the weights with --model"
+                f"continue with --num_workers {state['num_workers']}, or start a new run from the weights: "
+                "--model with the path of the checkpoint"
             )
         self._loader.load_state_dict(dict(state["loader"]))
 

@@ -14,10 +14,12 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.batch_views import BatchViews
 from mult_hf.data.collator import Augmentation, MultiTaskCollator
+from mult_hf.data.row_errors import naming_split
 from mult_hf.data.streaming import first_rows
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTProcessingMixin
@@ -180,9 +182,12 @@ class TrainingLoop:
 
         Raises:
             OSError: if something cannot be written, or a process that reads data was killed.
+            ValueError: if a row cannot be used; validation rows are all read before the first step.
             FloatingPointError: if a loss, a gradient or a weight is not finite.
         """
         arguments, progress = self.arguments, self.progress
+        if progress.step < arguments.max_steps:
+            self.validation.measure_baseline()
         self.batches.start(progress.step * arguments.gradient_accumulation_steps)
         silent = not self.accelerator.is_main_process
         self.model.train()
@@ -191,7 +196,8 @@ class TrainingLoop:
         with closing(self.batches), bar:
             while progress.step < arguments.max_steps:
                 started = time.perf_counter()
-                batches = [next(self.batches) for _ in range(arguments.gradient_accumulation_steps)]
+                with naming_split("training"):
+                    batches = [next(self.batches) for _ in range(arguments.gradient_accumulation_steps)]
                 norm = self.take_step(batches)
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
@@ -207,7 +213,14 @@ class TrainingLoop:
                     self.evaluate()
                 if saves:
                     progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
-                    save_checkpoint(self.accelerator, self.state.save, self.checkpoints, progress.step, arguments.keep_checkpoints)
+                    save_checkpoint(self.accelerator, self.write_checkpoint, self.checkpoints, progress.step, arguments.keep_checkpoints)
+
+    def write_checkpoint(self, directory: Path) -> None:
+        """Write the run's state to a directory, which is also one of a model, unless the weights are in shards."""
+        self.state.save(directory)
+        if self.accelerator.is_main_process and (directory / SAFE_WEIGHTS_NAME).is_file():
+            self.module.config.to_json_file(directory / CONFIG_NAME, use_diff=True)
+            self.processor.to_json_file(directory / IMAGE_PROCESSOR_NAME)
 
     def take_step(self, batches: Sequence[TrainingBatch]) -> float:
         """Take one optimizer step; returns the norm of the gradients before clipping.

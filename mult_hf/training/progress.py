@@ -17,6 +17,8 @@ from mult_hf.model.entry_fields import refusal
 
 from .stream import TrainingStream
 
+_FROM_WEIGHTS = "start a new run from its weights: --model with the path of the checkpoint"
+
 
 @dataclass
 class Progress:
@@ -70,11 +72,11 @@ class Progress:
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
-            raise ValueError(f"the checkpoint is from another run: {message}; give the same flags, or start from its weights with --model")
+            raise ValueError(f"the checkpoint is from another run: {message}; give the same flags, or {_FROM_WEIGHTS}")
         changed = [name for name in sorted({*self.data, *state["data"]}) if self.data.get(name) != state["data"].get(name)]
         if changed:
             message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)
-            raise ValueError(f"the data changed since the checkpoint ({message}); restore them, or start from its weights with --model")
+            raise ValueError(f"the data changed since the checkpoint ({message}); restore them, or {_FROM_WEIGHTS}")
         for name, value in state.items():
             setattr(self, name, value)
 

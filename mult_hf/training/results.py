@@ -18,6 +18,10 @@ from .distributed import peak_memory
 from .loop import TrainingLoop
 from .saving import save_model
 
+_METRICS, _PANEL, _CARD = "metrics.json", "panel.png", "README.md"
+_OF_WEIGHTS = (_METRICS, _PANEL, _CARD)
+"""Files that describe the weights beside them."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -39,7 +43,9 @@ class Provenance:
 
 
 def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
-    """Evaluate the final weights, and save them with metrics, panel and model card.
+    """Save the final weights, evaluate them, and add metrics, panel and model card.
+
+    The weights are saved first, so that an error in the evaluation does not lose them.
 
     Args:
         loop: the training loop after its last step.
@@ -48,8 +54,17 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
     Returns:
         The contents of `metrics.json`: metrics by `"task/metric"` under `model` and `constant_baseline`, `gain_over_baseline` in
         percent, and facts about the run. Unknown metrics are NaN here and null in the file.
+
+    Raises:
+        OSError: if a file cannot be written.
+        ValueError: if a validation row cannot be used.
     """
     directory = loop.arguments.output_dir
+    with loop.final_weights() as model:
+        if loop.accelerator.is_main_process:
+            for name in _OF_WEIGHTS:  # those of an earlier run's weights
+                (directory / name).unlink(missing_ok=True)
+        save_model(loop.accelerator, model, loop.processor, directory, loop.checkpoints)
     measured = loop.evaluate()
     table = results_table({"MulT": measured.model, "constant baseline": measured.baseline})
     loop.accelerator.print(table)
@@ -60,12 +75,11 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
         **facts(loop, provenance),
     }
     with loop.final_weights() as model:
-        save_model(loop.accelerator, model, loop.processor, directory, loop.checkpoints)
         if loop.accelerator.is_main_process:
             panel = example_panel(model, loop.validation.rows, loop.validation.collator, loop.arguments.panel_rows)
             with describing_write_errors(directory, loop.checkpoints):
-                (directory / "metrics.json").write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
-                panel.save(directory / "panel.png")
+                (directory / _METRICS).write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
+                panel.save(directory / _PANEL)
                 save_card(loop, model, provenance, numbers, table)
     return numbers
 
@@ -110,7 +124,7 @@ def save_card(
     """Fill the template of model cards with the model, its data and its metrics."""
     arguments, config = loop.arguments, model.config
     write_card(
-        arguments.output_dir / "README.md",
+        arguments.output_dir / _CARD,
         card_template(),
         config.task_specs,
         eval_results(numbers["model"], config.task_specs, numbers["dataset"], provenance.validation_split),

@@ -196,7 +196,7 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     if state["device"] != device.type or (state["on_device"] is None) != (device.type == "cpu"):
         raise ValueError(
             f"the random state is from device {state['device']!r}, but this process runs on {device.type!r}; resume on the same kind of "
-            "device, or start from the weights with --model"
+            "device, or start a new run from the weights: --model with the path of the checkpoint"
         )
     before = random_state(device)
     try:

@@ -7,7 +7,7 @@ only on the seed and the position, not on the number of worker processes or on e
 
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mult_hf.data.collator import AUGMENTATION_SEED, Collate
+from mult_hf.data.row_errors import ROW, in_batch, read_row
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -55,8 +56,9 @@ class TrainingStream(Dataset):
         return self._order(epoch)[place]
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """The row at a position, with its augmentation seed for [`MultiTaskCollator`]."""
-        return {**self.rows[self.row_at(position)], AUGMENTATION_SEED: mix_seeds(self.seed, position, 1)}
+        """The row at a position, with its name, and its augmentation seed for [`MultiTaskCollator`]."""
+        number = self.row_at(position)
+        return {**read_row(self.rows, number), ROW: f"row {number}", AUGMENTATION_SEED: mix_seeds(self.seed, position, 1)}
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes cannot unpickle a cache
         return {"rows": self.rows, "seed": self.seed}
@@ -104,7 +106,7 @@ def stream_loader(
         pin_memory: whether to put batches into pinned memory, from which GPUs copy faster.
     """
     # A separate generator, because starting workers draws a number, which must not change dropout's random numbers.
-    own = torch.Generator()
+    own, collate = torch.Generator(), partial(in_batch, collate)
     return DataLoader(stream, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, generator=own, pin_memory=pin_memory)
 
 

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.row_errors import naming_split
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.loop import Evaluation, evaluate
@@ -49,12 +50,24 @@ class Validation:
     ) -> None:
         self.rows = rows
         self.collator = collator
-        self._predict_baseline = constant_baseline(training_rows, collator)
+        with naming_split("training"):
+            self._predict_baseline = constant_baseline(training_rows, collator)
         self._baseline: Evaluation | None = None
         self._evaluate = partial(evaluate, accelerator=accelerator, per_image=False, batch_size=batch_size, num_workers=num_workers)
 
+    @naming_split("validation")
+    def measure_baseline(self) -> None:
+        """Measure the baseline. This reads every validation row, so that one that cannot be used is found before the first step.
+
+        Raises:
+            RowError: naming the row.
+        """
+        predictors = {"baseline": self._predict_baseline}
+        self._baseline = self._evaluate(predictors, self.rows, self.collator, description="measuring the baseline")["baseline"]
+
+    @naming_split("validation")
     def measure(self, model: MulTForMultiTaskDensePrediction) -> Measured:
-        """Measure a model in evaluation mode; the first call also measures the baseline in the same pass."""
+        """Measure a model in evaluation mode, and the baseline in the same pass if it was not measured before."""
         predictors: dict[str, Predictor] = {"model": partial(predict, model)}
         if self._baseline is None:
             predictors["baseline"] = self._predict_baseline

@@ -13,6 +13,7 @@ from mult_hf.cli import train as command
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows
+from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
 from support.models import TINY_SWIN
 from support.training_runs import DEPTH, ROOT, depth_map, log, same, train, weights, write_data
@@ -89,6 +90,16 @@ def test_training_starts_from_a_trained_model(tmp_path, data):
     flags = [*AS_BY_DEFAULT, "--model", tmp_path / "first", "--learning_rate", 0, "--weight_decay", 0]
     train(tmp_path / "second", "--dataset", data, *flags)
     assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
+
+
+def test_training_starts_from_a_checkpoint_of_another_run(tmp_path, data):
+    train(tmp_path / "first", "--dataset", data, "--save_steps", 1, "--keep_checkpoints", 2)
+    checkpoint, last = list_checkpoints(tmp_path / "first" / "checkpoints")
+    unchanging = ["--learning_rate", 0, "--weight_decay", 0]
+    train(tmp_path / "second", "--dataset", data, *AS_BY_DEFAULT, "--model", checkpoint, *unchanging)
+    assert same(weights(checkpoint), weights(tmp_path / "second"))
+    assert same(weights(last), weights(tmp_path / "first"))
+    assert not same(weights(checkpoint), weights(last))
 
 
 def test_further_training_keeps_the_range_of_depth_and_says_which_camera_is_assumed(tmp_path, data, capsys):

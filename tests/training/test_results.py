@@ -9,8 +9,9 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction
+from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.training.checkpoints import list_checkpoints
+from mult_hf.training.loop import TrainingLoop
 from support.forked import run_script
 from support.tables import unpadded
 from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_map, log, same, train, write_data
@@ -161,3 +162,27 @@ def test_the_panel_has_the_requested_number_of_images(tmp_path, data):
     runs = [train(tmp_path / str(rows), "--dataset", data, "--panel_rows", rows) for rows in (1, 2)]
     one, two = (PILImage.open(directory / "panel.png").height for directory in runs)
     assert 1.5 * one < two < 2 * one, "titles and keys are drawn once"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_validation_row_that_cannot_be_used_is_named_before_the_first_step(tmp_path, monkeypatch, workers):
+    heights = iter([64] * 4 + [64, 64, 64, 32])  # of the training rows, then of the validation rows
+
+    def shrinking(rng, size):
+        return depth_map(rng, size).resize((size, next(heights)))
+
+    broken = write_data(tmp_path / "broken", {"depth": shrinking}, [DEPTH])
+    monkeypatch.setattr(TrainingLoop, "take_step", lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(ValueError, match=r"^validation data, depth of row 3: the map has 32 x 64 pixels, its image 64 x 64"):
+        train(tmp_path / "run", "--dataset", broken, "--num_workers", workers)
+
+
+def test_a_failing_final_evaluation_loses_neither_weights_nor_processor(tmp_path, data, monkeypatch):
+    (tmp_path / "metrics.json").write_text("those of an earlier run")
+    monkeypatch.setattr(TrainingLoop, "evaluate", lambda _: pytest.fail("no evaluation"))
+    with pytest.raises(pytest.fail.Exception, match="no evaluation"):
+        train(tmp_path, "--dataset", data)
+    (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
+    assert same(load_file(tmp_path / "model.safetensors"), load_file(checkpoint / "model.safetensors"))
+    assert MulTImageProcessor.from_pretrained(tmp_path).task_specs.keys() == {"depth", "principal_curvature"}
+    assert not (tmp_path / "metrics.json").exists(), "it would be taken for that of the new weights"

@@ -1,0 +1,102 @@
+"""Error messages that name the row of a data set which cannot be used."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROW = "row_of_data_set"
+"""Key of the name of a row, for error messages."""
+
+UNUSABLE = (OSError, SyntaxError, ValueError)
+"""Errors that the contents of a row cause: of files, of Pillow for some broken ones, and of values that do not fit."""
+
+Prepared = TypeVar("Prepared")
+
+_FROM_WORKER = re.compile(r"Caught RowError in DataLoader worker process \d+\.\n.*\nmult_hf\.data\.row_errors\.RowError: ", re.DOTALL)
+
+
+class RowError(ValueError):
+    """A row of a data set cannot be used; the message names it.
+
+    Where a worker process of a `DataLoader` raised it, torch creates it again from a text that contains the worker's traceback. The
+    message is taken from this text.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_FROM_WORKER.sub("", message).rstrip())
+
+
+def read_row(rows: "Dataset | Sequence[dict[str, Any]]", number: int) -> dict[str, Any]:
+    """A row with its decoded images.
+
+    Raises:
+        RowError: if it cannot be read, naming the row and the column.
+    """
+    try:
+        return rows[number]
+    except UNUSABLE as error:
+        column = next((name for name in getattr(rows, "column_names", ()) if not _is_readable(rows, number, name)), None)
+        raise RowError(f"row {number}{'' if column is None else f', column {column!r}'}: {error}") from error
+
+
+def _is_readable(rows: Any, number: int, column: str) -> bool:
+    try:
+        rows.select_columns([column])[number]
+    except UNUSABLE:
+        return False
+    return True
+
+
+@contextmanager
+def naming_row(name: str) -> Iterator[None]:
+    """Put the name of a row before the message of an error, unless it contains it.
+
+    Raises:
+        RowError: for every error that the contents of a row may cause.
+    """
+    try:
+        yield
+    except RowError:
+        raise
+    except UNUSABLE as error:
+        is_named = re.search(rf"{re.escape(name)}\b", str(error))
+        raise RowError(str(error) if is_named else f"{name}: {error}") from error
+
+
+@contextmanager
+def naming_split(name: str) -> Iterator[None]:
+    """Put the name of the data before that of a row in the block's errors.
+
+    Raises:
+        RowError: naming both.
+    """
+    try:
+        yield
+    except RowError as error:
+        raise RowError(f"{name} data, {error}") from error
+
+
+def in_batch(prepare: Callable[[Sequence[Mapping[str, Any]]], Prepared], rows: Sequence[Mapping[str, Any]]) -> Prepared:
+    """Prepare the rows of a batch. If that fails, the error is that of the first row that cannot be prepared alone, and names it.
+
+    Args:
+        prepare: of rows.
+        rows: with their names under [`ROW`].
+
+    Raises:
+        RowError: naming the row.
+    """
+    try:
+        return prepare(rows)
+    except UNUSABLE:
+        for row in rows:
+            with naming_row(row[ROW]):
+                prepare([row])
+        raise  # the rows do not fit together
+
+
+__all__ = ["ROW", "RowError", "in_batch", "naming_row", "naming_split", "read_row"]
