@@ -9,8 +9,9 @@ everything that looks wrong, and writes a contact sheet for visual inspection. T
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,12 @@ from mult_hf.model.processor_labels import unfit_file
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, panel
 
+from .class_mistakes import class_mistake, colour_coding, zero_based_ids
+from .metadata_files import FILE_NAME, described, metadata_mistake
 from .mistakes import (
+    INVERTED,
     Evidence,
-    class_mistake,
-    colour_coding,
+    flip_in_numbers,
     focal_length_mistake,
     geometry_notes,
     is_depth,
@@ -50,6 +53,9 @@ from .mistakes import (
     unreachable_mistake,
 )
 from .schema import FOCAL_LENGTH, load_task_entries
+
+HELD_OUT = "--train_split 'train[:90%]' --validation_split 'train[90%:]'"
+"""Flags of training for data with training rows only."""
 
 SHEET_ROWS = 8
 """Samples on a contact sheet."""
@@ -152,10 +158,16 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     findings = {column: TaskFindings() for column in ("image", *specs)}
     for task, spec in specs.items():
         _check_names(spec, findings[task])
-    notes = [*_encoding_notes(entries, specs)]
+    silent = [task for entry, task in zip(entries, specs, strict=True) if isinstance(entry, str) or entry.get("encoding") is None]
+    notes = [*_encoding_notes(specs, silent)]
     shown: list[list[Image.Image | None]] = []
-    for split_name, dataset in _open(name_or_path, split, token).items():
+    columns: dict[str, None] = {}  # a set in order
+    splits = _open(name_or_path, split, token)
+    if split is None and "train" in splits and "validation" not in splits:
+        notes.append(f"no split 'validation' (a folder without images is none); train with {HELD_OUT}")
+    for split_name, dataset in splits.items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
+        columns.update(dict.fromkeys(dataset.column_names or ()))
         before = findings["image"].rows
         for number, row in enumerate(islice(_undecoded(dataset), samples)):
             cells = _check_row(row, f"{split_name} row {number}", specs, findings)
@@ -163,25 +175,27 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
                 shown.append(cells)
         if samples and findings["image"].rows == before:
             findings["image"].wrong("no rows, so nothing can be trained or measured on it", f"split {split_name}")
+    mistake = metadata_mistake(Path(name_or_path))
+    if mistake is not None:
+        findings["image"].wrong(mistake, FILE_NAME)
     if not findings["image"].rows:
         raise ValueError(f"{name_or_path} has no rows to check; --samples is {samples}")
     if specs and not any(findings[task].found for task in specs):
-        findings["image"].wrong(f"no task of the card has a map; the card lists {', '.join(specs)}", "all rows")
+        findings["image"].wrong(_without_maps(specs, columns), "all rows")
     for task, spec in specs.items():
-        _judge_all_maps(findings[task], spec)
+        _judge_all_maps(findings[task], spec, has_encoding=task not in silent)
         notes += _task_notes(task, findings[task], spec)
     _judge_pairs(findings, specs)
     any_image = any(cell is not None for cells in shown for cell in cells)
     return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None)
 
 
-def _encoding_notes(entries: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec]) -> Iterator[str]:
-    """How maps are read whose entry does not say it; another bit depth would be refused, another scale or first id is not."""
-    for entry, (task, spec) in zip(entries, specs.items(), strict=True):
-        if isinstance(entry, str) or entry.get("encoding") is None:
-            read = spec.encoding
-            fields = f"dtype {read.dtype}, scale {read.scale}, offset {read.offset}, unknown {list(read.unknown)}"
-            yield f"{task}: the card's entry has no encoding, so maps are read with {fields}"
+def _encoding_notes(specs: Mapping[str, TaskSpec], silent: Collection[str]) -> Iterator[str]:
+    """How maps are read whose entry does not say it; another bit depth would be refused, another scale or first id is not always."""
+    for task in silent:
+        read = specs[task].encoding
+        fields = f"dtype {read.dtype}, scale {read.scale}, offset {read.offset}, unknown {list(read.unknown)}"
+        yield f"{task}: the card's entry has no encoding, so maps are read with {fields}"
 
 
 def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:
@@ -197,10 +211,17 @@ def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dic
     try:
         splits = load_dataset(str(name_or_path), streaming=True, token=token)
     except Exception as error:  # `datasets` raises its own, huggingface_hub's and fsspec's errors here
-        raise ValueError(f"datasets cannot load {name_or_path}: {error}") from error
+        raise ValueError(f"datasets cannot load {name_or_path}: {described(Path(name_or_path), error)}") from error
     if split is not None and split not in splits:
         raise refusal(f"{name_or_path} has no split {split!r}; it has {', '.join(splits)}")
     return dict(splits) if split is None else {split: splits[split]}
+
+
+def _without_maps(specs: Iterable[str], columns: Iterable[str]) -> str:
+    return (
+        f"no task of the card has a map; the card lists {', '.join(specs)}, and the columns are {', '.join(columns)}; name columns after "
+        f"the tasks, in a folder of images by keys such as 'depth_file_name' in its {FILE_NAME}"
+    )
 
 
 def _column_notes(dataset: IterableDataset, specs: Mapping[str, TaskSpec]) -> Iterator[str]:
@@ -210,7 +231,8 @@ def _column_notes(dataset: IterableDataset, specs: Mapping[str, TaskSpec]) -> It
             yield f"column {column!r} holds images, but the card has no task of that name"
     for task in specs:
         if columns and task not in columns:
-            yield f"no column {task!r}: unknown everywhere"
+            similar = get_close_matches(task, [column for column in columns if column not in specs], 1)
+            yield f"no column {task!r}: unknown everywhere{f'; rename {similar[0]!r}, if it is meant' if similar else ''}"
 
 
 def _undecoded(dataset: IterableDataset) -> Iterator[dict[str, Any]]:
@@ -252,14 +274,14 @@ def _pairs(specs: Mapping[str, TaskSpec]) -> list[tuple[str, str]]:
     return list(zip(depths[:1], normals[:1], strict=False))
 
 
-def _judge_all_maps(findings: TaskFindings, spec: TaskSpec) -> None:
+def _judge_all_maps(findings: TaskFindings, spec: TaskSpec, has_encoding: bool) -> None:
     """Record mistakes that only show over several maps; an explanation of undecodable ids is added to their problem."""
     for sentence in scene_mistakes(findings.evidence):
-        findings.wrong(sentence, "all rows")
+        findings.wrong(flip_in_numbers(sentence, spec), "all rows")
     unreachable = unreachable_mistake(findings.evidence, spec)
     if unreachable and not findings.evidence.suspicious_maps:  # a wrong scale, for instance, explains these values, too
         findings.wrong(unreachable, "all rows")
-    mistake = class_mistake(findings.evidence, spec) if spec.is_classification else None
+    mistake = class_mistake(findings.evidence, spec, has_encoding=has_encoding) if spec.is_classification else None
     if mistake is None:
         return
     undecoded = next((sentence for sentence in findings.problems if "pixels have class" in sentence), None)
@@ -269,10 +291,13 @@ def _judge_all_maps(findings: TaskFindings, spec: TaskSpec) -> None:
 
 def _judge_pairs(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskSpec]) -> None:
     for depth, normals in _pairs(specs):
+        if INVERTED in findings[depth].problems:
+            continue  # which explains what contradicts the normals
         about = zip((depth, normals), pair_mistakes(findings[normals].evidence.counts), strict=True)
         for task, sentence in about:
-            if sentence is not None and sentence not in findings[task].problems:
-                findings[task].wrong(sentence, "all rows")
+            named = None if sentence is None else flip_in_numbers(sentence, specs[task])
+            if named is not None and named not in findings[task].problems:
+                findings[task].wrong(named, "all rows")
 
 
 def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:
@@ -284,6 +309,9 @@ def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[s
     if not pixels:
         return
     yield f"{task}: {_class_shares(pixels, spec)}"
+    zero_based = zero_based_ids(findings.evidence, spec)
+    if zero_based is not None and not any(zero_based in sentence for sentence in findings.problems):
+        yield f"{task}: {zero_based}"
     missing = [_class_name(number, spec) for number in range(spec.channels) if number not in pixels]
     if missing:
         yield f"{task}: {len(missing)} of {spec.channels} classes do not occur: {_shortened(missing)}"
@@ -377,6 +405,11 @@ def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
     if cell is None:
         return None
     findings.found += 1
+    if isinstance(cell, str):
+        findings.wrong(
+            "the cell is text, not an image; in a metadata.jsonl, a key that ends in _file_name reads the file", f"{where} ({cell})"
+        )
+        return None
     try:
         stored = _image_array(cell) if isinstance(cell, Mapping) else np.asarray(cell)
     except UnidentifiedImageError:  # its own message contains a memory address

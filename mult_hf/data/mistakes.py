@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
+from mult_hf.model.tasks import TaskSpec
 
 STEP_OF_8_BITS = 1 / 127
 """Tolerance for rounding to 8 bits: floors seen by a level camera have z = 0, which is stored slightly above or below 0."""
@@ -33,9 +33,6 @@ FEWEST_PIXELS = 200
 
 MOST_IDS = 512
 """Distinct stored values of class maps to keep; more values cannot be class ids."""
-
-MOST_SPREAD_IDS = 16
-"""Most ids beyond the class list that may be ids spread out for viewing; more ids come from interpolation."""
 
 LEAST_SHARE = 0.005
 """Smallest share of a map's pixels with one far value that is suspicious."""
@@ -60,8 +57,32 @@ INVERTED = (
     "disparity; store metres"
 )
 Y_DOWN = "floors point down: y looks stored downwards, but must point up; flip the sign of the encoding's second scale and offset"
+Z_AWAY = (
+    "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's third scale and offset, and "
+    "check again"
+)
 REVERSED = "channels look reversed (BGR): z, towards the viewer, must come last; give the encoding's channels as [2, 1, 0]"
 X_LEFT = "surfaces face the wrong side: x looks mirrored, but must point right; flip the sign of the encoding's first scale and offset"
+
+
+CONTRADICTION = (
+    "depth and normals contradict each other: near and far are swapped, or an axis of the normals is mirrored; look at the sheet, "
+    "where floors must be green in the column of normals"
+)
+
+
+_FLIPPED = {X_LEFT: 0, Y_DOWN: 1, Z_AWAY: 2}
+
+
+def flip_in_numbers(sentence: str, spec: TaskSpec) -> str:
+    """A sentence about an axis of normals with the scale and offset that correct it; other sentences are unchanged."""
+    if sentence not in _FLIPPED or spec.channels != 3:
+        return sentence
+    fields = []
+    for name in ("scale", "offset"):
+        numbers = np.broadcast_to(getattr(spec.encoding, name), 3) * np.where(np.arange(3) == _FLIPPED[sentence], -1.0, 1.0)
+        fields.append(f"{name}: [{', '.join(f'{number + 0.0:.10g}' for number in numbers)}]")
+    return f"{sentence}: {', '.join(fields)}"
 
 
 METRES = ("m", "metre", "metres", "meter", "meters")
@@ -147,20 +168,6 @@ def suspicions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
             yield from find(values, spec)
 
 
-def colour_coding(stored: np.ndarray) -> str | None:
-    """Describe a class map that has several channels; `None` if it has one channel.
-
-    Args:
-        stored: the array as read from the file.
-    """
-    if stored.ndim != 3 or min(stored.shape) == 1 or stored.shape[-1] not in (3, 4):
-        return None
-    colours = stored[..., :3].reshape(-1, 3)
-    if (colours == colours[:, :1]).all():
-        return "a grey mask is stored as RGB; store one channel, or set the encoding's channels to [0]"
-    return f"a colour-coded mask of {len(np.unique(colours, axis=0))} colours; store one class id per pixel"
-
-
 def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     median, farthest = float(np.median(values)), spec.value_range[1] if spec.value_range else USUAL_FARTHEST
     if np.isfinite(farthest) and median > max(2 * farthest, 20.0):
@@ -205,7 +212,7 @@ def _towards_viewer(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     # No visible normal points away along its own ray, but a floor can point away along the axis of a camera that looks up. Such
     # surfaces never fill half of an image.
     if np.mean(values[-1] < -STEP_OF_8_BITS) > 0.5:
-        yield "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's scale and offset"
+        yield flip_in_numbers(Z_AWAY, spec)
 
 
 def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -239,47 +246,6 @@ def geometry_notes(spec: TaskSpec) -> Iterator[str]:
 
 
 # --- mistakes that several maps show ---
-
-
-def class_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
-    """The common mistake that explains the stored ids of a class task, or `None`."""
-    stored, last = sorted(evidence.stored_ids), spec.channels - 1
-    if not stored:
-        return None
-    encoding = spec.encoding
-    scale, offset = (float(np.ravel(number)[0]) for number in (encoding.scale, encoding.offset))
-    ids = sorted({value * scale + offset for value in stored if value not in encoding.unknown})
-    listed = ", ".join(f"{value:g}" for value in stored[:6]) + (", ..." if len(stored) > 6 else "")
-    foreground_is_lost = len(stored) == 2 and stored[0] == 0 and stored[1] == 255 and len([i for i in ids if 0 <= i <= last]) < 2
-    if foreground_is_lost and last >= 1:
-        return (
-            "stored values are only 0 and 255, and 255 is not a class: a 0/255 mask whose foreground is not read as class 1; store 0 "
-            "and 1, or set the encoding's scale to 0.00392156862745098 (1/255) and unknown to []"
-        )
-    beyond = [value for value in ids if not 0 <= value <= last or value != int(value)]
-    if len(beyond) > MOST_SPREAD_IDS and len(ids) > spec.channels:
-        return f"{len(ids)} different ids look like the result of JPEG or interpolation; use PNG and resize by nearest neighbour"
-    unlisted = IGNORE_INDEX in beyond and ids[0] >= 0 and (len(ids) == 1 or ids[-2] <= spec.channels)
-    if unlisted:  # what most data sets store for pixels without a class
-        ids = ids[:-1]
-    also = f"; {IGNORE_INDEX} looks like the value for pixels without a class: list it under unknown" if unlisted else ""
-    if ids and ids[-1] == spec.channels and ids[0] >= 0:
-        remedy = f"set the encoding's offset to {offset - 1:g} and list {0.0 - offset / scale:g} under unknown"
-        return f"ids look 1-based: they run up to {ids[-1]:g} for {spec.channels} classes; {remedy}, or name the missing class{also}"
-    if unlisted:
-        return also.removeprefix("; ")
-    if beyond and stored[-1] >= 100 and len(stored) <= spec.channels + 1:
-        return f"stored values {listed} look spread out for viewing; store the class ids"
-    if len(evidence.class_pixels) == 1 and spec.channels > 1 and evidence.counts["class maps"] >= FEWEST_MAPS:
-        (only,) = evidence.class_pixels
-        return f"only class {only} occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
-    may_occur = (0.0 - offset) / scale not in encoding.unknown and evidence.counts["class maps"] >= FEWEST_MAPS
-    if not beyond and may_occur and spec.channels > 2 and ids == list(range(1, spec.channels)):
-        return (
-            f"class 0 never occurs and all others do: ids look 1-based; set the encoding's offset to {offset - 1:g}, or, if class 0 is "
-            "rare, read more rows with --samples"
-        )
-    return None
 
 
 def share_beyond(values: np.ndarray, low: float, high: float) -> float:
@@ -342,11 +308,39 @@ def pair_evidence(depth: np.ndarray, normals: np.ndarray, counts: Counter[str]) 
 
 
 def pair_mistakes(counts: Counter[str]) -> tuple[str | None, str | None]:
-    """Problems of the depth, and of the normals, if the two contradict each other; `None` for each without a problem."""
-    x, y = (_mostly(counts, f"{axis} contradicts", f"{axis} agrees") for axis in "xy")
-    if x and y:
+    """Problems of the depth, and of the normals, if the two contradict each other; `None` for each without a problem.
+
+    Swapped near and far contradict both axes of the normals, a wrong axis only itself. Where few surfaces are tilted along the other axis,
+    the normals alone tell which of the two it is, or nothing does.
+
+    Args:
+        counts: from [`pair_evidence`], and from the normals' own maps.
+    """
+    contradicts = {axis: _mostly(counts, f"{axis} contradicts", f"{axis} agrees") for axis in "xy"}
+    agrees = {axis: _mostly(counts, f"{axis} agrees", f"{axis} contradicts") for axis in "xy"}
+    hidden = {sentence: counts[f"hidden: {sentence}"] for sentence in (AS_STORED, X_LEFT, Y_DOWN)}
+    is_right = {  # by surfaces that would be hidden if the axis were flipped, and by floors
+        "x": _clearly(hidden[X_LEFT], hidden[AS_STORED]),
+        "y": _clearly(hidden[Y_DOWN], hidden[AS_STORED]) or _mostly(counts, "faces up below", "faces down below"),
+    }
+    if all(contradicts.values()):
         return INVERTED, None
-    return None, Y_DOWN if y else X_LEFT if x else None
+    for axis, other, mistake in (("y", "x", Y_DOWN), ("x", "y", X_LEFT)):
+        if contradicts[axis]:
+            if agrees[other]:
+                return None, mistake
+            if is_right[axis]:
+                return INVERTED, None
+            return None, mistake if _clearly(hidden[AS_STORED], hidden[mistake]) or _floors_face_down(axis, counts) else CONTRADICTION
+    return None, None
+
+
+def _clearly(many: int, few: int) -> bool:
+    return many > FEWEST_PIXELS and many > 2 * few
+
+
+def _floors_face_down(axis: str, counts: Counter[str]) -> bool:
+    return axis == "y" and _mostly(counts, "faces down below", "faces up below")
 
 
 def focal_length_mistake(focal_length: Any, size: tuple[int, int]) -> str | None:

@@ -15,6 +15,7 @@ from yaml import YAMLError
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
+from .metadata_files import described
 from .stores import naming_store
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
 
     Raises:
         ImportError: if `datasets` is not installed.
-        ValueError: if a file of the data set is broken.
+        ValueError: if there is no such split, or a file of the data set is broken.
     """
     try:
         from datasets import config, load_dataset
@@ -67,7 +68,9 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
     try:
         return as_image_columns(load_dataset(str(name_or_path), split=split, **options))
     except (DatasetGenerationError, ArrowInvalid) as error:
-        raise ValueError(f"{name_or_path} cannot be read: {error.__cause__ or error}; make or download its files again") from error
+        raise ValueError(f"{name_or_path} cannot be read: {described(directory, error)}; make or download its files again") from error
+    except ValueError as error:  # an unknown split, or folders that do not fit together
+        raise ValueError(f"{name_or_path} cannot be read: {described(directory, error)}") from error
 
 
 def card_configs(directory: Path, data_files: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

@@ -114,3 +114,48 @@ def test_maps_of_a_single_class_are_named(tmp_path):
     (found,) = check(write(tmp_path / "set", rows, {"things": classes_of(2)})).tasks["things"].problems
     assert found == "only class 1 occurs, so nothing can be learnt; read more rows with --samples, or check the encoding"
     assert check(write(tmp_path / "few", rows[:2], {"things": classes_of(2)})).is_right, "too few maps for a judgement"
+
+
+ZERO_BASED = "stored ids run from 0 to 2 for 3 classes, so they look 0-based, but 0 is read as unknown and 1 as the first class"
+
+
+def without_encoding(*names):
+    return {"name": "segmentation", "class_names": [*names]}  # read with classes from 1, as Taskonomy stores them
+
+
+@pytest.mark.parametrize(
+    ("stored", "advice"),
+    [
+        (mask(0, 1, 2), r"encoding: {dtype: uint8}; if 0 does mean unknown and 'c' is only rare, give encoding: {.*unknown: \[0\]}$"),
+        (mask(0, 2), r"encoding: {dtype: uint8};"),
+        (mask(0, 1, 2, 255), r"encoding: {dtype: uint8, unknown: \[255\]}; .*{dtype: uint8, offset: -1, unknown: \[0, 255\]}$"),
+    ],
+)
+def test_ids_from_0_of_an_entry_without_encoding_are_named(tmp_path, stored, advice):
+    rows = [{"image": sound_maps()["image"], "segmentation": stored}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"segmentation": without_encoding("a", "b", "c")})).tasks["segmentation"].problems
+    assert ZERO_BASED in found
+    assert re.search(advice, found), found
+
+
+def test_the_advice_for_ids_from_0_corrects_them(tmp_path):
+    entry = {**without_encoding("a", "b", "c"), "encoding": {"dtype": "uint8", "unknown": [255]}}
+    rows = [{"image": sound_maps()["image"], "segmentation": mask(0, 1, 2, 255)}] * 3
+    assert check(write(tmp_path / "set", rows, {"segmentation": entry})).is_right
+
+
+def test_ids_from_0_of_an_entry_that_reads_0_as_unknown_are_only_mentioned(tmp_path):
+    """Where the last class is rare, such ids are right."""
+    entry = {**without_encoding("a", "b", "c"), "encoding": {"dtype": "uint8", "offset": -1, "unknown": [0]}}
+    rows = [{"image": sound_maps()["image"], "segmentation": mask(0, 1, 2)}] * 3
+    found = check(write(tmp_path / "set", rows, {"segmentation": entry}))
+    assert found.is_right
+    assert any(ZERO_BASED in note for note in found.notes)
+
+
+@pytest.mark.parametrize("stored", [mask(1, 2, 3), mask(0, 1, 2, 3)], ids=["all classes", "with unknown pixels"])
+def test_ids_from_1_of_an_entry_without_encoding_are_right(tmp_path, stored):
+    rows = [{"image": sound_maps()["image"], "segmentation": stored}] * 3
+    found = check(write(tmp_path / "set", rows, {"segmentation": without_encoding("a", "b", "c")}))
+    assert found.is_right
+    assert not any("0-based" in note for note in found.notes)

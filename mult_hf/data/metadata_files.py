@@ -1,0 +1,68 @@
+"""What is wrong with the `metadata.jsonl` files of a folder of images, where `datasets` cannot read it."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "metadata.jsonl"
+
+_UNKNOWN_SPLIT = re.compile(r"""Unknown split ["'](?P<split>[^"']*)["']\. Should be one of \[(?P<splits>.*)\]\.?""")
+
+
+def metadata_mistake(directory: Path) -> str | None:
+    """The first mistake in the metadata files of a local data set, or `None`.
+
+    Args:
+        directory: of the data set.
+
+    Returns:
+        The file, the line, and what to do: for an empty file, a line that is not a JSON object, or files with values of different keys.
+    """
+    known: dict[Path, set[str]] = {}
+    for path in sorted(directory.glob(f"**/{FILE_NAME}")):
+        if any(part.startswith(".") for part in path.relative_to(directory).parts):
+            continue
+        try:
+            lines = [*_objects(path)]
+        except (OSError, ValueError) as error:
+            return str(error)
+        if not lines:
+            return f"{path} has no lines; write one per sample, or delete its folder"
+        known[path] = {key for line in lines for key, value in line.items() if value is not None}
+    everywhere = set().union(*known.values())
+    for path, own in known.items():
+        if lacking := sorted(everywhere - own):
+            return (
+                f"{path} has no value of {', '.join(lacking)}, and another split has; the splits of a folder need the same keys, each with "
+                "a value in one line at least: correct them, or store a split without a map as Parquet (docs/data.md#your-own-data-set)"
+            )
+    return None
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}, is not JSON: {error}; write one object per line") from error
+            if not isinstance(found, dict):
+                raise ValueError(f"{path}, line {number}, is a JSON {type(found).__name__}; write one object per line")
+            yield found
+
+
+def described(directory: Path, error: Exception) -> str:
+    """An error of `datasets` about a local data set, with the mistake that causes it, if it is in a metadata file."""
+    unknown = _UNKNOWN_SPLIT.fullmatch(str(error))
+    if unknown:
+        split, first = unknown["split"], unknown["splits"].split(", ")[0].strip("'")
+        return (
+            f"it has no split {split!r}, but {unknown['splits']}; give another one, or parts of one: '{first}[:90%]' and '{first}[90%:]' "
+            "(a folder without images is no split)"
+        )
+    return metadata_mistake(directory) or str(error.__cause__ or error)
+
+
+__all__ = ["described", "metadata_mistake"]

@@ -1,0 +1,73 @@
+"""Proves that a folder of images that `datasets` cannot read is explained: by the file, the line, and what to do."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mult_hf.data.check import check
+from mult_hf.data.schema import load_rows
+
+CARD = "---\nmult_tasks: [{name: depth, encoding: {dtype: uint16, scale: 0.001, unknown: [0]}}]\n---\n"
+KEYS = {"file_name": "0_rgb.png", "depth_file_name": "0_depth.png"}
+
+
+def folder(root, **lines):
+    """A folder of images with this text in the metadata file of each split; None for a split without files."""
+    rng = np.random.default_rng(0)
+    (root / "README.md").write_text(CARD)
+    for split, text in lines.items():
+        (root / split).mkdir()
+        if text is not None:
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(root / split / "0_rgb.png")
+            Image.fromarray(rng.integers(500, 2500, (32, 32)).astype(np.uint16)).save(root / split / "0_depth.png")
+            (root / split / "metadata.jsonl").write_text(text)
+    return root
+
+
+MISTAKES = {
+    "an empty file": ("", r"validation/metadata\.jsonl has no lines"),
+    "half a line": ('{"file_name": ', r"validation/metadata\.jsonl, line 1, is not JSON: .*; write one object per line"),
+    "a list": ('["0_rgb.png"]', r"validation/metadata\.jsonl, line 1, is a JSON list"),
+    "a key less": (json.dumps({"file_name": "0_rgb.png"}), r"validation/metadata\.jsonl has no value of depth_file_name, and another"),
+    "null everywhere": (json.dumps({**KEYS, "depth_file_name": None}), r"validation/metadata\.jsonl has no value of depth_file_name"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_metadata_file_is_named(tmp_path, name):
+    text, message = MISTAKES[name]
+    root = folder(tmp_path, train=json.dumps(KEYS), validation=text)
+    with pytest.raises(ValueError, match=message):
+        load_rows(root)
+    try:
+        found = str(check(root))
+    except ValueError as error:
+        found = str(error)
+    assert re.search(message, found), found
+
+
+@pytest.mark.parametrize("split", ["validation", "validation[:3]"])
+def test_a_split_without_files_is_none_and_another_is_suggested(tmp_path, split):
+    root = folder(tmp_path, train=json.dumps(KEYS), validation=None)
+    with pytest.raises(ValueError, match=r"it has no split 'validation', but 'train'; give .*'train\[:90%\]' and 'train\[90%:\]'"):
+        load_rows(root, split=split)
+    found = check(root)
+    assert found.is_right
+    assert any("no split 'validation' (a folder without images is none)" in note for note in found.notes)
+
+
+def test_file_names_that_were_not_read_are_explained(tmp_path):
+    text = json.dumps({"file_name": "0_rgb.png", "depth": "0_depth.png"})
+    (found,) = check(folder(tmp_path, train=text, validation=text)).tasks["depth"].problems
+    assert found == "the cell is text, not an image; in a metadata.jsonl, a key that ends in _file_name reads the file"
+
+
+def test_a_column_with_almost_the_name_of_a_task_is_suggested(tmp_path):
+    text = json.dumps({"file_name": "0_rgb.png", "depths_file_name": "0_depth.png"})
+    found = check(folder(tmp_path, train=text, validation=text))
+    assert "no column 'depth': unknown everywhere; rename 'depths', if it is meant" in found.notes
+    (problem,) = found.tasks["image"].problems
+    assert "the card lists depth, and the columns are image, depths; name columns after the tasks" in problem
