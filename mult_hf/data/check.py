@@ -36,7 +36,7 @@ from mult_hf.model.processor_labels import unfit_file
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, panel
 
-from .class_mistakes import class_mistake, colour_coding, zero_based_ids
+from .class_mistakes import class_mistake, colour_coding, drawn_in_colours, zero_based_ids
 from .metadata_files import FILE_NAME, described, metadata_mistake
 from .mistakes import (
     INVERTED,
@@ -98,7 +98,8 @@ class TaskFindings:
             return f"0 of {self.rows} maps: unknown everywhere"
         values = f"{self.lowest:.4g} to {self.highest:.4g}" if self.lowest <= self.highest else "no known values"
         dtypes = ", ".join(sorted(self.dtypes)) or "unreadable"
-        return f"{self.found} of {self.rows} maps, stored {dtypes}, decoded {values}, {self.unknown_share:.1%} unknown"
+        unknown = f"{self.unknown_share:.1%} unknown" if self.pixels else "none could be decoded"
+        return f"{self.found} of {self.rows} maps, stored {dtypes}, {f'decoded {values}, ' if self.pixels else ''}{unknown}"
 
     @property
     def unknown_share(self) -> float:
@@ -154,7 +155,7 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
         ValueError: if the card or the data cannot be read at all.
     """
     entries = load_task_entries(name_or_path, token=token)
-    specs = resolve_tasks(entries)
+    specs = _resolved(entries)
     findings = {column: TaskFindings() for column in ("image", *specs)}
     for task, spec in specs.items():
         _check_names(spec, findings[task])
@@ -188,6 +189,19 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     _judge_pairs(findings, specs)
     any_image = any(cell is not None for cells in shown for cell in cells)
     return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None)
+
+
+def _resolved(entries: Sequence[Any]) -> dict[str, TaskSpec]:
+    """The specs of all entries, or an error with what is wrong with each of them."""
+    wrong = []
+    for entry in entries:
+        try:
+            resolve_tasks([entry])
+        except ValueError as error:
+            wrong.append(str(error))
+    if len(wrong) > 1:
+        raise refusal(f"{len(wrong)} entries of the card are wrong: {'; '.join(wrong)}")
+    return resolve_tasks(entries)
 
 
 def _encoding_notes(specs: Mapping[str, TaskSpec], silent: Collection[str]) -> Iterator[str]:
@@ -367,6 +381,9 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
         _check_class_file(cell, stored, f"{where}{_file_of(cell)}", findings)
         if colour_coding(stored):
             return None
+    if drawn := drawn_in_colours(stored, spec):
+        findings.wrong(drawn, f"{where}{_file_of(cell)}")
+        return None
     try:
         target = spec.decode(stored)
     except ValueError as error:

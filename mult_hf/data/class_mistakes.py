@@ -24,6 +24,17 @@ def colour_coding(stored: np.ndarray) -> str | None:
     return f"a colour-coded mask of {len(np.unique(colours, axis=0))} colours; store one class id per pixel"
 
 
+def drawn_in_colours(stored: np.ndarray, spec: TaskSpec) -> str | None:
+    """Describe a map of one number per pixel that holds a picture of it, drawn with a colour map; `None` for others."""
+    is_picture = stored.ndim == 3 and stored.shape[-1] in (3, 4) and min(stored.shape) > 1
+    if spec.is_classification or spec.channels > 1 or spec.encoding.channels is not None or not is_picture:
+        return None
+    colours = stored[..., :3].reshape(-1, 3)
+    if (colours == colours[:, :1]).all():
+        return None
+    return "a picture drawn in colours, not numbers; store the values themselves, one per pixel"
+
+
 def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = True) -> str | None:
     """The common mistake that explains the stored ids of a class task, or `None`.
 
@@ -94,4 +105,4 @@ def zero_based_ids(evidence: Evidence, spec: TaskSpec) -> str | None:
     )
 
 
-__all__ = ["class_mistake", "colour_coding", "zero_based_ids"]
+__all__ = ["class_mistake", "colour_coding", "drawn_in_colours", "zero_based_ids"]

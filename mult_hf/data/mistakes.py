@@ -37,6 +37,11 @@ MOST_IDS = 512
 LEAST_SHARE = 0.005
 """Smallest share of a map's pixels with one far value that is suspicious."""
 
+SENTINELS = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 65535.0)
+"""Numbers, with either sign, that files often mark pixels without a value with, and [`LARGEST_NUMBER`], from which on any may be one."""
+
+LARGEST_NUMBER = 1e10
+
 FAR_BEYOND = 3.0
 """Ratio of such a value to the largest other one."""
 
@@ -202,6 +207,22 @@ def _far_value(values: np.ndarray) -> str | None:
     )
 
 
+def _sentinel(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
+    """Describe a number far from all others that files often mark pixels without a value with."""
+    low, high = spec.value_range or (np.inf, -np.inf)
+    for extreme in (values.min(), values.max()):
+        others = values[values != extreme]
+        share = 1 - others.size / values.size
+        is_usual = abs(extreme) in SENTINELS or abs(extreme) >= LARGEST_NUMBER
+        if not others.size or share < LEAST_SHARE or low <= extreme <= high or not is_usual:
+            continue
+        if np.abs(others - extreme).min() > FAR_BEYOND * np.ptp(others):
+            yield (
+                f"{share:.1%} of the known values are exactly {extreme:g}, far from the others, which looks like a value for unknown "
+                "pixels; list the stored value under the encoding's unknown"
+            )
+
+
 def _of_unit_length(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     length = np.linalg.norm(values, axis=0)
     if np.mean(np.abs(length - 1) > 0.1) > 0.05:
@@ -227,6 +248,7 @@ KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskS
     (is_depth, _distances_from_a_camera),
     (lambda spec: spec.unit == UNIT_VECTOR or spec.activation == "unit_vector", _of_unit_length),
     (is_normals, _towards_viewer),
+    (lambda spec: not spec.is_classification and not is_depth(spec), _sentinel),
     (lambda spec: spec.unit == "[0, 1]", _within_range),
 )
 """Checks of a single map: which tasks they are for, and what they find. Other tasks are checked against their encoding and the range of

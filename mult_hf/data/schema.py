@@ -6,6 +6,7 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,4 +177,8 @@ def _hub_card(repo_id: str, revision: str | None, token: str | None) -> str:
     try:
         return hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision, token=token)
     except (OSError, ValueError) as error:  # no network, no such repository, no card in it, or not a valid id
-        raise ValueError(f"{repo_id} is not a local directory, and the Hub has no card for a data set of that id: {error}") from error
+        path = Path(repo_id)
+        near = path.parent if path.parent.is_dir() else Path()
+        similar = get_close_matches(path.name, [each.name for each in near.iterdir() if each.is_dir()], 1)
+        hint = f" (did you mean {near / similar[0]}?)" if similar else ""
+        raise ValueError(f"{repo_id} is not a local directory{hint}, and the Hub has no card for a data set of that id: {error}") from error

@@ -1,9 +1,10 @@
 """The constant baseline, which a model has to beat: one constant map per task."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,16 +56,19 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     stacks = {}
     for task, spec in specs.items():
         stacks[task] = torch.stack([resized_target(target[task][0], size, spec) for target in targets])
-    _check_labels(stacks, specs, all_read=len(numbers) == len(dataset))
+    of_canonical_camera = [task for task, spec in specs.items() if collator.processor.depends_on_focal_length(spec)]
+    _check_labels(stacks, specs, of_canonical_camera, all_read=len(numbers) == len(dataset))
     constants = {task: _as_prediction(constant, specs[task]) for task, constant in constant_predictions(stacks, specs).items()}
     return lambda pixel_values: {
         task: constant.to(pixel_values.device).expand(len(pixel_values), -1, -1, -1) for task, constant in constants.items()
     }
 
 
-def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *, all_read: bool) -> None:
+def _check_labels(
+    stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], of_canonical_camera: Collection[str], *, all_read: bool
+) -> None:
     """Name tasks of which nothing can be learnt or measured: those without a known label, with a single class, or with
-    values that no head gives.
+    values that no prediction has.
 
     Raises:
         ValueError: if there is no known label at all.
@@ -79,14 +83,21 @@ def _check_labels(stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], *
         classes = stacks[task][pixels].unique().tolist() if specs[task].is_classification else []
         if len(classes) == 1:
             logger.warning(f"{task} has class {classes[0]} only in the rows that were read; run mult-hf check on the data set")
-        low, high = specs[task].head_range
-        share = 0.0 if specs[task].is_classification else share_beyond(stacks[task][pixels].numpy(), low, high)
-        if share > MOST_UNREACHABLE:
-            logger.warning(
-                f"{task}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], all that its activation "
-                "gives, so they cannot be learnt; give a value_range that contains them in the card's entry (with a canonical camera, "
-                "distances are multiplied by its focal length over the image's)"
-            )
+        if not specs[task].is_classification:
+            _check_range(stacks[task][pixels].numpy(), specs[task], depends_on_camera=task in of_canonical_camera)
+
+
+def _check_range(values: np.ndarray, spec: TaskSpec, *, depends_on_camera: bool) -> None:
+    """Name a task with values that no prediction has. Predictions are clipped to `value_range` for the image's own camera."""
+    low, high = spec.head_range if depends_on_camera else spec.final_range
+    share = share_beyond(values, low, high)
+    if share > MOST_UNREACHABLE:
+        limit = "its activation gives, so they cannot be learnt" if (low, high) == spec.head_range else "predictions are clipped to"
+        camera = " (with a canonical camera, distances are multiplied by its focal length over the image's)" if depends_on_camera else ""
+        logger.warning(
+            f"{spec.name}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], all that {limit}; give a "
+            f"value_range that contains them in the card's entry{camera}"
+        )
 
 
 def _as_prediction(constant: Tensor, spec: TaskSpec) -> Tensor:

@@ -3,6 +3,7 @@
 To add a metric, add an entry to [`METRICS`] (and one to [`STATISTICS`] if it needs new sums).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,6 +80,9 @@ STATISTICS: dict[str, Statistic] = {
     },
 }
 """Statistics by the name that metrics refer to. Each is computed once per image, regardless of how many metrics use it."""
+
+OF_POSITIVE_VALUES = ("ratios", "ratios_median_scaled")
+"""Statistics that leave out values of 0 or less."""
 
 
 @dataclass(frozen=True)
@@ -278,14 +282,22 @@ def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
         ValueError: if a metric is unknown, or does not apply to the task.
     """
     unknown = [name for name in spec.metrics if name not in METRICS]
+    fitting = [name for name, metric in METRICS.items() if STATISTICS[metric.statistics].fits(spec)]
+    low, high = spec.final_range
+    if math.isfinite(low) and low < 0:
+        fitting = [name for name in fitting if METRICS[name].statistics not in OF_POSITIVE_VALUES]
     if unknown:
-        raise refusal(f"task {spec.name!r} has metrics {list(spec.metrics)}, unknown are {unknown}; allowed: {', '.join(METRICS)}")
+        raise refusal(f"task {spec.name!r} has metrics {list(spec.metrics)}, unknown are {unknown}; allowed: {', '.join(fitting)}")
     for name in spec.metrics:
         statistic = STATISTICS[METRICS[name].statistics]
         if not statistic.fits(spec):
-            fitting = [other for other, metric in METRICS.items() if STATISTICS[metric.statistics].fits(spec)]
             raise refusal(
                 f"task {spec.name!r} ({spec.kind}, {spec.channels} channels) has the metric {name!r}, which is for {statistic.tasks}; "
                 f"choose from: {', '.join(fitting)}"
+            )
+        if name not in fitting:
+            raise refusal(
+                f"task {spec.name!r} has the metric {name!r}, which leaves out values of 0 or less, and its values run from {low:g} to "
+                f"{high:g}; choose from: {', '.join(fitting)}"
             )
     return {name: METRICS[name] for name in spec.metrics}

@@ -1,6 +1,7 @@
 """Checks of a task entry whose fields have the right types: values that are not allowed, and fields that do not fit each other."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,9 +16,14 @@ CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_acc
 """Metrics of classes in the package's table of metrics, which is not saved with checkpoints; all others are metrics of numbers."""
 
 
-OF_CLASSES = ("cross_entropy",)
-OF_NUMBERS = ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy", "sigmoid", "unit_vector")
+OF_CLASSES: dict[str, tuple[str, ...]] = {"loss": ("cross_entropy",), "activation": ()}
+OF_NUMBERS: dict[str, tuple[str, ...]] = {
+    "loss": ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy"),
+    "activation": ("sigmoid", "unit_vector"),
+}
 """Losses and activations of the package that fit one kind of task. Those that a program adds to its tables are not checked."""
+
+_NAMES = {"loss": (*OF_CLASSES["loss"], *OF_NUMBERS["loss"]), "activation": ("identity", *OF_NUMBERS["activation"])}
 
 OF_VECTORS = ("unit_vector", "cosine")
 """Activations and losses of directions, which a single number does not have."""
@@ -78,20 +84,35 @@ def _check_numbers_of_classes(spec: "TaskSpec") -> str | None:
     return f"is a classification and has value_range {spec.value_range}, which is for numbers; leave it out"
 
 
+def fitting(spec: "TaskSpec", field: str, names: Iterable[str]) -> list[str]:
+    """Those names of losses or activations that fit a task's kind and number of channels.
+
+    Args:
+        spec: the entry.
+        field: `"loss"` or `"activation"`.
+        names: names to choose from.
+    """
+    others = (OF_NUMBERS if spec.is_classification else OF_CLASSES)[field]
+    return [name for name in names if name not in others and (spec.channels > 1 or name not in OF_VECTORS)]
+
+
 def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
     other = OF_NUMBERS if spec.is_classification else OF_CLASSES
     for field in ("loss", "activation"):
-        if getattr(spec, field) in other:
+        if getattr(spec, field) in other[field]:
             kind = "regression" if spec.is_classification else "classification"
-            return f"is a {spec.kind} and has {field} {getattr(spec, field)!r}, which is for {kind}; choose another"
+            allowed = ", ".join(fitting(spec, field, _NAMES[field]))
+            return f"is a {spec.kind} and has {field} {getattr(spec, field)!r}, which is for {kind}; choose from: {allowed}"
     return None
 
 
 def _check_vectors(spec: "TaskSpec") -> str | None:
-    of_vectors = [name for name in (spec.activation, spec.loss) if name in OF_VECTORS]
+    of_vectors = [field for field in ("activation", "loss") if getattr(spec, field) in OF_VECTORS]
     if not of_vectors or spec.channels > 1:
         return None
-    return f"has one channel and {', '.join(of_vectors)}, for vectors of 2 or more channels; give others, or more channels"
+    named = ", ".join(getattr(spec, field) for field in of_vectors)
+    allowed = "; ".join(f"{field}: {', '.join(fitting(spec, field, _NAMES[field]))}" for field in of_vectors)
+    return f"has one channel and {named}, for vectors of 2 or more channels; give more channels, or choose from {allowed}"
 
 
 def _check_mirrored_range(spec: "TaskSpec") -> str | None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .entry_checks import fitting
 from .entry_fields import refusal
 from .tasks import IGNORE_INDEX, TaskSpec
 
@@ -145,7 +146,7 @@ def loss_function(spec: TaskSpec) -> Callable[[Tensor, Tensor], Tensor]:
         ValueError: if there is no such loss.
     """
     if spec.loss not in LOSSES:
-        raise ValueError(f"task {spec.name!r} has loss {spec.loss!r}; allowed: {', '.join(LOSSES)}")
+        raise ValueError(f"task {spec.name!r} has loss {spec.loss!r}; allowed: {', '.join(fitting(spec, 'loss', LOSSES))}")
     return LOSSES[spec.loss]
 
 

@@ -288,8 +288,10 @@ def panel(
         cell: width of a cell in pixels; its height follows from the first image's shape.
 
     Raises:
-        ValueError: if there is no image, more titles or keys than columns, or another number of captions than rows.
+        ValueError: if rows are images, there is no image, more titles or keys than columns, or another number of captions than rows.
     """
+    if any(isinstance(row, Image.Image) for row in rows):
+        raise ValueError("the rows of a panel hold images, and not lists of images; for a single row, give [images]")
     if captions and len(captions) != len(rows):
         raise ValueError(f"a panel has {len(captions)} captions for {len(rows)} rows; give one per row")
     if len(titles) > max(map(len, rows), default=0):

@@ -72,10 +72,10 @@ def test_every_problem_is_found_and_its_row_named(tmp_path, name):
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("metrics", ["rmse", "iou"], "unknown are ['iou']; allowed: mean_iou"),
+        ("metrics", ["rmse", "iou"], "unknown are ['iou']; allowed: mae, rmse, log_rmse"),
         ("metrics", ["mean_angle"], "has the metric 'mean_angle', which is for"),
-        ("loss", "l3", "allowed: cross_entropy, l1"),
-        ("activation", "relu", "allowed: identity, sigmoid, unit_vector"),
+        ("loss", "l3", "allowed: l1, rotate_l1, silog, balanced_binary_cross_entropy"),
+        ("activation", "relu", "allowed: identity, sigmoid"),
         ("colormap", "rainbow", "has colormap 'rainbow'; allowed: gray, viridis"),
         ("colormap", "vectors", "a regression of 1 channel, has colormap 'vectors'; allowed: gray, viridis"),
         ("loss", "balanced_binary_cross_entropy", "which is for values from 0 to 1, and its values run from 0 to 10"),

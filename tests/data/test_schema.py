@@ -1,12 +1,13 @@
 """Proves that a data set is read from its current files, not from an old copy of it or of another with the same name."""
 
 import datasets
+import huggingface_hub
 import pytest
 import yaml
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 
-from mult_hf.data.schema import card_configs, load_rows
+from mult_hf.data.schema import card_configs, load_rows, load_task_entries
 
 
 def write_rows(directory, values, **header):
@@ -32,6 +33,17 @@ def test_the_card_lets_plain_load_dataset_detect_a_change(tmp_path):
         write_rows(tmp_path / "rooms", values)
         rows = load_dataset(str(tmp_path / "rooms"), split="train", cache_dir=str(tmp_path / "cache"))
         assert rows["value"][:] == values
+
+
+def test_a_mistyped_directory_is_answered_with_the_one_that_may_be_meant(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    write_rows(tmp_path / "my-rooms", [1])
+    monkeypatch.chdir(tmp_path)
+    for mistyped, meant in (("my-room", "my-rooms"), ("./my_rooms", "my-rooms"), (f"{tmp_path}/myrooms", f"{tmp_path}/my-rooms")):
+        with pytest.raises(ValueError, match=rf"{mistyped} is not a local directory \(did you mean {meant}\?\), and the Hub"):
+            load_task_entries(mistyped)
+    with pytest.raises(ValueError, match="kitchen is not a local directory, and the Hub"):
+        load_task_entries("kitchen")
 
 
 def test_load_rows_gives_all_splits_without_a_name(tmp_path):

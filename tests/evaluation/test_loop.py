@@ -331,6 +331,24 @@ def test_values_that_no_prediction_can_have_are_named_before_training(caplog, mo
         constant_baseline(rows, MultiTaskCollator(processor))
     assert ("beyond [0, 10]" in caplog.text) == (share is not None), caplog.text
     assert share is None or f"depth: {share} of the values in the rows that were read" in caplog.text
+    assert ("canonical camera" in caplog.text) == (canonical is not None)
+
+
+@pytest.mark.parametrize(
+    ("activation", "limit"),
+    [("identity", "all that predictions are clipped to"), ("sigmoid", "all that its activation gives, so they cannot be learnt")],
+)
+def test_values_beyond_the_range_of_an_own_task_are_named_before_training(caplog, monkeypatch, activation, limit):
+    monkeypatch.setattr(logging.getLogger("mult_hf"), "propagate", True)
+    entry = {"name": "heat", "kind": "regression", "channels": 1, "value_range": [0.0, 5.0], "activation": activation}
+    collator = MultiTaskCollator(MulTImageProcessor(size={"height": 8, "width": 8}, tasks=[entry]))
+    for values, is_named in (([[1.0, 9.0]], True), ([[1.0, 4.0]], False)):
+        caplog.clear()
+        rows = [{"image": black_image(), "heat": np.tile(np.array(values, np.float32), (8, 4))}]
+        with caplog.at_level("WARNING"):
+            constant_baseline(rows, collator)
+        assert (f"heat: 50.0% of the values in the rows that were read are beyond [0, 5], {limit}; give" in caplog.text) == is_named
+        assert "canonical" not in caplog.text
 
 
 def test_the_constant_baseline_reads_no_more_images_than_allowed():

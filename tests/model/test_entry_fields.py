@@ -185,5 +185,21 @@ def test_fields_that_fit_each_other_are_allowed(fields):
 
 
 def test_every_loss_and_activation_has_a_kind():
-    assert {*OF_CLASSES, *OF_NUMBERS, "identity"} == {*LOSSES, *ACTIVATIONS}
-    assert set(OF_VECTORS) <= set(OF_NUMBERS)
+    assert {*OF_CLASSES["loss"], *OF_NUMBERS["loss"]} == {*LOSSES}
+    assert {*OF_CLASSES["activation"], *OF_NUMBERS["activation"], "identity"} == {*ACTIVATIONS}
+    assert set(OF_VECTORS) <= {*OF_NUMBERS["loss"], *OF_NUMBERS["activation"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({"loss": "cross_entropy"}, "loss 'cross_entropy', which is for classification; choose from: l1, rotate_l1, silog, balanced"),
+        ({"loss": "cosine"}, "choose from loss: l1, rotate_l1, silog, balanced_binary_cross_entropy$"),
+        ({"activation": "unit_vector"}, "choose from activation: identity, sigmoid$"),
+        ({"kind": "classification", "channels": 2, "loss": "l1"}, "loss 'l1', which is for regression; choose from: cross_entropy$"),
+        ({"kind": "classification", "channels": 2, "activation": "sigmoid"}, "which is for regression; choose from: identity$"),
+    ],
+)
+def test_what_fits_the_task_is_offered_in_place_of_what_does_not(fields, allowed):
+    with pytest.raises(ValueError, match=allowed):
+        TaskSpec(**{"name": "new", "kind": "regression", "channels": 1, **fields})

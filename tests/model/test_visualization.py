@@ -425,6 +425,11 @@ def test_a_panel_without_an_image_is_refused(rows):
         panel(rows)
 
 
+def test_a_panel_of_images_in_place_of_rows_is_refused():
+    with pytest.raises(ValueError, match=r"hold images, and not lists of images; for a single row, give \[images\]"):
+        panel([Image.new("RGB", (8, 8))] * 2)
+
+
 # Attention and matrices.
 
 
