@@ -14,6 +14,9 @@ from .entry_fields import refusal
 
 logger = logging.get_logger(__name__)
 
+ENCODERS_OF_ONE_SIZE = ("hiera",)
+"""Kinds of encoders whose position embeddings transformers does not resize in a backbone."""
+
 
 def make_backbone(config: MulTConfig) -> nn.Module:
     """Build the encoder of a configuration, without norms that no feature map or decoder depends on.
@@ -29,8 +32,14 @@ def make_backbone(config: MulTConfig) -> nn.Module:
     Backbones without these norms are returned as they are. Names of dropped norms in a checkpoint are ignored on load.
 
     Raises:
-        ValueError: if there is no such encoder.
+        ValueError: if there is no such encoder, or transformers' own cannot run.
     """
+    own = config.backbone_config
+    if getattr(own, "model_type", "") == "swinv2" and getattr(own, "use_absolute_embeddings", False):
+        raise ValueError(
+            "backbone_config is a swinv2 with use_absolute_embeddings, which has one embedding too many in transformers 5 and cannot run; "
+            "set it to false, as all published checkpoints do"
+        )
     try:
         backbone = load_backbone(config)
     except (ImportError, OSError, ValueError):
@@ -47,6 +56,15 @@ def make_backbone(config: MulTConfig) -> nn.Module:
     for name in norms.keys() & set(unread_stages(config, backbone.out_features)):
         norms[name] = nn.Identity()
     return backbone
+
+
+def only_size(backbone: nn.Module) -> tuple[int, int] | None:
+    """(height, width) in pixels of the only images that an encoder takes, or None if it takes others."""
+    config = cast(Any, backbone.config)
+    if config.model_type not in ENCODERS_OF_ONE_SIZE:
+        return None
+    height, width = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+    return height, width
 
 
 def unread_stages(config: MulTConfig, out_features: list[str]) -> list[str]:
@@ -130,4 +148,4 @@ def _load_from_transformers(backbone: nn.Module, name_or_path: str, **kwargs: An
     return BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
 
 
-__all__ = ["BackboneLoadReport", "load_pretrained_weights", "make_backbone"]
+__all__ = ["BackboneLoadReport", "load_pretrained_weights", "make_backbone", "only_size"]

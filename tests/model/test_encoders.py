@@ -4,15 +4,19 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    HieraConfig,
     SwinBackbone,
     SwinConfig,
     SwinForImageClassification,
+    Swinv2Config,
     ViTConfig,
 )
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
 from support.batches import assert_same_predictions, pixels
 from support.models import BACKBONES
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def test_published_classifier_weights_load_into_the_encoder(tiny_config, tmp_path):
@@ -49,6 +53,21 @@ def test_from_backbone_builds_a_model_on_a_published_encoder(tiny_config, tmp_pa
     model = MulTForMultiTaskDensePrediction.from_backbone(str(tmp_path), tasks=["depth", "normals"])
     assert model.config.backbone_config.depths == [1, 1, 2, 1]
     assert list(model(pixels()).predictions) == ["depth", "normals"]
+
+
+def test_an_encoder_that_takes_images_of_one_size_refuses_others():
+    hiera = HieraConfig(image_size=[64, 64], embed_dim=8, num_heads=[1, 1, 1, 1], depths=[1, 1, 1, 1], out_features=STAGES)
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=hiera, decoder_num_attention_heads=[1, 1, 1, 1], tasks=["depth"]))
+    assert model(torch.zeros(1, 3, 64, 64)).predictions["depth"].shape == (1, 1, 64, 64)
+    assert model(torch.zeros(1, 3, 62, 64)).predictions["depth"].shape == (1, 1, 62, 64), "padded to whole patches"
+    with pytest.raises(ValueError, match="are 96 x 64 pixels, and a hiera encoder takes images of 64 x 64 only; resize them"):
+        model(torch.zeros(1, 3, 96, 64))
+
+
+def test_an_encoder_that_transformers_cannot_run_is_refused_when_it_is_built():
+    swin = Swinv2Config(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4, image_size=64, use_absolute_embeddings=True)
+    with pytest.raises(ValueError, match=r"swinv2 with use_absolute_embeddings, .*; set it to false"):
+        MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, tasks=["depth"]))
 
 
 def test_an_encoder_without_a_pyramid_is_refused(tmp_path):
