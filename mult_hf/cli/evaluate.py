@@ -22,6 +22,7 @@ from torch import Tensor
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.cores import keep_freed_memory, threads_per_process
+from mult_hf.data.row_errors import naming_split
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_jsonable, update_card
@@ -224,16 +225,18 @@ def measure(
     for candidate in candidates:
         predictors: dict[str, Predictor] = {candidate.name: candidate.predict}
         if training is not None and candidate is candidates[0]:
-            predictors[BASELINE] = constant_baseline(training, candidate.collator)
-        evaluations |= evaluate(
-            predictors,
-            dataset,
-            candidate.collator,
-            accelerator,
-            batch_size=arguments.batch_size,
-            num_workers=arguments.num_workers,
-            per_image=arguments.compare is not None or arguments.worst > 0,
-        )
+            with naming_split(str(arguments.baseline_split)):
+                predictors[BASELINE] = constant_baseline(training, candidate.collator)
+        with naming_split(arguments.split):
+            evaluations |= evaluate(
+                predictors,
+                dataset,
+                candidate.collator,
+                accelerator,
+                batch_size=arguments.batch_size,
+                num_workers=arguments.num_workers,
+                per_image=arguments.compare is not None or arguments.worst > 0,
+            )
     return evaluations
 
 

@@ -9,7 +9,7 @@ everything that looks wrong, and writes a contact sheet for visual inspection. T
 import io
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
@@ -36,12 +36,15 @@ from mult_hf.model.processor_labels import unfit_file
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, panel
 
-from .class_mistakes import class_mistake, colour_coding, drawn_in_colours, zero_based_ids
-from .metadata_files import FILE_NAME, described, metadata_mistake
+from .class_mistakes import class_mistake, colour_coding, zero_based_ids
+from .metadata_files import FILE_NAME, explain_load_error, metadata_mistake
 from .mistakes import (
+    FLIPPED,
     INVERTED,
+    REVERSED,
     Evidence,
-    flip_in_numbers,
+    drawn_in_colours,
+    flips_in_numbers,
     focal_length_mistake,
     geometry_notes,
     is_depth,
@@ -56,6 +59,9 @@ from .schema import FOCAL_LENGTH, load_task_entries
 
 HELD_OUT = "--train_split 'train[:90%]' --validation_split 'train[90%:]'"
 """Flags of training for data with training rows only."""
+
+LONGEST_REASONS = 450
+"""Characters of a message for what is wrong with the entries of a card; commands print 500."""
 
 SHEET_ROWS = 8
 """Samples on a contact sheet."""
@@ -159,13 +165,13 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     findings = {column: TaskFindings() for column in ("image", *specs)}
     for task, spec in specs.items():
         _check_names(spec, findings[task])
-    silent = [task for entry, task in zip(entries, specs, strict=True) if isinstance(entry, str) or entry.get("encoding") is None]
-    notes = [*_encoding_notes(specs, silent)]
+    without_encoding = [task for entry, task in zip(entries, specs, strict=True) if isinstance(entry, str) or entry.get("encoding") is None]
+    notes = [*_encoding_notes(specs, without_encoding)]
     shown: list[list[Image.Image | None]] = []
     columns: dict[str, None] = {}  # a set in order
     splits = _open(name_or_path, split, token)
     if split is None and "train" in splits and "validation" not in splits:
-        notes.append(f"no split 'validation' (a folder without images is none); train with {HELD_OUT}")
+        notes.append(f"no split 'validation', on which training measures; train with {HELD_OUT}")
     for split_name, dataset in splits.items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
         columns.update(dict.fromkeys(dataset.column_names or ()))
@@ -175,18 +181,19 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
             if len(shown) < SHEET_ROWS:
                 shown.append(cells)
         if samples and findings["image"].rows == before:
-            findings["image"].wrong("no rows, so nothing can be trained or measured on it", f"split {split_name}")
-    mistake = metadata_mistake(Path(name_or_path))
-    if mistake is not None:
-        findings["image"].wrong(mistake, FILE_NAME)
+            cause = metadata_mistake(Path(name_or_path))
+            cause = f": {cause}" if cause else ""
+            findings["image"].wrong(f"no rows, so nothing can be trained or measured on it{cause}", f"split {split_name}")
     if not findings["image"].rows:
         raise ValueError(f"{name_or_path} has no rows to check; --samples is {samples}")
     if specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(_without_maps(specs, columns), "all rows")
     for task, spec in specs.items():
-        _judge_all_maps(findings[task], spec, has_encoding=task not in silent)
+        _judge_all_maps(findings[task], spec, has_encoding=task not in without_encoding)
         notes += _task_notes(task, findings[task], spec)
     _judge_pairs(findings, specs)
+    for task, spec in specs.items():
+        _put_numbers(findings[task], spec)
     any_image = any(cell is not None for cells in shown for cell in cells)
     return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None)
 
@@ -200,13 +207,14 @@ def _resolved(entries: Sequence[Any]) -> dict[str, TaskSpec]:
         except ValueError as error:
             wrong.append(str(error))
     if len(wrong) > 1:
-        raise refusal(f"{len(wrong)} entries of the card are wrong: {'; '.join(wrong)}")
+        reasons = "; ".join(str(refusal(reason, max(80, LONGEST_REASONS // len(wrong)))) for reason in wrong)
+        raise ValueError(f"{len(wrong)} entries of the card are wrong: {reasons}")
     return resolve_tasks(entries)
 
 
-def _encoding_notes(specs: Mapping[str, TaskSpec], silent: Collection[str]) -> Iterator[str]:
-    """How maps are read whose entry does not say it; another bit depth would be refused, another scale or first id is not always."""
-    for task in silent:
+def _encoding_notes(specs: Mapping[str, TaskSpec], without_encoding: Collection[str]) -> Iterator[str]:
+    """How maps are read whose entry does not say it. Another bit depth is refused; another scale or first id may not show."""
+    for task in without_encoding:
         read = specs[task].encoding
         fields = f"dtype {read.dtype}, scale {read.scale}, offset {read.offset}, unknown {list(read.unknown)}"
         yield f"{task}: the card's entry has no encoding, so maps are read with {fields}"
@@ -225,16 +233,19 @@ def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dic
     try:
         splits = load_dataset(str(name_or_path), streaming=True, token=token)
     except Exception as error:  # `datasets` raises its own, huggingface_hub's and fsspec's errors here
-        raise ValueError(f"datasets cannot load {name_or_path}: {described(Path(name_or_path), error)}") from error
+        raise ValueError(f"datasets cannot load {name_or_path}: {explain_load_error(Path(name_or_path), error)}") from error
     if split is not None and split not in splits:
         raise refusal(f"{name_or_path} has no split {split!r}; it has {', '.join(splits)}")
     return dict(splits) if split is None else {split: splits[split]}
 
 
-def _without_maps(specs: Iterable[str], columns: Iterable[str]) -> str:
+def _without_maps(specs: Collection[str], columns: Collection[str]) -> str:
+    empty = [task for task in specs if task in columns]
+    if empty:
+        return f"no task of the card has a map: {', '.join(empty)} {'is' if len(empty) == 1 else 'are'} null in all rows that were read"
     return (
         f"no task of the card has a map; the card lists {', '.join(specs)}, and the columns are {', '.join(columns)}; name columns after "
-        f"the tasks, in a folder of images by keys such as 'depth_file_name' in its {FILE_NAME}"
+        f"the tasks, in a folder of images by keys such as '{next(iter(specs))}_file_name' in its {FILE_NAME}"
     )
 
 
@@ -245,7 +256,7 @@ def _column_notes(dataset: IterableDataset, specs: Mapping[str, TaskSpec]) -> It
             yield f"column {column!r} holds images, but the card has no task of that name"
     for task in specs:
         if columns and task not in columns:
-            similar = get_close_matches(task, [column for column in columns if column not in specs], 1)
+            similar = get_close_matches(task, [column for column in columns if column not in ("image", FOCAL_LENGTH, *specs)], 1)
             yield f"no column {task!r}: unknown everywhere{f'; rename {similar[0]!r}, if it is meant' if similar else ''}"
 
 
@@ -291,7 +302,7 @@ def _pairs(specs: Mapping[str, TaskSpec]) -> list[tuple[str, str]]:
 def _judge_all_maps(findings: TaskFindings, spec: TaskSpec, has_encoding: bool) -> None:
     """Record mistakes that only show over several maps; an explanation of undecodable ids is added to their problem."""
     for sentence in scene_mistakes(findings.evidence):
-        findings.wrong(flip_in_numbers(sentence, spec), "all rows")
+        findings.wrong(sentence, "all rows")
     unreachable = unreachable_mistake(findings.evidence, spec)
     if unreachable and not findings.evidence.suspicious_maps:  # a wrong scale, for instance, explains these values, too
         findings.wrong(unreachable, "all rows")
@@ -305,13 +316,18 @@ def _judge_all_maps(findings: TaskFindings, spec: TaskSpec, has_encoding: bool) 
 
 def _judge_pairs(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskSpec]) -> None:
     for depth, normals in _pairs(specs):
-        if INVERTED in findings[depth].problems:
-            continue  # which explains what contradicts the normals
-        about = zip((depth, normals), pair_mistakes(findings[normals].evidence.counts), strict=True)
-        for task, sentence in about:
-            named = None if sentence is None else flip_in_numbers(sentence, specs[task])
-            if named is not None and named not in findings[task].problems:
-                findings[task].wrong(named, "all rows")
+        if INVERTED in findings[depth].problems or REVERSED in findings[normals].problems:
+            continue  # which explains what contradicts
+        for task, sentences in zip((depth, normals), pair_mistakes(findings[normals].evidence.counts), strict=True):
+            for sentence in sentences:
+                if sentence not in findings[task].problems:
+                    findings[task].wrong(sentence, "all rows")
+
+
+def _put_numbers(findings: TaskFindings, spec: TaskSpec) -> None:
+    """Add the encoding that corrects all mirrored axes at once to each problem of an axis."""
+    remedy = flips_in_numbers(findings.problems, spec)
+    findings.problems = {sentence + (remedy if sentence in FLIPPED else ""): rows for sentence, rows in findings.problems.items()}
 
 
 def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:

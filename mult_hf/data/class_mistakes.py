@@ -4,7 +4,7 @@ import numpy as np
 
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .mistakes import FEWEST_MAPS, Evidence
+from .mistakes import FEWEST_MAPS, Evidence, colours_of, is_grey
 
 MOST_SPREAD_IDS = 16
 """Most ids beyond the class list that may be ids spread out for viewing; more ids come from interpolation."""
@@ -16,23 +16,12 @@ def colour_coding(stored: np.ndarray) -> str | None:
     Args:
         stored: the array as read from the file.
     """
-    if stored.ndim != 3 or min(stored.shape) == 1 or stored.shape[-1] not in (3, 4):
+    colours = colours_of(stored)
+    if colours is None:
         return None
-    colours = stored[..., :3].reshape(-1, 3)
-    if (colours == colours[:, :1]).all():
+    if is_grey(colours):
         return "a grey mask is stored as RGB; store one channel, or set the encoding's channels to [0]"
     return f"a colour-coded mask of {len(np.unique(colours, axis=0))} colours; store one class id per pixel"
-
-
-def drawn_in_colours(stored: np.ndarray, spec: TaskSpec) -> str | None:
-    """Describe a map of one number per pixel that holds a picture of it, drawn with a colour map; `None` for others."""
-    is_picture = stored.ndim == 3 and stored.shape[-1] in (3, 4) and min(stored.shape) > 1
-    if spec.is_classification or spec.channels > 1 or spec.encoding.channels is not None or not is_picture:
-        return None
-    colours = stored[..., :3].reshape(-1, 3)
-    if (colours == colours[:, :1]).all():
-        return None
-    return "a picture drawn in colours, not numbers; store the values themselves, one per pixel"
 
 
 def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = True) -> str | None:
@@ -105,4 +94,4 @@ def zero_based_ids(evidence: Evidence, spec: TaskSpec) -> str | None:
     )
 
 
-__all__ = ["class_mistake", "colour_coding", "drawn_in_colours", "zero_based_ids"]
+__all__ = ["class_mistake", "colour_coding", "zero_based_ids"]

@@ -15,7 +15,7 @@ from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessing
 from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .row_errors import ROW
+from .row_errors import INTERNAL, ROW
 from .schema import FOCAL_LENGTH
 
 Augmentation = Callable[..., dict[str, Any]]
@@ -144,7 +144,8 @@ class MultiTaskCollator:
     def _check_rows(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec]) -> None:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]
         if without_image:
-            raise refusal(f"rows {without_image} of the batch have no image; their columns are {sorted(rows[without_image[0]])}")
+            columns = sorted(set(rows[without_image[0]]) - INTERNAL)
+            raise refusal(f"rows {without_image} of the batch have no image; their columns are {columns}")
         for number, row in enumerate(rows):
             where = row.get(ROW) or f"row {number} of the batch"
             check_aligned({task: row.get(task) for task in specs}, row["image"], where)

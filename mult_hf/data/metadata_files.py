@@ -42,7 +42,11 @@ def metadata_mistake(directory: Path) -> str | None:
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a mark at the start is no mistake
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}; save it as UTF-8") from error
+    for number, line in enumerate(text.split("\n"), 1):  # other line breaks may stand in a value
         if line.strip():
             try:
                 found = json.loads(line)
@@ -53,16 +57,22 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def described(directory: Path, error: Exception) -> str:
-    """An error of `datasets` about a local data set, with the mistake that causes it, if it is in a metadata file."""
+def explain_load_error(directory: Path, error: Exception, remedy: str = "") -> str:
+    """What `datasets` could not load, with the mistake in a metadata file that causes it, if there is one, and what to do.
+
+    Args:
+        directory: of a local data set, or the name of another one.
+        error: of `datasets`.
+        remedy: what to do if the mistake is not found.
+    """
     unknown = _UNKNOWN_SPLIT.fullmatch(str(error))
     if unknown:
-        split, first = unknown["split"], unknown["splits"].split(", ")[0].strip("'")
-        return (
-            f"it has no split {split!r}, but {unknown['splits']}; give another one, or parts of one: '{first}[:90%]' and '{first}[90%:]' "
-            "(a folder without images is no split)"
-        )
-    return metadata_mistake(directory) or str(error.__cause__ or error)
+        split, splits = unknown["split"], [name.strip("' ") for name in unknown["splits"].split(",")]
+        is_folder = any((directory / name).is_dir() for name in splits)
+        hint = " (a folder without images is no split)" if is_folder else ""
+        parts = f"'{splits[0]}[:90%]' and '{splits[0]}[90%:]'"
+        return f'Unknown split "{split}"{hint}; it has {", ".join(splits)}: give one of them, or parts of one, such as {parts}'
+    return metadata_mistake(directory) or f"{error.__cause__ or error}{remedy}"
 
 
-__all__ = ["described", "metadata_mistake"]
+__all__ = ["explain_load_error", "metadata_mistake"]

@@ -7,7 +7,7 @@ are in the lower half. If a data set has depth and normals of the same pixels, t
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -38,9 +38,10 @@ LEAST_SHARE = 0.005
 """Smallest share of a map's pixels with one far value that is suspicious."""
 
 SENTINELS = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 65535.0)
-"""Numbers, with either sign, that files often mark pixels without a value with, and [`LARGEST_NUMBER`], from which on any may be one."""
+"""Numbers that often stand for pixels without a value, with either sign."""
 
 LARGEST_NUMBER = 1e10
+"""Numbers from this one on stand for pixels without a value, too."""
 
 FAR_BEYOND = 3.0
 """Ratio of such a value to the largest other one."""
@@ -62,10 +63,7 @@ INVERTED = (
     "disparity; store metres"
 )
 Y_DOWN = "floors point down: y looks stored downwards, but must point up; flip the sign of the encoding's second scale and offset"
-Z_AWAY = (
-    "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's third scale and offset, and "
-    "check again"
-)
+Z_AWAY = "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's third scale and offset"
 REVERSED = "channels look reversed (BGR): z, towards the viewer, must come last; give the encoding's channels as [2, 1, 0]"
 X_LEFT = "surfaces face the wrong side: x looks mirrored, but must point right; flip the sign of the encoding's first scale and offset"
 
@@ -76,18 +74,23 @@ CONTRADICTION = (
 )
 
 
-_FLIPPED = {X_LEFT: 0, Y_DOWN: 1, Z_AWAY: 2}
+FLIPPED = {X_LEFT: 0, Y_DOWN: 1, Z_AWAY: 2}
+"""Channel of the axis that each problem is about."""
 
 
-def flip_in_numbers(sentence: str, spec: TaskSpec) -> str:
-    """A sentence about an axis of normals with the scale and offset that correct it; other sentences are unchanged."""
-    if sentence not in _FLIPPED or spec.channels != 3:
-        return sentence
-    fields = []
-    for name in ("scale", "offset"):
-        numbers = np.broadcast_to(getattr(spec.encoding, name), 3) * np.where(np.arange(3) == _FLIPPED[sentence], -1.0, 1.0)
-        fields.append(f"{name}: [{', '.join(f'{number + 0.0:.10g}' for number in numbers)}]")
-    return f"{sentence}: {', '.join(fields)}"
+def flips_in_numbers(problems: Iterable[str], spec: TaskSpec) -> str:
+    """The scale and offset that flip every axis that one of the problems is about, to be added to each of them; empty without any."""
+    axes = [FLIPPED[problem] for problem in problems if problem in FLIPPED]
+    if not axes or spec.channels != 3:
+        return ""
+    signs = np.where(np.isin(np.arange(3), axes), -1.0, 1.0)
+    scale, offset = (np.broadcast_to(numbers, 3) * signs + 0.0 for numbers in (spec.encoding.scale, spec.encoding.offset))
+    together = ", all of them together" if len(axes) > 1 else ""
+    return f"{together}: scale: [{_listed(scale)}], offset: [{_listed(offset)}]"
+
+
+def _listed(numbers: np.ndarray) -> str:
+    return ", ".join(f"{number:.10g}" for number in numbers)
 
 
 METRES = ("m", "metre", "metres", "meter", "meters")
@@ -173,6 +176,27 @@ def suspicions(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
             yield from find(values, spec)
 
 
+def colours_of(stored: np.ndarray) -> np.ndarray | None:
+    """The colours of a picture's pixels, (pixels, 3), or `None` for an array that is no picture in colours."""
+    is_picture = stored.ndim == 3 and stored.shape[-1] in (3, 4) and min(stored.shape) > 1
+    return stored[..., :3].reshape(-1, 3) if is_picture else None
+
+
+def is_grey(colours: np.ndarray) -> bool:
+    """Whether all colours, (pixels, 3), are grey."""
+    return bool((colours == colours[:, :1]).all())
+
+
+def drawn_in_colours(stored: np.ndarray, spec: TaskSpec) -> str | None:
+    """Describe a map of one number per pixel that holds a picture of it, drawn with a colour map; `None` for others."""
+    if spec.is_classification or spec.channels > 1 or spec.encoding.channels is not None:
+        return None
+    colours = colours_of(stored)
+    if colours is None or is_grey(colours):
+        return None
+    return "a picture drawn in colours, not numbers; store the values themselves, one per pixel"
+
+
 def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     median, farthest = float(np.median(values)), spec.value_range[1] if spec.value_range else USUAL_FARTHEST
     if np.isfinite(farthest) and median > max(2 * farthest, 20.0):
@@ -207,20 +231,27 @@ def _far_value(values: np.ndarray) -> str | None:
     )
 
 
-def _sentinel(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    """Describe a number far from all others that files often mark pixels without a value with."""
+def _sentinels(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
+    """Describe numbers far from all others that files often mark pixels without a value with."""
+    (scale,), (offset,) = (np.unique(numbers) if np.ndim(numbers) else [numbers] for numbers in (spec.encoding.scale, spec.encoding.offset))
     low, high = spec.value_range or (np.inf, -np.inf)
+    rest, found = values, []
     for extreme in (values.min(), values.max()):
-        others = values[values != extreme]
-        share = 1 - others.size / values.size
-        is_usual = abs(extreme) in SENTINELS or abs(extreme) >= LARGEST_NUMBER
-        if not others.size or share < LEAST_SHARE or low <= extreme <= high or not is_usual:
-            continue
-        if np.abs(others - extreme).min() > FAR_BEYOND * np.ptp(others):
+        stored = float((extreme - offset) / scale)
+        share = float(np.mean(values == extreme))
+        if share >= LEAST_SHARE and not low <= extreme <= high and (_marks_holes(extreme) or _marks_holes(stored)):
+            rest = rest[rest != extreme]
+            found.append((extreme, stored, share))
+    for extreme, stored, share in found:
+        if rest.size and np.abs(rest - extreme).min() > FAR_BEYOND * np.ptp(rest):
             yield (
                 f"{share:.1%} of the known values are exactly {extreme:g}, far from the others, which looks like a value for unknown "
-                "pixels; list the stored value under the encoding's unknown"
+                f"pixels; list {stored:g} under the encoding's unknown"
             )
+
+
+def _marks_holes(number: float) -> bool:
+    return round(abs(float(number)), 2) in SENTINELS or abs(number) >= LARGEST_NUMBER
 
 
 def _of_unit_length(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -233,7 +264,7 @@ def _towards_viewer(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     # No visible normal points away along its own ray, but a floor can point away along the axis of a camera that looks up. Such
     # surfaces never fill half of an image.
     if np.mean(values[-1] < -STEP_OF_8_BITS) > 0.5:
-        yield flip_in_numbers(Z_AWAY, spec)
+        yield Z_AWAY
 
 
 def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -248,7 +279,7 @@ KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskS
     (is_depth, _distances_from_a_camera),
     (lambda spec: spec.unit == UNIT_VECTOR or spec.activation == "unit_vector", _of_unit_length),
     (is_normals, _towards_viewer),
-    (lambda spec: not spec.is_classification and not is_depth(spec), _sentinel),
+    (lambda spec: not spec.is_classification and spec.channels == 1 and not is_depth(spec), _sentinels),
     (lambda spec: spec.unit == "[0, 1]", _within_range),
 )
 """Checks of a single map: which tasks they are for, and what they find. Other tasks are checked against their encoding and the range of
@@ -316,8 +347,8 @@ def pair_evidence(depth: np.ndarray, normals: np.ndarray, counts: Counter[str]) 
         normals: (3, height, width), NaN where unknown.
         counts: receives the numbers of pixels where x and y agree or contradict.
     """
-    if depth.shape[-2:] != normals.shape[-2:] or min(depth.shape[-2:]) < 2 or np.nanmean(normals[2]) < 0:
-        return  # normals that point away are reported separately
+    if depth.shape[-2:] != normals.shape[-2:] or min(depth.shape[-2:]) < 2:
+        return
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = 1 / np.where(depth[0] > 0, depth[0].astype(np.float64), np.nan)
     down, right = np.gradient(inverse)
@@ -329,40 +360,31 @@ def pair_evidence(depth: np.ndarray, normals: np.ndarray, counts: Counter[str]) 
         counts[f"{axis} contradicts"] += int((~agree).sum())
 
 
-def pair_mistakes(counts: Counter[str]) -> tuple[str | None, str | None]:
-    """Problems of the depth, and of the normals, if the two contradict each other; `None` for each without a problem.
+def pair_mistakes(counts: Counter[str]) -> tuple[list[str], list[str]]:
+    """Problems of the depth, and of the normals, if the two contradict each other.
 
-    Swapped near and far contradict both axes of the normals, a wrong axis only itself. Where few surfaces are tilted along the other axis,
-    the normals alone tell which of the two it is, or nothing does.
+    Swapped near and far contradict both axes of the normals, a mirrored axis only itself. Where an axis alone contradicts, or both do, the
+    normals' own maps tell which of the two it is, or nothing does.
 
     Args:
         counts: from [`pair_evidence`], and from the normals' own maps.
     """
     contradicts = {axis: _mostly(counts, f"{axis} contradicts", f"{axis} agrees") for axis in "xy"}
     agrees = {axis: _mostly(counts, f"{axis} agrees", f"{axis} contradicts") for axis in "xy"}
-    hidden = {sentence: counts[f"hidden: {sentence}"] for sentence in (AS_STORED, X_LEFT, Y_DOWN)}
-    is_right = {  # by surfaces that would be hidden if the axis were flipped, and by floors
-        "x": _clearly(hidden[X_LEFT], hidden[AS_STORED]),
-        "y": _clearly(hidden[Y_DOWN], hidden[AS_STORED]) or _mostly(counts, "faces up below", "faces down below"),
-    }
+    # From the normals alone: surfaces that no camera sees as they are stored, or none would if the axis were flipped; and floors.
+    hidden = {name: f"hidden: {name}" for name in (AS_STORED, X_LEFT)}
+    floors = ("faces down below", "faces up below")
+    is_wrong = {"x": _mostly(counts, hidden[AS_STORED], hidden[X_LEFT]), "y": _mostly(counts, *floors)}
+    is_right = {"x": _mostly(counts, hidden[X_LEFT], hidden[AS_STORED]), "y": _mostly(counts, *reversed(floors))}
+    mirrored = {"x": X_LEFT, "y": Y_DOWN}
     if all(contradicts.values()):
-        return INVERTED, None
-    for axis, other, mistake in (("y", "x", Y_DOWN), ("x", "y", X_LEFT)):
+        return ([], [*mirrored.values()]) if is_wrong["y"] and not is_right["x"] else ([INVERTED], [])
+    for axis, other in (("x", "y"), ("y", "x")):
+        if contradicts[axis] and is_right[axis] and not agrees[other]:
+            return [INVERTED], []
         if contradicts[axis]:
-            if agrees[other]:
-                return None, mistake
-            if is_right[axis]:
-                return INVERTED, None
-            return None, mistake if _clearly(hidden[AS_STORED], hidden[mistake]) or _floors_face_down(axis, counts) else CONTRADICTION
-    return None, None
-
-
-def _clearly(many: int, few: int) -> bool:
-    return many > FEWEST_PIXELS and many > 2 * few
-
-
-def _floors_face_down(axis: str, counts: Counter[str]) -> bool:
-    return axis == "y" and _mostly(counts, "faces down below", "faces up below")
+            return [], [mirrored[axis] if agrees[other] or is_wrong[axis] else CONTRADICTION]
+    return [], []
 
 
 def focal_length_mistake(focal_length: Any, size: tuple[int, int]) -> str | None:

@@ -6,15 +6,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 ROW = "row_of_data_set"
 """Key of the name of a row, for error messages."""
+
+INTERNAL = {ROW, "augmentation_seed", "epoch_of_stream"}
+"""Keys of a row that training adds to its columns."""
 
 UNUSABLE = (OSError, SyntaxError, ValueError)
 """Errors that the contents of a row cause: of files, of Pillow for some broken ones, and of values that do not fit."""
 
 Prepared = TypeVar("Prepared")
+
+_POSITION = re.compile(r"^label map 0 of (the batch: )?")
+"""Where a map lies among those of one row, which its message states."""
 
 _FROM_WORKER = re.compile(r"Caught RowError in DataLoader worker process \d+\.\n.*\nmult_hf\.data\.row_errors\.RowError: ", re.DOTALL)
 
@@ -51,6 +57,25 @@ def _is_readable(rows: Any, number: int, column: str) -> bool:
     return True
 
 
+def decode_row(encoded: Mapping[str, Any], features: "Features", name: str, tokens: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A streamed row with its decoded images.
+
+    Args:
+        encoded: the row with undecoded images.
+        features: of its columns.
+        name: of the row in messages.
+        tokens: Hub tokens by repository, for images that are paths on the Hub.
+
+    Raises:
+        RowError: naming the row and the column that cannot be decoded.
+    """
+    decoded: dict[str, Any] = {}
+    for column, value in encoded.items():
+        with naming_row(f"{name}, column {column!r}"):
+            decoded |= type(features)({column: features[column]}).decode_example({column: value}, tokens)
+    return decoded
+
+
 @contextmanager
 def naming_row(name: str) -> Iterator[None]:
     """Put the name of a row before the message of an error, unless it contains it.
@@ -63,8 +88,8 @@ def naming_row(name: str) -> Iterator[None]:
     except RowError:
         raise
     except UNUSABLE as error:
-        is_named = re.search(rf"{re.escape(name)}\b", str(error))
-        raise RowError(str(error) if is_named else f"{name}: {error}") from error
+        is_named = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error))
+        raise RowError(str(error) if is_named else f"{name}: {_POSITION.sub('', str(error))}") from error
 
 
 @contextmanager
@@ -99,4 +124,4 @@ def in_batch(prepare: Callable[[Sequence[Mapping[str, Any]]], Prepared], rows: S
         raise  # the rows do not fit together
 
 
-__all__ = ["ROW", "RowError", "in_batch", "naming_row", "naming_split", "read_row"]
+__all__ = ["INTERNAL", "ROW", "RowError", "decode_row", "in_batch", "naming_row", "naming_split", "read_row"]

@@ -16,7 +16,7 @@ from yaml import YAMLError
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
-from .metadata_files import described
+from .metadata_files import explain_load_error
 from .stores import naming_store
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
 
     Raises:
         ImportError: if `datasets` is not installed.
-        ValueError: if there is no such split, or a file of the data set is broken.
+        ValueError: if there is no such split, or a file of the data set is broken, or the `metadata.jsonl` of a folder has a mistake.
     """
     try:
         from datasets import config, load_dataset
@@ -69,9 +69,10 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
     try:
         return as_image_columns(load_dataset(str(name_or_path), split=split, **options))
     except (DatasetGenerationError, ArrowInvalid) as error:
-        raise ValueError(f"{name_or_path} cannot be read: {described(directory, error)}; make or download its files again") from error
+        reason = explain_load_error(directory, error, "; make or download its files again")
+        raise ValueError(f"{name_or_path} cannot be read: {reason}") from error
     except ValueError as error:  # an unknown split, or folders that do not fit together
-        raise ValueError(f"{name_or_path} cannot be read: {described(directory, error)}") from error
+        raise ValueError(f"{name_or_path} cannot be read: {explain_load_error(directory, error)}") from error
 
 
 def card_configs(directory: Path, data_files: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

@@ -92,10 +92,11 @@ def _check_range(values: np.ndarray, spec: TaskSpec, *, depends_on_camera: bool)
     low, high = spec.head_range if depends_on_camera else spec.final_range
     share = share_beyond(values, low, high)
     if share > MOST_UNREACHABLE:
-        limit = "its activation gives, so they cannot be learnt" if (low, high) == spec.head_range else "predictions are clipped to"
+        is_of_head = (low, high) == spec.head_range
+        limit = "all that its activation gives, so they cannot be learnt" if is_of_head else "the range that predictions are clipped to"
         camera = " (with a canonical camera, distances are multiplied by its focal length over the image's)" if depends_on_camera else ""
         logger.warning(
-            f"{spec.name}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], all that {limit}; give a "
+            f"{spec.name}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], {limit}; give a "
             f"value_range that contains them in the card's entry{camera}"
         )
 

@@ -84,7 +84,7 @@ def _check_numbers_of_classes(spec: "TaskSpec") -> str | None:
     return f"is a classification and has value_range {spec.value_range}, which is for numbers; leave it out"
 
 
-def fitting(spec: "TaskSpec", field: str, names: Iterable[str]) -> list[str]:
+def names_that_fit(spec: "TaskSpec", field: str, names: Iterable[str]) -> list[str]:
     """Those names of losses or activations that fit a task's kind and number of channels.
 
     Args:
@@ -101,7 +101,7 @@ def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
     for field in ("loss", "activation"):
         if getattr(spec, field) in other[field]:
             kind = "regression" if spec.is_classification else "classification"
-            allowed = ", ".join(fitting(spec, field, _NAMES[field]))
+            allowed = ", ".join(names_that_fit(spec, field, _NAMES[field]))
             return f"is a {spec.kind} and has {field} {getattr(spec, field)!r}, which is for {kind}; choose from: {allowed}"
     return None
 
@@ -111,7 +111,7 @@ def _check_vectors(spec: "TaskSpec") -> str | None:
     if not of_vectors or spec.channels > 1:
         return None
     named = ", ".join(getattr(spec, field) for field in of_vectors)
-    allowed = "; ".join(f"{field}: {', '.join(fitting(spec, field, _NAMES[field]))}" for field in of_vectors)
+    allowed = "; ".join(f"{field}: {', '.join(names_that_fit(spec, field, _NAMES[field]))}" for field in of_vectors)
     return f"has one channel and {named}, for vectors of 2 or more channels; give more channels, or choose from {allowed}"
 
 

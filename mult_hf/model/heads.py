@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoder_mult import PerTask, channels_first
-from .entry_checks import fitting
+from .entry_checks import names_that_fit
 from .entry_fields import refusal
 from .tasks import TaskSpec
 
@@ -31,7 +31,7 @@ def activation_function(spec: TaskSpec) -> Callable[[Tensor, TaskSpec], Tensor]:
         ValueError: if there is no such activation.
     """
     if spec.activation not in ACTIVATIONS:
-        allowed = fitting(spec, "activation", ACTIVATIONS)
+        allowed = names_that_fit(spec, "activation", ACTIVATIONS)
         raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(allowed)}")
     return ACTIVATIONS[spec.activation]
 

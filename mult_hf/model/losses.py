@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .entry_checks import fitting
+from .entry_checks import names_that_fit
 from .entry_fields import refusal
 from .tasks import IGNORE_INDEX, TaskSpec
 
@@ -139,6 +139,16 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Loss functions by the name that a task's entry uses."""
 
 
+def losses_of(spec: TaskSpec) -> list[str]:
+    """Names of the losses that fit a task and are defined for its values."""
+    return [name for name in names_that_fit(spec, "loss", LOSSES) if _is_defined(name, spec)]
+
+
+def _is_defined(loss: str, spec: TaskSpec) -> bool:
+    (lowest, highest), (low, high) = RANGES.get(loss, (-math.inf, math.inf)), spec.final_range
+    return not (math.isfinite(low) and low < lowest) and not (math.isfinite(high) and high > highest)
+
+
 def loss_function(spec: TaskSpec) -> Callable[[Tensor, Tensor], Tensor]:
     """The function that a task's entry names.
 
@@ -146,7 +156,7 @@ def loss_function(spec: TaskSpec) -> Callable[[Tensor, Tensor], Tensor]:
         ValueError: if there is no such loss.
     """
     if spec.loss not in LOSSES:
-        raise ValueError(f"task {spec.name!r} has loss {spec.loss!r}; allowed: {', '.join(fitting(spec, 'loss', LOSSES))}")
+        raise ValueError(f"task {spec.name!r} has loss {spec.loss!r}; allowed: {', '.join(losses_of(spec))}")
     return LOSSES[spec.loss]
 
 
@@ -160,12 +170,11 @@ def check_loss(spec: TaskSpec) -> None:
     Raises:
         ValueError: naming both ranges.
     """
-    lowest, highest = RANGES.get(spec.loss, (-math.inf, math.inf))
-    low, high = spec.final_range
-    if (math.isfinite(low) and low < lowest) or (math.isfinite(high) and high > highest):
+    if not _is_defined(spec.loss, spec):
+        (lowest, highest), (low, high) = RANGES[spec.loss], spec.final_range
         raise refusal(
             f"task {spec.name!r} has loss {spec.loss!r}, which is for values from {lowest:g} to {highest:g}, and its values run from "
-            f"{low:g} to {high:g}; give another loss, or a value_range within"
+            f"{low:g} to {high:g}; give another loss ({', '.join(losses_of(spec))}), or a value_range within"
         )
 
 

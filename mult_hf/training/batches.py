@@ -18,12 +18,12 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from mult_hf.data.collator import AUGMENTATION_SEED, Collate
-from mult_hf.data.row_errors import ROW, in_batch
+from mult_hf.data.row_errors import INTERNAL, ROW, decode_row, in_batch
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature
 
 from .arguments import TrainingArguments
-from .progress import describe_rows, describe_samples, short_columns
+from .progress import FROM_WEIGHTS, describe_rows, describe_samples, short_columns
 from .stream import StreamBatches, TrainingStream, mix_seeds, stream_loader
 
 if TYPE_CHECKING:
@@ -150,18 +150,19 @@ class StreamedRows(TorchIterableDataset):
         if rows.features is None:
             raise ValueError("the columns of the streamed rows are unknown; pass features=Features(...) when you create them")
         self.rows, self.seed, self.window = rows, seed, window
+        self._features = rows.features
+        self._tokens = getattr(rows, "_token_per_repo_id", None)  # which `datasets` passes on when it decodes rows itself
         self.process, self.processes = process, processes
         self._epoch = self._count = 0
         self._saved: Mapping[str, Any] | None = None
         self._current: IterableDataset | None = None
 
     def in_epoch(self, epoch: int) -> IterableDataset:
-        """This process's rows of an epoch, in order."""
+        """This process's rows of an epoch, in order, with undecoded images."""
         undecoded = self.rows.decode(False)  # else the window would hold decoded images
         permute = partial(_permuted, seed=(self.seed, epoch))
         shuffled = undecoded.map(permute, batched=True, batch_size=self.window, with_indices=True)
-        decoded = shuffled.cast(undecoded.features).decode(num_threads=0)
-        own = split_dataset_by_node(decoded, self.process, self.processes, strategy="shards")
+        own = split_dataset_by_node(shuffled.cast(undecoded.features), self.process, self.processes, strategy="shards")
         own.set_epoch(1 + mix_seeds(self.seed, epoch, 3) % 2**31)  # the order of shards; epoch 0 of `datasets` has the files' order
         return own
 
@@ -176,8 +177,9 @@ class StreamedRows(TorchIterableDataset):
                 self._current.load_state_dict(dict(self._saved))
                 self._saved = None
             before = self._count
-            for row in self._current:
+            for encoded in self._current:
                 self._count += 1
+                row = decode_row(encoded, self._features, name_sample(name_columns(encoded)), self._tokens)
                 yield {**row, AUGMENTATION_SEED: mix_seeds(self.seed, lane, self._count, 2), EPOCH: self._epoch}
             self._epoch += 1
             empty = empty + 1 if self._count == before else 0
@@ -200,6 +202,16 @@ def _permuted(rows: dict[str, list[Any]], indices: Sequence[int], seed: tuple[in
     return {name: [values[place] for place in order] for name, values in rows.items()}
 
 
+def name_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that name a row, without what training adds to it."""
+    return short_columns({key: value for key, value in row.items() if key not in INTERNAL})
+
+
+def name_sample(columns: Mapping[str, Any]) -> str:
+    """The name of a streamed sample from the columns that name it."""
+    return describe_samples([("sample", partial(dict, columns))])[0]
+
+
 class _NamingCollator:
     """Adds the names of its samples to a batch, and the latest epoch of its rows; a class, so that workers can pickle it."""
 
@@ -207,8 +219,8 @@ class _NamingCollator:
         self.collate = collate
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[MulTBatchFeature, list[dict[str, Any]], int]:
-        names = [short_columns({key: value for key, value in row.items() if key not in (AUGMENTATION_SEED, EPOCH)}) for row in rows]
-        named = [{**row, ROW: f"sample {name}"} for row, name in zip(rows, names)]
+        names = [name_columns(row) for row in rows]
+        named = [{**row, ROW: name_sample(name)} for row, name in zip(rows, names)]
         return in_batch(self.collate, named), names, max(row[EPOCH] for row in rows)
 
 
@@ -280,8 +292,7 @@ class StreamedBatches:
         if state["num_workers"] != self.num_workers:
             raise ValueError(
                 f"--num_workers was {state['num_workers']} and is {self.num_workers}; each worker reads its own shards of streamed rows: "
-                f"continue with --num_workers {state['num_workers']}, or start a new run from the weights: "
-                "--model with the path of the checkpoint"
+                f"continue with --num_workers {state['num_workers']}, or {FROM_WEIGHTS}"
             )
         self._loader.load_state_dict(dict(state["loader"]))
 

@@ -116,6 +116,7 @@ class TrainingLoop:
         if baseline_rows is None:
             baseline_rows = first_rows(training_rows, BASELINE_ROWS) if streamed else training_rows
         self.validation = Validation(baseline_rows, validation_rows, MultiTaskCollator(processor), accelerator, **loading)
+        self.has_trained = False
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
         self.weighting = self._make_weighting(model)
@@ -186,7 +187,8 @@ class TrainingLoop:
             FloatingPointError: if a loss, a gradient or a weight is not finite.
         """
         arguments, progress = self.arguments, self.progress
-        if progress.step < arguments.max_steps:
+        self.has_trained = progress.step < arguments.max_steps
+        if self.has_trained:
             self.validation.measure_baseline()
         self.batches.start(progress.step * arguments.gradient_accumulation_steps)
         silent = not self.accelerator.is_main_process

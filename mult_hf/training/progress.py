@@ -17,7 +17,8 @@ from mult_hf.model.entry_fields import refusal
 
 from .stream import TrainingStream
 
-_FROM_WEIGHTS = "start a new run from its weights: --model with the path of the checkpoint"
+FROM_WEIGHTS = "start a new run from the weights: --model with the checkpoint, or with the run's directory if its weights are sharded"
+"""What can be done where a run cannot be resumed."""
 
 
 @dataclass
@@ -72,11 +73,11 @@ class Progress:
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
-            raise ValueError(f"the checkpoint is from another run: {message}; give the same flags, or {_FROM_WEIGHTS}")
+            raise ValueError(f"the checkpoint is from another run: {message}; give the same flags, or {FROM_WEIGHTS}")
         changed = [name for name in sorted({*self.data, *state["data"]}) if self.data.get(name) != state["data"].get(name)]
         if changed:
             message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)
-            raise ValueError(f"the data changed since the checkpoint ({message}); restore them, or {_FROM_WEIGHTS}")
+            raise ValueError(f"the data changed since the checkpoint ({message}); restore them, or {FROM_WEIGHTS}")
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -151,4 +152,4 @@ class JsonLinesLog:
         os.replace(rewritten, self.path)
 
 
-__all__ = ["JsonLinesLog", "Progress", "describe_rows", "describe_samples", "mean_over_processes", "short_columns"]
+__all__ = ["FROM_WEIGHTS", "JsonLinesLog", "Progress", "describe_rows", "describe_samples", "mean_over_processes", "short_columns"]

@@ -61,9 +61,10 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
     """
     directory = loop.arguments.output_dir
     with loop.final_weights() as model:
-        if loop.accelerator.is_main_process:
-            for name in _OF_WEIGHTS:  # those of an earlier run's weights
-                (directory / name).unlink(missing_ok=True)
+        if loop.accelerator.is_main_process and loop.has_trained:
+            with describing_write_errors(directory, loop.checkpoints):
+                for name in _OF_WEIGHTS:  # those of an earlier run's weights
+                    (directory / name).unlink(missing_ok=True)
         save_model(loop.accelerator, model, loop.processor, directory, loop.checkpoints)
     measured = loop.evaluate()
     table = results_table({"MulT": measured.model, "constant baseline": measured.baseline})

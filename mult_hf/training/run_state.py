@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from mult_hf.model.entry_fields import refusal
 
+from .progress import FROM_WEIGHTS
 from .sharded_state import has_shards, read_shards, shard_whole_state, write_shards
 from .state_files import read_state, read_tensors, write_state, write_tensors
 
@@ -196,7 +197,7 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     if state["device"] != device.type or (state["on_device"] is None) != (device.type == "cpu"):
         raise ValueError(
             f"the random state is from device {state['device']!r}, but this process runs on {device.type!r}; resume on the same kind of "
-            "device, or start a new run from the weights: --model with the path of the checkpoint"
+            f"device, or {FROM_WEIGHTS}"
         )
     before = random_state(device)
     try:

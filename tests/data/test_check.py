@@ -74,7 +74,7 @@ def test_every_problem_is_found_and_its_row_named(tmp_path, name):
     [
         ("metrics", ["rmse", "iou"], "unknown are ['iou']; allowed: mae, rmse, log_rmse"),
         ("metrics", ["mean_angle"], "has the metric 'mean_angle', which is for"),
-        ("loss", "l3", "allowed: l1, rotate_l1, silog, balanced_binary_cross_entropy"),
+        ("loss", "l3", "allowed: l1, rotate_l1, silog"),
         ("activation", "relu", "allowed: identity, sigmoid"),
         ("colormap", "rainbow", "has colormap 'rainbow'; allowed: gray, viridis"),
         ("colormap", "vectors", "a regression of 1 channel, has colormap 'vectors'; allowed: gray, viridis"),

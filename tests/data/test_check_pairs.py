@@ -1,5 +1,8 @@
 """Proves that where depth and normals contradict each other, the checker blames the one that is wrong, or neither."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
@@ -30,10 +33,10 @@ ROOF = ((unit(0, -0.5, 0.8), 1.5), (unit(0, 0, 1), 2.0))  # leans towards the vi
 WALL = ((unit(-1, 0, 0), 1.2), (unit(0, 0, 1), 3.0))
 
 
-def problems_of(tmp_path, depth, normals, rows=2):
+def problems_of(tmp_path, depth, normals, rows=2, normals_entry=ENTRIES["normals"]):
     """Problems by task; from two rows, too few for a judgement of depth alone."""
     stored = {"depth": np.round(512 * depth).astype(np.uint16), "normals": np.round(127 + 127 * normals).astype(np.uint8)}
-    entries = {task: ENTRIES[task] for task in stored}
+    entries = {"depth": ENTRIES["depth"], "normals": normals_entry}
     found = check(write(tmp_path / "set", [{"image": sound_maps()["image"], **stored}] * rows, entries))
     return {task: [*item.problems] for task, item in found.tasks.items() if item.problems}
 
@@ -67,6 +70,22 @@ def test_a_mirrored_axis_is_named_with_the_encoding_that_corrects_it(tmp_path, s
     assert task == "normals"
     start, _, end = sentence.partition(".*")
     assert any(start in each and each.endswith(end) for each in sentences), sentences
+
+
+ROOM = (*CORRIDOR, (unit(-1, 0, 0), 1.2))
+
+
+@pytest.mark.parametrize("signs", [(-1, -1, -1), (-1, -1, 1), (1, -1, -1)], ids=["all away", "half a turn", "y down, z into the scene"])
+def test_the_advice_for_several_mirrored_axes_corrects_them_at_once(tmp_path, signs):
+    depth, normals = planes(*ROOM)
+    ((task, sentences),) = problems_of(tmp_path / "wrong", depth, normals * signs, rows=3).items()
+    assert task == "normals"
+    remedies = {sentence.partition("scale: ")[2] for sentence in sentences if "scale: " in sentence}
+    (remedy,) = remedies
+    scale, offset = (json.loads(part) for part in re.fullmatch(r"(\[.*\]), offset: (\[.*\])", remedy).groups())
+    assert np.sign(scale).tolist() == [*signs]
+    entry = {**ENTRIES["normals"], "encoding": {**ENTRIES["normals"]["encoding"], "scale": scale, "offset": offset}}
+    assert problems_of(tmp_path / "right", depth, normals * signs, normals_entry=entry) == {}
 
 
 def test_neither_is_blamed_where_nothing_shows_which_is_wrong(tmp_path):

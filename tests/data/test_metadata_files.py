@@ -52,11 +52,32 @@ def test_a_mistake_in_a_metadata_file_is_named(tmp_path, name):
 @pytest.mark.parametrize("split", ["validation", "validation[:3]"])
 def test_a_split_without_files_is_none_and_another_is_suggested(tmp_path, split):
     root = folder(tmp_path, train=json.dumps(KEYS), validation=None)
-    with pytest.raises(ValueError, match=r"it has no split 'validation', but 'train'; give .*'train\[:90%\]' and 'train\[90%:\]'"):
+    advice = r"Unknown split \"validation\" \(a folder without images .*it has train: give .*'train\[:90%\]' and 'train\[90%:\]'"
+    with pytest.raises(ValueError, match=advice):
         load_rows(root, split=split)
     found = check(root)
     assert found.is_right
-    assert any("no split 'validation' (a folder without images is none)" in note for note in found.notes)
+    assert any("no split 'validation', on which training measures" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("text", ["a caption\u2028of two lines", "plain"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "byte order mark"])
+def test_what_datasets_reads_is_no_mistake(tmp_path, text, mark):
+    line = mark + json.dumps({**KEYS, "caption": text}, ensure_ascii=False)
+    root = folder(tmp_path, train=line, validation=line)
+    (root / "raw").mkdir()
+    (root / "raw/metadata.jsonl").write_text('{"of another format": 1}')
+    card = CARD.replace("mult_tasks", "configs: [{config_name: default, data_files: [{split: train, path: 'train/**'}]}]\nmult_tasks")
+    (root / "README.md").write_text(card)
+    assert check(root).is_right
+    assert load_rows(root, "train")[0]["caption"] == text
+
+
+def test_a_metadata_file_that_is_not_utf_8_is_named(tmp_path):
+    root = folder(tmp_path, train=json.dumps(KEYS), validation=json.dumps(KEYS))
+    (root / "train/metadata.jsonl").write_bytes('{"file_name": "caf\u00e9.png"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"train/metadata\.jsonl is not UTF-8: .*; save it as UTF-8"):
+        load_rows(root)
 
 
 def test_file_names_that_were_not_read_are_explained(tmp_path):

@@ -1,10 +1,13 @@
 """Proves that an error about a row names it: in this process, in a worker's, and in each place that reads rows."""
 
 import io
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -15,6 +18,8 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.image_column import as_image_columns
 from mult_hf.data.row_errors import ROW, RowError, in_batch, naming_row, read_row
 from mult_hf.evaluation.baseline import constant_baseline
+from mult_hf.training.arguments import TrainingArguments
+from mult_hf.training.batches import StreamedBatches
 from mult_hf.training.stream import StreamBatches, TrainingStream, stream_loader
 
 
@@ -41,6 +46,13 @@ def rows_with(depth, number=2, count=4):
     cells = {"image": [IMAGE] * count, "depth": depths}
     columns = {name: [{"bytes": content, "path": None} for content in contents] for name, contents in cells.items()}
     return as_image_columns(Dataset.from_dict(columns, features=Features({name: ImageFeature() for name in columns})))
+
+
+@pytest.fixture
+def accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -84,6 +96,29 @@ def test_an_error_that_names_the_row_is_not_prefixed_again():
         raise ValueError("depth of row 3: too small")
     with pytest.raises(RowError, match=r"^row 3: depth of row 31: too small$"), naming_row("row 3"):
         raise ValueError("depth of row 31: too small")
+    with pytest.raises(RowError, match=r"^depth of sample \(id 3\): too small$"), naming_row("sample (id 3)"):
+        raise ValueError("depth of sample (id 3): too small")
+
+
+def test_a_message_about_a_row_has_no_position_in_a_batch_and_no_internal_column(collator):
+    rows = [{**row, ROW: f"row {number}"} for number, row in enumerate(rows_with(BROKEN_DEPTH["8 bits"][0]))]
+    with pytest.raises(RowError, match=r"^row 2: depth: the stored map is uint8"):
+        in_batch(collator, rows)
+    rows[1]["image"] = None
+    with pytest.raises(RowError, match=r"have no image; their columns are \['depth', 'image'\]$"):
+        in_batch(collator, rows)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("depth", "message"), BROKEN_DEPTH.values(), ids=BROKEN_DEPTH)
+def test_streamed_samples_that_cannot_be_used_are_named_by_their_columns(collator, accelerator, depth, message, workers):
+    rows = rows_with(depth).add_column("note", ["a", "b", "c", "d"]).to_iterable_dataset(num_shards=2)
+    arguments = TrainingArguments(batch_size=2, num_workers=workers, max_steps=1)
+    batches = StreamedBatches(rows, collator, arguments, accelerator)
+    with closing(batches), pytest.raises(RowError, match=message.replace("row 2", r"sample \(note c\)")) as found:
+        [next(batches) for _ in range(2)]
+    assert "Traceback" not in str(found.value)
+    assert str(found.value).count("note c") == 1
 
 
 def test_other_errors_than_those_of_contents_pass_unchanged():
