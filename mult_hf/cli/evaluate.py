@@ -218,7 +218,12 @@ def build_candidate(
 
 
 def measure(
-    candidates: list[Candidate], dataset: Dataset, training: Dataset | None, arguments: EvaluationArguments, accelerator: Accelerator
+    candidates: list[Candidate],
+    dataset: Dataset,
+    numbers: list[int],
+    training: Dataset | None,
+    arguments: EvaluationArguments,
+    accelerator: Accelerator,
 ) -> dict[str, Evaluation]:
     """Measure each model in a separate pass, because each has its own processor; the first pass also measures the baseline."""
     evaluations: dict[str, Evaluation] = {}
@@ -236,6 +241,7 @@ def measure(
                 batch_size=arguments.batch_size,
                 num_workers=arguments.num_workers,
                 per_image=arguments.compare is not None or arguments.worst > 0,
+                numbers=numbers,
             )
     return evaluations
 
@@ -353,7 +359,8 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
     data = cast(str, arguments.dataset)  # a missing one is refused earlier
     data_specs = resolve_tasks(load_task_entries(data))
     dataset: Any = load_split(arguments, arguments.split, accelerator)
-    dataset = dataset.select(evenly_spread(len(dataset), arguments.max_samples))
+    numbers = evenly_spread(len(dataset), arguments.max_samples)
+    dataset = dataset.select(numbers)
     training: Any = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
     if arguments.photographs:
         training = None if training is None else add_normals(training, data_specs, registered_tasks())[0]
@@ -364,7 +371,7 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
     single = None if directory is None else read_single_task_results(directory, described)
     candidates = load_candidates(arguments, data_specs, accelerator.device)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
-        evaluations = measure(candidates, dataset, training, arguments, accelerator)
+        evaluations = measure(candidates, dataset, numbers, training, arguments, accelerator)
         if accelerator.is_main_process:
             report = build_report(candidates, evaluations, list(data_specs), described)
             if arguments.photographs:

@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
     data = load_data(flags, flags.seed)
+    if flags.model is not None and flags.learning_rate == TrainFlags.learning_rate:
+        print_once(
+            f"--learning_rate is {flags.learning_rate:g}, the default for new models, at which trained ones forget; 1e-4 is usual for them"
+        )
     size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect, model=flags.model)
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, data.specs, max(size.values()))

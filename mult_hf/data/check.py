@@ -55,7 +55,7 @@ from .mistakes import (
     suspicions,
     unreachable_mistake,
 )
-from .schema import FOCAL_LENGTH, load_task_entries
+from .schema import FOCAL_LENGTH, load_task_entries, with_columns_of_tasks
 
 HELD_OUT = "--train_split 'train[:90%]' --validation_split 'train[90%:]'"
 """Flags of training for data with training rows only."""
@@ -145,7 +145,8 @@ class Findings:
                 more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
                 lines.append(f"{'':{width}}  WRONG: {sentence} [{', '.join(rows[:3])}{more}]")
         count = sum(len(findings.problems) for findings in self.tasks.values())
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"{count} things look wrong" if count else "all looks right"])
+        result = "all looks right" if count == 0 else "1 thing looks wrong" if count == 1 else f"{count} things look wrong"
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), result])
 
 
 def check(name_or_path: str | Path, split: str | None = None, samples: int = 64, token: str | None = None) -> Findings:
@@ -176,7 +177,10 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
         columns.update(dict.fromkeys(dataset.column_names or ()))
         before = findings["image"].rows
-        for number, row in enumerate(islice(_undecoded(dataset), samples)):
+        for number, row in enumerate(islice(_undecoded(dataset), samples + 1)):
+            if number == samples:
+                notes.append(f"{split_name}: only the first {samples} rows were read; --samples reads more")
+                break
             cells = _check_row(row, f"{split_name} row {number}", specs, findings)
             if len(shown) < SHEET_ROWS:
                 shown.append(cells)
@@ -186,11 +190,14 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
             findings["image"].wrong(f"no rows, so nothing can be trained or measured on it{cause}", f"split {split_name}")
     if not findings["image"].rows:
         raise ValueError(f"{name_or_path} has no rows to check; --samples is {samples}")
+    for task in specs:
+        if task not in columns and (similar := _similar(task, [column for column in columns if column not in specs])):
+            findings[task].wrong(f"no column {task!r}, but {similar!r}: rename the one you mean", "the columns")
     if specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(_without_maps(specs, columns), "all rows")
     for task, spec in specs.items():
         _judge_all_maps(findings[task], spec, has_encoding=task not in without_encoding)
-        notes += _task_notes(task, findings[task], spec)
+        notes += _task_notes(task, findings[task], spec, has_encoding=task not in without_encoding)
     _judge_pairs(findings, specs)
     for task, spec in specs.items():
         _put_numbers(findings[task], spec)
@@ -231,7 +238,7 @@ def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:
 
 def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dict[str, IterableDataset]:
     try:
-        splits = load_dataset(str(name_or_path), streaming=True, token=token)
+        splits = with_columns_of_tasks(load_dataset(str(name_or_path), streaming=True, token=token))
     except Exception as error:  # `datasets` raises its own, huggingface_hub's and fsspec's errors here
         raise ValueError(f"datasets cannot load {name_or_path}: {explain_load_error(Path(name_or_path), error)}") from error
     if split is not None and split not in splits:
@@ -256,8 +263,13 @@ def _column_notes(dataset: IterableDataset, specs: Mapping[str, TaskSpec]) -> It
             yield f"column {column!r} holds images, but the card has no task of that name"
     for task in specs:
         if columns and task not in columns:
-            similar = get_close_matches(task, [column for column in columns if column not in ("image", FOCAL_LENGTH, *specs)], 1)
-            yield f"no column {task!r}: unknown everywhere{f'; rename {similar[0]!r}, if it is meant' if similar else ''}"
+            yield f"no column {task!r}: unknown everywhere"
+
+
+def _similar(task: str, columns: Sequence[str]) -> str | None:
+    """A column that may be meant to be a task's, or `None`."""
+    others = [column for column in columns if column not in ("image", FOCAL_LENGTH)]
+    return next((column for column in others if column.startswith(task)), None) or next(iter(get_close_matches(task, others, 1)), None)
 
 
 def _undecoded(dataset: IterableDataset) -> Iterator[dict[str, Any]]:
@@ -330,7 +342,7 @@ def _put_numbers(findings: TaskFindings, spec: TaskSpec) -> None:
     findings.problems = {sentence + (remedy if sentence in FLIPPED else ""): rows for sentence, rows in findings.problems.items()}
 
 
-def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:
+def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec, *, has_encoding: bool) -> Iterator[str]:
     """Notes about the entry, about which classes occur, and whether more than half of the pixels are unknown."""
     yield from (f"{task}: {sentence}" for sentence in geometry_notes(spec))
     if findings.pixels and findings.unknown_share > 0.5:
@@ -339,8 +351,8 @@ def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[s
     if not pixels:
         return
     yield f"{task}: {_class_shares(pixels, spec)}"
-    zero_based = zero_based_ids(findings.evidence, spec)
-    if zero_based is not None and not any(zero_based in sentence for sentence in findings.problems):
+    zero_based = zero_based_ids(findings.evidence, spec, has_encoding=True) if has_encoding else None
+    if zero_based is not None:
         yield f"{task}: {zero_based}"
     missing = [_class_name(number, spec) for number in range(spec.channels) if number not in pixels]
     if missing:
@@ -394,8 +406,8 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
             findings.wrong(reason, f"{where}{_file_of(cell)}")
             return None
     if spec.is_classification:
-        _check_class_file(cell, stored, f"{where}{_file_of(cell)}", findings)
-        if colour_coding(stored):
+        _check_class_file(cell, stored, spec, f"{where}{_file_of(cell)}", findings)
+        if colour_coding(stored, spec):
             return None
     if drawn := drawn_in_colours(stored, spec):
         findings.wrong(drawn, f"{where}{_file_of(cell)}")
@@ -420,9 +432,9 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
     return target
 
 
-def _check_class_file(cell: Any, stored: np.ndarray, where: str, findings: TaskFindings) -> None:
+def _check_class_file(cell: Any, stored: np.ndarray, spec: TaskSpec, where: str, findings: TaskFindings) -> None:
     """Report files that cannot hold class ids, and record the ids of the others."""
-    coding = colour_coding(stored)
+    coding = colour_coding(stored, spec)
     if coding:
         findings.wrong(coding, where)
         return
@@ -445,6 +457,9 @@ def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
         return None
     try:
         stored = _image_array(cell) if isinstance(cell, Mapping) else np.asarray(cell)
+    except FileNotFoundError:
+        findings.wrong("the file does not exist", f"{where}{_file_of(cell)}")
+        return None
     except UnidentifiedImageError:  # its own message contains a memory address
         findings.wrong("cannot be opened as an image", f"{where}{_file_of(cell)}")
         return None

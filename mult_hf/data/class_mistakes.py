@@ -10,14 +10,15 @@ MOST_SPREAD_IDS = 16
 """Most ids beyond the class list that may be ids spread out for viewing; more ids come from interpolation."""
 
 
-def colour_coding(stored: np.ndarray) -> str | None:
-    """Describe a class map that has several channels; `None` if it has one channel.
+def colour_coding(stored: np.ndarray, spec: TaskSpec) -> str | None:
+    """Describe a class map that has several channels; `None` if it has one, or equal ones of which the entry reads one.
 
     Args:
         stored: the array as read from the file.
+        spec: the task's entry.
     """
     colours = colours_of(stored)
-    if colours is None:
+    if colours is None or (is_grey(colours) and spec.encoding.channels is not None):
         return None
     if is_grey(colours):
         return "a grey mask is stored as RGB; store one channel, or set the encoding's channels to [0]"
@@ -56,7 +57,7 @@ def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = Tr
     if ids and ids[-1] == spec.channels and ids[0] >= 0:
         remedy = f"set the encoding's offset to {offset - 1:g} and list {0.0 - offset / scale:g} under unknown"
         return f"ids look 1-based: they run up to {ids[-1]:g} for {spec.channels} classes; {remedy}, or name the missing class{also}"
-    if not has_encoding and (zero_based := zero_based_ids(evidence, spec)):
+    if not has_encoding and (zero_based := zero_based_ids(evidence, spec, has_encoding=False)):
         return zero_based
     if unlisted:
         return also.removeprefix("; ")
@@ -74,10 +75,15 @@ def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = Tr
     return None
 
 
-def zero_based_ids(evidence: Evidence, spec: TaskSpec) -> str | None:
+def zero_based_ids(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool) -> str | None:
     """What speaks for ids that start at 0 where the encoding reads 0 as unknown and 1 as the first class, or `None`.
 
     Then the last class never occurs, and every other one is read as its predecessor.
+
+    Args:
+        evidence: statistics over the task's maps.
+        spec: its entry.
+        has_encoding: whether the card states the encoding.
     """
     scale, offset = (float(np.ravel(number)[0]) for number in (spec.encoding.scale, spec.encoding.offset))
     if (scale, offset) != (1.0, -1.0) or 0 not in spec.encoding.unknown or 0 not in evidence.stored_ids:
@@ -87,10 +93,14 @@ def zero_based_ids(evidence: Evidence, spec: TaskSpec) -> str | None:
         return None
     void = ", unknown: [255]" if IGNORE_INDEX in evidence.stored_ids else ""
     last = repr(spec.class_names[-1]) if spec.class_names else f"class {spec.channels - 1}"
+    kept = (
+        "keep the encoding"
+        if has_encoding
+        else f"give encoding: {{dtype: {spec.encoding.dtype}, offset: -1, unknown: [0{void and ', 255'}]}}"
+    )
     return (
         f"stored ids run from 0 to {spec.channels - 1} for {spec.channels} classes, so they look 0-based, but 0 is read as unknown and 1 "
-        f"as the first class: give encoding: {{dtype: {spec.encoding.dtype}{void}}}; if 0 does mean unknown and {last} is only rare, give "
-        f"encoding: {{dtype: {spec.encoding.dtype}, offset: -1, unknown: [0{void and ', 255'}]}}"
+        f"as the first class: give encoding: {{dtype: {spec.encoding.dtype}{void}}}; if 0 does mean unknown and {last} is only rare, {kept}"
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
@@ -26,6 +27,14 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def did_you_mean(name: str | Path) -> str:
+    """A question about the directory beside one that does not exist whose name is similar; empty if there is none."""
+    path = Path(name)
+    parent = path.parent if path.parent.is_dir() else Path()
+    similar = get_close_matches(path.name, [each.name for each in parent.iterdir() if each.is_dir()], 1)
+    return f" (did you mean {parent / similar[0]}?)" if similar else ""
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def metadata_mistake(directory: Path) -> str | None:
         if lacking := sorted(everywhere - own):
             return (
                 f"{path} has no value of {', '.join(lacking)}, and another split has; the splits of a folder need the same keys, each with "
-                "a value in one line at least: correct them, or store a split without a map as Parquet (docs/data.md#your-own-data-set)"
+                "a value in one line at least: correct them, or store all splits as Parquet (docs/data.md#parquet-files)"
             )
     return None
 

@@ -40,6 +40,9 @@ LEAST_SHARE = 0.005
 SENTINELS = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 65535.0)
 """Numbers that often stand for pixels without a value, with either sign."""
 
+FARTHEST_SCENES = 1000.0
+"""Median distance from the camera, in metres, that no scene has, whatever range a task states."""
+
 LARGEST_NUMBER = 1e10
 """Numbers from this one on stand for pixels without a value, too."""
 
@@ -122,6 +125,7 @@ class Evidence:
         counts: number of maps or pixels by what they indicate.
         values: number of known values of all maps of numbers.
         beyond: number of those that no prediction can have.
+        values_beyond: two of these, or all if there are fewer.
         suspicious_maps: number of findings about single maps.
     """
 
@@ -130,6 +134,7 @@ class Evidence:
     counts: Counter[str] = field(default_factory=Counter)
     values: int = 0
     beyond: int = 0
+    values_beyond: set[float] = field(default_factory=set)
     suspicious_maps: int = 0
 
     def add_ids(self, stored: np.ndarray) -> None:
@@ -153,6 +158,9 @@ class Evidence:
             numbers = target[:, known]
             self.values += numbers.size
             self.beyond += round(share_beyond(numbers, *spec.final_range) * numbers.size)
+            if len(self.values_beyond) < 2:
+                low, high = spec.final_range
+                self.values_beyond |= {*np.unique(numbers[(numbers < low) | (numbers > high)])[:2].tolist()}
             if is_depth(spec):
                 _depth_of_scenes(target, self.counts)
             elif is_normals(spec):
@@ -199,7 +207,7 @@ def drawn_in_colours(stored: np.ndarray, spec: TaskSpec) -> str | None:
 
 def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     median, farthest = float(np.median(values)), spec.value_range[1] if spec.value_range else USUAL_FARTHEST
-    if np.isfinite(farthest) and median > max(2 * farthest, 20.0):
+    if (np.isfinite(farthest) and median > max(2 * farthest, 20.0)) or (is_depth(spec) and median >= FARTHEST_SCENES):
         unit, factor = ("millimetres", "1000") if median >= 1000 else ("centimetres", "100")
         if 300 <= median < 1000:
             unit, factor = "millimetres or centimetres", "1000 or 100"
@@ -234,12 +242,11 @@ def _far_value(values: np.ndarray) -> str | None:
 def _sentinels(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     """Describe numbers far from all others that files often mark pixels without a value with."""
     (scale,), (offset,) = (np.unique(numbers) if np.ndim(numbers) else [numbers] for numbers in (spec.encoding.scale, spec.encoding.offset))
-    low, high = spec.value_range or (np.inf, -np.inf)
     rest, found = values, []
     for extreme in (values.min(), values.max()):
         stored = float((extreme - offset) / scale)
         share = float(np.mean(values == extreme))
-        if share >= LEAST_SHARE and not low <= extreme <= high and (_marks_holes(extreme) or _marks_holes(stored)):
+        if share >= LEAST_SHARE and (_marks_holes(extreme) or _marks_holes(stored)):
             rest = rest[rest != extreme]
             found.append((extreme, stored, share))
     for extreme, stored, share in found:
@@ -315,6 +322,13 @@ def unreachable_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     if share <= MOST_UNREACHABLE:
         return None
     low, high = spec.final_range
+    if len(evidence.values_beyond) == 1 and spec.channels == 1:
+        (only,) = evidence.values_beyond
+        stored = float(spec.encoding.stored_values(np.full((1, 1, 1), only)).item())
+        return (
+            f"{share:.1%} of the values are exactly {only:g}, beyond [{low:g}, {high:g}], all that a prediction can be; if they mean "
+            f"unknown, list {stored:.10g} under the encoding's unknown"
+        )
     limits = "value_range" if spec.final_range == spec.value_range else f"activation {spec.activation!r}"
     return (
         f"{share:.1%} of the values are beyond [{low:g}, {high:g}], all that a prediction can be with the task's {limits}; give the "

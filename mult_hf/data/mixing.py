@@ -12,13 +12,12 @@ from functools import partial
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
+from .row_errors import SOURCE_COLUMN
+
 try:
     from datasets import Dataset, Features, IterableDataset, Value, interleave_datasets
 except ImportError as error:
     raise ImportError(f'mult_hf.data.mixing needs datasets ({error}); install it with: pip install "mult-hf[train]"') from error
-
-SOURCE_COLUMN = "source"
-"""Column of a mixture that names each sample's data set, whose encodings decode its maps."""
 
 
 def mix_datasets(

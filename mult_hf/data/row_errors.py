@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
+SOURCE_COLUMN = "source"
+"""Column of a mixture that names each sample's data set, whose encodings decode its maps."""
+
 ROW = "row_of_data_set"
 """Key of the name of a row, for error messages."""
 
@@ -36,17 +39,31 @@ class RowError(ValueError):
         super().__init__(_FROM_WORKER.sub("", message).rstrip())
 
 
-def read_row(rows: "Dataset | Sequence[dict[str, Any]]", number: int) -> dict[str, Any]:
-    """A row with its decoded images.
+def read_row(rows: "Dataset | Sequence[dict[str, Any]]", index: int, number: int | None = None) -> dict[str, Any]:
+    """A row with its decoded images, and its name under [`ROW`].
+
+    Args:
+        rows: of a data set, or of a mixture of several.
+        index: of the row in them.
+        number: of the row in its name, if they are a selection from others.
 
     Raises:
         RowError: if it cannot be read, naming the row and the column.
     """
+    number = index if number is None else number
     try:
-        return rows[number]
+        row = rows[index]
+        return {**row, ROW: _name(number, row)}
     except UNUSABLE as error:
-        column = next((name for name in getattr(rows, "column_names", ()) if not _is_readable(rows, number, name)), None)
-        raise RowError(f"row {number}{'' if column is None else f', column {column!r}'}: {error}") from error
+        columns = getattr(rows, "column_names", ())
+        column = next((name for name in columns if not _is_readable(rows, index, name)), None)
+        facts = rows.select_columns([SOURCE_COLUMN])[index] if SOURCE_COLUMN in columns else {}  # type: ignore[union-attr]
+        raise RowError(f"{_name(number, facts)}{'' if column is None else f', column {column!r}'}: {error}") from error
+
+
+def _name(number: int, row: Mapping[str, Any]) -> str:
+    source = row.get(SOURCE_COLUMN)
+    return f"row {number}" if source is None else f"row {number} of the mixture (from {source})"
 
 
 def _is_readable(rows: Any, number: int, column: str) -> bool:
@@ -124,4 +141,4 @@ def in_batch(prepare: Callable[[Sequence[Mapping[str, Any]]], Prepared], rows: S
         raise  # the rows do not fit together
 
 
-__all__ = ["INTERNAL", "ROW", "RowError", "decode_row", "in_batch", "naming_row", "naming_split", "read_row"]
+__all__ = ["INTERNAL", "ROW", "SOURCE_COLUMN", "RowError", "decode_row", "in_batch", "naming_row", "naming_split", "read_row"]

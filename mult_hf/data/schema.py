@@ -6,7 +6,6 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from yaml import YAMLError
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
+from .files import did_you_mean
 from .metadata_files import explain_load_error
 from .stores import naming_store
 
@@ -67,12 +67,35 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
             place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
         options = {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16])}
     try:
-        return as_image_columns(load_dataset(str(name_or_path), split=split, **options))
+        return as_image_columns(with_columns_of_tasks(load_dataset(str(name_or_path), split=split, **options)))
     except (DatasetGenerationError, ArrowInvalid) as error:
         reason = explain_load_error(directory, error, "; make or download its files again")
         raise ValueError(f"{name_or_path} cannot be read: {reason}") from error
     except ValueError as error:  # an unknown split, or folders that do not fit together
         raise ValueError(f"{name_or_path} cannot be read: {explain_load_error(directory, error)}") from error
+
+
+def column_of(name: str) -> str:
+    """Column in the schema of a file in an archive: `depth.png` is `depth`, and a sole `jpg` is the image.
+
+    Examples:
+        >>> [column_of(name) for name in ("depth.png", "jpg", "__key__", "note")]
+        ['depth', 'image', '__key__', 'note']
+    """
+    column, _, suffix = name.rpartition(".")
+    if suffix.lower() not in ("jpg", "jpeg", "png", "webp", "tif", "tiff"):
+        return name
+    return column or "image"
+
+
+def with_columns_of_tasks(rows: Any) -> Any:
+    """The same rows, or dictionary of splits, with the columns of the schema in place of the names of files in an archive."""
+    if isinstance(rows, dict):
+        return type(rows)({split: with_columns_of_tasks(each) for split, each in rows.items()})
+    names = {name: column_of(name) for name in rows.column_names or [] if column_of(name) != name}
+    if not names or not hasattr(rows, "decode"):
+        return rows.rename_columns(names) if names else rows
+    return rows.decode(False).rename_columns(names).decode(True)  # renaming a stream would decode its images here
 
 
 def card_configs(directory: Path, data_files: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
@@ -178,8 +201,5 @@ def _hub_card(repo_id: str, revision: str | None, token: str | None) -> str:
     try:
         return hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision, token=token)
     except (OSError, ValueError) as error:  # no network, no such repository, no card in it, or not a valid id
-        path = Path(repo_id)
-        near = path.parent if path.parent.is_dir() else Path()
-        similar = get_close_matches(path.name, [each.name for each in near.iterdir() if each.is_dir()], 1)
-        hint = f" (did you mean {near / similar[0]}?)" if similar else ""
-        raise ValueError(f"{repo_id} is not a local directory{hint}, and the Hub has no card for a data set of that id: {error}") from error
+        place = f"{repo_id} is not a local directory{did_you_mean(repo_id)}"
+        raise ValueError(f"{place}, and the Hub has no card for a data set of that id: {error}") from error

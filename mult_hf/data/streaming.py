@@ -14,7 +14,7 @@ from typing import Any
 
 from mult_hf.model.entry_fields import refusal
 
-from .schema import card_header, is_url
+from .schema import card_header, is_url, with_columns_of_tasks
 from .stores import checksum, naming_store
 
 try:
@@ -73,8 +73,7 @@ def open_stream(name_or_path: str | Path, split: str) -> Stream:
             rows = builder.as_streaming_dataset(split)
     except (OSError, ImportError, FileNotFoundError) as error:  # ImportError: fsspec's drivers, such as s3fs
         raise ValueError(f"{name} cannot be streamed: {error}") from error
-    names = {column: _task_of(column) for column in rows.column_names or [] if _task_of(column) != column}
-    rows = as_image_columns(rows.rename_columns(names) if names else rows)
+    rows = as_image_columns(with_columns_of_tasks(rows))
     if len(files[split]) <= MAX_FILES_TO_SPLIT:
         rows = rows.reshard()
     return Stream(rows, describe_files(files[split]))
@@ -99,19 +98,6 @@ def _builder_of_url(url: str) -> DatasetBuilder:
 
 def _absolute(url: str, paths: str | list[str]) -> list[str]:
     return [f"{url}/{path}" for path in ([paths] if isinstance(paths, str) else paths)]
-
-
-def _task_of(column: str) -> str:
-    """Name of a column in the schema: `depth.png` in an archive is `depth`, and a sole `jpg` is the image.
-
-    Examples:
-        >>> [_task_of(column) for column in ("depth.png", "jpg", "__key__", "note")]
-        ['depth', 'image', '__key__', 'note']
-    """
-    name, _, suffix = column.rpartition(".")
-    if suffix.lower() not in ("jpg", "jpeg", "png", "webp", "tif", "tiff"):
-        return column
-    return name or "image"
 
 
 def describe_files(paths: Sequence[str]) -> str:

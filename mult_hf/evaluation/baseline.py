@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.mistakes import MOST_UNREACHABLE, share_beyond
-from mult_hf.data.row_errors import ROW, in_batch, read_row
+from mult_hf.data.row_errors import in_batch, read_row
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import constant_predictions
 from mult_hf.model.entry_fields import refusal
@@ -47,7 +47,7 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     specs = collator.processor.task_specs
 
     def prepared(number: int) -> Any:
-        return in_batch(collator, [{**read_row(dataset, number), ROW: f"row {number}"}])
+        return in_batch(collator, [read_row(dataset, number)])
 
     first = prepared(0)
     size = tuple(first["pixel_values"].shape[-2:])
@@ -96,8 +96,8 @@ def _check_range(values: np.ndarray, spec: TaskSpec, *, depends_on_camera: bool)
         limit = "all that its activation gives, so they cannot be learnt" if is_of_head else "the range that predictions are clipped to"
         camera = " (with a canonical camera, distances are multiplied by its focal length over the image's)" if depends_on_camera else ""
         logger.warning(
-            f"{spec.name}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], {limit}; give a "
-            f"value_range that contains them in the card's entry{camera}"
+            f"{spec.name}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], {limit}; run mult-hf "
+            f"check, since they may mean unknown or have another unit, or give a value_range that contains them in the card's entry{camera}"
         )
 
 

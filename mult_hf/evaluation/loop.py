@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from mult_hf.data.collator import MultiTaskCollator
-from mult_hf.data.row_errors import ROW, in_batch, read_row
+from mult_hf.data.row_errors import in_batch, read_row
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import MultiTaskMetrics, Sums
@@ -193,16 +193,16 @@ def _size(images: Tensor) -> tuple[int, int]:
 class _Batches(TorchDataset):
     """Prepared batches by index; a batch has the same rows for any number of processes."""
 
-    def __init__(self, dataset: "Dataset", collator: MultiTaskCollator, batch_size: int) -> None:
-        self.dataset, self.collator, self.batch_size = dataset, collator, batch_size
+    def __init__(self, dataset: "Dataset", collator: MultiTaskCollator, batch_size: int, numbers: Sequence[int]) -> None:
+        self.dataset, self.collator, self.batch_size, self.numbers = dataset, collator, batch_size, numbers
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def __getitem__(self, number: int) -> _Batch:
         numbers = list(range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.dataset))))
-        rows = [{**read_row(self.dataset, row), ROW: f"row {row}"} for row in numbers]
-        names = [str(row["id"]) if row.get("id") is not None else f"row {row_number}" for row_number, row in zip(numbers, rows)]
+        rows = [read_row(self.dataset, row, self.numbers[row]) for row in numbers]
+        names = [str(row["id"]) if row.get("id") is not None else f"row {self.numbers[index]}" for index, row in zip(numbers, rows)]
         pixel_values, targets = in_batch(self.collator.collate_for_evaluation, rows)
         focal_lengths = self.collator.focal_lengths(rows, _size(pixel_values))
         return _Batch(numbers, names, pixel_values, targets, focal_lengths)
@@ -219,6 +219,7 @@ def evaluate(
     batch_size: int = 8,
     num_workers: int = 0,
     per_image: bool = True,
+    numbers: Sequence[int] | None = None,
     progress: bool = True,
     description: str = "evaluating",
 ) -> dict[str, Evaluation]:
@@ -236,6 +237,7 @@ def evaluate(
         batch_size: images per batch in each process.
         num_workers: worker processes that prepare batches, per predicting process.
         per_image: whether to keep every image's statistics, to rank and resample images; see [`Evaluation`].
+        numbers: of the rows in the names of images and in messages; by default those in `dataset`.
         progress: whether to show a progress bar.
         description: text before the progress bar.
 
@@ -246,7 +248,7 @@ def evaluate(
         ValueError: if the data set is empty or has no length, `batch_size` is below 1, or a row cannot be read.
     """
     check_data(dataset, batch_size)
-    batches = _Batches(dataset, collator, batch_size)
+    batches = _Batches(dataset, collator, batch_size, range(len(dataset)) if numbers is None else numbers)
     steps = range(accelerator.process_index, len(batches) + accelerator.process_index, accelerator.num_processes)
     numbers = [min(number, len(batches) - 1) for number in steps]
     # A separate generator: a loader draws a number when it starts, which must not change training's random numbers.

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
+from mult_hf.data.files import did_you_mean
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -98,7 +99,9 @@ def _naming_what_is_damaged(name_or_path: str) -> Iterator[None]:
     except Exception as error:
         kind = OSError if isinstance(error, OSError) else ValueError
         cause = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
-        message = f"{name_or_path} cannot be loaded: {cause}; give another directory or Hub id, or save or download this one again"
+        name = str(name_or_path)
+        where = name if Path(name).exists() else f"{name} is not a local directory{did_you_mean(name)}, and"
+        message = f"{where} cannot be loaded: {cause}; give another directory or Hub id, or save or download this one again"
         raise kind(str(refusal(message))) from error
 
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -262,7 +263,9 @@ def _refuse_unknown_fields(what: str, entry: Mapping[str, Any], cls: type) -> No
     allowed = [f.name for f in fields(cls)]
     unknown = sorted(set(entry) - set(allowed), key=str)
     if unknown:
-        raise refusal(f"{what} has unknown fields {unknown}; allowed: {', '.join(allowed)}")
+        meant = [name for field in unknown for name in get_close_matches(str(field), allowed, 1)]
+        hint = f"; did you mean {', '.join(meant)}?" if meant else ""
+        raise refusal(f"{what} has unknown fields {unknown}; allowed: {', '.join(allowed)}{hint}")
 
 
 def _with_lists(value: Any) -> Any:

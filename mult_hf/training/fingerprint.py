@@ -1,6 +1,7 @@
 """Fingerprint of a run's rows, with which a resumed run detects that its data changed."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Image
 
+from mult_hf.model.tasks import TaskSpec
+
 _ROWS_AT_ONCE = 64
 
 
@@ -16,6 +19,24 @@ def describe_data(accelerator: Accelerator, **splits: Dataset) -> dict[str, str]
     """Number of rows and digest of their contents per split, the same in every process; only the main process reads the rows."""
     found = [{name: f"{len(rows)} rows, {fingerprint(rows)}" for name, rows in splits.items()} if accelerator.is_main_process else None]
     return broadcast_object_list(found)[0]
+
+
+SHOWN = ("name", "description", "colormap", "transformers_task")
+"""Fields of an entry that affect neither targets nor weights nor metrics."""
+
+
+def describe_entries(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[str, str]:
+    """Every field that says what a task's stored maps mean and how it is learnt and measured: `"task/field"` -> value.
+
+    Args:
+        tasks_by_source: entries by task, for each data set of a mixture; of a single one under an empty name.
+    """
+    found: dict[str, str] = {}
+    for source, specs in tasks_by_source.items():
+        for task, spec in specs.items():
+            fields = {name: value for name, value in spec.to_dict().items() if name not in SHOWN}
+            found |= {"/".join(filter(None, (source, task, name))): str(value) for name, value in fields.items()}
+    return found
 
 
 def fingerprint(rows: Dataset) -> str:
@@ -63,4 +84,4 @@ def _arrow_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-__all__ = ["describe_data", "fingerprint"]
+__all__ = ["describe_data", "describe_entries", "fingerprint"]

@@ -150,7 +150,7 @@ def _stored_size(cell: dict[str, Any] | None, number: int) -> tuple[int, int]:
         with open_image(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])) as image:
             return upright_size(image)
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"row {number}: its image {cell['path'] or ''} cannot be read: {error}") from error
+        raise ValueError(f"training data, row {number}: its image {cell['path'] or ''} cannot be read: {error}") from error
 
 
 def init_sincos_position_embeddings(model: MulTForMultiTaskDensePrediction) -> None:

@@ -32,7 +32,7 @@ from .batches import StreamedBatches, TrainingBatch, make_batches
 from .checkpoints import describing_write_errors, list_checkpoints, save_checkpoint
 from .distributed import check_whole_parameters, whole_model
 from .fields import json_object
-from .fingerprint import describe_data
+from .fingerprint import describe_data, describe_entries
 from .optimization import learning_rate_schedule, make_optimizer, parameter_groups
 from .progress import JsonLinesLog, Progress, mean_over_processes
 from .run_state import RunState
@@ -125,6 +125,7 @@ class TrainingLoop:
             {name: text for name, text in as_text(arguments).items() if name not in FREE_TO_CHANGE},
             describe_data(accelerator, training=baseline_rows if streamed else training_rows, validation=validation_rows),
         )
+        self.progress.data |= describe_entries({"": processor.task_specs} if tasks_by_source is None else tasks_by_source)
         self.progress.arguments |= {"mixed_precision": accelerator.mixed_precision}
         self.progress.arguments |= self._division(streamed)
         if streamed:  # reading all rows would take as long as an epoch
@@ -195,7 +196,7 @@ class TrainingLoop:
         self.model.train()
         # Closed by an error, too, so that its message starts on a line of its own.
         bar = tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5)
-        with closing(self.batches), bar:
+        with self._saying_how_to_continue(), closing(self.batches), bar:
             while progress.step < arguments.max_steps:
                 started = time.perf_counter()
                 with naming_split("training"):
@@ -216,6 +217,17 @@ class TrainingLoop:
                 if saves:
                     progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
                     save_checkpoint(self.accelerator, self.write_checkpoint, self.checkpoints, progress.step, arguments.keep_checkpoints)
+
+    @contextmanager
+    def _saying_how_to_continue(self) -> Iterator[None]:
+        """After an interruption, say what is saved."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            saved = list_checkpoints(self.checkpoints)
+            continued = f"--resume latest continues from {saved[-1]}" if saved else "nothing is saved yet"
+            self.accelerator.print(f"\ninterrupted after step {self.progress.step}; {continued}")
+            raise
 
     def write_checkpoint(self, directory: Path) -> None:
         """Write the run's state to a directory, which is also one of a model, unless the weights are in shards."""

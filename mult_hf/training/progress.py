@@ -27,7 +27,7 @@ class Progress:
 
     Args:
         arguments: arguments of the run, for detecting a checkpoint of another run.
-        data: description of the rows by split, for detecting changed data.
+        data: description of the rows by split, and of the tasks' entries by field, for detecting changed data.
         step: optimizer steps taken.
         seconds: training time so far, without interruptions.
         best_gain: highest multi-task gain over the constant baseline so far, in percent.
@@ -74,7 +74,7 @@ class Progress:
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
             raise ValueError(f"the checkpoint is from another run: {message}; give the same flags, or {FROM_WEIGHTS}")
-        changed = [name for name in sorted({*self.data, *state["data"]}) if self.data.get(name) != state["data"].get(name)]
+        changed = [name for name, saved in sorted(state["data"].items()) if self.data.get(name) != saved]
         if changed:
             message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)
             raise ValueError(f"the data changed since the checkpoint ({message}); restore them, or {FROM_WEIGHTS}")

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mult_hf.data.collator import AUGMENTATION_SEED, Collate
-from mult_hf.data.row_errors import ROW, in_batch, read_row
+from mult_hf.data.row_errors import in_batch, read_row
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -58,7 +58,7 @@ class TrainingStream(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """The row at a position, with its name, and its augmentation seed for [`MultiTaskCollator`]."""
         number = self.row_at(position)
-        return {**read_row(self.rows, number), ROW: f"row {number}", AUGMENTATION_SEED: mix_seeds(self.seed, position, 1)}
+        return {**read_row(self.rows, number), AUGMENTATION_SEED: mix_seeds(self.seed, position, 1)}
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes cannot unpickle a cache
         return {"rows": self.rows, "seed": self.seed}

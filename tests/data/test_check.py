@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,11 @@ METRES, VECTORS, _ = scene()
 DEPTH_MISTAKES = {
     "millimetres": (depth_entry(), 1000 * METRES, "looks like millimetres; divide the encoding's scale by 1000"),
     "centimetres": (depth_entry(), 100 * METRES * 0.9, "looks like centimetres; divide the encoding's scale by 100"),
+    "millimetres, in a range that was made to fit": (
+        {**depth_entry(), "value_range": [0.0, 6000.0]},
+        1000 * METRES,
+        "looks like millimetres; divide the encoding's scale by 1000",
+    ),
     "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera can focus"),
     "inverted": (depth_entry(), 4 - METRES, "inverted depth or disparity"),
     "disparity": (depth_entry(), 5 / METRES, "inverted depth or disparity"),
@@ -345,7 +351,7 @@ def test_columns_and_entries_without_a_counterpart_are_mentioned(tmp_path):
     assert "column 'tiefe' holds images, but the card has no task of that name" in printed
     assert "no column 'depth': unknown everywhere" in printed
     assert "no task of the card has a map" in printed
-    assert "1 things look wrong" in printed
+    assert "1 thing looks wrong" in printed
 
 
 @pytest.mark.parametrize("name", ["sheet", "sheet.nope", "folder.png"])
@@ -357,7 +363,10 @@ def test_a_sheet_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_
 
 def test_samples_limits_the_number_of_rows_read(tmp_path):
     root = write(tmp_path / "set", [sound_maps(), sound_maps(), with_map("edges2d", truncated)])
-    assert check(root, samples=2).is_right
+    few = check(root, samples=2)
+    assert few.is_right
+    assert "train: only the first 2 rows were read; --samples reads more" in few.notes
+    assert not any("rows were read" in note for note in check(root, samples=3).notes)
     assert not check(root, samples=3).is_right
 
 
@@ -379,7 +388,10 @@ def test_a_folder_of_files_names_the_file_that_is_wrong(tmp_path):
     assert "1_depth.png" in rows[0]
 
 
-def test_the_example_of_the_documentation_passes_the_checker(tmp_path):
+def test_the_example_of_the_documentation_passes_the_checker_as_a_folder_and_as_parquet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path = tmp_path / "my-rooms"
+    tmp_path.mkdir()
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
     (tmp_path / "train").mkdir()
@@ -397,6 +409,15 @@ def test_the_example_of_the_documentation_passes_the_checker(tmp_path):
     assert findings.is_right, str(findings)
     assert {task: item.found for task, item in findings.tasks.items()} == {"image": 2, "segmentation": 1, "depth": 2, "normals": 1}
     assert findings.tasks["depth"].highest == pytest.approx(1.536), "1536 millimetres"
+
+    shutil.copytree(tmp_path / "train", tmp_path / "validation")
+    Path("my-rooms-parquet").mkdir()
+    shutil.move(tmp_path / "README.md", "my-rooms-parquet")
+    exec(re.search(r"```python\n(import json.*?)```", page, re.DOTALL)[1], {})
+    shutil.rmtree(tmp_path)
+    findings = check("my-rooms-parquet")
+    assert findings.is_right, str(findings)
+    assert {task: item.found for task, item in findings.tasks.items()} == {"image": 4, "segmentation": 2, "depth": 4, "normals": 2}
 
 
 def test_focal_lengths_that_cannot_be_pixels_of_the_image_are_named(tmp_path):

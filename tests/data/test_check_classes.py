@@ -79,7 +79,7 @@ def test_common_mistakes_in_class_maps_are_named(tmp_path, name):
     findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": stored}] * 3, {"things": entry}))
     (found,) = findings.tasks["things"].problems
     assert re.search(sentence, found), found
-    assert str(findings).endswith("1 things look wrong")
+    assert str(findings).endswith("1 thing looks wrong")
 
 
 def test_a_class_0_that_is_stored_as_unknown_is_not_missed(tmp_path):
@@ -92,6 +92,12 @@ def test_the_advice_for_0_255_masks_corrects_them(tmp_path):
     findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 0, 0, 255)}], {"things": entry}))
     assert findings.is_right
     assert "things: thing0 75.0%, thing1 25.0%" in str(findings)
+
+
+def test_the_advice_for_grey_masks_of_three_channels_corrects_them(tmp_path):
+    entry = classes_of(3, dtype="uint8", channels=[0])
+    rows = [{"image": sound_maps()["image"], "things": np.stack([mask(0, 1, 2)] * 3, axis=-1)}] * 3
+    assert check(write(tmp_path / "set", rows, {"things": entry})).is_right
 
 
 def test_class_ids_in_a_jpeg_are_refused(tmp_path):
@@ -150,7 +156,8 @@ def test_ids_from_0_of_an_entry_that_reads_0_as_unknown_are_only_mentioned(tmp_p
     rows = [{"image": sound_maps()["image"], "segmentation": mask(0, 1, 2)}] * 3
     found = check(write(tmp_path / "set", rows, {"segmentation": entry}))
     assert found.is_right
-    assert any(ZERO_BASED in note for note in found.notes)
+    (note,) = (note for note in found.notes if ZERO_BASED in note)
+    assert note.endswith("'c' is only rare, keep the encoding")
 
 
 @pytest.mark.parametrize("stored", [mask(1, 2, 3), mask(0, 1, 2, 3)], ids=["all classes", "with unknown pixels"])

@@ -29,7 +29,7 @@ FEW = 12
 
 
 @pytest.mark.parametrize("number", [-9999, 9999, -999, 65535, -32768, 1e20, -3.4e38])
-@pytest.mark.parametrize("limits", [None, [0.0, 100.0]])
+@pytest.mark.parametrize("limits", [None, [0.0, 100.0], [-4e38, 3e38]], ids=["no limits", "beyond them", "within them"])
 def test_a_number_that_marks_pixels_without_a_value_is_named(tmp_path, number, limits):
     entry = {**HEAT, "value_range": limits} if limits else HEAT
     (sentence,) = problems_of(tmp_path, with_pixels(number, FEW), entry)
@@ -55,15 +55,22 @@ def test_two_such_numbers_in_one_map_do_not_hide_each_other(tmp_path):
 @pytest.mark.parametrize(
     ("stored", "entry"),
     [
-        (with_pixels(-9999, FEW), {**HEAT, "value_range": [-9999.0, 100.0]}),
         (with_pixels(100, FEW), HEAT),
         (np.random.default_rng(1).choice([0.0, 999.0], SIZE).astype(np.float32) + DEGREES, HEAT),
         (with_pixels(-9999, 1), HEAT),
     ],
-    ids=["within the limits", "an unusual number", "numbers about it", "one pixel"],
+    ids=["an unusual number", "numbers about it", "one pixel"],
 )
 def test_other_numbers_far_from_the_rest_are_values(tmp_path, stored, entry):
     assert problems_of(tmp_path, stored, entry) == []
+
+
+def test_one_value_beyond_the_limits_may_mean_unknown(tmp_path):
+    encoding = {"dtype": "uint16", "scale": 0.01, "offset": -100.0}
+    stored = np.round((with_pixels(-100, 5 * FEW) + 100) * 100).astype(np.uint16)
+    (sentence,) = problems_of(tmp_path, stored, {**HEAT, "encoding": encoding, "value_range": [-20.0, 80.0]})
+    assert sentence.startswith("7.8% of the values are exactly -100, beyond [-20, 80]")
+    assert sentence.endswith("if they mean unknown, list 0 under the encoding's unknown")
 
 
 def test_a_map_drawn_in_colours_is_named(tmp_path):

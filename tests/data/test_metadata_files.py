@@ -80,6 +80,14 @@ def test_a_metadata_file_that_is_not_utf_8_is_named(tmp_path):
         load_rows(root)
 
 
+def test_a_file_that_does_not_exist_is_named(tmp_path):
+    root = folder(tmp_path, train=json.dumps(KEYS), validation=json.dumps(KEYS))
+    (root / "train/0_depth.png").unlink()
+    ((sentence, rows),) = check(root).tasks["depth"].problems.items()
+    assert sentence == "the file does not exist"
+    assert "train/0_depth.png" in rows[0]
+
+
 def test_file_names_that_were_not_read_are_explained(tmp_path):
     text = json.dumps({"file_name": "0_rgb.png", "depth": "0_depth.png"})
     (found,) = check(folder(tmp_path, train=text, validation=text)).tasks["depth"].problems
@@ -89,6 +97,6 @@ def test_file_names_that_were_not_read_are_explained(tmp_path):
 def test_a_column_with_almost_the_name_of_a_task_is_suggested(tmp_path):
     text = json.dumps({"file_name": "0_rgb.png", "depths_file_name": "0_depth.png"})
     found = check(folder(tmp_path, train=text, validation=text))
-    assert "no column 'depth': unknown everywhere; rename 'depths', if it is meant" in found.notes
+    assert [*found.tasks["depth"].problems] == ["no column 'depth', but 'depths': rename the one you mean"]
     (problem,) = found.tasks["image"].problems
     assert "the card lists depth, and the columns are image, depths; name columns after the tasks" in problem

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from mult_hf import MulTImageProcessor
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.image_column import as_image_columns
+from mult_hf.data.mixing import mix_datasets
 from mult_hf.data.row_errors import ROW, RowError, in_batch, naming_row, read_row
 from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.training.arguments import TrainingArguments
@@ -143,4 +144,16 @@ def test_a_workers_error_has_the_message_of_the_row_alone():
 
 
 def test_a_list_of_rows_is_read_as_one():
-    assert read_row([{"a": 1}], 0) == {"a": 1}
+    assert read_row([{"a": 1}], 0) == {"a": 1, ROW: "row 0"}
+
+
+def test_a_row_of_a_mixture_is_named_with_its_data_set():
+    mixed = mix_datasets({"sound": rows_with(DEPTH), "broken": rows_with(BROKEN_DEPTH["no image"][0])})
+    number = next(index for index in range(len(mixed)) if mixed.select_columns(["source"])[index]["source"] == "broken")
+    numbers = range(number, len(mixed))
+    with pytest.raises(RowError, match=r"^row \d+ of the mixture \(from broken\), column 'depth': image cannot be read as an image"):
+        [read_row(mixed, each) for each in numbers]
+
+
+def test_a_selected_row_keeps_the_number_that_the_data_set_has():
+    assert read_row(rows_with(DEPTH).select([3]), 0, 3)[ROW] == "row 3"

@@ -12,6 +12,8 @@ from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from mult_hf.data import streaming
+from mult_hf.data.check import check
+from mult_hf.data.row_errors import RowError, read_row
 from mult_hf.data.schema import load_rows, load_task_specs
 from mult_hf.data.streaming import first_rows, open_stream, streams_by_default
 from support.training_runs import DEPTH
@@ -67,6 +69,28 @@ def test_archives_have_the_columns_of_the_schema(archives, data):
     assert {"image", "depth"} <= set(rows.column_names)
     assert rows.num_shards == 2
     assert sorted(pixels(rows)) == sorted(pixels(load_rows(data, "train")))
+
+
+def test_archives_are_loaded_and_checked_with_the_columns_of_the_schema(archives, data):
+    assert sorted(pixels(load_rows(archives, "train"))) == sorted(pixels(load_rows(data, "train")))
+    found = check(archives)
+    assert found.is_right
+    assert found.tasks["depth"].found == 8
+
+
+def test_a_broken_file_in_an_archive_is_named(archives):
+    path = archives / "train-0.tar"
+    contents = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        start = archive.getmember("0001.depth.png").offset_data
+    contents[start : start + 8] = b"no image"
+    path.write_bytes(contents)
+    rows = first_rows(open_stream(archives, "train").rows, 8)
+    with pytest.raises(RowError, match=r"^row \d, column 'depth': 0001\.depth\.png cannot be read as an image"):
+        [read_row(rows, number) for number in range(len(rows))]
+    ((sentence, where),) = check(archives, "train").tasks["depth"].problems.items()
+    assert sentence == "cannot be opened as an image"
+    assert "0001.depth.png" in where[0]
 
 
 def test_the_description_of_files_changes_with_them_and_not_with_their_place(data, tmp_path):

@@ -347,8 +347,18 @@ def test_values_beyond_the_range_of_an_own_task_are_named_before_training(caplog
         rows = [{"image": black_image(), "heat": np.tile(np.array(values, np.float32), (8, 4))}]
         with caplog.at_level("WARNING"):
             constant_baseline(rows, collator)
-        assert (f"heat: 50.0% of the values in the rows that were read are beyond [0, 5], {limit}; give" in caplog.text) == is_named
+        warning = f"heat: 50.0% of the values in the rows that were read are beyond [0, 5], {limit}; run mult-hf check"
+        assert (warning in caplog.text) == is_named
         assert "canonical" not in caplog.text
+
+
+def test_selected_rows_are_named_by_their_numbers_in_the_data_set():
+    rows = random_rows(2)
+    found = measured(rows, lambda pixel_values: {"distance": torch.ones(len(pixel_values), 1, 8, 8)}, ["distance"], numbers=[3, 7])
+    assert found.names == ["row 3", "row 7"]
+    rows[1]["distance"] = rows[1]["distance"][:, :3]
+    with pytest.raises(ValueError, match="distance of row 7: the map has"):
+        measured(rows, lambda pixel_values: {"distance": torch.ones(len(pixel_values), 1, 8, 8)}, ["distance"], numbers=[3, 7])
 
 
 def test_the_constant_baseline_reads_no_more_images_than_allowed():

@@ -359,7 +359,7 @@ def test_a_full_entry_needs_no_registration(registry):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"name": "depth", "wieght": 2}, r"entry 'depth' has unknown fields \['wieght'\]; allowed: name, kind"),
+        ({"name": "depth", "wieght": 2}, r"entry 'depth' has unknown fields \['wieght'\]; allowed: name, kind.*; did you mean weight\?$"),
         ({"kind": "regression", "channels": 1}, r"needs a name, got \{'kind'"),
         ({"name": "roughness", "channels": 1}, r"'roughness' is not registered and its entry lacks \['kind'\]; registered: segmentation"),
         ({"name": "roughness"}, r"lacks \['kind', 'channels'\]"),

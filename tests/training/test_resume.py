@@ -127,6 +127,26 @@ def test_a_run_whose_data_changed_is_not_resumed(tmp_path, data, split):
         train(tmp_path / "run", "--dataset", copy, "--resume", "latest")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('"scale": 0.001953125', '"scale": 0.003', r"depth/encoding: .*0\.001953125.* at the checkpoint, .*0\.003"),
+        ('"channels": 2', '"channels": 2, "loss": "rotate_l1"', "principal_curvature/loss: l1 at the checkpoint, rotate_l1 now"),
+    ],
+)
+def test_a_run_whose_entries_changed_is_not_resumed(tmp_path, data, old, new, named):
+    """The same stored maps would mean something else, or be learnt in another way, from this step on."""
+    copy = shutil.copytree(data, tmp_path / "data")
+    train(tmp_path / "run", "--dataset", copy)
+    card = (copy / "README.md").read_text()
+    assert old in card
+    (copy / "README.md").write_text(card.replace(old, new))
+    with pytest.raises(ValueError, match=rf"the data changed since the checkpoint \({named}"):
+        train(tmp_path / "run", "--dataset", copy, "--resume", "latest")
+    (copy / "README.md").write_text(card.replace('"channels": 2', '"channels": 2, "description": "new words"'))
+    train(tmp_path / "run", "--dataset", copy, "--resume", "latest")
+
+
 def test_a_new_run_overwrites_an_earlier_one_only_with_the_flag(tmp_path, data):
     train(tmp_path, "--dataset", data)
     with pytest.raises(ValueError, match="checkpoints of an earlier run, the last at step 2"):
