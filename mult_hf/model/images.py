@@ -370,7 +370,7 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
         return stored.detach().cpu().numpy()
     array = np.asarray(stored)
     if array.dtype == object or array.ndim == 0:
-        got = f"the text {stored[:60]!r}; open the file it names" if isinstance(stored, str) else type(stored).__name__
+        got = f"str {stored[:60]!r}; open the file it names" if isinstance(stored, str) else type(stored).__name__
         raise ValueError(f"a label map is a PIL image, an array or a tensor, got {got}")
     return array
 
