@@ -13,6 +13,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from examples import train as example
 from mult_hf import MulTForMultiTaskDensePrediction
 from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.inference.loading import load_whole_model
 from mult_hf.training.checkpoints import checkpoint_step, list_checkpoints
 from support.forked import run_together, start
 from support.training_runs import (
@@ -214,6 +215,11 @@ def test_two_processes_train_like_one_with_the_joined_batches(tmp_path, data, on
     train_two()
     newest = list_checkpoints(tmp_path / "two/checkpoints")[-1]
     assert len(list((newest / "sharded").glob("*.safetensors"))) == (2 if configuration == "fsdp2_cpu" else 0)
+    if configuration == "ddp_cpu":
+        assert same(weights(newest), load_whole_model(str(newest)).state_dict())
+    else:
+        with pytest.raises(ValueError, match=r"checkpoint-\d+ has no config.json; give the directory of a trained model"):
+            load_whole_model(str(newest))
     newest.rename(newest.with_suffix(".partial"))  # as if the run had been killed in its last save
     train_two("--resume", "latest")
     of_one_process = list_checkpoints(one_process / "checkpoints")[0]
