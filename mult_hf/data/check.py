@@ -42,6 +42,7 @@ from .mistakes import (
     FLIPPED,
     INVERTED,
     REVERSED,
+    Z_AWAY,
     Evidence,
     drawn_in_colours,
     flips_in_numbers,
@@ -60,8 +61,8 @@ from .schema import FOCAL_LENGTH, load_task_entries, with_columns_of_tasks
 HELD_OUT = "--train_split 'train[:90%]' --validation_split 'train[90%:]'"
 """Flags of training for data with training rows only."""
 
-LONGEST_REASONS = 450
-"""Characters of a message for what is wrong with the entries of a card; commands print 500."""
+MOST_REASONS, LONGEST_REASONS = 5, 430
+"""Entries of a card of which a message says what is wrong, and the characters for that; commands print 500."""
 
 SHEET_ROWS = 8
 """Samples on a contact sheet."""
@@ -169,13 +170,13 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     without_encoding = [task for entry, task in zip(entries, specs, strict=True) if isinstance(entry, str) or entry.get("encoding") is None]
     notes = [*_encoding_notes(specs, without_encoding)]
     shown: list[list[Image.Image | None]] = []
-    columns: dict[str, None] = {}  # a set in order
+    columns: dict[str, Any] = {}  # type of each column
     splits = _open(name_or_path, split, token)
     if split is None and "train" in splits and "validation" not in splits:
         notes.append(f"no split 'validation', on which training measures; train with {HELD_OUT}")
     for split_name, dataset in splits.items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
-        columns.update(dict.fromkeys(dataset.column_names or ()))
+        columns |= dataset.features or {}
         before = findings["image"].rows
         for number, row in enumerate(islice(_undecoded(dataset), samples + 1)):
             if number == samples:
@@ -185,13 +186,14 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
             if len(shown) < SHEET_ROWS:
                 shown.append(cells)
         if samples and findings["image"].rows == before:
-            cause = metadata_mistake(Path(name_or_path))
-            cause = f": {cause}" if cause else ""
+            mistake = metadata_mistake(Path(name_or_path))
+            cause = f": {mistake}" if mistake else ""
             findings["image"].wrong(f"no rows, so nothing can be trained or measured on it{cause}", f"split {split_name}")
     if not findings["image"].rows:
-        raise ValueError(f"{name_or_path} has no rows to check; --samples is {samples}")
+        reasons = [sentence for sentence in findings["image"].problems if "no rows" in sentence] or [f"--samples is {samples}"]
+        raise ValueError(f"{name_or_path} has no rows to check; {reasons[0]}")
     for task in specs:
-        if task not in columns and (similar := _similar(task, [column for column in columns if column not in specs])):
+        if task not in columns and (similar := _similar(task, {name: kind for name, kind in columns.items() if name not in specs})):
             findings[task].wrong(f"no column {task!r}, but {similar!r}: rename the one you mean", "the columns")
     if specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(_without_maps(specs, columns), "all rows")
@@ -214,8 +216,10 @@ def _resolved(entries: Sequence[Any]) -> dict[str, TaskSpec]:
         except ValueError as error:
             wrong.append(str(error))
     if len(wrong) > 1:
-        reasons = "; ".join(str(refusal(reason, max(80, LONGEST_REASONS // len(wrong)))) for reason in wrong)
-        raise ValueError(f"{len(wrong)} entries of the card are wrong: {reasons}")
+        shown = wrong[:MOST_REASONS]
+        reasons = "; ".join(str(refusal(reason, LONGEST_REASONS // len(shown))) for reason in shown)
+        more = f"; and {len(wrong) - len(shown)} more" if len(wrong) > len(shown) else ""
+        raise ValueError(f"{len(wrong)} entries of the card are wrong: {reasons}{more}")
     return resolve_tasks(entries)
 
 
@@ -266,10 +270,16 @@ def _column_notes(dataset: IterableDataset, specs: Mapping[str, TaskSpec]) -> It
             yield f"no column {task!r}: unknown everywhere"
 
 
-def _similar(task: str, columns: Sequence[str]) -> str | None:
-    """A column that may be meant to be a task's, or `None`."""
-    others = [column for column in columns if column not in ("image", FOCAL_LENGTH)]
-    return next((column for column in others if column.startswith(task)), None) or next(iter(get_close_matches(task, others, 1)), None)
+def _similar(task: str, columns: Mapping[str, Any]) -> str | None:
+    """A column of images, or of their file names, that may be meant to be a task's, or `None`.
+
+    Args:
+        task: name of a task without a column.
+        columns: the type of each column that is no task's.
+    """
+    images = [name for name, kind in columns.items() if isinstance(kind, ImageFeature) and name != "image"]
+    files = [name for name, kind in columns.items() if not isinstance(kind, ImageFeature) and name.startswith(f"{task}_file")]
+    return next(iter([*files, *get_close_matches(task, images, 1, cutoff=0.8)]), None)
 
 
 def _undecoded(dataset: IterableDataset) -> Iterator[dict[str, Any]]:
@@ -330,7 +340,8 @@ def _judge_pairs(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskS
     for depth, normals in _pairs(specs):
         if INVERTED in findings[depth].problems or REVERSED in findings[normals].problems:
             continue  # which explains what contradicts
-        for task, sentences in zip((depth, normals), pair_mistakes(findings[normals].evidence.counts), strict=True):
+        counts, away = findings[normals].evidence.counts, Z_AWAY in findings[normals].problems
+        for task, sentences in zip((depth, normals), pair_mistakes(counts, points_away=away), strict=True):
             for sentence in sentences:
                 if sentence not in findings[task].problems:
                     findings[task].wrong(sentence, "all rows")
@@ -438,7 +449,7 @@ def _check_class_file(cell: Any, stored: np.ndarray, spec: TaskSpec, where: str,
     if coding:
         findings.wrong(coding, where)
         return
-    findings.evidence.add_ids(stored)
+    findings.evidence.add_ids(stored, spec.encoding.channels)
     if isinstance(cell, Mapping):
         with _opened(cell) as file:
             if file.format == "JPEG":

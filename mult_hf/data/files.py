@@ -33,7 +33,10 @@ def did_you_mean(name: str | Path) -> str:
     """A question about the directory beside one that does not exist whose name is similar; empty if there is none."""
     path = Path(name)
     parent = path.parent if path.parent.is_dir() else Path()
-    similar = get_close_matches(path.name, [each.name for each in parent.iterdir() if each.is_dir()], 1)
+    try:
+        similar = get_close_matches(path.name, [each.name for each in parent.iterdir() if each.is_dir()], 1)
+    except OSError:  # the directory cannot be searched
+        return ""
     return f" (did you mean {parent / similar[0]}?)" if similar else ""
 
 

@@ -71,7 +71,7 @@ def explain_load_error(directory: Path, error: Exception, remedy: str = "") -> s
         is_folder = any((directory / name).is_dir() for name in splits)
         hint = " (a folder without images is no split)" if is_folder else ""
         parts = f"'{splits[0]}[:90%]' and '{splits[0]}[90%:]'"
-        return f'Unknown split "{split}"{hint}; it has {", ".join(splits)}: give one of them, or parts of one, such as {parts}'
+        return f'Unknown split "{split}"{hint}; the data set has {", ".join(splits)}: give one of them, or parts of one, such as {parts}'
     return metadata_mistake(directory) or f"{error.__cause__ or error}{remedy}"
 
 

@@ -7,7 +7,7 @@ are in the lower half. If a data set has depth and normals of the same pixels, t
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -39,9 +39,6 @@ LEAST_SHARE = 0.005
 
 SENTINELS = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 65535.0)
 """Numbers that often stand for pixels without a value, with either sign."""
-
-FARTHEST_SCENES = 1000.0
-"""Median distance from the camera, in metres, that no scene has, whatever range a task states."""
 
 LARGEST_NUMBER = 1e10
 """Numbers from this one on stand for pixels without a value, too."""
@@ -137,8 +134,10 @@ class Evidence:
     values_beyond: set[float] = field(default_factory=set)
     suspicious_maps: int = 0
 
-    def add_ids(self, stored: np.ndarray) -> None:
-        """Record the values of a stored class map with one channel."""
+    def add_ids(self, stored: np.ndarray, channels: Sequence[int] | None) -> None:
+        """Record the values of a stored class map, of one channel or of those that the encoding reads."""
+        if channels is not None and stored.ndim == 3:
+            stored = stored[..., list(channels)]
         if len(self.stored_ids) <= MOST_IDS:
             self.stored_ids.update(np.unique(stored).tolist())
 
@@ -207,7 +206,7 @@ def drawn_in_colours(stored: np.ndarray, spec: TaskSpec) -> str | None:
 
 def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     median, farthest = float(np.median(values)), spec.value_range[1] if spec.value_range else USUAL_FARTHEST
-    if (np.isfinite(farthest) and median > max(2 * farthest, 20.0)) or (is_depth(spec) and median >= FARTHEST_SCENES):
+    if np.isfinite(farthest) and median > max(2 * farthest, 20.0):
         unit, factor = ("millimetres", "1000") if median >= 1000 else ("centimetres", "100")
         if 300 <= median < 1000:
             unit, factor = "millimetres or centimetres", "1000 or 100"
@@ -241,24 +240,35 @@ def _far_value(values: np.ndarray) -> str | None:
 
 def _sentinels(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     """Describe numbers far from all others that files often mark pixels without a value with."""
-    (scale,), (offset,) = (np.unique(numbers) if np.ndim(numbers) else [numbers] for numbers in (spec.encoding.scale, spec.encoding.offset))
+    low, high = spec.value_range or (0.0, 1.0)  # within which the highest stored number is a value
     rest, found = values, []
-    for extreme in (values.min(), values.max()):
-        stored = float((extreme - offset) / scale)
+    for extreme in (float(values.min()), float(values.max())):
         share = float(np.mean(values == extreme))
-        if share >= LEAST_SHARE and (_marks_holes(extreme) or _marks_holes(stored)):
+        is_one = _marks_holes(extreme) or (not low <= extreme <= high and _marks_holes(_stored(extreme, spec)))
+        if share >= LEAST_SHARE and is_one:
             rest = rest[rest != extreme]
-            found.append((extreme, stored, share))
-    for extreme, stored, share in found:
-        if rest.size and np.abs(rest - extreme).min() > FAR_BEYOND * np.ptp(rest):
+            found.append((extreme, share))
+    for extreme, share in found:
+        if rest.size and np.abs(rest - extreme).min() > FAR_BEYOND * np.ptp(rest) > 0:
             yield (
                 f"{share:.1%} of the known values are exactly {extreme:g}, far from the others, which looks like a value for unknown "
-                f"pixels; list {stored:g} under the encoding's unknown"
+                f"pixels; list {_stored_text(extreme, spec)} under the encoding's unknown"
             )
 
 
+def _stored(value: float, spec: TaskSpec) -> float:
+    """The stored number of a decoded value of one channel."""
+    return float(spec.encoding.stored_values(np.full((1, 1, 1), value, np.float64)).item())
+
+
+def _stored_text(value: float, spec: TaskSpec) -> str:
+    """The stored number as it has to be listed: decoding rounds to float32, and a rounded number would not be found in the file."""
+    stored = _stored(value, spec)
+    return f"{round(stored)}" if np.dtype(spec.encoding.dtype).kind in "iu" else repr(float(np.dtype(spec.encoding.dtype).type(stored)))
+
+
 def _marks_holes(number: float) -> bool:
-    return round(abs(float(number)), 2) in SENTINELS or abs(number) >= LARGEST_NUMBER
+    return round(abs(number), 2) in SENTINELS or abs(number) >= LARGEST_NUMBER
 
 
 def _of_unit_length(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -324,10 +334,9 @@ def unreachable_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
     low, high = spec.final_range
     if len(evidence.values_beyond) == 1 and spec.channels == 1:
         (only,) = evidence.values_beyond
-        stored = float(spec.encoding.stored_values(np.full((1, 1, 1), only)).item())
         return (
             f"{share:.1%} of the values are exactly {only:g}, beyond [{low:g}, {high:g}], all that a prediction can be; if they mean "
-            f"unknown, list {stored:.10g} under the encoding's unknown"
+            f"unknown, list {_stored_text(only, spec)} under the encoding's unknown"
         )
     limits = "value_range" if spec.final_range == spec.value_range else f"activation {spec.activation!r}"
     return (
@@ -374,7 +383,7 @@ def pair_evidence(depth: np.ndarray, normals: np.ndarray, counts: Counter[str]) 
         counts[f"{axis} contradicts"] += int((~agree).sum())
 
 
-def pair_mistakes(counts: Counter[str]) -> tuple[list[str], list[str]]:
+def pair_mistakes(counts: Counter[str], *, points_away: bool = False) -> tuple[list[str], list[str]]:
     """Problems of the depth, and of the normals, if the two contradict each other.
 
     Swapped near and far contradict both axes of the normals, a mirrored axis only itself. Where an axis alone contradicts, or both do, the
@@ -382,6 +391,7 @@ def pair_mistakes(counts: Counter[str]) -> tuple[list[str], list[str]]:
 
     Args:
         counts: from [`pair_evidence`], and from the normals' own maps.
+        points_away: whether the normals point away from the camera, so that all of their axes may be mirrored.
     """
     contradicts = {axis: _mostly(counts, f"{axis} contradicts", f"{axis} agrees") for axis in "xy"}
     agrees = {axis: _mostly(counts, f"{axis} agrees", f"{axis} contradicts") for axis in "xy"}
@@ -392,7 +402,7 @@ def pair_mistakes(counts: Counter[str]) -> tuple[list[str], list[str]]:
     is_right = {"x": _mostly(counts, hidden[X_LEFT], hidden[AS_STORED]), "y": _mostly(counts, *reversed(floors))}
     mirrored = {"x": X_LEFT, "y": Y_DOWN}
     if all(contradicts.values()):
-        return ([], [*mirrored.values()]) if is_wrong["y"] and not is_right["x"] else ([INVERTED], [])
+        return ([], [*mirrored.values()]) if points_away or (is_wrong["y"] and not is_right["x"]) else ([INVERTED], [])
     for axis, other in (("x", "y"), ("y", "x")):
         if contradicts[axis] and is_right[axis] and not agrees[other]:
             return [INVERTED], []

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 SOURCE_COLUMN = "source"
 """Column of a mixture that names each sample's data set, whose encodings decode its maps."""
 
+LONGEST_SOURCE = 200
+"""Characters of a data set's name or path in the name of a row."""
+
 ROW = "row_of_data_set"
 """Key of the name of a row, for error messages."""
 
@@ -63,7 +66,8 @@ def read_row(rows: "Dataset | Sequence[dict[str, Any]]", index: int, number: int
 
 def _name(number: int, row: Mapping[str, Any]) -> str:
     source = row.get(SOURCE_COLUMN)
-    return f"row {number}" if source is None else f"row {number} of the mixture (from {source})"
+    is_name = isinstance(source, str) and len(source) <= LONGEST_SOURCE
+    return f"row {number} ({SOURCE_COLUMN} {source})" if is_name else f"row {number}"
 
 
 def _is_readable(rows: Any, number: int, column: str) -> bool:

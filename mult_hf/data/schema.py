@@ -5,6 +5,7 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,10 +90,15 @@ def column_of(name: str) -> str:
 
 
 def with_columns_of_tasks(rows: Any) -> Any:
-    """The same rows, or dictionary of splits, with the columns of the schema in place of the names of files in an archive."""
+    """The same rows, or dictionary of splits, with the columns of the schema in place of the names of files in an archive.
+
+    Columns that would get the name of another one keep theirs.
+    """
     if isinstance(rows, dict):
         return type(rows)({split: with_columns_of_tasks(each) for split, each in rows.items()})
-    names = {name: column_of(name) for name in rows.column_names or [] if column_of(name) != name}
+    own = rows.column_names or []
+    targets = Counter(map(column_of, own))
+    names = {name: column_of(name) for name in own if column_of(name) != name and targets[column_of(name)] == 1}
     if not names or not hasattr(rows, "decode"):
         return rows.rename_columns(names) if names else rows
     return rows.decode(False).rename_columns(names).decode(True)  # renaming a stream would decode its images here

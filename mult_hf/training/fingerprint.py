@@ -1,7 +1,7 @@
 """Fingerprint of a run's rows, with which a resumed run detects that its data changed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,34 @@ def describe_data(accelerator: Accelerator, **splits: Dataset) -> dict[str, str]
     return broadcast_object_list(found)[0]
 
 
-SHOWN = ("name", "description", "colormap", "transformers_task")
+SHOWN = ("name", "description", "unit", "colormap", "transformers_task")
 """Fields of an entry that affect neither targets nor weights nor metrics."""
 
 
-def describe_entries(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[str, str]:
-    """Every field that says what a task's stored maps mean and how it is learnt and measured: `"task/field"` -> value.
+def describe_entries(specs_by_source: Sequence[Mapping[str, TaskSpec]]) -> dict[str, str]:
+    """Every field that says what a task's stored maps mean and how it is learnt: `"task/field"` -> value.
+
+    Equal entries have equal descriptions, however their numbers are written. Of the metrics, only the first chooses the best model.
 
     Args:
-        tasks_by_source: entries by task, for each data set of a mixture; of a single one under an empty name.
+        specs_by_source: entries by task, for each data set of a mixture, or for the only one.
     """
     found: dict[str, str] = {}
-    for source, specs in tasks_by_source.items():
+    for number, specs in enumerate(specs_by_source):
+        source = f"data set {number + 1}, " if len(specs_by_source) > 1 else ""
         for task, spec in specs.items():
-            fields = {name: value for name, value in spec.to_dict().items() if name not in SHOWN}
-            found |= {"/".join(filter(None, (source, task, name))): str(value) for name, value in fields.items()}
+            entry = spec.to_dict()
+            encoding = entry.pop("encoding") | {"unknown": sorted(spec.encoding.unknown)}
+            fields = {**entry, "metrics": spec.metrics[:1], **{f"encoding/{name}": value for name, value in encoding.items()}}
+            found |= {f"{source}{task}/{name}": _plain(value) for name, value in fields.items() if name not in SHOWN}
     return found
+
+
+def _plain(value: Any) -> str:
+    """Text of a value, in which 1 and 1.0 are equal, and so are lists and tuples."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_plain, value))}]"
+    return str(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def fingerprint(rows: Dataset) -> str:

@@ -125,7 +125,9 @@ class TrainingLoop:
             {name: text for name, text in as_text(arguments).items() if name not in FREE_TO_CHANGE},
             describe_data(accelerator, training=baseline_rows if streamed else training_rows, validation=validation_rows),
         )
-        self.progress.data |= describe_entries({"": processor.task_specs} if tasks_by_source is None else tasks_by_source)
+        specs = processor.task_specs
+        sources = [{task: own.get(task, spec) for task, spec in specs.items()} for own in (tasks_by_source or {"": specs}).values()]
+        self.progress.data |= describe_entries(sources)
         self.progress.arguments |= {"mixed_precision": accelerator.mixed_precision}
         self.progress.arguments |= self._division(streamed)
         if streamed:  # reading all rows would take as long as an epoch

@@ -17,7 +17,7 @@ from mult_hf.model.entry_fields import refusal
 
 from .stream import TrainingStream
 
-FROM_WEIGHTS = "start a new run from the weights: --model with the checkpoint, or with the run's directory if its weights are sharded"
+FROM_WEIGHTS = "start a new run from the weights: --model with the checkpoint, or with a finished run's directory if weights are sharded"
 """What can be done where a run cannot be resumed."""
 
 
@@ -73,13 +73,13 @@ class Progress:
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
-            raise ValueError(f"the checkpoint is from another run: {message}; give the same flags, or {FROM_WEIGHTS}")
+            raise refusal(f"the checkpoint is from another run: {message}; give the same flags, or {FROM_WEIGHTS}")
         changed = [name for name, saved in sorted(state["data"].items()) if self.data.get(name) != saved]
         if changed:
             message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)
-            raise ValueError(f"the data changed since the checkpoint ({message}); restore them, or {FROM_WEIGHTS}")
+            raise refusal(f"the data changed since the checkpoint ({message}); restore them, or {FROM_WEIGHTS}")
         for name, value in state.items():
-            setattr(self, name, value)
+            setattr(self, name, self.data | value if name == "data" else value)  # of an older run, the data may lack entries
 
 
 def mean_over_processes(values: dict[str, float]) -> dict[str, float]:

@@ -95,9 +95,10 @@ def test_the_advice_for_0_255_masks_corrects_them(tmp_path):
 
 
 def test_the_advice_for_grey_masks_of_three_channels_corrects_them(tmp_path):
-    entry = classes_of(3, dtype="uint8", channels=[0])
-    rows = [{"image": sound_maps()["image"], "things": np.stack([mask(0, 1, 2)] * 3, axis=-1)}] * 3
-    assert check(write(tmp_path / "set", rows, {"things": entry})).is_right
+    entry, grey = classes_of(3, dtype="uint8", channels=[0]), mask(0, 1, 2)
+    for name, channels in (("three", [grey] * 3), ("with alpha", [grey] * 3 + [np.full_like(grey, 255)])):
+        rows = [{"image": sound_maps()["image"], "things": np.stack(channels, axis=-1)}] * 3
+        assert check(write(tmp_path / name, rows, {"things": entry})).is_right
 
 
 def test_class_ids_in_a_jpeg_are_refused(tmp_path):

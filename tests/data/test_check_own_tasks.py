@@ -1,5 +1,8 @@
 """Proves that the checker finds common mistakes in maps of tasks that the package does not know."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from mult_hf.cli.errors import MAX_MESSAGE
 from mult_hf.data.check import check
 from support.checked_data import SIZE, sound_maps, write
 
+SIXTEEN_BITS = {"dtype": "uint16", "scale": 1 / 65535}
 HEAT = {"name": "heat", "kind": "regression", "channels": 1, "encoding": {"dtype": "float32"}}
 DEGREES = np.random.default_rng(0).uniform(18, 30, SIZE).astype(np.float32)
 
@@ -24,6 +28,11 @@ def with_pixels(number, count):
     return changed
 
 
+def unknown_of(sentence):
+    """The stored number that a sentence advises to list."""
+    return [json.loads(re.search(r"list (\S+) under the encoding's unknown$", sentence)[1])]
+
+
 FEW = 12
 """Of 768 pixels: 1.6 %, more than the half percent that is looked at, and less than the 2 % beyond the limits that are reported anyway."""
 
@@ -34,22 +43,24 @@ def test_a_number_that_marks_pixels_without_a_value_is_named(tmp_path, number, l
     entry = {**HEAT, "value_range": limits} if limits else HEAT
     (sentence,) = problems_of(tmp_path, with_pixels(number, FEW), entry)
     assert sentence.startswith("1.6% of the known values are exactly")
-    assert sentence.endswith(f"looks like a value for unknown pixels; list {np.float32(number):g} under the encoding's unknown")
+    unknown = unknown_of(sentence)
+    assert problems_of(tmp_path / "listed", with_pixels(number, FEW), {**entry, "encoding": {"dtype": "float32", "unknown": unknown}}) == []
 
 
 def test_a_stored_number_that_marks_pixels_without_a_value_is_named_whatever_it_decodes_to(tmp_path):
     encoding = {"dtype": "uint16", "scale": 0.01, "offset": -100.0}
     stored = np.round((with_pixels(65535 * 0.01 - 100, FEW) + 100) * 100).astype(np.uint16)
     (sentence,) = problems_of(tmp_path, stored, {**HEAT, "encoding": encoding})
-    assert sentence.endswith("list 65535 under the encoding's unknown")
+    assert unknown_of(sentence) == [65535]
+    assert problems_of(tmp_path / "listed", stored, {**HEAT, "encoding": {**encoding, "unknown": [65535]}}) == []
 
 
 def test_two_such_numbers_in_one_map_do_not_hide_each_other(tmp_path):
     stored = with_pixels(-9999, FEW)
     stored.flat[3 : 3 + 7 * FEW : 7] = 9999
     found = " ".join(problems_of(tmp_path, stored))
-    assert "list -9999 under" in found
-    assert "list 9999 under" in found
+    assert "list -9999.0 under" in found
+    assert "list 9999.0 under" in found
 
 
 @pytest.mark.parametrize(
@@ -58,8 +69,10 @@ def test_two_such_numbers_in_one_map_do_not_hide_each_other(tmp_path):
         (with_pixels(100, FEW), HEAT),
         (np.random.default_rng(1).choice([0.0, 999.0], SIZE).astype(np.float32) + DEGREES, HEAT),
         (with_pixels(-9999, 1), HEAT),
+        (np.where(with_pixels(65535, FEW) == 65535, 65535, 0).astype(np.uint16), {**HEAT, "encoding": SIXTEEN_BITS}),
+        (np.where(with_pixels(65535, FEW) == 65535, 65535, 100 * DEGREES).astype(np.uint16), {**HEAT, "encoding": SIXTEEN_BITS}),
     ],
-    ids=["an unusual number", "numbers about it", "one pixel"],
+    ids=["an unusual number", "numbers about it", "one pixel", "0 and 1", "saturated"],
 )
 def test_other_numbers_far_from_the_rest_are_values(tmp_path, stored, entry):
     assert problems_of(tmp_path, stored, entry) == []
@@ -70,7 +83,7 @@ def test_one_value_beyond_the_limits_may_mean_unknown(tmp_path):
     stored = np.round((with_pixels(-100, 5 * FEW) + 100) * 100).astype(np.uint16)
     (sentence,) = problems_of(tmp_path, stored, {**HEAT, "encoding": encoding, "value_range": [-20.0, 80.0]})
     assert sentence.startswith("7.8% of the values are exactly -100, beyond [-20, 80]")
-    assert sentence.endswith("if they mean unknown, list 0 under the encoding's unknown")
+    assert unknown_of(sentence) == [0]
 
 
 def test_a_map_drawn_in_colours_is_named(tmp_path):
@@ -89,11 +102,12 @@ def test_a_grey_map_with_three_channels_is_told_how_to_read_one(tmp_path):
 
 def test_every_wrong_entry_of_a_card_is_named(tmp_path):
     entries = {"heat": {**HEAT, "loss": "cross_entropy"}}
-    entries |= {name: {**HEAT, "name": name, "kind": "sum"} for name in ("cold", "warm", "damp", "dry")}
+    entries |= {name: {**HEAT, "name": name, "kind": "sum"} for name in ("cold", "warm", "damp", "dry", "wet", "hot")}
     root = write(tmp_path / "set", [{"image": sound_maps()["image"], "heat": DEGREES}], entries)
-    with pytest.raises(ValueError, match=r"^5 entries of the card are wrong: task 'heat' .*; task 'cold' has kind 'sum'") as found:
+    with pytest.raises(ValueError, match=r"^7 entries of the card are wrong: task 'heat' .*; task 'cold' has kind 'sum'") as found:
         check(root)
-    assert all(f"task '{name}'" in str(found.value) for name in entries)
+    assert all(f"task '{name}'" in str(found.value) for name in ("heat", "cold", "warm", "damp", "dry"))
+    assert str(found.value).endswith("; and 2 more")
     assert len(str(found.value)) <= MAX_MESSAGE, "which is what commands print"
 
 

@@ -75,9 +75,16 @@ def test_a_mirrored_axis_is_named_with_the_encoding_that_corrects_it(tmp_path, s
 ROOM = (*CORRIDOR, (unit(-1, 0, 0), 1.2))
 
 
-@pytest.mark.parametrize("signs", [(-1, -1, -1), (-1, -1, 1), (1, -1, -1)], ids=["all away", "half a turn", "y down, z into the scene"])
-def test_the_advice_for_several_mirrored_axes_corrects_them_at_once(tmp_path, signs):
-    depth, normals = planes(*ROOM)
+CEILING = ((unit(0, -1, 0), 1.4), (unit(0, 0, 1), 3.0), (unit(-1, 0, 0), 1.2))  # no floor
+
+
+@pytest.mark.parametrize(
+    ("scene", "signs"),
+    [(ROOM, (-1, -1, -1)), (CEILING, (-1, -1, -1)), (ROOM, (-1, -1, 1)), (ROOM, (1, -1, -1))],
+    ids=["all away", "all away, no floor", "half a turn", "y down, z into the scene"],
+)
+def test_the_advice_for_several_mirrored_axes_corrects_them_at_once(tmp_path, scene, signs):
+    depth, normals = planes(*scene)
     ((task, sentences),) = problems_of(tmp_path / "wrong", depth, normals * signs, rows=3).items()
     assert task == "normals"
     remedies = {sentence.partition("scale: ")[2] for sentence in sentences if "scale: " in sentence}

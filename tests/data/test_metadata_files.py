@@ -52,7 +52,7 @@ def test_a_mistake_in_a_metadata_file_is_named(tmp_path, name):
 @pytest.mark.parametrize("split", ["validation", "validation[:3]"])
 def test_a_split_without_files_is_none_and_another_is_suggested(tmp_path, split):
     root = folder(tmp_path, train=json.dumps(KEYS), validation=None)
-    advice = r"Unknown split \"validation\" \(a folder without images .*it has train: give .*'train\[:90%\]' and 'train\[90%:\]'"
+    advice = r"Unknown split \"validation\" \(a folder without images .*the data set has train: give .*'train\[:90%\]' and 'train\[90%:\]'"
     with pytest.raises(ValueError, match=advice):
         load_rows(root, split=split)
     found = check(root)

@@ -157,7 +157,7 @@ def test_a_row_of_a_mixture_is_named_with_its_data_set():
     mixed = mix_datasets({"sound": rows_with(DEPTH), "broken": rows_with(BROKEN_DEPTH["no image"][0])})
     number = next(index for index in range(len(mixed)) if mixed.select_columns(["source"])[index]["source"] == "broken")
     numbers = range(number, len(mixed))
-    with pytest.raises(RowError, match=r"^row \d+ of the mixture \(from broken\), column 'depth': image cannot be read as an image"):
+    with pytest.raises(RowError, match=r"^row \d+ \(source broken\), column 'depth': image cannot be read as an image"):
         [read_row(mixed, each) for each in numbers]
 
 

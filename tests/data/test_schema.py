@@ -7,7 +7,7 @@ import yaml
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 
-from mult_hf.data.schema import card_configs, load_rows, load_task_entries
+from mult_hf.data.schema import card_configs, load_rows, load_task_entries, with_columns_of_tasks
 
 
 def write_rows(directory, values, **header):
@@ -44,6 +44,15 @@ def test_a_mistyped_directory_is_answered_with_the_one_that_may_be_meant(tmp_pat
             load_task_entries(mistyped)
     with pytest.raises(ValueError, match="kitchen is not a local directory, and the Hub"):
         load_task_entries("kitchen")
+
+
+def test_columns_that_would_get_the_name_of_another_keep_theirs():
+    for columns in (["image", "jpg"], ["jpg", "png"], ["depth", "depth.png", "image"]):
+        rows = Dataset.from_dict({name: [name] for name in columns})
+        assert with_columns_of_tasks(rows).column_names == columns
+        assert with_columns_of_tasks(rows.to_iterable_dataset()).column_names == columns
+    renamed = with_columns_of_tasks(Dataset.from_dict({"jpg": ["a"], "depth.png": ["b"], "note": ["c"]}))
+    assert renamed[0] == {"image": "a", "depth": "b", "note": "c"}
 
 
 def test_load_rows_gives_all_splits_without_a_name(tmp_path):

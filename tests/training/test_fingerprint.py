@@ -7,7 +7,9 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from mult_hf.training.fingerprint import describe_data, fingerprint
+from mult_hf.model.label_encoding import LabelEncoding
+from mult_hf.model.tasks import TaskSpec
+from mult_hf.training.fingerprint import describe_data, describe_entries, fingerprint
 
 FEATURES = Features({"image": Image(), "depth": Image(), "note": Value("string"), "map": [Value("float32")]})
 
@@ -80,3 +82,26 @@ def test_all_rows_count_even_beyond_one_read():
 def test_the_description_has_the_number_of_rows(accelerator):
     found = describe_data(accelerator, training=rows_of(3))
     assert found == {"training": f"3 rows, {fingerprint(rows_of(3))}"}
+
+
+def described(**fields):
+    return describe_entries([{"heat": TaskSpec(**{"name": "heat", "kind": "regression", "channels": 1, **fields})}])
+
+
+def test_equal_entries_have_equal_descriptions_however_they_are_written():
+    encoding = LabelEncoding(dtype="uint16", unknown=(0, 65535))
+    one = described(weight=1, value_range=[0, 10], encoding=encoding, metrics=["mae"], unit="m", colormap="magma")
+    other_encoding = LabelEncoding(dtype="uint16", unknown=(65535.0, 0.0), scale=1)
+    assert one == described(weight=1.0, value_range=(0.0, 10.0), encoding=other_encoding, metrics=["mae", "rmse"], unit="metres")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"weight": 2}, {"loss": "rotate_l1"}, {"value_range": [0, 2]}, {"encoding": LabelEncoding(scale=2)}, {"metrics": ["rmse"]}]
+)
+def test_entries_of_another_meaning_have_other_descriptions(fields):
+    assert described() != described(**fields)
+
+
+def test_entries_of_several_data_sets_are_described_apart():
+    specs = {"heat": TaskSpec(name="heat", kind="regression", channels=1)}
+    assert {name.partition("heat/")[0] for name in describe_entries([specs, specs])} == {"data set 1, ", "data set 2, "}

@@ -35,6 +35,14 @@ def test_data_changed_since_the_checkpoint_are_refused(now):
         Progress({}, now).load_state_dict(saved)
 
 
+def test_what_an_older_checkpoint_does_not_describe_is_kept_for_the_next():
+    progress = Progress({}, {"training": "4 rows, a", "depth/loss": "l1"})
+    progress.load_state_dict(Progress({}, {"training": "4 rows, a"}).state_dict())
+    assert progress.data == {"training": "4 rows, a", "depth/loss": "l1"}
+    with pytest.raises(ValueError, match=r"depth/loss: l1 at the checkpoint, silog now"):
+        Progress({}, {"training": "4 rows, a", "depth/loss": "silog"}).load_state_dict(progress.state_dict())
+
+
 def test_samples_are_named_by_their_row_and_short_columns():
     rows = [{"image": object(), "room": number, "note": "x" * 100} for number in range(3)]
     stream = TrainingStream(rows, seed=0)

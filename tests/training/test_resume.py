@@ -131,7 +131,7 @@ def test_a_run_whose_data_changed_is_not_resumed(tmp_path, data, split):
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ('"scale": 0.001953125', '"scale": 0.003', r"depth/encoding: .*0\.001953125.* at the checkpoint, .*0\.003"),
+        ('"scale": 0.001953125', '"scale": 0.003', r"depth/encoding/scale: 0\.001953125 at the checkpoint, 0\.003 now"),
         ('"channels": 2', '"channels": 2, "loss": "rotate_l1"', "principal_curvature/loss: l1 at the checkpoint, rotate_l1 now"),
     ],
 )
