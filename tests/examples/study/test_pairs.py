@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from examples.study.pairs import main, pair_table
+from examples.study.pairs import main, pair_table, read_networks
+from examples.study.report import HERE, with_part
 from support.tables import unpadded
 
 
@@ -33,6 +34,12 @@ def test_differences_are_in_percent_of_the_single_task_network_with_the_same_see
 def test_pairs_with_several_learning_rates_are_refused():
     with pytest.raises(ValueError, match=r"learning rates \['0.001', '0.004'\]; they are compared at one"):
         pair_table([PAIR, network("depth and normals", {"depth/rmse": [1.0, 1.0]}, ["depth", "normals"], rate="0.001")], OTHERS)
+
+
+def test_the_published_table_is_that_of_the_committed_results():
+    page = (HERE.parents[1] / "docs/evidence.md").read_text()
+    table = pair_table(read_networks(HERE / "results/pairs"), read_networks(HERE / "results/main_table"))
+    assert with_part(page, "pairs", table) == page
 
 
 def test_the_table_goes_into_its_place_in_the_page(tmp_path):
