@@ -198,7 +198,7 @@ class TrainingLoop:
         self.model.train()
         # Closed by an error, too, so that its message starts on a line of its own.
         bar = tqdm(desc="training", initial=progress.step, total=arguments.max_steps, disable=silent, mininterval=5)
-        with self._saying_how_to_continue(), closing(self.batches), bar:
+        with closing(self.batches), bar:
             while progress.step < arguments.max_steps:
                 started = time.perf_counter()
                 with naming_split("training"):
@@ -221,7 +221,7 @@ class TrainingLoop:
                     save_checkpoint(self.accelerator, self.write_checkpoint, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     @contextmanager
-    def _saying_how_to_continue(self) -> Iterator[None]:
+    def saying_how_to_continue(self) -> Iterator[None]:
         """After an interruption, say what is saved."""
         try:
             yield

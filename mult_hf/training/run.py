@@ -123,9 +123,10 @@ def _train(
         f"validation images; tasks: {', '.join(specs)}"
     )
     loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
-    loop.run()
-    accelerator.print(f"trained for {loop.progress.seconds / 60:.1f} minutes")
-    results = save_results(loop, provenance)
+    with loop.saying_how_to_continue():
+        loop.run()
+        accelerator.print(f"trained for {loop.progress.seconds / 60:.1f} minutes")
+        results = save_results(loop, provenance)
     if arguments.push_to_hub is not None and accelerator.is_main_process:
         print(f"uploaded to {upload(arguments.output_dir, arguments.push_to_hub)}")
     accelerator.print(_next_step(arguments))

@@ -1,6 +1,7 @@
 """Proves properties of a run's results: a model for the pipeline, metrics, log, panel and card."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -175,6 +176,24 @@ def test_a_validation_row_that_cannot_be_used_is_named_before_the_first_step(tmp
     monkeypatch.setattr(TrainingLoop, "take_step", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(ValueError, match=r"^validation data, depth of row 3: the map has 32 x 64 pixels, its image 64 x 64"):
         train(tmp_path / "run", "--dataset", broken, "--num_workers", workers)
+
+
+@pytest.mark.parametrize(
+    ("where", "flags", "saved"),
+    [
+        ("take_step", [], "interrupted after step 0; nothing is saved yet"),
+        ("evaluate", ["--eval_steps", 1, "--save_steps", 1], "interrupted after step 1; nothing is saved yet"),
+        ("evaluate", [], r"interrupted after step 2; --resume latest continues from .*checkpoint-00000002"),
+    ],
+)
+def test_an_interruption_says_what_is_saved(tmp_path, data, monkeypatch, capsys, where, flags, saved):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingLoop, where, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "--dataset", data, *flags)
+    assert re.search(saved, capsys.readouterr().out)
 
 
 def test_a_failing_final_evaluation_loses_neither_weights_nor_processor(tmp_path, data, monkeypatch):
