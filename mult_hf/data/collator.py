@@ -15,7 +15,7 @@ from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessing
 from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .row_errors import INTERNAL, ROW
+from .row_errors import AUGMENTATION_SEED, INTERNAL, ROW
 from .schema import FOCAL_LENGTH
 
 Augmentation = Callable[..., dict[str, Any]]
@@ -24,9 +24,6 @@ row has a seed, a `torch.Generator` is passed as the second argument."""
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], MulTBatchFeature]
 """Collates rows into a batch."""
-
-AUGMENTATION_SEED = "augmentation_seed"
-"""Key of a row's augmentation seed, which makes its augmentation independent of all earlier random draws."""
 
 SEEDS, SIZES = "view_seeds", "image_sizes"
 """Keys of a batch whose views are still to be made: (batch,) int64 seeds of the views, and (batch, 2) int64 heights and widths."""

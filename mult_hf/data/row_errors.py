@@ -17,7 +17,13 @@ LONGEST_SOURCE = 200
 ROW = "row_of_data_set"
 """Key of the name of a row, for error messages."""
 
-INTERNAL = {ROW, "augmentation_seed", "epoch_of_stream"}
+AUGMENTATION_SEED = "augmentation_seed"
+"""Key of a row's augmentation seed, which makes its augmentation independent of all earlier random draws."""
+
+EPOCH = "epoch_of_stream"
+"""Key of a streamed row's epoch."""
+
+INTERNAL = {ROW, AUGMENTATION_SEED, EPOCH}
 """Keys of a row that training adds to its columns."""
 
 UNUSABLE = (OSError, SyntaxError, ValueError)
@@ -145,4 +151,16 @@ def in_batch(prepare: Callable[[Sequence[Mapping[str, Any]]], Prepared], rows: S
         raise  # the rows do not fit together
 
 
-__all__ = ["INTERNAL", "ROW", "SOURCE_COLUMN", "RowError", "decode_row", "in_batch", "naming_row", "naming_split", "read_row"]
+__all__ = [
+    "AUGMENTATION_SEED",
+    "EPOCH",
+    "INTERNAL",
+    "ROW",
+    "SOURCE_COLUMN",
+    "RowError",
+    "decode_row",
+    "in_batch",
+    "naming_row",
+    "naming_split",
+    "read_row",
+]

@@ -58,13 +58,25 @@ def make_backbone(config: MulTConfig) -> nn.Module:
     return backbone
 
 
-def only_size(backbone: nn.Module) -> tuple[int, int] | None:
-    """(height, width) in pixels of the only images that an encoder takes, or None if it takes others."""
+def check_size(backbone: nn.Module, size: tuple[int, int]) -> None:
+    """Refuse images that an encoder of one size does not take.
+
+    Args:
+        backbone: the encoder.
+        size: (height, width) of the images in pixels, padded to whole patches.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
     config = cast(Any, backbone.config)
     if config.model_type not in ENCODERS_OF_ONE_SIZE:
-        return None
-    height, width = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
-    return height, width
+        return
+    own = tuple(config.image_size) if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+    if own != size:
+        raise ValueError(
+            f"pixel_values are {size[0]} x {size[1]} pixels, padded to whole patches, and a {config.model_type} encoder takes images of "
+            f"{own[0]} x {own[1]} only; resize them, or build the encoder with another image_size"
+        )
 
 
 def unread_stages(config: MulTConfig, out_features: list[str]) -> list[str]:
@@ -148,4 +160,4 @@ def _load_from_transformers(backbone: nn.Module, name_or_path: str, **kwargs: An
     return BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
 
 
-__all__ = ["BackboneLoadReport", "load_pretrained_weights", "make_backbone", "only_size"]
+__all__ = ["BackboneLoadReport", "check_size", "load_pretrained_weights", "make_backbone"]

@@ -17,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .backbone import BackboneLoadReport, load_pretrained_weights, make_backbone, only_size
+from .backbone import BackboneLoadReport, check_size, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
@@ -147,7 +147,6 @@ class MulTModel(MulTPreTrainedModel):
     def __init__(self, config: MulTConfig) -> None:
         super().__init__(config)
         self.backbone = cast(Any, make_backbone(config))
-        self._only_size = only_size(self.backbone)
         self.decoder = DECODERS[config.decoder_type](config, list(self.backbone.channels))
         patch_size = getattr(config.backbone_config, "patch_size", None)
         self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the finest stride of the usual pyramids
@@ -231,11 +230,7 @@ class MulTModel(MulTPreTrainedModel):
         if min(height, width) < 32:
             raise ValueError(f"pixel_values are {height} x {width} pixels; both sides must be at least 32, the encoder's coarsest step")
         padded_height, padded_width = self.padded_size((height, width))
-        if self._only_size is not None and self._only_size != (padded_height, padded_width):
-            raise ValueError(
-                f"pixel_values are {height} x {width} pixels, and a {self.backbone.config.model_type} encoder takes images of "
-                f"{' x '.join(map(str, self._only_size))} only; resize them, or build the encoder with another image_size"
-            )
+        check_size(self.backbone, (padded_height, padded_width))
         # A half-precision model accepts the processor's float32; replicas of DataParallel have no parameters.
         dtype = next((parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()), pixel_values.dtype)
         return F.pad(pixel_values.to(dtype), (0, padded_width - width, 0, padded_height - height))

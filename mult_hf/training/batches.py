@@ -17,8 +17,8 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from mult_hf.data.collator import AUGMENTATION_SEED, Collate
-from mult_hf.data.row_errors import INTERNAL, ROW, decode_row, in_batch
+from mult_hf.data.collator import Collate
+from mult_hf.data.row_errors import AUGMENTATION_SEED, EPOCH, INTERNAL, ROW, decode_row, in_batch
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature
 
@@ -28,9 +28,6 @@ from .stream import StreamBatches, TrainingStream, mix_seeds, stream_loader
 
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
-
-EPOCH = "epoch_of_stream"
-"""Key of a streamed row's epoch."""
 
 MAX_EMPTY_EPOCHS = 100
 

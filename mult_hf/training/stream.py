@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mult_hf.data.collator import AUGMENTATION_SEED, Collate
-from mult_hf.data.row_errors import in_batch, read_row
+from mult_hf.data.collator import Collate
+from mult_hf.data.row_errors import AUGMENTATION_SEED, in_batch, read_row
 
 
 def mix_seeds(*numbers: int) -> int:
