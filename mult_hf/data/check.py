@@ -7,10 +7,8 @@ everything that looks wrong, and writes a contact sheet for visual inspection. T
 """
 
 import io
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -22,8 +20,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mult_hf.model.entry_fields import refusal
 
 try:
+    from datasets import Dataset, IterableDataset, load_dataset
     from datasets import Image as ImageFeature
-    from datasets import IterableDataset, load_dataset
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
@@ -37,13 +35,13 @@ from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, panel
 
 from .class_mistakes import class_mistake, colour_coding, zero_based_ids
+from .findings import Findings, TaskFindings
 from .metadata_files import FILE_NAME, explain_load_error, metadata_mistake
 from .mistakes import (
     FLIPPED,
     INVERTED,
     REVERSED,
     Z_AWAY,
-    Evidence,
     drawn_in_colours,
     flips_in_numbers,
     focal_length_mistake,
@@ -56,7 +54,7 @@ from .mistakes import (
     suspicions,
     unreachable_mistake,
 )
-from .schema import FOCAL_LENGTH, load_task_entries, with_columns_of_tasks
+from .schema import FOCAL_LENGTH, load_task_entries, refuse_ignored_files, with_columns_of_tasks
 
 HELD_OUT = "--train_split 'train[:90%]' --validation_split 'train[90%:]'"
 """Flags of training for data with training rows only."""
@@ -66,88 +64,6 @@ MOST_REASONS, LONGEST_REASONS = 5, 430
 
 SHEET_ROWS = 8
 """Samples on a contact sheet."""
-
-
-@dataclass
-class TaskFindings:
-    """Findings about one column of the samples that were read.
-
-    Args:
-        rows: number of samples read.
-        found: number of cells with a map.
-        dtypes: types of the stored maps.
-        lowest: lowest decoded value of all known pixels.
-        highest: highest decoded value of all known pixels.
-        pixels: number of pixels of all maps.
-        unknown: number of unknown pixels.
-        problems: description of a problem -> rows that have it.
-        evidence: statistics over all maps of the column.
-    """
-
-    rows: int = 0
-    found: int = 0
-    dtypes: set[str] = field(default_factory=set)
-    lowest: float = np.inf
-    highest: float = -np.inf
-    pixels: int = 0
-    unknown: int = 0
-    problems: dict[str, list[str]] = field(default_factory=dict)
-    evidence: Evidence = field(default_factory=Evidence)
-
-    def wrong(self, sentence: str, row: str) -> None:
-        """Record a problem and its row. Sentences that differ only in their numbers are merged into the first one."""
-        first = next((known for known in self.problems if _without_numbers(known) == _without_numbers(sentence)), sentence)
-        self.problems.setdefault(first, []).append(row)
-
-    def describe(self) -> str:
-        """One line with the number of maps, their stored type, decoded range and share of unknown pixels."""
-        if not self.found:
-            return f"0 of {self.rows} maps: unknown everywhere"
-        values = f"{self.lowest:.4g} to {self.highest:.4g}" if self.lowest <= self.highest else "no known values"
-        dtypes = ", ".join(sorted(self.dtypes)) or "unreadable"
-        unknown = f"{self.unknown_share:.1%} unknown" if self.pixels else "none could be decoded"
-        return f"{self.found} of {self.rows} maps, stored {dtypes}, {f'decoded {values}, ' if self.pixels else ''}{unknown}"
-
-    @property
-    def unknown_share(self) -> float:
-        """Share of pixels that are unknown."""
-        return self.unknown / max(self.pixels, 1)
-
-
-def _without_numbers(sentence: str) -> str:
-    return re.sub(r"\d[\d., ]*", "0", sentence)
-
-
-@dataclass
-class Findings:
-    """The checker's result.
-
-    Args:
-        tasks: findings by column, `image` first.
-        notes: remarks that are not errors.
-        sheet: contact sheet, or `None` if no image could be read.
-    """
-
-    tasks: dict[str, TaskFindings]
-    notes: list[str]
-    sheet: Image.Image | None
-
-    @property
-    def is_right(self) -> bool:
-        """Whether no problem was found."""
-        return not any(findings.problems for findings in self.tasks.values())
-
-    def __str__(self) -> str:
-        lines = []
-        width = max(map(len, self.tasks))
-        for task, findings in self.tasks.items():
-            lines.append(f"{task:{width}}  {findings.describe()}")
-            for sentence, rows in findings.problems.items():
-                more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-                lines.append(f"{'':{width}}  WRONG: {sentence} [{', '.join(rows[:3])}{more}]")
-        count = sum(len(findings.problems) for findings in self.tasks.values())
-        result = "all looks right" if count == 0 else "1 thing looks wrong" if count == 1 else f"{count} things look wrong"
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), result])
 
 
 def check(name_or_path: str | Path, split: str | None = None, samples: int = 64, token: str | None = None) -> Findings:
@@ -163,6 +79,32 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
         ValueError: if the card or the data cannot be read at all.
     """
     entries = load_task_entries(name_or_path, token=token)
+    _resolved(entries)  # refused before any row is read
+    splits = _open(name_or_path, split, token)
+    findings = check_rows(splits, entries, samples)
+    if split is None and "train" in splits and "validation" not in splits:
+        findings.notes.append(f"no split 'validation', on which training measures; train with {HELD_OUT}")
+    for split_name in findings.empty_splits:
+        mistake = metadata_mistake(Path(name_or_path))
+        cause = f": {mistake}" if mistake else ""
+        findings.tasks["image"].wrong(f"no rows, so nothing can be trained or measured on it{cause}", f"split {split_name}")
+    if not findings.tasks["image"].rows:
+        reasons = [sentence for sentence in findings.tasks["image"].problems if "no rows" in sentence] or [f"--samples is {samples}"]
+        raise ValueError(f"{name_or_path} has no rows to check; {reasons[0]}")
+    return findings
+
+
+def check_rows(splits: Mapping[str, Dataset | IterableDataset], entries: Sequence[Any], samples: int = 64) -> Findings:
+    """Look for common mistakes in the first rows of each split of an opened data set.
+
+    Args:
+        splits: the rows of each split.
+        entries: the data set's entries of the tasks.
+        samples: number of rows to read from the start of each split.
+
+    Raises:
+        ValueError: if an entry is wrong.
+    """
     specs = _resolved(entries)
     findings = {column: TaskFindings() for column in ("image", *specs)}
     for task, spec in specs.items():
@@ -171,9 +113,7 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     notes = [*_encoding_notes(specs, without_encoding)]
     shown: list[list[Image.Image | None]] = []
     columns: dict[str, Any] = {}  # type of each column
-    splits = _open(name_or_path, split, token)
-    if split is None and "train" in splits and "validation" not in splits:
-        notes.append(f"no split 'validation', on which training measures; train with {HELD_OUT}")
+    empty = []
     for split_name, dataset in splits.items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
         columns |= dataset.features or {}
@@ -186,16 +126,11 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
             if len(shown) < SHEET_ROWS:
                 shown.append(cells)
         if samples and findings["image"].rows == before:
-            mistake = metadata_mistake(Path(name_or_path))
-            cause = f": {mistake}" if mistake else ""
-            findings["image"].wrong(f"no rows, so nothing can be trained or measured on it{cause}", f"split {split_name}")
-    if not findings["image"].rows:
-        reasons = [sentence for sentence in findings["image"].problems if "no rows" in sentence] or [f"--samples is {samples}"]
-        raise ValueError(f"{name_or_path} has no rows to check; {reasons[0]}")
+            empty.append(split_name)
     for task in specs:
         if task not in columns and (similar := _similar(task, {name: kind for name, kind in columns.items() if name not in specs})):
             findings[task].wrong(f"no column {task!r}, but {similar!r}: rename the one you mean", "the columns")
-    if specs and not any(findings[task].found for task in specs):
+    if findings["image"].rows and specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(_without_maps(specs, columns), "all rows")
     for task, spec in specs.items():
         _judge_all_maps(findings[task], spec, has_encoding=task not in without_encoding)
@@ -204,7 +139,7 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     for task, spec in specs.items():
         _put_numbers(findings[task], spec)
     any_image = any(cell is not None for cells in shown for cell in cells)
-    return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None)
+    return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None, empty)
 
 
 def _resolved(entries: Sequence[Any]) -> dict[str, TaskSpec]:
@@ -242,11 +177,13 @@ def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:
 
 def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dict[str, IterableDataset]:
     try:
-        splits = with_columns_of_tasks(load_dataset(str(name_or_path), streaming=True, token=token))
+        splits = load_dataset(str(name_or_path), streaming=True, token=token)
     except Exception as error:  # `datasets` raises its own, huggingface_hub's and fsspec's errors here
         raise ValueError(f"datasets cannot load {name_or_path}: {explain_load_error(Path(name_or_path), error)}") from error
     if split is not None and split not in splits:
         raise refusal(f"{name_or_path} has no split {split!r}; it has {', '.join(splits)}")
+    refuse_ignored_files(Path(name_or_path), splits)
+    splits = with_columns_of_tasks(splits)
     return dict(splits) if split is None else {split: splits[split]}
 
 
@@ -260,7 +197,7 @@ def _without_maps(specs: Collection[str], columns: Collection[str]) -> str:
     )
 
 
-def _column_notes(dataset: IterableDataset, specs: Mapping[str, TaskSpec]) -> Iterator[str]:
+def _column_notes(dataset: Dataset | IterableDataset, specs: Mapping[str, TaskSpec]) -> Iterator[str]:
     columns = dataset.features or {}
     for column, feature in columns.items():
         if isinstance(feature, ImageFeature) and column not in ("image", *specs):
@@ -282,7 +219,7 @@ def _similar(task: str, columns: Mapping[str, Any]) -> str | None:
     return next(iter([*files, *get_close_matches(task, images, 1, cutoff=0.8)]), None)
 
 
-def _undecoded(dataset: IterableDataset) -> Iterator[dict[str, Any]]:
+def _undecoded(dataset: Dataset | IterableDataset) -> Iterator[dict[str, Any]]:
     """Rows with undecoded images, so that a broken one is reported and does not stop the check."""
     for column, feature in (dataset.features or {}).items():
         if isinstance(feature, ImageFeature):

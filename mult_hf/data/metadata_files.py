@@ -1,4 +1,4 @@
-"""What is wrong with the `metadata.jsonl` files of a folder of images, where `datasets` cannot read it."""
+"""What is wrong with the files of a local data set that `datasets` cannot read, or leaves out."""
 
 import json
 import re
@@ -41,6 +41,25 @@ def metadata_mistake(directory: Path) -> str | None:
     return None
 
 
+def ignored_files(directory: Path, reader: str | None) -> str | None:
+    """Files of a local data set that `datasets` leaves out without a word, and what to do, or `None`.
+
+    Args:
+        directory: of the data set.
+        reader: name of the builder with which `datasets` read it; one reads one kind of file.
+    """
+    ignored = {"imagefolder": "*.parquet", "parquet": FILE_NAME}.get(reader or "")
+    found = [path.relative_to(directory) for path in sorted(directory.rglob(ignored))] if ignored and directory.is_dir() else []
+    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    if not found:
+        return None
+    both = "the images of a folder" if reader == "imagefolder" else "Parquet files"
+    return (
+        f"{directory} has {both} and {found[0]}, and datasets reads one kind of file per directory, here {both}: move {found[0]} to a "
+        "directory of its own, with a card, or list the files of each split under `configs` in the card"
+    )
+
+
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # a mark at the start is no mistake
@@ -75,4 +94,4 @@ def explain_load_error(directory: Path, error: Exception, remedy: str = "") -> s
     return metadata_mistake(directory) or f"{error.__cause__ or error}{remedy}"
 
 
-__all__ = ["explain_load_error", "metadata_mistake"]
+__all__ = ["explain_load_error", "ignored_files", "metadata_mistake"]

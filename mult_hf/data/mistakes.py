@@ -158,7 +158,7 @@ class Evidence:
             self.values += numbers.size
             self.beyond += round(share_beyond(numbers, *spec.final_range) * numbers.size)
             if len(self.values_beyond) < 2:
-                low, high = spec.final_range
+                low, high = map(np.float64, spec.final_range)  # a limit beyond float32 must not overflow
                 self.values_beyond |= {*np.unique(numbers[(numbers < low) | (numbers > high)])[:2].tolist()}
             if is_depth(spec):
                 _depth_of_scenes(target, self.counts)
@@ -322,7 +322,7 @@ def share_beyond(values: np.ndarray, low: float, high: float) -> float:
     """Share of values that are below `low` or above `high`, from 0 to 1; a hundredth of the range beyond it does not count."""
     if not np.isfinite(high - low) or not values.size:
         return 0.0
-    slack = 0.01 * (high - low)
+    slack = np.float64(0.01 * (high - low))  # a limit beyond float32 must not overflow
     return float(np.mean((values < low - slack) | (values > high + slack)))
 
 

@@ -17,7 +17,7 @@ from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
 from .files import did_you_mean
-from .metadata_files import explain_load_error
+from .metadata_files import explain_load_error, ignored_files
 from .stores import naming_store
 
 if TYPE_CHECKING:
@@ -68,12 +68,30 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
             place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
         options = {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16])}
     try:
-        return as_image_columns(with_columns_of_tasks(load_dataset(str(name_or_path), split=split, **options)))
+        rows = load_dataset(str(name_or_path), split=split, **options)
     except (DatasetGenerationError, ArrowInvalid) as error:
         reason = explain_load_error(directory, error, "; make or download its files again")
         raise ValueError(f"{name_or_path} cannot be read: {reason}") from error
     except ValueError as error:  # an unknown split, or folders that do not fit together
         raise ValueError(f"{name_or_path} cannot be read: {explain_load_error(directory, error)}") from error
+    refuse_ignored_files(directory, rows)
+    return as_image_columns(with_columns_of_tasks(rows))
+
+
+def refuse_ignored_files(directory: Path, rows: Any) -> None:
+    """Refuse a local data set of which `datasets` read one kind of file and left out the other.
+
+    Args:
+        directory: of the data set, or the name of another one.
+        rows: of one split, or a dictionary of all splits.
+
+    Raises:
+        ValueError: if Parquet files lie beside a folder of images, and the card does not list the files of each split.
+    """
+    one_split = next(iter(rows.values()), None) if isinstance(rows, dict) else rows
+    ignored = None if one_split is None else ignored_files(directory, one_split.info.builder_name)
+    if ignored and not ((directory / "README.md").is_file() and card_header(directory / "README.md").get("configs")):
+        raise refusal(ignored)
 
 
 def column_of(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mult_hf.model.entry_fields import refusal
 
-from .schema import card_header, is_url, with_columns_of_tasks
+from .schema import card_header, is_url, refuse_ignored_files, with_columns_of_tasks
 from .stores import checksum, naming_store
 
 try:
@@ -73,6 +73,7 @@ def open_stream(name_or_path: str | Path, split: str) -> Stream:
             rows = builder.as_streaming_dataset(split)
     except (OSError, ImportError, FileNotFoundError) as error:  # ImportError: fsspec's drivers, such as s3fs
         raise ValueError(f"{name} cannot be streamed: {error}") from error
+    refuse_ignored_files(Path(name), rows)
     rows = as_image_columns(with_columns_of_tasks(rows))
     if len(files[split]) <= MAX_FILES_TO_SPLIT:
         rows = rows.reshard()

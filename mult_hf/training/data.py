@@ -6,14 +6,18 @@ from typing import Any, cast
 
 from datasets import Dataset, IterableDataset
 
+from mult_hf.data.check import check_rows
 from mult_hf.data.mixing import merge_tasks, mix_datasets
-from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_specs
+from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries, load_task_specs
 from mult_hf.data.streaming import first_rows, open_stream, streams_by_default
 from mult_hf.model.tasks import TaskSpec
 
 from .arguments import DataArguments
-from .distributed import print_once
+from .distributed import is_first_process, print_once
 from .loop import BASELINE_ROWS
+
+CHECKED_ROWS = 32
+"""Rows of each split in which mistakes are looked for before training."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class TrainingData:
 def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
     """Load the data set, and those to mix with it.
 
-    The first data set is the one that is evaluated. A task that a data set lacks is unknown in all of its rows.
+    The first data set is the one that is evaluated. A task that a data set lacks is unknown in all of its rows. What `mult-hf check` finds
+    in the first rows of each data set is printed.
 
     Args:
         arguments: of the data.
@@ -66,6 +71,9 @@ def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
     entries = {name: load_task_specs(name, None if others else arguments.tasks) for name in names}
     streaming = any(map(streams_by_default, names)) if arguments.streaming is None else arguments.streaming
     rows, validation_rows, contents = _streamed(names, arguments) if streaming else _stored(names, arguments)
+    for name in names:
+        measured = {arguments.validation_split: validation_rows} if name == first else {}
+        _print_mistakes(name, {arguments.train_split: rows[name], **measured}, arguments.tasks)
     baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
     if not others:
         return TrainingData(entries[first], rows[first], validation_rows, baseline_rows, contents=contents)
@@ -79,6 +87,20 @@ def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
     without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
     without = without if len(without) < len(names) else []
     return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without)
+
+
+def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], tasks: Sequence[str] | None) -> None:
+    """Print what looks wrong in the first rows of a data set, of the chosen tasks or of all."""
+    specs = load_task_specs(name)
+    columns = {column for rows in splits.values() for column in rows.column_names or []}
+    if not is_first_process() or columns.isdisjoint(specs):  # photographs whose targets are computed from each view
+        return
+    entries = [entry for task, entry in zip(specs, load_task_entries(name), strict=True) if tasks is None or task in tasks]
+    problems = [(split, problem) for split, rows in splits.items() for problem in check_rows({split: rows}, entries, CHECKED_ROWS).problems]
+    for split, problem in problems:
+        print_once(f"{name}, {split}, looks wrong: {problem}")
+    if problems:
+        print_once(f"training goes on; `mult-hf check {name} --sheet sheet.png` reads more rows, and draws them")
 
 
 def _stored(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any], Dataset, None]:

@@ -106,8 +106,13 @@ def check_whole_parameters(accelerator: Accelerator, module: nn.Module, *, avera
 
 def print_once(message: str) -> None:
     """Print in the main process; unlike `Accelerator.print`, this works before an accelerator exists."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(message, flush=True)
+
+
+def is_first_process() -> bool:
+    """Whether this is the only or the first process of a run; unlike an accelerator, this works before one exists."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def peak_memory(device: torch.device) -> float:

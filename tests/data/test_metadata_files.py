@@ -1,14 +1,17 @@
-"""Proves that a folder of images that `datasets` cannot read is explained: by the file, the line, and what to do."""
+"""Proves that a folder of images that `datasets` cannot read, or leaves out, is explained: by the file, the line, and what to do."""
 
 import json
 import re
 
 import numpy as np
 import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from mult_hf.data.check import check
 from mult_hf.data.schema import load_rows
+from mult_hf.data.streaming import open_stream
 
 CARD = "---\nmult_tasks: [{name: depth, encoding: {dtype: uint16, scale: 0.001, unknown: [0]}}]\n---\n"
 KEYS = {"file_name": "0_rgb.png", "depth_file_name": "0_depth.png"}
@@ -100,3 +103,36 @@ def test_a_column_with_almost_the_name_of_a_task_is_suggested(tmp_path):
     assert [*found.tasks["depth"].problems] == ["no column 'depth', but 'depths': rename the one you mean"]
     (problem,) = found.tasks["image"].problems
     assert "the card lists depth, and the columns are image, depths; name columns after the tasks" in problem
+
+
+def with_both_kinds(root, parquet):
+    """A folder of one image per split, and Parquet files beside it."""
+    folder(root, train=json.dumps(KEYS), validation=json.dumps(KEYS))
+    columns = {column: [str(root / "train" / f"0_{name}.png")] * 3 for column, name in (("image", "rgb"), ("depth", "depth"))}
+    rows = Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, ImageFeature())))
+    (root / parquet).parent.mkdir(exist_ok=True)
+    rows.to_parquet(root / parquet)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("parquet", "message"),
+    [
+        ("train-00000-of-00001.parquet", r"has the images of a folder and train-00000-of-00001\.parquet, .*: move train-0.* `configs`"),
+        ("data/train-00000-of-00001.parquet", r"has Parquet files and train/metadata\.jsonl, .*: move train/metadata\.jsonl .* `configs`"),
+    ],
+)
+def test_files_of_a_second_kind_are_refused_and_not_left_out(tmp_path, parquet, message):
+    """`datasets` reads one kind, which one depends on the names of the directories."""
+    root = with_both_kinds(tmp_path, parquet)
+    for read in (load_rows, lambda root: load_rows(root, split="train"), check, lambda root: open_stream(root, "train")):
+        with pytest.raises(ValueError, match=message):
+            read(root)
+
+
+def test_a_card_that_lists_its_files_may_have_others_beside_them(tmp_path):
+    root = with_both_kinds(tmp_path, "train-00000-of-00001.parquet")
+    configs = "configs: [{config_name: default, data_files: [{split: train, path: train-*.parquet}]}]\n"
+    (root / "README.md").write_text(CARD.replace("mult_tasks", f"{configs}mult_tasks"))
+    assert len(load_rows(root, split="train")) == 3
+    assert len(list(open_stream(root, "train").rows)) == 3

@@ -1,0 +1,85 @@
+"""Proves that training says what looks wrong in its data before the first step."""
+
+import numpy as np
+import pytest
+
+from mult_hf.training.arguments import DataArguments
+from mult_hf.training.data import load_data
+from support.checked_data import sound_maps, write
+
+ROWS = 4
+
+
+def inverted(maps):
+    """Depth that falls where it should grow."""
+    depth = maps["depth"].astype(int)
+    return {**maps, "depth": np.where(depth > 0, depth.max() + 300 - depth, 0).astype(np.uint16)}
+
+
+def with_y_down(maps):
+    normals = maps["normals"].copy()
+    normals[..., 1] = 254 - normals[..., 1]
+    return {**maps, "normals": normals}
+
+
+def with_masks_of_0_and_255(maps):
+    return {**maps, "segmentation": np.where(maps["segmentation"] == 2, 255, 0).astype(np.uint8)}
+
+
+def load(directory, **settings):
+    return load_data(DataArguments(dataset=str(directory), **{"validation_split": "train", **settings}))
+
+
+def made(directory, change=lambda maps: maps):
+    return write(directory, [change(sound_maps(seed)) for seed in range(ROWS)])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("change", "task", "words"),
+    [
+        (inverted, "depth", "inverted depth"),
+        (with_y_down, "normals", "floors point down"),
+        (with_masks_of_0_and_255, "segmentation", "0 and 255"),
+    ],
+)
+def test_what_the_checker_calls_wrong_is_printed_before_training(tmp_path, capsys, change, task, words, streaming):
+    directory = made(tmp_path / "set", change)
+    load(directory, streaming=streaming)
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{directory}, train, looks wrong: {task}: ")]
+    assert len(found) == 1
+    assert words in found[0]
+
+
+def test_the_checker_is_named_where_something_looks_wrong(tmp_path, capsys):
+    directory = made(tmp_path / "set", inverted)
+    load(directory)
+    assert capsys.readouterr().out.endswith(f"`mult-hf check {directory} --sheet sheet.png` reads more rows, and draws them\n")
+
+
+def test_nothing_is_printed_about_sound_data(tmp_path, capsys):
+    load(made(tmp_path / "set"))
+    assert capsys.readouterr().out == ""
+
+
+def test_tasks_that_are_not_trained_are_not_checked(tmp_path, capsys):
+    load(made(tmp_path / "set", inverted), tasks=["segmentation", "edges2d"])
+    assert capsys.readouterr().out == ""
+
+
+def test_validation_rows_are_checked_too(tmp_path, capsys):
+    directory = write(tmp_path / "set", [sound_maps(seed) for seed in range(ROWS)] + [inverted(sound_maps(seed)) for seed in range(ROWS)])
+    load(directory, train_split=f"train[:{ROWS}]", validation_split=f"train[{ROWS}:]")
+    assert f"{directory}, train[{ROWS}:], looks wrong: depth: " in capsys.readouterr().out
+
+
+def test_every_data_set_of_a_mixture_is_checked(tmp_path, capsys):
+    sound, wrong = made(tmp_path / "sound"), made(tmp_path / "wrong", with_y_down)
+    load(sound, mix_with=[str(wrong)])
+    assert f"{wrong}, train, looks wrong: normals: " in capsys.readouterr().out
+
+
+def test_other_processes_of_a_run_print_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    load(made(tmp_path / "set", inverted))
+    assert capsys.readouterr().out == ""
