@@ -1,7 +1,7 @@
 """Predict maps of images, videos and data sets, and write them to files from which they can be read back in their units.
 
-    mult-hf predict --model outputs/mult-rooms --inputs images clip.mp4 --output_dir outputs/predictions
-    mult-hf predict --model me/mult --inputs 'scans/**/*.tif' --tile 512
+    mult-hf predict photo.jpg clip.mp4 --output_dir outputs/predictions
+    mult-hf predict 'scans/**/*.tif' --model me/mult --tile 512
     accelerate launch -m mult_hf predict --model me/mult --dataset me/rooms --split test --flip
     mult-hf predict --model me/mult --inputs /shared/images --engine ray --ray_address auto
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +103,10 @@ class PredictionArguments:
 
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.dataset is None):
-            raise ValueError(f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two")
+            raise ValueError(
+                f"--inputs is {self.inputs}, --dataset is {self.dataset}; give one of the two: `mult-hf predict photo.jpg` (inputs "
+                "stand before all flags), --inputs photo.jpg, or --dataset my-rooms"
+            )
         counts = ["frame_step", "batch_size", "cpu_threads", "max_side", "ray_workers"]
         check_bounds(self, {0: ["num_workers"], 1: counts}, {MAX_WORKERS: ["num_workers"]})
         check_field_of_view(self.field_of_view)
@@ -336,6 +340,17 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
 
 
+def with_inputs_named(argv: Sequence[str]) -> list[str]:
+    """The command line with `--inputs` before the inputs that stand before all flags.
+
+    Examples:
+        >>> with_inputs_named(["a.jpg", "b.jpg", "--flip"])
+        ['--inputs', 'a.jpg', 'b.jpg', '--flip']
+    """
+    inputs = [*takewhile(lambda word: not word.startswith("-"), argv)]
+    return ["--inputs", *argv] if inputs else [*argv]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Find, predict, write; returns 1 if an input failed.
 
@@ -347,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             directory.
         OSError: if the model cannot be loaded, or the disk is full.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = with_inputs_named(sys.argv[1:] if argv is None else argv)
     arguments = parse_arguments(PredictionArguments, argv, __doc__.split("\n")[0], prog="mult-hf predict")
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
@@ -364,6 +379,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes = predict_source(source)
         if accelerator.is_main_process and arguments.keep_images:
             directory.write_metadata()
+    pictures = ", and pictures of them under panels/" if arguments.panels else ""
+    hint = f"maps are under {arguments.output_dir}/maps/TASK/{pictures}; the README.md there says how to read them"
+    accelerator.print(hint, file=sys.stderr)
     accelerator.print(summarize(outcomes, arguments.output_dir))
     accelerator.end_training()
     return int(any(outcome.failed for outcome in outcomes))

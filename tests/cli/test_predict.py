@@ -294,10 +294,26 @@ def test_an_image_that_is_too_small_for_the_model_is_listed(run, tmp_path):
     assert run("--inputs", folder, output="resized")[0] == 0
 
 
+def test_inputs_may_stand_before_all_flags(model, tmp_path):
+    folder = save_images(tmp_path / "images", "a.png", "b.png")
+    words = [folder / "a.png", folder / "b.png", "--model", model, "--output_dir", tmp_path / "out", "--cpu_threads", 1]
+    assert script.main([*map(str, words)]) == 0
+    assert {path.name for path in (tmp_path / "out/panels").iterdir()} == {"a.png.jpg", "b.png.jpg"}
+
+
+@pytest.mark.parametrize(("flags", "pictures"), [([], True), (["--no_panels"], False)])
+def test_the_command_says_where_maps_and_pictures_lie(model, tmp_path, capsys, flags, pictures):
+    folder, out = save_images(tmp_path / "images", "a.png"), tmp_path / "out"
+    script.main([*map(str, [folder, "--model", model, "--output_dir", out, "--cpu_threads", 1, *flags])])
+    said = capsys.readouterr().err
+    assert f"maps are under {out}/maps/TASK/" in said
+    assert ("panels/" in said) == pictures == (out / "panels").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--inputs is None, --dataset is None; give one of the two"),
+        ([], "--inputs is None, --dataset is None; give one of the two: `mult-hf predict photo.jpg`"),
         (["--inputs", "x", "--dataset", "y"], "give one of the two"),
         (["--inputs", "x", "--image_size", "31"], r"--image_size is \['31'\]; give a side"),
         (["--inputs", "x", "--image_size", "big"], r"--image_size is \['big'\]; give a side"),
