@@ -60,7 +60,7 @@ class Plan:
 
 
 def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
-    """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set)."""
+    """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set), whose name replaces `{task}`."""
     flags = dict(flags)
     alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)
     rates = rates and [float(rate) for rate in rates]
@@ -68,4 +68,5 @@ def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
     if not alone:
         return [Network(row, row, flags, rates)]
     tasks = flags.get("tasks") or load_task_specs(flags["dataset"])
-    return [Network(row, f"{row}, {task}", {**flags, "tasks": [task]}, rates) for task in tasks]
+    own = {task: {key: value.replace("{task}", task) for key, value in flags.items() if isinstance(value, str)} for task in tasks}
+    return [Network(row, f"{row}, {task}", {**flags, **own[task], "tasks": [task]}, rates) for task in tasks]

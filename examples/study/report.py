@@ -32,8 +32,8 @@ RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
 PLAN = HERE / "ablations/main_table.yaml"
-OF_OTHERS = ("pairs",)
-"""Generated parts of the page that another script makes: pairs.py."""
+OF_OTHERS = ("pairs", "few_labels")
+"""Generated parts of the page that other scripts make: pairs.py and few_labels_report.py."""
 
 COLUMNS = 4  # panels of a plot side by side
 

@@ -10,6 +10,7 @@ An example of a plan:
     networks:                                   # in order of importance; flags that differ from base
       MulT: {decoder: mult, block_attention: [self, encoder]}
       single-task: {alone: yes}                 # one network for every task
+      own rows: {alone: yes, train_split: "train_{task}"}
       half as long: {steps: 0.5}                # share of base's steps
       at one rate: {learning_rates: [4e-3]}     # in place of the plan's
 
@@ -34,6 +35,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import torch
 import yaml
@@ -106,7 +108,7 @@ class Job:
         network: the architecture to train.
         learning_rates: the stack has one network for each learning rate and seed.
         seeds: see `learning_rates`.
-        directory: directory of the prepared samples, with one folder per seed.
+        directory: directory of the prepared samples of the network's rows, with one folder per seed.
         deadline: time (`time.time()`) after which the stack is given up.
         graphs: whether steps are replayed from a CUDA graph.
         weights: directory for the weights of the tested networks, or None.
@@ -186,23 +188,30 @@ def prepare(network: Network, directory: Path, seed: int, positions: range) -> N
     streams.fill(directory / str(seed), split_rows(flags.dataset, flags.train_split), processor_of(flags), flags, positions)
 
 
+def stream_directory(directory: Path, network: Network) -> Path:
+    """Where the streams of a network's training rows lie; networks with the same rows share them."""
+    return directory / quote(network.parsed().train_split, safe="")
+
+
 def prepare_all(plan: Plan, directory: Path, pool: Executor) -> None:
-    """Prepare the streams of all seeds, as many samples as the longest training needs.
+    """Prepare the streams of all seeds and training splits, as many samples as the longest training needs.
 
     Raises:
         ValueError: if the networks differ in what their samples depend on.
     """
     parsed = [network.parsed() for network in plan.networks]
-    shared = ("dataset", "train_split", "validation_split", "image_size", "batch_size", "max_zoom", "color_jitter")
+    shared = ("dataset", "validation_split", "image_size", "batch_size", "max_zoom", "color_jitter")
     for name in shared:
         if len(values := {str(getattr(flags, name)) for flags in parsed}) > 1:
             raise ValueError(f"the networks have several values of {name}: {', '.join(sorted(values))}; all train on the same samples")
     samples = max(flags.max_steps for flags in parsed) * parsed[0].batch_size
     specs = load_task_specs(parsed[0].dataset)
-    for seed in plan.seeds:
-        streams.create(directory / str(seed), specs, parsed[0].image_size, samples)
     chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
-    waiting = [pool.submit(prepare, plan.networks[0], directory, seed, chunk) for seed in plan.seeds for chunk in chunks]
+    waiting = []
+    for place, network in {stream_directory(directory, network): network for network in plan.networks}.items():
+        for seed in plan.seeds:
+            streams.create(place / str(seed), specs, parsed[0].image_size, samples)
+            waiting += [pool.submit(prepare, network, place, seed, chunk) for chunk in chunks]
     for done in tqdm(as_completed(waiting), total=len(waiting), desc="preparing samples", mininterval=5):
         done.result()
 
@@ -385,7 +394,7 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
         plan: what to train.
         output_dir: directory of the results.
         pool: the processes.
-        directory: directory of the prepared samples.
+        directory: directory of the prepared samples, with one folder per training split.
         deadline: time (`time.time()`) after which stacks are given up.
         options: further arguments of a [`Job`].
 
@@ -395,7 +404,7 @@ def train_all(plan: Plan, output_dir: Path, pool: Executor, directory: Path, dea
     waiting = {}
     for network in plan.networks:
         rates = network.learning_rates or plan.learning_rates
-        job = Job(network, tuple(rates), tuple(plan.seeds), directory, deadline, **options)
+        job = Job(network, tuple(rates), tuple(plan.seeds), stream_directory(directory, network), deadline, **options)
         waiting[pool.submit(train_stack, job)] = network
     problems = []
     for done in tqdm(as_completed(waiting), total=len(waiting), desc="stacks"):
