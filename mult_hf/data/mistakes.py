@@ -25,6 +25,9 @@ PLAUSIBLE_FIELDS_OF_VIEW = (5.0, 150.0)
 USUAL_FARTHEST = 10.0
 """Largest distance, in metres, of a task that states no range."""
 
+IMPLAUSIBLE_DEPTH = 1000.0
+"""Median distance from a camera, in metres, that is no distance in metres, whatever the task's range."""
+
 FEWEST_MAPS = 3
 """Maps needed for a conclusion about scenes, because a single one may show anything."""
 
@@ -206,7 +209,10 @@ def drawn_in_colours(stored: np.ndarray, spec: TaskSpec) -> str | None:
 
 def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     median, farthest = float(np.median(values)), spec.value_range[1] if spec.value_range else USUAL_FARTHEST
-    if np.isfinite(farthest) and median > max(2 * farthest, 20.0):
+    if not np.isfinite(farthest) or median <= max(2 * farthest, 20.0):
+        if is_depth(spec) and median >= IMPLAUSIBLE_DEPTH:  # within a range that was widened to fit
+            yield f"a median of {median:.4g} m looks like millimetres; divide the encoding's scale, and value_range, by 1000"
+    else:
         unit, factor = ("millimetres", "1000") if median >= 1000 else ("centimetres", "100")
         if 300 <= median < 1000:
             unit, factor = "millimetres or centimetres", "1000 or 100"

@@ -100,6 +100,11 @@ def depth_entry(**encoding) -> dict:
 METRES, VECTORS, _ = scene()
 DEPTH_MISTAKES = {
     "millimetres": (depth_entry(), 1000 * METRES, "looks like millimetres; divide the encoding's scale by 1000"),
+    "millimetres in a range widened to fit": (
+        {**depth_entry(), "value_range": [0.0, 20000.0]},
+        1000 * METRES,
+        "looks like millimetres; divide the encoding's scale, and value_range, by 1000",
+    ),
     "centimetres": (depth_entry(), 100 * METRES * 0.9, "looks like centimetres; divide the encoding's scale by 100"),
     "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera can focus"),
     "inverted": (depth_entry(), 4 - METRES, "inverted depth or disparity"),
