@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-if "OMP_WAIT_POLICY" not in os.environ:  # read once, when torch is loaded (docs/benchmark.md#threads)
+if "OMP_WAIT_POLICY" not in os.environ:  # read once, when torch is loaded (docs/performance.md#threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

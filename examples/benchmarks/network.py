@@ -5,7 +5,7 @@
     python examples/benchmarks/network.py --preset swin-large --image_size 224 --device cuda --dtype bfloat16 --torch_compile inductor
 
 Prints a Markdown table per mode and batch size, and writes all results to `--output`. Weights, images and labels are random, because
-no result depends on their values. docs/benchmark.md explains each column and how it is measured.
+no result depends on their values. docs/performance.md explains each column and how it is measured.
 """
 
 import copy

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     name, rest = _split(argv)
-    if "OMP_WAIT_POLICY" not in os.environ:  # read once, when torch is loaded (docs/benchmark.md#threads)
+    if "OMP_WAIT_POLICY" not in os.environ:  # read once, when torch is loaded (docs/performance.md#threads)
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:

@@ -45,7 +45,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep freed memory for this process, in place of returning it to the system.
 
     A network allocates and frees the same large tensors in every step, and in training also its gradients. glibc returns them to the
-    system each time, which then clears every page again (docs/benchmark.md has the times). Applies to tensors of up to
+    system each time, which then clears every page again (docs/performance.md has the times). Applies to tensors of up to
     32 MiB, glibc's limit. It has no effect with other C libraries and allocators, and none if the environment sets
     glibc's thresholds.
     """
