@@ -346,8 +346,13 @@ def with_inputs_named(argv: Sequence[str]) -> list[str]:
     Examples:
         >>> with_inputs_named(["a.jpg", "b.jpg", "--flip"])
         ['--inputs', 'a.jpg', 'b.jpg', '--flip']
+
+    Raises:
+        ValueError: if there are such inputs, and `--inputs` too.
     """
     inputs = [*takewhile(lambda word: not word.startswith("-"), argv)]
+    if inputs and any(word.split("=")[0] in ("--in", "--inp", "--inpu", "--input", "--inputs") for word in argv):
+        raise refusal(f"inputs stand before the flags, {' '.join(inputs)}, and after --inputs; give them in one place")
     return ["--inputs", *argv] if inputs else [*argv]
 
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
-    data = load_data(flags, flags.seed)
+    data = load_data(flags, flags.seed, computed=flags.targets_of_views, new_model=flags.model is None)
     if flags.model is not None and flags.learning_rate == TrainFlags.learning_rate:
         print_once(
             f"--learning_rate is {flags.learning_rate:g}, the default for new models, at which trained ones forget; 1e-4 is usual for them"

@@ -8,6 +8,16 @@ from typing import Any
 
 FILE_NAME = "metadata.jsonl"
 
+KINDS = {"imagefolder": "the images of a folder", "parquet": "Parquet files", "webdataset": "archives"}
+"""By the builder of `datasets`, the files that it reads."""
+
+_WORDS = "train|training|validation|valid|dev|val|test|testing|eval|evaluation"
+_SPLIT = re.compile(rf"(?:^|[-._ 0-9/])(?:{_WORDS})(?=$|[-._ 0-9/])")
+"""Paths that `datasets` assigns to a split."""
+
+_START = 1 << 16
+"""Bytes of a metadata file in which its keys must occur."""
+
 _UNKNOWN_SPLIT = re.compile(r"""Unknown split ["'](?P<split>[^"']*)["']\. Should be one of \[(?P<splits>.*)\]\.?""")
 
 
@@ -44,20 +54,35 @@ def metadata_mistake(directory: Path) -> str | None:
 def ignored_files(directory: Path, reader: str | None) -> str | None:
     """Files of a local data set that `datasets` leaves out without a word, and what to do, or `None`.
 
+    Files that belong to no split, and those below another card, are no part of the data set.
+
     Args:
         directory: of the data set.
         reader: name of the builder with which `datasets` read it; one reads one kind of file.
     """
-    ignored = {"imagefolder": "*.parquet", "parquet": FILE_NAME}.get(reader or "")
-    found = [path.relative_to(directory) for path in sorted(directory.rglob(ignored))] if ignored and directory.is_dir() else []
-    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    if not found:
+    if reader not in KINDS or not directory.is_dir():
         return None
-    both = "the images of a folder" if reader == "imagefolder" else "Parquet files"
+    others = [card.parent for card in directory.glob("*/**/README.md")]
+    paths = [path for path in sorted(directory.rglob("*")) if not any(other in path.parents for other in others)]
+    names = [path.relative_to(directory) for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
+    of_data = {name: kind for name in names if (kind := _kind(directory / name))}
+    in_splits = [name for name in of_data if _SPLIT.search(name.as_posix())] or [*of_data]
+    ignored = next((name for name in in_splits if of_data[name] != reader), None)
+    if ignored is None:
+        return None
     return (
-        f"{directory} has {both} and {found[0]}, and datasets reads one kind of file per directory, here {both}: move {found[0]} to a "
-        "directory of its own, with a card, or list the files of each split under `configs` in the card"
+        f"{directory} has {KINDS[reader]} and {ignored}, and datasets reads one kind of file per directory, here {KINDS[reader]}: move "
+        f"{ignored} to a directory of its own, with a card, or list the files of each split under `configs` in the card"
     )
+
+
+def _kind(path: Path) -> str | None:
+    """Name of the builder of `datasets` that reads a file, or `None` for files without labels."""
+    if path.name in ("metadata.csv", "metadata.parquet", FILE_NAME) and path.is_file():
+        with path.open("rb") as file:
+            names_files = b"file_name" in file.read(_START) or path.suffix == ".parquet"
+        return "imagefolder" if names_files else None
+    return {".parquet": "parquet", ".tar": "webdataset"}.get(path.suffix)
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -89,7 +114,7 @@ def explain_load_error(directory: Path, error: Exception, remedy: str = "") -> s
         split, splits = unknown["split"], [name.strip("' ") for name in unknown["splits"].split(",")]
         is_folder = any((directory / name).is_dir() for name in splits)
         hint = " (a folder without images is no split)" if is_folder else ""
-        parts = f"'{splits[0]}[:90%]' and '{splits[0]}[90%:]'"
+        parts = f"'{splits[0]}[:90%]' and '{splits[0]}[90%:]' (to train: --train_split and --validation_split)"
         return f'Unknown split "{split}"{hint}; the data set has {", ".join(splits)}: give one of them, or parts of one, such as {parts}'
     return metadata_mistake(directory) or f"{error.__cause__ or error}{remedy}"
 

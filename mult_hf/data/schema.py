@@ -5,8 +5,10 @@ The card is the `README.md` of the data set. Its YAML header has a list `mult_ta
 """
 
 import hashlib
+import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 CARD_KEY = "mult_tasks"
+
+MOST_MEMBERS = 2000
+"""Files of each archive whose names are compared with the columns."""
 
 FOCAL_LENGTH = "focal_length"
 """Optional column of focal lengths in pixels of the stored image, null where unknown. Processors with a `canonical_focal_length` use it."""
@@ -79,19 +84,48 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
 
 
 def refuse_ignored_files(directory: Path, rows: Any) -> None:
-    """Refuse a local data set of which `datasets` read one kind of file and left out the other.
+    """Refuse a local data set of which `datasets` leaves out maps without a word.
 
     Args:
         directory: of the data set, or the name of another one.
         rows: of one split, or a dictionary of all splits.
 
     Raises:
-        ValueError: if Parquet files lie beside a folder of images, and the card does not list the files of each split.
+        ValueError: if, for example, Parquet files lie beside a folder of images, and the card does not list the files of each split; or if
+            an archive has maps of a task of the card that its first samples lack.
     """
     one_split = next(iter(rows.values()), None) if isinstance(rows, dict) else rows
-    ignored = None if one_split is None else ignored_files(directory, one_split.info.builder_name)
-    if ignored and not ((directory / "README.md").is_file() and card_header(directory / "README.md").get("configs")):
+    if one_split is None or not directory.is_dir():
+        return
+    header = card_header(directory / "README.md") if (directory / "README.md").is_file() else {}
+    configs = header.get("configs")
+    lists_files = isinstance(configs, list) and any(isinstance(each, dict) and {"data_files", "data_dir"} & each.keys() for each in configs)
+    reader = one_split.info.builder_name
+    ignored = None if lists_files else ignored_files(directory, reader)
+    if ignored is None and reader == "webdataset":
+        tasks = [entry.get("name") if isinstance(entry, dict) else entry for entry in header.get(CARD_KEY) or []]
+        ignored = late_maps(directory, {*tasks} - {*map(column_of, one_split.column_names or [])})
+    if ignored:
         raise refusal(ignored)
+
+
+def late_maps(directory: Path, missing: Collection[Any]) -> str | None:
+    """What to do about archives that have maps of tasks without a column, because the first samples have none; `None` if there are none.
+
+    Args:
+        directory: of the data set.
+        missing: tasks without a column.
+    """
+    for path in sorted(directory.rglob("*.tar")) if missing else []:
+        with tarfile.open(path) as archive:
+            for member in islice(archive, MOST_MEMBERS):
+                column = column_of(Path(member.name).name.partition(".")[2])
+                if column in missing:
+                    return (
+                        f"{path}: {member.name} would be left out, because datasets takes the columns from the first five samples: give "
+                        f"these a file of every kind, such as a {column}.png in which all is unknown, or store the data as Parquet"
+                    )
+    return None
 
 
 def column_of(name: str) -> str:
@@ -161,6 +195,11 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
         path = directory / "README.md"
         if not path.is_file():
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
+        if not path.read_text(encoding="utf-8", errors="replace").lstrip("\ufeff").startswith("---"):
+            raise ValueError(
+                f"{path} has no list {CARD_KEY!r}, because it has no YAML header: its first line must be `---`, and another `---` must end "
+                "the header; see docs/data.md for an example"
+            )
     else:
         path = Path(_hub_card(str(name_or_path), revision=revision, token=token))
     entries = card_header(path).get(CARD_KEY)
@@ -226,4 +265,4 @@ def _hub_card(repo_id: str, revision: str | None, token: str | None) -> str:
         return hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision, token=token)
     except (OSError, ValueError) as error:  # no network, no such repository, no card in it, or not a valid id
         place = f"{repo_id} is not a local directory{did_you_mean(repo_id)}"
-        raise ValueError(f"{place}, and the Hub has no card for a data set of that id: {error}") from error
+        raise ValueError(f"{place}, and the Hub gave no card for a data set of that id: {error}") from error

@@ -441,14 +441,17 @@ def _predictions(outputs: Any) -> Mapping[str, Tensor]:
     by_task = outputs if isinstance(outputs, Mapping) and "predictions" not in outputs else getattr(outputs, "predictions", None)
     if not isinstance(by_task, Mapping) or not by_task or not all(map(_is_batch, by_task.values())):
         raise ValueError(
-            f"outputs is a {type(outputs).__name__} without predictions (batch, channels, height, width) by task; pass the model's output"
+            f"outputs is a {type(outputs).__name__} without predictions (batch, channels, height, width) by task; pass tensors, as in the "
+            "model's output"
         )
     return by_task
 
 
 def _is_batch(maps: Any) -> bool:
     """Whether these are maps of several images; the pipeline keeps maps of several sizes in a list."""
-    return all(getattr(each, "ndim", 0) == 3 for each in maps) if isinstance(maps, (list, tuple)) else getattr(maps, "ndim", 0) == 4
+    if isinstance(maps, (list, tuple)):
+        return all(isinstance(each, Tensor) and each.ndim == 3 for each in maps)
+    return isinstance(maps, Tensor) and maps.ndim == 4
 
 
 def _sizes(target_sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -88,6 +88,7 @@ def read_image(
     if isinstance(image, Image.Image):
         return _rgb_image(image, getattr(image, "filename", "") or name)
     if isinstance(image, np.ndarray):
+        _refuse_masked(image, name, "a colour")
         return _rgb_values(_as_tensor(image, name), name, channels_last).numpy()
     if isinstance(image, Tensor):
         return _rgb_values(image.detach(), name, channels_last)
@@ -372,7 +373,13 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     if array.dtype == object or array.ndim == 0:
         got = f"str {stored[:60]!r}; open the file it names" if isinstance(stored, str) else type(stored).__name__
         raise ValueError(f"a label map is a PIL image, an array or a tensor, got {got}")
+    _refuse_masked(stored, "a label map", "a value that its encoding lists as unknown, or with NaN")
     return array
+
+
+def _refuse_masked(values: Any, name: str, with_what: str) -> None:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"{name} is a masked array, whose mask would be lost; call its filled() with {with_what}")
 
 
 __all__ = ["BROKEN", "LabelMap", "label_array", "open_file", "open_image", "read_image", "resize_label"]

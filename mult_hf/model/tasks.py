@@ -241,8 +241,8 @@ class TaskSpec:
         missing = [key for key in ("kind", "channels") if key not in values]
         if missing:
             raise refusal(
-                f"task {values['name']!r} is not registered and its entry lacks {missing}; registered: {', '.join(_REGISTRY)}; add the "
-                f"fields, or give one of these names"
+                f"task {values['name']!r} is not registered{_similar(values['name'])} and its entry lacks {missing}; registered: "
+                f"{', '.join(_REGISTRY)}; add the fields, or give one of these names"
             )
         return cls(**values)
 
@@ -295,6 +295,12 @@ def registered_tasks() -> dict[str, TaskSpec]:
     return dict(_REGISTRY)
 
 
+def _similar(name: str) -> str:
+    """A question about the registered task with a similar name; empty if there is none."""
+    found = get_close_matches(name, _REGISTRY, 1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
 def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
     """Turn names, entries or specs into specs by name, in the given order.
 
@@ -310,7 +316,9 @@ def resolve_tasks(entries: Iterable[str | TaskSpec | Mapping[str, Any]] | Mappin
     specs: dict[str, TaskSpec] = {}
     for entry in entries.values() if isinstance(entries, Mapping) else entries:
         if isinstance(entry, str) and entry not in _REGISTRY:
-            raise refusal(f"task {entry!r} is not registered; registered: {', '.join(_REGISTRY)}; add it with register_task")
+            raise refusal(
+                f"task {entry!r} is not registered{_similar(entry)}; registered: {', '.join(_REGISTRY)}; add it with register_task"
+            )
         spec = _REGISTRY[entry] if isinstance(entry, str) else entry if isinstance(entry, TaskSpec) else TaskSpec.from_dict(entry)
         if spec.name in specs:
             raise ValueError(f"task {spec.name!r} comes twice; give each task once")

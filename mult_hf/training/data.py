@@ -1,12 +1,13 @@
 """Rows and tasks of a run: one data set, or a mixture of several, stored or streamed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from datasets import Dataset, IterableDataset
 
 from mult_hf.data.check import check_rows
+from mult_hf.data.check.findings import without_numbers
 from mult_hf.data.mixing import merge_tasks, mix_datasets
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries, load_task_specs
 from mult_hf.data.streaming import first_rows, open_stream, streams_by_default
@@ -53,7 +54,7 @@ class TrainingData:
         return {"tasks_by_source": self.tasks_by_source, "baseline_rows": self.baseline_rows, "contents": self.contents}
 
 
-def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
+def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str] | None = None, new_model: bool = True) -> TrainingData:
     """Load the data set, and those to mix with it.
 
     The first data set is the one that is evaluated. A task that a data set lacks is unknown in all of its rows. What `mult-hf check` finds
@@ -62,6 +63,8 @@ def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
     Args:
         arguments: of the data.
         seed: of the order in which a mixture is drawn.
+        computed: tasks whose targets are computed from each view, so that they need no column.
+        new_model: whether tasks without a column are left out, as a new model could not learn them; a trained one keeps them.
 
     Raises:
         ValueError: if a data set cannot be read, lacks every task, or defines a task differently from another.
@@ -75,18 +78,30 @@ def load_data(arguments: DataArguments, seed: int = 0) -> TrainingData:
         measured = {arguments.validation_split: validation_rows} if name == first else {}
         _print_mistakes(name, {arguments.train_split: rows[name], **measured}, arguments.tasks)
     baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
+    columns = {column for each in rows.values() for column in each.column_names or []} | {*(computed or [])}
     if not others:
-        return TrainingData(entries[first], rows[first], validation_rows, baseline_rows, contents=contents)
+        specs = _with_maps(entries[first], columns) if new_model else entries[first]
+        return TrainingData(specs, rows[first], validation_rows, baseline_rows, contents=contents)
     merged = merge_tasks(entries)
     unknown = sorted(set(arguments.tasks or []) - set(merged))
     if unknown:
         raise ValueError(f"--tasks has {unknown}; the data sets have {list(merged)}")
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
+    specs = _with_maps(specs, columns) if new_model else specs
     weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
     mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
     without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
     without = without if len(without) < len(names) else []
     return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without)
+
+
+def _with_maps(specs: dict[str, TaskSpec], columns: Collection[str]) -> dict[str, TaskSpec]:
+    """The tasks that have a column, and a line about the others; all of them if none has one, which is refused later."""
+    known = {task: spec for task, spec in specs.items() if task in columns}
+    if not known or len(known) == len(specs):
+        return specs
+    print_once(f"the training data has no column {' or '.join(task for task in specs if task not in known)}: left out of the new model")
+    return known
 
 
 def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], tasks: Sequence[str] | None) -> None:
@@ -96,11 +111,17 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
     if not is_first_process() or columns.isdisjoint(specs):  # photographs whose targets are computed from each view
         return
     entries = [entry for task, entry in zip(specs, load_task_entries(name), strict=True) if tasks is None or task in tasks]
-    problems = [(split, problem) for split, rows in splits.items() for problem in check_rows({split: rows}, entries, CHECKED_ROWS).problems]
-    for split, problem in problems:
-        print_once(f"{name}, {split}, looks wrong: {problem}")
+    found = {split: check_rows({split: rows}, entries, CHECKED_ROWS) for split, rows in splits.items()}
+    for doubt in dict.fromkeys(doubt for findings in found.values() for doubt in findings.doubts):
+        print_once(f"{name}: note: {doubt}")
+    problems: dict[str, list[tuple[str, str]]] = {}  # by the problem without its numbers and rows
+    for split, findings in found.items():
+        for problem in findings.problems:
+            problems.setdefault(without_numbers(problem.rpartition(" [")[0]), []).append((split, problem))
+    for same in problems.values():
+        print_once(f"{name}, {' and '.join(dict.fromkeys(split for split, _ in same))}, looks wrong: {same[0][1]}")
     if problems:
-        print_once(f"training goes on; `mult-hf check {name} --sheet sheet.png` reads more rows, and draws them")
+        print_once(f"training goes on where it can; `mult-hf check {name} --sheet sheet.png` reads more rows, and draws them")
 
 
 def _stored(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any], Dataset, None]:

@@ -125,7 +125,8 @@ def _train(
     loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
     with loop.saying_how_to_continue():
         loop.run()
-        accelerator.print(f"trained for {loop.progress.seconds / 60:.1f} minutes")
+        seconds = loop.progress.seconds
+        accelerator.print(f"trained for {f'{seconds / 60:.1f} minutes' if seconds >= 60 else f'{seconds:.0f} seconds'}")
         results = save_results(loop, provenance)
     if arguments.push_to_hub is not None and accelerator.is_main_process:
         print(f"uploaded to {upload(arguments.output_dir, arguments.push_to_hub)}")

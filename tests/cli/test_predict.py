@@ -301,6 +301,12 @@ def test_inputs_may_stand_before_all_flags(model, tmp_path):
     assert {path.name for path in (tmp_path / "out/panels").iterdir()} == {"a.png.jpg", "b.png.jpg"}
 
 
+@pytest.mark.parametrize("flag", [["--inputs", "b.png"], ["--inp", "b.png"], ["--inputs=b.png"]])
+def test_inputs_in_two_places_are_refused_and_not_half_used(model, flag):
+    with pytest.raises(ValueError, match=r"inputs stand before the flags, a\.png, and after --inputs; give them in one place"):
+        script.main(["a.png", "--model", str(model), *flag])
+
+
 @pytest.mark.parametrize(("flags", "pictures"), [([], True), (["--no_panels"], False)])
 def test_the_command_says_where_maps_and_pictures_lie(model, tmp_path, capsys, flags, pictures):
     folder, out = save_images(tmp_path / "images", "a.png"), tmp_path / "out"

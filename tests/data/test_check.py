@@ -93,60 +93,7 @@ def test_names_in_an_entry_that_training_refuses_are_found_before(tmp_path, fiel
     assert allowed in sentence
 
 
-def depth_entry(**encoding) -> dict:
-    return {"name": "depth", "encoding": {"dtype": "float32", **encoding}}
-
-
 METRES, VECTORS, _ = scene()
-DEPTH_MISTAKES = {
-    "millimetres": (depth_entry(), 1000 * METRES, "looks like millimetres; divide the encoding's scale by 1000"),
-    "millimetres in a range widened to fit": (
-        {**depth_entry(), "value_range": [0.0, 20000.0]},
-        1000 * METRES,
-        "looks like millimetres; divide the encoding's scale, and value_range, by 1000",
-    ),
-    "centimetres": (depth_entry(), 100 * METRES * 0.9, "looks like centimetres; divide the encoding's scale by 100"),
-    "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera can focus"),
-    "inverted": (depth_entry(), 4 - METRES, "inverted depth or disparity"),
-    "disparity": (depth_entry(), 5 / METRES, "inverted depth or disparity"),
-    "8 bits": (depth_entry(dtype="uint8", scale=3 / 255), np.round(METRES * 85).astype(np.uint8), "depth drawn for viewing"),
-}
-
-
-@pytest.mark.parametrize("name", DEPTH_MISTAKES)
-def test_common_mistakes_in_depth_maps_are_named(tmp_path, name):
-    entry, stored, sentence = DEPTH_MISTAKES[name]
-    stored = stored if stored.dtype == np.uint8 else stored.astype(np.float32)
-    findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry}))
-    (found,) = findings.tasks["depth"].problems
-    assert re.search(sentence, found), found
-
-
-def test_depth_normalised_per_image_is_named(tmp_path):
-    rows = [{"image": sound_maps()["image"], "depth": (METRES / METRES.max()).astype(np.float32)}] * 3
-    (found,) = check(write(tmp_path / "set", rows, {"depth": depth_entry()})).tasks["depth"].problems
-    assert "normalised per image" in found
-
-
-@pytest.mark.parametrize(
-    ("entry", "missing"),
-    [
-        (depth_entry(), 1e10),
-        (depth_entry(), 65.535),
-        ({**ENTRIES["depth"], "encoding": {"dtype": "uint16", "scale": 0.001, "unknown": [0]}}, 65535),
-    ],
-    ids=["float", "float of millimetres", "millimetres"],
-)
-def test_a_value_for_missing_depth_that_is_not_listed_is_named(tmp_path, entry, missing):
-    dtype = np.dtype(entry["encoding"]["dtype"])
-    stored = (METRES if dtype.kind == "f" else 1000 * METRES).astype(dtype)
-    stored[:2] = missing
-    (found,) = (
-        check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry})).tasks["depth"].problems
-    )
-    assert re.search(r"8\.3% of the known pixels are exactly .* m, far beyond the others, .*list the stored value under", found), found
-
-
 CELSIUS = {"name": "heat", "kind": "regression", "channels": 1, "unit": "°C", "encoding": {"dtype": "float32"}}
 
 
@@ -213,7 +160,7 @@ def test_fields_that_would_turn_and_mirror_values_wrongly_are_mentioned(tmp_path
 def test_how_maps_are_read_is_mentioned_where_the_card_does_not_say_it(tmp_path):
     """Ids from 0 in place of those from 1 lose a class, and millimetres in place of 512 steps per metre are twice as far."""
     entries = {**ENTRIES, "depth": {"name": "depth"}}
-    notes = check(write(tmp_path / "set", [sound_maps()] * 3, entries)).notes
+    notes = check(write(tmp_path / "set", [sound_maps()] * 3, entries)).doubts
     assert notes[0].startswith("depth: the card's entry has no encoding, so maps are read with dtype uint16, scale 0.00195")
     assert not [note for note in notes[1:] if "no encoding" in note]
 

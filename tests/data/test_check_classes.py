@@ -58,6 +58,21 @@ CLASS_MISTAKES = {
         "pixels have class 255; .*: 255 looks like the value for pixels without a class: list it under unknown",
     ),
     "1-based, the last class not among them": (THREE_CLASSES, mask(1, 2), "class 0 never occurs and all others do: ids look 1-based"),
+    "a class without a name": (
+        classes_of(2, dtype="uint8", offset=-1, unknown=[0]),
+        mask(0, 1, 2, 3),
+        "stored 3 is class 2, but class_names lists 2 classes, from 0: add the missing one$",
+    ),
+    "0-based, most of it read as unknown": (
+        classes_of(3, dtype="uint8", offset=-1, unknown=[0]),
+        mask(0, 0, 0, 0, 0, 1, 2),
+        "look 0-based, but 0 is read as unknown and 1 as the first class: give encoding",
+    ),
+    "0/255 of an entry that starts at 1": (
+        classes_of(2, dtype="uint8", offset=-1, unknown=[0, 255]),
+        mask(0, 255),
+        r"give encoding: \{dtype: uint8, scale: 0.00392156862745098\} \(1/255\)",
+    ),
     "interpolated": (
         TWO_CLASSES,
         np.resize(np.arange(200, dtype=np.uint8), SIZE),
@@ -88,7 +103,7 @@ def test_a_class_0_that_is_stored_as_unknown_is_not_missed(tmp_path):
 
 
 def test_the_advice_for_0_255_masks_corrects_them(tmp_path):
-    entry = classes_of(2, dtype="uint8", scale=0.00392156862745098, unknown=[])
+    entry = classes_of(2, dtype="uint8", scale=0.00392156862745098)
     findings = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": mask(0, 0, 0, 255)}], {"things": entry}))
     assert findings.is_right
     assert "things: thing0 75.0%, thing1 25.0%" in str(findings)
@@ -110,7 +125,8 @@ def test_class_ids_in_a_jpeg_are_refused(tmp_path):
 
 def test_classes_that_do_not_occur_and_maps_that_are_mostly_unknown_are_noted(tmp_path):
     classes = mask(0, 1, 255, 255, 255, 255, 255, 255)
-    printed = str(check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": classes}], {"things": classes_of(4)})))
+    entry = classes_of(4, dtype="uint8", unknown=[255])
+    printed = str(check(write(tmp_path / "set", [{"image": sound_maps()["image"], "things": classes}], {"things": entry})))
     assert "note: things: 75.0% of the pixels of its maps are unknown" in printed
     assert "note: things: 2 of 4 classes do not occur: thing2, thing3" in printed
     assert "all looks right" in printed
@@ -157,8 +173,9 @@ def test_ids_from_0_of_an_entry_that_reads_0_as_unknown_are_only_mentioned(tmp_p
     rows = [{"image": sound_maps()["image"], "segmentation": mask(0, 1, 2)}] * 3
     found = check(write(tmp_path / "set", rows, {"segmentation": entry}))
     assert found.is_right
-    (note,) = (note for note in found.notes if ZERO_BASED in note)
+    (note,) = (note for note in found.doubts if ZERO_BASED in note)
     assert note.endswith("'c' is only rare, keep the encoding")
+    assert str(found).endswith("nothing looks wrong, but see the first note")
 
 
 @pytest.mark.parametrize("stored", [mask(1, 2, 3), mask(0, 1, 2, 3)], ids=["all classes", "with unknown pixels"])
@@ -166,4 +183,4 @@ def test_ids_from_1_of_an_entry_without_encoding_are_right(tmp_path, stored):
     rows = [{"image": sound_maps()["image"], "segmentation": stored}] * 3
     found = check(write(tmp_path / "set", rows, {"segmentation": without_encoding("a", "b", "c")}))
     assert found.is_right
-    assert not any("0-based" in note for note in found.notes)
+    assert not any("0-based" in note for note in found.doubts)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -107,6 +109,7 @@ def test_a_column_with_almost_the_name_of_a_task_is_suggested(tmp_path):
 
 def with_both_kinds(root, parquet):
     """A folder of one image per split, and Parquet files beside it."""
+    root.mkdir(exist_ok=True)
     folder(root, train=json.dumps(KEYS), validation=json.dumps(KEYS))
     columns = {column: [str(root / "train" / f"0_{name}.png")] * 3 for column, name in (("image", "rgb"), ("depth", "depth"))}
     rows = Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, ImageFeature())))
@@ -128,6 +131,83 @@ def test_files_of_a_second_kind_are_refused_and_not_left_out(tmp_path, parquet, 
     for read in (load_rows, lambda root: load_rows(root, split="train"), check, lambda root: open_stream(root, "train")):
         with pytest.raises(ValueError, match=message):
             read(root)
+
+
+def as_parquet(root):
+    """A folder whose metadata are in Parquet, as `datasets` reads them too."""
+    folder(root, train=json.dumps(KEYS), validation=json.dumps(KEYS))
+    for split in ("train", "validation"):
+        (root / split / "metadata.jsonl").unlink()
+        Dataset.from_list([KEYS]).to_parquet(root / split / "metadata.parquet")
+
+
+def with_predictions(root):
+    """Parquet files, and what `mult-hf predict --keep_images` writes for their split."""
+    folder(root, train=json.dumps(KEYS))
+    files = {"image": root / "train/0_rgb.png", "depth": root / "train/0_depth.png"}
+    cells = {column: {"bytes": path.read_bytes(), "path": None} for column, path in files.items()}
+    Dataset.from_list([cells], features=Features(dict.fromkeys(cells, ImageFeature()))).to_parquet(root / "train-00000-of-00001.parquet")
+    shutil.rmtree(root / "train")
+    (root / "predictions").mkdir()
+    (root / "predictions/README.md").write_text(CARD)
+    (root / "predictions/metadata.jsonl").write_text(json.dumps(KEYS))
+
+
+ALONGSIDE = {
+    "metadata of the folder as Parquet": as_parquet,
+    "Parquet that belongs to no split": lambda root: with_both_kinds(root, "outputs/x.parquet"),
+    "predictions with a card of their own": with_predictions,
+}
+
+
+@pytest.mark.parametrize("name", ALONGSIDE)
+def test_other_files_may_lie_in_the_directory(tmp_path, name):
+    ALONGSIDE[name](tmp_path)
+    rows = load_rows(tmp_path, split="train")
+    assert rows.column_names == ["image", "depth"]
+    assert check(tmp_path).tasks["depth"].found
+    assert len(list(open_stream(tmp_path, "train").rows)) == len(rows)
+
+
+def test_archives_beside_a_folder_and_metadata_tables_beside_parquet_are_refused(tmp_path):
+    with_both_kinds(tmp_path / "tar", "train-00000-of-00001.parquet").joinpath("train-00000-of-00001.parquet").unlink()
+    (tmp_path / "tar/train/more.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"has the images of a folder and train/more\.tar"):
+        load_rows(tmp_path / "tar")
+    root = with_both_kinds(tmp_path / "csv", "data/train-00000-of-00001.parquet")
+    for split in ("train", "validation"):
+        (root / split / "metadata.jsonl").rename(root / split / "metadata.csv")
+    with pytest.raises(ValueError, match=r"has Parquet files and train/metadata\.csv"):
+        load_rows(root)
+
+
+def test_a_configuration_without_files_changes_nothing(tmp_path):
+    root = with_both_kinds(tmp_path, "train-00000-of-00001.parquet")
+    (root / "README.md").write_text(CARD.replace("mult_tasks", "configs: [{config_name: default, default: true}]\nmult_tasks"))
+    with pytest.raises(ValueError, match="has the images of a folder and train-00000"):
+        load_rows(root)
+
+
+def test_maps_that_an_archive_has_only_after_its_first_samples_are_not_left_out(tmp_path):
+    """`datasets` takes the columns from the first five samples."""
+    folder(tmp_path, train=json.dumps(KEYS))
+    with tarfile.open(tmp_path / "train-000.tar", "w") as archive:
+        for number in range(8):
+            archive.add(tmp_path / "train/0_rgb.png", f"{number}.image.png")
+            if number > 5:
+                archive.add(tmp_path / "train/0_depth.png", f"{number}.depth.png")
+    shutil.rmtree(tmp_path / "train")
+    for read in (check, lambda root: open_stream(root, "train"), load_rows):
+        with pytest.raises(ValueError, match=r"train-000\.tar: 6\.depth\.png would be left out, .*: give these a file of every kind"):
+            read(tmp_path)
+
+
+def test_a_card_without_a_header_is_explained(tmp_path):
+    folder(tmp_path, train=json.dumps(KEYS)).joinpath("README.md").write_text(CARD.replace("---\n", ""))
+    with pytest.raises(
+        ValueError, match=r"README\.md has no list 'mult_tasks', because it has no YAML header: its first line must be `---`"
+    ):
+        check(tmp_path)
 
 
 def test_a_card_that_lists_its_files_may_have_others_beside_them(tmp_path):

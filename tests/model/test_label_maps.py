@@ -309,3 +309,18 @@ def test_a_batch_moves_and_casts_its_nested_labels(processor_class, rgb):
     assert cast["labels"]["segmentation"].dtype == torch.int64
     moved = batch.to("meta")
     assert {tensor.device.type for tensor in [moved["pixel_values"], *moved["labels"].values()]} == {"meta"}
+
+
+@pytest.mark.parametrize("masked", ["image", "label map"])
+def test_a_masked_array_is_refused_because_its_mask_would_be_lost(masked):
+    hidden = np.ma.array(np.full((32, 32), 7, np.uint16), mask=np.eye(32, dtype=bool))
+    image = hidden if masked == "image" else np.zeros((32, 32, 3), np.uint8)
+    label_maps = {"edges2d": hidden} if masked == "label map" else None
+    processor = MulTImageProcessor(tasks=["edges2d"])
+    with pytest.raises(ValueError, match=r"is a masked array, whose mask would be lost; call its filled\(\) with"):
+        processor(image, label_maps=label_maps, return_tensors="pt")
+
+
+def test_a_masked_array_without_masked_values_is_read(targets):
+    whole = np.ma.array(np.full((8, 9), 7, np.uint16))
+    assert targets(8, 9, {"edges2d": whole}, tasks=["edges2d"])["edges2d"].isfinite().all()

@@ -416,7 +416,9 @@ def test_resolved_tasks_resolve_to_themselves():
 
 
 def test_a_name_that_is_not_registered_is_refused():
-    with pytest.raises(ValueError, match=r"'dept' is not registered; registered: segmentation, depth.*register_task"):
+    with pytest.raises(
+        ValueError, match=r"'dept' is not registered \(did you mean 'depth'\?\); registered: segmentation, depth.*register_task"
+    ):
         tasks.resolve_tasks(["dept"])
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from mult_hf.training.arguments import DataArguments
 from mult_hf.training.data import load_data
-from support.checked_data import sound_maps, write
+from support.checked_data import ENTRIES, sound_maps, write
 
 ROWS = 4
 
@@ -83,3 +83,29 @@ def test_other_processes_of_a_run_print_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     load(made(tmp_path / "set", inverted))
     assert capsys.readouterr().out == ""
+
+
+def test_notes_that_only_a_person_can_judge_are_printed_once(tmp_path, capsys):
+    """The entry reads ids from 1, and the stored ones may start at 0."""
+    maps = [{**sound_maps(seed), "segmentation": (sound_maps(seed)["segmentation"] == 1).astype(np.uint8)} for seed in range(ROWS)]
+    load(write(tmp_path / "set", maps), train_split="train[:2]", validation_split="train[2:]")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "look 0-based" in line]
+    assert line.startswith(f"{tmp_path / 'set'}: note: segmentation: ")
+
+
+def test_a_mistake_of_both_splits_is_one_line(tmp_path, capsys):
+    rows = [{**sound_maps(seed), "depth": sound_maps(seed)["depth"] * (seed + 11)} for seed in range(ROWS)]  # other numbers in each row
+    load(write(tmp_path / "set", rows), train_split="train[:2]", validation_split="train[2:]")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "looks wrong: depth: a median of" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{tmp_path / 'set'}, train[:2] and train[2:], looks wrong")
+
+
+def test_a_task_without_a_column_is_left_out_of_a_new_model(tmp_path, capsys):
+    rows = [{column: cells for column, cells in sound_maps(seed).items() if column != "depth"} for seed in range(ROWS)]
+    directory = write(tmp_path / "set", rows)
+    assert [*load(directory).specs] == ["segmentation", "normals", "edges2d"]
+    assert "the training data has no column depth: left out of the new model" in capsys.readouterr().out
+    arguments = DataArguments(dataset=str(directory), validation_split="train")
+    assert [*load_data(arguments, new_model=False).specs] == [*ENTRIES], "a trained model keeps its decoder"
+    assert [*load_data(arguments, computed=["depth"]).specs] == [*ENTRIES], "its targets come from each view"

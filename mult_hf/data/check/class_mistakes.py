@@ -42,9 +42,10 @@ def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = Tr
     listed = ", ".join(f"{value:g}" for value in stored[:6]) + (", ..." if len(stored) > 6 else "")
     foreground_is_lost = len(stored) == 2 and stored[0] == 0 and stored[1] == 255 and len([i for i in ids if 0 <= i <= last]) < 2
     if foreground_is_lost and last >= 1:
+        channels = "" if encoding.channels is None else f", channels: {list(encoding.channels)}"
         return (
             "stored values are only 0 and 255, and 255 is not a class: a 0/255 mask whose foreground is not read as class 1; store 0 "
-            "and 1, or set the encoding's scale to 0.00392156862745098 (1/255) and unknown to []"
+            f"and 1, or give encoding: {{dtype: {encoding.dtype}, scale: 0.00392156862745098{channels}}} (1/255)"
         )
     beyond = [value for value in ids if not 0 <= value <= last or value != int(value)]
     if len(beyond) > MOST_SPREAD_IDS and len(ids) > spec.channels:
@@ -54,6 +55,10 @@ def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = Tr
     if unlisted:  # what most data sets store for pixels without a class
         ids = ids[:-1]
     also = f"; {IGNORE_INDEX} looks like the value for pixels without a class: list it under unknown" if unlisted else ""
+    starts_at_1 = offset / scale < 0 and -offset / scale - 1 in encoding.unknown
+    if ids and ids[-1] == spec.channels and ids[0] >= 0 and starts_at_1:
+        names = f"class_names lists {spec.channels}" if spec.class_names else f"channels is {spec.channels}"
+        return f"stored {(ids[-1] - offset) / scale:g} is class {ids[-1]:g}, but {names} classes, from 0: add the missing one{also}"
     if ids and ids[-1] == spec.channels and ids[0] >= 0:
         remedy = f"set the encoding's offset to {offset - 1:g} and list {0.0 - offset / scale:g} under unknown"
         return f"ids look 1-based: they run up to {ids[-1]:g} for {spec.channels} classes; {remedy}, or name the missing class{also}"

@@ -16,17 +16,24 @@ import numpy as np
 
 from mult_hf.model.tasks import TaskSpec
 
+from .depth_mistakes import (
+    FAR_BEYOND,
+    INVERTED,
+    LEAST_SHARE,
+    NORMALISED,
+    depth_of_scenes,
+    distances_from_a_camera,
+    is_depth,
+    is_length,
+    is_stretched,
+    metres,
+)
+
 STEP_OF_8_BITS = 1 / 127
 """Tolerance for rounding to 8 bits: floors seen by a level camera have z = 0, which is stored slightly above or below 0."""
 
 PLAUSIBLE_FIELDS_OF_VIEW = (5.0, 150.0)
 """Narrowest and widest field of view, in degrees along the longer side, that a plausible focal length gives."""
-
-USUAL_FARTHEST = 10.0
-"""Largest distance, in metres, of a task that states no range."""
-
-IMPLAUSIBLE_DEPTH = 1000.0
-"""Median distance from a camera, in metres, that is no distance in metres, whatever the task's range."""
 
 FEWEST_MAPS = 3
 """Maps needed for a conclusion about scenes, because a single one may show anything."""
@@ -37,17 +44,11 @@ FEWEST_PIXELS = 200
 MOST_IDS = 512
 """Distinct stored values of class maps to keep; more values cannot be class ids."""
 
-LEAST_SHARE = 0.005
-"""Smallest share of a map's pixels with one far value that is suspicious."""
-
 SENTINELS = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 65535.0)
 """Numbers that often stand for pixels without a value, with either sign."""
 
 LARGEST_NUMBER = 1e10
 """Numbers from this one on stand for pixels without a value, too."""
-
-FAR_BEYOND = 3.0
-"""Ratio of such a value to the largest other one."""
 
 MOST_UNREACHABLE = 0.02
 """Largest share of values beyond what predictions can be that is still not a mistake, for instance views through a window."""
@@ -61,10 +62,6 @@ MOST_HIDDEN = 0.02
 LARGEST_STEP = 0.2
 """Largest relative change of the inverse depth between neighbouring pixels of one surface."""
 
-INVERTED = (
-    "near and far look swapped (distances should fall towards the lower border, and agree with the normals): inverted depth or "
-    "disparity; store metres"
-)
 Y_DOWN = "floors point down: y looks stored downwards, but must point up; flip the sign of the encoding's second scale and offset"
 Z_AWAY = "vectors point away from the camera, but z must point towards the viewer; flip the sign of the encoding's third scale and offset"
 REVERSED = "channels look reversed (BGR): z, towards the viewer, must come last; give the encoding's channels as [2, 1, 0]"
@@ -96,18 +93,7 @@ def _listed(numbers: np.ndarray) -> str:
     return ", ".join(f"{number:.10g}" for number in numbers)
 
 
-METRES = ("m", "metre", "metres", "meter", "meters")
 UNIT_VECTOR = "unit vector"
-
-
-def is_length(spec: TaskSpec) -> bool:
-    """Whether a task's maps hold a length in metres."""
-    return spec.unit in METRES and spec.channels == 1 and not spec.is_classification
-
-
-def is_depth(spec: TaskSpec) -> bool:
-    """Whether a task's maps hold distances from the camera, which magnifying an image divides; heights, for instance, stay."""
-    return is_length(spec) and spec.zoom_exponent == -1
 
 
 def is_normals(spec: TaskSpec) -> bool:
@@ -127,6 +113,7 @@ class Evidence:
         beyond: number of those that no prediction can have.
         values_beyond: two of these, or all if there are fewer.
         suspicious_maps: number of findings about single maps.
+        medians: median of the known distances of each depth map.
     """
 
     stored_ids: set[float] = field(default_factory=set)
@@ -136,6 +123,7 @@ class Evidence:
     beyond: int = 0
     values_beyond: set[float] = field(default_factory=set)
     suspicious_maps: int = 0
+    medians: list[float] = field(default_factory=list)
 
     def add_ids(self, stored: np.ndarray, channels: Sequence[int] | None) -> None:
         """Record the values of a stored class map, of one channel or of those that the encoding reads."""
@@ -143,6 +131,11 @@ class Evidence:
             stored = stored[..., list(channels)]
         if len(self.stored_ids) <= MOST_IDS:
             self.stored_ids.update(np.unique(stored).tolist())
+
+    def add_stored(self, stored: np.ndarray, spec: TaskSpec) -> None:
+        """Record whether a stored map of distances is stretched to the largest number of its type, which few pixels then have."""
+        if is_length(spec):
+            self.counts["stretched maps"] += is_stretched(stored)
 
     def add_target(self, target: np.ndarray, known: np.ndarray, spec: TaskSpec) -> None:
         """Record the statistics of a decoded map.
@@ -164,7 +157,10 @@ class Evidence:
                 low, high = map(np.float64, spec.final_range)  # a limit beyond float32 must not overflow
                 self.values_beyond |= {*np.unique(numbers[(numbers < low) | (numbers > high)])[:2].tolist()}
             if is_depth(spec):
-                _depth_of_scenes(target, self.counts)
+                distances = np.where(target > 0, target, np.nan)  # others are reported separately
+                if np.isfinite(distances).any():
+                    self.medians.append(float(np.nanmedian(distances)))
+                    depth_of_scenes(distances, self.counts)
             elif is_normals(spec):
                 _normals_of_scenes(target, self.counts)
 
@@ -205,43 +201,6 @@ def drawn_in_colours(stored: np.ndarray, spec: TaskSpec) -> str | None:
     if colours is None or is_grey(colours):
         return None
     return "a picture drawn in colours, not numbers; store the values themselves, one per pixel"
-
-
-def _metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    median, farthest = float(np.median(values)), spec.value_range[1] if spec.value_range else USUAL_FARTHEST
-    if not np.isfinite(farthest) or median <= max(2 * farthest, 20.0):
-        if is_depth(spec) and median >= IMPLAUSIBLE_DEPTH:  # within a range that was widened to fit
-            yield f"a median of {median:.4g} m looks like millimetres; divide the encoding's scale, and value_range, by 1000"
-    else:
-        unit, factor = ("millimetres", "1000") if median >= 1000 else ("centimetres", "100")
-        if 300 <= median < 1000:
-            unit, factor = "millimetres or centimetres", "1000 or 100"
-        yield f"a median of {median:.4g} m, where {farthest:g} m is far, looks like {unit}; divide the encoding's scale by {factor}"
-
-
-def _distances_from_a_camera(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    median = float(np.median(values))
-    if median < 0.02:
-        yield f"a median of {median:.2g} m is nearer than any camera can focus; check the encoding's scale"
-    if values.min() <= 0:
-        yield "some known pixels have a distance of 0 or less; list the stored value under the encoding's unknown"
-    if far := _far_value(values):
-        yield far
-    if spec.encoding.dtype == "uint8":
-        yield "distances in 8 bits look like depth drawn for viewing; store 16-bit or float32 metres"
-
-
-def _far_value(values: np.ndarray) -> str | None:
-    """Describe a distance that many pixels share and that is far beyond all others; files often mark pixels without data in this way."""
-    highest = values.max()
-    others = values[values != highest]
-    share = 1 - others.size / values.size
-    if not others.size or share < LEAST_SHARE or highest < FAR_BEYOND * others.max():
-        return None
-    return (
-        f"{share:.1%} of the known pixels are exactly {highest:.4g} m, far beyond the others, which looks like a value for missing depth; "
-        "list the stored value under the encoding's unknown"
-    )
 
 
 def _sentinels(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -298,8 +257,8 @@ def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
 
 
 KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskSpec], Iterator[str]]], ...] = (
-    (is_length, _metres),
-    (is_depth, _distances_from_a_camera),
+    (is_length, metres),
+    (is_depth, distances_from_a_camera),
     (lambda spec: spec.unit == UNIT_VECTOR or spec.activation == "unit_vector", _of_unit_length),
     (is_normals, _towards_viewer),
     (lambda spec: not spec.is_classification and spec.channels == 1 and not is_depth(spec), _sentinels),
@@ -356,8 +315,8 @@ def scene_mistakes(evidence: Evidence) -> Iterator[str]:
     counts = evidence.counts
     if counts["maps"] >= FEWEST_MAPS and counts["bottom farther"] > 2 / 3 * counts["maps"]:
         yield INVERTED
-    if counts["maps up to 1"] >= FEWEST_MAPS and counts["maps up to 1"] == counts["maps"]:
-        yield "every map has a maximum of 1, which looks like depth normalised per image; store metres"
+    if counts["maps"] >= FEWEST_MAPS and counts["maps"] in (counts["maps up to 1"], counts["stretched maps"]):
+        yield NORMALISED
     hidden = {sentence: counts[f"hidden: {sentence}"] for sentence in (AS_STORED, *_AXES)}
     likeliest = min(hidden, key=lambda sentence: hidden[sentence])
     if hidden[AS_STORED] > max(FEWEST_PIXELS, MOST_HIDDEN * counts["vectors"]) and 2 * hidden[likeliest] < hidden[AS_STORED]:
@@ -437,16 +396,6 @@ def focal_length_mistake(focal_length: Any, size: tuple[int, int]) -> str | None
 
 def _mostly(counts: Counter[str], against: str, agreeing: str) -> bool:
     return counts[against] >= FEWEST_PIXELS and counts[against] > 2 * counts[agreeing]
-
-
-def _depth_of_scenes(depth: np.ndarray, counts: Counter[str]) -> None:
-    """Count whether the lowest sixth of a depth map, (1, height, width) metres, is farther than the rows above its middle."""
-    height = depth.shape[-2]
-    bottom, middle = depth[0, -max(1, height // 6) :], depth[0, height // 3 : max(height // 2, height // 3 + 1)]
-    counts["maps"] += 1
-    counts["maps up to 1"] += bool(0.98 <= np.nanmax(depth) <= 1)
-    if np.isfinite(bottom).any() and np.isfinite(middle).any():
-        counts["bottom farther"] += bool(np.nanmedian(bottom) > 1.05 * np.nanmedian(middle))
 
 
 def _normals_of_scenes(normals: np.ndarray, counts: Counter[str]) -> None:

@@ -37,7 +37,7 @@ class TaskFindings:
 
     def wrong(self, sentence: str, row: str) -> None:
         """Record a problem and its row. Sentences that differ only in their numbers are merged into the first one."""
-        first = next((known for known in self.problems if _without_numbers(known) == _without_numbers(sentence)), sentence)
+        first = next((known for known in self.problems if without_numbers(known) == without_numbers(sentence)), sentence)
         self.problems.setdefault(first, []).append(row)
 
     def describe(self) -> str:
@@ -59,7 +59,8 @@ def _first_rows(rows: list[str]) -> str:
     return ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
 
-def _without_numbers(sentence: str) -> str:
+def without_numbers(sentence: str) -> str:
+    """A sentence with every number as 0, to recognise one that differs in numbers only."""
     return re.sub(r"\d[\d., ]*", "0", sentence)
 
 
@@ -72,12 +73,14 @@ class Findings:
         notes: remarks that are not errors.
         sheet: contact sheet, or `None` if no image could be read.
         empty_splits: names of the splits without rows.
+        doubts: what may be wrong, or right; only a person can tell.
     """
 
     tasks: dict[str, TaskFindings]
     notes: list[str]
     sheet: Image.Image | None
     empty_splits: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
@@ -101,8 +104,9 @@ class Findings:
             for sentence, rows in findings.problems.items():
                 lines.append(f"{'':{width}}  WRONG: {sentence} [{_first_rows(rows)}]")
         count = sum(len(findings.problems) for findings in self.tasks.values())
-        result = "all looks right" if count == 0 else "1 thing looks wrong" if count == 1 else f"{count} things look wrong"
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), result])
+        right = "nothing looks wrong, but see the first note" if self.doubts else "all looks right"
+        result = right if count == 0 else "1 thing looks wrong" if count == 1 else f"{count} things look wrong"
+        return "\n".join([*lines, *(f"note: {note}" for note in [*self.doubts, *self.notes]), result])
 
 
-__all__ = ["Findings", "TaskFindings"]
+__all__ = ["Findings", "TaskFindings", "without_numbers"]

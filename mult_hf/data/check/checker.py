@@ -28,25 +28,25 @@ except ImportError as error:
 from mult_hf.metrics import metrics_of
 from mult_hf.model.alignment import UPRIGHT, misalignment, orientation
 from mult_hf.model.heads import activation_function
-from mult_hf.model.images import read_image, readable_formats
+from mult_hf.model.images import BROKEN, read_image, readable_formats
 from mult_hf.model.losses import check_loss, loss_function
 from mult_hf.model.processor_labels import unfit_file
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, panel
 
+from ..metadata_files import FILE_NAME, explain_load_error, metadata_mistake
+from ..schema import FOCAL_LENGTH, load_task_entries, refuse_ignored_files, with_columns_of_tasks
 from .class_mistakes import class_mistake, colour_coding, zero_based_ids
+from .depth_mistakes import INVERTED, NORMALISED, is_depth, near_depth
 from .findings import Findings, TaskFindings
-from .metadata_files import FILE_NAME, explain_load_error, metadata_mistake
 from .mistakes import (
     FLIPPED,
-    INVERTED,
     REVERSED,
     Z_AWAY,
     drawn_in_colours,
     flips_in_numbers,
     focal_length_mistake,
     geometry_notes,
-    is_depth,
     is_normals,
     pair_evidence,
     pair_mistakes,
@@ -54,13 +54,17 @@ from .mistakes import (
     suspicions,
     unreachable_mistake,
 )
-from .schema import FOCAL_LENGTH, load_task_entries, refuse_ignored_files, with_columns_of_tasks
 
 HELD_OUT = "--train_split 'train[:90%]' --validation_split 'train[90%:]'"
 """Flags of training for data with training rows only."""
 
 MOST_REASONS, LONGEST_REASONS = 5, 430
 """Entries of a card of which a message says what is wrong, and the characters for that; commands print 500."""
+
+MOST_UNKNOWN = 0.5
+"""Largest share of unknown pixels that is not worth a note."""
+
+UNKNOWN_MAP = "maps without a known pixel; use a null cell instead"
 
 SHEET_ROWS = 8
 """Samples on a contact sheet."""
@@ -110,7 +114,7 @@ def check_rows(splits: Mapping[str, Dataset | IterableDataset], entries: Sequenc
     for task, spec in specs.items():
         _check_names(spec, findings[task])
     without_encoding = [task for entry, task in zip(entries, specs, strict=True) if isinstance(entry, str) or entry.get("encoding") is None]
-    notes = [*_encoding_notes(specs, without_encoding)]
+    notes: list[str] = []
     shown: list[list[Image.Image | None]] = []
     columns: dict[str, Any] = {}  # type of each column
     empty = []
@@ -134,12 +138,13 @@ def check_rows(splits: Mapping[str, Dataset | IterableDataset], entries: Sequenc
         findings["image"].wrong(_without_maps(specs, columns), "all rows")
     for task, spec in specs.items():
         _judge_all_maps(findings[task], spec, has_encoding=task not in without_encoding)
-        notes += _task_notes(task, findings[task], spec, has_encoding=task not in without_encoding)
+        notes += _task_notes(task, findings[task], spec)
     _judge_pairs(findings, specs)
     for task, spec in specs.items():
         _put_numbers(findings[task], spec)
-    any_image = any(cell is not None for cells in shown for cell in cells)
-    return Findings(findings, notes, panel(shown, ("image", *specs)) if any_image else None, empty)
+    sheet = panel(shown, ("image", *specs)) if any(cell is not None for cells in shown for cell in cells) else None
+    doubts = [*_encoding_notes(specs, without_encoding), *_doubts(findings, specs, without_encoding)]
+    return Findings(findings, notes, sheet, empty, doubts)
 
 
 def _resolved(entries: Sequence[Any]) -> dict[str, TaskSpec]:
@@ -265,9 +270,16 @@ def _judge_all_maps(findings: TaskFindings, spec: TaskSpec, has_encoding: bool) 
     unreachable = unreachable_mistake(findings.evidence, spec)
     if unreachable and not findings.evidence.suspicious_maps:  # a wrong scale, for instance, explains these values, too
         findings.wrong(unreachable, "all rows")
-    mistake = class_mistake(findings.evidence, spec, has_encoding=has_encoding) if spec.is_classification else None
+    if NORMALISED in findings.problems:  # which also explains any unit
+        findings.problems = {sentence: rows for sentence, rows in findings.problems.items() if not sentence.startswith("a median of")}
+    if not spec.is_classification:
+        return
+    mistake = class_mistake(findings.evidence, spec, has_encoding=has_encoding)
+    if mistake is None and findings.unknown_share > MOST_UNKNOWN and IGNORE_INDEX not in findings.evidence.stored_ids:
+        mistake = zero_based_ids(findings.evidence, spec, has_encoding=has_encoding)
     if mistake is None:
         return
+    findings.problems.pop(UNKNOWN_MAP, None)  # which it explains
     undecoded = next((sentence for sentence in findings.problems if "pixels have class" in sentence), None)
     rows = ["all rows"] if undecoded is None else findings.problems.pop(undecoded)
     findings.problems[mistake if undecoded is None else f"{undecoded}: {mistake}"] = rows
@@ -290,18 +302,27 @@ def _put_numbers(findings: TaskFindings, spec: TaskSpec) -> None:
     findings.problems = {sentence + (remedy if sentence in FLIPPED else ""): rows for sentence, rows in findings.problems.items()}
 
 
-def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec, *, has_encoding: bool) -> Iterator[str]:
+def _doubts(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskSpec], without_encoding: Collection[str]) -> Iterator[str]:
+    """What may be wrong, or right: ids from 0 that the entry reads from 1, and depth that is very near."""
+    for task, spec in specs.items():
+        evidence, problems = findings[task].evidence, findings[task].problems
+        if spec.is_classification and task not in without_encoding:
+            doubt = zero_based_ids(evidence, spec, has_encoding=True)
+        else:
+            doubt = None if evidence.suspicious_maps else near_depth(evidence.medians, spec)
+        if doubt and doubt not in problems:
+            yield f"{task}: {doubt}"
+
+
+def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:
     """Notes about the entry, about which classes occur, and whether more than half of the pixels are unknown."""
     yield from (f"{task}: {sentence}" for sentence in geometry_notes(spec))
-    if findings.pixels and findings.unknown_share > 0.5:
+    if findings.pixels and findings.unknown_share > MOST_UNKNOWN:
         yield f"{task}: {findings.unknown_share:.1%} of the pixels of its maps are unknown"
     pixels = findings.evidence.class_pixels
     if not pixels:
         return
     yield f"{task}: {_class_shares(pixels, spec)}"
-    zero_based = zero_based_ids(findings.evidence, spec, has_encoding=True) if has_encoding else None
-    if zero_based is not None:
-        yield f"{task}: {zero_based}"
     missing = [_class_name(number, spec) for number in range(spec.channels) if number not in pixels]
     if missing:
         yield f"{task}: {len(missing)} of {spec.channels} classes do not occur: {_shortened(missing)}"
@@ -333,7 +354,11 @@ def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image |
         return None
     if stored.min() == stored.max():
         findings.wrong("the image has only one colour", where)
-    return _shown(cell)
+    try:
+        return _shown(cell)
+    except BROKEN as error:
+        findings.wrong(f"cannot be read completely: {error}", f"{where}{_file_of(cell)}")
+        return None
 
 
 def _shown(image: Any) -> Image.Image:
@@ -363,15 +388,17 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
     try:
         target = spec.decode(stored)
     except ValueError as error:
-        findings.wrong(str(error).removeprefix(f"{spec.name}: "), f"{where}{_file_of(cell)}")
+        drawn = "; distances in 8 bits look like depth drawn for viewing" if is_depth(spec) and stored.dtype == np.uint8 else ""
+        findings.wrong(str(error).removeprefix(f"{spec.name}: ") + drawn, f"{where}{_file_of(cell)}")
         return None
     known = target != IGNORE_INDEX if spec.is_classification else np.isfinite(target).all(axis=0)
     findings.pixels += known.size
     findings.unknown += int((~known).sum())
     if not known.any():
-        findings.wrong("maps without a known pixel; use a null cell instead", where)
+        findings.wrong(UNKNOWN_MAP, where)
         return target
     findings.evidence.add_target(target, known, spec)
+    findings.evidence.add_stored(stored, spec)
     values = target[..., known]
     findings.lowest, findings.highest = min(findings.lowest, float(values.min())), max(findings.highest, float(values.max()))
     for sentence in suspicions(values, spec):
@@ -404,18 +431,31 @@ def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
         )
         return None
     try:
-        stored = _image_array(cell) if isinstance(cell, Mapping) else np.asarray(cell)
+        stored = _image_array(cell) if _is_file(cell) else np.asarray(cell)
     except FileNotFoundError:
         findings.wrong("the file does not exist", f"{where}{_file_of(cell)}")
         return None
     except UnidentifiedImageError:  # its own message contains a memory address
         findings.wrong("cannot be opened as an image", f"{where}{_file_of(cell)}")
         return None
-    except (OSError, SyntaxError, ValueError) as error:
+    except BROKEN as error:
         findings.wrong(f"cannot be read completely: {error}", f"{where}{_file_of(cell)}")
+        return None
+    if stored.dtype.kind not in "buif" or stored.ndim not in (2, 3) or not stored.size:
+        findings.wrong(f"the cell is no image, but {_kind_of(cell)}; store images with the type `datasets.Image`", where)
         return None
     findings.dtypes.add(str(stored.dtype))
     return stored
+
+
+def _is_file(cell: Any) -> bool:
+    """Whether a cell is an undecoded image of `datasets`."""
+    return isinstance(cell, Mapping) and {"bytes", "path"} <= cell.keys()
+
+
+def _kind_of(cell: Any) -> str:
+    array = np.asarray(cell)
+    return f"{array.dtype} of shape {array.shape}" if array.dtype.kind in "buif" else type(cell).__name__
 
 
 def _image_array(cell: Mapping[str, Any]) -> np.ndarray:
