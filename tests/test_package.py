@@ -126,7 +126,7 @@ def string_constants(tree):
 
 
 # Data sets have their own tables of stored columns; only these may name tasks.
-DATA_SETS = {"benchmarks", "synthetic", "check.py"}
+DATA_SETS = {"benchmarks", "synthetic"}
 
 
 def is_a_data_set(path):

@@ -21,7 +21,7 @@ from mult_hf.cli.arguments import flag, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 # The public names of `__init__` are for users; inside the package, only commands may import them.
-ORDER = ["model", "data", "metrics", "inference", "evaluation", "training", "serving", "__init__", "cli", "__main__"]
+ORDER = ["model", "metrics", "data", "inference", "evaluation", "training", "serving", "__init__", "cli", "__main__"]
 
 Source = Mapping[str, str]
 """Text of each Python file by its path within the package."""
