@@ -93,7 +93,9 @@ def _check_range(values: np.ndarray, spec: TaskSpec, *, depends_on_camera: bool)
     share = share_beyond(values, low, high)
     if share > MOST_UNREACHABLE:
         is_of_head = (low, high) == spec.head_range
-        limit = "the only values that it can predict, so they cannot be learnt" if is_of_head else "the range that predictions are clipped to"
+        limit = (
+            "the only values that it can predict, so they cannot be learnt" if is_of_head else "the range that predictions are clipped to"
+        )
         camera = " (with a canonical camera, distances are multiplied by its focal length over the image's)" if depends_on_camera else ""
         logger.warning(
             f"{spec.name}: {share:.1%} of the values in the rows that were read are beyond [{low:g}, {high:g}], {limit}; run mult-hf "

@@ -1,6 +1,7 @@
 """Reading images of any usual form as RGB, and resizing label maps without mixing known and unknown pixels."""
 
 import base64
+import os
 import struct
 import time
 import zlib
@@ -142,9 +143,9 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     """
     name = (str(source) if name is None else name)[:_LONGEST_NAME]
     try:
-        return Image.open(source, formats=readable_formats())
+        return Image.open(os.path.expanduser(source) if isinstance(source, (str, Path)) else source, formats=readable_formats())
     except IsADirectoryError:
-        raise ValueError(f"{name} is a folder; give the path of one image (`mult-hf predict --inputs` takes folders)") from None
+        raise ValueError(f"{name} is a folder; give the path of one image (`mult-hf predict FOLDER` takes folders)") from None
     except FileNotFoundError:
         raise ValueError(f"{name or 'an empty name'} does not exist; give the path of an image, or a URL") from None
     except Image.UnidentifiedImageError:

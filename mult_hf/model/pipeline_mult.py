@@ -29,6 +29,9 @@ from .weights import check_weights
 MAX_SIDE = 65_535
 """Largest height and width of maps in pixels; larger values are typing errors."""
 
+ARGUMENTS = ("tasks", "target_size", "max_side", "timeout", "focal_length", "confidence", "batch_size", "num_workers")
+"""What a call takes besides the images."""
+
 _SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, Mapping)
 
 
@@ -107,7 +110,7 @@ class MultiTaskVisionPipeline(Pipeline):
             return []
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(  # type: ignore[override]
+    def _sanitize_parameters(
         self,
         tasks: Iterable[str] | None = None,
         target_size: tuple[int, int] | None = None,
@@ -115,7 +118,10 @@ class MultiTaskVisionPipeline(Pipeline):
         timeout: float | None = None,
         focal_length: float | None = None,
         confidence: bool | None = None,
+        **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown:
+            raise TypeError(f"the pipeline has no argument {', '.join(unknown)}; it takes {', '.join(ARGUMENTS)}")
         if target_size is not None:
             _check_size(target_size)
         if max_side is not None and not _is_side(max_side):
@@ -128,6 +134,11 @@ class MultiTaskVisionPipeline(Pipeline):
             raise ValueError(
                 f"focal_length is {focal_length!r}, but the model has no canonical camera: it predicts the same for every focal length; "
                 "leave it out"
+            )
+        if isinstance(focal_length, Iterable) and not isinstance(focal_length, (str, np.ndarray, Tensor)):
+            raise ValueError(
+                f"focal_length is {focal_length!r}, and one number is for all images; for several, pass each image as "
+                '{"image": image, "focal_length": pixels}'
             )
         if confidence is not None and not isinstance(confidence, bool):
             raise ValueError(f"confidence is {confidence!r}; expected True or False")

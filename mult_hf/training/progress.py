@@ -73,7 +73,8 @@ class Progress:
         other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
-            raise refusal(f"the checkpoint is from another run: {message}; give the same flags, or {FROM_WEIGHTS}")
+            longer = " (the learning rates of all steps depend on --max_steps)" if "max_steps" in other else ""
+            raise refusal(f"the checkpoint is from another run: {message}{longer}; give the same flags, or {FROM_WEIGHTS}")
         changed = [name for name, saved in sorted(state["data"].items()) if self.data.get(name) != saved]
         if changed:
             message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)

@@ -336,7 +336,10 @@ def test_values_that_no_prediction_can_have_are_named_before_training(caplog, mo
 
 @pytest.mark.parametrize(
     ("activation", "limit"),
-    [("identity", "the range that predictions are clipped to"), ("sigmoid", "the only values that it can predict, so they cannot be learnt")],
+    [
+        ("identity", "the range that predictions are clipped to"),
+        ("sigmoid", "the only values that it can predict, so they cannot be learnt"),
+    ],
 )
 def test_values_beyond_the_range_of_an_own_task_are_named_before_training(caplog, monkeypatch, activation, limit):
     monkeypatch.setattr(logging.getLogger("mult_hf"), "propagate", True)

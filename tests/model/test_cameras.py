@@ -245,3 +245,13 @@ def test_the_size_of_the_maps_does_not_change_metres(predict, smaller):
     small = predict(photograph(), focal_length=90.0, **smaller)["depth"]["prediction"]
     assert small.shape == (32, 48)
     assert small.mean() == pytest.approx(whole.mean().item(), rel=1e-2)  # other pixels are averaged
+
+
+def test_focal_lengths_of_several_images_belong_to_their_rows(predict):
+    image = Image.new("RGB", (60, 40))
+    with pytest.raises(
+        ValueError, match=r'focal_length is \[30.0, 60.0\], .*; for several, pass each image as \{"image": image, "focal_length"'
+    ):
+        predict([image, image], focal_length=[30.0, 60.0])
+    near, far = predict([{"image": image, "focal_length": 30.0}, {"image": image, "focal_length": 60.0}])
+    assert far["depth"]["prediction"].mean() > near["depth"]["prediction"].mean()

@@ -99,7 +99,7 @@ def test_a_file_can_be_given_in_any_form(source, tmp_path):
 
 def test_a_folder_is_refused_with_the_command_that_takes_one(tmp_path):
     (tmp_path / "photos").mkdir()
-    with pytest.raises(ValueError, match=r"photos is a folder; give the path of one image \(`mult-hf predict --inputs` takes folders\)"):
+    with pytest.raises(ValueError, match=r"photos is a folder; give the path of one image \(`mult-hf predict FOLDER` takes folders\)"):
         read_image(tmp_path / "photos")
 
 

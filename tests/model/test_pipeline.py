@@ -194,5 +194,5 @@ def test_an_invalid_target_size_is_refused(predict, image, size):
 
 
 def test_a_misspelt_argument_is_refused(predict, image):
-    with pytest.raises(TypeError, match="taks"):
+    with pytest.raises(TypeError, match="no argument taks; it takes tasks, target_size, max_side"):
         predict(image, taks=["depth"])

@@ -77,6 +77,12 @@ def test_a_path_and_a_url_give_the_same_result(predict, wanted, image, server):
     assert_same(predict(f"{address}/image.png", timeout=10), wanted)
 
 
+def test_a_path_may_begin_with_the_home_directory(predict, wanted, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    image.save(tmp_path / "photo.png")
+    assert_same(predict("~/photo.png"), wanted)
+
+
 def test_an_image_at_a_url_is_read_like_a_file(predict, image, server):
     """Transparent pixels on white, 16 bits scaled, turned by EXIF orientation."""
     folder, address = server
