@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_arguments(Flags, argv, __doc__.split("\n")[0])
 
     # Data: rows with an image and one map per task; the data set's card describes the maps. --mix_with adds further data sets.
-    data = load_data(flags, flags.seed, computed=flags.targets_of_views, new_model=flags.model is None)
+    data = load_data(flags, flags.seed, computed=flags.targets_of_views)
 
     # Model: trained (--model), with a pretrained encoder (--backbone), or with a new small Swin. Set the seed first: weights are random.
     size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect, model=flags.model)
     set_seed(flags.seed)
-    model = build_model(flags, data.specs, max(size.values()))
+    model = build_model(flags, data.specs, max(size.values()), data.unlabelled)
 
     # Processor: converts images and maps to the model's inputs, and its outputs to maps.
     processor = build_processor(flags, specs_of_model(model, data.specs), size)

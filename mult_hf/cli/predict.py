@@ -384,9 +384,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes = predict_source(source)
         if accelerator.is_main_process and arguments.keep_images:
             directory.write_metadata()
-    pictures = ", and pictures of them under panels/" if arguments.panels else ""
-    hint = f"maps are under {arguments.output_dir}/maps/TASK/{pictures}; the README.md there says how to read them"
-    accelerator.print(hint, file=sys.stderr)
+    if any(outcome.done or outcome.skipped for outcome in outcomes):
+        pictures = ", and pictures of them under panels/" if arguments.panels else ""
+        hint = f"maps are under {arguments.output_dir}/maps/TASK/{pictures}; the README.md there says how to read them"
+        accelerator.print(hint, file=sys.stderr)
     accelerator.print(summarize(outcomes, arguments.output_dir))
     accelerator.end_training()
     return int(any(outcome.failed for outcome in outcomes))

@@ -64,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
-    data = load_data(flags, flags.seed, computed=flags.targets_of_views, new_model=flags.model is None)
+    data = load_data(flags, flags.seed, computed=flags.targets_of_views)
     if flags.model is not None and flags.learning_rate == TrainFlags.learning_rate:
         print_once(
             f"--learning_rate is {flags.learning_rate:g}, the default for new models, at which trained ones forget; 1e-4 is usual for them"
         )
     size = view_size(data.sized_rows, flags.image_size, keep_aspect=flags.keep_aspect, model=flags.model)
     set_seed(flags.seed)  # before weights are initialized
-    model = build_model(flags, data.specs, max(size.values()))
+    model = build_model(flags, data.specs, max(size.values()), data.unlabelled)
     processor = build_processor(flags, specs_of_model(model, data.specs), size)
     if data.without_focal_length and depends_on_focal_length(processor):
         print_once(

@@ -1,6 +1,7 @@
 """What is wrong with the files of a local data set that `datasets` cannot read, or leaves out."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ FILE_NAME = "metadata.jsonl"
 
 KINDS = {"imagefolder": "the images of a folder", "parquet": "Parquet files", "webdataset": "archives"}
 """By the builder of `datasets`, the files that it reads."""
+
+_MAY_LIE_BESIDE = {("webdataset", "imagefolder")}
+"""Kinds of a file and of the data: a folder of images may lie beside the archive that it was taken from."""
 
 _WORDS = "train|training|validation|valid|dev|val|test|testing|eval|evaluation"
 _SPLIT = re.compile(rf"(?:^|[-._ 0-9/])(?:{_WORDS})(?=$|[-._ 0-9/])")
@@ -62,12 +66,9 @@ def ignored_files(directory: Path, reader: str | None) -> str | None:
     """
     if reader not in KINDS or not directory.is_dir():
         return None
-    others = [card.parent for card in directory.glob("*/**/README.md")]
-    paths = [path for path in sorted(directory.rglob("*")) if not any(other in path.parents for other in others)]
-    names = [path.relative_to(directory) for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
-    of_data = {name: kind for name in names if (kind := _kind(directory / name))}
+    of_data = {path.relative_to(directory): kind for path in files_of(directory) if (kind := _kind(path))}
     in_splits = [name for name in of_data if _SPLIT.search(name.as_posix())] or [*of_data]
-    ignored = next((name for name in in_splits if of_data[name] != reader), None)
+    ignored = next((name for name in in_splits if of_data[name] != reader and (of_data[name], reader) not in _MAY_LIE_BESIDE), None)
     if ignored is None:
         return None
     return (
@@ -76,13 +77,34 @@ def ignored_files(directory: Path, reader: str | None) -> str | None:
     )
 
 
+def files_of(directory: Path) -> Iterator[Path]:
+    """The files of a data set in order; without hidden ones, and without directories that have a card of their own."""
+    for folder, folders, names in os.walk(directory):
+        if Path(folder) != directory and "README.md" in names:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
 def _kind(path: Path) -> str | None:
-    """Name of the builder of `datasets` that reads a file, or `None` for files without labels."""
-    if path.name in ("metadata.csv", "metadata.parquet", FILE_NAME) and path.is_file():
+    """Name of the builder of `datasets` that reads a file, or `None` for files without images."""
+    if path.name in ("metadata.csv", "metadata.parquet", FILE_NAME):
         with path.open("rb") as file:
             names_files = b"file_name" in file.read(_START) or path.suffix == ".parquet"
         return "imagefolder" if names_files else None
-    return {".parquet": "parquet", ".tar": "webdataset"}.get(path.suffix)
+    if path.suffix == ".parquet":
+        return "parquet" if _has_images(path) else None
+    return "webdataset" if path.suffix == ".tar" else None
+
+
+def _has_images(path: Path) -> bool:
+    from pyarrow import ArrowInvalid, parquet  # which comes with `datasets`
+
+    try:
+        return "image" in parquet.read_schema(path).names
+    except (OSError, ArrowInvalid):  # which reading it reports
+        return True
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -119,4 +141,4 @@ def explain_load_error(directory: Path, error: Exception, remedy: str = "") -> s
     return metadata_mistake(directory) or f"{error.__cause__ or error}{remedy}"
 
 
-__all__ = ["explain_load_error", "ignored_files", "metadata_mistake"]
+__all__ = ["explain_load_error", "files_of", "ignored_files", "metadata_mistake"]

@@ -19,7 +19,7 @@ from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
 from .files import did_you_mean
-from .metadata_files import explain_load_error, ignored_files
+from .metadata_files import explain_load_error, files_of, ignored_files
 from .stores import naming_store
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 CARD_KEY = "mult_tasks"
 
-MOST_MEMBERS = 2000
-"""Files of each archive whose names are compared with the columns."""
+MOST_ARCHIVES, MOST_MEMBERS = 8, 500
+"""Archives, and files of each, whose names are compared with the columns."""
 
 FOCAL_LENGTH = "focal_length"
 """Optional column of focal lengths in pixels of the stored image, null where unknown. Processors with a `canonical_focal_length` use it."""
@@ -102,29 +102,34 @@ def refuse_ignored_files(directory: Path, rows: Any) -> None:
     lists_files = isinstance(configs, list) and any(isinstance(each, dict) and {"data_files", "data_dir"} & each.keys() for each in configs)
     reader = one_split.info.builder_name
     ignored = None if lists_files else ignored_files(directory, reader)
-    if ignored is None and reader == "webdataset":
+    if ignored is None and reader == "webdataset" and not lists_files:
         tasks = [entry.get("name") if isinstance(entry, dict) else entry for entry in header.get(CARD_KEY) or []]
-        ignored = late_maps(directory, {*tasks} - {*map(column_of, one_split.column_names or [])})
+        ignored = _late_maps(directory, {*tasks} - {*map(column_of, one_split.column_names or [])})
     if ignored:
         raise refusal(ignored)
 
 
-def late_maps(directory: Path, missing: Collection[Any]) -> str | None:
+def _late_maps(directory: Path, missing: Collection[Any]) -> str | None:
     """What to do about archives that have maps of tasks without a column, because the first samples have none; `None` if there are none.
 
     Args:
         directory: of the data set.
         missing: tasks without a column.
     """
-    for path in sorted(directory.rglob("*.tar")) if missing else []:
-        with tarfile.open(path) as archive:
-            for member in islice(archive, MOST_MEMBERS):
-                column = column_of(Path(member.name).name.partition(".")[2])
-                if column in missing:
-                    return (
-                        f"{path}: {member.name} would be left out, because datasets takes the columns from the first five samples: give "
-                        f"these a file of every kind, such as a {column}.png in which all is unknown, or store the data as Parquet"
-                    )
+    paths = [path for path in files_of(directory) if path.suffix == ".tar"] if missing else []
+    for path in paths[:MOST_ARCHIVES]:
+        try:
+            with tarfile.open(path) as archive:
+                names = [member.name for member in islice(archive, MOST_MEMBERS)]
+        except tarfile.TarError:  # which reading it reports
+            continue
+        for name in names:
+            column = column_of(Path(name).name.partition(".")[2])
+            if column in missing:
+                return (
+                    f"{path}: {name} would be left out, because datasets takes the columns from the first five samples: give these a file "
+                    f"of every kind, such as a {column}.png in which all is unknown, or store the data as Parquet"
+                )
     return None
 
 
@@ -195,7 +200,7 @@ def load_task_entries(name_or_path: str | Path, revision: str | None = None, tok
         path = directory / "README.md"
         if not path.is_file():
             raise ValueError(f"{directory} has no README.md; its YAML header must list the tasks under {CARD_KEY!r}")
-        if not path.read_text(encoding="utf-8", errors="replace").lstrip("\ufeff").startswith("---"):
+        if not path.read_text(encoding="utf-8", errors="replace").lstrip("\ufeff \t\r\n").startswith("---"):
             raise ValueError(
                 f"{path} has no list {CARD_KEY!r}, because it has no YAML header: its first line must be `---`, and another `---` must end "
                 "the header; see docs/data.md for an example"

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import logging
 
-from mult_hf.data.check.mistakes import MOST_UNREACHABLE, share_beyond
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.reachable import MOST_UNREACHABLE, share_beyond
 from mult_hf.data.row_errors import in_batch, read_row
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import constant_predictions

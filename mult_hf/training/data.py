@@ -1,5 +1,6 @@
 """Rows and tasks of a run: one data set, or a mixture of several, stored or streamed."""
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,8 +10,9 @@ from datasets import Dataset, IterableDataset
 from mult_hf.data.check import check_rows
 from mult_hf.data.check.findings import without_numbers
 from mult_hf.data.mixing import merge_tasks, mix_datasets
-from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries, load_task_specs
+from mult_hf.data.schema import FOCAL_LENGTH, is_url, load_rows, load_task_entries, load_task_specs
 from mult_hf.data.streaming import first_rows, open_stream, streams_by_default
+from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 
 from .arguments import DataArguments
@@ -19,6 +21,9 @@ from .loop import BASELINE_ROWS
 
 CHECKED_ROWS = 32
 """Rows of each split in which mistakes are looked for before training."""
+
+CHECKED_SECONDS = 10.0
+"""Time for each split after which no further row is read for it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class TrainingData:
         tasks_by_source: for a mixture, the entries of each data set by its name, with its own encodings.
         contents: of streamed rows: a description of their files, with which a resumed run detects changes.
         without_focal_length: data sets of a mixture whose training rows have no column `focal_length`, where others have it.
+        unlabelled: tasks without a column, which are not computed either: a new model cannot learn them, and a trained one may keep them.
     """
 
     specs: dict[str, TaskSpec]
@@ -42,6 +48,7 @@ class TrainingData:
     tasks_by_source: Mapping[str, Mapping[str, TaskSpec]] | None = None
     contents: str | None = None
     without_focal_length: Sequence[str] = ()
+    unlabelled: Sequence[str] = ()
 
     @property
     def sized_rows(self) -> Dataset:
@@ -54,7 +61,7 @@ class TrainingData:
         return {"tasks_by_source": self.tasks_by_source, "baseline_rows": self.baseline_rows, "contents": self.contents}
 
 
-def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str] | None = None, new_model: bool = True) -> TrainingData:
+def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str] | None = None) -> TrainingData:
     """Load the data set, and those to mix with it.
 
     The first data set is the one that is evaluated. A task that a data set lacks is unknown in all of its rows. What `mult-hf check` finds
@@ -64,10 +71,10 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
         arguments: of the data.
         seed: of the order in which a mixture is drawn.
         computed: tasks whose targets are computed from each view, so that they need no column.
-        new_model: whether tasks without a column are left out, as a new model could not learn them; a trained one keeps them.
 
     Raises:
-        ValueError: if a data set cannot be read, lacks every task, or defines a task differently from another.
+        ValueError: if a data set cannot be read, lacks every task, or one that the arguments name, or defines a task differently from
+            another.
     """
     first, others = cast(str, arguments.dataset), arguments.mix_with or []
     names = [first, *others]
@@ -80,28 +87,33 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
     baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
     columns = {column for each in rows.values() for column in each.column_names or []} | {*(computed or [])}
     if not others:
-        specs = _with_maps(entries[first], columns) if new_model else entries[first]
-        return TrainingData(specs, rows[first], validation_rows, baseline_rows, contents=contents)
+        unlabelled = _unlabelled(entries[first], columns, arguments.tasks)
+        return TrainingData(entries[first], rows[first], validation_rows, baseline_rows, contents=contents, unlabelled=unlabelled)
     merged = merge_tasks(entries)
     unknown = sorted(set(arguments.tasks or []) - set(merged))
     if unknown:
         raise ValueError(f"--tasks has {unknown}; the data sets have {list(merged)}")
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
-    specs = _with_maps(specs, columns) if new_model else specs
     weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
     mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
     without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
     without = without if len(without) < len(names) else []
-    return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without)
+    unlabelled = _unlabelled(specs, columns, arguments.tasks)
+    return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without, unlabelled)
 
 
-def _with_maps(specs: dict[str, TaskSpec], columns: Collection[str]) -> dict[str, TaskSpec]:
-    """The tasks that have a column, and a line about the others; all of them if none has one, which is refused later."""
-    known = {task: spec for task, spec in specs.items() if task in columns}
-    if not known or len(known) == len(specs):
-        return specs
-    print_once(f"the training data has no column {' or '.join(task for task in specs if task not in known)}: left out of the new model")
-    return known
+def _unlabelled(specs: Mapping[str, TaskSpec], columns: Collection[str], named: Sequence[str] | None) -> list[str]:
+    """The tasks without a column; none if no task has one, which is refused later.
+
+    Raises:
+        ValueError: if the arguments name one of them.
+    """
+    missing = [task for task in specs if task not in columns]
+    if len(missing) == len(specs):
+        return []
+    if named and missing:
+        raise refusal(f"--tasks has {missing}, of which the training data has no column; leave out, or add, {', '.join(missing)}")
+    return missing
 
 
 def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], tasks: Sequence[str] | None) -> None:
@@ -111,8 +123,9 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
     if not is_first_process() or columns.isdisjoint(specs):  # photographs whose targets are computed from each view
         return
     entries = [entry for task, entry in zip(specs, load_task_entries(name), strict=True) if tasks is None or task in tasks]
-    found = {split: check_rows({split: rows}, entries, CHECKED_ROWS) for split, rows in splits.items()}
-    for doubt in dict.fromkeys(doubt for findings in found.values() for doubt in findings.doubts):
+    found = {split: check_rows({split: rows}, entries, CHECKED_ROWS, seconds=CHECKED_SECONDS, draw=False) for split, rows in splits.items()}
+    doubts = {without_numbers(doubt): doubt for findings in reversed(found.values()) for doubt in findings.doubts}
+    for doubt in doubts.values():
         print_once(f"{name}: note: {doubt}")
     problems: dict[str, list[tuple[str, str]]] = {}  # by the problem without its numbers and rows
     for split, findings in found.items():
@@ -121,7 +134,8 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
     for same in problems.values():
         print_once(f"{name}, {' and '.join(dict.fromkeys(split for split, _ in same))}, looks wrong: {same[0][1]}")
     if problems:
-        print_once(f"training goes on where it can; `mult-hf check {name} --sheet sheet.png` reads more rows, and draws them")
+        more = "" if is_url(name) else f"; `mult-hf check {shlex.quote(name)} --sheet sheet.png` reads more rows, and draws them"
+        print_once(f"training goes on where it can{more}")
 
 
 def _stored(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any], Dataset, None]:

@@ -2,7 +2,7 @@
 
 import copy
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -35,19 +35,23 @@ DEFAULT_BLOCKS = {"swin_unet": ["self", "encoder"], "mult": ["self+skip", "encod
 without it (docs/evidence.md)."""
 
 
-def build_model(arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_size: int) -> MulTForMultiTaskDensePrediction:
+def build_model(
+    arguments: ModelArguments, specs: Mapping[str, TaskSpec], image_size: int, unlabelled: Collection[str] = ()
+) -> MulTForMultiTaskDensePrediction:
     """Build the initial model: a trained one, a new one with a pretrained encoder, or a new one with a new Swin.
 
     Args:
         arguments: the model's arguments.
         specs: the task entries by name.
         image_size: side of the images in pixels, for a new Swin's position embeddings.
+        unlabelled: tasks without labels; they are left out, unless the trained model has them.
 
     Raises:
         ValueError: if a trained model has a task of the same name with another meaning; only the classes may differ.
     """
     if arguments.model is not None:
-        return load_trained(arguments.model, specs)
+        return load_trained(arguments.model, specs, unlabelled)
+    specs = without_unlabelled(specs, unlabelled)
     decoder: dict[str, Any] = {
         "tasks": list(specs.values()),
         "reference_task": arguments.reference_task,
@@ -232,17 +236,24 @@ def trained_processor(name_or_path: str, canonical_focal_length: float | None = 
     return processor
 
 
-def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec]) -> MulTForMultiTaskDensePrediction:
+def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec], unlabelled: Collection[str] = ()) -> MulTForMultiTaskDensePrediction:
     """Load a trained model and adapt it to the data's tasks: missing ones are added, and tasks that the data lack are removed.
 
     A classification task with different classes keeps its decoder and gets a new head. If the data lack the reference task of shared
     attention, another task takes over its projections. Tasks are learnt with the loss and the weight of the data's entries, but a head
-    keeps its activation and range. These changes are printed, and a range other than the data's.
+    keeps its activation and range. These changes are printed, and a range other than the data's. Tasks without labels keep their decoder,
+    and are not added.
+
+    Args:
+        name_or_path: of the model.
+        specs: the task entries by name.
+        unlabelled: those without labels.
 
     Raises:
         ValueError: if a shared task has another kind, unit or axes in the data, or the model's weights are missing or not finite.
     """
     model = load_whole_model(name_or_path).float()  # half-precision weights lose small updates, and AdamW divides by 0 in them
+    specs = without_unlabelled(specs, [task for task in unlabelled if task not in model.config.task_specs])
     for task, spec in specs.items():
         own = model.config.task_specs.get(task)
         if own is None:
@@ -291,6 +302,13 @@ def _range(spec: TaskSpec) -> str:
     return "of any number" if spec.value_range is None else f"from {spec.value_range[0]:g} to {spec.value_range[1]:g} {spec.unit}".rstrip()
 
 
+def without_unlabelled(specs: Mapping[str, TaskSpec], unlabelled: Collection[str]) -> dict[str, TaskSpec]:
+    """The entries of the tasks with labels, and a line about the others."""
+    if unlabelled:
+        print_once(f"the training data has no column {' or '.join(unlabelled)}: left out of the model")
+    return {task: spec for task, spec in specs.items() if task not in unlabelled}
+
+
 def specs_of_model(model: MulTForMultiTaskDensePrediction, specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
     """The data's entries for the processor of a model: with the activations and ranges that the model's heads have.
 
@@ -299,7 +317,11 @@ def specs_of_model(model: MulTForMultiTaskDensePrediction, specs: Mapping[str, T
         specs: the data's entries by name.
     """
     own = model.config.task_specs
-    return {task: replace(spec, activation=own[task].activation, value_range=own[task].value_range) for task, spec in specs.items()}
+    return {
+        task: replace(spec, activation=own[task].activation, value_range=own[task].value_range)
+        for task, spec in specs.items()
+        if task in own
+    }
 
 
 def hand_over_reference(model: MulTForMultiTaskDensePrediction, task: str) -> MulTForMultiTaskDensePrediction:

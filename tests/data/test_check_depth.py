@@ -16,11 +16,6 @@ def depth_entry(**encoding) -> dict:
 METRES, _, _ = scene()
 DEPTH_MISTAKES = {
     "millimetres": (depth_entry(), 1000 * METRES, "looks like millimetres; divide the encoding's scale by 1000"),
-    "millimetres in a range widened to fit": (
-        {**depth_entry(), "value_range": [0.0, 20000.0]},
-        1000 * METRES,
-        "looks like millimetres; divide the encoding's scale, and value_range, by 1000",
-    ),
     "centimetres": (depth_entry(), 100 * METRES * 0.9, "looks like centimetres; divide the encoding's scale by 100"),
     "millimetres read as centimetres": (depth_entry(scale=0.01), 2000 * METRES, "like millimetres; divide the encoding's scale by 10$"),
     "kilometres": (depth_entry(), METRES / 1000, "nearer than any camera can focus"),
@@ -67,6 +62,17 @@ def test_depth_cut_off_at_the_largest_number_is_not_normalised(tmp_path):
     assert check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry})).is_right
 
 
+def test_sky_at_the_largest_number_is_not_normalised_depth_however_small_it_is(tmp_path):
+    """Nothing comes near it; and a number that the entry lists as unknown says nothing."""
+    rows, columns = np.indices(METRES.shape)
+    stored = np.round(1000 * (METRES - 0.01 * rows - 0.01 * columns)).astype(np.uint16)
+    stored[0, 0] = 65535
+    maps = [{"image": sound_maps()["image"], "depth": stored}] * 3
+    sky = {**depth_entry(dtype="uint16", scale=0.001), "value_range": [0.0, 70.0]}
+    assert check(write(tmp_path / "sky", maps, {"depth": sky})).is_right
+    assert check(write(tmp_path / "unknown", maps, {"depth": depth_entry(dtype="uint16", scale=0.001, unknown=[0, 65535])})).is_right
+
+
 def test_holes_that_are_not_listed_are_the_only_problem(tmp_path):
     """Zeros are neither near surfaces nor a wrong unit."""
     stored = METRES.astype(np.float32)
@@ -82,6 +88,17 @@ def test_depth_far_below_the_stated_range_is_in_doubt(tmp_path):
     assert found.is_right
     assert found.doubts[0].endswith(" m, and value_range reaches 20 m; check the encoding's scale")
     assert not check(write(tmp_path / "near", rows, {"depth": {**depth_entry(), "value_range": [0.0, 1.0]}})).doubts
+    stored = [{**maps, "depth": np.round(2000 * METRES).astype(np.uint16)} for maps in rows]
+    whole = {**depth_entry(dtype="uint16", scale=0.001), "value_range": [0.0, 65.535]}
+    assert not check(write(tmp_path / "whole", stored, {"depth": whole})).doubts, "all that 16 bits hold"
+
+
+def test_depth_beyond_a_kilometre_is_in_doubt_within_the_stated_range(tmp_path):
+    """From an aeroplane it is right; in millimetres, the range was widened to fit it."""
+    rows = [{"image": sound_maps()["image"], "depth": (1000 * METRES).astype(np.float32)}] * 3
+    found = check(write(tmp_path / "set", rows, {"depth": {**depth_entry(), "value_range": [0.0, 20000.0]}}))
+    assert found.is_right
+    assert found.doubts[0].endswith("if they are millimetres, divide the encoding's scale, and value_range, by 1000")
 
 
 @pytest.mark.parametrize(

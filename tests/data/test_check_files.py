@@ -2,6 +2,7 @@
 
 import io
 
+import fsspec
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Sequence, Value
@@ -9,7 +10,7 @@ from datasets import Image as ImageFeature
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 
-from mult_hf.data.check import check
+from mult_hf.data.check import check, check_rows
 from support.checked_data import ENTRIES, sound_maps, write
 
 
@@ -68,3 +69,24 @@ def test_cells_that_are_no_images_are_named(tmp_path, column, name):
     (sentence,) = check(tmp_path / "set").tasks[column].problems
     assert sentence.startswith("the cell is no image, but ")
     assert sentence.endswith("; store images with the type `datasets.Image`")
+
+
+def test_images_that_lie_elsewhere_are_read_from_there():
+    store = fsspec.filesystem("memory")
+    maps = sound_maps()
+    for column in ("image", "depth"):
+        with store.open(f"/{column}.png", "wb") as file:
+            file.write(png(maps[column]))
+    cells = {column: {"path": f"memory://{column}.png", "bytes": None} for column in ("image", "depth")}
+    rows = Dataset.from_list([cells], features=Features(dict.fromkeys(cells, ImageFeature())))
+    found = check_rows({"train": rows}, [ENTRIES["depth"]])
+    assert found.is_right
+    assert found.tasks["depth"].found == 1
+
+
+def test_time_and_pictures_of_a_check_can_be_limited():
+    cells = {column: {"bytes": png(sound_maps()[column]), "path": None} for column in ("image", "depth")}
+    rows = Dataset.from_list([cells] * 5, features=Features(dict.fromkeys(cells, ImageFeature())))
+    found = check_rows({"train": rows}, [ENTRIES["depth"]], seconds=0, draw=False)
+    assert found.tasks["image"].rows == 1
+    assert found.sheet is None

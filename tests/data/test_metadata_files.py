@@ -157,6 +157,11 @@ ALONGSIDE = {
     "metadata of the folder as Parquet": as_parquet,
     "Parquet that belongs to no split": lambda root: with_both_kinds(root, "outputs/x.parquet"),
     "predictions with a card of their own": with_predictions,
+    "the archive that the folder was taken from": lambda root: folder(root, train=json.dumps(KEYS)).joinpath("train.tar").write_bytes(b""),
+    "a table without images": lambda root: Dataset.from_list([{"x": 1.0}]).to_parquet(
+        folder(root, train=json.dumps(KEYS)) / "train/poses.parquet"
+    ),
+    "a card after an empty line": lambda root: folder(root, train=json.dumps(KEYS)).joinpath("README.md").write_text(f"\n{CARD}"),
 }
 
 
@@ -169,10 +174,12 @@ def test_other_files_may_lie_in_the_directory(tmp_path, name):
     assert len(list(open_stream(tmp_path, "train").rows)) == len(rows)
 
 
-def test_archives_beside_a_folder_and_metadata_tables_beside_parquet_are_refused(tmp_path):
-    with_both_kinds(tmp_path / "tar", "train-00000-of-00001.parquet").joinpath("train-00000-of-00001.parquet").unlink()
-    (tmp_path / "tar/train/more.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"has the images of a folder and train/more\.tar"):
+def test_archives_and_metadata_tables_beside_parquet_are_refused(tmp_path):
+    with_both_kinds(tmp_path / "tar", "data/train-00000-of-00001.parquet")
+    for split in ("train", "validation"):
+        shutil.rmtree(tmp_path / "tar" / split)
+    (tmp_path / "tar/train-more.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"has Parquet files and train-more\.tar"):
         load_rows(tmp_path / "tar")
     root = with_both_kinds(tmp_path / "csv", "data/train-00000-of-00001.parquet")
     for split in ("train", "validation"):
@@ -197,9 +204,36 @@ def test_maps_that_an_archive_has_only_after_its_first_samples_are_not_left_out(
             if number > 5:
                 archive.add(tmp_path / "train/0_depth.png", f"{number}.depth.png")
     shutil.rmtree(tmp_path / "train")
+    (tmp_path / ".trash").mkdir()
+    shutil.copy(tmp_path / "train-000.tar", tmp_path / ".trash")
     for read in (check, lambda root: open_stream(root, "train"), load_rows):
         with pytest.raises(ValueError, match=r"train-000\.tar: 6\.depth\.png would be left out, .*: give these a file of every kind"):
             read(tmp_path)
+
+
+def test_a_broken_archive_is_left_to_who_reads_it(tmp_path):
+    folder(tmp_path, train=json.dumps(KEYS))
+    with tarfile.open(tmp_path / "train-000.tar", "w") as archive:
+        for number in range(5):
+            archive.add(tmp_path / "train/0_rgb.png", f"{number}.image.png")
+    shutil.rmtree(tmp_path / "train")
+    (tmp_path / "train-001.tar").write_bytes(b"broken")
+    assert "image" in open_stream(tmp_path, "train").rows.column_names
+
+
+def test_archives_that_the_card_does_not_list_are_no_part_of_the_data(tmp_path):
+    folder(tmp_path, train=json.dumps(KEYS))
+    for name, column in (("depth/train-0.tar", "depth"), ("old/train-0.tar", "normals")):
+        (tmp_path / name).parent.mkdir()
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for number in range(5):
+                archive.add(tmp_path / "train/0_rgb.png", f"{number}.image.png")
+                archive.add(tmp_path / "train/0_depth.png", f"{number}.{column}.png")
+    shutil.rmtree(tmp_path / "train")
+    configs = "configs: [{config_name: default, data_files: [{split: train, path: depth/*.tar}]}]\n"
+    tasks = CARD.replace("mult_tasks: [", "mult_tasks: [{name: normals}, ").replace("mult_tasks", f"{configs}mult_tasks")
+    (tmp_path / "README.md").write_text(tasks)
+    assert {"image", "depth"} <= {*open_stream(tmp_path, "train").rows.column_names}
 
 
 def test_a_card_without_a_header_is_explained(tmp_path):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from mult_hf.training.arguments import DataArguments
+from mult_hf.training.arguments import DataArguments, ModelArguments
 from mult_hf.training.data import load_data
-from support.checked_data import ENTRIES, sound_maps, write
+from mult_hf.training.initialization import build_model
+from support.checked_data import sound_maps, write
 
 ROWS = 4
 
@@ -104,8 +105,23 @@ def test_a_mistake_of_both_splits_is_one_line(tmp_path, capsys):
 def test_a_task_without_a_column_is_left_out_of_a_new_model(tmp_path, capsys):
     rows = [{column: cells for column, cells in sound_maps(seed).items() if column != "depth"} for seed in range(ROWS)]
     directory = write(tmp_path / "set", rows)
-    assert [*load(directory).specs] == ["segmentation", "normals", "edges2d"]
-    assert "the training data has no column depth: left out of the new model" in capsys.readouterr().out
+    data = load(directory)
+    small = ModelArguments(embed_dim=8, depths=[1, 1], window_size=4)
+    model = build_model(small, data.specs, 32, data.unlabelled)
+    assert model.task_names == ["segmentation", "normals", "edges2d"]
+    assert "the training data has no column depth: left out of the model" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"--tasks has \['depth'\], of which the training data has no column"):
+        load(directory, tasks=["depth", "normals"])
     arguments = DataArguments(dataset=str(directory), validation_split="train")
-    assert [*load_data(arguments, new_model=False).specs] == [*ENTRIES], "a trained model keeps its decoder"
-    assert [*load_data(arguments, computed=["depth"]).specs] == [*ENTRIES], "its targets come from each view"
+    assert load_data(arguments, computed=["depth"]).unlabelled == [], "its targets come from each view"
+
+
+@pytest.mark.parametrize("own", ["depth", "edges2d"])
+def test_a_trained_model_keeps_its_decoders_and_gets_none_without_labels(tmp_path, own):
+    rows = [{column: cells for column, cells in sound_maps(seed).items() if column != "depth"} for seed in range(ROWS)]
+    data = load(write(tmp_path / "set", rows))
+    small = ModelArguments(embed_dim=8, depths=[1, 1], window_size=4)
+    build_model(small, {own: data.specs[own]}, 32).save_pretrained(tmp_path / "trained")
+    found = build_model(ModelArguments(model=str(tmp_path / "trained")), data.specs, 32, data.unlabelled)
+    assert ("depth" in found.task_names) == (own == "depth")
+    assert {"segmentation", "normals", "edges2d"} <= {*found.task_names}

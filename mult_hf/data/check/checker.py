@@ -7,6 +7,8 @@ everything that looks wrong, and writes a contact sheet for visual inspection. T
 """
 
 import io
+import math
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -22,6 +24,7 @@ from mult_hf.model.entry_fields import refusal
 try:
     from datasets import Dataset, IterableDataset, load_dataset
     from datasets import Image as ImageFeature
+    from datasets.utils.file_utils import is_local_path, xopen
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
@@ -37,7 +40,7 @@ from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, 
 from ..metadata_files import FILE_NAME, explain_load_error, metadata_mistake
 from ..schema import FOCAL_LENGTH, load_task_entries, refuse_ignored_files, with_columns_of_tasks
 from .class_mistakes import class_mistake, colour_coding, zero_based_ids
-from .depth_mistakes import INVERTED, NORMALISED, is_depth, near_depth
+from .depth_mistakes import INVERTED, NORMALISED, is_depth, odd_depth
 from .findings import Findings, TaskFindings
 from .mistakes import (
     FLIPPED,
@@ -98,13 +101,22 @@ def check(name_or_path: str | Path, split: str | None = None, samples: int = 64,
     return findings
 
 
-def check_rows(splits: Mapping[str, Dataset | IterableDataset], entries: Sequence[Any], samples: int = 64) -> Findings:
+def check_rows(
+    splits: Mapping[str, Dataset | IterableDataset],
+    entries: Sequence[Any],
+    samples: int = 64,
+    *,
+    seconds: float = math.inf,
+    draw: bool = True,
+) -> Findings:
     """Look for common mistakes in the first rows of each split of an opened data set.
 
     Args:
         splits: the rows of each split.
         entries: the data set's entries of the tasks.
         samples: number of rows to read from the start of each split.
+        seconds: time after which no further row of a split is read.
+        draw: whether to make the contact sheet.
 
     Raises:
         ValueError: if an entry is wrong.
@@ -121,14 +133,16 @@ def check_rows(splits: Mapping[str, Dataset | IterableDataset], entries: Sequenc
     for split_name, dataset in splits.items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
         columns |= dataset.features or {}
-        before = findings["image"].rows
+        before, started = findings["image"].rows, time.monotonic()
         for number, row in enumerate(islice(_undecoded(dataset), samples + 1)):
             if number == samples:
                 notes.append(f"{split_name}: only the first {samples} rows were read; --samples reads more")
                 break
-            cells = _check_row(row, f"{split_name} row {number}", specs, findings)
-            if len(shown) < SHEET_ROWS:
-                shown.append(cells)
+            is_shown = draw and len(shown) < SHEET_ROWS
+            cells = _check_row(row, f"{split_name} row {number}", specs, findings, draw=is_shown)
+            shown += [cells] * is_shown
+            if time.monotonic() - started > seconds:
+                break
         if samples and findings["image"].rows == before:
             empty.append(split_name)
     for task in specs:
@@ -143,7 +157,10 @@ def check_rows(splits: Mapping[str, Dataset | IterableDataset], entries: Sequenc
     for task, spec in specs.items():
         _put_numbers(findings[task], spec)
     sheet = panel(shown, ("image", *specs)) if any(cell is not None for cells in shown for cell in cells) else None
-    doubts = [*_encoding_notes(specs, without_encoding), *_doubts(findings, specs, without_encoding)]
+    doubts = [
+        *_encoding_notes(specs, [task for task in without_encoding if findings[task].found]),
+        *_doubts(findings, specs, without_encoding),
+    ]
     return Findings(findings, notes, sheet, empty, doubts)
 
 
@@ -233,7 +250,7 @@ def _undecoded(dataset: Dataset | IterableDataset) -> Iterator[dict[str, Any]]:
 
 
 def _check_row(
-    row: Mapping[str, Any], where: str, specs: Mapping[str, TaskSpec], findings: dict[str, TaskFindings]
+    row: Mapping[str, Any], where: str, specs: Mapping[str, TaskSpec], findings: dict[str, TaskFindings], *, draw: bool
 ) -> list[Image.Image | None]:
     """Check the cells of a row and return their images for the sheet, `None` if missing or unreadable."""
     image = _check_image(row.get("image"), where, findings["image"])
@@ -244,7 +261,7 @@ def _check_row(
     targets: dict[str, np.ndarray] = {}
     for task, spec in specs.items():
         target = _check_map(row.get(task), where, spec, findings[task])
-        shown.append(None if target is None or spec.colormap not in colormaps_of(spec) else colorize(target, spec))
+        shown.append(None if not draw or target is None or spec.colormap not in colormaps_of(spec) else colorize(target, spec))
         if target is None:
             continue
         targets[task] = target
@@ -309,7 +326,7 @@ def _doubts(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskSpec],
         if spec.is_classification and task not in without_encoding:
             doubt = zero_based_ids(evidence, spec, has_encoding=True)
         else:
-            doubt = None if evidence.suspicious_maps else near_depth(evidence.medians, spec)
+            doubt = None if evidence.suspicious_maps else odd_depth(evidence.medians, spec)
         if doubt and doubt not in problems:
             yield f"{task}: {doubt}"
 
@@ -355,7 +372,7 @@ def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image |
     if stored.min() == stored.max():
         findings.wrong("the image has only one colour", where)
     try:
-        return _shown(cell)
+        return _shown(_opened(cell))
     except BROKEN as error:
         findings.wrong(f"cannot be read completely: {error}", f"{where}{_file_of(cell)}")
         return None
@@ -398,7 +415,7 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
         findings.wrong(UNKNOWN_MAP, where)
         return target
     findings.evidence.add_target(target, known, spec)
-    findings.evidence.add_stored(stored, spec)
+    findings.evidence.add_stored(stored.reshape(known.shape) if stored.size == known.size else stored, known, spec)
     values = target[..., known]
     findings.lowest, findings.highest = min(findings.lowest, float(values.min())), max(findings.highest, float(values.max()))
     for sentence in suspicions(values, spec):
@@ -467,7 +484,11 @@ def _opened(cell: Any) -> Any:
     """The image file of a cell, opened with its metadata; an array is returned unchanged."""
     if not isinstance(cell, Mapping):
         return cell
-    return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"], formats=readable_formats())
+    path, contents = cell["path"], cell["bytes"]
+    if contents is None and not is_local_path(path or ""):
+        with xopen(path, "rb") as file:
+            contents = file.read()
+    return Image.open(path if contents is None else io.BytesIO(contents), formats=readable_formats())
 
 
 def _file_of(cell: Any) -> str:

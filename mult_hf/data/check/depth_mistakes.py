@@ -17,13 +17,16 @@ NEAREST_MEDIAN = 0.3
 """Median distance in metres that a unit must at least give to be suggested."""
 
 IMPLAUSIBLE_DEPTH = 1000.0
-"""Median distance from a camera, in metres, that is no distance in metres, whatever the task's range."""
+"""Median distance from a camera, in metres, from which on the unit is in doubt, even within the stated range."""
 
 NEAR = 0.05
 """Median distance, as a part of the stated range, below which the unit is in doubt."""
 
 FEW_PIXELS = 0.01
 """Share of the pixels that have the largest value where a map is stretched to it; values cut off at it are more."""
+
+LARGEST_GAP = 0.02
+"""Part of the largest value below which the next one lies where a map is stretched to it."""
 
 LEAST_SHARE = 0.005
 """Smallest share of a map's pixels with one far value that is suspicious."""
@@ -55,8 +58,6 @@ def metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     median = float(np.median(positive)) if positive.size else 0.0
     farthest = spec.value_range[1] if spec.value_range else USUAL_FARTHEST
     if not np.isfinite(farthest) or median <= max(2 * farthest, 20.0):
-        if is_depth(spec) and median >= IMPLAUSIBLE_DEPTH:  # within a range that was widened to fit
-            yield f"a median of {median:.4g} m looks like millimetres; divide the encoding's scale, and value_range, by 1000"
         return
     scale = float(np.ravel(spec.encoding.scale)[0])
     units = {unit: scale / length for unit, length in UNITS.items() if scale > length}
@@ -97,11 +98,15 @@ def far_value(values: np.ndarray) -> str | None:
 
 
 def is_stretched(stored: np.ndarray) -> bool:
-    """Whether a stored map reaches the largest number of its type, which few pixels then have."""
-    if stored.dtype.kind != "u":
+    """Whether stored numbers reach the largest one of their type, as few of them do, without a gap below it.
+
+    Where distances are cut off there, or it marks the sky, many pixels have it, or no other comes near.
+    """
+    if stored.dtype.kind != "u" or not stored.size:
         return False
-    at_most = stored == np.iinfo(stored.dtype).max
-    return bool(at_most.any() and at_most.mean() < FEW_PIXELS)
+    most = np.iinfo(stored.dtype).max
+    others = stored[stored != most]
+    return bool(0 < stored.size - others.size < FEW_PIXELS * stored.size and others.max() > (1 - LARGEST_GAP) * most)
 
 
 def depth_of_scenes(depth: np.ndarray, counts: Counter[str]) -> None:
@@ -114,8 +119,8 @@ def depth_of_scenes(depth: np.ndarray, counts: Counter[str]) -> None:
         counts["bottom farther"] += bool(np.nanmedian(bottom) > 1.05 * np.nanmedian(middle))
 
 
-def near_depth(medians: Sequence[float], spec: TaskSpec) -> str | None:
-    """What speaks for a wrong unit where most distances are a small part of the range that the entry states, or `None`.
+def odd_depth(medians: Sequence[float], spec: TaskSpec) -> str | None:
+    """What speaks for a wrong unit although the distances lie within the range that the entry states, or `None`.
 
     Args:
         medians: median of the known distances of each map.
@@ -124,9 +129,20 @@ def near_depth(medians: Sequence[float], spec: TaskSpec) -> str | None:
     if not medians or spec.value_range is None:
         return None
     median, farthest = float(np.median(medians)), spec.value_range[1]
-    if not 0 < median < NEAR * farthest:
+    if IMPLAUSIBLE_DEPTH <= median <= 2 * farthest:
+        remedy = "if they are millimetres, divide the encoding's scale, and value_range, by 1000"
+        return f"half of the distances are beyond {median:.4g} m; {remedy}"
+    if not 0 < median < NEAR * farthest or np.isclose(farthest, _largest(spec)):
         return None
     return f"half of the distances are below {median:.2g} m, and value_range reaches {farthest:g} m; check the encoding's scale"
+
+
+def _largest(spec: TaskSpec) -> float:
+    """The largest distance that the encoding can store; a range up to it says nothing about the data."""
+    encoding = spec.encoding
+    if np.dtype(encoding.dtype).kind not in "iu":
+        return np.inf
+    return float(np.iinfo(encoding.dtype).max * np.ravel(encoding.scale)[0] + np.ravel(encoding.offset)[0])
 
 
 __all__ = [
@@ -140,5 +156,5 @@ __all__ = [
     "is_length",
     "is_stretched",
     "metres",
-    "near_depth",
+    "odd_depth",
 ]

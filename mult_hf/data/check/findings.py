@@ -55,6 +55,10 @@ class TaskFindings:
         return self.unknown / max(self.pixels, 1)
 
 
+def _notes(count: int) -> str:
+    return "note" if count == 1 else f"{count} notes"
+
+
 def _first_rows(rows: list[str]) -> str:
     return ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
@@ -104,7 +108,7 @@ class Findings:
             for sentence, rows in findings.problems.items():
                 lines.append(f"{'':{width}}  WRONG: {sentence} [{_first_rows(rows)}]")
         count = sum(len(findings.problems) for findings in self.tasks.values())
-        right = "nothing looks wrong, but see the first note" if self.doubts else "all looks right"
+        right = f"nothing looks wrong, but see the first {_notes(len(self.doubts))}" if self.doubts else "all looks right"
         result = right if count == 0 else "1 thing looks wrong" if count == 1 else f"{count} things look wrong"
         return "\n".join([*lines, *(f"note: {note}" for note in [*self.doubts, *self.notes]), result])
 

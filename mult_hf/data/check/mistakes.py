@@ -16,6 +16,7 @@ import numpy as np
 
 from mult_hf.model.tasks import TaskSpec
 
+from ..reachable import MOST_UNREACHABLE, share_beyond
 from .depth_mistakes import (
     FAR_BEYOND,
     INVERTED,
@@ -49,9 +50,6 @@ SENTINELS = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 65535.0)
 
 LARGEST_NUMBER = 1e10
 """Numbers from this one on stand for pixels without a value, too."""
-
-MOST_UNREACHABLE = 0.02
-"""Largest share of values beyond what predictions can be that is still not a mistake, for instance views through a window."""
 
 LONGEST_LENS = 1.5
 """Longest focal length of a camera, in image widths, for which surfaces that face away are counted: 37 degrees across."""
@@ -132,10 +130,10 @@ class Evidence:
         if len(self.stored_ids) <= MOST_IDS:
             self.stored_ids.update(np.unique(stored).tolist())
 
-    def add_stored(self, stored: np.ndarray, spec: TaskSpec) -> None:
-        """Record whether a stored map of distances is stretched to the largest number of its type, which few pixels then have."""
+    def add_stored(self, stored: np.ndarray, known: np.ndarray, spec: TaskSpec) -> None:
+        """Record whether the known pixels of a stored map of distances are stretched to the largest number of its type."""
         if is_length(spec):
-            self.counts["stretched maps"] += is_stretched(stored)
+            self.counts["stretched maps"] += is_stretched(stored[known])
 
     def add_target(self, target: np.ndarray, known: np.ndarray, spec: TaskSpec) -> None:
         """Record the statistics of a decoded map.
@@ -281,14 +279,6 @@ def geometry_notes(spec: TaskSpec) -> Iterator[str]:
 
 
 # --- mistakes that several maps show ---
-
-
-def share_beyond(values: np.ndarray, low: float, high: float) -> float:
-    """Share of values that are below `low` or above `high`, from 0 to 1; a hundredth of the range beyond it does not count."""
-    if not np.isfinite(high - low) or not values.size:
-        return 0.0
-    slack = np.float64(0.01 * (high - low))  # a limit beyond float32 must not overflow
-    return float(np.mean((values < low - slack) | (values > high + slack)))
 
 
 def unreachable_mistake(evidence: Evidence, spec: TaskSpec) -> str | None:
