@@ -179,7 +179,7 @@ def test_a_wrong_number_of_lists_is_refused(given):
     ("arguments", "message"),
     [
         ({"tasks": []}, r"tasks is \[\]; give at least one"),
-        ({"tasks": ["dept"]}, r"task 'dept' is not registered; registered: segmentation, depth"),
+        ({"tasks": ["dept"]}, r"task 'dept' is not registered \(did you mean 'depth'\?\); registered: segmentation, depth"),
         ({"tasks": ["depth", "depth"]}, r"task 'depth' comes twice"),
         ({"tasks": [{"name": "depth", "wieght": 1}]}, r"unknown fields \['wieght'\]"),
         ({"tasks": ["normals"], "reference_task": "depth"}, r"reference_task 'depth' is not one of the tasks \['normals'\]"),

@@ -80,15 +80,24 @@ def test_a_seventh_task_is_one_entry_and_one_column(tmp_path, data):
     assert maps["principal_curvature"]["prediction"].shape == (2, 64, 80)
 
 
-def test_a_task_without_a_column_is_unknown_and_changes_nothing_else(tmp_path):
-    """The card lists two tasks but the files contain one: the other is unknown, its loss 0, its metric NaN."""
+def test_a_task_without_a_column_is_unknown_and_changes_nothing_else(tmp_path, data):
+    """The card lists two tasks but the files contain one: for a model that has both, the other is unknown, its loss 0, its metric NaN."""
+    trained = train(tmp_path / "trained", "--dataset", data)
     data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH, CURVATURE])
-    train(tmp_path / "model", "--dataset", data, "--eval_steps", 1)
+    sizes = ["--embed_dim", 24, "--depths", 2, 2, 2, 2, "--window_size", 8]  # the defaults, which the model replaces
+    train(tmp_path / "model", "--dataset", data, "--eval_steps", 1, "--model", trained, *sizes)
     numbers = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert np.isfinite(numbers["model"]["depth/rmse"])
     assert numbers["model"]["principal_curvature/mae"] is None
     assert set(log(tmp_path / "model", "loss/principal_curvature").values()) == {0.0}
     assert np.isfinite(numbers["gain_over_baseline"])  # of the task that is known
+
+
+def test_a_new_model_has_no_task_without_a_column(tmp_path):
+    data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH, CURVATURE])
+    train(tmp_path / "model", "--dataset", data)
+    assert MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "model").task_names == ["depth"]
+    assert "principal_curvature" not in (tmp_path / "model/README.md").read_text()
 
 
 def test_the_log_has_losses_weights_rates_and_evaluations(tmp_path, data):
