@@ -296,7 +296,8 @@ def _judge_all_maps(findings: TaskFindings, spec: TaskSpec, has_encoding: bool) 
         mistake = zero_based_ids(findings.evidence, spec, has_encoding=has_encoding)
     if mistake is None:
         return
-    findings.problems.pop(UNKNOWN_MAP, None)  # which it explains
+    if findings.unknown == findings.pixels:
+        findings.problems.pop(UNKNOWN_MAP, None)  # which it explains
     undecoded = next((sentence for sentence in findings.problems if "pixels have class" in sentence), None)
     rows = ["all rows"] if undecoded is None else findings.problems.pop(undecoded)
     findings.problems[mistake if undecoded is None else f"{undecoded}: {mistake}"] = rows
@@ -320,7 +321,7 @@ def _put_numbers(findings: TaskFindings, spec: TaskSpec) -> None:
 
 
 def _doubts(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskSpec], without_encoding: Collection[str]) -> Iterator[str]:
-    """What may be wrong, or right: ids from 0 that the entry reads from 1, and depth that is very near."""
+    """What may be wrong, or right: ids from 0 that the entry reads from 1, and depth that is very near or far."""
     for task, spec in specs.items():
         evidence, problems = findings[task].evidence, findings[task].problems
         if spec.is_classification and task not in without_encoding:
