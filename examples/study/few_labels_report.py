@@ -23,6 +23,15 @@ SETTINGS = {
 }
 """By setting, the rows of the network for six tasks and of those for one task."""
 
+ACROSS = {
+    ("32 rooms, against 188, all labels", "better by [%]"): ("together, a sixth of the views", "Swin-Unet with a shared map"),
+    ("188 rooms with one label per view, against 32 with all", "better by [%]"): (
+        "together, one label per view",
+        "together, a sixth of the views",
+    ),
+}
+"""What else is compared: networks for six tasks between settings."""
+
 
 @dataclass
 class FewLabelsReportArguments:
@@ -34,21 +43,30 @@ class FewLabelsReportArguments:
 
 
 def few_labels_table(rows: Mapping[str, Row]) -> str:
-    """Markdown: for each setting whose rows exist, both rows and how much better six tasks together are.
+    """Markdown: for each setting the rows that exist and, if both do, how much better six tasks together are.
 
     Args:
         rows: with few labels and with all.
     """
-    known = {setting: pair for setting, pair in SETTINGS.items() if rows.keys() >= {*pair}}
-    tasks = list(dict.fromkeys(task for pair in known.values() for task in rows[pair[0]].tasks))
+    tasks = list(dict.fromkeys(task for pair in SETTINGS.values() for name in pair if name in rows for task in rows[name].tasks))
+    complete = {name: row for name, row in rows.items() if {*tasks} <= row.tasks.keys()}
     lines = []
-    for setting, (together, alone) in known.items():
-        for name in (together, alone):
+    for setting, (together, alone) in SETTINGS.items():
+        for name in (each for each in (together, alone) if each in complete):
             network = "six tasks together" if name == together else "one network per task"
             lines.append([setting, network, *(cell(rows[name].tasks[task], bold=False) for task in tasks), ""])
-        gains = [difference(rows[together].tasks[task], rows[alone].tasks[task]).text for task in tasks]
-        lines.append([setting, "together better by [%]", *gains, mean_difference(rows[together], rows[alone]).text])
+        lines += compared(complete, (setting, "together better by [%]"), (together, alone))
+    for titles, pair in ACROSS.items():
+        lines += compared(complete, titles, pair)
     return markdown_table(["training views", "network", *(f"{task} {title(task, rows)}" for task in tasks), "all six"], lines)
+
+
+def compared(rows: Mapping[str, Row], titles: tuple[str, str], pair: tuple[str, str]) -> list[list[str]]:
+    """A line with how much better the first row of a pair is in each task, if both exist."""
+    if not {*pair} <= rows.keys():
+        return []
+    one, other = (rows[name] for name in pair)
+    return [[*titles, *(difference(one.tasks[task], other.tasks[task]).text for task in one.tasks), mean_difference(one, other).text]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -100,6 +100,9 @@ def test_networks_of_one_plan_learn_from_their_own_rows(made, tmp_path):
 
 def test_the_table_compares_both_networks_at_each_number_of_labels(study_results, tmp_path, monkeypatch):
     monkeypatch.setattr(few_labels_report, "SETTINGS", {"few": ("MulT with skip", "own maps with skip"), "none": ("no such row", "MulT")})
+    monkeypatch.setattr(
+        few_labels_report, "ACROSS", {("across", "better"): ("own maps with skip", "MulT with skip"), ("no", "row"): ("a", "b")}
+    )
     page = tmp_path / "page.md"
     page.write_text("<!-- generated: few_labels -->\n<!-- end -->\n")
     out = str(study_results[0] / "out")
@@ -109,6 +112,7 @@ def test_the_table_compares_both_networks_at_each_number_of_labels(study_results
         ["| few", "six tasks together"],
         ["| few", "one network per task"],
         ["| few", "together better by [%]"],
+        ["| across", "better"],
     ]
 
 
