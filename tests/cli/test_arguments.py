@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments, positional
+from mult_hf.cli.predict import with_inputs_named
 
 
 @dataclass
@@ -159,3 +160,9 @@ def test_default_lists_are_not_shared_between_runs():
     first, second = (parse_arguments(arguments_class(), [], "") for _ in range(2))
     first.tasks.append("b")
     assert second.tasks == ["a"]
+
+
+@pytest.mark.parametrize("flag", ["--inputs", "--inp", "--inputs=b.png"])
+def test_inputs_in_two_places_are_refused_and_not_half_used(flag):
+    with pytest.raises(ValueError, match=r"before the flags, a\.png, and after --inputs; give them in one place"):
+        with_inputs_named(["a.png", flag, "b.png"])

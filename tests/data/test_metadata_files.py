@@ -195,14 +195,20 @@ def test_a_configuration_without_files_changes_nothing(tmp_path):
         load_rows(root)
 
 
+def archive(root, name, columns):
+    """An archive of a folder's first image, once per column, with its map under the column's name; None for a sample without a map."""
+    (root / name).parent.mkdir(exist_ok=True)
+    with tarfile.open(root / name, "w") as file:
+        for number, column in enumerate(columns):
+            file.add(root / "train/0_rgb.png", f"{number}.image.png")
+            if column is not None:
+                file.add(root / "train/0_depth.png", f"{number}.{column}.png")
+
+
 def test_maps_that_an_archive_has_only_after_its_first_samples_are_not_left_out(tmp_path):
     """`datasets` takes the columns from the first five samples."""
     folder(tmp_path, train=json.dumps(KEYS))
-    with tarfile.open(tmp_path / "train-000.tar", "w") as archive:
-        for number in range(8):
-            archive.add(tmp_path / "train/0_rgb.png", f"{number}.image.png")
-            if number > 5:
-                archive.add(tmp_path / "train/0_depth.png", f"{number}.depth.png")
+    archive(tmp_path, "train-000.tar", [*[None] * 6, "depth", "depth"])
     shutil.rmtree(tmp_path / "train")
     (tmp_path / ".trash").mkdir()
     shutil.copy(tmp_path / "train-000.tar", tmp_path / ".trash")
@@ -213,9 +219,7 @@ def test_maps_that_an_archive_has_only_after_its_first_samples_are_not_left_out(
 
 def test_a_broken_archive_is_left_to_who_reads_it(tmp_path):
     folder(tmp_path, train=json.dumps(KEYS))
-    with tarfile.open(tmp_path / "train-000.tar", "w") as archive:
-        for number in range(5):
-            archive.add(tmp_path / "train/0_rgb.png", f"{number}.image.png")
+    archive(tmp_path, "train-000.tar", [None] * 5)
     shutil.rmtree(tmp_path / "train")
     (tmp_path / "train-001.tar").write_bytes(b"broken")
     assert "image" in open_stream(tmp_path, "train").rows.column_names
@@ -224,11 +228,7 @@ def test_a_broken_archive_is_left_to_who_reads_it(tmp_path):
 def test_archives_that_the_card_does_not_list_are_no_part_of_the_data(tmp_path):
     folder(tmp_path, train=json.dumps(KEYS))
     for name, column in (("depth/train-0.tar", "depth"), ("old/train-0.tar", "normals")):
-        (tmp_path / name).parent.mkdir()
-        with tarfile.open(tmp_path / name, "w") as archive:
-            for number in range(5):
-                archive.add(tmp_path / "train/0_rgb.png", f"{number}.image.png")
-                archive.add(tmp_path / "train/0_depth.png", f"{number}.{column}.png")
+        archive(tmp_path, name, [column] * 5)
     shutil.rmtree(tmp_path / "train")
     configs = "configs: [{config_name: default, data_files: [{split: train, path: depth/*.tar}]}]\n"
     tasks = CARD.replace("mult_tasks: [", "mult_tasks: [{name: normals}, ").replace("mult_tasks", f"{configs}mult_tasks")
