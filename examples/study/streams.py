@@ -67,9 +67,9 @@ def fill(
 
 
 @cache
-def array(file: Path, device: torch.device) -> Tensor:
-    """All samples of one of a stream's files, loaded once per process; on the CPU they stay in the file until they are read."""
-    return torch.from_numpy(np.load(file, mmap_mode="c")).to(device)  # a tensor must be writable: "c" never changes the file
+def array(file: Path) -> Tensor:
+    """All samples of one of a stream's files, which stay in the file until they are read: a long stream is larger than a GPU's memory."""
+    return torch.from_numpy(np.load(file, mmap_mode="c"))  # a tensor must be writable: "c" never changes the file
 
 
 class Stream:
@@ -79,11 +79,10 @@ class Stream:
         directory: of the stream.
         tasks: names of the tasks to read.
         batch_size: samples per batch.
-        device: where the batches are wanted.
     """
 
-    def __init__(self, directory: Path, tasks: Sequence[str], batch_size: int, device: torch.device | str = "cpu") -> None:
-        self.arrays = {name: array(directory / f"{name}.npy", torch.device(device)) for name in (IMAGES, *tasks)}
+    def __init__(self, directory: Path, tasks: Sequence[str], batch_size: int) -> None:
+        self.arrays = {name: array(directory / f"{name}.npy") for name in (IMAGES, *tasks)}
         self.batches = StreamBatches(batch_size)
 
     def batch(self, number: int) -> dict[str, Tensor]:

@@ -49,6 +49,7 @@ from mult_hf import MulTImageProcessor
 from mult_hf.cli import arguments as command_line
 from mult_hf.cli.train import TrainFlags
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.cores import available_cores
 from mult_hf.data.files import whole_file
 from mult_hf.data.schema import load_rows, load_task_specs
 from mult_hf.evaluation.baseline import constant_baseline
@@ -80,7 +81,7 @@ class StudyArguments:
 
     plan: Path = field(metadata={"help": "YAML file of the networks"})
     output_dir: Path = command_line.flag(Path("outputs/study"), "where one JSON file per network is written")
-    jobs: int = command_line.flag(1, "stacks that train at once, each in its own process; a single one trains in this process")
+    jobs: int = command_line.flag(1, "stacks that train at once, each in a process of its own; with 1, everything is done in this process")
     minutes: float | None = command_line.flag(None, "time limit; stacks that are not finished by then are given up")
     graphs: bool = command_line.flag(False, "replay the steps from CUDA graphs: the same numbers in less time")
     keep_weights: Path | None = command_line.flag(None, "directory for the weights of the tested networks; by default they are not kept")
@@ -301,7 +302,7 @@ def train(stack: Stack, job: Job, flags: TrainFlags, device: torch.device) -> di
     Returns:
         By task, the mean training loss in each tenth of the steps, (points, networks); None if time ran out.
     """
-    opened = {seed: streams.Stream(job.directory / str(seed), list(stack.specs), flags.batch_size, device) for seed in job.seeds}
+    opened = {seed: streams.Stream(job.directory / str(seed), list(stack.specs), flags.batch_size) for seed in job.seeds}
     seeds = [seed for _, seed in job.members]
     points = min(CURVE, flags.max_steps)
     sums = {task: torch.zeros(points, len(stack), device=device) for task in stack.specs}
@@ -474,12 +475,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("every network of the plan has a result")
         return 0
     groups_of(load_rows(plan.networks[0].flags["dataset"], split=f"{TEST_SPLIT}[:1]"))  # refused now, not after the training
-    with TemporaryDirectory() as directory, executor(arguments.jobs) as pool:
+    with TemporaryDirectory() as directory:
         if not arguments.frozen:
-            prepare_all(plan, Path(directory), pool)
+            with executor(arguments.jobs if arguments.jobs == 1 else max(arguments.jobs, available_cores())) as pool:
+                prepare_all(plan, Path(directory), pool)
         options: dict[str, Any] = {"graphs": arguments.graphs, "weights": arguments.keep_weights}
         options |= {"initial": arguments.initial_weights, "frozen": arguments.frozen}
-        problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline, **options)
+        with executor(arguments.jobs) as pool:
+            problems = train_all(plan, arguments.output_dir, pool, Path(directory), deadline, **options)
     for problem in problems:
         print(f"failed: {problem}", file=sys.stderr)
     return 1 if problems else 0
