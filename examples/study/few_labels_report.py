@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mult_hf.cli import arguments as command_line
-from mult_hf.data.markdown import markdown_table
 
-from .differences import Row, difference, mean_difference
-from .report import HERE, cell, read_rows, title, with_part
+from .differences import Row
+from .report import HERE, read_rows, with_part
+from .tables import settings_table
 
 SETTINGS = {
     "188 rooms, all labels": ("Swin-Unet with a shared map", "single-task Swin-Unet"),
     "31 rooms per task, each view with one label": ("together, one label per view", "alone, one label per view"),
+    "the same, together for six times the steps": ("together, one label per view, six times the steps", "alone, one label per view"),
     "32 rooms, all labels": ("together, a sixth of the views", "alone, a sixth of the views"),
 }
 """By setting, the rows of the network for six tasks and of those for one task."""
@@ -43,30 +44,8 @@ class FewLabelsReportArguments:
 
 
 def few_labels_table(rows: Mapping[str, Row]) -> str:
-    """Markdown: for each setting the rows that exist and, if both do, how much better six tasks together are.
-
-    Args:
-        rows: with few labels and with all.
-    """
-    tasks = list(dict.fromkeys(task for pair in SETTINGS.values() for name in pair if name in rows for task in rows[name].tasks))
-    complete = {name: row for name, row in rows.items() if {*tasks} <= row.tasks.keys()}
-    lines = []
-    for setting, (together, alone) in SETTINGS.items():
-        for name in (each for each in (together, alone) if each in complete):
-            network = "six tasks together" if name == together else "one network per task"
-            lines.append([setting, network, *(cell(rows[name].tasks[task], bold=False) for task in tasks), ""])
-        lines += compared(complete, (setting, "together better by [%]"), (together, alone))
-    for titles, pair in ACROSS.items():
-        lines += compared(complete, titles, pair)
-    return markdown_table(["training views", "network", *(f"{task} {title(task, rows)}" for task in tasks), "all six"], lines)
-
-
-def compared(rows: Mapping[str, Row], titles: tuple[str, str], pair: tuple[str, str]) -> list[list[str]]:
-    """A line with how much better the first row of a pair is in each task, if both exist."""
-    if not {*pair} <= rows.keys():
-        return []
-    one, other = (rows[name] for name in pair)
-    return [[*titles, *(difference(one.tasks[task], other.tasks[task]).text for task in one.tasks), mean_difference(one, other).text]]
+    """Markdown: both kinds of network in each setting; `rows` are those with few labels and with all."""
+    return settings_table("training views", rows, SETTINGS, ACROSS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

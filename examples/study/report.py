@@ -1,6 +1,7 @@
 """Make the tables and plots of docs/evidence.md from the results of a study.
 
-    python -m examples.study.report --results examples/study/results/main_table --page docs/evidence.md --images docs/images
+    python -m examples.study.report --first examples/study/results/main_table --longer examples/study/results/longer \
+      --page docs/evidence.md --images docs/images
 
 Tables replace what stands between the page's lines `<!-- generated: NAME -->` and `<!-- end -->`; plots are written as
 `evidence-NAME.png`. Everything follows from the committed JSON files; nothing is trained or rendered.
@@ -10,32 +11,29 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mult_hf.cli import arguments as command_line
 from mult_hf.data.markdown import markdown_table
-from mult_hf.metrics import METRICS
 from mult_hf.model.tasks import registered_tasks
 
-from . import rooms, why_report
+from . import plots, rooms, why_report
 from .differences import Measured, Row, difference, mean_difference
+from .rates import equal_rates_table, rate_table, wider_table
+from .tables import Pair, cell, settings_table, title
 
 RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
-PLAN = HERE / "ablations/main_table.yaml"
+PLAN = HERE / "ablations/wide_rates.yaml"
 OF_OTHERS = ("pairs", "few_labels")
 """Generated parts of the page that other scripts make: pairs.py and few_labels_report.py."""
-
-COLUMNS = 4  # panels of a plot side by side
 
 REFERENCE = "single-task with skip"
 """The row that gains in the main table are relative to."""
@@ -72,6 +70,12 @@ COMPARISONS: dict[str, tuple[str, str]] = {
 }
 """What is compared: the first row against the second; comparisons with a missing row are left out."""
 
+ORDER = list(dict.fromkeys(name for pair in COMPARISONS.values() for name in pair))
+"""Rows in the order in which the tables show them."""
+
+LONGER: Pair = ("Swin-Unet with a shared map", "single-task Swin-Unet")
+"""Rows that were also trained for more steps: six tasks together, and one network per task."""
+
 OF_NORMALS = "MulT with skip"
 """The row whose reference task is normals; rows called `reference TASK` differ from it in the reference task only."""
 
@@ -96,7 +100,9 @@ TRANSFERS = {
 class ReportArguments:
     """Where results lie, and what is made of them."""
 
-    results: Path = command_line.flag(HERE / "results/main_table", "directory of the networks' JSON files")
+    results: Path = command_line.flag(HERE / "results/wide_rates", "directory of the networks' JSON files")
+    first: Path | None = command_line.flag(None, "directory of an earlier study, for what `--results` lacks")
+    longer: Path | None = command_line.flag(None, "directory of the results with more steps")
     page: Path | None = command_line.flag(None, "page whose generated parts are replaced; printed by default")
     images: Path | None = command_line.flag(None, "directory for the plots; none by default")
 
@@ -122,9 +128,12 @@ def read_rows(directory: Path, resamples: int = RESAMPLES) -> dict[str, Row]:
     grouped: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         grouped.setdefault(result["row"], []).append(result)
-    order = list(dict.fromkeys(name for pair in COMPARISONS.values() for name in pair))
-    names = sorted(grouped, key=lambda name: (order.index(name) if name in order else len(order), name))
-    return {name: Row(name, grouped[name], measured_tasks(grouped[name], draws)) for name in names}
+    return {name: Row(name, grouped[name], measured_tasks(grouped[name], draws)) for name in sorted(grouped, key=place)}
+
+
+def place(name: str) -> tuple[int, str]:
+    """Sort key of a row: the order of [`COMPARISONS`], then the others by name."""
+    return ORDER.index(name) if name in ORDER else len(ORDER), name
 
 
 def measured_tasks(networks: Sequence[Mapping[str, Any]], draws: np.ndarray) -> dict[str, Measured]:
@@ -163,27 +172,12 @@ def devices(row: Row) -> str:
     return ", ".join(sorted({network["device"].removeprefix("NVIDIA ").split(" ")[0] for network in row.networks}))
 
 
-def title(task: str, rows: Mapping[str, Row]) -> str:
-    """Metric, unit and direction of a task."""
-    metric = next(row.tasks[task].metric for row in rows.values() if task in row.tasks)
-    return METRICS[metric].title(registered_tasks()[task])
-
-
 def best_row(rows: Mapping[str, Row], task: str) -> str:
     """The row with the best mean."""
     return max(
         (name for name in rows if task in rows[name].tasks),
         key=lambda name: rows[name].tasks[task].sign * rows[name].tasks[task].values.mean(),
     )
-
-
-def cell(measured: Measured, *, bold: bool) -> str:
-    """Mean and standard deviation over seeds, in the metric's unit."""
-    unit = METRICS[measured.metric].unit
-    values = measured.values * unit.factor
-    digits = unit.digits + bool(values.mean() < 0.1)  # else the spread of small errors would be shown as 0
-    text = f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
-    return f"**{text}**" if bold else text
 
 
 def comparison_table(rows: Mapping[str, Row]) -> str:
@@ -250,25 +244,6 @@ def transfer_differences(transfers: Mapping[str, Mapping[str, Row]]) -> str:
     return markdown_table(["domain, views", "better by [%]", *tasks, "mean"], lines)
 
 
-def rate_table(rows: Mapping[str, Row]) -> str:
-    """Markdown: mean gain over the constant baseline on the validation split by learning rate, the chosen one in bold."""
-    networks = [network for row in rows.values() for network in row.networks]
-    rates = sorted({float(rate) for network in networks for rate in network["learning_rates"]})
-    lines = []
-    for network in networks:
-        found = {float(rate): results["gains"] for rate, results in network["learning_rates"].items()}
-        cells = [rate_cell(found[rate], bold=rate == network["chosen"]) if rate in found else "" for rate in rates]
-        lines.append([network["name"], *cells])
-    return markdown_table(["network", *(f"{rate:g}" for rate in rates)], lines)
-
-
-def rate_cell(gains: Sequence[float | None], *, bold: bool) -> str:
-    """Mean over seeds, or that training diverged."""
-    if None in gains:
-        return "diverged"
-    return f"**{np.mean(gains):.1f}**" if bold else f"{np.mean(gains):.1f}"
-
-
 def repeat_table(rows: Mapping[str, Row], again: Mapping[str, Row]) -> str:
     """Markdown: differences between two trainings of a row with the same seeds on different devices."""
     tasks = list(dict.fromkeys(task for row in again.values() for task in row.tasks))
@@ -277,6 +252,17 @@ def repeat_table(rows: Mapping[str, Row], again: Mapping[str, Row]) -> str:
         cells = [difference(row.tasks[task], rows[name].tasks[task]).text if task in row.tasks else "" for task in tasks]
         lines.append([name, f"{devices(row)} over {devices(rows[name])}", *cells, mean_difference(row, rows[name]).text])
     return markdown_table(["network", "better by [%]", *tasks, "mean"], lines)
+
+
+def longer_table(rows: Mapping[str, Row], longer: Mapping[str, Row]) -> str:
+    """Markdown: the rows of [`LONGER`] after their usual number of steps, and after more."""
+    short, long = (f"{found[LONGER[0]].networks[0]['steps']:,} steps" for found in (rows, longer))
+    named = {f"{name}, {steps}": found[name] for steps, found in ((short, rows), (long, longer)) for name in LONGER if name in found}
+    together, alone = LONGER
+    settings = {steps: (f"{together}, {steps}", f"{alone}, {steps}") for steps in (short, long)}
+    networks = {together: "six tasks together, better by [%]", alone: "one network per task, better by [%]"}
+    across = {(f"{long}, against {short}", text): (f"{name}, {long}", f"{name}, {short}") for name, text in networks.items()}
+    return settings_table("steps", named, settings, across)
 
 
 def facts(rows: Mapping[str, Row]) -> str:
@@ -299,98 +285,74 @@ def facts(rows: Mapping[str, Row]) -> str:
     )
 
 
-# --- plots ---
-
-
-def panels(number: int, height: float, **keywords: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, each with a height in inches, and some empty places at the end."""
-    rows = math.ceil(number / COLUMNS)
-    figure = Figure(figsize=(3.2 * COLUMNS, rows * height), layout="constrained")
-    places = [*figure.subplots(rows, COLUMNS, squeeze=False, **keywords).flat]
-    for place in places[number:]:
-        place.axis("off")
-    return figure, places
-
-
-def plot_comparisons(rows: Mapping[str, Row], path: Path) -> None:
-    """One panel per task: differences in percent with their intervals over rooms, and the seeds as ticks."""
-    compared = present(rows)
-    tasks = [*dict.fromkeys(task for row in rows.values() for task in row.tasks), "all six"]
-    figure, places = panels(len(tasks), 1.2 + 0.4 * len(compared), sharey=True)
-    for axes, task in zip(places, tasks):
-        for height, (one, other) in enumerate(compared.values()):
-            if task in one.tasks.keys() & other.tasks.keys() or task == tasks[-1]:
-                found = mean_difference(one, other) if task == tasks[-1] else difference(one.tasks[task], other.tasks[task])
-                color = "tab:gray" if not found.counts else "tab:green" if found.percent > 0 else "tab:red"
-                axes.plot([found.low, found.high], [height, height], color=color)
-                axes.plot(found.percent, height, "o", color=color)
-                axes.plot(found.seeds, [height + 0.25] * len(found.seeds), "|", color=color, markersize=5)
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_title(task, fontsize=9)
-        axes.set_xlabel("better by [%]", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.set_yticks(range(len(compared)), [f"{one.name}\nover {other.name}" for one, other in compared.values()])
-    places[0].set_ylim(len(compared) - 0.5, -0.5)
-    figure.savefig(path, dpi=120)
-
-
-LINES = ("solid", "dashed", "dotted")
-
-
-def plot_losses(rows: Mapping[str, Row], path: Path) -> None:
-    """Training losses of the chosen learning rate over the steps: one panel per task, one line per row."""
-    tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
-    figure, places = panels(len(tasks), 2.6)
-    for axes, task in zip(places, tasks):
-        for number, row in enumerate(rows.values()):
-            style = {"color": f"C{number % 10}", "linestyle": LINES[number // 10 % len(LINES)]}  # ten colours
-            for network in (network for network in row.networks if task in network["training_losses"]):
-                losses = np.array(network["training_losses"][task], np.float64)  # (points, networks)
-                first = len(network["seeds"]) * list(map(float, network["learning_rates"])).index(network["chosen"])
-                mean = losses[:, first : first + len(network["seeds"])].mean(axis=1)
-                steps = (np.arange(len(mean)) + 0.5) * network["steps"] / len(mean)
-                axes.plot(steps, mean, label=row.name, linewidth=1, **style)
-        axes.set_title(task, fontsize=9)
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=8)
-    figure.legend(*places[0].get_legend_handles_labels(), fontsize=9, ncols=COLUMNS + 1, loc="outside lower center")
-    figure.savefig(path, dpi=120)
-
-
-PLOTS: dict[str, Callable[[Mapping[str, Row], Path], None]] = {"comparisons": plot_comparisons, "losses": plot_losses}
-
-
 # --- the page ---
 
 
-def generated(
-    rows: Mapping[str, Row],
-    seconds: Mapping[str, float],
-    again: Mapping[str, Row] | None = None,
-    why: Mapping[str, Any] | None = None,
-    transfers: Mapping[str, Mapping[str, Row]] | None = None,
-) -> dict[str, str]:
-    """The generated parts of the page by name.
+@dataclass(frozen=True)
+class Study:
+    """Everything that the page shows.
 
     Args:
         rows: the results.
         seconds: seconds per step of each network.
-        again: results of rows that were trained a second time, on another device; the page then needs a part `again`.
+        first: rows of an earlier study with fewer learning rates. Those that are compared and are not in `rows` are shown with them.
+        again: results of rows of the first study that were trained a second time, on another device.
         why: the result of `why_report.read_why`.
-        transfers: the result of [`read_transfers`]; the page then needs parts `transfer` and `transferred`.
+        transfers: results in another domain, by directory of [`TRANSFERS`].
+        longer: rows of [`LONGER`], trained for more steps.
     """
-    parts = {"facts": facts(rows), "main": main_table(rows, seconds), "comparisons": comparison_table(rows), "rates": rate_table(rows)}
-    if again:
-        parts["again"] = repeat_table(rows, again)
-    if any(name.startswith("reference ") for name in rows):
-        parts["references"] = reference_table(rows, again or {})
-    if transfers:
-        parts["transfer"], parts["transferred"] = transfer_table(transfers), transfer_differences(transfers)
-    if why:
-        parts["distances"] = why_report.distance_table(why["distances"])
-        parts["own"] = why_report.task_distance_table(why["distances"])
-        parts["replaced"] = why_report.replacement_table(why["metrics"])
-        parts["corrupted"] = why_report.corruption_table(why["metrics"])
+
+    rows: Mapping[str, Row]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    first: Mapping[str, Row] = field(default_factory=dict)
+    again: Mapping[str, Row] = field(default_factory=dict)
+    why: Mapping[str, Any] | None = None
+    transfers: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    longer: Mapping[str, Row] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, Row]:
+        """The rows of the main table."""
+        compared = {name: row for name, row in self.first.items() if name in ORDER}
+        found = {**compared, **self.rows}
+        return {name: found[name] for name in sorted(found, key=place)}
+
+
+def read_study(results: Path, first: Path | None = None, longer: Path | None = None) -> Study:
+    """Read the results that the command line names; `again`, `why` and `transfer` are directories in those of the two studies."""
+    directories = [directory for directory in (results, first) if directory is not None]
+    own = {part: [d / part for d in directories if (d / part).is_dir()] for part in ("again", "why", "transfer")}
+    return Study(
+        rows=read_rows(results, RESAMPLES),
+        seconds=read_seconds(directories[-1]),
+        first=read_rows(first, RESAMPLES) if first else {},
+        again=read_rows(own["again"][0], RESAMPLES) if own["again"] else {},
+        why=why_report.read_why(*own["why"]) if own["why"] else None,
+        transfers=read_transfers(own["transfer"][0]) if own["transfer"] else {},
+        longer=read_rows(longer, RESAMPLES) if longer else {},
+    )
+
+
+def generated(study: Study) -> dict[str, str]:
+    """The generated parts of the page by name; the page needs those for which the study has results."""
+    rows, first = study.shown, study.first or study.rows
+    parts = {"facts": facts(study.rows), "main": main_table(rows, study.seconds), "comparisons": comparison_table(rows)}
+    parts |= {"rates": rate_table(rows), "equal_rates": equal_rates_table(study.rows)}
+    if study.first:
+        parts["wider"] = wider_table(study.rows, study.first)
+    if study.longer:
+        parts["longer"] = longer_table(study.rows, study.longer)
+    if study.again:
+        parts["again"] = repeat_table(first, study.again)
+    if any(name.startswith("reference ") for name in first):
+        parts["references"] = reference_table(first, study.again)
+    if study.transfers:
+        parts["transfer"], parts["transferred"] = transfer_table(study.transfers), transfer_differences(study.transfers)
+    if study.why:
+        parts["distances"] = why_report.distance_table(study.why["distances"])
+        parts["own"] = why_report.task_distance_table(study.why["distances"])
+        parts["replaced"] = why_report.replacement_table(study.why["metrics"])
+        parts["corrupted"] = why_report.corruption_table(study.why["metrics"])
     return parts
 
 
@@ -427,32 +389,25 @@ def read_seconds(directory: Path) -> dict[str, float]:
     return json.loads(path.read_text())["seconds_per_step"] if path.is_file() else {}
 
 
-def read_more(directory: Path) -> tuple[dict[str, Row] | None, dict[str, list[Any]] | None]:
-    """Results of a second training, from `again/`, and the measurements of `why.py`, from `why/`; None if there is no such directory."""
-    again = read_rows(directory / "again", RESAMPLES) if (directory / "again").is_dir() else None
-    return again, why_report.read_why(directory / "why") if (directory / "why").is_dir() else None
-
-
 def read_transfers(directory: Path) -> dict[str, dict[str, Row]]:
-    """Results in another domain, by directory of [`TRANSFERS`] in `transfer/`; those that do not exist are left out."""
-    return {name: read_rows(directory / "transfer" / name, RESAMPLES) for name in TRANSFERS if (directory / "transfer" / name).is_dir()}
+    """Results in another domain, by directory of [`TRANSFERS`]; those that do not exist are left out."""
+    return {name: read_rows(directory / name, RESAMPLES) for name in TRANSFERS if (directory / name).is_dir()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    rows = read_rows(arguments.results, RESAMPLES)
-    again, why = read_more(arguments.results)
-    parts = generated(rows, read_seconds(arguments.results), again, why, read_transfers(arguments.results))
+    study = read_study(arguments.results, arguments.first, arguments.longer)
+    parts = generated(study)
     if arguments.page is None:
         print("\n\n".join(parts.values()))
     else:
         arguments.page.write_text(with_parts(arguments.page.read_text(), parts))
     if arguments.images is not None:
-        for name, plot in PLOTS.items():
-            plot(rows, arguments.images / f"evidence-{name}.png")
-        if why is not None:
-            why_report.plot_maps(why, arguments.images / "evidence-maps.png")
+        plots.plot_comparisons([*present(study.shown).values()], arguments.images / "evidence-comparisons.png")
+        plots.plot_losses(study.shown, arguments.images / "evidence-losses.png")
+        if study.why is not None:
+            why_report.plot_maps(study.why, arguments.images / "evidence-maps.png")
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ DISTANCES: dict[str, Callable[[Record], bool]] = {
 """By row of the table of distances: the condition for the pairs of maps that it averages."""
 
 
-def read_why(directory: Path) -> dict[str, list[Any]]:
-    """Read all files of `why.py` in a directory; a pair of maps or a network that is in several files counts once."""
+def read_why(*directories: Path) -> dict[str, list[Any]]:
+    """Read all files of `why.py` in some directories; a pair of maps or a network that is in several files counts once."""
     found: dict[str, dict[str, Any]] = {"distances": {}, "metrics": {}}
-    for path in sorted(directory.glob("*.json")):
+    for path in (path for directory in directories for path in sorted(directory.glob("*.json"))):
         content = json.loads(path.read_text())
         for record in map(ordered, content["distances"]):
             found["distances"][json.dumps([record[key] for key in ("stage", "rows", "seeds", "tasks")])] = record

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.study import report, rooms
+from examples.study import rates, report, rooms
 from examples.study.differences import Difference, Measured, Row, difference, mean_difference
-from examples.study.report import generated, main, read_rows, with_parts
+from examples.study.report import Study, generated, main, read_rows, with_parts
 
 ROOT = Path(__file__).resolve().parents[3]
 DRAWS = rooms.draw_rooms(20, 400)
@@ -68,7 +68,7 @@ def test_every_result_is_in_the_tables(study_results, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "REFERENCE", "own maps with skip")
     directory, results = study_results
     rows = read_rows(directory / "out", resamples=50)
-    parts = generated(rows, {"MulT with skip": 0.25})
+    parts = generated(Study(rows, {"MulT with skip": 0.25}))
     main_rows = {line.split(" | ")[0].strip("| "): re.sub(" +", " ", line) for line in parts["main"].splitlines()[2:]}
     assert list(main_rows) == ["MulT with skip", "own maps with skip", "single-task with skip, half the steps"]
     rmse = np.array([test["depth/rmse"] for test in results["mult-with-skip"]["test"]])
@@ -88,7 +88,7 @@ def test_every_result_is_in_the_tables(study_results, tmp_path, monkeypatch):
 def test_a_row_that_was_trained_again_is_compared_with_its_first_training(study_results):
     rows = read_rows(study_results[0] / "out", resamples=50)
     first, second = rows["MulT with skip"], rows["own maps with skip"]  # stands for the second training
-    table = generated(rows, {}, {"MulT with skip": second})["again"]
+    table = generated(Study(rows, again={"MulT with skip": second}))["again"]
     cells = [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]]
     assert cells[:2] == ["MulT with skip", "cpu over cpu"]
     assert cells[2:-1] == [difference(second.tasks[task], first.tasks[task]).text for task in second.tasks]
@@ -116,7 +116,7 @@ def test_networks_in_another_domain_are_compared_by_the_number_of_its_views(stud
         values = {one: measured("mae", [error] * 20, [error] * 20), other: measured("mae", [1.0] * 20, [1.0] * 20)}
         return {name: Row(name, [], {"edges2d": value}) for name, value in values.items()}
 
-    found = generated(read_rows(study_results[0] / "out"), {}, transfers={"frozen": rows(0.9), "50": rows(0.8)})
+    found = generated(Study(read_rows(study_results[0] / "out"), transfers={"frozen": rows(0.9), "50": rows(0.8)}))
     assert [line.split("|")[-2].strip() for line in found["transferred"].splitlines()[2:]] == [
         "**+10.0 [+10.0, +10.0] 2/2**", "**+20.0 [+20.0, +20.0] 2/2**"
     ]  # fmt: skip
@@ -128,12 +128,85 @@ def test_networks_in_another_domain_are_compared_by_the_number_of_its_views(stud
     assert report.read_transfers(tmp_path) == {}
 
 
+def row_of(name, errors, rate=1e-3, **more):
+    """A row of one network, with these errors of keypoints in each seed, on validation and on test."""
+    validation = {str(rate): {"validation": [{"keypoints2d/mae": error} for error in errors]}}
+    network = {"name": name, "chosen": rate, "device": "cpu", "learning_rates": validation, "steps": 800, **more}
+    return Row(name, [network], {"keypoints2d": measured("mae", *([error] * 20 for error in errors))})
+
+
+def test_rows_of_the_first_study_fill_what_the_wide_one_lacks_but_for_reference_tasks():
+    rows, first = (
+        {name: row_of(name, [1.0, 1.0], source=source) for name in names}
+        for source, names in (("wide", ["MulT", "own maps"]), ("first", ["MulT", "no sharing", "reference depth"]))
+    )
+    shown = Study(rows, first=first).shown
+    assert {name: row.networks[0]["source"] for name, row in shown.items()} == {"MulT": "wide", "own maps": "wide", "no sharing": "first"}
+    assert list(shown) == [name for name in report.ORDER if name in shown], "in the order of the tables"
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_the_wide_study_is_compared_with_the_first_and_both_chosen_rates_are_named():
+    """20 % less error with a rate that the first study did not have; a row without a first training is left out."""
+    rows = {"MulT": row_of("MulT", [0.8, 0.8], rate=0.016), "own maps": row_of("own maps", [1.0, 1.0])}
+    table = rates.wider_table(rows, {"MulT": row_of("MulT", [1.0, 1.0], rate=0.004)})
+    assert [cells_of(line)[:3] for line in table.splitlines()[2:]] == [["MulT", "0.004 → 0.016", "**+20.0 [+20.0, +20.0] 2/2**"]]
+    several = Row("alone", [{"chosen": rate} for rate in (0.004, 0.001, 0.002)], {})
+    assert rates.chosen_rates(several) == "0.001 to 0.004"
+
+
+def test_networks_are_compared_at_the_rates_that_both_have():
+    """The first seed is better, the second worse by less; a rate of one network alone has an empty cell."""
+    rows = {"MulT": row_of("MulT", [0.8, 1.1], rate=0.001), "own maps": row_of("own maps", [1.0, 1.0], rate=0.001)}
+    rows["MulT"].networks[0]["learning_rates"]["0.002"] = {"validation": [{"keypoints2d/mae": 0.5}] * 2}
+    header, _, line = rates.equal_rates_table(rows).splitlines()
+    assert cells_of(header) == ["better by [%]", "0.001"]
+    assert cells_of(line) == ["MulT over own maps", "+5.0 1/2"]
+    rows["own maps"].networks[0]["learning_rates"]["0.002"] = {"validation": [{"keypoints2d/mae": 1.0, "depth/rmse": 9.0}] * 2}
+    assert cells_of(rates.equal_rates_table(rows).splitlines()[2])[1:] == ["+5.0 1/2", "**+50.0 2/2**"], "mean over the tasks of both"
+
+
+def test_six_tasks_and_one_are_compared_task_by_task_in_the_usual_order():
+    named = {task: f"{rates.ALONE}, {task}" for task in ("keypoints2d", "depth")}
+    alone = [{**row_of(name, [1.0, 1.0]).networks[0], "flags": {"tasks": [task]}} for task, name in named.items()]
+    alone[1]["learning_rates"] = {"0.001": {"validation": [{"depth/rmse": 2.0}] * 2}}
+    joint = row_of(rates.TOGETHER, [1.1, 1.2])
+    for seed in joint.networks[0]["learning_rates"]["0.001"]["validation"]:
+        seed["depth/rmse"] = 1.0
+    lines = rates.equal_rates_table({rates.TOGETHER: joint, rates.ALONE: Row(rates.ALONE, alone, {})}).splitlines()[2:]
+    assert [cells_of(line) for line in lines] == [
+        [f"{rates.TOGETHER} over {rates.ALONE}, depth", "**+50.0 2/2**"],
+        [f"{rates.TOGETHER} over {rates.ALONE}, keypoints2d", "**-15.0 2/2**"],
+    ]
+
+
+def test_longer_trainings_are_shown_beside_the_usual_ones():
+    together, alone = report.LONGER
+    rows = {together: row_of(together, [1.0, 1.0]), alone: row_of(alone, [0.5, 0.5])}
+    longer = {together: row_of(together, [0.9, 0.9], steps=1600), alone: row_of(alone, [0.4, 0.4], steps=1600)}
+    found = [cells_of(line) for line in report.longer_table(rows, longer).splitlines()[2:]]
+    assert [line[:2] for line in found] == [
+        ["800 steps", "six tasks together"],
+        ["800 steps", "one network per task"],
+        ["800 steps", "together better by [%]"],
+        ["1,600 steps", "six tasks together"],
+        ["1,600 steps", "one network per task"],
+        ["1,600 steps", "together better by [%]"],
+        ["1,600 steps, against 800 steps", "six tasks together, better by [%]"],
+        ["1,600 steps, against 800 steps", "one network per task, better by [%]"],
+    ]
+    assert [found[line][-1][2:7] for line in (2, 5, 6, 7)] == ["-100.", "-125.", "+10.0", "+20.0"]
+
+
 def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESAMPLES", 50)
     page = tmp_path / "page.md"
     page.write_text(
         "Before.\n"
-        + "".join(f"<!-- generated: {part} -->\nold\n<!-- end -->\n" for part in ("facts", "main", "comparisons", "rates"))
+        + "".join(f"<!-- generated: {part} -->\nold\n<!-- end -->\n" for part in ("facts", "main", "comparisons", "rates", "equal_rates"))
         + "After.\n"
     )
     argv = ["--results", str(study_results[0] / "out"), "--page", str(page), "--images", str(tmp_path)]
@@ -170,9 +243,8 @@ def intervals_apart(text):
 
 def test_the_published_page_shows_what_follows_from_the_committed_results():
     page = (ROOT / "docs/evidence.md").read_text()
-    directory = report.HERE / "results/main_table"
-    more = (*report.read_more(directory), report.read_transfers(directory))
-    again = with_parts(page, generated(read_rows(directory), report.read_seconds(directory), *more))
+    results = report.HERE / "results"
+    again = with_parts(page, generated(report.read_study(results / "wide_rates", results / "main_table", results / "longer")))
     (text, ends), (expected_text, expected_ends) = intervals_apart(page), intervals_apart(again)
     assert text == expected_text
     assert ends == pytest.approx(expected_ends, abs=0.15), "another numpy may draw other rooms"
