@@ -60,13 +60,21 @@ class Plan:
 
 
 def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
-    """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set), whose name replaces `{task}`."""
+    """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set), whose name replaces `{task}`.
+
+    Such a row may have its learning rates by task.
+    """
     flags = dict(flags)
     alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)
-    rates = rates and [float(rate) for rate in rates]
     flags["max_steps"] = max(1, round(flags["max_steps"] * share))
     if not alone:
-        return [Network(row, row, flags, rates)]
+        return [Network(row, row, flags, numbers(rates))]
     tasks = flags.get("tasks") or load_task_specs(flags["dataset"])
     own = {task: {key: value.replace("{task}", task) for key, value in flags.items() if isinstance(value, str)} for task in tasks}
-    return [Network(row, f"{row}, {task}", {**flags, **own[task], "tasks": [task]}, rates) for task in tasks]
+    by_task = rates if isinstance(rates, Mapping) else dict.fromkeys(tasks, rates)
+    return [Network(row, f"{row}, {task}", {**flags, **own[task], "tasks": [task]}, numbers(by_task[task])) for task in tasks]
+
+
+def numbers(values: Sequence[Any] | None) -> list[float] | None:
+    """Learning rates as numbers; YAML reads 1e-3 as text."""
+    return None if values is None else [float(value) for value in values]

@@ -2,7 +2,8 @@
 
 A small network spends most of a step on starting operations, while the GPU is idle. So a step of 15 networks in a stack takes little
 longer than a step of one. Each network of a stack has its own weights, batches, learning rate and gradient norm, and trains as
-`mult-hf train` would train it alone: with the same losses, task weights, parameter groups, AdamW, schedule and clipping.
+`mult-hf train` would train it alone: with the same losses, task weights, parameter groups, AdamW, schedule and clipping. There is one
+exception: batch normalisation of a pretrained encoder keeps its pretrained statistics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ class Stack:
         check_stackable(models, learning_rates, arguments)
         self.arguments = arguments
         self.model = models[0].to(device).train()
+        keep_statistics(self.model)
         self.model.set_attn_implementation("eager")  # the same equations; vmap has no gradient of the fused ones
         self.specs = self.model.config.task_specs
         self.buffers = dict(self.model.named_buffers())
@@ -170,6 +172,13 @@ class Stack:
             named = dict(self.model.named_parameters())
             vector_to_parameters(vectors[number].detach(), [named[name] for name in piece.names])
         return self.model.eval()
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let batch normalisation use its stored statistics, which networks of a stack could not update each for itself."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def check_stackable(

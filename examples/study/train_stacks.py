@@ -57,7 +57,7 @@ from mult_hf.evaluation.cards import to_jsonable
 from mult_hf.evaluation.comparison import gain_over
 from mult_hf.evaluation.loop import evaluate
 from mult_hf.inference.predictor import Predictor, predict
-from mult_hf.training.initialization import build_model
+from mult_hf.training.initialization import build_model, build_processor
 
 from . import decoders, rooms, streams  # noqa: F401  (decoders registers the study's own)
 from .ablation import slug
@@ -178,9 +178,8 @@ def split_rows(dataset: str, split: str) -> list[dict[str, Any]]:
 
 def processor_of(flags: TrainFlags) -> MulTImageProcessor:
     """The image processor for a network's tasks; their only metrics are the headline metrics."""
-    specs = load_task_specs(flags.dataset, flags.tasks)
-    size = {"height": flags.image_size, "width": flags.image_size}
-    return MulTImageProcessor(size=size, tasks=[replace(spec, metrics=(rooms.headline(spec),)) for spec in specs.values()])
+    specs = {task: replace(spec, metrics=(rooms.headline(spec),)) for task, spec in load_task_specs(flags.dataset, flags.tasks).items()}
+    return build_processor(flags, specs, {"height": flags.image_size, "width": flags.image_size})
 
 
 def prepare(network: Network, directory: Path, seed: int, positions: range) -> None:

@@ -291,7 +291,15 @@ RUNS = {"paper": 48, "smoke": 2, "weighting": 10}
 
 
 def test_every_shipped_ablation_is_tested():
-    of_stacks = {"few_labels", "longer", "main_table", "pairs", "transfer", "wide_rates"}  # tests/examples/study/test_train_stacks.py
+    of_stacks = {
+        "few_labels",
+        "longer",
+        "main_table",
+        "pairs",
+        "pretrained",
+        "transfer",
+        "wide_rates",
+    }  # tests/examples/study/test_train_stacks.py
     assert {path.stem for path in SHIPPED.glob("*.yaml")} == set(RUNS) | of_stacks
 
 

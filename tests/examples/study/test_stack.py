@@ -9,10 +9,11 @@ from accelerate.utils import set_seed
 from examples.study import decoders  # noqa: F401  (registers the study's own)
 from examples.study.stack import Stack
 from examples.study.streams import Stream, create, fill, stacked_batch
-from mult_hf import MulTImageProcessor
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.schema import load_rows, load_task_specs
 from mult_hf.training.arguments import ModelArguments, TrainingArguments
 from mult_hf.training.initialization import build_model
+from support.models import BACKBONES
 from support.training_runs import train, weights
 
 SIZE, STEPS = 32, 3
@@ -92,6 +93,36 @@ def test_losses_and_gradients_of_a_stack_are_those_of_its_networks(prepared, fla
         gradient = stack.gradient(number)
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_pretrained_encoder_keeps_the_statistics_of_its_batch_normalisation():
+    """The gradients are those of each network alone with the same statistics, and training does not change them."""
+    config = MulTConfig(backbone_config=BACKBONES["timm"], tasks=["depth"], decoder_num_attention_heads=[8, 4, 2, 1])
+    set_seed(0)
+    models = [MulTForMultiTaskDensePrediction(config) for _ in range(2)]
+    for model in models:
+        normalisations = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert normalisations, "premise"
+        for module in normalisations:
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    statistics = {name: value for name, value in models[0].state_dict().items() if "running_" in name}
+    models[1].load_state_dict(statistics, strict=False)  # both have one pretrained encoder
+    alone = [copy.deepcopy(model).eval() for model in models]
+    images, targets = torch.randn(2, 2, 3, 64, 64), torch.rand(2, 2, 1, 64, 64) + 1
+    stack = Stack(models, [1e-3] * 2, settings(), "cpu")
+    losses = stack.backward(images, {"depth": targets})
+    for number, model in enumerate(alone):
+        loss = model(images[number], labels={"depth": targets[number]}).loss
+        assert float(losses["depth"][number]) == pytest.approx(float(loss.detach()), rel=1e-4)
+        loss.backward()
+        found = stack.gradient(number)
+        # Sums of float32 in another order, through some 20 convolutions.
+        for name, parameter in model.named_parameters():
+            assert torch.allclose(found[name], parameter.grad, rtol=1e-2, atol=1e-4 * float(parameter.grad.abs().max()) + 1e-6), name
+    stack.clip()
+    stack.update()
+    assert all(torch.equal(value, dict(alone[1].named_buffers())[name]) for name, value in stack.network(1).named_buffers())
 
 
 def test_the_gradient_of_each_network_is_clipped_to_its_own_norm(prepared):

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,25 @@ def test_a_row_of_single_tasks_is_one_network_per_task(small_rooms):
     assert [network.name for network in networks][:2] == ["alone, segmentation", "alone, depth"]
     assert len(networks) == 6
     assert networks[0].flags == {"dataset": str(small_rooms), "max_steps": 4, "tasks": ["segmentation"]}
+
+
+def test_networks_for_one_task_may_each_have_their_own_learning_rates(small_rooms):
+    """As YAML reads them, in which 2e-3 is text."""
+    rates = {"depth": ["2e-3", 0.1], "normals": [0.5]}
+    flags = {"dataset": str(small_rooms), "max_steps": 9, "alone": True, "tasks": ["depth", "normals"], "learning_rates": rates}
+    assert [network.learning_rates for network in expand("alone", flags)] == [[2e-3, 0.1], [0.5]]
+
+
+def test_images_are_normalised_as_the_pretrained_encoder_wants_them(small_rooms, tmp_path):
+    timm = pytest.importorskip("timm")
+    timm.models.save_for_hf(timm.create_model("tf_efficientnet_lite0"), str(tmp_path / "lite0"), safe_serialization=True)
+    path = ROOT / "examples/study/ablations/pretrained.yaml"
+    network = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms))).networks[0]
+    flags = replace(network, flags={**network.flags, "backbone": str(tmp_path / "lite0")}).parsed()
+    processor = train_stacks.processor_of(flags)
+    assert {*processor.image_mean, *processor.image_std} == {0.5}
+    model = train_stacks.build_model(flags, processor.task_specs, flags.image_size)
+    assert list(model.config.task_specs) == list(processor.task_specs)
 
 
 def test_the_command_line_replaces_parts_of_a_plan(small_rooms, tmp_path):
