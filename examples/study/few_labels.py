@@ -54,8 +54,12 @@ def few_labels(splits: Mapping[str, Dataset], tasks: Sequence[str]) -> dict[str,
         tasks: names of the tasks.
 
     Raises:
-        ValueError: if there are fewer rooms than tasks.
+        ValueError: if there is no split `train`, it has no column `room`, or there are fewer rooms than tasks.
     """
+    if TRAIN not in splits:
+        raise ValueError(f"the data set has the splits {list(splits)}; expected {TRAIN}")
+    if ROOM not in splits[TRAIN].column_names:
+        raise ValueError(f"{TRAIN} has the columns {splits[TRAIN].column_names}; expected {ROOM}, which says which views are of one room")
     encoded = {
         name: rows.cast(Features({**rows.features, **dict.fromkeys(["image", *tasks], Image(decode=False))}))
         for name, rows in splits.items()

@@ -26,14 +26,27 @@ def positional(help_text: str, **keywords: Any) -> Any:
 class CommandParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` with positional arguments and one-line errors."""
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.list_flags: list[str] = []  # before the flags are added, which is done by:
+        super().__init__(*arguments, **keywords)
+
     def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
         """Add a flag, or a positional argument with the flag's name."""
         if keywords.get("action") == "store_false":  # HfArgumentParser repeats the help of --NAME for its complement --no_NAME
             keywords["help"] = f"switch off --{keywords['dest']}"
+        if keywords.get("nargs") in ("+", "*"):
+            self.list_flags.append(names[0])
         if not positional:
             return super().add_argument(*names, **keywords)
         keywords.pop("required", None)
         return super().add_argument(names[0].removeprefix("--"), **keywords)
+
+    def check_repetition(self, argv: Sequence[str]) -> None:
+        """Exit with a one-line message if a list is given in several parts, of which argparse would silently use the last."""
+        given = [word.split("=")[0] for word in argv if len(word) > 2]
+        for name in self.list_flags:
+            if (times := sum(name.startswith(word) for word in given)) > 1:
+                self.error(f"{name} is given {times} times; list all values after one {name}")
 
 
 def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str, prog: str | None = None) -> Arguments:
@@ -51,6 +64,7 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str
     """
     parser = CommandParser(cast(Any, kind), prog=prog, description=description)
     config: Path | None = getattr(parser.parse_args([*argv]), "config", None)
+    parser.check_repetition(argv)
     in_file = [] if config is None else _config_argv(config, kind)
     return parser.parse_args_into_dataclasses([*in_file, *argv], look_for_args_file=False)[0]
 
@@ -62,7 +76,21 @@ def _config_argv(config: Path, kind: type) -> list[str]:
     if not isinstance(values, dict) or set(values) - set(allowed):
         given = sorted(map(str, set(values) - set(allowed))) if isinstance(values, dict) else type(values).__name__
         raise refusal(f"{config} has {given}; expected flags by name: {', '.join(allowed)}")
-    return [word for key, value in values.items() if value is not None for word in as_argv(key, value)]
+    words = {key: as_argv(key, value) for key, value in values.items() if value is not None}
+    for key, (_, *given) in words.items():
+        if dashed := [word for word in given if word.startswith("-") and not _is_number(word)]:
+            raise refusal(
+                f"{config} has {key}: {dashed[0]}, which would be read as a flag; a path may start with ./ instead: ./{dashed[0]}"
+            )
+    return [word for given in words.values() for word in given]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 class _EachKeyOnce(yaml.SafeLoader):

@@ -53,6 +53,7 @@ from .runtime_flags import dtype_flag, runtime_flag
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
 CONFIDENCE = 0.95
+LEAST_RESAMPLES = 100  # the ends of the interval are then the third lowest and the third highest
 BASELINE = "constant baseline"  # column of the baseline
 
 
@@ -107,7 +108,11 @@ class EvaluationArguments:
     update_card: bool = flag(False, "write the metrics into the README.md of the model's directory")
 
     def __post_init__(self) -> None:
-        at_least: dict[float, Sequence[str]] = {0: ("worst", "num_workers"), 1: ("batch_size", "max_samples", "resamples", "cpu_threads")}
+        at_least: dict[float, Sequence[str]] = {
+            0: ("worst", "num_workers", "seed"),
+            1: ("batch_size", "max_samples", "cpu_threads"),
+            LEAST_RESAMPLES: ("resamples",),
+        }
         check_bounds(self, at_least, {MAX_WORKERS: ["num_workers"]})
         if self.dataset is None:
             raise ValueError(
@@ -181,7 +186,8 @@ def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelera
         return dataset
     if named not in dataset.column_names:
         raise ValueError(f"--focal_length_column is {named!r}, but {arguments.dataset} has the columns {dataset.column_names}")
-    return dataset.rename_column(named, FOCAL_LENGTH)
+    others = [FOCAL_LENGTH] if FOCAL_LENGTH in dataset.column_names else []
+    return dataset.remove_columns(others).rename_column(named, FOCAL_LENGTH)
 
 
 def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSpec], device: torch.device) -> list[Candidate]:
@@ -366,6 +372,8 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
         training = None if training is None else add_normals(training, data_specs, registered_tasks())[0]
         dataset, data_specs = add_normals(dataset, data_specs, registered_tasks())
         data_specs = with_scaled_metrics(data_specs)
+    if missing := [task for task in arguments.tasks or [] if task in data_specs and task not in (columns := dataset[0].keys())]:
+        raise refusal(f"--tasks has {missing}, but {arguments.split!r} of {data} has the columns {list(columns)}")
     described = {"dataset": public_name(data), "split": arguments.split, "evaluated_samples": len(dataset)}
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)

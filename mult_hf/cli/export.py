@@ -78,6 +78,8 @@ class ExportArguments:
             raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
         if self.dataset is not None and self.results == "finished":
             raise ValueError(f"--dataset {self.dataset} measures predictions at the labels' sizes; export with --results predictions")
+        if self.dataset is None and self.max_samples is not None:
+            raise ValueError(f"--max_samples {self.max_samples} is given without --dataset, which predictions are measured on; add it")
         check_bounds(self, {1: ["max_samples", "cpu_threads"]})
 
 

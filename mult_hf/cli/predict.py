@@ -372,8 +372,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))
+    source, origin = open_source(arguments, accelerator)  # first, because loading a large model takes longer
     loaded = load_model(arguments)
-    source, origin = open_source(arguments, accelerator)
     directory = prediction_directory(arguments, loaded)
     predict_source = ENGINES[arguments.engine](arguments, loaded, accelerator)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):

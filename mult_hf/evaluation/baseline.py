@@ -49,7 +49,8 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     def prepared(number: int) -> Any:
         return in_batch(collator, [read_row(dataset, number)])
 
-    first = prepared(0)
+    row = read_row(dataset, 0)
+    first: Any = in_batch(collator, [row])
     size = tuple(first["pixel_values"].shape[-2:])
     numbers = evenly_spread(len(dataset), min(max_images, max(1, _MAX_PIXELS // math.prod(size))))
     targets = [first["labels"], *(prepared(number)["labels"] for number in numbers[1:])]
@@ -57,7 +58,8 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     for task, spec in specs.items():
         stacks[task] = torch.stack([resized_target(target[task][0], size, spec) for target in targets])
     of_canonical_camera = [task for task, spec in specs.items() if collator.processor.depends_on_focal_length(spec)]
-    _check_labels(stacks, specs, of_canonical_camera, all_read=len(numbers) == len(dataset))
+    without_column = specs.keys() - row.keys()  # as for tasks of a model that are frozen
+    _check_labels(stacks, specs, of_canonical_camera, without_column, all_read=len(numbers) == len(dataset))
     constants = {task: _as_prediction(constant, specs[task]) for task, constant in constant_predictions(stacks, specs).items()}
     return lambda pixel_values: {
         task: constant.to(pixel_values.device).expand(len(pixel_values), -1, -1, -1) for task, constant in constants.items()
@@ -65,10 +67,15 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
 
 
 def _check_labels(
-    stacks: Mapping[str, Tensor], specs: Mapping[str, TaskSpec], of_canonical_camera: Collection[str], *, all_read: bool
+    stacks: Mapping[str, Tensor],
+    specs: Mapping[str, TaskSpec],
+    of_canonical_camera: Collection[str],
+    without_column: Collection[str],
+    *,
+    all_read: bool,
 ) -> None:
-    """Name tasks of which nothing can be learnt or measured: those without a known label, with a single class, or with
-    values that no prediction has.
+    """Name tasks of which nothing can be learnt or measured although they have a column: those without a known label, with a single class,
+    or with values that no prediction has.
 
     Raises:
         ValueError: if there is no known label at all.
@@ -77,8 +84,8 @@ def _check_labels(
     unknown = [task for task, pixels in known.items() if not pixels.any()]
     if len(unknown) == len(specs) and all_read:
         raise refusal(f"no row has a known label of {', '.join(specs)}; run mult-hf check on the data set")
-    if unknown:
-        logger.warning(f"none of the rows that were read has a known label of {', '.join(unknown)}; run mult-hf check on the data set")
+    if empty := [task for task in unknown if task not in without_column]:
+        logger.warning(f"none of the rows that were read has a known label of {', '.join(empty)}; run mult-hf check on the data set")
     for task, pixels in known.items():
         classes = stacks[task][pixels].unique().tolist() if specs[task].is_classification else []
         if len(classes) == 1:

@@ -60,7 +60,7 @@ def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> d
         raise ValueError(f"{directory} has no metrics.json or results.json in its directories; give the parent of single-task runs")
     values: dict[str, float] = {}
     for path in files.values():
-        run = json.loads(path.read_text())
+        run = _read_run(path)
         other = {key: run[key] for key, value in described.items() if run.get(key, value) != value}
         if other:
             raise ValueError(f"{path} was measured on {other}, this run on { {key: described[key] for key in other} }; use the same data")
@@ -69,6 +69,24 @@ def read_single_task_results(directory: Path, described: Mapping[str, Any]) -> d
             raise refusal(f"{path} has results of {tasks}, and {sorted(values)} were already read; give one run per task")
         values |= {name: math.nan if value is None else value for name, value in run["model"].items()}
     return values
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    """The numbers of a run.
+
+    Raises:
+        ValueError: if the file is not JSON, or has no metrics of a model.
+    """
+    try:
+        run = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}; give directories that `mult-hf train` or `mult-hf evaluate` wrote") from None
+    values = run.get("model") if isinstance(run, dict) else None
+    if not isinstance(values, dict) or not all(value is None or type(value) in (int, float) for value in values.values()):
+        raise ValueError(
+            f"{path} has no numbers by metric under `model`; give directories that `mult-hf train` or `mult-hf evaluate` wrote"
+        )
+    return run
 
 
 class Difference(NamedTuple):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mult_hf.model.entry_fields import refusal
+from mult_hf.model.images import refuse_masked
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .statistics import ConfusionMatrix, image_map
@@ -56,6 +57,8 @@ class MultiTaskMetrics:
             raise refusal(f"there are maps of {unknown}, but these metrics are for {list(self.specs)}; leave them out, or add entries")
         for task in predictions.keys() & targets.keys():
             spec = self.specs[task]
+            for maps in (predictions, targets):
+                refuse_masked(maps[task], task, "NaN, or 255 for classes, where it is unknown")
             prediction, target = _same_place(*(torch.as_tensor(maps[task]) for maps in (predictions, targets)))
             prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
             if prediction.shape != target.shape:

@@ -17,7 +17,6 @@ except ImportError as error:
     raise ImportError(f'mult_hf.metrics.modules needs evaluate ({error}); install it with: pip install "mult-hf[train]"') from error
 
 import safetensors.torch
-import torch
 
 from mult_hf.model.tasks import TaskSpec
 
@@ -70,7 +69,7 @@ class _SumsMetric(evaluate.Metric):
             ValueError: if a map is not that of a single image; `add_batch` takes several.
         """
         pair = (predictions if prediction is None else prediction, references if reference is None else reference)
-        maps = ({self.spec.name: torch.as_tensor(values)} for values in pair)
+        maps = ({self.spec.name: values} for values in pair)
         self.collected.update(*maps)
         self.images += 1
 

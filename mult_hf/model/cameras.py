@@ -22,6 +22,12 @@ FULL_FRAME_DIAGONAL = math.hypot(36, 24)
 ASSUMED_FIELD_OF_VIEW = 60.0
 """Degrees along the longer side of an image whose focal length is not known."""
 
+LEAST_EQUIVALENT, MOST_EQUIVALENT = 3.0, 3000.0
+"""35 mm equivalents in millimetres that lenses have: of a fisheye, and of a camera behind a telescope. EXIF may state anything."""
+
+LEAST_PIXELS, MOST_PIXELS = 0.01, 100_000_000
+"""Focal lengths in pixels beyond which a depth is no number that float32 can hold in any useful way."""
+
 GIVEN, FROM_FILE, ASSUMED = "given", "EXIF", "assumed"
 
 Size = tuple[int, int]
@@ -79,14 +85,14 @@ def exif_focal_length(image: Any) -> float | None:
 
 
 def film_equivalent(image: Any) -> float | None:
-    """The 35 mm equivalent of the focal length in an image's EXIF, in millimetres, or None if it states none."""
+    """The 35 mm equivalent of the focal length in an image's EXIF, in millimetres, or None if it states none that a lens can have."""
     if not isinstance(image, Image.Image):
         return None
     try:
         millimetres = float(image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
     except (TypeError, ValueError, ArithmeticError, OSError, SyntaxError):  # broken EXIF; 0 means unknown
         return None
-    return millimetres if 0 < millimetres < math.inf else None
+    return millimetres if LEAST_EQUIVALENT <= millimetres <= MOST_EQUIVALENT else None
 
 
 def with_film_equivalent(image: Image.Image, millimetres: float | None) -> Image.Image:
@@ -114,10 +120,10 @@ def check_focal_length(value: Any, what: str = "focal_length") -> float:
     """A focal length in pixels as a float.
 
     Raises:
-        ValueError: if it is not a finite number above 0.
+        ValueError: if it is not a number from [`LEAST_PIXELS`] to [`MOST_PIXELS`].
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
-        raise refusal(f"{what} is {value!r}; give a number of pixels above 0, or None where it is not known")
+    if not isinstance(value, Real) or isinstance(value, bool) or not LEAST_PIXELS <= float(value) <= MOST_PIXELS:
+        raise refusal(f"{what} is {value!r}; give a number of pixels from {LEAST_PIXELS} to {MOST_PIXELS:,}, or None where it is not known")
     return float(value)
 
 

@@ -413,8 +413,15 @@ def _refuse_backbone_keywords(kwargs: dict[str, Any]) -> None:
 
 
 def _warn_about_unknown_names(kwargs: dict[str, Any], fields: list[str]) -> None:
-    """Warn about misspelt arguments, because `@strict` silently accepts any keyword."""
+    """Warn about misspelt arguments, because `@strict` silently accepts any keyword.
+
+    Raises:
+        ValueError: if one is the name of a value that follows from the others.
+    """
     for name in kwargs:
+        if isinstance(getattr(MulTConfig, name, None), property) and not hasattr(PreTrainedConfig, name) and name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            raise refusal(f"MulTConfig takes no {name!r}, which follows from the other values; give {close[0] if close else 'those'}")
         if name.startswith("_") or name in _TRANSFORMERS_KEYWORDS or hasattr(PreTrainedConfig, name):
             continue
         close = difflib.get_close_matches(name, fields, n=1)

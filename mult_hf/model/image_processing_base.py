@@ -22,7 +22,7 @@ from .alignment import orientation
 from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_focal_length, listed_focal_lengths
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
-from .images import LabelMap, open_file, read_image
+from .images import LabelMap, images_of_array, open_file, read_image
 from .post_processing import finish, resized
 from .processor_fields import check_aspect, checked_fields
 from .processor_labels import Place, reduced, resized_target, with_segmentation_maps
@@ -428,7 +428,9 @@ class MulTProcessingMixin(_Backend):
 
 def _listed(images: Any) -> Sequence[Any]:
     """A list of the images, also for a single one."""
-    return images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+    if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
+        return images_of_array(images)
+    return images if isinstance(images, (list, tuple)) else [images]
 
 
 def _is_in_0_to_1(image: Any) -> bool:

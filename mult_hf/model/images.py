@@ -89,7 +89,7 @@ def read_image(
     if isinstance(image, Image.Image):
         return _rgb_image(image, getattr(image, "filename", "") or name)
     if isinstance(image, np.ndarray):
-        _refuse_masked(image, name, "a colour")
+        refuse_masked(image, name, "a colour")
         return _rgb_values(_as_tensor(image, name), name, channels_last).numpy()
     if isinstance(image, Tensor):
         return _rgb_values(image.detach(), name, channels_last)
@@ -255,7 +255,7 @@ def _rgb_image(image: Image.Image, name: str) -> Image.Image:
 def _in_rgb(image: Image.Image, name: str, *, is_widened: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.array(image)
-        if is_widened and values.min() >= 0 and values.max() <= _WHITE_16_BIT:
+        if is_widened and image.mode != "F" and values.min() >= 0 and values.max() <= _WHITE_16_BIT:
             values = values.astype(np.uint16)
         return Image.fromarray(_rgb_values(_as_tensor(values, name), name, None).permute(1, 2, 0).numpy())
     if image.has_transparency_data:
@@ -301,12 +301,41 @@ def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
         raise ValueError(f"{name} has shape {shape}; expected (height, width) or 1, 3 or 4 channels first or last")
     if image.numel() == 0:
         raise ValueError(f"{name} has shape {shape}; it is empty")
-    image = _to_255(image, name)
+    image = _rgba_to_255(image, name) if image.shape[0] == 4 and image.is_floating_point() else _to_255(image, name)
     if image.shape[0] == 4:
         opacity = image[3:].float() / 255
         image = image[:3] * opacity + 255 * (1 - opacity)  # on white
     # 8 bits as in a file, because the range of a nearly black float image could not be recognised from its values later.
     return image.round().to(torch.uint8).expand(3, -1, -1)
+
+
+def _rgba_to_255(image: Tensor, name: str) -> Tensor:
+    """Floats with an opacity, which has the range of the colours, or [0, 1] beside colours in [0, 255]."""
+    colours, opacity = image[:3], image[3:]
+    highest, most_opaque = float(colours.max()), float(opacity.max())
+    if 0 < highest <= 1 < most_opaque:
+        raise ValueError(
+            f"{name} has colours up to {highest:g} and an opacity up to {most_opaque:g}; give both in [0, 1] or both in "
+            f"[0, 255], or convert the image to uint8"
+        )
+    if highest >= 2 and most_opaque <= 1:
+        return torch.cat([_to_255(colours, name), _to_255(opacity, name)])
+    return _to_255(image, name)
+
+
+def images_of_array(images: np.ndarray | Tensor) -> list[np.ndarray | Tensor]:
+    """The images of an array of several, in which the brightest image tells the range of all.
+
+    Alone, a nearly black image with floats in [0, 255] would be read as in [0, 1] (see [`read_image`]).
+
+    Args:
+        images: (images, ...), as for [`read_image`]. Floats in [0, 255] become 8 bits if one has a value of 2 or more.
+    """
+    floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
+    with_opacity = 4 in (images.shape[1], images.shape[-1])  # has a range of its own
+    if floating and not with_opacity and 0 not in images.shape and bool(images.min() >= 0) and 2 <= float(images.max()) <= 255:
+        images = images.round().to(torch.uint8) if isinstance(images, Tensor) else images.round().astype(np.uint8)
+    return list(images)
 
 
 def _to_255(image: Tensor, name: str) -> Tensor:
@@ -374,13 +403,28 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     if array.dtype == object or array.ndim == 0:
         got = f"str {stored[:60]!r}; open the file it names" if isinstance(stored, str) else type(stored).__name__
         raise ValueError(f"a label map is a PIL image, an array or a tensor, got {got}")
-    _refuse_masked(stored, "a label map", "a value that its encoding lists as unknown, or with NaN")
+    refuse_masked(stored, "a label map", "a value that its encoding lists as unknown, or with NaN")
     return array
 
 
-def _refuse_masked(values: Any, name: str, with_what: str) -> None:
+def refuse_masked(values: Any, name: str, with_what: str) -> None:
+    """Refuse a masked array of numpy, whose mask torch would ignore.
+
+    Raises:
+        ValueError: if it masks anything; the message says what to fill it with.
+    """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(f"{name} is a masked array, whose mask would be lost; call its filled() with {with_what}")
 
 
-__all__ = ["BROKEN", "LabelMap", "label_array", "open_file", "open_image", "read_image", "resize_label"]
+__all__ = [
+    "BROKEN",
+    "LabelMap",
+    "images_of_array",
+    "label_array",
+    "open_file",
+    "open_image",
+    "read_image",
+    "refuse_masked",
+    "resize_label",
+]

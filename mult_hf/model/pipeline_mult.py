@@ -18,7 +18,7 @@ from transformers.pipelines.base import Pipeline
 from .agreement import agreement
 from .cameras import FocalLength
 from .image_processing_mult import MulTImageProcessor
-from .images import open_file, read_image
+from .images import images_of_array, open_file, read_image
 from .lazy import LazyDict
 from .post_processing import finish
 from .resizing import bounded_size
@@ -72,6 +72,9 @@ class MultiTaskVisionPipeline(Pipeline):
             image_processor = MulTImageProcessor.from_pretrained(model.name_or_path)
         elif image_processor is None:  # a model that was never saved has no processor
             image_processor = MulTImageProcessor(tasks=model.config.tasks)
+        elif not hasattr(image_processor, "focal_length_of"):  # by name, because a model's own code has another class
+            given = type(image_processor).__name__
+            raise ValueError(f"image_processor is a {given}; give a MulTImageProcessor, or none for that of the model's directory")
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 
@@ -97,7 +100,9 @@ class MultiTaskVisionPipeline(Pipeline):
                 processor without a `canonical_focal_length` (that of a row has no effect there, because data sets are for all models).
         """
         # transformers' pipelines take lists, generators and torch data sets; any other sequence of images is converted to one of these.
-        if isinstance(inputs, tuple) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4):
+        if isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4:
+            inputs = images_of_array(inputs)
+        elif isinstance(inputs, tuple):
             inputs = list(inputs)
         elif (
             not isinstance(inputs, _SINGLE)

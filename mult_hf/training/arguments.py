@@ -173,6 +173,8 @@ class TrainingArguments:
         check_bounds(self, {0: at_least_0, 0.1: ["min_zoom"], 1: at_least_1}, at_most)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
+        if self.resume is not None and self.overwrite:
+            raise ValueError(f"--resume {self.resume} goes on with the run that --overwrite deletes; give one of them")
         if not self.ema_decay < 1:
             raise ValueError(f"--ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
 

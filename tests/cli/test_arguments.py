@@ -70,6 +70,8 @@ def test_help_of_a_negated_flag_names_the_flag_that_it_switches_off(capsys):
         (["in", "out", "--mode", ""], "the argument after --mode is empty"),
         (["in", "out", "--mode="], "the argument after out is empty"),
         (["in", "out", "--names", "a", ""], "the argument after a is empty"),
+        (["in", "out", "--names", "a", "--names", "b"], "--names is given 2 times; list all values after one --names"),
+        (["in", "out", "--nam=a", "--names", "b"], "--names is given 2 times"),
     ],
 )
 def test_invalid_arguments_give_one_line_and_status_2(capsys, argv, message):
@@ -124,6 +126,23 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, text):
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"--config .*{name} cannot be read"):
         parse_arguments(arguments_class(), ["--config", str(tmp_path / name)], "")
+
+
+def test_a_list_on_the_command_line_replaces_that_of_the_file_and_a_repeated_number_the_one_before(tmp_path):
+    (tmp_path / "flags.yaml").write_text("tasks: [a, b]\nsteps: 1\n")
+    parsed = parse_arguments(
+        arguments_class(), ["--config", str(tmp_path / "flags.yaml"), "--tasks", "c", "--steps", "2", "--steps", "3"], ""
+    )
+    assert (parsed.tasks, parsed.steps) == (["c"], 3)
+
+
+@pytest.mark.parametrize("text", ["tasks: [a, --deep]", "tasks: --deep", "tasks: [-a.jpg]"])
+def test_a_value_of_the_file_never_becomes_a_flag(tmp_path, text):
+    (tmp_path / "flags.yaml").write_text(f"{text}\n")
+    with pytest.raises(ValueError, match=r"flags.yaml has tasks: -(-deep|a.jpg), which would be read as a flag; a path may start with \./"):
+        parse_arguments(arguments_class(), ["--config", str(tmp_path / "flags.yaml")], "")
+    (tmp_path / "flags.yaml").write_text("steps: -1\n")
+    assert parse_arguments(arguments_class(), ["--config", str(tmp_path / "flags.yaml")], "").steps == -1, "a number stays one"
 
 
 @pytest.mark.parametrize("ending", ["yaml", "json"])

@@ -1,16 +1,19 @@
 """Proves that `mult-hf evaluate` measures correctly, and refuses meaningless comparisons, with any number of processes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset, Features, Image, Value
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.cli.evaluate import EvaluationArguments, main
+from mult_hf.cli.evaluate import EvaluationArguments, load_split, main
+from mult_hf.data.schema import load_rows
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.metrics import MultiTaskMetrics
 from support.forked import run_together
@@ -163,7 +166,7 @@ def test_fewer_samples_are_spread_evenly(save_model, data, run):
 
 
 def test_two_models_are_compared_with_differences_and_intervals(save_model, data, run):
-    printed, results, _ = run(save_model("first"), data, "--compare", save_model("second", seed=1), "--resamples", 50)
+    printed, results, _ = run(save_model("first"), data, "--compare", save_model("second", seed=1), "--resamples", 100)
     assert "| task | metric | first | second |" in unpadded(printed)
     assert "| task | metric | first - second | 95% interval | better |" in unpadded(printed)
     for name, interval in results["differences"].items():
@@ -173,12 +176,12 @@ def test_two_models_are_compared_with_differences_and_intervals(save_model, data
 
 def test_a_model_with_another_input_size_is_measured_at_its_own_size(save_model, data, run):
     large = save_model("large", seed=1, size=64)
-    compared = run(save_model(), data, "--compare", large, "--resamples", 5)[1]["compared"]
+    compared = run(save_model(), data, "--compare", large, "--resamples", 100)[1]["compared"]
     assert compared == pytest.approx(run(large, data)[1]["model"], rel=1e-12)
 
 
 def test_a_model_with_fewer_tasks_has_dashes_and_no_difference(save_model, data, run):
-    printed, results, _ = run(save_model(), data, "--compare", save_model("depth_only", seed=1, tasks=["depth"]), "--resamples", 5)
+    printed, results, _ = run(save_model(), data, "--compare", save_model("depth_only", seed=1, tasks=["depth"]), "--resamples", 100)
     assert "| segmentation | mean_iou (higher is better)" in unpadded(printed)
     assert {name.split("/")[0] for name in results["differences"]} == {"depth"}
 
@@ -231,12 +234,55 @@ def test_a_task_without_single_task_result_is_left_out_of_the_gain_and_named(sav
         ),
         ({"a": {"model": {"depth/rmse": 1}, "split": "train"}}, r"was measured on \{'split': 'train'\}, this run on \{'split': 'test'\}"),
         ({"a": {"model": {"edges2d/mae": 1}}}, r"have \['edges2d/mae'\]; expected at least one of"),
+        ({"a": {"foo": 1}}, r"a/results.json has no numbers by metric under `model`; give directories that"),
+        ({"a": [1]}, "has no numbers by metric under `model`"),
+        ({"a": {"model": {"depth/rmse": "0.5"}}}, "has no numbers by metric under `model`"),
     ],
 )
 def test_incomparable_single_task_results_are_refused(runs, message, save_model, data, run, tmp_path):
     (tmp_path / "singles").mkdir()
     with pytest.raises(ValueError, match=message):
         run(save_model(), data, "--single_task_results", write_runs(tmp_path / "singles", **runs))
+
+
+def test_single_task_results_that_are_no_json_are_named(save_model, data, run, tmp_path):
+    (tmp_path / "singles/a").mkdir(parents=True)
+    (tmp_path / "singles/a/metrics.json").write_text("depth: 0.5")
+    with pytest.raises(ValueError, match=r"a/metrics.json is not JSON: .*; give directories that `mult-hf train` or"):
+        run(save_model(), data, "--single_task_results", tmp_path / "singles")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(["--resamples", 99], "resamples is 99; it must be at least 100"), (["--seed", -1], "seed is -1")]
+)
+def test_numbers_that_say_nothing_are_refused_before_anything_is_measured(flags, message, save_model, data, run):
+    with pytest.raises(ValueError, match=message):
+        run(save_model(), data, *flags)
+
+
+def test_a_requested_task_without_a_column_is_refused(save_model, data, run, tmp_path):
+    """Its card lists the task, so only the column tells."""
+    without = tmp_path / "without"
+    shutil.copytree(data, without)
+    for split, rows in load_rows(data).items():
+        for file in without.glob(f"{split}*.parquet"):
+            rows.remove_columns("depth").to_parquet(file)
+    with pytest.raises(
+        ValueError, match=r"--tasks has \['depth'\], but 'test' of .*without has the columns \['id', 'image', 'segmentation'\]"
+    ):
+        run(save_model(), without, "--tasks", "depth")
+
+
+def test_another_column_of_focal_lengths_replaces_the_usual_one(data, tmp_path):
+    """Where the data have both."""
+    shutil.copytree(data, tmp_path / "both")
+    for file in (tmp_path / "both").glob("*.parquet"):
+        rows = Dataset.from_parquet(str(data / file.name))
+        rows.add_column("focal_length", [1.0] * 5).add_column("fx", [70.0] * 5).to_parquet(str(file))
+    arguments = EvaluationArguments(dataset=str(tmp_path / "both"), focal_length_column="fx")
+    split = load_split(arguments, "test", Accelerator(cpu=True))
+    assert set(split["focal_length"]) == {70.0}
+    assert "fx" not in split.column_names
 
 
 # --- the configuration file
@@ -332,7 +378,7 @@ def test_a_model_is_not_compared_with_itself(save_model, data, run):
 
 def test_models_of_the_same_name_are_shown_with_their_paths(save_model, data, run):
     first, second = save_model("one/best"), save_model("two/best", seed=1)
-    printed, results, _ = run(first, data, "--compare", second, "--resamples", 5)
+    printed, results, _ = run(first, data, "--compare", second, "--resamples", 100)
     assert f"| task | metric | {first} | {second} |" in unpadded(printed)
     assert results["model"] != results["compared"]
 
@@ -351,7 +397,7 @@ def test_a_missing_card_cannot_be_updated(save_model, data, run):
 def test_two_processes_give_the_same_numbers_as_one(save_model, data, run, tmp_path):
     """Exactly, with views, a constant baseline, a comparison, and an odd number of batches: 3 in 2 processes."""
     model, other = save_model(), save_model("other", seed=1)
-    flags = ["--batch_size", "2", "--flip", "--baseline_split", "train", "--compare", str(other), "--resamples", "20", "--worst", "1"]
+    flags = ["--batch_size", "2", "--flip", "--baseline_split", "train", "--compare", str(other), "--resamples", "100", "--worst", "1"]
     alone = run(model, data, *flags)[1]
     argv = ["--model", model, "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", tmp_path / "two", *flags]
     cpu = {"ACCELERATE_USE_CPU": "true"}  # as `accelerate launch --cpu` sets it

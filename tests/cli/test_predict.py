@@ -26,6 +26,7 @@ from support.forked import run_together, start
 
 SIZE = 40
 TASKS = ["segmentation", "depth", "normals", {"name": "curvature", "kind": "regression", "channels": 2}]  # the last is of no module
+PICTURES = str(Path(__file__).parents[2] / "docs/images")
 
 
 @pytest.fixture
@@ -316,8 +317,11 @@ def test_the_command_says_where_maps_and_pictures_lie(model, tmp_path, capsys, f
         (["--inputs", "x", "--image_size", "31"], r"--image_size is \['31'\]; give a side"),
         (["--inputs", "x", "--image_size", "big"], r"--image_size is \['big'\]; give a side"),
         (["--inputs", "x", "--frame_step", "0"], "--frame_step is 0; it must be at least 1"),
-        (["--inputs", "x", "--tasks", "dept"], r"--tasks has \['dept'\]; .* has \['segmentation', 'depth'"),
-        (["--inputs", "no/such/file"], "no/such/file does not exist"),
+        (
+            ["--inputs", PICTURES, "--tasks", "dept"],
+            r"--tasks has \['dept'\]; .* has \['segmentation', 'depth'",
+        ),
+        (["--inputs", "no/such/file", "--model", "no/such/model"], "no/such/file does not exist"),  # said before a model is loaded
     ],
 )
 def test_invalid_flags_are_refused(run, tmp_path, flags, message):

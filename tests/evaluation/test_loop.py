@@ -320,6 +320,18 @@ def test_labels_that_are_unknown_everywhere_are_named_before_training_or_measuri
         constant_baseline(rows[:1], collator_for("distance", "classes"))
 
 
+def test_a_task_without_a_column_is_no_mistake_of_the_data(caplog, monkeypatch):
+    """As those of a model's frozen tasks, while others train (docs/own-task.md)."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mult_hf"), "propagate", True)
+    rows = [{"image": black_image(), "classes": np.full((8, 8), number)} for number in (0, 1)]
+    with caplog.at_level("WARNING"):
+        constant_baseline(rows, collator_for("distance", "classes"))
+    assert caplog.text == ""
+    with pytest.raises(ValueError, match="no row has a known label of distance, classes"):
+        constant_baseline([{"image": black_image()}], collator_for("distance", "classes"))
+
+
 @pytest.mark.parametrize(("canonical", "share"), [(None, None), (16.0, "100.0%")])
 def test_values_that_no_prediction_can_have_are_named_before_training(caplog, monkeypatch, canonical, share):
     """7 m, seen through a lens of 8 pixels, are 14 m for a canonical camera with 16, and predictions end at 10."""

@@ -207,3 +207,13 @@ def test_modules_load_by_path_and_importing_them_writes_no_files_beyond_those_of
 def test_a_script_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="unknown evaluate module 'mult_height'; allowed: mult_boundaries, mult_depth"):
         evaluation.script("mult_height")
+
+
+@pytest.mark.parametrize("role", ["prediction", "reference"])
+def test_a_masked_array_is_refused_because_its_mask_would_be_lost(role):
+    """Without the mask, the masked pixel of 1000 m would count."""
+    masked = np.ma.array([[1000.0, 2.0]], mask=[[True, False]])
+    with pytest.raises(ValueError, match=r"map is a masked array, whose mask would be lost; call its filled\(\) with NaN, or 255"):
+        evaluation.MultDepth(metrics=["rmse"]).add(**{"prediction": np.ones((1, 2)), "reference": np.ones((1, 2)), role: masked})
+    nothing_masked = np.ma.array([[1.0, 2.0]])
+    evaluation.MultDepth(metrics=["rmse"]).add(prediction=nothing_masked, reference=nothing_masked)

@@ -132,12 +132,12 @@ def test_exif_that_states_no_focal_length_is_left_out(value, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), "50", True])
 def test_an_impossible_focal_length_is_refused(processor, wrong):
-    with pytest.raises(ValueError, match=r"focal_length is .*; give a number of pixels above 0"):
+    with pytest.raises(ValueError, match=r"focal_length is .*; give a number of pixels from 0.01 to 100,000,000"):
         labels(processor, focal_length=wrong)
-    with pytest.raises(ValueError, match=r"canonical_focal_length is .*; give a number of pixels above 0"):
+    with pytest.raises(ValueError, match=r"canonical_focal_length is .*; give a number of pixels from 0.01 to 100,000,000"):
         MulTImageProcessor(canonical_focal_length=wrong)
     rows = [{"image": photograph(), "focal_length": wrong}]
-    with pytest.raises(ValueError, match=r"focal_length of row 0 of the batch is .*; give a number of pixels above 0"):
+    with pytest.raises(ValueError, match=r"focal_length of row 0 of the batch is .*; give a number of pixels from 0.01 to 100,000,000"):
         MultiTaskCollator(processor)(rows)
 
 
@@ -255,3 +255,17 @@ def test_focal_lengths_of_several_images_belong_to_their_rows(predict):
         predict([image, image], focal_length=[30.0, 60.0])
     near, far = predict([{"image": image, "focal_length": 30.0}, {"image": image, "focal_length": 60.0}])
     assert far["depth"]["prediction"].mean() > near["depth"]["prediction"].mean()
+
+
+@pytest.mark.parametrize("pixels", [5e-324, 1e-30, 0.001, 1e9, 1e300, math.inf, math.nan, 0, -50, True, "50"])
+def test_focal_lengths_that_no_image_has_are_refused(pixels, processor):
+    """The smallest would divide by zero, and the largest give NaN."""
+    with pytest.raises(ValueError, match=r"focal_length is .*; give a number of pixels from 0.01 to 100,000,000, or None"):
+        labels(processor, focal_length=pixels)
+
+
+@pytest.mark.parametrize(("millimetres", "believed"), [(1, False), (3, True), (26, True), (3000, True), (65535, False)])
+def test_an_equivalent_that_no_lens_has_counts_as_not_stated(millimetres, believed):
+    image = with_equivalent(photograph(), millimetres)
+    assert (exif_focal_length(image) is not None) == believed
+    assert find_focal_length(image, (64, 96)).source == ("EXIF" if believed else "assumed")

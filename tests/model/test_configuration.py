@@ -369,3 +369,9 @@ def test_a_saved_task_keeps_its_values_even_if_the_registered_task_differs(tmp_p
     loaded = AutoConfig.from_pretrained(tmp_path).task_specs["depth"]
     assert registered_tasks()["depth"].value_range == (0, 10)
     assert (loaded.value_range, loaded.weight) == ((0, 80), 3.0)
+
+
+@pytest.mark.parametrize(("name", "instead"), [("decoder_window", "decoder_window_size"), ("task_specs", "tasks")])
+def test_a_value_that_follows_from_others_cannot_be_given(name, instead):
+    with pytest.raises(ValueError, match=rf"MulTConfig takes no '{name}', which follows from the other values; give {instead}"):
+        MulTConfig(**{name: 4})

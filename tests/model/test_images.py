@@ -29,6 +29,53 @@ def encoded(file_format="PNG", image=RED):
     return buffer.getvalue()
 
 
+def test_a_float_file_is_read_by_its_range_and_not_as_16_bits(tmp_path):
+    """Pillow opens PFM files under the name of a format whose 16-bit images it widens."""
+    values = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    for highest in (1, 255):
+        (tmp_path / "grey.pfm").write_bytes(b"Pf\n8 6\n-1.0\n" + (values * highest)[::-1].astype("<f4").tobytes())
+        with Image.open(tmp_path / "grey.pfm") as image:
+            assert (image.format, image.mode) == ("PPM", "F"), "premise"
+        read = np.asarray(read_image(tmp_path / "grey.pfm"))[..., 0]
+        np.testing.assert_allclose(read, values * 255, atol=0.51)
+
+
+# An opacity, and several images in one array.
+
+
+@pytest.mark.parametrize("factor", [1, 255])
+def test_opacity_in_0_to_1_belongs_to_colours_of_either_range(factor):
+    """Half of the pixels are transparent, so white."""
+    colours = np.full((6, 8, 3), 0.8 * factor, np.float32)
+    opacity = np.repeat([[[1.0]], [[0.0]]], 3, axis=0).repeat(8, axis=1).astype(np.float32)
+    read = read_image(np.concatenate([colours, opacity], axis=2))
+    assert (read[:, :3] == 204).all()
+    assert (read[:, 3:] == 255).all()
+
+
+def test_colours_in_0_to_1_with_an_opacity_up_to_255_are_refused():
+    image = np.concatenate([np.full((6, 8, 3), 0.8), np.full((6, 8, 1), 255.0)], axis=2)
+    with pytest.raises(ValueError, match=r"image has colours up to 0\.8 and an opacity up to 255; give both in"):
+        read_image(image)
+    image[..., :3] = 0  # black in either range
+    assert (read_image(image) == 0).all()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+def test_the_brightest_image_of_an_array_tells_the_range_of_all(kind):
+    """Alone, the second would be black and white."""
+    batch = np.zeros((2, 6, 8, 3), np.float32)
+    batch[0] = 200
+    batch[1, :3] = 1
+    for images_ in (
+        images.images_of_array(kind(batch)),
+        MulTImageProcessor(do_resize=False)(kind(batch), do_normalize=False)["pixel_values"],
+    ):
+        bright, dark = (np.asarray(each, np.float32) for each in images_)
+        assert bright.max() / dark.max() == pytest.approx(200)
+    assert [each.max() for each in images.images_of_array(np.asarray(batch / 255))] == pytest.approx([200 / 255, 1 / 255])
+
+
 # Integers: the type decides.
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import pipeline
+from transformers import ViTImageProcessor, pipeline
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, MulTImageProcessorPil
 from mult_hf.model import pipeline_mult
@@ -172,6 +172,11 @@ def test_a_given_processor_is_used(predict, wanted, image):
     given = pipeline("multitask-vision", model=predict.model, image_processor=MulTImageProcessorPil(size=INPUT_SIZE))
     assert isinstance(given.image_processor, MulTImageProcessorPil)
     assert_same({"depth": given(image)["depth"]}, {"depth": wanted["depth"]}, 0.02)  # a grey level, see the processor
+
+
+def test_a_processor_of_another_model_is_refused(predict):
+    with pytest.raises(ValueError, match=r"image_processor is a ViTImageProcessor.*; give a MulTImageProcessor, or none for that of"):
+        pipeline("multitask-vision", model=predict.model, image_processor=ViTImageProcessor())
 
 
 def test_a_task_added_after_saving_is_shown(directory, image):

@@ -8,7 +8,7 @@ from datasets import Image
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from examples.study import few_labels_report, train_stacks
-from examples.study.few_labels import main
+from examples.study.few_labels import few_labels, main
 from examples.study.report import HERE, read_rows, with_part
 from mult_hf.data.schema import load_rows, load_task_entries
 from support.studies import write_plan
@@ -80,6 +80,14 @@ def test_fewer_rooms_than_tasks_are_refused(small_rooms, tmp_path):
     with pytest.raises(ValueError, match="4 training rooms for 6 tasks; each task needs one at least"):
         main([str(small_rooms), str(tmp_path / "labels")])
     assert not (tmp_path / "labels").exists()
+
+
+def test_data_without_rooms_or_training_rows_are_refused(three_tasks):
+    splits, tasks = load_rows(three_tasks), ["depth"]
+    with pytest.raises(ValueError, match=r"has the splits \['test'\]; expected train"):
+        few_labels({"test": splits["train"]}, tasks)
+    with pytest.raises(ValueError, match=r"train has the columns \[.*\]; expected room, which says which views are of one room"):
+        few_labels({"train": splits["train"].remove_columns("room")}, tasks)
 
 
 def test_networks_of_one_plan_learn_from_their_own_rows(made, tmp_path):
