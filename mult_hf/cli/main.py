@@ -10,13 +10,14 @@ import argparse
 import importlib
 import os
 import sys
+import tarfile
 import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from .errors import MAX_MESSAGE, CommandError, OneLineParser, on_one_line
 
-USER_ERRORS = (CommandError, ValueError, OSError, ImportError, FloatingPointError)
+USER_ERRORS = (CommandError, ValueError, OSError, ImportError, FloatingPointError, tarfile.TarError)
 """Errors from wrong flags, missing files, broken data, missing packages and diverging training, shown on one line, as are those of
 transformers' configurations and of connections to the Hub. Others are bugs and keep their traceback."""
 

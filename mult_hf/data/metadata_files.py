@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ def metadata_mistake(directory: Path) -> str | None:
     everywhere = set().union(*known.values())
     for path, own in known.items():
         if lacking := sorted(everywhere - own):
+            other = next(each for each, keys in known.items() if lacking[0] in keys)
             return (
-                f"{path} has no value of {', '.join(lacking)}, and another split has; the splits of a folder need the same keys, each with "
+                f"{path} has no value of {', '.join(lacking)}, and {other} has; the files of a folder need the same keys, each with "
                 "a value in one line at least: correct them, or store all splits as Parquet (docs/data.md#parquet-files)"
             )
     return None
@@ -138,7 +140,10 @@ def explain_load_error(directory: Path, error: Exception, remedy: str = "") -> s
         hint = " (a folder without images is no split)" if is_folder else ""
         parts = f"'{splits[0]}[:90%]' and '{splits[0]}[90%:]' (to train: --train_split and --validation_split)"
         return f'Unknown split "{split}"{hint}; the data set has {", ".join(splits)}: give one of them, or parts of one, such as {parts}'
-    return metadata_mistake(directory) or f"{error.__cause__ or error}{remedy}"
+    cause = error.__cause__ or error
+    if not remedy and isinstance(cause, (tarfile.TarError, EOFError)):
+        remedy = "; make or download its files again"
+    return metadata_mistake(directory) or f"{cause}{remedy}"
 
 
 __all__ = ["explain_load_error", "files_of", "ignored_files", "metadata_mistake"]

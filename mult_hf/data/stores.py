@@ -37,6 +37,8 @@ def naming_store(url: str | Path) -> Iterator[None]:
     except (OSError, ValueError, ImportError):  # fsspec's
         raise
     except Exception as error:
+        if "://" not in str(url):  # a broken archive
+            raise OSError(f"{url} cannot be read: {error}; make or download its files again") from error
         raise OSError(f"{url} cannot be reached: {error}; check the credentials, the store's address, and the network") from error
 
 

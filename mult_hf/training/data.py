@@ -124,18 +124,24 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
         return
     entries = [entry for task, entry in zip(specs, load_task_entries(name), strict=True) if tasks is None or task in tasks]
     found = {split: check_rows({split: rows}, entries, CHECKED_ROWS, seconds=CHECKED_SECONDS, draw=False) for split, rows in splits.items()}
-    doubts = {without_numbers(doubt): doubt for findings in reversed(found.values()) for doubt in findings.doubts}
+    doubts = {_kind(doubt): doubt for findings in reversed(found.values()) for doubt in findings.doubts}
     for doubt in doubts.values():
         print_once(f"{name}: note: {doubt}")
-    problems: dict[str, list[tuple[str, str]]] = {}  # by the problem without its numbers and rows
+    problems: dict[tuple[str, str], list[tuple[str, str]]] = {}  # by task, and the problem without its numbers and rows
     for split, findings in found.items():
         for problem in findings.problems:
-            problems.setdefault(without_numbers(problem.rpartition(" [")[0]), []).append((split, problem))
+            problems.setdefault(_kind(problem.rpartition(" [")[0]), []).append((split, problem))
     for same in problems.values():
         print_once(f"{name}, {' and '.join(dict.fromkeys(split for split, _ in same))}, looks wrong: {same[0][1]}")
     if problems:
         more = "" if is_url(name) else f"; `mult-hf check {shlex.quote(name)} --sheet sheet.png` reads more rows, and draws them"
         print_once(f"training goes on where it can{more}")
+
+
+def _kind(finding: str) -> tuple[str, str]:
+    """The task of a finding, whose name may have numbers, and its sentence without numbers."""
+    task, _, sentence = finding.partition(": ")
+    return task, without_numbers(sentence)
 
 
 def _stored(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any], Dataset, None]:

@@ -73,6 +73,21 @@ CLASS_MISTAKES = {
         mask(0, 255),
         r"give encoding: \{dtype: uint8, scale: 0.00392156862745098\} \(1/255\)",
     ),
+    "0/255 beside a listed void": (
+        classes_of(2, dtype="uint8", unknown=[128]),
+        mask(0, 128, 255),
+        r"beside the unknown 128 only 0 and 255, .* give encoding: \{dtype: uint8, scale: 0.00392156862745098, unknown: \[128\]\}",
+    ),
+    "65535 for unlabelled and not listed": (
+        classes_of(3, dtype="uint16"),
+        np.resize(np.array([0, 1, 2, 65535], np.uint16), SIZE),
+        "65535 looks like the value for pixels without a class: list it under unknown",
+    ),
+    "a channel that the file does not have": (
+        classes_of(3, dtype="uint8", channels=[3]),
+        np.stack([mask(0, 1, 2)] * 3, axis=-1),
+        r"the stored map has 3 channels, but channels \[3\] are to be read from it",
+    ),
     "interpolated": (
         TWO_CLASSES,
         np.resize(np.arange(200, dtype=np.uint8), SIZE),
@@ -114,6 +129,27 @@ def test_the_advice_for_grey_masks_of_three_channels_corrects_them(tmp_path):
     for name, channels in (("three", [grey] * 3), ("with alpha", [grey] * 3 + [np.full_like(grey, 255)])):
         rows = [{"image": sound_maps()["image"], "things": np.stack(channels, axis=-1)}] * 3
         assert check(write(tmp_path / name, rows, {"things": entry})).is_right
+
+
+def test_the_advice_for_a_void_of_16_bits_and_beside_a_void_corrects_them(tmp_path):
+    stored = np.resize(np.array([0, 1, 2, 65535], np.uint16), SIZE)
+    for number, (entry, ids) in enumerate(
+        [
+            (classes_of(3, dtype="uint16", unknown=[65535]), stored),
+            (classes_of(2, dtype="uint8", scale=0.00392156862745098, unknown=[128]), mask(0, 128, 255)),
+        ]
+    ):
+        rows = [{"image": sound_maps()["image"], "things": ids}] * 3
+        assert check(write(tmp_path / str(number), rows, {"things": entry})).is_right
+
+
+def test_a_mask_with_an_opacity_has_one_problem_which_its_opacity_does_not_hide(tmp_path):
+    """255 is its opacity, and not a class."""
+    buffer = io.BytesIO()
+    Image.merge("LA", [Image.fromarray(each) for each in (mask(0, 1, 2), np.full(SIZE, 255, np.uint8))]).save(buffer, "PNG")
+    rows = [{"image": sound_maps()["image"], "things": buffer.getvalue()}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"things": THREE_CLASSES})).tasks["things"].problems
+    assert found == "the stored map has 2 channels, the task has 1; see `encoding.channels`"
 
 
 def test_class_ids_in_a_jpeg_are_refused(tmp_path):

@@ -118,3 +118,24 @@ def test_a_value_for_missing_depth_that_is_not_listed_is_named(tmp_path, entry, 
         check(write(tmp_path / "set", [{"image": sound_maps()["image"], "depth": stored}] * 3, {"depth": entry})).tasks["depth"].problems
     )
     assert re.search(r"8\.3% of the known pixels are exactly .* m, far beyond the others, .*list the stored value under", found), found
+
+
+def test_distances_outdoors_need_a_range_and_no_other_scale(tmp_path):
+    """Following the advice for wrong units would silently divide right distances by 100."""
+    rows = [{"image": sound_maps()["image"], "depth": (METRES * 20).astype(np.float32)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"depth": depth_entry()})).tasks["depth"].problems
+    assert "; if these are metres, give value_range: [0, 60]; if not, it looks like centimetres" in found
+    assert check(write(tmp_path / "right", rows, {"depth": {**depth_entry(), "value_range": [0, 60]}})).is_right
+
+
+def test_a_length_that_is_no_distance_from_the_camera_may_have_any_size(tmp_path):
+    entry = {"name": "height", "kind": "regression", "channels": 1, "unit": "m", "encoding": {"dtype": "float32"}}
+    rows = [{"image": sound_maps()["image"], "height": (400 + METRES).astype(np.float32)}] * 3
+    assert check(write(tmp_path / "set", rows, {"height": entry})).is_right
+
+
+def test_depth_that_is_cut_off_at_the_metre_that_its_entry_states_is_not_normalised(tmp_path):
+    rows = [{"image": sound_maps()["image"], "depth": np.minimum(METRES / 2, 1).astype(np.float32)}] * 3
+    assert check(write(tmp_path / "set", rows, {"depth": {**depth_entry(), "value_range": [0, 1]}})).is_right
+    (found,) = check(write(tmp_path / "unstated", rows, {"depth": depth_entry()})).tasks["depth"].problems
+    assert "normalised per image" in found

@@ -1,11 +1,12 @@
 """Proves that the checker names cells and files that are no images, and goes on with the others."""
 
 import io
+import tarfile
 
 import fsspec
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Sequence, Value
+from datasets import Array3D, Dataset, Features, IterableDataset, Sequence, Value
 from datasets import Image as ImageFeature
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
@@ -90,3 +91,58 @@ def test_time_and_pictures_of_a_check_can_be_limited():
     found = check_rows({"train": rows}, [ENTRIES["depth"]], seconds=0, draw=False)
     assert found.tasks["image"].rows == 1
     assert found.sheet is None
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_a_map_in_an_array_of_which_one_channel_is_read_is_checked(tmp_path, channels_first):
+    maps = sound_maps()
+    metres = np.stack([maps["depth"] / np.float32(512)] * 3, axis=0 if channels_first else -1).astype(np.float32)
+    features = Features({"image": ImageFeature(), "depth": Array3D(metres.shape, "float32")})
+    rows = Dataset.from_list([{"image": {"bytes": png(maps["image"]), "path": None}, "depth": metres}] * 3, features=features)
+    entry = {"name": "depth", "encoding": {"dtype": "float32", "channels": [0], "unknown": [0]}}
+    found = check_rows({"train": rows}, [entry]).tasks["depth"]
+    assert found.problems == {} if channels_first else found.found == 3
+
+
+def test_an_image_in_an_array_is_named_as_such():
+    image = sound_maps()["image"]
+    rows = Dataset.from_list([{"image": image}] * 2, features=Features({"image": Array3D(image.shape, "uint8")}))
+    (found,) = check_rows({"train": rows}, []).tasks["image"].problems
+    assert found.startswith("the image is an array, int64 of shape")
+    assert found.endswith("store images with the type `datasets.Image`")
+
+
+def test_a_shard_that_breaks_off_is_refused_with_what_to_do(tmp_path):
+    contents = io.BytesIO()
+    with tarfile.open(fileobj=contents, mode="w") as shard:
+        for number in range(6):
+            for name, data in ((f"{number}.png", png(sound_maps()["image"])), (f"{number}.edges2d.png", png(sound_maps()["edges2d"]))):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                shard.addfile(member, io.BytesIO(data))
+        middle = shard.getmembers()[4].offset_data + 20
+    (tmp_path / "train-00000.tar").write_bytes(contents.getvalue()[:middle])
+    DatasetCard(f"---\n{DatasetCardData(mult_tasks=['edges2d']).to_yaml()}\n---\n").save(tmp_path / "README.md")
+    with pytest.raises(ValueError, match=r"datasets cannot load .*; make or download its files again"):
+        check(tmp_path)
+
+
+@pytest.mark.parametrize("error", [tarfile.ReadError("unexpected end of data"), OSError("Couldn't deserialize thrift")])
+def test_a_file_that_breaks_off_later_is_named_by_its_split_and_the_rows_before(error):
+    def rows():
+        yield from [{"image": {"bytes": png(sound_maps()["image"]), "path": None}}] * 2
+        raise error
+
+    stream = IterableDataset.from_generator(rows, features=Features({"image": ImageFeature()}))
+    with pytest.raises(ValueError, match=f"split train cannot be read after 2 rows: {error}; make or download its files again"):
+        check_rows({"train": stream}, [])
+
+
+def test_a_column_whose_name_has_another_number_is_no_misspelt_task():
+    """3D edges are not 2D edges."""
+    cells = {name: {"bytes": png(sound_maps()[of]), "path": None} for name, of in (("image", "image"), ("edges3d", "edges2d"))}
+    rows = Dataset.from_list([cells] * 2, features=Features(dict.fromkeys(cells, ImageFeature())))
+    assert check_rows({"train": rows}, ["edges2d"]).tasks["edges2d"].problems == {}
+    misspelt = rows.rename_column("edges3d", "edgs2d")
+    (found,) = check_rows({"train": misspelt}, ["edges2d"]).tasks["edges2d"].problems
+    assert found == "no column 'edges2d', but 'edgs2d': rename the one you mean"

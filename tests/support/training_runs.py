@@ -18,7 +18,9 @@ from mult_hf.training.loop import TrainingLoop
 from mult_hf.training.progress import JsonLinesLog
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = "--embed_dim 8 --depths 1 1 --window_size 4 --batch_size 2 --panel_rows 1 --cpu_threads 1 --max_steps 2 --logging_steps 1".split()
+TWO_STAGES = ["--depths", "1", "1"]
+SMALL = "--embed_dim 8 --window_size 4 --batch_size 2 --panel_rows 1 --cpu_threads 1 --max_steps 2 --logging_steps 1".split()
+TINY = [*SMALL, *TWO_STAGES]
 
 
 def new_accelerate_state():
@@ -28,11 +30,11 @@ def new_accelerate_state():
 
 
 def train(output_dir, *flags):
-    """Run the command in this process; the last occurrence of a repeated flag counts."""
+    """Run the command in this process; the last occurrence of a repeated flag counts, and `--depths` replaces the usual two stages."""
     new_accelerate_state()
     threads = torch.get_num_threads()
     try:
-        main([*TINY, "--output_dir", str(output_dir), *map(str, flags)])
+        main([*(SMALL if "--depths" in flags else TINY), "--output_dir", str(output_dir), *map(str, flags)])
     finally:
         torch.set_num_threads(threads)
     return output_dir

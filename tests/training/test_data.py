@@ -125,3 +125,17 @@ def test_a_trained_model_keeps_its_decoders_and_gets_none_without_labels(tmp_pat
     found = build_model(ModelArguments(model=str(tmp_path / "trained")), data.specs, 32, data.unlabelled)
     assert ("depth" in found.task_names) == (own == "depth")
     assert {"segmentation", "normals", "edges2d"} <= {*found.task_names}
+
+
+def test_tasks_whose_names_differ_in_numbers_only_are_each_named(tmp_path, capsys):
+    def classes(name):
+        return {"name": name, "kind": "classification", "channels": 2, "encoding": {"dtype": "uint8"}}
+
+    rows = [
+        {"image": maps["image"], "parts1": maps["segmentation"] + 3, "parts2": maps["segmentation"] + 3}
+        for maps in map(sound_maps, range(4))
+    ]
+    directory = write(tmp_path / "set", rows, {name: classes(name) for name in ("parts1", "parts2")})
+    load(directory)
+    printed = capsys.readouterr().out
+    assert all(f"looks wrong: {name}: " in printed for name in ("parts1", "parts2"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from mult_hf.data.schema import load_rows
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.weighting import WEIGHTINGS
 from support.training_runs import log, train, weights
@@ -124,6 +125,7 @@ def files_of_at_most(size):
 
 def test_a_full_disk_ends_a_run_with_the_path_and_the_previous_checkpoint(tmp_path, data, monkeypatch):
     flags = ["--dataset", data, "--save_steps", 1, "--max_steps", 2]
+    load_rows(data)  # whose cached copy is larger than the limit, too
     with files_of_at_most(10_000), pytest.raises(OSError, match=r"checkpoint-00000001 could not be written; .*checkpoint: none yet; free"):
         train(tmp_path, *flags)
     assert list_checkpoints(tmp_path / "checkpoints") == []

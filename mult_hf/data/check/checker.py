@@ -6,7 +6,6 @@ Reads the first samples of each split with `datasets`, decodes every map with th
 everything that looks wrong, and writes a contact sheet for visual inspection. The exit status is 1 if something looks wrong.
 """
 
-import io
 import math
 import time
 from collections import Counter
@@ -17,21 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from mult_hf.model.entry_fields import refusal
 
 try:
     from datasets import Dataset, IterableDataset, load_dataset
     from datasets import Image as ImageFeature
-    from datasets.utils.file_utils import is_local_path, xopen
 except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
 from mult_hf.metrics import metrics_of
-from mult_hf.model.alignment import UPRIGHT, misalignment, orientation
+from mult_hf.model.alignment import misalignment
 from mult_hf.model.heads import activation_function
-from mult_hf.model.images import BROKEN, read_image, readable_formats
+from mult_hf.model.images import BROKEN, read_image
 from mult_hf.model.losses import check_loss, loss_function
 from mult_hf.model.processor_labels import unfit_file
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
@@ -39,9 +37,10 @@ from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, 
 
 from ..metadata_files import FILE_NAME, explain_load_error, metadata_mistake
 from ..schema import FOCAL_LENGTH, load_task_entries, refuse_ignored_files, with_columns_of_tasks
+from .cells import file_of, is_file, kind_of, opened, readable, stored_array, undecoded
 from .class_mistakes import class_mistake, colour_coding, zero_based_ids
 from .depth_mistakes import INVERTED, NORMALISED, is_depth, odd_depth
-from .findings import Findings, TaskFindings
+from .findings import Findings, TaskFindings, without_numbers
 from .mistakes import (
     FLIPPED,
     REVERSED,
@@ -134,7 +133,7 @@ def check_rows(
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
         columns |= dataset.features or {}
         before, started = findings["image"].rows, time.monotonic()
-        for number, row in enumerate(islice(_undecoded(dataset), samples + 1)):
+        for number, row in enumerate(islice(readable(undecoded(dataset), split_name), samples + 1)):
             if number == samples:
                 notes.append(f"{split_name}: only the first {samples} rows were read; --samples reads more")
                 break
@@ -236,17 +235,13 @@ def _similar(task: str, columns: Mapping[str, Any]) -> str | None:
         task: name of a task without a column.
         columns: the type of each column that is no task's.
     """
-    images = [name for name, kind in columns.items() if isinstance(kind, ImageFeature) and name != "image"]
+    images = [
+        name
+        for name, kind in columns.items()
+        if isinstance(kind, ImageFeature) and name != "image" and without_numbers(name) != without_numbers(task)  # 2d is not 3d
+    ]
     files = [name for name, kind in columns.items() if not isinstance(kind, ImageFeature) and name.startswith(f"{task}_file")]
     return next(iter([*files, *get_close_matches(task, images, 1, cutoff=0.8)]), None)
-
-
-def _undecoded(dataset: Dataset | IterableDataset) -> Iterator[dict[str, Any]]:
-    """Rows with undecoded images, so that a broken one is reported and does not stop the check."""
-    for column, feature in (dataset.features or {}).items():
-        if isinstance(feature, ImageFeature):
-            dataset = dataset.cast_column(column, ImageFeature(decode=False))
-    return iter(dataset)
 
 
 def _check_row(
@@ -265,9 +260,9 @@ def _check_row(
         if target is None:
             continue
         targets[task] = target
-        reason = None if image is None else misalignment(_opened(row[task]), _opened(row["image"]))
+        reason = None if image is None else misalignment(opened(row[task]), opened(row["image"]))
         if reason:
-            findings[task].wrong(reason, f"{where}{_file_of(row[task])}")
+            findings[task].wrong(reason, f"{where}{file_of(row[task])}")
     for depth, normals in _pairs(specs):
         if depth in targets and normals in targets:
             pair_evidence(targets[depth], targets[normals], findings[normals].evidence.counts)
@@ -360,22 +355,25 @@ def _shortened(names: Sequence[str], limit: int = 6) -> str:
 
 def _check_image(cell: Any, where: str, findings: TaskFindings) -> Image.Image | None:
     findings.rows += 1
-    stored = _stored(cell, where, findings)
+    stored = stored_array(cell, where, findings)
     if stored is None:
         if cell is None:
             findings.wrong("the image is missing; every sample needs one", where)
         return None
     findings.lowest, findings.highest = min(findings.lowest, stored.min()), max(findings.highest, stored.max())
     findings.pixels += stored.shape[0] * stored.shape[1]
+    if not is_file(cell):
+        findings.wrong(f"the image is an array, {kind_of(cell)}; store images with the type `datasets.Image`", where)
+        return None
     if stored.dtype != np.uint8:
         findings.wrong(f"the image is {stored.dtype}, expected 8-bit RGB", where)
         return None
     if stored.min() == stored.max():
         findings.wrong("the image has only one colour", where)
     try:
-        return _shown(_opened(cell))
+        return _shown(opened(cell))
     except BROKEN as error:
-        findings.wrong(f"cannot be read completely: {error}", f"{where}{_file_of(cell)}")
+        findings.wrong(f"cannot be read completely: {error}", f"{where}{file_of(cell)}")
         return None
 
 
@@ -387,27 +385,27 @@ def _shown(image: Any) -> Image.Image:
 
 def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) -> np.ndarray | None:
     findings.rows += 1
-    stored = _stored(cell, where, findings)
+    stored = stored_array(cell, where, findings)
     if stored is None:
         return None
     if isinstance(cell, Mapping):
-        with _opened(cell) as file:
+        with opened(cell) as file:
             reason = unfit_file(file, spec)
         if reason:
-            findings.wrong(reason, f"{where}{_file_of(cell)}")
+            findings.wrong(reason, f"{where}{file_of(cell)}")
             return None
     if spec.is_classification:
-        _check_class_file(cell, stored, spec, f"{where}{_file_of(cell)}", findings)
+        _check_class_file(cell, stored, spec, f"{where}{file_of(cell)}", findings)
         if colour_coding(stored, spec):
             return None
     if drawn := drawn_in_colours(stored, spec):
-        findings.wrong(drawn, f"{where}{_file_of(cell)}")
+        findings.wrong(drawn, f"{where}{file_of(cell)}")
         return None
     try:
         target = spec.decode(stored)
     except ValueError as error:
         drawn = "; distances in 8 bits look like depth drawn for viewing" if is_depth(spec) and stored.dtype == np.uint8 else ""
-        findings.wrong(str(error).removeprefix(f"{spec.name}: ") + drawn, f"{where}{_file_of(cell)}")
+        findings.wrong(str(error).removeprefix(f"{spec.name}: ") + drawn, f"{where}{file_of(cell)}")
         return None
     known = target != IGNORE_INDEX if spec.is_classification else np.isfinite(target).all(axis=0)
     findings.pixels += known.size
@@ -416,12 +414,12 @@ def _check_map(cell: Any, where: str, spec: TaskSpec, findings: TaskFindings) ->
         findings.wrong(UNKNOWN_MAP, where)
         return target
     findings.evidence.add_target(target, known, spec)
-    findings.evidence.add_stored(stored.reshape(known.shape) if stored.size == known.size else stored, known, spec)
+    findings.evidence.add_stored(stored, known, spec)
     values = target[..., known]
     findings.lowest, findings.highest = min(findings.lowest, float(values.min())), max(findings.highest, float(values.max()))
     for sentence in suspicions(values, spec):
         findings.evidence.suspicious_maps += 1
-        findings.wrong(sentence, f"{where}{_file_of(cell)}")
+        findings.wrong(sentence, f"{where}{file_of(cell)}")
     return target
 
 
@@ -433,65 +431,6 @@ def _check_class_file(cell: Any, stored: np.ndarray, spec: TaskSpec, where: str,
         return
     findings.evidence.add_ids(stored, spec.encoding.channels)
     if isinstance(cell, Mapping):
-        with _opened(cell) as file:
+        with opened(cell) as file:
             if file.format == "JPEG":
                 findings.wrong("class ids stored as JPEG, whose compression changes them; use PNG", where)
-
-
-def _stored(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:
-    """The array of a cell, or `None` if it is empty or unreadable; the latter is reported."""
-    if cell is None:
-        return None
-    findings.found += 1
-    if isinstance(cell, str):
-        findings.wrong(
-            "the cell is text, not an image; in a metadata.jsonl, a key that ends in _file_name reads the file", f"{where} ({cell})"
-        )
-        return None
-    try:
-        stored = _image_array(cell) if _is_file(cell) else np.asarray(cell)
-    except FileNotFoundError:
-        findings.wrong("the file does not exist", f"{where}{_file_of(cell)}")
-        return None
-    except UnidentifiedImageError:  # its own message contains a memory address
-        findings.wrong("cannot be opened as an image", f"{where}{_file_of(cell)}")
-        return None
-    except BROKEN as error:
-        findings.wrong(f"cannot be read completely: {error}", f"{where}{_file_of(cell)}")
-        return None
-    if stored.dtype.kind not in "buif" or stored.ndim not in (2, 3) or not stored.size:
-        findings.wrong(f"the cell is no image, but {_kind_of(cell)}; store images with the type `datasets.Image`", where)
-        return None
-    findings.dtypes.add(str(stored.dtype))
-    return stored
-
-
-def _is_file(cell: Any) -> bool:
-    """Whether a cell is an undecoded image of `datasets`."""
-    return isinstance(cell, Mapping) and {"bytes", "path"} <= cell.keys()
-
-
-def _kind_of(cell: Any) -> str:
-    array = np.asarray(cell)
-    return f"{array.dtype} of shape {array.shape}" if array.dtype.kind in "buif" else type(cell).__name__
-
-
-def _image_array(cell: Mapping[str, Any]) -> np.ndarray:
-    with _opened(cell) as file:
-        return np.asarray(ImageOps.exif_transpose(file) if orientation(file) != UPRIGHT else file)
-
-
-def _opened(cell: Any) -> Any:
-    """The image file of a cell, opened with its metadata; an array is returned unchanged."""
-    if not isinstance(cell, Mapping):
-        return cell
-    path, contents = cell["path"], cell["bytes"]
-    if contents is None and not is_local_path(path or ""):
-        with xopen(path, "rb") as file:
-            contents = file.read()
-    return Image.open(path if contents is None else io.BytesIO(contents), formats=readable_formats())
-
-
-def _file_of(cell: Any) -> str:
-    path = cell.get("path") if isinstance(cell, Mapping) else None
-    return f" ({path})" if path else ""

@@ -6,6 +6,9 @@ from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .mistakes import FEWEST_MAPS, Evidence, colours_of, is_grey
 
+VOID = (IGNORE_INDEX, 65535)
+"""Stored values that most data sets give to pixels without a class."""
+
 MOST_SPREAD_IDS = 16
 """Most ids beyond the class list that may be ids spread out for viewing; more ids come from interpolation."""
 
@@ -40,21 +43,24 @@ def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = Tr
     scale, offset = (float(np.ravel(number)[0]) for number in (encoding.scale, encoding.offset))
     ids = sorted({value * scale + offset for value in stored if value not in encoding.unknown})
     listed = ", ".join(f"{value:g}" for value in stored[:6]) + (", ..." if len(stored) > 6 else "")
-    foreground_is_lost = len(stored) == 2 and stored[0] == 0 and stored[1] == 255 and len([i for i in ids if 0 <= i <= last]) < 2
-    if foreground_is_lost and last >= 1:
-        channels = "" if encoding.channels is None else f", channels: {list(encoding.channels)}"
+    others = [value for value in encoding.unknown if value in stored and value not in (0, 255)]
+    is_binary = [value for value in stored if value not in others] == [0, 255]
+    if is_binary and last >= 1 and len([value for value in ids if 0 <= value <= last]) < 2:
+        fields = "" if encoding.channels is None else f", channels: {list(encoding.channels)}"
+        fields += f", unknown: {[round(value) for value in others]}" if others else ""
+        beside = f"beside the unknown {others[0]:g} " if others else ""
         return (
-            "stored values are only 0 and 255, and 255 is not a class: a 0/255 mask whose foreground is not read as class 1; store 0 "
-            f"and 1, or give encoding: {{dtype: {encoding.dtype}, scale: 0.00392156862745098{channels}}} (1/255)"
+            f"stored values are {beside}only 0 and 255, and 255 is not a class: a 0/255 mask whose foreground is not read as class 1; "
+            f"store 0 and 1, or give encoding: {{dtype: {encoding.dtype}, scale: 0.00392156862745098{fields}}} (1/255)"
         )
     beyond = [value for value in ids if not 0 <= value <= last or value != int(value)]
     if len(beyond) > MOST_SPREAD_IDS and len(ids) > spec.channels:
         return f"{len(ids)} different ids look like the result of JPEG or interpolation; use PNG and resize by nearest neighbour"
-    read_as = IGNORE_INDEX * scale + offset
-    unlisted = IGNORE_INDEX in stored and read_as in beyond and ids[0] >= 0 and (len(ids) == 1 or ids[-2] <= spec.channels)
+    void = float(stored[-1] if stored[-1] in VOID else IGNORE_INDEX)
+    unlisted = stored[-1] == void and void * scale + offset in beyond and ids[0] >= 0 and (len(ids) == 1 or ids[-2] <= spec.channels)
     if unlisted:  # what most data sets store for pixels without a class
         ids = ids[:-1]
-    also = f"; {IGNORE_INDEX} looks like the value for pixels without a class: list it under unknown" if unlisted else ""
+    also = f"; {void:g} looks like the value for pixels without a class: list it under unknown" if unlisted else ""
     starts_at_1 = offset / scale < 0 and -offset / scale - 1 in encoding.unknown
     if ids and ids[-1] == spec.channels and ids[0] >= 0 and starts_at_1:
         names = f"class_names lists {spec.channels}" if spec.class_names else f"channels is {spec.channels}"

@@ -25,6 +25,9 @@ NEAR = 0.05
 FEW_PIXELS = 0.01
 """Share of the pixels that have the largest value where a map is stretched to it; values cut off at it are more."""
 
+PILED_UP = 5.0
+"""How many times as many pixels as the usual value the largest one has where distances are cut off at it."""
+
 LARGEST_GAP = 0.02
 """Part of the largest value below which the next one lies where a map is stretched to it."""
 
@@ -35,8 +38,8 @@ FAR_BEYOND = 3.0
 """Ratio of such a value to the largest other one."""
 
 INVERTED = (
-    "near and far look swapped (distances should fall towards the lower border, and agree with the normals): inverted depth or "
-    "disparity; store metres"
+    "near and far look swapped (in upright images distances should fall towards the lower border, and agree with the normals): inverted "
+    "depth or disparity; store metres"
 )
 NORMALISED = "every map is stretched to the same maximum, which looks like depth normalised per image; store metres"
 METRES = ("m", "metre", "metres", "meter", "meters")
@@ -56,6 +59,8 @@ def metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     """Problems of the unit of one map of lengths: (channels, pixels) known values."""
     positive = values[values > 0]
     median = float(np.median(positive)) if positive.size else 0.0
+    if spec.value_range is None and not is_depth(spec):
+        return  # heights and the like may have any size
     farthest = spec.value_range[1] if spec.value_range else USUAL_FARTHEST
     if not np.isfinite(farthest) or median <= max(2 * farthest, 20.0):
         return
@@ -65,9 +70,20 @@ def metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
     if not fitting:
         yield f"a median of {median:.4g} m, where {farthest:g} m is far; check the encoding's scale"
         return
+    far = f"{farthest:g} m is far"
+    if median < IMPLAUSIBLE_DEPTH:  # as outdoors
+        far += f"; if these are metres, give value_range: [0, {_reach(values):g}]; if not, it"
+    else:
+        far += ","
     factors = " or ".join(f"{factor:g}" for factor in fitting.values())
     named = " or ".join(fitting)
-    yield f"a median of {median:.4g} m, where {farthest:g} m is far, looks like {named}; divide the encoding's scale by {factors}"
+    yield f"a median of {median:.4g} m, where {far} looks like {named}; divide the encoding's scale by {factors}"
+
+
+def _reach(values: np.ndarray) -> float:
+    """A round number above the largest value."""
+    power = 10.0 ** np.floor(np.log10(values.max()))
+    return float(np.ceil(values.max() / power) * power)
 
 
 def distances_from_a_camera(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
@@ -109,12 +125,15 @@ def is_stretched(stored: np.ndarray) -> bool:
     return bool(0 < stored.size - others.size < FEW_PIXELS * stored.size and others.max() > (1 - LARGEST_GAP) * most)
 
 
-def depth_of_scenes(depth: np.ndarray, counts: Counter[str]) -> None:
+def depth_of_scenes(depth: np.ndarray, spec: TaskSpec, counts: Counter[str]) -> None:
     """Count whether the lowest sixth of a depth map, (1, height, width) metres, is farther than the rows above its middle."""
     height = depth.shape[-2]
     bottom, middle = depth[0, -max(1, height // 6) :], depth[0, height // 3 : max(height // 2, height // 3 + 1)]
     counts["maps"] += 1
-    counts["maps up to 1"] += bool(0.98 <= np.nanmax(depth) <= 1)
+    values, pixels = np.unique(depth[np.isfinite(depth)], return_counts=True)
+    is_cut_off = pixels[-1] >= FEW_PIXELS * depth.size and pixels[-1] > PILED_UP * np.median(pixels)
+    is_near = is_cut_off and spec.value_range is not None and spec.value_range[1] <= 1  # as its entry says
+    counts["maps up to 1"] += bool(0.98 <= values[-1] <= 1 and not is_near)
     if np.isfinite(bottom).any() and np.isfinite(middle).any():
         counts["bottom farther"] += bool(np.nanmedian(bottom) > 1.05 * np.nanmedian(middle))
 

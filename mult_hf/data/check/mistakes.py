@@ -124,16 +124,18 @@ class Evidence:
     medians: list[float] = field(default_factory=list)
 
     def add_ids(self, stored: np.ndarray, channels: Sequence[int] | None) -> None:
-        """Record the values of a stored class map, of one channel or of those that the encoding reads."""
-        if channels is not None and stored.ndim == 3:
+        """Record the values of a stored class map, of one channel or of those that the encoding reads; others cannot be decoded."""
+        if stored.ndim == 3 and channels is not None and max(channels) < stored.shape[-1]:
             stored = stored[..., list(channels)]
+        elif stored.ndim == 3 and stored.shape[-1] != 1:
+            return
         if len(self.stored_ids) <= MOST_IDS:
             self.stored_ids.update(np.unique(stored).tolist())
 
     def add_stored(self, stored: np.ndarray, known: np.ndarray, spec: TaskSpec) -> None:
         """Record whether the known pixels of a stored map of distances are stretched to the largest number of its type."""
-        if is_length(spec):
-            self.counts["stretched maps"] += is_stretched(stored[known])
+        if is_length(spec) and stored.size == known.size:
+            self.counts["stretched maps"] += is_stretched(stored.reshape(known.shape)[known])
 
     def add_target(self, target: np.ndarray, known: np.ndarray, spec: TaskSpec) -> None:
         """Record the statistics of a decoded map.
@@ -158,7 +160,7 @@ class Evidence:
                 distances = np.where(target > 0, target, np.nan)  # others are reported separately
                 if np.isfinite(distances).any():
                     self.medians.append(float(np.nanmedian(distances)))
-                    depth_of_scenes(distances, self.counts)
+                    depth_of_scenes(distances, spec, self.counts)
             elif is_normals(spec):
                 _normals_of_scenes(target, self.counts)
 
@@ -401,7 +403,9 @@ def _normals_of_scenes(normals: np.ndarray, counts: Counter[str]) -> None:
 
 
 def _faces_away(normals: np.ndarray) -> int:
-    """Number of surfaces that no camera with a lens of at most [`LONGEST_LENS`] could see at their pixel.
+    """Number of surfaces that a camera with a lens of [`LONGEST_LENS`] could not see at their pixel.
+
+    With a shorter lens it could not see those that face the viewer either; among those that point away are some that it could.
 
     Through a pixel at (u, v) from the centre, the camera with focal length f looks along (u, v, -f). It sees a surface only if the normal
     points against that direction: n_x u + n_y v < n_z f.
