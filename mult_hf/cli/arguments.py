@@ -27,13 +27,15 @@ class CommandParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` with positional arguments and one-line errors."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.list_flags: list[str] = []  # before the flags are added, which is done by:
+        self.flags: set[str] = set()  # before they are added, which is done by:
+        self.list_flags: list[str] = []
         super().__init__(*arguments, **keywords)
 
     def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
         """Add a flag, or a positional argument with the flag's name."""
         if keywords.get("action") == "store_false":  # HfArgumentParser repeats the help of --NAME for its complement --no_NAME
             keywords["help"] = f"switch off --{keywords['dest']}"
+        self.flags.update(names)
         if keywords.get("nargs") in ("+", "*"):
             self.list_flags.append(names[0])
         if not positional:
@@ -45,7 +47,8 @@ class CommandParser(OneLineParser, HfArgumentParser):
         """Exit with a one-line message if a list is given in several parts, of which argparse would silently use the last."""
         given = [word.split("=")[0] for word in argv if len(word) > 2]
         for name in self.list_flags:
-            if (times := sum(name.startswith(word) for word in given)) > 1:
+            times = sum(word == name or (name.startswith(word) and word not in self.flags) for word in given)  # or abbreviated
+            if times > 1:
                 self.error(f"{name} is given {times} times; list all values after one {name}")
 
 

@@ -136,6 +136,14 @@ def test_a_list_on_the_command_line_replaces_that_of_the_file_and_a_repeated_num
     assert (parsed.tasks, parsed.steps) == (["c"], 3)
 
 
+def test_a_flag_whose_name_begins_another_is_no_repetition_of_it():
+    kind = make_dataclass("Flags", [("decoder", str, flag("a", "")), ("decoder_heads", list[int], flag([1], ""))])
+    parsed = parse_arguments(kind, ["--decoder", "b", "--decoder_heads", "2", "3"], "")
+    assert (parsed.decoder, parsed.decoder_heads) == ("b", [2, 3])
+    with pytest.raises(SystemExit):
+        parse_arguments(kind, ["--decoder_h", "2", "--decoder_heads", "3"], "")
+
+
 @pytest.mark.parametrize("text", ["tasks: [a, --deep]", "tasks: --deep", "tasks: [-a.jpg]"])
 def test_a_value_of_the_file_never_becomes_a_flag(tmp_path, text):
     (tmp_path / "flags.yaml").write_text(f"{text}\n")

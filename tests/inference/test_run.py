@@ -211,7 +211,7 @@ def test_depth_is_that_of_the_rows_focal_length(run, tmp_path, canonical, focal_
     assert read_map(path, made.directory.stored["depth"]) == pytest.approx(metres, abs=1e-3), "stored in steps of 0.15 mm"
     if canonical is not None:
         assert (len(others), [each.name for each in outcomes.failed]) == (0, ["000001"])
-        assert outcomes.failed[0].reason.startswith("focal_length is 0.0; give a number of pixels above 0")
+        assert outcomes.failed[0].reason.startswith("focal_length is 0.0; give a number of pixels from 0.01 to")
 
 
 @pytest.mark.parametrize("max_side", [None, 20])
