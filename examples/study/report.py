@@ -1,7 +1,7 @@
 """Make the tables and plots of docs/evidence.md from the results of a study.
 
     python -m examples.study.report --first examples/study/results/main_table --longer examples/study/results/longer \
-      --page docs/evidence.md --images docs/images
+      --pretrained examples/study/results/pretrained --page docs/evidence.md --images docs/images
 
 Tables replace what stands between the page's lines `<!-- generated: NAME -->` and `<!-- end -->`; plots are written as
 `evidence-NAME.png`. Everything follows from the committed JSON files; nothing is trained or rendered.
@@ -76,6 +76,12 @@ ORDER = list(dict.fromkeys(name for pair in COMPARISONS.values() for name in pai
 LONGER: Pair = ("Swin-Unet with a shared map", "single-task Swin-Unet")
 """Rows that were also trained for more steps: six tasks together, and one network per task."""
 
+HALF = "single-task Swin-Unet, half the steps"
+"""The row of one network per task that takes about as long as six tasks together."""
+
+OWN_MAPS = "Swin-Unet with own maps"
+"""The counterpart of six tasks together that computes one attention map per task."""
+
 OF_NORMALS = "MulT with skip"
 """The row whose reference task is normals; rows called `reference TASK` differ from it in the reference task only."""
 
@@ -102,7 +108,8 @@ class ReportArguments:
 
     results: Path = command_line.flag(HERE / "results/wide_rates", "directory of the networks' JSON files")
     first: Path | None = command_line.flag(None, "directory of an earlier study, for what `--results` lacks")
-    longer: Path | None = command_line.flag(None, "directory of the results with more steps")
+    longer: Path | None = command_line.flag(None, "directory of the results with other numbers of steps")
+    pretrained: Path | None = command_line.flag(None, "directory of the results with a pretrained encoder")
     page: Path | None = command_line.flag(None, "page whose generated parts are replaced; printed by default")
     images: Path | None = command_line.flag(None, "directory for the plots; none by default")
 
@@ -260,9 +267,19 @@ def longer_table(rows: Mapping[str, Row], longer: Mapping[str, Row]) -> str:
     named = {f"{name}, {steps}": found[name] for steps, found in ((short, rows), (long, longer)) for name in LONGER if name in found}
     together, alone = LONGER
     settings = {steps: (f"{together}, {steps}", f"{alone}, {steps}") for steps in (short, long)}
+    if HALF in longer:
+        named[HALF] = longer[HALF]
+        half = f"{longer[HALF].networks[0]['steps']:,} steps"
+        settings = {f"{short} together, {half} alone": (f"{together}, {short}", HALF), **settings}
     networks = {together: "six tasks together, better by [%]", alone: "one network per task, better by [%]"}
     across = {(f"{long}, against {short}", text): (f"{name}, {long}", f"{name}, {short}") for name, text in networks.items()}
     return settings_table("steps", named, settings, across)
+
+
+def pretrained_table(rows: Mapping[str, Row]) -> str:
+    """Markdown: the rows of [`LONGER`], and of networks with own maps, with a pretrained encoder."""
+    steps = f"{rows[LONGER[0]].networks[0]['steps']:,} steps"
+    return settings_table("steps", rows, {steps: LONGER}, {(steps, "a shared map better than own maps by [%]"): (LONGER[0], OWN_MAPS)})
 
 
 def facts(rows: Mapping[str, Row]) -> str:
@@ -299,7 +316,8 @@ class Study:
         again: results of rows of the first study that were trained a second time, on another device.
         why: the result of `why_report.read_why`.
         transfers: results in another domain, by directory of [`TRANSFERS`].
-        longer: rows of [`LONGER`], trained for more steps.
+        longer: rows of [`LONGER`], trained for more steps, and of [`HALF`].
+        pretrained: rows with a pretrained encoder.
     """
 
     rows: Mapping[str, Row]
@@ -309,6 +327,7 @@ class Study:
     why: Mapping[str, Any] | None = None
     transfers: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
     longer: Mapping[str, Row] = field(default_factory=dict)
+    pretrained: Mapping[str, Row] = field(default_factory=dict)
 
     @property
     def shown(self) -> dict[str, Row]:
@@ -318,7 +337,7 @@ class Study:
         return {name: found[name] for name in sorted(found, key=place)}
 
 
-def read_study(results: Path, first: Path | None = None, longer: Path | None = None) -> Study:
+def read_study(results: Path, first: Path | None = None, longer: Path | None = None, pretrained: Path | None = None) -> Study:
     """Read the results that the command line names; `again`, `why` and `transfer` are directories in those of the two studies."""
     directories = [directory for directory in (results, first) if directory is not None]
     own = {part: [d / part for d in directories if (d / part).is_dir()] for part in ("again", "why", "transfer")}
@@ -330,6 +349,7 @@ def read_study(results: Path, first: Path | None = None, longer: Path | None = N
         why=why_report.read_why(*own["why"]) if own["why"] else None,
         transfers=read_transfers(own["transfer"][0]) if own["transfer"] else {},
         longer=read_rows(longer, RESAMPLES) if longer else {},
+        pretrained=read_rows(pretrained, RESAMPLES) if pretrained else {},
     )
 
 
@@ -342,6 +362,8 @@ def generated(study: Study) -> dict[str, str]:
         parts["wider"] = wider_table(study.rows, study.first)
     if study.longer:
         parts["longer"] = longer_table(study.rows, study.longer)
+    if study.pretrained:
+        parts["pretrained"] = pretrained_table(study.pretrained)
     if study.again:
         parts["again"] = repeat_table(first, study.again)
     if any(name.startswith("reference ") for name in first):
@@ -397,7 +419,7 @@ def read_transfers(directory: Path) -> dict[str, dict[str, Row]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    study = read_study(arguments.results, arguments.first, arguments.longer)
+    study = read_study(arguments.results, arguments.first, arguments.longer, arguments.pretrained)
     parts = generated(study)
     if arguments.page is None:
         print("\n\n".join(parts.values()))

@@ -199,6 +199,23 @@ def test_longer_trainings_are_shown_beside_the_usual_ones():
         ["1,600 steps, against 800 steps", "one network per task, better by [%]"],
     ]
     assert [found[line][-1][2:7] for line in (2, 5, 6, 7)] == ["-100.", "-125.", "+10.0", "+20.0"]
+    half = {**longer, report.HALF: row_of(report.HALF, [2.0, 2.0], steps=400)}
+    first = [cells_of(line) for line in report.longer_table(rows, half).splitlines()[2:5]]
+    assert [line[:2] for line in first] == [
+        ["800 steps together, 400 steps alone", name] for name in ("six tasks together", "one network per task", "together better by [%]")
+    ]
+    assert first[2][-1] == "**+50.0 [+50.0, +50.0] 2/2**"
+
+
+def test_a_pretrained_encoder_is_shown_with_both_comparisons():
+    together, alone = report.LONGER
+    rows = {name: row_of(name, [error] * 2, steps=400) for name, error in ((together, 0.9), (alone, 1.0), (report.OWN_MAPS, 0.6))}
+    found = [cells_of(line) for line in report.pretrained_table(rows).splitlines()[2:]]
+    assert [line[:2] for line in found[2:]] == [
+        ["400 steps", "together better by [%]"],
+        ["400 steps", "a shared map better than own maps by [%]"],
+    ]
+    assert [line[-1][2:7] for line in found[2:]] == ["+10.0", "-50.0"]
 
 
 def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
