@@ -294,11 +294,11 @@ def facts(rows: Mapping[str, Row]) -> str:
     missing = [name for name in yaml.safe_load(PLAN.read_text())["networks"] if name not in rows]
     return (
         f"{trained} trainings ({steps:,} optimizer steps) of {len(networks)} architectures on {', '.join(names)}; {seeds[-1]} seeds, "
-        f"{len(networks[0]['learning_rates'])} learning rates; at most {max(network['steps'] for network in networks):,} steps each; "
+        f"{len(networks[0]['learning_rates'])} learning rates; {max(network['steps'] for network in networks):,} steps each; "
         f"{len(next(iter(next(iter(rows.values())).tasks.values())).draws[0])} test rooms, {RESAMPLES:,} resamples. "
         f"Of {len(tried)} architectures with several learning rates, the chosen one is the highest for {edges[max]} "
         f"and the lowest for {edges[min]}.\n\n"
-        f"**Not run**: {'; '.join(missing) or 'nothing'}."
+        f"**Not among these**: {'; '.join(missing) or 'nothing'}."
     )
 
 

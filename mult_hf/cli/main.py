@@ -9,6 +9,7 @@
 import argparse
 import importlib
 import os
+import re
 import sys
 import tarfile
 import traceback
@@ -20,6 +21,10 @@ from .errors import MAX_MESSAGE, CommandError, OneLineParser, on_one_line
 USER_ERRORS = (CommandError, ValueError, OSError, ImportError, FloatingPointError, tarfile.TarError)
 """Errors from wrong flags, missing files, broken data, missing packages and diverging training, shown on one line, as are those of
 transformers' configurations and of connections to the Hub. Others are bugs and keep their traceback."""
+
+
+_VALIDATOR = re.compile(r"^Class validation error for validator '\w+':\s+\w+Error: ")
+"""What huggingface_hub puts before the message of a configuration's check."""
 
 
 class Command(NamedTuple):
@@ -128,7 +133,7 @@ def _one_line(error: BaseException, limit: int | None) -> str:
 
     A long message is cut in the middle, because it begins with what was given and ends with what to do.
     """
-    message = on_one_line(str(error)) or type(error).__name__
+    message = on_one_line(_VALIDATOR.sub("", str(error))) or type(error).__name__
     if limit is None or len(message) <= limit:
         return message
     hint = " (--debug shows it all)"

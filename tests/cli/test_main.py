@@ -180,6 +180,10 @@ def test_an_unknown_command_is_refused(capsys, words, message):
         (FileNotFoundError(2, "No such file or directory", "x.png"), "error: [Errno 2] No such file or directory: 'x.png'"),
         (ImportError('pip install "mult-hf[demo]"'), 'error: pip install "mult-hf[demo]"'),
         (CommandError("no variant runs"), "error: no variant runs"),
+        (
+            ValueError("Class validation error for validator 'validate_tasks':\n    ValueError: 'x' is not one of the tasks"),
+            "error: 'x' is not one of the tasks",
+        ),
         (ValueError(), "error: ValueError"),
         (HTTPError("Name or service not known"), "error: Name or service not known"),  # the Hub cannot be reached
     ],

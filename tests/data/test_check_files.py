@@ -146,3 +146,16 @@ def test_a_column_whose_name_has_another_number_is_no_misspelt_task():
     misspelt = rows.rename_column("edges3d", "edgs2d")
     (found,) = check_rows({"train": misspelt}, ["edges2d"]).tasks["edges2d"].problems
     assert found == "no column 'edges2d', but 'edgs2d': rename the one you mean"
+
+
+def test_a_task_without_a_column_beside_images_without_a_task_is_in_doubt():
+    """The name heta is not similar enough to heat to be called a mistake."""
+    sources = {"image": "image", "edges2d": "edges2d", "heat": "edges2d"}
+    cells = {name: {"bytes": png(sound_maps()[source]), "path": None} for name, source in sources.items()}
+    rows = Dataset.from_list([cells] * 2, features=Features(dict.fromkeys(cells, ImageFeature())))
+    entry = {"name": "heta", "kind": "regression", "channels": 1, "encoding": {"dtype": "uint8"}}
+    doubt = "no column heta, and no task heat: if they are meant to be the same, give them one name; otherwise these columns are not used"
+    assert doubt in check_rows({"train": rows}, ["edges2d", entry]).doubts
+    assert doubt not in check_rows({"train": rows}, ["edges2d"]).doubts, "a column alone"
+    task_alone = check_rows({"train": rows.remove_columns("heat")}, ["edges2d", entry]).doubts
+    assert not any("no column" in each for each in task_alone)

@@ -157,6 +157,7 @@ def check_rows(
         _put_numbers(findings[task], spec)
     sheet = panel(shown, ("image", *specs)) if any(cell is not None for cells in shown for cell in cells) else None
     doubts = [
+        *_unmatched(specs, columns, findings),
         *_encoding_notes(specs, [task for task in without_encoding if findings[task].found]),
         *_doubts(findings, specs, without_encoding),
     ]
@@ -226,6 +227,17 @@ def _column_notes(dataset: Dataset | IterableDataset, specs: Mapping[str, TaskSp
     for task in specs:
         if columns and task not in columns:
             yield f"no column {task!r}: unknown everywhere"
+
+
+def _unmatched(specs: Collection[str], columns: Mapping[str, Any], findings: Mapping[str, TaskFindings]) -> Iterator[str]:
+    """Tasks without a column beside columns of images without a task, which may be meant to be one another."""
+    tasks = [task for task in specs if columns and task not in columns and not findings[task].problems]
+    images = [name for name, kind in columns.items() if isinstance(kind, ImageFeature) and name not in ("image", *specs)]
+    if tasks and images:
+        yield (
+            f"no column {', '.join(tasks)}, and no task {', '.join(images)}: if they are meant to be the same, give them one name; "
+            "otherwise these columns are not used"
+        )
 
 
 def _similar(task: str, columns: Mapping[str, Any]) -> str | None:
