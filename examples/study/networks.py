@@ -68,10 +68,14 @@ def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
     alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)
     flags["max_steps"] = max(1, round(flags["max_steps"] * share))
     if not alone:
+        if isinstance(rates, Mapping):
+            raise ValueError(f"row {row!r} has learning rates by task, which only a row with alone: yes may have; give a list")
         return [Network(row, row, flags, numbers(rates))]
     tasks = flags.get("tasks") or load_task_specs(flags["dataset"])
     own = {task: {key: value.replace("{task}", task) for key, value in flags.items() if isinstance(value, str)} for task in tasks}
     by_task = rates if isinstance(rates, Mapping) else dict.fromkeys(tasks, rates)
+    if missing := [task for task in tasks if task not in by_task]:
+        raise ValueError(f"row {row!r} has learning rates for {list(by_task)}; expected {', '.join(missing)}, too")
     return [Network(row, f"{row}, {task}", {**flags, **own[task], "tasks": [task]}, numbers(by_task[task])) for task in tasks]
 
 

@@ -1,5 +1,6 @@
 """Tables of what the learning rate changes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,15 +83,19 @@ def gains_by_rate(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[floa
     return {rate: [mean_gain(*seeds) for seeds in zip(own[rate], others[rate])] for rate in own if rate in others}
 
 
-def mean_gain(values: Mapping[str, float], reference: Mapping[str, float]) -> float:
+def mean_gain(values: Mapping[str, float | None], reference: Mapping[str, float | None]) -> float:
     """Mean of the relative differences in percent of the metrics that both have; positive where it is for the better."""
     signs = {name: 1 if METRICS[name.split("/")[1]].higher_is_better else -1 for name in values if name in reference}
+    if None in [each[name] for each in (values, reference) for name in signs]:
+        return math.nan  # one of them diverged
     return float(np.mean([relative(values[name], reference[name], sign) for name, sign in signs.items()]))
 
 
 def gain_cell(gains: Sequence[float]) -> str:
     """Mean over seeds, and how many have its sign; bold if all have."""
     mean = float(np.mean(gains))
+    if math.isnan(mean):
+        return "diverged"
     agreeing = int((np.sign(gains) == np.sign(mean)).sum())
     text = f"{mean:+.1f} {agreeing}/{len(gains)}"
     return f"**{text}**" if agreeing == len(gains) else text

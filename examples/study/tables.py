@@ -40,6 +40,8 @@ def settings_table(heading: str, rows: Mapping[str, Row], settings: Mapping[str,
     complete = {name: row for name, row in rows.items() if {*tasks} <= row.tasks.keys()}
     lines = []
     for setting, (together, alone) in settings.items():
+        if together not in complete:
+            continue
         for name in (each for each in (together, alone) if each in complete):
             network = "six tasks together" if name == together else "one network per task"
             lines.append([setting, network, *(cell(rows[name].tasks[task], bold=False) for task in tasks), ""])

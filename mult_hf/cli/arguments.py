@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import field, fields
 from pathlib import Path
@@ -16,6 +17,9 @@ from mult_hf.training.fields import MAX_WORKERS, check_bounds, check_mutually_ex
 from .errors import OneLineParser
 
 Arguments = TypeVar("Arguments")
+
+_NEGATIVE_NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
+"""What argparse takes for a value although it starts with a dash."""
 
 
 def positional(help_text: str, **keywords: Any) -> Any:
@@ -45,9 +49,11 @@ class CommandParser(OneLineParser, HfArgumentParser):
 
     def check_repetition(self, argv: Sequence[str]) -> None:
         """Exit with a one-line message if a list is given in several parts, of which argparse would silently use the last."""
-        given = [word.split("=")[0] for word in argv if len(word) > 2]
+        given = [word.split("=")[0].replace("-", "_") for word in argv if len(word) > 2]  # --image-size is --image_size, too
+        flags = {flag.replace("-", "_") for flag in self.flags}
         for name in self.list_flags:
-            times = sum(word == name or (name.startswith(word) and word not in self.flags) for word in given)  # or abbreviated
+            own = name.replace("-", "_")
+            times = sum(word == own or (own.startswith(word) and word not in flags) for word in given)  # or abbreviated
             if times > 1:
                 self.error(f"{name} is given {times} times; list all values after one {name}")
 
@@ -79,21 +85,19 @@ def _config_argv(config: Path, kind: type) -> list[str]:
     if not isinstance(values, dict) or set(values) - set(allowed):
         given = sorted(map(str, set(values) - set(allowed))) if isinstance(values, dict) else type(values).__name__
         raise refusal(f"{config} has {given}; expected flags by name: {', '.join(allowed)}")
-    words = {key: as_argv(key, value) for key, value in values.items() if value is not None}
-    for key, (_, *given) in words.items():
-        if dashed := [word for word in given if word.startswith("-") and not _is_number(word)]:
-            raise refusal(
-                f"{config} has {key}: {dashed[0]}, which would be read as a flag; a path may start with ./ instead: ./{dashed[0]}"
-            )
-    return [word for given in words.values() for word in given]
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    words: list[str] = []
+    for key, value in values.items():
+        flag, *given = as_argv(key, value)
+        if value is not None and not isinstance(value, list):
+            words.append(f"{flag}={given[0]}")  # whatever it starts with
+        elif value is not None:
+            if dashed := [word for word in given if word.startswith("-") and not _NEGATIVE_NUMBER.match(word)]:
+                raise refusal(
+                    f"{config} has {dashed[0]!r} in the list {key}, where it would be read as a flag; start a path with ./, and write "
+                    "a number without an exponent"
+                )
+            words += [flag, *given]
+    return words
 
 
 class _EachKeyOnce(yaml.SafeLoader):

@@ -122,9 +122,13 @@ def check_focal_length(value: Any, what: str = "focal_length") -> float:
     Raises:
         ValueError: if it is not a number from [`LEAST_PIXELS`] to [`MOST_PIXELS`].
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not LEAST_PIXELS <= float(value) <= MOST_PIXELS:
+    try:
+        pixels = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:  # a whole number beyond any float
+        pixels = math.inf
+    if not LEAST_PIXELS <= pixels <= MOST_PIXELS:
         raise refusal(f"{what} is {value!r}; give a number of pixels from {LEAST_PIXELS} to {MOST_PIXELS:,}, or None where it is not known")
-    return float(value)
+    return pixels
 
 
 def checked_field_of_view(degrees: Any, canonical: Any) -> float | None:

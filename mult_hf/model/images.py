@@ -313,14 +313,13 @@ def _rgba_to_255(image: Tensor, name: str) -> Tensor:
     """Floats with an opacity, which has the range of the colours, or [0, 1] beside colours in [0, 255]."""
     colours, opacity = image[:3], image[3:]
     highest, most_opaque = float(colours.max()), float(opacity.max())
+    parts = torch.cat([_to_255(colours, name), _to_255(opacity, name)])  # each refused if its range is ambiguous
     if 0 < highest <= 1 < most_opaque:
         raise ValueError(
             f"{name} has colours up to {highest:g} and an opacity up to {most_opaque:g}; give both in [0, 1] or both in "
             f"[0, 255], or convert the image to uint8"
         )
-    if highest >= 2 and most_opaque <= 1:
-        return torch.cat([_to_255(colours, name), _to_255(opacity, name)])
-    return _to_255(image, name)
+    return parts
 
 
 def images_of_array(images: np.ndarray | Tensor) -> list[np.ndarray | Tensor]:
@@ -329,7 +328,8 @@ def images_of_array(images: np.ndarray | Tensor) -> list[np.ndarray | Tensor]:
     Alone, a nearly black image with floats in [0, 255] would be read as in [0, 1] (see [`read_image`]).
 
     Args:
-        images: (images, ...), as for [`read_image`]. Floats in [0, 255] become 8 bits if one has a value of 2 or more.
+        images: (images, ...), as for [`read_image`]. Floats in [0, 255] become 8 bits if one has a value of 2 or more; images of 4
+            channels, with an opacity, are left to [`read_image`].
     """
     floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
     with_opacity = 4 in (images.shape[1], images.shape[-1])  # has a range of its own

@@ -140,17 +140,25 @@ def test_a_flag_whose_name_begins_another_is_no_repetition_of_it():
     kind = make_dataclass("Flags", [("decoder", str, flag("a", "")), ("decoder_heads", list[int], flag([1], ""))])
     parsed = parse_arguments(kind, ["--decoder", "b", "--decoder_heads", "2", "3"], "")
     assert (parsed.decoder, parsed.decoder_heads) == ("b", [2, 3])
-    with pytest.raises(SystemExit):
-        parse_arguments(kind, ["--decoder_h", "2", "--decoder_heads", "3"], "")
+    for first, second in (("--decoder_h", "--decoder_heads"), ("--decoder-heads", "--decoder-heads"), ("--decoder-h", "--decoder_heads=3")):
+        with pytest.raises(SystemExit):
+            parse_arguments(kind, [first, "2", second, *([] if "=" in second else ["3"])], "")
 
 
-@pytest.mark.parametrize("text", ["tasks: [a, --deep]", "tasks: --deep", "tasks: [-a.jpg]"])
-def test_a_value_of_the_file_never_becomes_a_flag(tmp_path, text):
+@pytest.mark.parametrize("text", ["tasks: [a, --deep]", "tasks: [-a.jpg]", "tasks: [-1e-3]"])
+def test_a_value_in_a_list_of_the_file_never_becomes_a_flag(tmp_path, text):
     (tmp_path / "flags.yaml").write_text(f"{text}\n")
-    with pytest.raises(ValueError, match=r"flags.yaml has tasks: -(-deep|a.jpg), which would be read as a flag; a path may start with \./"):
+    with pytest.raises(
+        ValueError, match=r"flags.yaml has '-.*' in the list tasks, where it would be read as a flag; start a path with \./"
+    ):
         parse_arguments(arguments_class(), ["--config", str(tmp_path / "flags.yaml")], "")
-    (tmp_path / "flags.yaml").write_text("steps: -1\n")
-    assert parse_arguments(arguments_class(), ["--config", str(tmp_path / "flags.yaml")], "").steps == -1, "a number stays one"
+
+
+@pytest.mark.parametrize("value", ["--deep", "-", "-a b", "-1.0e-5", "-1", "a=b"])
+def test_a_single_value_of_the_file_may_start_with_anything(tmp_path, value):
+    (tmp_path / "flags.yaml").write_text(f"tasks: '{value}'\noptions: '{value}'\n")
+    parsed = parse_arguments(arguments_class(), ["--config", str(tmp_path / "flags.yaml")], "")
+    assert (parsed.tasks, parsed.options, parsed.deep) == ([value], value, False)
 
 
 @pytest.mark.parametrize("ending", ["yaml", "json"])

@@ -5,10 +5,18 @@ import re
 
 import numpy as np
 import pytest
+from datasets import Array3D, Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
-from mult_hf.data.check import check
+from mult_hf.data.check import check, check_rows
 from support.checked_data import SIZE, sound_maps, write
+
+
+def png_of(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def mask(*ids: int) -> np.ndarray:
@@ -76,7 +84,7 @@ CLASS_MISTAKES = {
     "0/255 beside a listed void": (
         classes_of(2, dtype="uint8", unknown=[128]),
         mask(0, 128, 255),
-        r"beside the unknown 128 only 0 and 255, .* give encoding: \{dtype: uint8, scale: 0.00392156862745098, unknown: \[128\]\}",
+        r"apart from the unknown 128, only 0 and 255, .* give encoding: \{dtype: uint8, scale: 0.00392156862745098, unknown: \[128\]\}",
     ),
     "65535 for unlabelled and not listed": (
         classes_of(3, dtype="uint16"),
@@ -150,6 +158,14 @@ def test_a_mask_with_an_opacity_has_one_problem_which_its_opacity_does_not_hide(
     rows = [{"image": sound_maps()["image"], "things": buffer.getvalue()}] * 3
     (found,) = check(write(tmp_path / "set", rows, {"things": THREE_CLASSES})).tasks["things"].problems
     assert found == "the stored map has 2 channels, the task has 1; see `encoding.channels`"
+
+
+@pytest.mark.parametrize("shape", [(1, *SIZE), (*SIZE, 1)])
+def test_the_mistake_of_a_mask_in_an_array_with_one_channel_is_explained(shape):
+    rows = [{"image": {"bytes": png_of(sound_maps()["image"]), "path": None}, "things": mask(0, 255).reshape(shape)}] * 3
+    features = Features({"image": ImageFeature(), "things": Array3D(shape, "uint8")})
+    (found,) = check_rows({"train": Dataset.from_list(rows, features=features)}, [TWO_CLASSES]).tasks["things"].problems
+    assert "a 0/255 mask whose foreground is not read as class 1" in found
 
 
 def test_class_ids_in_a_jpeg_are_refused(tmp_path):

@@ -101,7 +101,7 @@ def test_a_map_in_an_array_of_which_one_channel_is_read_is_checked(tmp_path, cha
     rows = Dataset.from_list([{"image": {"bytes": png(maps["image"]), "path": None}, "depth": metres}] * 3, features=features)
     entry = {"name": "depth", "encoding": {"dtype": "float32", "channels": [0], "unknown": [0]}}
     found = check_rows({"train": rows}, [entry]).tasks["depth"]
-    assert found.problems == {} if channels_first else found.found == 3
+    assert (found.found, found.problems) == (3, {})
 
 
 def test_an_image_in_an_array_is_named_as_such():
@@ -142,10 +142,23 @@ def test_a_column_whose_name_has_another_number_is_no_misspelt_task():
     """3D edges are not 2D edges."""
     cells = {name: {"bytes": png(sound_maps()[of]), "path": None} for name, of in (("image", "image"), ("edges3d", "edges2d"))}
     rows = Dataset.from_list([cells] * 2, features=Features(dict.fromkeys(cells, ImageFeature())))
-    assert check_rows({"train": rows}, ["edges2d"]).tasks["edges2d"].problems == {}
+    findings = check_rows({"train": rows}, ["edges2d"])
+    assert findings.tasks["edges2d"].problems == {}
+    assert not any("no column" in doubt for doubt in findings.doubts)
     misspelt = rows.rename_column("edges3d", "edgs2d")
     (found,) = check_rows({"train": misspelt}, ["edges2d"]).tasks["edges2d"].problems
     assert found == "no column 'edges2d', but 'edgs2d': rename the one you mean"
+
+
+def test_an_error_of_the_system_between_rows_keeps_its_own_words():
+    """A file that may not be read is not broken."""
+
+    def rows():
+        yield {"image": {"bytes": png(sound_maps()["image"]), "path": None}}
+        raise PermissionError(13, "Permission denied", "b.tar")
+
+    with pytest.raises(PermissionError, match=r"Permission denied: 'b\.tar'"):
+        check_rows({"train": IterableDataset.from_generator(rows, features=Features({"image": ImageFeature()}))}, [])
 
 
 def test_a_task_without_a_column_beside_images_without_a_task_is_in_doubt():
@@ -154,7 +167,7 @@ def test_a_task_without_a_column_beside_images_without_a_task_is_in_doubt():
     cells = {name: {"bytes": png(sound_maps()[source]), "path": None} for name, source in sources.items()}
     rows = Dataset.from_list([cells] * 2, features=Features(dict.fromkeys(cells, ImageFeature())))
     entry = {"name": "heta", "kind": "regression", "channels": 1, "encoding": {"dtype": "uint8"}}
-    doubt = "no column heta, and no task heat: if they are meant to be the same, give them one name; otherwise these columns are not used"
+    doubt = "no column heta, and no task heat: if they are meant to be the same, give them one name; else neither is used"
     assert doubt in check_rows({"train": rows}, ["edges2d", entry]).doubts
     assert doubt not in check_rows({"train": rows}, ["edges2d"]).doubts, "a column alone"
     task_alone = check_rows({"train": rows.remove_columns("heat")}, ["edges2d", entry]).doubts

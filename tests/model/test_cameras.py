@@ -257,7 +257,7 @@ def test_focal_lengths_of_several_images_belong_to_their_rows(predict):
     assert far["depth"]["prediction"].mean() > near["depth"]["prediction"].mean()
 
 
-@pytest.mark.parametrize("pixels", [5e-324, 1e-30, 0.001, 1e9, 1e300, math.inf, math.nan, 0, -50, True, "50"])
+@pytest.mark.parametrize("pixels", [5e-324, 1e-30, 0.001, 1e9, 1e300, 10**400, math.inf, math.nan, 0, -50, True, "50"])
 def test_focal_lengths_that_no_image_has_are_refused(pixels, processor):
     """The smallest would divide by zero, and the largest give NaN."""
     with pytest.raises(ValueError, match=r"focal_length is .*; give a number of pixels from 0.01 to 100,000,000, or None"):

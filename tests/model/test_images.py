@@ -61,6 +61,14 @@ def test_colours_in_0_to_1_with_an_opacity_up_to_255_are_refused():
     assert (read_image(image) == 0).all()
 
 
+@pytest.mark.parametrize(("colour", "opacity"), [(1.02, 255.0), (200.0, 1.02), (1.02, 1.0)])
+def test_colours_or_an_opacity_a_little_above_1_are_ambiguous(colour, opacity):
+    """As after resampling with a cubic filter; read as [0, 255] they would be black, or nearly transparent."""
+    image = np.concatenate([np.full((6, 8, 3), colour), np.full((6, 8, 1), opacity)], axis=2)
+    with pytest.raises(ValueError, match=r"image has floats up to 1\.02: an image in \[0, 1\] that goes beyond, or a black one"):
+        read_image(image)
+
+
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
 def test_the_brightest_image_of_an_array_tells_the_range_of_all(kind):
     """Alone, the second would be black and white."""

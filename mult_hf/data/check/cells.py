@@ -38,9 +38,10 @@ def readable(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, A
             yield row
             number += 1
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, OSError) and error.errno is not None:  # of the system: no file, no permission, no connection
             raise
-        raise ValueError(f"split {split} cannot be read after {number} rows: {error}; make or download its files again") from error
+        before = f"{number} row{'' if number == 1 else 's'}"
+        raise ValueError(f"split {split} cannot be read after {before}: {error}; make or download its files again") from error
 
 
 def stored_array(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | None:

@@ -230,14 +230,12 @@ def _column_notes(dataset: Dataset | IterableDataset, specs: Mapping[str, TaskSp
 
 
 def _unmatched(specs: Collection[str], columns: Mapping[str, Any], findings: Mapping[str, TaskFindings]) -> Iterator[str]:
-    """Tasks without a column beside columns of images without a task, which may be meant to be one another."""
-    tasks = [task for task in specs if columns and task not in columns and not findings[task].problems]
+    """Tasks without a column beside columns of images with similar names that no task has."""
     images = [name for name, kind in columns.items() if isinstance(kind, ImageFeature) and name not in ("image", *specs)]
-    if tasks and images:
-        yield (
-            f"no column {', '.join(tasks)}, and no task {', '.join(images)}: if they are meant to be the same, give them one name; "
-            "otherwise these columns are not used"
-        )
+    for task in specs:
+        alike = [name for name in images if without_numbers(name) != without_numbers(task)]  # edges3d are no edges2d
+        if task not in columns and not findings[task].problems and (close := get_close_matches(task, alike, 1)):
+            yield f"no column {task}, and no task {close[0]}: if they are meant to be the same, give them one name; else neither is used"
 
 
 def _similar(task: str, columns: Mapping[str, Any]) -> str | None:

@@ -47,8 +47,9 @@ def class_mistake(evidence: Evidence, spec: TaskSpec, *, has_encoding: bool = Tr
     is_binary = [value for value in stored if value not in others] == [0, 255]
     if is_binary and last >= 1 and len([value for value in ids if 0 <= value <= last]) < 2:
         fields = "" if encoding.channels is None else f", channels: {list(encoding.channels)}"
-        fields += f", unknown: {[round(value) for value in others]}" if others else ""
-        beside = f"beside the unknown {others[0]:g} " if others else ""
+        unknown = [round(value) for value in encoding.unknown if value not in (0, 255)]
+        fields += f", unknown: {unknown}" if unknown else ""
+        beside = f"apart from the unknown {others[0]:g}, " if others else ""
         return (
             f"stored values are {beside}only 0 and 255, and 255 is not a class: a 0/255 mask whose foreground is not read as class 1; "
             f"store 0 and 1, or give encoding: {{dtype: {encoding.dtype}, scale: 0.00392156862745098{fields}}} (1/255)"

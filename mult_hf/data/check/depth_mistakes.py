@@ -72,7 +72,7 @@ def metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         return
     far = f"{farthest:g} m is far"
     if median < IMPLAUSIBLE_DEPTH:  # as outdoors
-        far += f"; if these are metres, give value_range: [0, {_reach(values):g}]; if not, it"
+        far += f"; if these are metres, give value_range: [0, {_reach(values):.10g}]; if not, it"
     else:
         far += ","
     factors = " or ".join(f"{factor:g}" for factor in fitting.values())
@@ -81,7 +81,7 @@ def metres(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
 
 
 def _reach(values: np.ndarray) -> float:
-    """A round number above the largest value."""
+    """A round number not below the largest value."""
     power = 10.0 ** np.floor(np.log10(values.max()))
     return float(np.ceil(values.max() / power) * power)
 

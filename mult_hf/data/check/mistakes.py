@@ -127,7 +127,7 @@ class Evidence:
         """Record the values of a stored class map, of one channel or of those that the encoding reads; others cannot be decoded."""
         if stored.ndim == 3 and channels is not None and max(channels) < stored.shape[-1]:
             stored = stored[..., list(channels)]
-        elif stored.ndim == 3 and stored.shape[-1] != 1:
+        elif stored.ndim == 3 and 1 not in (stored.shape[0], stored.shape[-1]):
             return
         if len(self.stored_ids) <= MOST_IDS:
             self.stored_ids.update(np.unique(stored).tolist())
@@ -405,7 +405,7 @@ def _normals_of_scenes(normals: np.ndarray, counts: Counter[str]) -> None:
 def _faces_away(normals: np.ndarray) -> int:
     """Number of surfaces that a camera with a lens of [`LONGEST_LENS`] could not see at their pixel.
 
-    With a shorter lens it could not see those that face the viewer either; among those that point away are some that it could.
+    A shorter lens sees none of these that face the viewer, but may see some that point away.
 
     Through a pixel at (u, v) from the centre, the camera with focal length f looks along (u, v, -f). It sees a surface only if the normal
     points against that direction: n_x u + n_y v < n_z f.

@@ -169,6 +169,12 @@ def test_networks_are_compared_at_the_rates_that_both_have():
     assert cells_of(rates.equal_rates_table(rows).splitlines()[2])[1:] == ["+5.0 1/2", "**+50.0 2/2**"], "mean over the tasks of both"
 
 
+def test_a_network_that_diverged_has_no_difference():
+    rows = {name: row_of(name, [1.0, 1.0]) for name in ("MulT", "own maps")}
+    rows["MulT"].networks[0]["learning_rates"]["0.001"]["validation"][0]["keypoints2d/mae"] = None
+    assert cells_of(rates.equal_rates_table(rows).splitlines()[2]) == ["MulT over own maps", "diverged"]
+
+
 def test_six_tasks_and_one_are_compared_task_by_task_in_the_usual_order():
     named = {task: f"{rates.ALONE}, {task}" for task in ("keypoints2d", "depth")}
     alone = [{**row_of(name, [1.0, 1.0]).networks[0], "flags": {"tasks": [task]}} for task, name in named.items()]

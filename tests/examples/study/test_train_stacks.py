@@ -171,6 +171,10 @@ def test_networks_for_one_task_may_each_have_their_own_learning_rates(small_room
     rates = {"depth": ["2e-3", 0.1], "normals": [0.5]}
     flags = {"dataset": str(small_rooms), "max_steps": 9, "alone": True, "tasks": ["depth", "normals"], "learning_rates": rates}
     assert [network.learning_rates for network in expand("alone", flags)] == [[2e-3, 0.1], [0.5]]
+    with pytest.raises(ValueError, match=r"row 'alone' has learning rates for \['depth', 'normals'\]; expected edges2d, too"):
+        expand("alone", {**flags, "tasks": ["depth", "normals", "edges2d"]})
+    with pytest.raises(ValueError, match="row 'six' has learning rates by task, which only a row with alone: yes may have"):
+        expand("six", {**flags, "alone": False})
 
 
 def test_images_are_normalised_as_the_pretrained_encoder_wants_them(small_rooms, tmp_path):
