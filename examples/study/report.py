@@ -276,10 +276,21 @@ def longer_table(rows: Mapping[str, Row], longer: Mapping[str, Row]) -> str:
     return settings_table("steps", named, settings, across)
 
 
-def pretrained_table(rows: Mapping[str, Row]) -> str:
-    """Markdown: the rows of [`LONGER`], and of networks with own maps, with a pretrained encoder."""
-    steps = f"{rows[LONGER[0]].networks[0]['steps']:,} steps"
-    return settings_table("steps", rows, {steps: LONGER}, {(steps, "a shared map better than own maps by [%]"): (LONGER[0], OWN_MAPS)})
+def pretrained_table(rows: Mapping[str, Row], new: Mapping[str, Row]) -> str:
+    """Markdown: the rows of [`LONGER`] with a pretrained encoder, and compared with own maps and with a new encoder.
+
+    Args:
+        rows: with a pretrained encoder.
+        new: with a new one.
+    """
+    together, found = LONGER[0], dict(rows)
+    steps = f"{rows[together].networks[0]['steps']:,} steps"
+    across = {(steps, "a shared map better than own maps by [%]"): (together, OWN_MAPS)}
+    if together in new:
+        found["new"] = new[together]
+        against = f"{steps}, against {new[together].networks[0]['steps']:,} of a new encoder"
+        across[against, "six tasks together, better by [%]"] = (together, "new")
+    return settings_table("steps", found, {steps: LONGER}, across)
 
 
 def facts(rows: Mapping[str, Row]) -> str:
@@ -363,7 +374,7 @@ def generated(study: Study) -> dict[str, str]:
     if study.longer:
         parts["longer"] = longer_table(study.rows, study.longer)
     if study.pretrained:
-        parts["pretrained"] = pretrained_table(study.pretrained)
+        parts["pretrained"] = pretrained_table(study.pretrained, study.rows)
     if study.again:
         parts["again"] = repeat_table(first, study.again)
     if any(name.startswith("reference ") for name in first):

@@ -216,12 +216,14 @@ def test_longer_trainings_are_shown_beside_the_usual_ones():
 def test_a_pretrained_encoder_is_shown_with_both_comparisons():
     together, alone = report.LONGER
     rows = {name: row_of(name, [error] * 2, steps=400) for name, error in ((together, 0.9), (alone, 1.0), (report.OWN_MAPS, 0.6))}
-    found = [cells_of(line) for line in report.pretrained_table(rows).splitlines()[2:]]
+    new = {together: row_of(together, [1.8, 1.8])}
+    found = [cells_of(line) for line in report.pretrained_table(rows, new).splitlines()[2:]]
     assert [line[:2] for line in found[2:]] == [
         ["400 steps", "together better by [%]"],
         ["400 steps", "a shared map better than own maps by [%]"],
+        ["400 steps, against 800 of a new encoder", "six tasks together, better by [%]"],
     ]
-    assert [line[-1][2:7] for line in found[2:]] == ["+10.0", "-50.0"]
+    assert [line[-1][2:7] for line in found[2:]] == ["+10.0", "-50.0", "+50.0"]
 
 
 def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
@@ -267,7 +269,9 @@ def intervals_apart(text):
 def test_the_published_page_shows_what_follows_from_the_committed_results():
     page = (ROOT / "docs/evidence.md").read_text()
     results = report.HERE / "results"
-    again = with_parts(page, generated(report.read_study(results / "wide_rates", results / "main_table", results / "longer")))
+    again = with_parts(
+        page, generated(report.read_study(results / "wide_rates", results / "main_table", results / "longer", results / "pretrained"))
+    )
     (text, ends), (expected_text, expected_ends) = intervals_apart(page), intervals_apart(again)
     assert text == expected_text
     assert ends == pytest.approx(expected_ends, abs=0.15), "another numpy may draw other rooms"
