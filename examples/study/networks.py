@@ -63,6 +63,9 @@ def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
     """The networks of a row: one, or with `alone` one per task in `tasks` (by default, in the data set), whose name replaces `{task}`.
 
     Such a row may have its learning rates by task.
+
+    Raises:
+        ValueError: if another row has rates by task, or a task has none.
     """
     flags = dict(flags)
     alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)

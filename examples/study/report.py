@@ -25,7 +25,7 @@ from mult_hf.model.tasks import registered_tasks
 
 from . import plots, rooms, why_report
 from .differences import Measured, Row, difference, mean_difference
-from .rates import equal_rates_table, rate_table, wider_table
+from .rates import ALONE, TOGETHER, equal_rates_table, rate_table, wider_table
 from .tables import Pair, cell, settings_table, title
 
 RESAMPLES = 10_000
@@ -73,7 +73,7 @@ COMPARISONS: dict[str, tuple[str, str]] = {
 ORDER = list(dict.fromkeys(name for pair in COMPARISONS.values() for name in pair))
 """Rows in the order in which the tables show them."""
 
-LONGER: Pair = ("Swin-Unet with a shared map", "single-task Swin-Unet")
+LONGER: Pair = (TOGETHER, ALONE)
 """Rows that were also trained for more steps: six tasks together, and one network per task."""
 
 HALF = "single-task Swin-Unet, half the steps"

@@ -49,7 +49,7 @@ class CommandParser(OneLineParser, HfArgumentParser):
 
     def check_repetition(self, argv: Sequence[str]) -> None:
         """Exit with a one-line message if a list is given in several parts, of which argparse would silently use the last."""
-        given = [word.split("=")[0].replace("-", "_") for word in argv if len(word) > 2]  # --image-size is --image_size, too
+        given = [word.split("=")[0].replace("-", "_") for word in argv if re.match("--.", word)]  # --image-size is --image_size, too
         flags = {flag.replace("-", "_") for flag in self.flags}
         for name in self.list_flags:
             own = name.replace("-", "_")

@@ -53,7 +53,7 @@ from .runtime_flags import dtype_flag, runtime_flag
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
 CONFIDENCE = 0.95
-LEAST_RESAMPLES = 100  # the ends of the interval are then the third lowest and the third highest
+LEAST_RESAMPLES = 100  # with much fewer, the ends of a 95 % interval are the extremes
 BASELINE = "constant baseline"  # column of the baseline
 
 
@@ -372,8 +372,9 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
         training = None if training is None else add_normals(training, data_specs, registered_tasks())[0]
         dataset, data_specs = add_normals(dataset, data_specs, registered_tasks())
         data_specs = with_scaled_metrics(data_specs)
-    if missing := [task for task in arguments.tasks or [] if task in data_specs and task not in (columns := dataset[0].keys())]:
-        raise refusal(f"--tasks has {missing}, but {arguments.split!r} of {data} has the columns {list(columns)}")
+    columns = list(dataset[0])
+    if missing := [task for task in arguments.tasks or [] if task in data_specs and task not in columns]:
+        raise refusal(f"--tasks has {missing}, but {arguments.split!r} of {data} has the columns {columns}")
     described = {"dataset": public_name(data), "split": arguments.split, "evaluated_samples": len(dataset)}
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)

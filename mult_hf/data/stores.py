@@ -1,5 +1,6 @@
 """What object stores (`s3://`, `gs://`, `hf://` and others) have in common, beyond fsspec's interface."""
 
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def naming_store(url: str | Path) -> Iterator[None]:
     except (OSError, ValueError, ImportError):  # fsspec's
         raise
     except Exception as error:
-        if "://" not in str(url):  # a broken archive
+        if isinstance(error, tarfile.TarError):  # a broken archive
             raise OSError(f"{url} cannot be read: {error}; make or download its files again") from error
         raise OSError(f"{url} cannot be reached: {error}; check the credentials, the store's address, and the network") from error
 

@@ -421,7 +421,7 @@ def _warn_about_unknown_names(kwargs: dict[str, Any], fields: list[str]) -> None
     for name in kwargs:
         if isinstance(getattr(MulTConfig, name, None), property) and not hasattr(PreTrainedConfig, name) and name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
-            raise refusal(f"MulTConfig takes no {name!r}, which follows from the other values; give {close[0] if close else 'those'}")
+            raise refusal(f"MulTConfig takes no {name!r}, which follows from others; give {close[0] if close else 'tasks'}")
         if name.startswith("_") or name in _TRANSFORMERS_KEYWORDS or hasattr(PreTrainedConfig, name):
             continue
         close = difflib.get_close_matches(name, fields, n=1)

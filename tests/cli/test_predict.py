@@ -23,6 +23,7 @@ from mult_hf.inference.scale import ViewSize
 from mult_hf.inference.stored_maps import load_stored_forms, precision, read_map
 from mult_hf.inference.tiling import tiled
 from support.forked import run_together, start
+from support.pictures import save_images
 
 SIZE = 40
 TASKS = ["segmentation", "depth", "normals", {"name": "curvature", "kind": "regression", "channels": 2}]  # the last is of no module
@@ -35,14 +36,6 @@ def model(shallow_model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     MulTImageProcessor(size={"height": SIZE, "width": SIZE}, tasks=model.config.tasks).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
-
-
-def save_images(directory, *names, size=(60, 50)):
-    for number, name in enumerate(names):
-        pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), np.uint8)
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(directory / name)
-    return directory
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from mult_hf.cli import predict as script
 from mult_hf.data.schema import card_header, load_rows
 from mult_hf.inference.output import SETTINGS_KEY
 from mult_hf.inference.stored_maps import load_stored_forms, read_map
+from support.pictures import save_images
 
 
 @pytest.fixture
@@ -24,10 +25,7 @@ def model(shallow_model, tmp_path):
 
 @pytest.fixture
 def images(tmp_path):
-    for number, name in enumerate(("a/x.png", "b/x.png", "b/x.jpg")):
-        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(number).integers(0, 255, (50, 60, 3), np.uint8)).save(tmp_path / "images" / name)
-    return tmp_path / "images"
+    return save_images(tmp_path / "images", "a/x.png", "b/x.png", "b/x.jpg")
 
 
 @pytest.fixture

@@ -373,5 +373,5 @@ def test_a_saved_task_keeps_its_values_even_if_the_registered_task_differs(tmp_p
 
 @pytest.mark.parametrize(("name", "instead"), [("decoder_window", "decoder_window_size"), ("task_specs", "tasks")])
 def test_a_value_that_follows_from_others_cannot_be_given(name, instead):
-    with pytest.raises(ValueError, match=rf"MulTConfig takes no '{name}', which follows from the other values; give {instead}"):
+    with pytest.raises(ValueError, match=rf"MulTConfig takes no '{name}', which follows from others; give {instead}"):
         MulTConfig(**{name: 4})
