@@ -18,17 +18,18 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of weights, as safetensors names them."""
 
 
-def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
+def load_whole_model(name_or_path: str, *, to_train: bool = False) -> MulTForMultiTaskDensePrediction:
     """Load a model and check that its file has every weight and that all are finite; transformers would fill gaps at random.
 
     Args:
         name_or_path: directory or Hub id.
+        to_train: whether weights may be untrained, see `untrained_weights` of [`MulTConfig`].
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        ValueError: if a file is damaged, or weights are missing, have another shape, are integers, or are not finite.
+        ValueError: if a file is damaged, or weights are missing, untrained, integers, not finite, or have another shape.
         OSError: if there are no such files.
     """
     _check_directory(name_or_path)
@@ -40,7 +41,7 @@ def load_whole_model(name_or_path: str) -> MulTForMultiTaskDensePrediction:
             f"{name_or_path} lacks {len(absent)} of the model's {len(model.state_dict())} weights, such as {absent[0]}; predictions would "
             "come from random weights, so save or download the model again"
         )
-    check_weights(model)
+    check_weights(model, to_train=to_train)
     _check_types(name_or_path, model)
     return model.eval()
 

@@ -152,6 +152,8 @@ class MulTConfig(PreTrainedConfig):
             branches as in the authors' code; transformers' Swin encoder drops the attention branch only.
         layer_norm_eps: epsilon of the decoders' layer norms.
         initializer_range: standard deviation of the truncated normal for new linear weights.
+        untrained_weights: names of saved weights that no training has changed since they were initialised at random. `save_pretrained`
+            writes them, and a model with such weights is refused for predictions.
 
     Raises:
         ValueError: on an unknown or impossible task entry, or a backbone by name (`backbone="..."`).
@@ -190,6 +192,7 @@ class MulTConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
+    untrained_weights: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_backbone_keywords(kwargs)
@@ -269,6 +272,8 @@ class MulTConfig(PreTrainedConfig):
         """Plain values for `config.json`, which also name the pipeline's code for machines without this package."""
         values = {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
         values.pop("_classes_follow", None)
+        if values.get("untrained_weights") is None:
+            values.pop("untrained_weights", None)  # rare, and older releases do not know it
         return values
 
     @property

@@ -28,7 +28,7 @@ from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
-from .weights import remember_fresh_weights
+from .weights import fresh_weights, remember_fresh_weights
 
 if TYPE_CHECKING:
     # Never runs. transformers copies the files that modeling imports beside a saved checkpoint; without this line a
@@ -65,13 +65,14 @@ class MulTPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in transformers, but from safetensors only, unless `use_safetensors=False` asks for pickled weights.
 
-        The model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`.
+        The model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`, and so do copies that are saved.
         """
         kwargs.setdefault("use_safetensors", True)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, with the loading info
         model, info = loaded
         mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
-        remember_fresh_weights(model, {*info["missing_keys"], *mismatched})
+        remember_fresh_weights(model, {*info["missing_keys"], *mismatched, *(model.config.untrained_weights or ())})
+        model.config.untrained_weights = None
         return (model, info) if output_loading_info else model
 
     if TYPE_CHECKING:  # transformers decorates this method by a function whose type has no `self`
@@ -85,8 +86,11 @@ class MulTPreTrainedModel(PreTrainedModel):
         By default, transformers saves the weights of some encoders under the names of their first releases. Code that reads a file without
         renaming, such as `accelerate.load_checkpoint_and_dispatch`, would skip these weights. `from_pretrained` reads both forms.
         """
-        # `misc`: positional arguments end before this keyword.
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
+        self.config.untrained_weights = fresh_weights(self, kwargs.get("state_dict")) or None
+        try:  # `misc`: positional arguments end before this keyword.
+            super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
+        finally:
+            self.config.untrained_weights = None
 
     def __getstate__(self) -> dict[str, Any]:
         """State for pickling and copying."""

@@ -1,6 +1,7 @@
 """Proves that a model with missing, misnamed or non-finite weights is refused, and that a trained one predicts."""
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -9,9 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, pipeline
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.weights import check_weights
 
 HEAD = "heads.tasks.depth.projection.weight"
+EDGES = "heads.tasks.edges2d.projection.weight"
 
 
 @pytest.fixture
@@ -40,9 +43,9 @@ def test_a_complete_checkpoint_passes(checkpoint):
 
 
 CHANGES = {
-    "one is missing": (lambda weights: {k: v for k, v in weights.items() if k != HEAD}, rf"lacks 1 weights, .*\({HEAD}\)"),
-    "none is there": (lambda weights: {"a": torch.zeros(1)}, r"lacks \d{3} weights, which are random"),
-    "all have other names": (lambda weights: {f"net.{k}": v for k, v in weights.items()}, r"lacks \d{3} weights"),
+    "one is missing": (lambda weights: {k: v for k, v in weights.items() if k != HEAD}, rf"lacks 1 trained weights; .*\({HEAD}\)"),
+    "none is there": (lambda weights: {"a": torch.zeros(1)}, r"lacks \d{3} trained weights; they are random"),
+    "all have other names": (lambda weights: {f"net.{k}": v for k, v in weights.items()}, r"lacks \d{3} trained weights"),
     "one is NaN": (lambda weights: {**weights, HEAD: weights[HEAD] * torch.nan}, rf"1 of its weights have .* not finite \({HEAD}\)"),
     "one value is infinite": (lambda weights: {**weights, HEAD: weights[HEAD].index_fill(1, torch.tensor([3]), torch.inf)}, "1 of its"),
 }
@@ -62,7 +65,7 @@ def test_a_head_for_other_classes_counts_as_untrained_until_it_is_trained(checkp
     two = {"name": "depth", "channels": 2, "metrics": ["mae"], "encoding": {"dtype": "float32"}}
     model, info = load(checkpoint(lambda weights: weights), tasks=[two, "edges2d"], ignore_mismatched_sizes=True, output_loading_info=True)
     assert HEAD in str(info["mismatched_keys"]), "premise, and what transformers returns stays"
-    with pytest.raises(ValueError, match="lacks 2 weights"):
+    with pytest.raises(ValueError, match="lacks 2 trained weights"):
         check_weights(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     model(torch.randn(1, 3, 64, 64), labels={"depth": torch.ones(1, 2, 64, 64)}).loss.backward()
@@ -71,8 +74,8 @@ def test_a_head_for_other_classes_counts_as_untrained_until_it_is_trained(checkp
 
 
 def test_an_untrained_task_that_was_removed_does_not_count(checkpoint):
-    model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD.replace("depth", "edges2d")}))
-    with pytest.raises(ValueError, match="lacks 1 weights"):
+    model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != EDGES}))
+    with pytest.raises(ValueError, match="lacks 1 trained weights"):
         check_weights(model)
     model.remove_task("edges2d")
     check_weights(model)
@@ -95,5 +98,35 @@ def test_a_model_in_training_mode_is_put_into_evaluation_mode(tiny_model):
 def test_pickling_keeps_the_list_of_missing_weights(checkpoint):
     model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD}))
     again = pickle.loads(pickle.dumps(model))
-    with pytest.raises(ValueError, match="lacks 1 weights"):
+    with pytest.raises(ValueError, match="lacks 1 trained weights"):
         check_weights(again)
+
+
+def test_a_saved_copy_still_lacks_what_was_never_trained(checkpoint, tmp_path):
+    model = load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD}))
+    model.save_pretrained(tmp_path / "copy")
+    MulTImageProcessor(size={"height": 64, "width": 64}, tasks=model.config.tasks).save_pretrained(tmp_path / "copy")
+    assert json.loads((tmp_path / "copy" / "config.json").read_text())["untrained_weights"] == [HEAD]
+    for refuse in (load_whole_model, lambda path: pipeline("multitask-vision", model=path), lambda path: check_weights(load(path))):
+        with pytest.raises(ValueError, match="copy cannot predict: its checkpoint lacks 1 trained weights"):
+            refuse(str(tmp_path / "copy"))
+    assert load_whole_model(str(tmp_path / "copy"), to_train=True).config.untrained_weights is None, "it may be trained"
+    again = load(tmp_path / "copy")
+    again.save_pretrained(tmp_path / "again")
+    with pytest.raises(ValueError, match="lacks 1 trained weights"):
+        check_weights(load(tmp_path / "again"))
+
+
+def test_a_copy_saved_after_training_or_without_the_task_is_complete(checkpoint, tmp_path):
+    load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != EDGES})).save_pretrained(tmp_path / "copy")
+
+    def train(model):
+        model(torch.randn(1, 3, 64, 64), labels={"edges2d": torch.ones(1, 1, 64, 64)}).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=1e-3).step()
+
+    for change in (train, lambda model: model.remove_task("edges2d")):
+        model = load(tmp_path / "copy")
+        change(model)
+        model.save_pretrained(tmp_path / "whole", state_dict=model.state_dict())
+        assert "untrained_weights" not in (tmp_path / "whole" / "config.json").read_text()
+        check_weights(load(tmp_path / "whole"))
