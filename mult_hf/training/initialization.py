@@ -252,7 +252,8 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec], unlabelled: C
     Raises:
         ValueError: if a shared task has another kind, unit or axes in the data, or the model's weights are missing or not finite.
     """
-    model = load_whole_model(name_or_path, to_train=True).float()  # half-precision weights lose small updates, and AdamW divides by 0 in them
+    model = load_whole_model(name_or_path, to_train=True)
+    model = model.float()  # half-precision weights lose small updates, and AdamW divides by 0 in them
     specs = without_unlabelled(specs, [task for task in unlabelled if task not in model.config.task_specs])
     for task, spec in specs.items():
         own = model.config.task_specs.get(task)
