@@ -166,6 +166,7 @@ class PredictionDirectory:
             write_map(self.map_path(task, name), prediction, self.stored[task])
             if self.panels:
                 shown[task], keys[task] = panel_cell(prediction, self.specs[task])
+            del prediction  # before the next one is made
         image = self.kept(image)
         if self.keep_images:
             millimetres = film_equivalent(image)  # nothing else of its EXIF, such as the place

@@ -37,14 +37,15 @@ FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Write errors that would affect all following images, and so end the run."""
 
 
-class PreparedImage(NamedTuple):
+@dataclass
+class PreparedImage:
     """An image that has been read and preprocessed.
 
     Args:
         name: name of its predictions.
         size: (height, width) of the image.
         image: the image itself, or as much of it as is needed to write its files.
-        pixel_values: input of the model, (3, height, width).
+        pixel_values: input of the model, (3, height, width); empty once it is predicted, because it may be large.
         focal_length: of the image, in its own pixels.
         record: the image's source.
     """
@@ -158,18 +159,21 @@ class PredictionRun:
         if self.processor.canonical_focal_length is not None:  # the metres of its maps are those of this focal length
             kept = kept.copy()
             kept.info["exif"] = film_exif(prepared.focal_length.film_equivalent(prepared.size))
-        return prepared._replace(image=kept, record=record)
+        prepared.image, prepared.record = kept, record
+        return prepared
 
     def _predict_batch(self, images: list[PreparedImage], outcomes: Outcomes, bar: tqdm) -> list[tuple[PreparedImage, dict[str, Tensor]]]:
         """Predict images of equal size: each image with its predictions (1, channels, height, width). Failed ones are counted."""
         try:
-            predictions = self.predictor(torch.stack([image.pixel_values for image in images]))
+            predictions = self.predictor(_stacked([image.pixel_values for image in images]))
         except Exception as error:  # for example out of memory; single images may still fit
             if len(images) > 1:
                 return [pair for image in images for pair in self._predict_batch([image], outcomes, bar)]
             outcomes.failed.append(FailedInput.from_error(images[0].name, error))
             bar.update()
             return []
+        for image in images:
+            image.pixel_values = image.pixel_values[:, :0, :0].clone()
         return [(image, {task: maps[number : number + 1] for task, maps in predictions.items()}) for number, image in enumerate(images)]
 
     def _write(self, image: PreparedImage, predictions: dict[str, Tensor]) -> None:
@@ -180,6 +184,11 @@ class PredictionRun:
         """
         maps = finished_maps(self.processor, image, predictions, self.directory.map_size(image.size))
         self.directory.write(image.name, image.image, maps, image.record)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """Images as a batch; a single one, which may be large, is not copied."""
+    return images[0][None] if len(images) == 1 else torch.stack(images)
 
 
 class _Writing(NamedTuple):

@@ -89,21 +89,34 @@ def tiled(
         means: dict[str, Tensor] = {}
         bar = tqdm(total=len(layout.windows()), desc="tiles", unit="tile", leave=False, disable=not show_progress)
         for views, windows in _batches(resized(pixel_values, layout.blended), layout, batch_size):
-            predictions = {task: each.to(pixel_values.device).chunk(len(windows)) for task, each in predictor(views).items()}
-            for number, (window, share) in enumerate(windows):
-                for task, addends in predictions.items():
-                    addend = _to_blend(addends[number].float(), layout, specs[task])
-                    if coarse:
-                        addend = align(addend, _part(coarse[task], window, layout.blended), specs[task], layout.cells)
-                    if task not in means:
-                        means[task] = addend.new_zeros(*addend.shape[:2], *layout.blended)
-                    means[task][window].lerp_(addend, share)
+            for task, predictions in predictor(views).items():
+                _blend(means, task, predictions.to(pixel_values.device), windows, coarse.get(task), layout, specs[task])
             bar.update(len(windows))
         bar.close()
         magnification = math.sqrt(math.prod(layout.blended) / math.prod(layout.whole)) if canonical_camera and coarse else 1.0
-        return {task: from_average(mean * magnification ** specs[task].zoom_exponent, specs[task]) for task, mean in means.items()}
+        # One task after another and in place, because these maps may be large.
+        return {task: from_average(means.pop(task).mul_(magnification ** specs[task].zoom_exponent), specs[task]) for task in list(means)}
 
     return predict
+
+
+def _blend(
+    means: dict[str, Tensor],
+    task: str,
+    predictions: Tensor,
+    windows: list[tuple[Any, Tensor]],
+    coarse: Tensor | None,
+    layout: "Layout",
+    spec: TaskSpec,
+) -> None:
+    """Add the predictions of some tiles, (tiles * images, channels, height, width), to a task's mean."""
+    for prediction, (window, share) in zip(predictions.chunk(len(windows)), windows):
+        addend = _to_blend(prediction.float(), layout, spec)
+        if coarse is not None:
+            addend = align(addend, _part(coarse, window, layout.blended), spec, layout.cells)
+        if task not in means:
+            means[task] = addend.new_zeros(*addend.shape[:2], *layout.blended)
+        means[task][window].lerp_(addend, share)
 
 
 class Layout(NamedTuple):

@@ -6,6 +6,7 @@ must work if torchvision is missing or broken.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from .processor_fields import check_aspect, checked_fields
 from .processor_labels import Place, reduced, resized_target, with_segmentation_maps
 from .resizing import classes_of
 from .tasks import MULT_TASKS, TaskSpec, resolve_tasks
+from .tensors import check_dense
 
 if TYPE_CHECKING:
     # Never runs. transformers saves the files that the file of a class imports; a saved processor needs those of both backends.
@@ -107,6 +109,8 @@ class MulTProcessingMixin(_Backend):
     def __init__(self, **kwargs: Unpack[MulTImageProcessorKwargs]) -> None:
         tasks = kwargs.pop("tasks", None)
         specs = resolve_tasks(MULT_TASKS if tasks is None else tasks)
+        if not specs:
+            raise ValueError(f"tasks is {tasks!r}; give at least one name of a registered task or entry, or None for MulT's six")
         options: dict[str, Any] = {**checked_fields(kwargs), "tasks": [spec.to_dict() for spec in specs.values()]}
         super().__init__(**options)
         self.assumed_field_of_view = checked_field_of_view(self.assumed_field_of_view, self.canonical_focal_length)
@@ -446,6 +450,11 @@ def _predictions(outputs: Any) -> Mapping[str, Tensor]:
             f"outputs is a {type(outputs).__name__} without predictions (batch, channels, height, width) by task; pass tensors, as in the "
             "model's output"
         )
+    for task, maps in by_task.items():
+        for each in maps if isinstance(maps, (list, tuple)) else [maps]:
+            check_dense(each, f"the prediction of {task}")
+            if 0 in each.shape[-2:]:
+                raise ValueError(f"the prediction of {task} has shape {tuple(each.shape)}; it has no pixels")
     return by_task
 
 
@@ -458,10 +467,12 @@ def _is_batch(maps: Any) -> bool:
 
 def _sizes(target_sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     try:
+        if isinstance(target_sizes, (AbstractSet, Mapping)):
+            raise TypeError("no order")
         sizes = [(index(height), index(width)) for height, width in target_sizes]
     except (TypeError, ValueError):
-        sizes = []
-    if not sizes or min(min(size) for size in sizes) < 1:
+        sizes = [(0, 0)]
+    if min((min(size) for size in sizes), default=1) < 1:
         raise ValueError(f"target_sizes is {str(target_sizes)[:200]}; give one (height, width) per image, whole numbers of at least 1")
     return sizes
 

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .cameras import film_equivalent, with_film_equivalent
+from .tensors import check_dense
 
 URL_SCHEMES = ("http://", "https://", "data:")
 """Prefixes of names that are URLs and not paths."""
@@ -284,6 +285,7 @@ def _as_tensor(array: np.ndarray, name: str) -> Tensor:
 
 def _rgb_values(image: Tensor, name: str, channels_last: bool | None) -> Tensor:
     """Channels first, three of them, values in [0, 255]: by the type for integers, by the range for floats."""
+    check_dense(image, name)
     shape = tuple(image.shape)
     if image.is_meta:
         raise ValueError(f"{name} is a tensor of shape {shape} on the meta device, without values; expected one on a CPU or GPU")
@@ -395,9 +397,10 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     """A stored label map as an array, with palette ids and bit depth as in the file.
 
     Raises:
-        ValueError: if it is neither an image, nor an array, nor a tensor.
+        ValueError: if it is neither an image, nor an array, nor a dense tensor.
     """
     if isinstance(stored, Tensor):
+        check_dense(stored, "a label map")
         return stored.detach().cpu().numpy()
     array = np.asarray(stored)
     if array.dtype == object or array.ndim == 0:

@@ -18,6 +18,7 @@ from torch import Tensor
 from .entry_checks import names_that_fit
 from .entry_fields import refusal
 from .tasks import IGNORE_INDEX, TaskSpec
+from .tensors import check_dense
 
 _SMALLEST = 1e-6  # lower limit of metres and probabilities before a logarithm or a root
 
@@ -207,6 +208,7 @@ def multi_task_loss(
             continue
         if not isinstance(target, Tensor):
             raise ValueError(f"{task}: the label is a {type(target).__name__}; expected a tensor")
+        check_dense(target, f"{task}: the label")
         if not specs[task].is_classification and target.ndim == 3 and prediction.shape[1] == 1:
             target = target.unsqueeze(1)  # one channel may come without its axis
         try:

@@ -28,6 +28,7 @@ from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
+from .tensors import check_dense
 from .weights import fresh_weights, remember_fresh_weights
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ class MulTModel(MulTPreTrainedModel):
         channels = getattr(self.config.backbone_config, "num_channels", 3)
         if not isinstance(pixel_values, Tensor):
             raise ValueError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor (batch, {channels}, height, width)")
+        check_dense(pixel_values, "pixel_values")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width), {channels} channels"
@@ -248,12 +250,10 @@ class MulTModel(MulTPreTrainedModel):
         known = [entry["name"] for entry in self.config.task_entries]  # not the full entries, whose parsing torch.compile cannot trace
         if isinstance(tasks, str):
             tasks = [tasks]
-        if tasks is not None and not isinstance(tasks, Iterable):
-            raise ValueError(f"tasks={tasks!r}; expected names of tasks, among {known}")
-        wanted = known if tasks is None else list(dict.fromkeys(tasks))
-        if not wanted or set(wanted) - set(known):
-            raise ValueError(f"tasks={wanted}; choose at least one of {known}")
-        return wanted
+        wanted = known if tasks is None else list(tasks) if isinstance(tasks, Iterable) else []
+        if not wanted or any(task not in known for task in wanted):
+            raise ValueError(f"tasks={tasks!r}; choose at least one of {known}")
+        return list(dict.fromkeys(wanted))
 
     def load_backbone_weights(self, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
         """Fill the encoder from a published checkpoint of its architecture, a classifier's or a backbone's.

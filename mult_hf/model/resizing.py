@@ -16,6 +16,9 @@ from .tasks import IGNORE_INDEX, TaskSpec
 STRIP_VALUES = 2**17
 """Values in a strip, at most, on a CPU: half a MiB of float32. On a GPU all rows are one strip, because each call costs time there."""
 
+STRIPS_OF_A_BAND = 16
+"""Strips whose old rows are resized to the new width at a time, on a CPU."""
+
 _FEW_VALUES = 2**22
 """Number of resized logits up to which the classes of all pixels are found at once."""
 
@@ -68,7 +71,7 @@ class Strip(NamedTuple):
     Args:
         rows: their place in the resized maps.
         values: (channels, rows, width).
-        wide: the maps resized to this width by the nearest pixel, (channels, old height, width).
+        wide: old rows resized to this width by the nearest pixel, (channels, some old rows, width).
         nearest_rows: row of `wide` nearest to each row of the strip.
     """
 
@@ -97,14 +100,16 @@ def strips(maps: Tensor, size: tuple[int, int]) -> Iterator[Strip]:
     step = max(1, STRIP_VALUES // (len(maps) * width)) if maps.device.type == "cpu" else height
     rows, columns = (Axis.resized(old, new, maps.device) for old, new in zip(maps.shape[-2:], size))
     is_resized = tuple(maps.shape[-2:]) != (height, width)
-    wide, nearest = (_across(maps, columns), maps[..., columns.nearest]) if is_resized else (maps, maps)
-    for start in range(0, height, step):
-        some = slice(start, min(start + step, height))
-        if is_resized:
-            values = torch.lerp(wide[:, rows.first[some]], wide[:, rows.second[some]], rows.weight[some, None])
-        else:
-            values = maps[:, some]
-        yield Strip(some, values, nearest, rows.nearest[some])
+    if not is_resized:
+        yield from (Strip(some, maps[:, some], maps, rows.nearest[some]) for some in _slices(0, height, step))
+        return
+    several = step * STRIPS_OF_A_BAND if maps.device.type == "cpu" else height
+    for band in _slices(0, height, several):  # because all old rows at the new width may need much memory
+        top, bottom = int(rows.first[band.start]), int(rows.second[band.stop - 1]) + 1
+        wide, nearest = _across(maps[:, top:bottom], columns), maps[:, top:bottom, columns.nearest]
+        for some in _slices(band.start, band.stop, step):
+            values = torch.lerp(wide[:, rows.first[some] - top], wide[:, rows.second[some] - top], rows.weight[some, None])
+            yield Strip(some, values, nearest, rows.nearest[some] - top)
 
 
 def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -128,14 +133,14 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = (Axis.resized(old, new, logits.device) for old, new in zip(logits.shape[-2:], size))
     coarse = classes_of(logits)
     left, right = coarse[:, columns.first], coarse[:, columns.second]  # (old height, width)
-    wide = _across(logits, columns)  # (classes, old height, width)
     classes = torch.empty(size, dtype=torch.int64)
     for some in _rows_between_the_same_neighbours(rows):
         above, below = int(rows.first[some.start]), int(rows.second[some.start])
         classes[some] = left[above]
         is_mixed = (left[above] != right[above]) | (left[above] != left[below]) | (left[above] != right[below])  # (width,)
         mixed = is_mixed.nonzero().squeeze(1)
-        values = torch.lerp(wide[:, None, above, mixed], wide[:, None, below, mixed], rows.weight[some, None])
+        upper, lower = (_across(logits[:, row], columns, mixed)[:, None] for row in (above, below))  # (classes, 1, mixed)
+        values = torch.lerp(upper, lower, rows.weight[some, None])
         classes[some].index_copy_(1, mixed, _index_of_largest(values))  # (classes, rows, mixed) -> (rows, mixed)
     return classes
 
@@ -146,9 +151,13 @@ def classes_of(logits: Tensor) -> Tensor:
     return classes.masked_fill_(best.isnan(), IGNORE_INDEX)
 
 
-def _across(maps: Tensor, columns: Axis) -> Tensor:
-    """Resize the last axis."""
-    return torch.lerp(maps[..., columns.first], maps[..., columns.second], columns.weight)
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    return (slice(first, min(first + step, stop)) for first in range(start, stop, step))
+
+
+def _across(maps: Tensor, columns: Axis, some: Tensor | slice = slice(None)) -> Tensor:
+    """Resize the last axis, or compute some of its new positions."""
+    return torch.lerp(maps[..., columns.first[some]], maps[..., columns.second[some]], columns.weight[some])
 
 
 def _rows_between_the_same_neighbours(rows: Axis) -> Iterator[slice]:

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -163,7 +163,7 @@ class PredictionService:
             prepared = prepare(self.processor, "the image", image, focal_length=asked.focal_length)
         except ValueError as error:  # too small for the model
             raise HttpError(422, str(error)) from None
-        return prepared._replace(image=Image.new("RGB", (1, 1)))  # saves memory: answers do not contain the image
+        return replace(prepared, image=Image.new("RGB", (1, 1)))  # saves memory: answers do not contain the image
 
     def _encode(self, asked: PredictionRequest, image: PreparedImage, prediction: Prediction) -> Answer:
         predictions = {task: torch.from_numpy(prediction.maps[task].copy()) for task in asked.tasks}  # copied, as Ray's are read-only

@@ -138,8 +138,10 @@ def test_a_model_takes_tensors_of_at_least_one_image(tiny_model, pixel_values, m
 
 def test_tasks_that_are_no_names_are_refused(tiny_model):
     model = tiny_model(tasks=["depth"])
-    with pytest.raises(ValueError, match=r"tasks=5; expected names of tasks, among \['depth'\]"):
+    with pytest.raises(ValueError, match=r"tasks=5; choose at least one of \['depth'\]"):
         model(torch.zeros(1, 3, 64, 64), tasks=5)
+    with pytest.raises(ValueError, match=r"tasks=\[\['depth'\]\]; choose at least one of"):
+        model(torch.zeros(1, 3, 64, 64), tasks=[["depth"]])
     with pytest.raises(ValueError, match="tasks is 5; expected names"):
         pipeline("multitask-vision", model=model, image_processor=MulTImageProcessor(tasks=["depth"]))(PHOTO, tasks=5)
 
@@ -155,7 +157,53 @@ def test_an_image_without_values_is_refused():
         read_image(torch.empty(3, 40, 40, device="meta"))
 
 
+# Tensors that are not dense
+
+ODD_TENSORS = {
+    "sparse": (torch.Tensor.to_sparse, "has the layout torch.sparse_coo; expected a dense tensor"),
+    "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.quint8), "is quantized"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "is torch.complex64; expected integers, floats or booleans"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), ODD_TENSORS.values(), ids=ODD_TENSORS)
+def test_sparse_quantized_and_complex_tensors_are_refused(tiny_model, make, message):
+    """Of a complex depth, the imaginary part would be dropped; with others, torch fails in words that name no input."""
+    model, processor = tiny_model(tasks=["depth"]), MulTImageProcessor(tasks=["depth"])
+    with pytest.raises(ValueError, match=f"image 0 {message}"):
+        processor(make(torch.zeros(3, 40, 50)))
+    with pytest.raises(ValueError, match=f"a label map {message}"):
+        processor(PHOTO, label_maps={"depth": [make(torch.zeros(1, 40, 50))]})
+    with pytest.raises(ValueError, match=f"pixel_values {message}"):
+        model(make(torch.zeros(1, 3, 64, 64)))
+    with pytest.raises(ValueError, match=f"depth: the label {message}"):
+        model(torch.zeros(1, 3, 64, 64), labels={"depth": make(torch.ones(1, 1, 64, 64))})
+    with pytest.raises(ValueError, match=f"the prediction of depth {message}"):
+        processor.post_process({"depth": make(torch.ones(1, 1, 8, 8))}, [(16, 16)])
+
+
 # Predictions
+
+
+def test_sizes_without_an_order_are_refused():
+    """A set of two sizes would give each image the size of either."""
+    processor = MulTImageProcessor(tasks=["depth"])
+    for sizes in ({(10, 20), (30, 40)}, frozenset([(10, 20), (30, 40)]), {(10, 20): 0, (30, 40): 1}):
+        with pytest.raises(ValueError, match=r"target_sizes is .*; give one \(height, width\) per image"):
+            processor.post_process({"depth": torch.ones(2, 1, 8, 8)}, sizes)
+
+
+def test_no_images_have_no_maps_and_maps_without_pixels_are_refused():
+    processor = MulTImageProcessor(tasks=["depth"])
+    assert processor.post_process({"depth": torch.ones(0, 1, 8, 8)}, []) == processor.post_process({"depth": torch.ones(0, 1, 8, 8)}) == []
+    for sizes in (None, [(5, 5)]):
+        with pytest.raises(ValueError, match=r"the prediction of depth has shape \(1, 1, 0, 8\); it has no pixels"):
+            processor.post_process({"depth": torch.ones(1, 1, 0, 8)}, sizes)
+
+
+def test_a_processor_of_no_task_is_refused(processor_class):
+    with pytest.raises(ValueError, match=r"tasks is \[\]; give at least one name"):
+        processor_class(tasks=[])
 
 
 def test_logits_of_nan_are_of_no_class():

@@ -19,9 +19,11 @@ def random_maps(channels, height=8, width=11):
     return torch.randn(channels, height, width, generator=torch.Generator().manual_seed(channels))
 
 
-@pytest.fixture(params=[1, 50, 10**6], ids=["one row per strip", "few rows per strip", "one strip"])
+@pytest.fixture(params=[(1, 1), (1, 2), (50, 3), (10**6, 16)], ids=["one row per band", "two rows per band", "some rows", "one strip"])
 def strip_values(request, monkeypatch):
-    monkeypatch.setattr(resizing, "STRIP_VALUES", request.param)
+    values, strips_of_a_band = request.param
+    monkeypatch.setattr(resizing, "STRIP_VALUES", values)
+    monkeypatch.setattr(resizing, "STRIPS_OF_A_BAND", strips_of_a_band)
 
 
 @pytest.mark.usefixtures("strip_values")
