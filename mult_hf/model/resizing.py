@@ -22,6 +22,12 @@ STRIPS_OF_A_BAND = 16
 _FEW_VALUES = 2**22
 """Number of resized logits up to which the classes of all pixels are found at once."""
 
+_MANY_ROWS = 4
+"""Rows per old row from which on classes are found for all rows between two old ones at a time."""
+
+_FEW_TO_COMPARE = 2**16
+"""Number of values below which one call of torch is faster than one per class."""
+
 
 _FROM_MEANS: dict[str, Callable[[Tensor, int], Tensor]] = {"unit_vector": lambda means, axis: F.normalize(means, dim=axis)}
 
@@ -132,23 +138,45 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
         return classes_of(F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0])
     rows, columns = (Axis.resized(old, new, logits.device) for old, new in zip(logits.shape[-2:], size))
     coarse = classes_of(logits)
-    left, right = coarse[:, columns.first], coarse[:, columns.second]  # (old height, width)
-    classes = torch.empty(size, dtype=torch.int64)
+    below, beside = _next(coarse, -2), _next(coarse, -1)
+    is_mixed = (coarse != below) | (coarse != beside) | (coarse != _next(beside, -2))
+    classes = coarse[rows.first][:, columns.first]
+    refine = _refine_rows if size[0] >= _MANY_ROWS * len(coarse) else _refine_pixels
+    refine(classes, logits, is_mixed, rows, columns)
+    return classes
+
+
+def _refine_pixels(classes: Tensor, logits: Tensor, is_mixed: Tensor, rows: Axis, columns: Axis) -> None:
+    """Interpolate the logits of the pixels between old pixels of several classes, pixel by pixel."""
+    width = logits.shape[-1]
+    pixels = logits.flatten(1)
+    for band in _slices(0, len(classes), max(1, STRIP_VALUES * STRIPS_OF_A_BAND // (len(logits) * classes.shape[1]))):
+        y, x = is_mixed[rows.first[band]][:, columns.first].nonzero(as_tuple=True)
+        upper, lower = rows.first[band][y] * width, rows.second[band][y] * width
+        left, right, weight = columns.first[x], columns.second[x], columns.weight[x]
+        above, below = (torch.lerp(pixels.index_select(1, row + left), pixels.index_select(1, row + right), weight) for row in (upper, lower))
+        classes[band][y, x] = _index_of_largest(torch.lerp(above, below, rows.weight[band][y]))
+
+
+def _refine_rows(classes: Tensor, logits: Tensor, is_mixed: Tensor, rows: Axis, columns: Axis) -> None:
+    """The same for all rows between two old ones at a time, of which the old ones are resized once; faster if there are many."""
     for some in _rows_between_the_same_neighbours(rows):
         above, below = int(rows.first[some.start]), int(rows.second[some.start])
-        classes[some] = left[above]
-        is_mixed = (left[above] != right[above]) | (left[above] != left[below]) | (left[above] != right[below])  # (width,)
-        mixed = is_mixed.nonzero().squeeze(1)
+        mixed = is_mixed[above, columns.first].nonzero().squeeze(1)
         upper, lower = (_across(logits[:, row], columns, mixed)[:, None] for row in (above, below))  # (classes, 1, mixed)
         values = torch.lerp(upper, lower, rows.weight[some, None])
         classes[some].index_copy_(1, mixed, _index_of_largest(values))  # (classes, rows, mixed) -> (rows, mixed)
-    return classes
 
 
 def classes_of(logits: Tensor) -> Tensor:
     """Class ids (height, width) of logits (classes, height, width); 255 where a logit is NaN, which the first class would win."""
     best, classes = logits.max(dim=0)
     return classes.masked_fill_(best.isnan(), IGNORE_INDEX)
+
+
+def _next(values: Tensor, axis: int) -> Tensor:
+    """The values of the next positions along an axis; the last one is its own."""
+    return torch.cat([values.narrow(axis, 1, values.shape[axis] - 1), values.narrow(axis, -1, 1)], dim=axis)
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
@@ -170,7 +198,9 @@ def _rows_between_the_same_neighbours(rows: Axis) -> Iterator[slice]:
 
 
 def _index_of_largest(values: Tensor) -> Tensor:
-    """Like `classes_of`, for (classes, ...) values; several times faster on a CPU than `max` over the first axis."""
+    """Like `classes_of`, for (classes, ...) values; several times faster on a CPU than `max` over the first axis of many values."""
+    if values.numel() < _FEW_TO_COMPARE:
+        return classes_of(values)
     largest, index = values[0], torch.zeros(values.shape[1:], dtype=torch.uint8)
     for number in range(1, len(values)):
         index.masked_fill_(values[number] > largest, number)
