@@ -14,9 +14,12 @@ from transformers import HfArgumentParser
 from mult_hf.model.entry_fields import refusal
 from mult_hf.training.fields import MAX_WORKERS, check_bounds, check_mutually_exclusive, flag, json_object
 
-from .errors import OneLineParser
+from .errors import OneLineParser, refusing_urls
 
 Arguments = TypeVar("Arguments")
+
+MOST_FLAGS_OF_A_USAGE = 24
+"""Spellings of flags, two or more each, up to which the first lines of a command's help list them all."""
 
 _NEGATIVE_NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
 """What argparse takes for a value although it starts with a dash."""
@@ -27,13 +30,37 @@ def positional(help_text: str, **keywords: Any) -> Any:
     return field(metadata={"help": help_text, "positional": True, **keywords})
 
 
-class CommandParser(OneLineParser, HfArgumentParser):
-    """`HfArgumentParser` with positional arguments and one-line errors."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with one spelling of each flag, `--a_flag` (it is also taken as `--a-flag`), and without defaults of None."""
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        shown = ", ".join(dict.fromkeys(_underscored(name) for name in action.option_strings))
+        if action.nargs == 0:
+            return shown
+        values = "[{yes,no}]" if action.const is True else self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{shown} {values}"
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.nargs == 0 else super()._get_help_string(action)
+
+
+class CommandParser(OneLineParser, HfArgumentParser):
+    """`HfArgumentParser` with positional arguments, one-line errors, and flags in groups.
+
+    A dataclass may have `HELP_GROUPS`, the titles of groups by the field that each one starts with.
+    """
+
+    def __init__(self, kind: Any, **keywords: Any) -> None:
         self.flags: set[str] = set()  # before they are added, which is done by:
         self.list_flags: list[str] = []
-        super().__init__(*arguments, **keywords)
+        self._titles = {name: title for base in kind.__mro__ for name, title in vars(base).get("HELP_GROUPS", {}).items()}
+        self._group: argparse._ActionsContainer | None = None
+        super().__init__(kind, formatter_class=HelpFormatter, **keywords)
+        if len(self.flags) > MOST_FLAGS_OF_A_USAGE:
+            places = [action.dest for action in self._get_positional_actions()]
+            self.usage = " ".join(["%(prog)s", "[-h]", *places, "[--FLAG VALUE ...]"])
 
     def add_argument(self, *names: str, positional: bool = False, **keywords: Any) -> argparse.Action:
         """Add a flag, or a positional argument with the flag's name."""
@@ -42,6 +69,10 @@ class CommandParser(OneLineParser, HfArgumentParser):
         self.flags.update(names)
         if keywords.get("nargs") in ("+", "*"):
             self.list_flags.append(names[0])
+        if title := self._titles.get(keywords.get("dest") or names[0].removeprefix("--")):
+            self._group = self.add_argument_group(title)
+        if not positional and self._group is not None:
+            return self._group.add_argument(*names, **refusing_urls(keywords))
         if not positional:
             return super().add_argument(*names, **keywords)
         keywords.pop("required", None)
@@ -49,13 +80,18 @@ class CommandParser(OneLineParser, HfArgumentParser):
 
     def check_repetition(self, argv: Sequence[str]) -> None:
         """Exit with a one-line message if a list is given in several parts, of which argparse would silently use the last."""
-        given = [word.split("=")[0].replace("-", "_") for word in argv if re.match("--.", word)]  # --image-size is --image_size, too
-        flags = {flag.replace("-", "_") for flag in self.flags}
+        given = [_underscored(word.split("=")[0]) for word in argv if re.match("--.", word)]
+        flags = {_underscored(flag) for flag in self.flags}
         for name in self.list_flags:
-            own = name.replace("-", "_")
+            own = _underscored(name)
             times = sum(word == own or (own.startswith(word) and word not in flags) for word in given)  # or abbreviated
             if times > 1:
                 self.error(f"{name} is given {times} times; list all values after one {name}")
+
+
+def _underscored(flag: str) -> str:
+    """One spelling of a flag: `--image-size` is `--image_size`, too."""
+    return f"{flag[:2]}{flag[2:].replace('-', '_')}"
 
 
 def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str, prog: str | None = None) -> Arguments:

@@ -31,12 +31,17 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
+def refusing_urls(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of `add_argument` with which paths refuse URLs."""
+    return keywords | {"type": local_path} if keywords.get("type") is Path else keywords
+
+
 class OneLineParser(argparse.ArgumentParser):
     """`ArgumentParser` with one-line errors, without the usage text."""
 
     def add_argument(self, *names: str, **keywords: Any) -> argparse.Action:
         """As in argparse; paths refuse URLs."""
-        return super().add_argument(*names, **(keywords | {"type": local_path} if keywords.get("type") is Path else keywords))
+        return super().add_argument(*names, **refusing_urls(keywords))
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As in argparse; an empty argument, as an unset shell variable leaves it, would name the current directory."""

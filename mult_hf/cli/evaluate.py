@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -65,6 +65,14 @@ def full_name(path: str) -> str:
 @dataclass
 class EvaluationArguments:
     """Model, data and method of an evaluation; each field is a flag, and a key of the file given by `--config`."""
+
+    HELP_GROUPS: ClassVar[dict[str, str]] = {
+        "model": "model",
+        "dataset": "data",
+        "image_size": "method",
+        "baseline_split": "comparison",
+        "worst": "outputs",
+    }
 
     model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")

@@ -18,7 +18,7 @@ from functools import partial
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -61,6 +61,8 @@ MAX_REASON = 300
 @dataclass
 class PredictionArguments:
     """Inputs, model and method of a prediction; each field is a flag, and a key of the file given by `--config`."""
+
+    HELP_GROUPS: ClassVar[dict[str, str]] = {"model": "model", "inputs": "inputs", "image_size": "method", "output_dir": "outputs"}
 
     model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
     config: Path | None = flag(None, "YAML or JSON file of flags; flags on the command line take precedence")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 from accelerate.utils import set_seed
 
@@ -33,6 +33,8 @@ ROOMS_SAMPLE = CHECKOUT / "examples/data/rooms-sample"
 @dataclass
 class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
     """All flags of `mult-hf train`."""
+
+    HELP_GROUPS: ClassVar[dict[str, str]] = {"config": "configuration"}
 
     dataset: str | None = flag(
         str(ROOMS_SAMPLE) if ROOMS_SAMPLE.is_dir() else None,

@@ -154,7 +154,9 @@ def _refine_pixels(classes: Tensor, logits: Tensor, is_mixed: Tensor, rows: Axis
         y, x = is_mixed[rows.first[band]][:, columns.first].nonzero(as_tuple=True)
         upper, lower = rows.first[band][y] * width, rows.second[band][y] * width
         left, right, weight = columns.first[x], columns.second[x], columns.weight[x]
-        above, below = (torch.lerp(pixels.index_select(1, row + left), pixels.index_select(1, row + right), weight) for row in (upper, lower))
+        above, below = (
+            torch.lerp(pixels.index_select(1, row + left), pixels.index_select(1, row + right), weight) for row in (upper, lower)
+        )
         classes[band][y, x] = _index_of_largest(torch.lerp(above, below, rows.weight[band][y]))
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mult_hf.evaluation.cards import shareable
 
@@ -31,6 +31,8 @@ FREE_TO_CHANGE = {
 @dataclass
 class DataArguments:
     """Rows, tasks and image size for training."""
+
+    HELP_GROUPS: ClassVar[dict[str, str]] = {"dataset": "data"}
 
     dataset: str | None = flag(None, "local directory or Hub id of a data set (docs/data.md)")
     train_split: str = flag("train", "split to train on")
@@ -71,6 +73,8 @@ class DataArguments:
 class ModelArguments:
     """The initial model: a trained one, a new one with a pretrained encoder, or a new one with a new small Swin."""
 
+    HELP_GROUPS: ClassVar[dict[str, str]] = {"model": "model"}
+
     model: str | None = flag(None, "directory or Hub id of a trained MulT to start from; a new model by default")
     backbone: str | None = flag(None, "directory, Hub id or timm name of a pretrained encoder; by default a new small Swin")
     embed_dim: int = flag(24, "channels of a new Swin's first stage")
@@ -107,6 +111,13 @@ class ModelArguments:
 @dataclass
 class TrainingArguments:
     """Settings of [`train`][mult_hf.training.run.train]: views, optimization, execution and results."""
+
+    HELP_GROUPS: ClassVar[dict[str, str]] = {
+        "max_zoom": "views",
+        "max_steps": "optimization",
+        "mixed_precision": "execution",
+        "output_dir": "results",
+    }
 
     # Views
     max_zoom: float = flag(1.15, "training views are magnified by a factor between 1 and this value, and cropped")

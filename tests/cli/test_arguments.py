@@ -51,7 +51,7 @@ def test_help_of_a_negated_flag_names_the_flag_that_it_switches_off(capsys):
     with pytest.raises(SystemExit):
         parse("--help")
     lines = " ".join(capsys.readouterr().out.split())
-    assert "--no_panels, --no-panels switch off --panels" in lines
+    assert "--no_panels switch off --panels" in lines
     assert lines.count("draw panels") == 1
     assert not parse("in", "out", "--no_panels").panels
 
@@ -89,6 +89,32 @@ def test_help_shows_names_choices_and_defaults(capsys):
     printed = capsys.readouterr().out
     for text in ("usage: mult-hf test [-h]", "ROOT", "{fast,exact}", "(default: 128)"):
         assert text in printed
+
+
+def test_help_shows_one_spelling_of_a_flag_and_only_defaults_that_are_values(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    printed = capsys.readouterr().out
+    assert "--no-panels" not in printed
+    assert "--panels [{yes,no}]" in printed
+    assert "None" not in printed
+
+
+def test_help_of_many_flags_has_groups_and_a_short_usage(capsys):
+    kind = make_dataclass(
+        "Many",
+        [(f"flag_{number}", int, flag(number, "a number")) for number in range(20)],
+        namespace={"HELP_GROUPS": {"flag_3": "some of them", "flag_10": "the others"}},
+    )
+    with pytest.raises(SystemExit):
+        parse_arguments(kind, ["--help"], "For tests.", prog="mult-hf many")
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: mult-hf many [-h] [--FLAG VALUE ...]\n")
+    places = [
+        printed.index(text) for text in ("--flag_2", "some of them:", "--flag_3", "--flag_9", "the others:", "--flag_10", "--flag_19")
+    ]
+    assert places == sorted(places)
+    assert parse_arguments(kind, ["--flag-10", "7"], "For tests.").flag_10 == 7
 
 
 def test_an_arguments_file_next_to_the_program_is_not_read(tmp_path, monkeypatch):
