@@ -96,6 +96,9 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
     weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
     mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
+    if not streaming:
+        sizes = " and ".join(f"{len(rows[name])} rows of {name}" for name in names)
+        print_once(f"one pass draws {len(mixed)} training images from {sizes}; rows of the smaller or heavier ones are drawn several times")
     without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
     without = without if len(without) < len(names) else []
     unlabelled = _unlabelled(specs, columns, arguments.tasks)
