@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub.constants import HF_HOME
 from torch import Tensor
+from transformers.utils import logging
 
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
 from mult_hf.model.outputs import MulTDensePredictionOutput
 
 from .digests import digest, digest_of_values
+
+logger = logging.get_logger(__name__)
 
 CACHE = Path(HF_HOME) / "mult_hf" / "exported"
 """Where exported files are kept, in the cache of Hugging Face's libraries; it can be deleted at any time."""
@@ -86,6 +89,7 @@ class ExportedModel(MulTPreTrainedModel):
         folder = CACHE / self._name(size)
         path = folder / self.format.file_name(STEM)
         if not path.is_file():
+            logger.warning(f"exporting the model to {self.format_name} for images of {size[1]} x {size[0]} pixels, once for each size")
             self._export(folder, size)
         return self.format.predictor(path, self.threads)
 

@@ -145,6 +145,7 @@ def publish(partial: Path, final: Path) -> None:
 
     The older one may be the only other checkpoint. After an interruption between the two renames, [`restore_replaced`] restores it.
     """
+    _let_others_read(partial)
     for path in [*partial.rglob("*"), partial]:
         sync_to_disk(path)
     replaced = final.with_name(final.name + _REPLACED)
@@ -168,11 +169,21 @@ def restore_replaced(directory: Path) -> None:
 def replace_files(partial: Path, directory: Path) -> None:
     """Move finished files into a directory that may contain older ones; at any time, each file there is complete, either old or new."""
     directory.mkdir(parents=True, exist_ok=True)
+    _let_others_read(partial)
     for path in sorted(partial.iterdir()):
         sync_to_disk(path)
         path.replace(directory / path.name)
     sync_to_disk(directory)
     partial.rmdir()
+
+
+def _let_others_read(directory: Path) -> None:
+    """Give weights the permissions of the files beside them; safetensors (0.8) lets only their owner read them, whatever the umask."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    modes = [path.stat().st_mode for path in files if path.suffix != ".safetensors"]
+    for weights in files if modes else []:
+        if weights.suffix == ".safetensors":
+            weights.chmod(modes[0] & 0o777)
 
 
 def remove(directory: Path) -> None:

@@ -97,7 +97,8 @@ def test_openvino_says_if_the_processor_has_no_bfloat16(monkeypatch, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", [pytest.param("onnx", marks=pytest.mark.nightly), "openvino"])
-def test_only_the_wanted_tasks_are_exported_and_once_for_each_size(monkeypatch, tmp_path, runtime):
+def test_only_the_wanted_tasks_are_exported_and_once_for_each_size(monkeypatch, caplog, tmp_path, runtime):
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
     directory = save_model(tmp_path / "model", FLAT_SWIN)
     traced = []
     trace = export.trace
@@ -109,6 +110,7 @@ def test_only_the_wanted_tasks_are_exported_and_once_for_each_size(monkeypatch, 
         for batch in (1, 2):
             assert list(model(pixels(batch)).predictions) == ["normals"]
     assert traced == [(HEIGHT, WIDTH)]
+    assert caplog.text.count(f"exporting the model to {runtime} for images of {WIDTH} x {HEIGHT} pixels, once for each size") == 1
     (folder,) = runtimes.CACHE.iterdir()
     assert not [file for file in folder.iterdir() if not file.name.startswith("model.")], "nothing unfinished is left"
     with pytest.raises(ValueError, match=r"tasks has \['depth'\]; exported are \['normals'\]"):

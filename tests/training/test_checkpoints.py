@@ -33,6 +33,26 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
+def permissions(path):
+    return oct(path.stat().st_mode & 0o777)
+
+
+def test_weights_have_the_permissions_of_the_files_beside_them(tmp_path, accelerator):
+    """The safetensors library writes files that nobody but their owner may read, so nobody else could load the model."""
+
+    def write(directory):
+        directory.mkdir(exist_ok=True)
+        (directory / "config.json").write_text("{}")
+        (directory / "config.json").chmod(0o640)
+        write_weights(directory)
+
+    checkpoint = save(accelerator, tmp_path / "checkpoints", 5, keep=1, write=write)
+    write(tmp_path / "new")
+    replace_files(tmp_path / "new", tmp_path / "model")
+    for directory in (checkpoint, tmp_path / "model"):
+        assert permissions(directory / "model.safetensors") == permissions(directory / "config.json") == oct(0o640)
+
+
 def test_the_newest_checkpoints_are_kept_by_number(tmp_path, accelerator):
     for step in (5, 10, 15):
         assert save(accelerator, tmp_path, step, keep=2) == tmp_path / f"checkpoint-{step:08d}"

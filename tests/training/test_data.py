@@ -85,7 +85,9 @@ def test_a_mixture_says_from_how_many_rows_a_pass_draws(tmp_path, capsys):
     first, second = made(tmp_path / "first"), made(tmp_path / "second")
     mixed = load(first, mix_with=[str(second)], mix_weights=[1.0, 9.0]).training_rows
     assert len(mixed) > 2 * ROWS
-    assert f"one pass draws {len(mixed)} training images from {ROWS} rows of {first} and {ROWS} rows of {second};" in capsys.readouterr().out
+    assert (
+        f"one pass draws {len(mixed)} training images from {ROWS} rows of {first} and {ROWS} rows of {second};" in capsys.readouterr().out
+    )
 
 
 def test_other_processes_of_a_run_print_nothing(tmp_path, capsys, monkeypatch):
