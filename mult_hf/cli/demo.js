@@ -51,3 +51,31 @@ function describe(values, classNames) {
   if (classNames) return classNames[values[0]] ?? props.unknown;
   return values.every(Number.isFinite) ? values.map((value) => Number(value.toPrecision(3))).join(", ") : props.unknown;
 }
+
+// Name what Gradio leaves without a name, for screen readers; the page changes with every prediction.
+function nameControls() {
+  const name = (found, text) => {
+    if (found && found.getAttribute("aria-label") !== text) found.setAttribute("aria-label", text);
+  };
+  for (const tile of document.querySelectorAll(".tile")) {
+    const task = tile.querySelector("[data-task]")?.dataset.task;
+    const image = tile.querySelector(".map img");
+    if (!task || !image) continue;
+    if (image.alt !== task) image.alt = task;
+    name(image.closest("button"), `map of ${task}`);
+    name(tile.querySelector("a.download-link"), `download the map of ${task}`);
+  }
+  document.querySelectorAll("button.gallery-item").forEach((button, number) => name(button, `example ${number + 1}`));
+  for (const link of document.querySelectorAll("a[download]:not([aria-label])")) if (!link.textContent.trim()) name(link, "download");
+}
+
+let isWaiting = false;
+new MutationObserver(() => {
+  if (isWaiting) return;
+  isWaiting = true;
+  requestAnimationFrame(() => {
+    isWaiting = false;
+    nameControls();
+  });
+}).observe(document.body, { childList: true, subtree: true });
+nameControls();

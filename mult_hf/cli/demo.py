@@ -36,29 +36,27 @@ except ImportError as error:
 
 from mult_hf import DEFAULT_CHECKPOINT, MultiTaskVisionPipeline, TaskSpec
 from mult_hf.data.cores import threads_per_process
-from mult_hf.evaluation.cards import public_name
+from mult_hf.evaluation.cards import public_name, trained_on
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.point_cloud import point_cloud, to_glb
 from mult_hf.inference.runtimes import check_runtime, with_runtime
 from mult_hf.model.cameras import FocalLength, exif_focal_length
-from mult_hf.model.images import read_image
+from mult_hf.model.images import read_image, readable_formats
 from mult_hf.model.visualization import color_limits, colorize
 
 from .arguments import check_bounds, flag, parse_arguments
 from .errors import CommandError
 from .runtime_flags import dtype_flag, runtime_flag
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Allowed formats of uploads. Pillow reads more, but some start other programs (EPS) or are rarely tested."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "HEIF")
+"""Allowed formats of uploads; HEIF, as phones write it, needs pillow-heif. Pillow reads more, but some start other programs (EPS) or are
+rarely tested."""
 
 FIELDS_OF_VIEW = (20, 120)
 """Range of the slider in degrees."""
 
 SHOWN_SIDE = 512
 """Smaller maps are enlarged by an integer factor up to this side, because the page does not enlarge images."""
-
-COLUMNS = 3
-"""Maps per row."""
 
 HOUR = 3600  # seconds
 
@@ -73,6 +71,10 @@ STYLE = """
 .chips {display: flex; flex-wrap: wrap; gap: 2px 10px; font-size: 12px; min-height: 18px; padding: 0 4px}
 .chips i {display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 4px; vertical-align: -1px}
 .chips img {flex: 1; height: 11px; min-width: 40px; border-radius: 2px; align-self: center; object-fit: fill}
+.maps {display: grid !important; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 12px}
+.maps .tile {min-width: 0 !important} .map {aspect-ratio: 1}
+@media (max-width: 700px) {.maps {grid-template-columns: repeat(2, minmax(0, 1fr))}}
+.chips:has(> img) {flex-wrap: nowrap}
 .tile {gap: 6px !important} .tile .html-container {padding: 0 4px !important}
 .map-caption {padding: 0 4px} .map-caption span {display: block}
 .map-caption span {color: var(--neutral-500); font-variant-numeric: tabular-nums}
@@ -122,11 +124,11 @@ def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
     """
     if path is None:
         raise refusal("There is no image yet: upload one, take one with the webcam, or choose an example.")
-    size = Path(path).stat().st_size
+    formats, size = [name for name in FORMATS if name in readable_formats()], Path(path).stat().st_size
     if size > limits.max_bytes:
         raise refusal(f"The file has {size:,} bytes; at most {limits.max_bytes:,} are allowed. Save a smaller version.")
     try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as upload:
+        with open(path, "rb") as file, Image.open(file, formats=formats) as upload:
             pixels = upload.width * upload.height  # from the header, before decoding
             if pixels > limits.max_pixels:
                 raise refusal(f"The image has {upload.width:,} x {upload.height:,} pixels; at most {limits.max_pixels:,} are allowed.")
@@ -134,7 +136,7 @@ def open_image(path: str | None, limits: DemoArguments) -> Image.Image:
     except Image.DecompressionBombError:
         raise refusal(f"The image's header states a huge number of pixels; at most {limits.max_pixels:,} are allowed.") from None
     except Image.UnidentifiedImageError:
-        raise refusal(f"The file is empty or not a readable image; allowed formats are {', '.join(FORMATS)}.") from None
+        raise refusal(f"The file is empty or not a readable image; allowed formats are {', '.join(formats)}.") from None
     except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow and `read_image` on broken data
         raise refusal(f"The image cannot be read: {error}.") from None
     image.thumbnail((limits.max_side, limits.max_side))
@@ -297,10 +299,14 @@ class Demo:
         for task, spec in self.specs.items():
             ticked = task in results
             shown_map = ImageOps.scale(results[task]["image"], zoom, Image.Resampling.NEAREST) if ticked else None
-            tiles.append(gr.update(value=shown_map, visible=ticked))
-            tiles.append(gr.update(value=legend_html(shown.maps[task], spec) if ticked else "", visible=ticked))
+            legend = legend_html(shown.maps[task], spec) if ticked else f"{caption(spec)}<div class='chips'>not predicted: tick it</div>"
+            tiles += [gr.update(value=shown_map), gr.update(value=legend)]
         archive = self.archive(image, {task: result["prediction"] for task, result in results.items()})
         return [shown, *tiles, self.readings(shown), self.view(shown, field_of_view), gr.update(value=archive, interactive=True)]
+
+    def predict_at_once(self, path: str | None, tasks: list[str], field_of_view: float) -> Any:
+        """The same as soon as there is an image; without one, after the visitor removed it, the page stays as it is."""
+        return gr.skip() if path is None else self.predict(path, tasks, field_of_view)
 
     def focal_length(self, image: Image.Image, field_of_view: float) -> float | None:
         """That of the slider in pixels, if the model needs one and the image's EXIF has none."""
@@ -351,7 +357,11 @@ def build(demo: Demo) -> gr.Blocks:
     with gr.Blocks(title="MulT", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)) as page:
         shown = gr.State(time_to_live=HOUR)
         # Only the last name of a directory: visitors must not see paths of this machine.
-        gr.Markdown(f"### MulT: one image, one network, {len(demo.specs)} maps\nModel: `{public_name(demo.arguments.model)}`")
+        data = trained_on(demo.arguments.model)
+        gr.Markdown(
+            f"### MulT: one image, one network, {len(demo.specs)} maps\nModel: `{public_name(demo.arguments.model)}`"
+            + (f", trained on {data}; expect less of other scenes" if data else "")
+        )
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 image, tasks, button = controls(demo)
@@ -366,11 +376,15 @@ def build(demo: Demo) -> gr.Blocks:
                         *FIELDS_OF_VIEW, demo.arguments.field_of_view, step=1, label="Horizontal field of view, degrees", min_width=240
                     )
         flat = [part for tile in tiles for part in tile]
-        # Only the page calls these functions: no public API. Progress and errors cover the values, not the image, which the visitor
-        # may want to replace.
-        button.click(
-            demo.predict, [image, tasks, fov], [shown, *flat, readings, view, download], api_visibility="private", show_progress_on=readings
-        )
+        inputs, outputs = [image, tasks, fov], [shown, *flat, readings, view, download]
+        # Only the page calls these functions: no public API. Progress covers the maps, not the image, which the visitor may replace.
+        options: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress_on": [tile for tile, _ in tiles],
+            "concurrency_id": "predict",  # one prediction at a time
+        }
+        button.click(demo.predict, inputs, outputs, **options)
+        image.change(demo.predict_at_once, inputs, outputs, **options)
         fov.release(demo.view, [shown, fov], view, api_visibility="private")
     return page
 
@@ -389,20 +403,20 @@ def controls(demo: Demo) -> tuple[gr.Image, gr.CheckboxGroup, gr.Button]:
 
 def maps_grid(specs: Mapping[str, TaskSpec]) -> list[tuple[gr.Image, gr.HTML]]:
     """An image and a legend per task, several in a row."""
-    tiles, entries = [], [*specs.values()]
-    for first in range(0, len(entries), COLUMNS):
-        with gr.Row():
-            for spec in entries[first : first + COLUMNS]:
-                with gr.Column(min_width=180, elem_classes="tile"):
-                    tile = gr.Image(
-                        show_label=False,
-                        height=260,
-                        interactive=False,
-                        format="png",
-                        buttons=["fullscreen", "download"],
-                        elem_classes="map",
-                    )
-                    tiles.append((tile, gr.HTML(caption(spec), padding=False)))
+    tiles = []
+    with gr.Row(elem_classes="maps"):
+        for spec in specs.values():
+            with gr.Column(min_width=0, elem_classes="tile"):
+                tile = gr.Image(
+                    label=spec.name,
+                    show_label=False,
+                    height="100%",
+                    interactive=False,
+                    format="png",
+                    buttons=["fullscreen", "download"],
+                    elem_classes="map",
+                )
+                tiles.append((tile, gr.HTML(caption(spec), padding=False)))
     return tiles
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mult_hf.data.markdown import markdown_table
@@ -30,6 +31,9 @@ def public_name(name_or_path: str) -> str:
     path = Path(name_or_path.removeprefix("file://"))
     return path.resolve().name if path.is_dir() else name_or_path
 
+
+TRAINED_ON = "mult_trained_on"
+"""Key in the header of a model's card: what it was trained on, in words for people who try it."""
 
 OUTPUTS = "## Outputs"
 """Heading that follows the sections on results in a model's card."""
@@ -99,7 +103,19 @@ def eval_results(
 _HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "image-segmentation"}
 
 
-def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], results: Sequence[EvalResult], **text: Any) -> None:
+def trained_on(name_or_path: str) -> str | None:
+    """What a model's card says that it was trained on; `None` if it says nothing, or cannot be read."""
+    try:
+        path = Path(name_or_path) / "README.md" if Path(name_or_path).is_dir() else name_or_path
+        said = ModelCard.load(path).data.get(TRAINED_ON)
+    except (OSError, ValueError, yaml.YAMLError):  # there is none, or no network
+        return None
+    return said if isinstance(said, str) else None
+
+
+def write_card(
+    path: Path, template: Path, specs: Mapping[str, TaskSpec], results: Sequence[EvalResult], data_sets: str | None = None, **text: Any
+) -> None:
     """Fill a template with a model's description and results, and write it as the model's card.
 
     Args:
@@ -108,10 +124,12 @@ def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], result
             `model_card.md`.
         specs: the model's task entries.
         results: entries from [`eval_results`].
+        data_sets: public names of the training data, see [`TRAINED_ON`].
         text: values of the other names in the template.
     """
     known = [_HUB_TASKS[spec.transformers_task] for spec in specs.values() if spec.transformers_task in _HUB_TASKS]
     name, shown = path.resolve().parent.name, next(iter(specs.values()))
+    extra: dict[str, Any] = {} if data_sets is None else {TRAINED_ON: data_sets}
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=known[0] if known else "image-to-image",
@@ -119,6 +137,7 @@ def write_card(path: Path, template: Path, specs: Mapping[str, TaskSpec], result
         eval_results=[*results] or None,
         tags=["mult", "multi-task", "multitask-vision", "dense-prediction", *specs],
         metrics=sorted({result.metric_type for result in results}),
+        **extra,
     )
     rows = [[s.name, s.description, "class id" if s.is_classification else s.unit, str(s.channels)] for s in specs.values()]
     card = ModelCard.from_template(

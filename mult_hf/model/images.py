@@ -428,6 +428,7 @@ __all__ = [
     "open_file",
     "open_image",
     "read_image",
+    "readable_formats",
     "refuse_masked",
     "resize_label",
 ]

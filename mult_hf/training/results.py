@@ -129,6 +129,7 @@ def save_card(
         card_template(),
         config.task_specs,
         eval_results(numbers["model"], config.task_specs, numbers["dataset"], provenance.validation_split),
+        numbers["dataset"],
         train_split=provenance.train_split,
         results_table=table,
         decoder=f"{config.decoder_type}, blocks {config.block_attention}" if config.block_attention else config.decoder_type,

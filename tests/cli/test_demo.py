@@ -156,10 +156,28 @@ def test_a_seventh_task_has_an_image_a_legend_a_value_and_a_checkbox(demo, tmp_p
 def test_only_ticked_maps_are_computed_and_shown(demo, tmp_path):
     shown, *tiles, _, view, _ = demo.predict(image_file(tmp_path / "a.png"), ["normals"], 60)
     assert list(shown.maps) == ["normals"]
-    assert [tile["visible"] for tile in tiles[::2]] == [task == "normals" for task in demo.specs]
+    assert [tile["value"] is not None for tile in tiles[::2]] == [task == "normals" for task in demo.specs]
+    assert ["not predicted: tick it" in legend["value"] for legend in tiles[1::2]] == [task != "normals" for task in demo.specs]
     assert view is None  # without depth there is none
     with pytest.raises(gr.Error, match="tick at least one"):
         demo.predict(image_file(tmp_path / "a.png"), [], 60)
+
+
+def test_without_an_image_the_page_stays_as_it_is_until_someone_asks(demo):
+    assert demo.predict_at_once(None, [*demo.specs], 60) == gr.skip()
+    with pytest.raises(gr.Error, match="There is no image yet"):
+        demo.predict(None, [*demo.specs], 60)
+
+
+@pytest.mark.parametrize(
+    ("card", "line"), [("mult_trained_on: my rooms", ", trained on my rooms; expect less of other scenes"), ("a: 1", "")]
+)
+def test_the_page_says_what_the_model_was_trained_on_if_its_card_does(demo, tmp_path, card, line):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text(f"---\n{card}\n---\n")
+    demo.arguments = replace(LIMITS, model=str(tmp_path / "mine"))
+    (text,) = [block.value for block in app.build(demo).blocks.values() if isinstance(block, gr.Markdown)]
+    assert text.endswith(f"Model: `mine`{line}")
 
 
 def test_the_page_says_that_an_image_is_too_long_for_a_model_that_keeps_aspect_ratios(demo, tmp_path):
@@ -304,6 +322,10 @@ def test_the_server_is_no_proxy(served, monkeypatch, url):
 
 # In a browser
 
+UNNAMED = """() => [...document.querySelectorAll("button, a, input:not([type=file])")].filter((control) => control.offsetParent !== null
+  && !control.ariaLabel && !control.title && !control.innerText.trim() && !control.labels?.length)"""
+"""A function of the page that lists what a screen reader would call a button, a link or a field without saying which."""
+
 
 @pytest.fixture
 def browser():
@@ -330,8 +352,6 @@ def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_contacts_no_ot
     words = tmp_path / "words.png"
     words.write_text("These are words.")
     upload.set_input_files(words)
-    page.wait_for_timeout(1000)
-    predict.click()
     page.get_by_text("not a readable image").wait_for()
 
     page.reload()
@@ -344,10 +364,10 @@ def test_in_a_browser_it_predicts_reads_downloads_and_refuses_and_contacts_no_ot
 
     page.reload()
     upload.set_input_files(image_file(tmp_path / "image.png"))
-    page.locator("img[alt='']").first.wait_for()
-    predict.click()
     page.get_by_text("Pixel 30 from the left, 20 from the top").wait_for()
     assert page.locator(".map").count() == 7
+    page.wait_for_function(f"({UNNAMED})().length == 0")
+    assert page.locator("img[alt=depth]").count() == 1
     with page.expect_download() as download:
         page.get_by_text("Download the raw maps").click()
     assert zipfile.is_zipfile(download.value.path())
@@ -367,10 +387,8 @@ def test_in_a_browser_the_mouse_reads_every_map_at_its_pixel_without_a_request(b
     monkeypatch.setattr(app, "numbers_file", lambda shown: predicted({task: maps.get(task, shown[task]) for task in shown}))
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(served)
-    page.locator("input[type=file]").first.set_input_files(image_file(tmp_path / "image.png"))
-    page.locator("img[alt='']").first.wait_for()
     page.get_by_label("depth").uncheck()
-    page.get_by_role("button", name="Predict").click()
+    page.locator("input[type=file]").first.set_input_files(image_file(tmp_path / "image.png"))
     page.get_by_text("Pixel 30 from the left, 20 from the top").wait_for()
     page.wait_for_function("document.querySelectorAll('.map img')[5]?.naturalWidth == 480")  # loaded: 60 pixels, enlarged 8 times
     page.wait_for_timeout(500)
@@ -392,6 +410,24 @@ def test_in_a_browser_the_mouse_reads_every_map_at_its_pixel_without_a_request(b
     assert point_at(59, -1)["reshading"] == "39.6", "next to the image nothing changes"
     assert point_at(30, 0)[ODD_CLASSES.name] == "<i>a</i>", "as text"
     assert asked == []
-    page.locator(".map").nth(1).get_by_role("button", name="Fullscreen").click()
+    page.locator(".map", has=page.locator("img")).nth(1).get_by_role("button", name="Fullscreen").click()
     page.wait_for_timeout(500)
     assert point_at(42, 7)["reshading"] == "7.42"
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_page_fits_a_phone_and_keeps_its_grid_when_a_map_is_unticked(browser, served, tmp_path):
+    """3,340 pixels with one map per row; maps stand in two columns, also those that are not predicted."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(served)
+    page.get_by_label("normals").uncheck()
+    page.locator("input[type=file]").first.set_input_files(image_file(tmp_path / "image.png"))
+    page.get_by_text("Pixel 30 from the left, 20 from the top").wait_for()
+    boxes = [tile.bounding_box() for tile in page.locator(".tile").all()]
+    assert len(boxes) == 7
+    assert len({box["x"] for box in boxes}) == 2
+    assert len({round(box["y"]) for box in boxes}) == 4
+    height, width = page.evaluate("[document.documentElement.scrollHeight, document.documentElement.scrollWidth]")
+    assert width == 390
+    assert height < 2600
+    assert page.get_by_text("not predicted: tick it").count() == 1
