@@ -19,7 +19,7 @@ from .errors import OneLineParser, refusing_urls
 Arguments = TypeVar("Arguments")
 
 MOST_FLAGS_OF_A_USAGE = 24
-"""Spellings of flags, two or more each, up to which the first lines of a command's help list them all."""
+"""Spellings of flags, one or two each, up to which the first lines of a command's help list them all."""
 
 _NEGATIVE_NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
 """What argparse takes for a value although it starts with a dash."""
@@ -55,7 +55,7 @@ class CommandParser(OneLineParser, HfArgumentParser):
     def __init__(self, kind: Any, **keywords: Any) -> None:
         self.flags: set[str] = set()  # before they are added, which is done by:
         self.list_flags: list[str] = []
-        self._titles = {name: title for base in kind.__mro__ for name, title in vars(base).get("HELP_GROUPS", {}).items()}
+        self._titles = {name: title for base in reversed(kind.__mro__) for name, title in vars(base).get("HELP_GROUPS", {}).items()}
         self._group: argparse._ActionsContainer | None = None
         super().__init__(kind, formatter_class=HelpFormatter, **keywords)
         if len(self.flags) > MOST_FLAGS_OF_A_USAGE:
@@ -69,7 +69,7 @@ class CommandParser(OneLineParser, HfArgumentParser):
         self.flags.update(names)
         if keywords.get("nargs") in ("+", "*"):
             self.list_flags.append(names[0])
-        if title := self._titles.get(keywords.get("dest") or names[0].removeprefix("--")):
+        if title := self._titles.pop(keywords.get("dest") or names[0].removeprefix("--"), None):
             self._group = self.add_argument_group(title)
         if not positional and self._group is not None:
             return self._group.add_argument(*names, **refusing_urls(keywords))

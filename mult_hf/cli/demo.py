@@ -199,7 +199,7 @@ def numbers_file(maps: Mapping[str, np.ndarray]) -> bytes:
         maps: (height, width) or (channels, height, width) by task.
     """
     numbers = np.concatenate([values.ravel() for values in maps.values()]).astype("<f4")
-    return gzip.compress(((numbers.view("<u4") + (1 << 10)) & ~np.uint32(0x7FF)).tobytes(), compresslevel=1)
+    return gzip.compress(((numbers.view("<u4") + (1 << 10)) & ~np.uint32(0x7FF)).tobytes(), compresslevel=1, mtime=0)
 
 
 def caption(spec: TaskSpec) -> str:

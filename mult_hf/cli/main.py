@@ -95,6 +95,11 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
     name = next((name for name in COMMANDS if name.split() == argv[: len(name.split())]), None)
     if name is not None:
         return name, argv[len(name.split()) :]
+    group = [name for name in COMMANDS if len(name.split()) > 1 and name.split()[:-1] == argv[:1]]  # as of `render`
+    if group and argv[1:] in (["-h"], ["--help"]):
+        summaries = (f"  {name:14}{COMMANDS[name].summary}" for name in group)
+        print("\n".join([f"usage: mult-hf {argv[0]} KIND [-h] [--FLAG VALUE ...]", "", *summaries]))
+        sys.exit(0)
     parser = _parser()
     parser.parse_args(argv[:1])  # --help, --version, or nothing at all
     return parser.error(f"unknown command {' '.join(argv[:2])!r}; choose from: {', '.join(COMMANDS)}")

@@ -37,7 +37,7 @@ FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Write errors that would affect all following images, and so end the run."""
 
 
-@dataclass
+@dataclass(eq=False)  # tensors and images have no one truth value
 class PreparedImage:
     """An image that has been read and preprocessed.
 
@@ -45,7 +45,7 @@ class PreparedImage:
         name: name of its predictions.
         size: (height, width) of the image.
         image: the image itself, or as much of it as is needed to write its files.
-        pixel_values: input of the model, (3, height, width); empty once it is predicted, because it may be large.
+        pixel_values: input of the model, (3, height, width); a [`PredictionRun`] empties it once it is predicted, because it may be large.
         focal_length: of the image, in its own pixels.
         record: the image's source.
     """
@@ -164,12 +164,15 @@ class PredictionRun:
 
     def _predict_batch(self, images: list[PreparedImage], outcomes: Outcomes, bar: tqdm) -> list[tuple[PreparedImage, dict[str, Tensor]]]:
         """Predict images of equal size: each image with its predictions (1, channels, height, width). Failed ones are counted."""
+        failed = None
         try:
             predictions = self.predictor(_stacked([image.pixel_values for image in images]))
-        except Exception as error:  # for example out of memory; single images may still fit
-            if len(images) > 1:
-                return [pair for image in images for pair in self._predict_batch([image], outcomes, bar)]
-            outcomes.failed.append(FailedInput.from_error(images[0].name, error))
+        except Exception as error:
+            failed = FailedInput.from_error(images[0].name, error)
+        if failed is not None and len(images) > 1:  # out of memory, for example: outside of `except`, which keeps the batch's tensors alive
+            return [pair for image in images for pair in self._predict_batch([image], outcomes, bar)]
+        if failed is not None:
+            outcomes.failed.append(failed)
             bar.update()
             return []
         for image in images:

@@ -7,6 +7,7 @@ must work if torchvision is missing or broken.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -415,7 +416,7 @@ class MulTProcessingMixin(_Backend):
         if len(set(counts.values())) > 1:
             raise ValueError(f"the outputs have {counts} maps; give one per image of each task")
         count = next(iter(counts.values()))
-        sizes = [None] * count if target_sizes is None else _sizes(target_sizes)
+        sizes = [None] * count if target_sizes is None else _sizes(target_sizes, count)
         if len(sizes) != count:
             raise ValueError(f"target_sizes has {len(sizes)} sizes for {count} images; give one (height, width) per image")
         focals = listed_focal_lengths(focal_length, count)
@@ -465,14 +466,12 @@ def _is_batch(maps: Any) -> bool:
     return isinstance(maps, Tensor) and maps.ndim == 4
 
 
-def _sizes(target_sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    try:
-        if isinstance(target_sizes, (AbstractSet, Mapping)):
-            raise TypeError("no order")
-        sizes = [(index(height), index(width)) for height, width in target_sizes]
-    except (TypeError, ValueError):
-        sizes = [(0, 0)]
-    if min((min(size) for size in sizes), default=1) < 1:
+def _sizes(target_sizes: Iterable[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    sizes = None
+    if not isinstance(target_sizes, (AbstractSet, Mapping)):  # which have no order
+        with suppress(TypeError, ValueError):
+            sizes = [(index(height), index(width)) for height, width in target_sizes]
+    if sizes is None or min((min(size) for size in sizes), default=int(not count)) < 1:
         raise ValueError(f"target_sizes is {str(target_sizes)[:200]}; give one (height, width) per image, whole numbers of at least 1")
     return sizes
 

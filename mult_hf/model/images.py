@@ -401,7 +401,7 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     """
     if isinstance(stored, Tensor):
         check_dense(stored, "a label map")
-        return stored.detach().cpu().numpy()
+        return stored.detach().cpu().resolve_neg().numpy()
     array = np.asarray(stored)
     if array.dtype == object or array.ndim == 0:
         got = f"str {stored[:60]!r}; open the file it names" if isinstance(stored, str) else type(stored).__name__

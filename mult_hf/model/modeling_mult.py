@@ -28,8 +28,8 @@ from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
-from .tensors import check_dense
-from .weights import fresh_weights, remember_fresh_weights
+from .tensors import check_dense, compile_once_per_size
+from .weights import listing_fresh_weights, remember_fresh_weights, remember_new_task
 
 if TYPE_CHECKING:
     # Never runs. transformers copies the files that modeling imports beside a saved checkpoint; without this line a
@@ -81,17 +81,23 @@ class MulTPreTrainedModel(PreTrainedModel):
         def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
             """As in torch."""
 
-    def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        *args: Any,
+        save_original_format: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """As in transformers, but weights keep their names in memory by default.
 
         By default, transformers saves the weights of some encoders under the names of their first releases. Code that reads a file without
         renaming, such as `accelerate.load_checkpoint_and_dispatch`, would skip these weights. `from_pretrained` reads both forms.
         """
-        self.config.untrained_weights = fresh_weights(self, kwargs.get("state_dict")) or None
-        try:  # `misc`: positional arguments end before this keyword.
-            super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
-        finally:
-            self.config.untrained_weights = None
+        kwargs["save_original_format"] = save_original_format
+        with listing_fresh_weights(self, state_dict):
+            super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """State for pickling and copying."""
@@ -188,7 +194,7 @@ class MulTModel(MulTPreTrainedModel):
             TypeError: on an unknown keyword.
         """
         _refuse_unknown_keywords(kwargs)
-        _compile_once_per_size(pixel_values)
+        compile_once_per_size(pixel_values)
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         stages: Any = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -252,7 +258,7 @@ class MulTModel(MulTPreTrainedModel):
             tasks = [tasks]
         wanted = known if tasks is None else list(tasks) if isinstance(tasks, Iterable) else []
         if not wanted or any(task not in known for task in wanted):
-            raise ValueError(f"tasks={tasks!r}; choose at least one of {known}")
+            raise ValueError(f"tasks={wanted or tasks!r}; choose at least one of {known}")
         return list(dict.fromkeys(wanted))
 
     def load_backbone_weights(self, name_or_path: str, **kwargs: Any) -> BackboneLoadReport:
@@ -433,6 +439,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
                 copy_fitting_weights(modules[copy_from], new)
             modules[spec.name] = new.to(self.device, self.dtype).train(self.training)
         self.config.tasks = [*self.config.task_entries, spec.to_dict()]
+        remember_new_task(self, (name for name, _ in self.task_parameters(spec.name)), spec.name, copy_from)
         if freeze_others:
             own = {id(parameter) for _, parameter in self.task_parameters(spec.name)}
             for parameter in self.parameters():
@@ -470,16 +477,6 @@ def _refuse_unknown_keywords(kwargs: Mapping[str, Any]) -> None:
     unknown = sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys())
     if unknown:
         raise TypeError(f"forward() got unexpected keyword arguments {unknown}")
-
-
-def _compile_once_per_size(pixel_values: Tensor) -> None:
-    """Have `torch.compile` take height and width as numbers, and compile once per size; the batch may be a symbol.
-
-    By default it takes them as symbols from the second size on, and derives for many minutes what windows do with them.
-    """
-    if torch.compiler.is_dynamo_compiling():
-        torch._dynamo.mark_static(pixel_values, 2)
-        torch._dynamo.mark_static(pixel_values, 3)
 
 
 def _renamed(name: str, conversions: Iterable[WeightTransform]) -> str:

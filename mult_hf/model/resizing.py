@@ -22,6 +22,9 @@ STRIPS_OF_A_BAND = 16
 _FEW_VALUES = 2**22
 """Number of resized logits up to which the classes of all pixels are found at once."""
 
+_LARGEST_LOGIT = 1e30
+"""Logits beyond this are interpolated as this."""
+
 _MANY_ROWS = 4
 """Rows per old row from which on classes are found for all rows between two old ones at a time."""
 
@@ -126,7 +129,7 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     either class may be returned.
 
     Args:
-        logits: (classes, height, width), floating.
+        logits: (classes, height, width), float32, at most 255 classes.
         size: new height and width.
 
     Returns:
@@ -134,6 +137,7 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(logits.shape[-2:]) == tuple(size):
         return classes_of(logits)
+    logits = logits.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)  # of an infinite one, as of a class that is ruled out, a mean may be NaN
     if len(logits) * size[0] * size[1] <= _FEW_VALUES or logits.device.type != "cpu":
         return classes_of(F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0])
     rows, columns = (Axis.resized(old, new, logits.device) for old, new in zip(logits.shape[-2:], size))

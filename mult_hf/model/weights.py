@@ -1,6 +1,8 @@
-"""Check that a model is complete: with missing or non-finite weights it would predict maps that look plausible."""
+"""Check that a model is complete: with missing, untrained or non-finite weights it would predict maps that look plausible."""
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -9,36 +11,96 @@ from torch import Tensor, nn
 SAMPLES = 64
 """Values per weight that are kept, to detect whether training has changed it."""
 
+BASE = "mult."
+"""What names of weights start with in a model with heads, and not in the model without."""
 
-def remember_fresh_weights(model: nn.Module, names: Iterable[str]) -> None:
-    """Record which weights a checkpoint lacked, and a few of their initial values; see [`check_weights`].
+WRAPPERS = ("module.", "_orig_mod.")
+"""What `DataParallel` and `torch.compile` put before names of weights."""
+
+
+def remember_fresh_weights(model: nn.Module, names: Iterable[str], *, may_predict: bool = False) -> None:
+    """Record which weights are new, and a few of their initial values; see [`check_weights`].
 
     Args:
-        model: the loaded model.
-        names: names of the weights that were initialised instead.
+        model: the model.
+        names: names of its weights, those of a model with heads or of the one without.
+        may_predict: whether this object may predict all the same, because whoever made the weights knows; copies that are saved may not.
     """
     weights = model.state_dict(keep_vars=True)
-    cast(Any, model)._fresh_weights = {name: _sample(weights[name]).clone() for name in sorted(names) if name in weights}
+    fresh = {}
+    for name in sorted(names):
+        own = next((own for own in (name, BASE + name, name.removeprefix(BASE)) if own in weights), None)
+        if own is not None:
+            sample = _sample(weights[own])
+            fresh[own] = None if sample is None else sample.clone()
+    kept = "_new_weights" if may_predict else "_fresh_weights"
+    setattr(model, kept, vars(model).get(kept, {}) | fresh)
+    base = getattr(model, BASE.removesuffix("."), None)
+    if isinstance(base, nn.Module) and not may_predict:
+        cast(Any, base)._fresh_weights = {name.removeprefix(BASE): each for name, each in fresh.items() if name.startswith(BASE)}
 
 
-def fresh_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> list[str]:
-    """Names of the remembered weights that no training has changed since.
+def remember_new_task(model: nn.Module, names: Iterable[str], task: str, copied_from: str | None) -> None:
+    """Record which weights of a task that was added are new: all, or those that no trained task has in the same shape.
+
+    Args:
+        model: the model.
+        names: names of the task's weights.
+        task: the task.
+        copied_from: the task that its weights were copied from, if any.
+    """
+    weights, fresh, new = model.state_dict(keep_vars=True), set(fresh_weights(model, new=True)), []
+    for name in names:
+        parts = name.split(".")
+        source = ".".join(copied_from if part == task else part for part in parts) if copied_from is not None else ""
+        if source not in weights or source in fresh or weights[source].shape != weights[name].shape:
+            new.append(name)
+    remember_fresh_weights(model, new, may_predict=True)
+
+
+def copy_fresh_weights(source: nn.Module, target: nn.Module) -> None:
+    """Let a model with the weights of another one know which of them are new."""
+    own = target.state_dict(keep_vars=True)
+    for kept in ("_fresh_weights", "_new_weights"):
+        setattr(target, kept, {name: sample for name, sample in vars(source).get(kept, {}).items() if name in own})
+
+
+def fresh_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None, *, new: bool = False) -> list[str]:
+    """Names of the remembered weights of tasks of which no remembered weight has changed since.
 
     Args:
         model: the model.
         weights: its weights, if they are at hand, because those of a sharded model are not in its modules.
+        new: whether those that may predict count, too.
     """
-    remembered = getattr(model, "_fresh_weights", None)
+    remembered = vars(model).get("_fresh_weights", {}) | (vars(model).get("_new_weights", {}) if new else {})
     if not remembered:
         return []
-    if weights is None:
-        weights = model.state_dict(keep_vars=True)  # a wrapper may have moved some, or a task was removed
-    return [name for name, sample in remembered.items() if name in weights and _equals(weights[name], sample)]
+    found = model.state_dict(keep_vars=True) if weights is None else weights  # a wrapper may have moved some, or a task was removed
+    found = {_without_wrapper(name): value for name, value in found.items()}
+    tasks = [entry["name"] for entry in getattr(getattr(model, "config", None), "task_entries", [])]
+    by_task: dict[str, list[str]] = defaultdict(list)
+    for name in remembered:
+        if name in found:
+            by_task[next((task for task in tasks if task in name.split(".")), "")].append(name)
+    return [name for names in by_task.values() if all(_is_same(found[each], remembered[each]) for each in names) for name in names]
+
+
+@contextmanager
+def listing_fresh_weights(model: Any, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """While its configuration is saved, let it list the weights that no training has changed; arguments as for [`fresh_weights`]."""
+    before, model.config.untrained_weights = model.config.untrained_weights, fresh_weights(model, weights, new=True) or None
+    try:
+        yield
+    finally:
+        model.config.untrained_weights = before
 
 
 def check_weights(model: nn.Module, *, to_train: bool = False) -> None:
     """Refuse to predict with an incomplete model: one with weights that its checkpoint lacked and that were not trained since, or with
     weights that are not finite.
+
+    A task counts as trained as soon as any of its new weights has changed.
 
     Args:
         model: the model, optionally wrapped by PEFT or Accelerate.
@@ -48,11 +110,12 @@ def check_weights(model: nn.Module, *, to_train: bool = False) -> None:
         ValueError: naming some of the weights and what to do.
     """
     name = getattr(model, "name_or_path", "") or type(model).__name__
-    fresh = [weight for module in model.modules() for weight in fresh_weights(module)]
-    if fresh and not to_train:
+    fresh = [] if to_train else list(dict.fromkeys(weight for module in model.modules() for weight in fresh_weights(module)))
+    fresh = [weight for weight in fresh if BASE + weight not in fresh]  # counted by the model with heads
+    if fresh:
         raise ValueError(
-            f"{name} cannot predict: its checkpoint lacks {len(fresh)} trained weights; they are random ({_examples(fresh)}); load a "
-            f"checkpoint that has them, leave their tasks out, or train them"
+            f"{name} cannot predict: its checkpoint lacks {len(fresh)} trained weights, such as {_examples(fresh)}, which are random; load "
+            f"a checkpoint that has them, remove their tasks by remove_task(), or train them"
         )
     broken = [weight for weight, value in model.state_dict().items() if not _is_finite(value)]
     if broken:
@@ -62,15 +125,28 @@ def check_weights(model: nn.Module, *, to_train: bool = False) -> None:
         )
 
 
-def _equals(weight: Tensor, sample: Tensor) -> bool:
-    if weight.is_meta or weight.numel() == 0:
-        return False
+def _without_wrapper(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _is_same(weight: Tensor, sample: Tensor | None) -> bool:
+    """Whether a weight is as it was remembered. A weight without values here, such as one on the disk, has not been trained here."""
     now = _sample(weight)
-    return torch.equal(now.cpu(), sample.to("cpu", now.dtype))  # a cast to half precision does not count as training
+    if now is None or sample is None:
+        return now is None
+    now, then = now.cpu(), sample.cpu()
+    # A cast to half precision, and back, does not count as training.
+    return any(torch.equal(now, then.to(dtype).to(now.dtype)) for dtype in (then.dtype, now.dtype, torch.float16, torch.bfloat16))
 
 
-def _sample(weight: Tensor) -> Tensor:
-    return weight.detach().flatten()[:: max(1, weight.numel() // SAMPLES)][:SAMPLES]
+def _sample(weight: Tensor) -> Tensor | None:
+    """A few values of a weight, or `None` if it has none here."""
+    if weight.is_meta or weight.numel() == 0:
+        return None
+    whole: Tensor = cast(Any, weight).full_tensor() if hasattr(weight, "full_tensor") else weight  # of a sharded one
+    return whole.detach().flatten()[:: max(1, whole.numel() // SAMPLES)][:SAMPLES]
 
 
 def _is_finite(value: Tensor) -> bool:
@@ -81,4 +157,4 @@ def _examples(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-__all__ = ["check_weights", "fresh_weights", "remember_fresh_weights"]
+__all__ = ["check_weights", "copy_fresh_weights", "fresh_weights", "listing_fresh_weights", "remember_fresh_weights", "remember_new_task"]

@@ -145,7 +145,7 @@ def publish(partial: Path, final: Path) -> None:
 
     The older one may be the only other checkpoint. After an interruption between the two renames, [`restore_replaced`] restores it.
     """
-    _let_others_read(partial)
+    _give_usual_permissions(partial)
     for path in [*partial.rglob("*"), partial]:
         sync_to_disk(path)
     replaced = final.with_name(final.name + _REPLACED)
@@ -169,7 +169,7 @@ def restore_replaced(directory: Path) -> None:
 def replace_files(partial: Path, directory: Path) -> None:
     """Move finished files into a directory that may contain older ones; at any time, each file there is complete, either old or new."""
     directory.mkdir(parents=True, exist_ok=True)
-    _let_others_read(partial)
+    _give_usual_permissions(partial)
     for path in sorted(partial.iterdir()):
         sync_to_disk(path)
         path.replace(directory / path.name)
@@ -177,13 +177,18 @@ def replace_files(partial: Path, directory: Path) -> None:
     partial.rmdir()
 
 
-def _let_others_read(directory: Path) -> None:
-    """Give weights the permissions of the files beside them; safetensors (0.8) lets only their owner read them, whatever the umask."""
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    modes = [path.stat().st_mode for path in files if path.suffix != ".safetensors"]
-    for weights in files if modes else []:
-        if weights.suffix == ".safetensors":
-            weights.chmod(modes[0] & 0o777)
+def _give_usual_permissions(directory: Path) -> None:
+    """Give weights the permissions of a new file here; safetensors (0.8) lets only their owner read them, whatever the umask."""
+    weights = [*directory.rglob("*.safetensors")]
+    if not weights:
+        return
+    new = directory / ".permissions"
+    new.touch()
+    mode = new.stat().st_mode & 0o777
+    new.unlink()
+    with suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
+        for path in weights:
+            path.chmod(mode)
 
 
 def remove(directory: Path) -> None:

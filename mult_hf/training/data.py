@@ -1,6 +1,7 @@
 """Rows and tasks of a run: one data set, or a mixture of several, stored or streamed."""
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -97,8 +98,9 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
     weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
     mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
     if not streaming:
-        sizes = " and ".join(f"{len(rows[name])} rows of {name}" for name in names)
-        print_once(f"one pass draws {len(mixed)} training images from {sizes}; rows of the smaller or heavier ones are drawn several times")
+        drawn = Counter(mixed["source"])
+        counts = ", ".join(f"{drawn[name]} of {name} ({len(rows[name])} rows)" for name in names)
+        print_once(f"one pass draws {len(mixed)} training images: {counts}; --mix_weights sets the shares")
     without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
     without = without if len(without) < len(names) else []
     unlabelled = _unlabelled(specs, columns, arguments.tasks)

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from mult_hf.data.cores import keep_freed_memory, threads_per_process
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.weights import copy_fresh_weights
 
 from .arguments import TrainingArguments
 
@@ -85,6 +86,7 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskD
     with torch.random.fork_rng(devices=[]):  # training's random numbers must not depend on its initial weights
         whole = MulTForMultiTaskDensePrediction(module.config)
     whole.load_state_dict(state)
+    copy_fresh_weights(module, whole)
     return whole.to(accelerator.device)
 
 

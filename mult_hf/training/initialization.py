@@ -23,6 +23,7 @@ from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.images import open_image
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.weights import copy_fresh_weights
 
 from .arguments import ModelArguments
 from .distributed import print_once
@@ -337,6 +338,7 @@ def hand_over_reference(model: MulTForMultiTaskDensePrediction, task: str) -> Mu
     other = MulTForMultiTaskDensePrediction(config).to(model.device, model.dtype).train(model.training)
     of_reference = {name: name.replace(f".{task}.", f".{model.config.reference_task}.") for name in other.state_dict()}
     other.load_state_dict({name: weights[name if name in weights else source] for name, source in of_reference.items()})
+    copy_fresh_weights(model, other)
     return other
 
 

@@ -117,6 +117,16 @@ def test_help_of_many_flags_has_groups_and_a_short_usage(capsys):
     assert parse_arguments(kind, ["--flag-10", "7"], "For tests.").flag_10 == 7
 
 
+def test_a_group_may_start_with_a_switch_and_a_subclass_may_rename_it(capsys):
+    base = make_dataclass("Base", [("panels", bool, flag(True, "draw"))], namespace={"HELP_GROUPS": {"panels": "old name"}})
+    kind = make_dataclass("Kind", [], bases=(base,), namespace={"HELP_GROUPS": {"panels": "new name"}})
+    with pytest.raises(SystemExit):
+        parse_arguments(kind, ["--help"], "For tests.")
+    printed = capsys.readouterr().out
+    assert printed.count("new name:") == 1
+    assert "old name" not in printed
+
+
 def test_an_arguments_file_next_to_the_program_is_not_read(tmp_path, monkeypatch):
     """`HfArgumentParser` would read `PROGRAM.args` from the folder of the running program."""
     (tmp_path / "program.args").write_text("--size 32")

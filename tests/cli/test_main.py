@@ -110,6 +110,17 @@ def test_help_lists_every_command(capsys):
         assert f"\n  {name:14}{entry.summary}" in printed
 
 
+def test_help_of_a_kind_of_command_lists_its_commands(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["render", "--help"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: mult-hf render KIND [-h]")
+    assert "render rooms" in printed
+    assert "render doom" in printed
+    assert "predict" not in printed
+
+
 def test_the_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--version"])

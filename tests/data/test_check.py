@@ -410,3 +410,12 @@ def test_the_sheet_shows_an_image_in_its_own_colours(tmp_path, mode):
     sheet = check(write(tmp_path / "set", [{**sound_maps(), "image": file.getvalue()}] * 3)).sheet
     pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
     assert (np.abs(pixels - (250, 0, 0)).max(axis=1) < 20).sum() > 1000
+
+
+def test_the_verdict_names_tasks_without_a_map(tmp_path):
+    """A forgotten column is no contradiction in the data, but more often a mistake than not."""
+    rows = [sound_maps(seed) for seed in range(2)]
+    for row in rows:
+        del row["edges2d"]
+    entries = {task: ENTRIES[task] for task in ("normals", "edges2d")}
+    assert str(check(write(tmp_path / "set", rows, entries))).endswith("nothing looks wrong, but edges2d has no maps")

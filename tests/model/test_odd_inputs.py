@@ -162,7 +162,7 @@ def test_an_image_without_values_is_refused():
 ODD_TENSORS = {
     "sparse": (torch.Tensor.to_sparse, "has the layout torch.sparse_coo; expected a dense tensor"),
     "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.quint8), "is quantized"),
-    "complex": (lambda tensor: tensor.to(torch.complex64), "is torch.complex64; expected integers, floats or booleans"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "is torch.complex64; expected real numbers"),
 }
 
 

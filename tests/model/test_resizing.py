@@ -99,6 +99,17 @@ def test_a_pixel_next_to_a_logit_that_is_not_a_number_has_no_class(monkeypatch, 
     assert torch.equal(found == IGNORE_INDEX, broken)
 
 
+@pytest.mark.parametrize("size", [(48, 33), (300, 411)])
+def test_a_class_that_is_ruled_out_by_minus_infinity_hides_no_other(monkeypatch, size):
+    """A mean with a weight of 0 for minus infinity is no number, whatever the other classes say."""
+    logits = smooth_logits(4)
+    without = class_map(logits[:3], size)
+    logits[3] = -torch.inf
+    for few_values in (0, 2**22):
+        monkeypatch.setattr(resizing, "_FEW_VALUES", few_values)
+        assert (class_map(logits, size) != without).float().mean() <= 1e-4
+
+
 def test_large_and_small_maps_take_the_same_classes(monkeypatch):
     logits = smooth_logits(5)
     assert resizing._FEW_VALUES > 5 * 120 * 160, "premise: at once"

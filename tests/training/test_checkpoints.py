@@ -37,20 +37,24 @@ def permissions(path):
     return oct(path.stat().st_mode & 0o777)
 
 
-def test_weights_have_the_permissions_of_the_files_beside_them(tmp_path, accelerator):
+def test_weights_have_the_permissions_of_new_files(tmp_path, accelerator):
     """The safetensors library writes files that nobody but their owner may read, so nobody else could load the model."""
 
     def write(directory):
         directory.mkdir(exist_ok=True)
-        (directory / "config.json").write_text("{}")
-        (directory / "config.json").chmod(0o640)
         write_weights(directory)
+        assert permissions(directory / "model.safetensors") == oct(0o600), "premise"
 
-    checkpoint = save(accelerator, tmp_path / "checkpoints", 5, keep=1, write=write)
-    write(tmp_path / "new")
-    replace_files(tmp_path / "new", tmp_path / "model")
+    before = os.umask(0o027)
+    try:
+        checkpoint = save(accelerator, tmp_path / "checkpoints", 5, keep=1, write=write)
+        write(tmp_path / "new")
+        replace_files(tmp_path / "new", tmp_path / "model")
+    finally:
+        os.umask(before)
     for directory in (checkpoint, tmp_path / "model"):
-        assert permissions(directory / "model.safetensors") == permissions(directory / "config.json") == oct(0o640)
+        assert permissions(directory / "model.safetensors") == oct(0o640)
+        assert names(directory) == ["model.safetensors"]
 
 
 def test_the_newest_checkpoints_are_kept_by_number(tmp_path, accelerator):

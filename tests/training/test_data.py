@@ -80,14 +80,14 @@ def test_every_data_set_of_a_mixture_is_checked(tmp_path, capsys):
     assert f"{wrong}, train, looks wrong: normals: " in capsys.readouterr().out
 
 
-def test_a_mixture_says_from_how_many_rows_a_pass_draws(tmp_path, capsys):
-    """Its length is not that of the data: rows of the lighter set are drawn until each one was, those of the heavier one repeatedly."""
+def test_a_mixture_says_how_many_rows_a_pass_draws_of_each_set(tmp_path, capsys):
+    """Its length is not that of the data: it draws until each row was drawn, and so some rows repeatedly."""
     first, second = made(tmp_path / "first"), made(tmp_path / "second")
     mixed = load(first, mix_with=[str(second)], mix_weights=[1.0, 9.0]).training_rows
+    of_second = len(mixed.filter(lambda row: row["source"] == str(second)))
     assert len(mixed) > 2 * ROWS
-    assert (
-        f"one pass draws {len(mixed)} training images from {ROWS} rows of {first} and {ROWS} rows of {second};" in capsys.readouterr().out
-    )
+    counts = f"{len(mixed) - of_second} of {first} ({ROWS} rows), {of_second} of {second} ({ROWS} rows)"
+    assert f"one pass draws {len(mixed)} training images: {counts}; --mix_weights sets the shares" in capsys.readouterr().out
 
 
 def test_other_processes_of_a_run_print_nothing(tmp_path, capsys, monkeypatch):

@@ -108,7 +108,10 @@ class Findings:
             for sentence, rows in findings.problems.items():
                 lines.append(f"{'':{width}}  WRONG: {sentence} [{_first_rows(rows)}]")
         count = sum(len(findings.problems) for findings in self.tasks.values())
-        right = f"nothing looks wrong, but see the first {_notes(len(self.doubts))}" if self.doubts else "all looks right"
+        empty = [task for task, findings in self.tasks.items() if not findings.found and task != "image"]
+        buts = [f"{', '.join(empty)} {'has' if len(empty) == 1 else 'have'} no maps"] if empty else []
+        buts += [f"see the first {_notes(len(self.doubts))}"] if self.doubts else []
+        right = f"nothing looks wrong, but {', and '.join(buts)}" if buts else "all looks right"
         result = right if count == 0 else "1 thing looks wrong" if count == 1 else f"{count} things look wrong"
         return "\n".join([*lines, *(f"note: {note}" for note in [*self.doubts, *self.notes]), result])
 
