@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from mult_hf.data.markdown import markdown_table
 from mult_hf.model.tasks import TaskSpec
@@ -104,11 +105,23 @@ _HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "
 
 
 def trained_on(name_or_path: str) -> str | None:
-    """What a model's card says that it was trained on; `None` if it says nothing, or cannot be read."""
+    """What a model's card says that it was trained on; `None` if it says nothing, or is not on this machine.
+
+    Args:
+        name_or_path: local directory, or Hub id of a model whose card was downloaded before.
+    """
+    if Path(name_or_path).is_dir():
+        path: Any = Path(name_or_path) / "README.md"
+    else:
+        try:
+            path = try_to_load_from_cache(name_or_path, "README.md")
+        except HFValidationError:  # neither a directory nor a Hub id
+            return None
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+        return None
     try:
-        path = Path(name_or_path) / "README.md" if Path(name_or_path).is_dir() else name_or_path
         said = ModelCard.load(path).data.get(TRAINED_ON)
-    except (OSError, ValueError, yaml.YAMLError):  # there is none, or no network
+    except (ValueError, yaml.YAMLError):
         return None
     return said if isinstance(said, str) else None
 

@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard
 
 from mult_hf import registered_tasks
+from mult_hf.evaluation import cards
 from mult_hf.evaluation.cards import eval_results, update_card
 
 VALUES = {"segmentation/mean_iou": 0.123456789, "depth/rmse": 0.5, "edges2d/mae": math.nan}
@@ -98,3 +99,14 @@ def test_a_card_without_results_gets_its_directory_as_name_of_the_model(tmp_path
 def test_a_directory_without_card_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"README\.md does not exist; `mult-hf train` writes a card"):
         update_card(tmp_path / "README.md", [])
+
+
+def test_what_a_model_was_trained_on_is_read_from_a_card_on_this_machine_only(tmp_path, monkeypatch):
+    """A page must not wait for the network to say it."""
+    monkeypatch.setattr(cards.ModelCard, "load", lambda name: pytest.fail(f"asked for {name}"))
+    assert cards.trained_on("someone/model") is cards.trained_on("no / id") is cards.trained_on(str(tmp_path)) is None
+    monkeypatch.undo()
+    (tmp_path / "README.md").write_text(f"---\n{cards.TRAINED_ON}: my rooms\n---\n")
+    assert cards.trained_on(str(tmp_path)) == "my rooms"
+    (tmp_path / "README.md").write_text("---\n: [broken\n---\n")
+    assert cards.trained_on(str(tmp_path)) is None
