@@ -156,17 +156,17 @@ def measured_tasks(networks: Sequence[Mapping[str, Any]], draws: np.ndarray) -> 
 # --- tables ---
 
 
-def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:
-    """Markdown: mean and standard deviation over seeds, gain, and what a network costs."""
+def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float], reference: str = REFERENCE) -> str:
+    """Markdown: mean and standard deviation over seeds, gain over the reference row, and what a network costs."""
     tasks = list(dict.fromkeys(task for row in rows.values() for task in row.tasks))
     titles = [f"{task} {title(task, rows)}" for task in tasks]
-    gain = [f"gain over {REFERENCE} [%]"] if REFERENCE in rows else []
+    gain = [f"gain over {reference} [%]"] if reference in rows else []
     costs = ["parameters", "GFLOPs", *(["ms per step"] if seconds else []), "trained on"]
     lines = []
     best = {task: best_row(rows, task) for task in tasks}
     for name, row in rows.items():
         cells = [cell(row.tasks[task], bold=best[task] == name) if task in row.tasks else "" for task in tasks]
-        cells += [mean_difference(row, rows[REFERENCE]).text if name != REFERENCE else "0"] if gain else []
+        cells += [mean_difference(row, rows[reference]).text if name != reference else "0"] if gain else []
         cells += [f"{row.total('parameters'):,}", f"{row.total('flops') / 1e9:.2f}"]
         known = [seconds.get(network["name"], math.nan) for network in row.networks]
         cells += [f"{1000 * sum(known):.0f}" if math.isfinite(sum(known)) else ""] if seconds else []
@@ -374,6 +374,8 @@ def generated(study: Study) -> dict[str, str]:
     if study.longer:
         parts["longer"] = longer_table(study.rows, study.longer)
     if study.pretrained:
+        parts["pretrained_main"] = main_table(study.pretrained, {}, ALONE)
+        parts["pretrained_comparisons"] = comparison_table(study.pretrained)
         parts["pretrained"] = pretrained_table(study.pretrained, study.rows)
     if study.again:
         parts["again"] = repeat_table(first, study.again)

@@ -224,6 +224,14 @@ def test_a_pretrained_encoder_is_shown_with_both_comparisons():
         ["400 steps, against 800 of a new encoder", "six tasks together, better by [%]"],
     ]
     assert [line[-1][2:7] for line in found[2:]] == ["+10.0", "-50.0", "+50.0"]
+    for row in rows.values():
+        for network in row.networks:
+            network.update(parameters=1, flops=1, device="cpu")
+    titles, _, *lines = report.main_table(rows, {}, alone).splitlines()
+    place = cells_of(titles).index(f"gain over {alone} [%]")
+    gains = {cells_of(line)[0]: cells_of(line)[place] for line in lines}
+    assert gains[alone] == "0"
+    assert (gains[together][2:7], gains[report.OWN_MAPS][2:7]) == ("+10.0", "+40.0")
 
 
 def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
