@@ -96,7 +96,7 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
     if name is not None:
         return name, argv[len(name.split()) :]
     group = [name for name in COMMANDS if len(name.split()) > 1 and name.split()[:-1] == argv[:1]]  # as of `render`
-    if group and argv[1:] in (["-h"], ["--help"]):
+    if group and argv[1:2] in (["-h"], ["--help"]):
         summaries = (f"  {name:14}{COMMANDS[name].summary}" for name in group)
         print("\n".join([f"usage: mult-hf {argv[0]} KIND [-h] [--FLAG VALUE ...]", "", *summaries]))
         sys.exit(0)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load, try_to_load_from_cache
 
 from mult_hf.data.markdown import markdown_table
 from mult_hf.model.tasks import TaskSpec
@@ -110,19 +109,13 @@ def trained_on(name_or_path: str) -> str | None:
     Args:
         name_or_path: local directory, or Hub id of a model whose card was downloaded before.
     """
-    if Path(name_or_path).is_dir():
-        path: Any = Path(name_or_path) / "README.md"
-    else:
-        try:
-            path = try_to_load_from_cache(name_or_path, "README.md")
-        except HFValidationError:  # neither a directory nor a Hub id
-            return None
-    if not isinstance(path, (str, Path)) or not Path(path).is_file():
-        return None
     try:
-        said = ModelCard.load(path).data.get(TRAINED_ON)
-    except (ValueError, yaml.YAMLError):
+        is_local = Path(name_or_path).is_dir()
+        path = Path(name_or_path) / "README.md" if is_local else try_to_load_from_cache(name_or_path, "README.md")
+        header = metadata_load(path) if isinstance(path, (str, Path)) else None
+    except (OSError, ValueError, yaml.YAMLError):  # HFValidationError: neither a directory nor a Hub id
         return None
+    said = header.get(TRAINED_ON) if isinstance(header, dict) else None
     return said if isinstance(said, str) else None
 
 

@@ -29,7 +29,7 @@ from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
 from .tensors import check_dense, compile_once_per_size
-from .weights import listing_fresh_weights, remember_fresh_weights, remember_new_task
+from .weights import forget_task, listing_fresh_weights, remember_fresh_weights, remember_new_task
 
 if TYPE_CHECKING:
     # Never runs. transformers copies the files that modeling imports beside a saved checkpoint; without this line a
@@ -459,6 +459,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         for _, modules in self._per_task_modules():
             del modules[task]
         self.config.tasks = [entry for entry in self.config.task_entries if entry["name"] != task]
+        forget_task(self, task)
         if self.config.reference_task == task:  # nothing is shared, so any other task will do
             self.config.reference_task = self.task_names[0]
 

@@ -137,7 +137,7 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(logits.shape[-2:]) == tuple(size):
         return classes_of(logits)
-    logits = logits.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)  # of an infinite one, as of a class that is ruled out, a mean may be NaN
+    logits = logits.float().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)  # of an infinite one, as of a class that is ruled out, a mean may be NaN
     if len(logits) * size[0] * size[1] <= _FEW_VALUES or logits.device.type != "cpu":
         return classes_of(F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0])
     rows, columns = (Axis.resized(old, new, logits.device) for old, new in zip(logits.shape[-2:], size))

@@ -8,14 +8,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+_ROUNDING = 1e-5
+"""Relative error of many multiplications in float32."""
+
 SAMPLES = 64
 """Values per weight that are kept, to detect whether training has changed it."""
 
 BASE = "mult."
 """What names of weights start with in a model with heads, and not in the model without."""
 
-WRAPPERS = ("module.", "_orig_mod.")
-"""What `DataParallel` and `torch.compile` put before names of weights."""
+WRAPPERS = ("module", "_orig_mod")
+"""What `DataParallel` and `torch.compile` add to names of weights."""
+
+KEPT = ("_fresh_weights", "_new_weights")
+"""Attributes of a model: initial values of weights with which it may not predict, and of those with which only this object may."""
 
 
 def remember_fresh_weights(model: nn.Module, names: Iterable[str], *, may_predict: bool = False) -> None:
@@ -33,11 +39,22 @@ def remember_fresh_weights(model: nn.Module, names: Iterable[str], *, may_predic
         if own is not None:
             sample = _sample(weights[own])
             fresh[own] = None if sample is None else sample.clone()
-    kept = "_new_weights" if may_predict else "_fresh_weights"
-    setattr(model, kept, vars(model).get(kept, {}) | fresh)
+    kept = KEPT[may_predict]
+    _keep(model, kept, vars(model).get(kept, {}) | fresh)
+
+
+def _keep(model: nn.Module, kept: str, samples: dict[str, Tensor | None]) -> None:
+    """Set what a model remembers, and the model without heads inside it."""
+    setattr(model, kept, samples)
     base = getattr(model, BASE.removesuffix("."), None)
-    if isinstance(base, nn.Module) and not may_predict:
-        cast(Any, base)._fresh_weights = {name.removeprefix(BASE): each for name, each in fresh.items() if name.startswith(BASE)}
+    if isinstance(base, nn.Module):
+        setattr(base, kept, {name.removeprefix(BASE): each for name, each in samples.items() if name.startswith(BASE)})
+
+
+def forget_task(model: nn.Module, task: str) -> None:
+    """Remember nothing of a task, which was removed."""
+    for kept in KEPT:
+        _keep(model, kept, {name: sample for name, sample in vars(model).get(kept, {}).items() if _task_of(name) != task})
 
 
 def remember_new_task(model: nn.Module, names: Iterable[str], task: str, copied_from: str | None) -> None:
@@ -51,9 +68,8 @@ def remember_new_task(model: nn.Module, names: Iterable[str], task: str, copied_
     """
     weights, fresh, new = model.state_dict(keep_vars=True), set(fresh_weights(model, new=True)), []
     for name in names:
-        parts = name.split(".")
-        source = ".".join(copied_from if part == task else part for part in parts) if copied_from is not None else ""
-        if source not in weights or source in fresh or weights[source].shape != weights[name].shape:
+        source = name.replace(f"tasks.{task}.", f"tasks.{copied_from}.")
+        if copied_from is None or source not in weights or source in fresh or weights[source].shape != weights[name].shape:
             new.append(name)
     remember_fresh_weights(model, new, may_predict=True)
 
@@ -61,8 +77,8 @@ def remember_new_task(model: nn.Module, names: Iterable[str], task: str, copied_
 def copy_fresh_weights(source: nn.Module, target: nn.Module) -> None:
     """Let a model with the weights of another one know which of them are new."""
     own = target.state_dict(keep_vars=True)
-    for kept in ("_fresh_weights", "_new_weights"):
-        setattr(target, kept, {name: sample for name, sample in vars(source).get(kept, {}).items() if name in own})
+    for kept in KEPT:
+        _keep(target, kept, {name: sample for name, sample in vars(source).get(kept, {}).items() if name in own})
 
 
 def fresh_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None, *, new: bool = False) -> list[str]:
@@ -78,11 +94,10 @@ def fresh_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None,
         return []
     found = model.state_dict(keep_vars=True) if weights is None else weights  # a wrapper may have moved some, or a task was removed
     found = {_without_wrapper(name): value for name, value in found.items()}
-    tasks = [entry["name"] for entry in getattr(getattr(model, "config", None), "task_entries", [])]
     by_task: dict[str, list[str]] = defaultdict(list)
     for name in remembered:
         if name in found:
-            by_task[next((task for task in tasks if task in name.split(".")), "")].append(name)
+            by_task[_task_of(name)].append(name)
     return [name for names in by_task.values() if all(_is_same(found[each], remembered[each]) for each in names) for name in names]
 
 
@@ -125,10 +140,14 @@ def check_weights(model: nn.Module, *, to_train: bool = False) -> None:
         )
 
 
+def _task_of(name: str) -> str:
+    """The task that a weight belongs to; empty for those of the encoder."""
+    _, _, rest = f".{name}".partition(".tasks.")
+    return rest.partition(".")[0]
+
+
 def _without_wrapper(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _is_same(weight: Tensor, sample: Tensor | None) -> bool:
@@ -138,7 +157,13 @@ def _is_same(weight: Tensor, sample: Tensor | None) -> bool:
         return now is None
     now, then = now.cpu(), sample.cpu()
     # A cast to half precision, and back, does not count as training.
-    return any(torch.equal(now, then.to(dtype).to(now.dtype)) for dtype in (then.dtype, now.dtype, torch.float16, torch.bfloat16))
+    if any(torch.equal(now, then.to(dtype).to(now.dtype)) for dtype in (then.dtype, now.dtype, torch.float16, torch.bfloat16)):
+        return True
+    if now.shape != then.shape or not then.any():
+        return False
+    now, then = now.double(), then.double()
+    decayed = then * (now @ then / (then @ then))  # weight decay alone, as of a task without any label, is no training either
+    return bool(now @ then > 0 and (now - decayed).abs().max() <= _ROUNDING * now.abs().max())
 
 
 def _sample(weight: Tensor) -> Tensor | None:
@@ -157,4 +182,12 @@ def _examples(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-__all__ = ["check_weights", "copy_fresh_weights", "fresh_weights", "listing_fresh_weights", "remember_fresh_weights", "remember_new_task"]
+__all__ = [
+    "check_weights",
+    "copy_fresh_weights",
+    "forget_task",
+    "fresh_weights",
+    "listing_fresh_weights",
+    "remember_fresh_weights",
+    "remember_new_task",
+]

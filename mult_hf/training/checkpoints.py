@@ -183,12 +183,14 @@ def _give_usual_permissions(directory: Path) -> None:
     if not weights:
         return
     new = directory / ".permissions"
-    new.touch()
-    mode = new.stat().st_mode & 0o777
-    new.unlink()
-    with suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
-        for path in weights:
-            path.chmod(mode)
+    with suppress(OSError, NotImplementedError):  # some file systems have no permissions, and these matter less than the weights
+        try:
+            new.touch()
+            mode = new.stat().st_mode & 0o777
+            for path in weights:
+                path.chmod(mode)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def remove(directory: Path) -> None:

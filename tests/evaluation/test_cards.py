@@ -103,10 +103,12 @@ def test_a_directory_without_card_is_refused(tmp_path):
 
 def test_what_a_model_was_trained_on_is_read_from_a_card_on_this_machine_only(tmp_path, monkeypatch):
     """A page must not wait for the network to say it."""
-    monkeypatch.setattr(cards.ModelCard, "load", lambda name: pytest.fail(f"asked for {name}"))
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", lambda *args, **kwargs: pytest.fail("asked the network"))
     assert cards.trained_on("someone/model") is cards.trained_on("no / id") is cards.trained_on(str(tmp_path)) is None
     monkeypatch.undo()
     (tmp_path / "README.md").write_text(f"---\n{cards.TRAINED_ON}: my rooms\n---\n")
     assert cards.trained_on(str(tmp_path)) == "my rooms"
-    (tmp_path / "README.md").write_text("---\n: [broken\n---\n")
-    assert cards.trained_on(str(tmp_path)) is None
+    for header in (": [broken", "tags: 5", "1: 2", "- a list"):
+        (tmp_path / "README.md").write_text(f"---\n{header}\n---\n")
+        assert cards.trained_on(str(tmp_path)) is None, header
+    assert cards.trained_on("x" * 300) is None

@@ -248,3 +248,46 @@ def test_a_task_copied_from_a_trained_one_is_new_where_its_shape_differs(checkpo
     model.add_task({"name": "copied", "channels": 3, "kind": "regression"}, copy_from="normals")
     model.remove_task("normals")
     assert any("copied" in name for name in fresh_weights(model, new=True)), "a copy of random weights is random"
+
+
+def test_a_task_that_is_removed_and_added_again_is_new_again(checkpoint):
+    model = load(checkpoint(lambda weights: weights))
+    model.add_task({"name": "other", "channels": 1, "kind": "regression"})
+    model.remove_task("other")
+    assert fresh_weights(model, new=True) == []
+    model.add_task({"name": "other", "channels": 2, "kind": "regression"}, copy_from="depth")
+    assert fresh_weights(model, new=True) == ["heads.tasks.other.projection.bias", "heads.tasks.other.projection.weight"]
+    assert not any(name.startswith("heads") for name in fresh_weights(model.mult, new=True))
+
+
+def test_weight_decay_alone_is_no_training(checkpoint):
+    """A column may be empty for a whole run: its gradients are 0, and AdamW shrinks the weights all the same."""
+    model = load(checkpoint(without_edges))
+    before = fresh_weights(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.randn(1, 3, 64, 64), labels={"edges2d": torch.full((1, 1, 64, 64), torch.nan)}).loss.backward()
+        optimizer.step()
+    assert any("edges2d" in name for name in before)
+    assert fresh_weights(model) == before
+
+
+@pytest.mark.parametrize("name", ["norm", "projection", "attention"])
+def test_a_task_may_be_called_like_a_part_of_the_network(checkpoint, name):
+    model = load(checkpoint(lambda weights: weights))
+    model.add_task({"name": name, "channels": 1, "kind": "regression"}, copy_from="depth")
+    assert fresh_weights(model, new=True) == [], "all copied"
+    model.add_task({"name": f"{name}2", "channels": 1, "kind": "regression"})
+    model.add_task({"name": "other", "channels": 1, "kind": "regression"})
+    with torch.no_grad():
+        for _, parameter in model.task_parameters("other"):
+            parameter.add_(0.5)
+    assert {each.split("tasks.")[1].split(".")[0] for each in fresh_weights(model, new=True)} == {f"{name}2"}
+
+
+def test_a_compiled_part_does_not_hide_its_weights(checkpoint):
+    model = load(checkpoint(without_edges))
+    before = fresh_weights(model)
+    model.mult.decoder = torch.compile(model.mult.decoder)
+    assert len(fresh_weights(model)) == len(before)
