@@ -178,7 +178,7 @@ def replace_files(partial: Path, directory: Path) -> None:
 
 
 def _give_usual_permissions(directory: Path) -> None:
-    """Give weights the permissions of a new file here; safetensors (0.8) lets only their owner read them, whatever the umask."""
+    """Give weights the permissions of a new file here; some releases of safetensors (0.8) let only their owner read them."""
     weights = [*directory.rglob("*.safetensors")]
     if not weights:
         return

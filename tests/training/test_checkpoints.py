@@ -43,7 +43,7 @@ def test_weights_have_the_permissions_of_new_files(tmp_path, accelerator):
     def write(directory):
         directory.mkdir(exist_ok=True)
         write_weights(directory)
-        assert permissions(directory / "model.safetensors") == oct(0o600), "premise"
+        (directory / "model.safetensors").chmod(0o600)  # as some releases of safetensors write it
 
     before = os.umask(0o027)
     try:
