@@ -89,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         provenance(flags, ["mult-hf", "train", *argv]),
         **data.options,
     )
+    for mistake in data.mistakes:  # hours later, what was printed before the first step is far above
+        print_once(f"do not trust these results before you have looked: {mistake}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
 from .tensors import check_dense, compile_once_per_size
-from .weights import forget_task, listing_fresh_weights, remember_fresh_weights, remember_new_task
+from .weights import forget_task, listing_fresh_weights, remember_fresh_weights, remember_new_task, untrained_in
 
 if TYPE_CHECKING:
     # Never runs. transformers copies the files that modeling imports beside a saved checkpoint; without this line a
@@ -72,7 +72,9 @@ class MulTPreTrainedModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, with the loading info
         model, info = loaded
         mismatched = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
-        remember_fresh_weights(model, {*info["missing_keys"], *mismatched, *(model.config.untrained_weights or ())})
+        untrained = untrained_in(model.name_or_path, **kwargs) if "config" in kwargs else None
+        untrained = untrained if untrained is not None else model.config.untrained_weights or []
+        remember_fresh_weights(model, {*info["missing_keys"], *mismatched, *untrained})
         model.config.untrained_weights = None
         return (model, info) if output_loading_info else model
 

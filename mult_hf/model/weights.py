@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 _ROUNDING = 1e-5
 """Relative error of many multiplications in float32."""
@@ -22,6 +23,28 @@ WRAPPERS = ("module", "_orig_mod")
 
 KEPT = ("_fresh_weights", "_new_weights")
 """Attributes of a model: initial values of weights with which it may not predict, and of those with which only this object may."""
+
+LOCATION = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder")
+"""Options of `from_pretrained` that say where a checkpoint lies."""
+
+
+def untrained_in(checkpoint: Any, **options: Any) -> list[str] | None:
+    """What a checkpoint's own configuration lists as untrained, which a configuration from elsewhere does not know.
+
+    Args:
+        checkpoint: directory or Hub id.
+        options: those of `from_pretrained`.
+
+    Returns:
+        Names of weights; `None` if the checkpoint has no configuration.
+    """
+    if not checkpoint:
+        return None
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(checkpoint, **{name: options[name] for name in LOCATION if name in options})
+    except OSError:
+        return None
+    return values.get("untrained_weights") or []
 
 
 def remember_fresh_weights(model: nn.Module, names: Iterable[str], *, may_predict: bool = False) -> None:
@@ -190,4 +213,5 @@ __all__ = [
     "listing_fresh_weights",
     "remember_fresh_weights",
     "remember_new_task",
+    "untrained_in",
 ]

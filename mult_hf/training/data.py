@@ -40,6 +40,7 @@ class TrainingData:
         contents: of streamed rows: a description of their files, with which a resumed run detects changes.
         without_focal_length: data sets of a mixture whose training rows have no column `focal_length`, where others have it.
         unlabelled: tasks without a column, which are not computed either: a new model cannot learn them, and a trained one may keep them.
+        mistakes: what looks wrong in the first rows, printed once before training; empty in processes other than the first.
     """
 
     specs: dict[str, TaskSpec]
@@ -50,6 +51,7 @@ class TrainingData:
     contents: str | None = None
     without_focal_length: Sequence[str] = ()
     unlabelled: Sequence[str] = ()
+    mistakes: Sequence[str] = ()
 
     @property
     def sized_rows(self) -> Dataset:
@@ -82,14 +84,16 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
     entries = {name: load_task_specs(name, None if others else arguments.tasks) for name in names}
     streaming = any(map(streams_by_default, names)) if arguments.streaming is None else arguments.streaming
     rows, validation_rows, contents = _streamed(names, arguments) if streaming else _stored(names, arguments)
+    mistakes = []
     for name in names:
         measured = {arguments.validation_split: validation_rows} if name == first else {}
-        _print_mistakes(name, {arguments.train_split: rows[name], **measured}, arguments.tasks)
+        mistakes += _print_mistakes(name, {arguments.train_split: rows[name], **measured}, arguments.tasks)
     baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
     columns = {column for each in rows.values() for column in each.column_names or []} | {*(computed or [])}
     if not others:
         unlabelled = _unlabelled(entries[first], columns, arguments.tasks)
-        return TrainingData(entries[first], rows[first], validation_rows, baseline_rows, contents=contents, unlabelled=unlabelled)
+        only = rows[first]
+        return TrainingData(entries[first], only, validation_rows, baseline_rows, None, contents, unlabelled=unlabelled, mistakes=mistakes)
     merged = merge_tasks(entries)
     unknown = sorted(set(arguments.tasks or []) - set(merged))
     if unknown:
@@ -104,7 +108,7 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
     without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
     without = without if len(without) < len(names) else []
     unlabelled = _unlabelled(specs, columns, arguments.tasks)
-    return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without, unlabelled)
+    return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without, unlabelled, mistakes)
 
 
 def _unlabelled(specs: Mapping[str, TaskSpec], columns: Collection[str], named: Sequence[str] | None) -> list[str]:
@@ -121,12 +125,12 @@ def _unlabelled(specs: Mapping[str, TaskSpec], columns: Collection[str], named: 
     return missing
 
 
-def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], tasks: Sequence[str] | None) -> None:
-    """Print what looks wrong in the first rows of a data set, of the chosen tasks or of all."""
+def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], tasks: Sequence[str] | None) -> list[str]:
+    """Print what looks wrong in the first rows of a data set, of the chosen tasks or of all; returns these lines."""
     specs = load_task_specs(name)
     columns = {column for rows in splits.values() for column in rows.column_names or []}
     if not is_first_process() or columns.isdisjoint(specs):  # photographs whose targets are computed from each view
-        return
+        return []
     entries = [entry for task, entry in zip(specs, load_task_entries(name), strict=True) if tasks is None or task in tasks]
     found = {split: check_rows({split: rows}, entries, CHECKED_ROWS, seconds=CHECKED_SECONDS, draw=False) for split, rows in splits.items()}
     doubts = {_kind(doubt): doubt for findings in reversed(found.values()) for doubt in findings.doubts}
@@ -136,11 +140,13 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
     for split, findings in found.items():
         for problem in findings.problems:
             problems.setdefault(_kind(problem.rpartition(" [")[0]), []).append((split, problem))
-    for same in problems.values():
-        print_once(f"{name}, {' and '.join(dict.fromkeys(split for split, _ in same))}, looks wrong: {same[0][1]}")
-    if problems:
+    lines = [f"{name}, {' and '.join(dict.fromkeys(split for split, _ in same))}, looks wrong: {same[0][1]}" for same in problems.values()]
+    for line in lines:
+        print_once(line)
+    if lines:
         more = "" if is_url(name) else f"; `mult-hf check {shlex.quote(name)} --sheet sheet.png` reads more rows, and draws them"
         print_once(f"training goes on where it can{more}")
+    return lines
 
 
 def _kind(finding: str) -> tuple[str, str]:

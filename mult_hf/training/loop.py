@@ -25,6 +25,7 @@ from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.weights import listing_fresh_weights
 
 from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
 from .averaging import WeightAverage
@@ -235,7 +236,8 @@ class TrainingLoop:
         """Write the run's state to a directory, which is also one of a model, unless the weights are in shards."""
         self.state.save(directory)
         if self.accelerator.is_main_process and (directory / SAFE_WEIGHTS_NAME).is_file():
-            self.module.config.to_json_file(directory / CONFIG_NAME, use_diff=True)
+            with listing_fresh_weights(self.module):
+                self.module.config.to_json_file(directory / CONFIG_NAME, use_diff=True)
             self.processor.to_json_file(directory / IMAGE_PROCESSOR_NAME)
 
     def take_step(self, batches: Sequence[TrainingBatch]) -> float:

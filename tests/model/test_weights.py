@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, pipeline
 
-from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, MulTModel
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, MulTModel
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.model.weights import check_weights, fresh_weights
 from mult_hf.training.initialization import hand_over_reference
@@ -124,6 +124,21 @@ def test_a_saved_copy_still_lacks_what_was_never_trained(checkpoint, tmp_path):
     again.save_pretrained(tmp_path / "again")
     with pytest.raises(ValueError, match="lacks 1 trained weights"):
         check_weights(load(tmp_path / "again"))
+
+
+def test_a_checkpoints_own_list_counts_where_the_configuration_is_another_ones(checkpoint, tiny_model, tmp_path):
+    complete = tiny_model(tasks=["depth", "edges2d"])
+    complete.save_pretrained(tmp_path / "complete")
+    load(checkpoint(lambda weights: {k: v for k, v in weights.items() if k != HEAD})).save_pretrained(tmp_path / "lacking")
+    of_complete, of_lacking = (MulTConfig.from_pretrained(tmp_path / name) for name in ("complete", "lacking"))
+    for loading in (load, AutoModel.from_pretrained):
+        assert not fresh_weights(loading(tmp_path / "complete", config=of_lacking))
+        assert fresh_weights(load(tmp_path / "lacking", config=of_complete)) == [HEAD]
+    loaded = load(tmp_path / "lacking")
+    with pytest.raises(ValueError, match="lacks 1 trained weights"):
+        check_weights(load(tmp_path / "lacking", config=loaded.config))
+    (tmp_path / "lacking" / "config.json").unlink()
+    assert not fresh_weights(load(tmp_path / "lacking", config=of_complete)), "weights without a configuration list nothing"
 
 
 def test_a_copy_saved_after_training_or_without_the_task_is_complete(checkpoint, tmp_path):

@@ -7,6 +7,7 @@ from mult_hf.training.arguments import DataArguments, ModelArguments
 from mult_hf.training.data import load_data
 from mult_hf.training.initialization import build_model
 from support.checked_data import sound_maps, write
+from support.training_runs import train
 
 ROWS = 4
 
@@ -56,6 +57,14 @@ def test_the_checker_is_named_where_something_looks_wrong(tmp_path, capsys):
     directory = made(tmp_path / "set", inverted)
     load(directory)
     assert capsys.readouterr().out.endswith(f"`mult-hf check {directory} --sheet sheet.png` reads more rows, and draws them\n")
+
+
+def test_what_looks_wrong_is_repeated_below_the_results(tmp_path, capsys):
+    directory = made(tmp_path / "set", inverted)
+    train(tmp_path / "run", "--dataset", directory, "--validation_split", "train", "--tasks", "depth", "--image_size", 32)
+    results, repeated = capsys.readouterr().out.split("do not trust these results before you have looked: ")
+    assert "| constant baseline" in results
+    assert repeated.startswith(f"{directory}, train, looks wrong: depth: ")
 
 
 def test_nothing_is_printed_about_sound_data(tmp_path, capsys):

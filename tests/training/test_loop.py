@@ -8,10 +8,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mult_hf.data.schema import load_rows
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.model.weights import fresh_weights
+from mult_hf.training.arguments import TrainingArguments
 from mult_hf.training.checkpoints import list_checkpoints
+from mult_hf.training.run import train as train_model
 from mult_hf.training.weighting import WEIGHTINGS
-from support.training_runs import log, train, weights
+from support.models import TINY_SWIN
+from support.training_runs import log, new_accelerate_state, train, weights
 
 
 def test_accumulated_batches_give_the_step_of_one_large_batch(tmp_path, data):
@@ -195,3 +200,19 @@ def test_views_made_on_the_device_train_the_same_weights(tmp_path, data):
 def test_compressed_views_cannot_be_made_on_the_device(tmp_path, data):
     with pytest.raises(ValueError, match="a device cannot compress views"):
         train(tmp_path, "--dataset", data, "--views_on_device", "--jpeg", 0.5)
+
+
+def test_checkpoints_and_results_list_a_task_that_was_added_and_never_trained(tmp_path, data):
+    entries = load_task_entries(data)
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries))
+    model.add_task("edges2d")
+    processor = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=model.config.tasks)
+    rows = load_rows(data)["train"]
+    new_accelerate_state()
+    train_model(
+        model, processor, rows, rows, TrainingArguments(output_dir=tmp_path, max_steps=2, batch_size=2, panel_rows=1, cpu_threads=1)
+    )
+    for directory in (tmp_path, *list_checkpoints(tmp_path / "checkpoints")):
+        untrained = fresh_weights(MulTForMultiTaskDensePrediction.from_pretrained(directory))
+        assert untrained
+        assert all(".tasks.edges2d." in name for name in untrained)
