@@ -79,6 +79,23 @@ def check_size(backbone: nn.Module, size: tuple[int, int]) -> None:
         )
 
 
+def keep_frozen_statistics(backbone: nn.Module) -> None:
+    """Put batch normalisation into evaluation mode where its weights are frozen.
+
+    In training mode every batch would change its running statistics, and with them the predictions of all tasks, although nothing is
+    trained; and adapters do not save them. Where it has no weights, it counts as frozen if the whole encoder is.
+
+    Args:
+        backbone: the encoder.
+    """
+    frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
+    for module in backbone.modules():
+        if getattr(module, "running_mean", None) is not None:
+            own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+            if not any(own) if own else frozen:
+                module.eval()
+
+
 def unread_stages(config: MulTConfig, out_features: list[str]) -> list[str]:
     """Names of the encoder stages whose map no block of the decoder reads; none for decoders that read every map."""
     if getattr(DECODERS[config.decoder_type], "reads_every_map", True):
@@ -160,4 +177,4 @@ def _load_from_transformers(backbone: nn.Module, name_or_path: str, **kwargs: An
     return BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
 
 
-__all__ = ["BackboneLoadReport", "check_size", "load_pretrained_weights", "make_backbone"]
+__all__ = ["BackboneLoadReport", "check_size", "keep_frozen_statistics", "load_pretrained_weights", "make_backbone"]

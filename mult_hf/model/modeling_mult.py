@@ -17,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .backbone import BackboneLoadReport, check_size, load_pretrained_weights, make_backbone
+from .backbone import BackboneLoadReport, check_size, keep_frozen_statistics, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
@@ -28,7 +28,7 @@ from .losses import loss_function, multi_task_loss
 from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
-from .tensors import check_dense, compile_once_per_size
+from .tensors import check_pixels, compile_once_per_size
 from .weights import forget_task, listing_fresh_weights, remember_fresh_weights, remember_new_task, untrained_in
 
 if TYPE_CHECKING:
@@ -165,6 +165,12 @@ class MulTModel(MulTPreTrainedModel):
         self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the finest stride of the usual pyramids
         self.post_init()
 
+    def train(self, mode: bool = True) -> "MulTModel":
+        """As in torch, but batch normalisation whose weights are frozen stays in evaluation mode, see [`keep_frozen_statistics`]."""
+        super().train(mode)
+        keep_frozen_statistics(self.backbone)
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         """The convolution that embeds patches: the encoder's first."""
         return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
@@ -225,24 +231,10 @@ class MulTModel(MulTPreTrainedModel):
         weights' type.
 
         Raises:
-            ValueError: on anything but a tensor (batch, channels, height, width), sides below 32 or that the encoder does not take, no
-            image, or integer pixels.
+            ValueError: see [`check_pixels`], or if the encoder does not take this size.
         """
-        channels = getattr(self.config.backbone_config, "num_channels", 3)
-        if not isinstance(pixel_values, Tensor):
-            raise ValueError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor (batch, {channels}, height, width)")
-        check_dense(pixel_values, "pixel_values")
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, channels, height, width), {channels} channels"
-            )
-        if not torch.compiler.is_compiling() and len(pixel_values) == 0:  # compiled, the batch may be a symbol
-            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected at least one image")
-        if not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values is {pixel_values.dtype}; expected normalised floats, as the image processor makes them")
+        check_pixels(pixel_values, getattr(self.config.backbone_config, "num_channels", 3))
         height, width = pixel_values.shape[-2:]
-        if min(height, width) < 32:
-            raise ValueError(f"pixel_values are {height} x {width} pixels; both sides must be at least 32, the encoder's coarsest step")
         padded_height, padded_width = self.padded_size((height, width))
         check_size(self.backbone, (padded_height, padded_width))
         # A half-precision model accepts the processor's float32; replicas of DataParallel have no parameters.
@@ -413,8 +405,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         Args:
             task: name of a registered task, a [`TaskSpec`] or a plain entry.
             copy_from: task whose decoder initialises the new one (and whose head does, if it has as many channels); random by default.
-            freeze_others: whether to freeze all other parameters. (`requires_grad` is not saved with a model: set it again
-                after loading.)
+            freeze_others: whether to freeze all other parameters and statistics, so that the other tasks predict as before.
+                (`requires_grad` is not saved with a model: set it again after loading.)
 
         Raises:
             ValueError: if the model has the task already, `copy_from` is unknown, or a library such as PEFT has wrapped the heads.
@@ -446,6 +438,7 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             own = {id(parameter) for _, parameter in self.task_parameters(spec.name)}
             for parameter in self.parameters():
                 parameter.requires_grad_(id(parameter) in own)
+            keep_frozen_statistics(self.mult.backbone)
 
     def remove_task(self, task: str) -> None:
         """Drop a task's decoder and head.

@@ -120,6 +120,8 @@ class TrainingLoop:
         self.has_trained = False
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
+        if arguments.encoder_learning_rate_factor == 0:  # with its statistics, and without its gradients
+            model.mult.backbone.requires_grad_(False)
         self.weighting = self._make_weighting(model)
         self._prepare(model)
         self.progress = Progress(

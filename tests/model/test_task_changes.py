@@ -1,10 +1,13 @@
 """Proves that tasks can be added to a model and removed from it without changing the others."""
 
+import copy
+
 import pytest
 import torch
 
 from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
 from support.batches import CURVATURE, assert_same_predictions, pixels
+from support.models import SMALL_RESNET
 
 
 def test_adding_a_task_does_not_change_the_others(tiny_model):
@@ -36,8 +39,8 @@ def test_an_added_task_is_saved_and_loaded(tiny_model, tmp_path):
 def test_a_copied_decoder_has_the_weights_of_its_source(tiny_model, source):
     """A copy of a scalar task also has its head, so that before the activation it predicts the same."""
     model = tiny_model(block_attention=["encoder", "reference"])
-    copy = TaskSpec(name="copied", kind="regression", channels=model.config.task_specs[source].channels)
-    model.add_task(copy, copy_from=source)
+    copied = TaskSpec(name="copied", kind="regression", channels=model.config.task_specs[source].channels)
+    model.add_task(copied, copy_from=source)
     features = model.mult(pixels()).task_features
     torch.testing.assert_close(features["copied"], features[source])
     torch.testing.assert_close(model.heads.tasks["copied"].logits(features["copied"]), model.heads.tasks[source].logits(features[source]))
@@ -50,6 +53,42 @@ def test_all_other_parameters_can_be_frozen(tiny_model):
     own = {name for name, _ in model.task_parameters("principal_curvature")}
     assert own
     assert {name for name, p in model.named_parameters() if p.grad is not None} == own
+
+
+def train_three_steps(model):
+    optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)
+    for _ in range(3):
+        model(10 * pixels() + 3, labels={"principal_curvature": torch.rand(2, 2, 64, 64)}).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_training_one_task_leaves_the_others_as_they_are_if_these_are_frozen(tiny_model, in_training):
+    """Also in an encoder with batch normalisation, whose running statistics are no parameters."""
+    model = tiny_model(backbone_config=dict(SMALL_RESNET), tasks=["depth", "edges2d"]).train(in_training)
+    before = copy.deepcopy(model).eval()(pixels()).predictions
+    model.add_task(CURVATURE, freeze_others=True)
+    if not in_training:
+        model.train()
+    untrained = copy.deepcopy(model).eval()(pixels()).predictions.pop("principal_curvature")
+    train_three_steps(model)
+    after = model.eval()(pixels()).predictions
+    assert not torch.equal(after.pop("principal_curvature"), untrained)
+    assert_same_predictions(after, before)
+
+
+def test_batch_normalisation_keeps_its_statistics_where_its_weights_are_frozen(tiny_model):
+    model = tiny_model(backbone_config=dict(SMALL_RESNET), tasks=[CURVATURE])
+    frozen, trained = model.mult.backbone.embedder, model.mult.backbone.encoder
+    frozen.requires_grad_(False)
+    model.train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    train_three_steps(model)
+    changed = {name for name, buffer in model.named_buffers() if "running" in name and not torch.equal(buffer, before[name])}
+    assert changed == {f"mult.backbone.encoder.{name}" for name, _ in trained.named_buffers() if "running" in name}
+    model.mult.backbone.requires_grad_(True)
+    assert all(module.training for module in model.train().modules()), "it can be trained again"
 
 
 def test_removing_a_task_does_not_change_the_others(tiny_model):

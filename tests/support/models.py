@@ -29,3 +29,13 @@ BACKBONES = {
     ),
     "timm": TimmBackboneConfig(backbone="resnet18", use_pretrained_backbone=False, out_indices=[1, 2, 3, 4]),
 }  # fmt: skip
+
+SMALL_RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage1", "stage2"],
+}
+"""An encoder with batch normalisation."""

@@ -15,7 +15,7 @@ from mult_hf.training.arguments import TrainingArguments
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.run import train as train_model
 from mult_hf.training.weighting import WEIGHTINGS
-from support.models import TINY_SWIN
+from support.models import SMALL_RESNET, TINY_SWIN
 from support.training_runs import log, new_accelerate_state, train, weights
 
 
@@ -34,6 +34,18 @@ def test_an_encoder_with_a_rate_of_zero_does_not_change(tmp_path, data):
     changed = {name.split(".")[1] for name in one if not torch.equal(one[name], three[name])}
     assert changed >= {"decoder", "tasks"}
     assert not any("backbone" in name for name in one if not torch.equal(one[name], three[name]))
+
+
+def test_a_rate_of_zero_keeps_the_encoders_batch_statistics_too(tmp_path, data):
+    entries, rows = load_task_entries(data), load_rows(data)["train"]
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(SMALL_RESNET), tasks=entries))
+    before = {name: value.clone() for name, value in model.mult.backbone.state_dict().items()}
+    arguments = TrainingArguments(output_dir=tmp_path, max_steps=2, batch_size=2, cpu_threads=1, encoder_learning_rate_factor=0)
+    new_accelerate_state()
+    train_model(model, MulTImageProcessor(size={"height": 64, "width": 64}, tasks=entries), rows, rows, arguments)
+    after = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).mult.backbone.state_dict()
+    assert any("running" in name for name in before), "premise: it has some"
+    assert [name for name in before if not torch.equal(after[name], before[name])] == []
 
 
 def norms_after_clipping(monkeypatch, output_dir, *flags):
