@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else [*argv]
     flags = parse_arguments(TrainFlags, argv, DESCRIPTION, prog="mult-hf train")
     data = load_data(flags, flags.seed, computed=flags.targets_of_views)
-    if flags.model is not None and flags.learning_rate == TrainFlags.learning_rate:
+    if flags.model is not None and not flags.only_new_tasks and flags.learning_rate == TrainFlags.learning_rate:
         print_once(
             f"--learning_rate is {flags.learning_rate:g}, the default for new models, at which trained ones forget; 1e-4 is usual for them"
         )
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, data.specs, max(size.values()), data.unlabelled)
     processor = build_processor(flags, specs_of_model(model, data.specs), size)
+    data = data.without_columns(processor.task_specs.keys() - data.specs.keys())
     if data.without_focal_length and depends_on_focal_length(processor):
         print_once(
             f"no column focal_length in {', '.join(data.without_focal_length)}: for these rows, the focal length in each image's EXIF is "

@@ -1,7 +1,7 @@
 """Markdown tables and image panels of evaluations."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +26,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def results_table(evaluations: Mapping[str, Evaluation | MultiTaskMetrics]) -> str:
+def results_table(evaluations: Mapping[str, Evaluation | MultiTaskMetrics], leave_out: Collection[str] = ()) -> str:
     """Markdown table with one row per metric and one column per predictor; the best value of each row is bold.
 
     Args:
         evaluations: evaluations by column name. Missing tasks and unknown values are shown as a dash.
+        leave_out: tasks without rows.
     """
     values = {column: each.compute() for column, each in evaluations.items()}
     directions = {name: _direction(each, name) for column, each in evaluations.items() for name in values[column]}
     rows = []
     for name, direction in directions.items():
         task, metric = name.split("/")
+        if task in leave_out:
+            continue
         numbers = [values[column].get(name, math.nan) for column in evaluations]
         known = [value for value in numbers if not math.isnan(value)]
         best = (max if direction == "higher" else min)(known) if len(evaluations) > 1 and known else None
@@ -119,6 +122,12 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
     return gain, f"{table}\n\nMulti-task gain over {len(counted)} of {len(specs)} tasks: {gain:+.2f} %.{note}"
 
 
+def tasks_without_label(evaluation: Evaluation) -> list[str]:
+    """Tasks of an evaluation of which no metric is known, because no pixel of any row had a label."""
+    known = {name.split("/")[0] for name, value in evaluation.compute().items() if not math.isnan(value)}
+    return [task for task in evaluation.specs if task not in known]
+
+
 def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str], evaluation: Evaluation) -> list[str]:
     """Sentences that list tasks without results, with the reasons.
 
@@ -128,13 +137,12 @@ def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str],
         data_tasks: tasks of the data set.
         evaluation: evaluation of the model.
     """
-    measured, values = evaluation.specs, evaluation.compute()
-    unknown = [task for task in measured if all(math.isnan(value) for key, value in values.items() if key.split("/")[0] == task)]
+    measured = evaluation.specs
     reasons = {
         "not in the data": [task for task in tasks if task not in data_tasks],
         "in the data, but not in the model": [task for task in data_tasks if task not in tasks],
         "not requested": [task for task in tasks if task in data_tasks and task not in measured],
-        "without a known pixel in this split": unknown,
+        "without a known pixel in this split": tasks_without_label(evaluation),
     }
     return [f"Not measured for {name} ({reason}): {', '.join(names)}." for reason, names in reasons.items() if names]
 
@@ -168,7 +176,7 @@ def save_worst(
             shown.append((dataset[row]["image"], maps[task].cpu().numpy(), targets[0][task].numpy()))
             captions.append(f"{evaluation.names[row]}: {metric.split('/')[1]} {value:.4f}")
         if shown:
-            limits = common_limits([truth for _, _, truth in shown])
+            limits = common_limits([truth for _, _, truth in shown], [prediction for _, prediction, _ in shown])
             rows = [[image, *(colorize(values, spec, limits) for values in maps)] for image, *maps in shown]
             key = common_key(spec, [values for _, *maps in shown for values in maps], limits)
             panel(rows, ["image", "prediction", "truth"], captions, [None, key], cell=240).save(directory / f"worst_{task}.png")
@@ -176,9 +184,12 @@ def save_worst(
     return listed
 
 
-def common_limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Limits of a scalar colour map for several maps: from the lowest to the highest of their own."""
-    low, high = zip(*map(color_limits, maps), strict=True)
+def common_limits(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Limits of a scalar colour map for several maps: from the lowest to the highest of the truths' own, or of the predictions' where
+    nothing is known of any truth.
+    """
+    known = [values for values in truths if np.isfinite(values).any()]
+    low, high = zip(*map(color_limits, known or predictions), strict=True)
     return min(low), max(high)
 
 
@@ -223,7 +234,9 @@ def example_images(
         focal_lengths = collator.focal_lengths([row], (pixel_values.shape[-2], pixel_values.shape[-1]))
         (predictions,) = finish(predict(model, pixel_values.to(model.device)), [targets], collator.processor, focal_lengths)
         found.append((row["image"], *({task: maps[task].cpu().numpy() for task in specs} for maps in (predictions, targets))))
-    limits = {task: common_limits([truths[task] for _, _, truths in found]) for task in specs}
+    limits = {
+        task: common_limits([truths[task] for _, _, truths in found], [predictions[task] for _, predictions, _ in found]) for task in specs
+    }
     keys = {task: common_key(spec, [maps[task] for _, *both in found for maps in both], limits[task]) for task, spec in specs.items()}
 
     def colored(maps: Mapping[str, np.ndarray]) -> dict[str, Image.Image]:
@@ -250,5 +263,6 @@ __all__ = [
     "per_class_tables",
     "results_table",
     "save_worst",
+    "tasks_without_label",
     "unmeasured_tasks",
 ]

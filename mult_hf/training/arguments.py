@@ -76,6 +76,7 @@ class ModelArguments:
     HELP_GROUPS: ClassVar[dict[str, str]] = {"model": "model"}
 
     model: str | None = flag(None, "directory or Hub id of a trained MulT to start from; a new model by default")
+    only_new_tasks: bool = flag(False, "with --model, train only the tasks that it lacks: everything else is kept, and frozen")
     backbone: str | None = flag(None, "directory, Hub id or timm name of a pretrained encoder; by default a new small Swin")
     embed_dim: int = flag(24, "channels of a new Swin's first stage")
     depths: list[int] = flag([2, 2, 2, 2], "blocks per stage of a new Swin")
@@ -106,6 +107,8 @@ class ModelArguments:
         of_a_new_model = ("decoder", *of_a_decoder, "drop_path_rate")
         check_mutually_exclusive(self, "model", ("backbone", *_NEW_SWIN, *of_a_new_model))
         check_mutually_exclusive(self, "backbone", _NEW_SWIN)
+        if self.only_new_tasks and self.model is None:
+            raise ValueError("--only_new_tasks is given without --model; a new model has new tasks only")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from datasets import Dataset, IterableDataset
@@ -57,6 +57,15 @@ class TrainingData:
     def sized_rows(self) -> Dataset:
         """Rows whose images are measured for the size of training images: all, or the first ones of streamed rows."""
         return self.baseline_rows if isinstance(self.training_rows, IterableDataset) else self.training_rows
+
+    def without_columns(self, names: Collection[str]) -> "TrainingData":
+        """The same without columns of tasks that the data are not to teach: their entries, which say how to decode them, are not used."""
+
+        def rest(rows: Any) -> Any:
+            return rows.remove_columns([name for name in rows.column_names or [] if name in names])
+
+        parts = ("training_rows", "validation_rows", "baseline_rows")
+        return replace(self, **{part: rest(getattr(self, part)) for part in parts}) if names else self
 
     @property
     def options(self) -> dict[str, Any]:

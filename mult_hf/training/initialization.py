@@ -48,10 +48,12 @@ def build_model(
         unlabelled: tasks without labels; they are left out, unless the trained model has them.
 
     Raises:
-        ValueError: if a trained model has a task of the same name with another meaning; only the classes may differ.
+        ValueError: if a trained model has a task of the same name with another meaning, of which only the classes may differ, or has
+            every task although only new ones are to be trained.
     """
     if arguments.model is not None:
-        return load_trained(arguments.model, specs, unlabelled)
+        load = load_with_new_tasks if arguments.only_new_tasks else load_trained
+        return load(arguments.model, specs, unlabelled)
     specs = without_unlabelled(specs, unlabelled)
     decoder: dict[str, Any] = {
         "tasks": list(specs.values()),
@@ -285,6 +287,41 @@ def load_trained(name_or_path: str, specs: Mapping[str, TaskSpec], unlabelled: C
     return model
 
 
+def load_with_new_tasks(
+    name_or_path: str, specs: Mapping[str, TaskSpec], unlabelled: Collection[str] = ()
+) -> MulTForMultiTaskDensePrediction:
+    """Load a trained model, add the tasks that it lacks, and freeze everything else, so that its own tasks predict as before.
+
+    Args:
+        name_or_path: of the model.
+        specs: the task entries of the data by name.
+        unlabelled: those without labels, which are not added.
+
+    Raises:
+        ValueError: if the model has every task with labels, a shared task has another kind, unit, axes or classes in the data, or the
+            model's weights are missing or not finite.
+    """
+    model = load_whole_model(name_or_path, to_train=True).float()
+    own = model.config.task_specs
+    for task in specs.keys() & own.keys():
+        if have_other_classes(own[task], specs[task]):
+            raise refusal(
+                f"{task}: {name_or_path} has {own[task].channels} classes and the data {specs[task].channels} different ones, and "
+                f"--only_new_tasks keeps its head; leave the task out by --tasks, or the flag"
+            )
+        check_compatible(own[task], specs[task])
+    new = without_unlabelled({task: spec for task, spec in specs.items() if task not in own}, set(unlabelled) - own.keys())
+    if not new:
+        raise refusal(
+            f"{name_or_path} has all tasks of the data, {', '.join(specs)}; leave out --only_new_tasks, or add a task to the data"
+        )
+    model.requires_grad_(False)
+    for spec in new.values():
+        model.add_task(spec)
+    print_once(f"only {', '.join(new)} is trained, from random weights; {', '.join(own)}, and the encoder, stay as in {name_or_path}")
+    return model
+
+
 def _learn_as_in(model: MulTForMultiTaskDensePrediction, spec: TaskSpec, name_or_path: str) -> None:
     """Replace the loss and the weight of a task by those of the data's entry: only together do they have a meaning."""
     own = model.config.task_specs[spec.name]
@@ -312,17 +349,15 @@ def without_unlabelled(specs: Mapping[str, TaskSpec], unlabelled: Collection[str
 
 
 def specs_of_model(model: MulTForMultiTaskDensePrediction, specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
-    """The data's entries for the processor of a model: with the activations and ranges that the model's heads have.
+    """Entries for the processor of a model: those of the data, with the activations and ranges that the model's heads have.
 
     Args:
-        model: a model with these tasks.
+        model: the model; its tasks that the data lack keep their own entries.
         specs: the data's entries by name.
     """
-    own = model.config.task_specs
     return {
-        task: replace(spec, activation=own[task].activation, value_range=own[task].value_range)
-        for task, spec in specs.items()
-        if task in own
+        task: replace(specs[task], activation=own.activation, value_range=own.value_range) if task in specs else own
+        for task, own in model.config.task_specs.items()
     }
 
 
@@ -371,6 +406,7 @@ __all__ = [
     "have_other_classes",
     "init_sincos_position_embeddings",
     "load_trained",
+    "load_with_new_tasks",
     "new_swin",
     "replace_head",
     "sincos_position_embedding",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mult_hf.evaluation.cards import card_template, eval_results, public_name, to_jsonable, write_card
-from mult_hf.evaluation.report import example_panel, results_table
+from mult_hf.evaluation.report import example_panel, results_table, tasks_without_label
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
@@ -67,7 +67,10 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
                     (directory / name).unlink(missing_ok=True)
         save_model(loop.accelerator, model, loop.processor, directory, loop.checkpoints)
     measured = loop.evaluate()
-    table = results_table({"MulT": measured.model, "constant baseline": measured.baseline})
+    unknown = tasks_without_label(measured.model)
+    table = results_table({"MulT": measured.model, "constant baseline": measured.baseline}, leave_out=unknown)
+    if unknown:
+        table += f"\n\nNot measured, because no validation row has a known label of it: {', '.join(unknown)}."
     loop.accelerator.print(table)
     numbers = {
         "model": measured.model.compute(),

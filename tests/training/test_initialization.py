@@ -11,6 +11,7 @@ from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpe
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import (
+    build_model,
     build_processor,
     init_sincos_position_embeddings,
     load_trained,
@@ -115,6 +116,29 @@ def test_a_trained_model_is_adapted_to_the_tasks_of_the_data(shallow_model, tmp_
     kept = {name: value for name, value in model.state_dict().items() if "principal_curvature" not in name}
     assert kept
     assert all(torch.equal(value, trained[name]) for name, value in kept.items())
+
+
+def test_only_new_tasks_have_gradients_on_request(shallow_model, tmp_path):
+    shallow_model(tasks=["depth", "normals"]).save_pretrained(tmp_path)
+    arguments = ModelArguments(model=str(tmp_path), only_new_tasks=True)
+    model = build_model(arguments, resolve_tasks(["edges2d", "depth", "reshading"]), 64, unlabelled=["reshading"])
+    assert model.task_names == ["depth", "normals", "edges2d"]
+    learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learnt == {name for name, _ in model.task_parameters("edges2d")}
+
+
+def test_only_new_tasks_needs_a_new_task_and_a_trained_model(shallow_model, tmp_path):
+    shallow_model(tasks=["depth", "segmentation"]).save_pretrained(tmp_path)
+    arguments = ModelArguments(model=str(tmp_path), only_new_tasks=True)
+    with pytest.raises(ValueError, match="has all tasks of the data, depth; leave out --only_new_tasks, or add a task to the data"):
+        build_model(arguments, resolve_tasks(["depth"]), 64)
+    with pytest.raises(ValueError, match="has all tasks of the data, depth, edges2d; leave out"):
+        build_model(arguments, resolve_tasks(["depth", "edges2d"]), 64, unlabelled=["edges2d"])
+    other_classes = resolve_tasks([{"name": "segmentation", "channels": 2, "class_names": ["a", "b"]}, "edges2d"])
+    with pytest.raises(ValueError, match="and the data 2 different ones, and --only_new_tasks keeps its head; leave the task out"):
+        build_model(arguments, other_classes, 64)
+    with pytest.raises(ValueError, match="--only_new_tasks is given without --model; a new model has new tasks only"):
+        ModelArguments(only_new_tasks=True)
 
 
 def test_a_trained_task_is_learnt_as_in_the_data_within_the_range_of_its_head(shallow_model, tmp_path, capsys):

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -15,7 +16,10 @@ from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
 from support.forked import run_script
 from support.tables import unpadded
-from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_map, log, same, train, write_data
+from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_map, log, same, train, weights, write_data
+
+DEFAULTS = ["--embed_dim", 24, "--depths", 2, 2, 2, 2, "--window_size", 8]
+"""Flags that a trained model replaces must have their defaults."""
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +88,29 @@ def test_a_task_without_a_column_is_unknown_and_changes_nothing_else(tmp_path, d
     """The card lists two tasks but the files contain one: for a model that has both, the other is unknown, its loss 0, its metric NaN."""
     trained = train(tmp_path / "trained", "--dataset", data)
     data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH, CURVATURE])
-    sizes = ["--embed_dim", 24, "--depths", 2, 2, 2, 2, "--window_size", 8]  # the defaults, which the model replaces
-    train(tmp_path / "model", "--dataset", data, "--eval_steps", 1, "--model", trained, *sizes)
+    train(tmp_path / "model", "--dataset", data, "--eval_steps", 1, "--model", trained, *DEFAULTS)
     numbers = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert np.isfinite(numbers["model"]["depth/rmse"])
     assert numbers["model"]["principal_curvature/mae"] is None
     assert set(log(tmp_path / "model", "loss/principal_curvature").values()) == {0.0}
     assert np.isfinite(numbers["gain_over_baseline"])  # of the task that is known
+
+
+def test_only_new_tasks_are_trained_on_request_and_the_others_predict_as_before(tmp_path, data, capsys):
+    """From data of the new task alone; the scale of the panel's colours is then that of the predictions."""
+    entries = [DEPTH, {"name": "edges2d"}]
+    old = train(tmp_path / "old", "--dataset", write_data(tmp_path / "data", {"depth": depth_map, "edges2d": depth_map}, entries))
+    new = train(tmp_path / "new", "--dataset", data, "--tasks", "principal_curvature", "--model", old, "--only_new_tasks", *DEFAULTS)
+    printed = capsys.readouterr().out
+    assert f"only principal_curvature is trained, from random weights; depth, edges2d, and the encoder, stay as in {old}" in printed
+    assert "Not measured, because no validation row has a known label of it: depth, edges2d.\n" in printed
+    assert "at which trained ones forget" not in printed, "new decoders are trained at the default rate"
+    before, after = weights(old), weights(new)
+    assert {name for name in after if name not in before} == {name for name in after if ".principal_curvature." in name}
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    image = PILImage.new("RGB", (80, 64), "gray")
+    one, other = (pipeline("multitask-vision", model=str(path))(image)["depth"]["prediction"] for path in (old, new))
+    torch.testing.assert_close(torch.as_tensor(other), torch.as_tensor(one))
 
 
 def test_a_new_model_has_no_task_without_a_column(tmp_path):
