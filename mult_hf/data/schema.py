@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, hf_hub_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from yaml import YAMLError
 
 from mult_hf.model.entry_fields import refusal
@@ -270,4 +271,12 @@ def _hub_card(repo_id: str, revision: str | None, token: str | None) -> str:
         return hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision, token=token)
     except (OSError, ValueError) as error:  # no network, no such repository, no card in it, or not a valid id
         place = f"{repo_id} is not a local directory{did_you_mean(repo_id)}"
-        raise ValueError(f"{place}, and the Hub gave no card for a data set of that id: {error}") from error
+        if isinstance(error, HFValidationError):
+            reason = "an id is a name or user/name"
+        elif isinstance(error, LocalEntryNotFoundError):
+            reason = "the Hub cannot be reached, and the card is not in the cache"
+        else:
+            reason = str(error)
+        raise ValueError(
+            f"{place}, and the Hub gave no card for a data set of that id: {reason}; give a directory that exists, or the id of a data set"
+        ) from error

@@ -42,8 +42,12 @@ def test_a_mistyped_directory_is_answered_with_the_one_that_may_be_meant(tmp_pat
     for mistyped, meant in (("my-room", "my-rooms"), ("./my_rooms", "my-rooms"), (f"{tmp_path}/myrooms", f"{tmp_path}/my-rooms")):
         with pytest.raises(ValueError, match=rf"{mistyped} is not a local directory \(did you mean {meant}\?\), and the Hub"):
             load_task_entries(mistyped)
-    with pytest.raises(ValueError, match="kitchen is not a local directory, and the Hub"):
+    with pytest.raises(
+        ValueError, match=r"kitchen is not a local directory, and the Hub .*: the Hub cannot be reached, and .*; give a directory"
+    ):
         load_task_entries("kitchen")
+    with pytest.raises(ValueError, match=r"a/b/c is not a local directory, and the Hub .*: an id is a name or user/name; give a directory"):
+        load_task_entries("a/b/c")
 
 
 def test_columns_that_would_get_the_name_of_another_keep_theirs():
