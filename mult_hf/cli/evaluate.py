@@ -10,7 +10,7 @@ The results do not depend on the number of processes. Predictions are measured a
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -149,8 +149,11 @@ class EvaluationArguments:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that differ from the defaults, for the model's card."""
-        views = {} if self.augmentation is None else {"flip": self.flip, "scales": self.scales}
-        return views if self.image_size is None else {**views, "image_size": self.image_size}
+        settings: dict[str, Any] = {} if self.augmentation is None else {"flip": self.flip, "scales": self.scales}
+        defaults = {field.name: field.default for field in fields(self)}
+        return settings | {
+            name: getattr(self, name) for name in ("image_size", "runtime", "dtype") if getattr(self, name) != defaults[name]
+        }
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from mult_hf.training.fields import flag
 from mult_hf.training.initialization import build_model, build_processor, specs_of_model, view_size
 from mult_hf.training.results import Provenance
 from mult_hf.training.run import depends_on_focal_length, train
+from mult_hf.training.weighting import OF_LOSSES
 
 from .arguments import parse_arguments
 
@@ -45,6 +46,11 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
     def __post_init__(self) -> None:
         for part in (DataArguments, ModelArguments, TrainingArguments):
             part.__post_init__(self)
+        if self.weighting not in OF_LOSSES and (self.only_new_tasks or self.encoder_learning_rate_factor == 0):
+            frozen = "--only_new_tasks" if self.only_new_tasks else "--encoder_learning_rate_factor 0"
+            raise ValueError(
+                f"--weighting {self.weighting} balances the encoder's gradients, and {frozen} freezes it; choose {', '.join(OF_LOSSES)}"
+            )
 
 
 def provenance(flags: TrainFlags, command: Sequence[str]) -> Provenance:

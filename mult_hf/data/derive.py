@@ -7,6 +7,8 @@ Coordinates: the centre of the top left pixel is at (0.5, 0.5), and the principa
 Camera axes are x right, y up, z towards the viewer.
 """
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -177,10 +179,20 @@ def _slope(inverse_depth: np.ndarray, axis: int) -> np.ndarray:
     return np.where(total > 0, slope, np.nan)
 
 
+def check_focal_length(focal: float) -> None:
+    """Refuse what is no focal length in pixels.
+
+    Raises:
+        ValueError: if it is not positive, or not finite.
+    """
+    if not 0 < focal < math.inf:
+        kind = "finite" if focal == math.inf else "positive"
+        raise ValueError(f"focal length {focal} is not {kind}; give it in pixels, for example width / 2 for a 90 degree field of view")
+
+
 def _ray_slopes(size: tuple[int, int], focal: float, principal_point: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
     """Slopes of each pixel's ray to the right and downwards, per unit of depth: two maps (height, width)."""
-    if not focal > 0:
-        raise ValueError(f"focal length {focal} is not positive; give it in pixels, for example width / 2 for a 90 degree field of view")
+    check_focal_length(focal)
     height, width = size
     centre_x, centre_y = principal_point if principal_point is not None else (width / 2, height / 2)
     right, down = np.meshgrid((np.arange(width) + 0.5 - centre_x) / focal, (np.arange(height) + 0.5 - centre_y) / focal)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mult_hf.data.derive import check_focal_length
 from mult_hf.data.schema import CARD_KEY, FOCAL_LENGTH, card_header
 from mult_hf.metrics import MultiTaskMetrics
 from mult_hf.metrics.statistics import angle_between
@@ -132,7 +133,11 @@ def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
 
     Returns:
         `np.ndarray`: (pixels,) angles in degrees, where both normals are known.
+
+    Raises:
+        ValueError: if the focal length is not positive, or not finite.
     """
+    check_focal_length(focal)  # not half of it
     height, width = (side // 2 * 2 for side in depth.shape)
     halves = []
     for start in (0, 1):
@@ -143,13 +148,14 @@ def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
 
 
 def noise_floor(rows: Sequence[Mapping[str, Any]] | RowsWithNormals, depth: TaskSpec) -> float | None:
-    """The median of [`noise_of_normals`] over all rows, in degrees; None if no row has depth and focal length.
+    """The median of [`noise_of_normals`] over all rows, in degrees; None if no row has enough depth and a focal length.
 
     A model that predicts the true normals has about this median angle when it is compared with normals from such depth.
     """
     found = (depth_and_focal_length(rows[number], depth) for number in range(len(rows)))
     angles = [noise_of_normals(*each) for each in found if each is not None]
-    return float(np.median(np.concatenate(angles))) if angles else None
+    pooled_angles = np.concatenate([np.empty(0), *angles])
+    return float(np.median(pooled_angles)) if len(pooled_angles) else None
 
 
 def pooled(evaluations: Sequence[Evaluation]) -> MultiTaskMetrics:

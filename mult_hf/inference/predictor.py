@@ -105,7 +105,10 @@ def _undo_view(prediction: Tensor, spec: TaskSpec, size: tuple[int, int], mirror
 
 
 def from_average(average: Tensor, spec: TaskSpec) -> Tensor:
-    """Convert a mean of results of [`to_average`] back to a prediction: log-probabilities for classes, vectors of unit length."""
+    """Convert a mean of results of [`to_average`] back to a prediction: log-probabilities for classes, vectors of unit length.
+
+    The mean, which may be large, is overwritten.
+    """
     if spec.is_classification:
-        return average.clamp(min=torch.finfo(average.dtype).tiny).log_()  # a finite logarithm, so that it can be interpolated
+        return average.clamp_(min=torch.finfo(average.dtype).tiny).log_()  # a finite logarithm, so that it can be interpolated
     return from_means(average, spec, channel_axis=1)

@@ -203,6 +203,8 @@ class MulTModel(MulTPreTrainedModel):
         """
         _refuse_unknown_keywords(kwargs)
         compile_once_per_size(pixel_values)
+        if self.training and not torch.compiler.is_compiling():
+            keep_frozen_statistics(self.backbone)  # it may have been frozen, or wrapped by PEFT, after `train()`
         tasks = self.requested_tasks(tasks)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         stages: Any = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states

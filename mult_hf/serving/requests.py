@@ -48,7 +48,8 @@ class HttpError(Exception):
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, message)
-        self.status, self.message, self.headers = status, " ".join(message.split()), dict(headers or {})
+        message = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()  # half a character, as in JSON's "\\ud800"
+        self.status, self.message, self.headers = status, message, dict(headers or {})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import psutil
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import PartialState
+from accelerate.utils import broadcast
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -90,6 +91,22 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> MulTForMultiTaskD
     return whole.to(accelerator.device)
 
 
+@torch.no_grad()
+def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
+    """Give every process the running statistics of the first one, which are saved, so that all measure the same model.
+
+    Each process has its own, of its own images. `DistributedDataParallel` shares them before a forward pass only, not after the last step.
+
+    Args:
+        accelerator: the processes.
+        module: a model without sharded buffers.
+    """
+    if accelerator.num_processes > 1:
+        for name, buffer in module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(broadcast(buffer.clone()))
+
+
 def check_whole_parameters(accelerator: Accelerator, module: nn.Module, *, average: bool) -> None:
     """Refuse to save or average partitioned weights as if they were complete.
 
@@ -134,6 +151,7 @@ __all__ = [
     "make_accelerator",
     "peak_memory",
     "print_once",
+    "share_statistics",
     "use_fsdp_on_cpu",
     "whole_model",
 ]

@@ -318,7 +318,8 @@ def load_with_new_tasks(
     model.requires_grad_(False)
     for spec in new.values():
         model.add_task(spec)
-    print_once(f"only {', '.join(new)} is trained, from random weights; {', '.join(own)}, and the encoder, stay as in {name_or_path}")
+    what = f"{', '.join(new)} {'is' if len(new) == 1 else 'are'}"
+    print_once(f"only {what} trained, from random weights; {', '.join(own)}, and the encoder, stay as in {name_or_path}")
     return model
 
 

@@ -31,7 +31,7 @@ from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
 from .averaging import WeightAverage
 from .batches import StreamedBatches, TrainingBatch, make_batches
 from .checkpoints import describing_write_errors, list_checkpoints, save_checkpoint
-from .distributed import check_whole_parameters, whole_model
+from .distributed import check_whole_parameters, share_statistics, whole_model
 from .fields import json_object
 from .fingerprint import describe_data, describe_entries
 from .optimization import learning_rate_schedule, make_optimizer, parameter_groups
@@ -349,7 +349,9 @@ class TrainingLoop:
     def final_weights(self) -> Iterator[MulTForMultiTaskDensePrediction]:
         """The model to evaluate and save: unsharded, in evaluation mode, with averaged weights if there are any."""
         with nullcontext() if self.average is None else self.average.in_place():
-            yield whole_model(self.accelerator, self.model).eval()
+            module = whole_model(self.accelerator, self.model).eval()
+            share_statistics(self.accelerator, module)
+            yield module
         self.model.train()
 
 

@@ -328,6 +328,15 @@ def test_the_card_gets_the_results_with_the_settings_they_hold_for(save_model, d
     assert {(each.dataset_name, each.dataset_split) for each in card.data.eval_results} == {("views", "test")}
 
 
+def test_results_of_other_numbers_and_runtimes_are_entries_of_their_own(save_model, data, run):
+    model = save_model()
+    for flags in ((), ("--dtype", "bfloat16"), ("--image_size", "32")):
+        run(model, data, "--update_card", *flags)
+    card = ModelCard.load(model / "README.md")
+    of_depth = [each.metric_args for each in card.data.eval_results if each.metric_name == "depth/rmse"]
+    assert of_depth == [None, {"dtype": "bfloat16"}, {"image_size": [32]}]
+
+
 # --- refusals
 
 

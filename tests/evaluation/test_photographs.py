@@ -93,6 +93,18 @@ def test_the_noise_is_that_of_normals_at_half_resolution(deviation):
     assert noise_floor([row(None)], DEPTH) is None
 
 
+def test_depth_that_is_too_sparse_for_normals_has_no_noise_floor():
+    sparse = wall()
+    sparse[1::2] = np.nan
+    assert noise_floor([row(sparse)], DEPTH) is None
+
+
+@pytest.mark.parametrize(("focal", "kind"), [(-5.0, "positive"), (0.0, "positive"), (np.nan, "positive"), (np.inf, "finite")])
+def test_a_focal_length_that_is_none_is_refused_as_it_was_given(focal, kind):
+    with pytest.raises(ValueError, match=rf"focal length {focal} is not {kind}; give it in pixels"):
+        noise_of_normals(wall(), focal)
+
+
 def test_a_directory_of_data_sets_is_told_from_a_data_set(tmp_path):
     card = "---\nmult_tasks: [depth]\n---\nImages.\n"
     for name in ("office", "kitchen", "notes"):

@@ -5,7 +5,7 @@ import torch
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
 from support.batches import assert_same_predictions, labels_for, pixels
-from support.models import BACKBONES
+from support.models import BACKBONES, SMALL_RESNET
 
 
 def test_adapters_train_behind_checkpointed_frozen_layers(tiny_model):
@@ -61,6 +61,23 @@ def test_all_heads_are_trained_in_full_together_with_adapters(tiny_model, tmp_pa
     adapted.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(tiny_model(tasks=["depth", "normals"]), tmp_path)
     assert_same_predictions(loaded(pixel_values=pixels()).predictions, changed)
+
+
+def test_adapters_predict_the_same_after_loading_whenever_the_encoder_was_frozen(tiny_model, tmp_path):
+    """Adapters do not save the running statistics of batch normalisation, so training must not change them."""
+    peft = pytest.importorskip("peft")
+    settings = {"backbone_config": dict(SMALL_RESNET), "tasks": ["depth"]}
+    adapted = peft.get_peft_model(
+        tiny_model(**settings).train(), peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["heads"])
+    )
+    optimizer = torch.optim.SGD([parameter for parameter in adapted.parameters() if parameter.requires_grad], lr=0.1)
+    for _ in range(3):
+        adapted(pixel_values=10 * pixels() + 3, labels={"depth": torch.rand(2, 1, 64, 64)}).loss.backward()
+        optimizer.step()
+    trained = adapted.eval()(pixel_values=pixels()).predictions
+    adapted.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(tiny_model(**settings), tmp_path).eval()
+    assert_same_predictions(loaded(pixel_values=pixels()).predictions, trained)
 
 
 def test_a_task_is_added_before_a_library_wraps_the_heads(tiny_model):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import zipfile
 import zlib
 
@@ -138,6 +139,11 @@ def test_the_page_of_tasks_has_the_limits(serve):
         ({"files": {"image": ("a.png", SMALL)}, "data": {"tasks": "depth"}, "params": {"tasks": "depth"}}, 422, "the URL set tasks; give"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 422, "the body is not JSON"),
         ({"content": b"[" * 3000, "headers": {"content-type": "application/json"}}, 422, "the body is not JSON"),
+        (
+            {"content": json.dumps({"image": base64_of(SMALL), "\ud800": 1}), "headers": {"content-type": "application/json"}},
+            422,
+            "\\ud800 cannot be set; the options are tasks",
+        ),
         ({"json": []}, 422, "not a JSON object with the key `image`"),
         ({"json": {"image": 3}}, 422, "not a JSON object with the key `image`"),
         ({"json": {"image": "http://127.0.0.1/a.png"}}, 422, "`image` is not base64: 'http://127.0.0.1/a.png'"),

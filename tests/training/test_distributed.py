@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import DistributedType
+from accelerate import Accelerator, DistributedType
 
 from mult_hf import MulTForMultiTaskDensePrediction
-from mult_hf.training.distributed import configure_deepspeed, whole_model
+from mult_hf.training.distributed import configure_deepspeed, share_statistics, whole_model
+from support.forked import run_together
 
 
 def test_an_unsharded_copy_of_a_sharded_model_draws_no_random_numbers(tiny_model):
@@ -22,6 +23,23 @@ def test_an_unsharded_copy_of_a_sharded_model_draws_no_random_numbers(tiny_model
     assert all(torch.equal(value, copy.state_dict()[name]) for name, value in model.state_dict().items())
     MulTForMultiTaskDensePrediction(model.config)
     assert not torch.equal(before, torch.get_rng_state())
+
+
+def change_and_share():
+    """In each process: other statistics, then those of the first process, and the weights of its own."""
+    accelerator = Accelerator(cpu=True)
+    model = torch.nn.BatchNorm1d(2)
+    own = float(accelerator.process_index + 1)
+    torch.nn.init.constant_(model.weight, own)
+    model.running_mean.fill_(own)
+    share_statistics(accelerator, model)
+    return 0 if (model.running_mean.tolist(), model.weight.tolist()) == ([1.0, 1.0], [own, own]) else 3
+
+
+def test_all_processes_measure_the_running_statistics_that_are_saved(tmp_path):
+    """Those of the first process; `DistributedDataParallel` shares them before each step, but not after the last one."""
+    printed, statuses = run_together(change_and_share, output=tmp_path / "output.txt", environment={"ACCELERATE_USE_CPU": "true"})
+    assert statuses == [0, 0], printed
 
 
 def test_deepspeed_gets_the_batch_size_and_the_gradient_limit():

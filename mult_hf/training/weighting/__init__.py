@@ -35,6 +35,9 @@ WEIGHTINGS: dict[str, Callable[..., TaskWeighting]] = {
 }
 """Task weightings by name, called with (name, specs, model, **options)."""
 
+OF_LOSSES = ("fixed", "uncertainty", "dwa")
+"""Those that need no gradient of the encoder."""
+
 
 def weighting_options(name: str) -> dict[str, Any]:
     """The options of a task weighting, with their defaults.
@@ -70,6 +73,7 @@ def make_weighting(name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *
 
 
 __all__ = [
+    "OF_LOSSES",
     "WEIGHTINGS",
     "DynamicWeightAveraging",
     "GradNormWeighting",
