@@ -1,9 +1,9 @@
-"""Make the table of which tasks help each other: every pair of tasks in one network, against one network per task.
+"""Make the tables of which tasks help each other: pairs and larger groups of tasks in one network, against one network per task.
 
-    python -m examples.study.pairs --pairs examples/study/results/pairs --page docs/evidence.md
+    python -m examples.study.pairs --page docs/evidence.md
 
-All networks are compared at the learning rate of the pairs, on the validation rooms. The table replaces what stands between the
-page's lines `<!-- generated: pairs -->` and `<!-- end -->`.
+All networks are compared at the learning rate of the pairs, on the validation rooms. The tables replace what stands between the
+page's lines `<!-- generated: pairs -->` or `<!-- generated: groups -->` and `<!-- end -->`.
 """
 
 import json
@@ -27,11 +27,12 @@ ALL_TASKS = "MulT with skip"
 
 @dataclass
 class PairsArguments:
-    """Where results lie, and where the table goes."""
+    """Where results lie, and where the tables go."""
 
     pairs: Path = command_line.flag(HERE / "results/pairs", "directory of the JSON files of the pairs")
+    groups: Path = command_line.flag(HERE / "results/groups", "directory of the JSON files of the groups of three and more tasks")
     main_table: Path = command_line.flag(HERE / "results/main_table", "directory of the JSON files of the main table")
-    page: Path | None = command_line.flag(None, "page whose table is replaced; printed by default")
+    page: Path | None = command_line.flag(None, "page whose tables are replaced; printed by default")
 
 
 def read_networks(directory: Path) -> list[dict[str, Any]]:
@@ -58,6 +59,25 @@ def cell(differences: np.ndarray) -> str:
     return f"**{text}**" if abs(np.sign(differences).sum()) == len(differences) else text
 
 
+def common_rate(networks: Sequence[Mapping[str, Any]]) -> str:
+    """The only learning rate of some networks.
+
+    Raises:
+        ValueError: if they have several.
+    """
+    rates = sorted({rate for network in networks for rate in network["learning_rates"]})
+    if len(rates) != 1:
+        raise ValueError(f"the networks have the learning rates {rates}; they are compared at one")
+    return rates[0]
+
+
+def references(others: Sequence[Mapping[str, Any]], rate: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Metrics on the validation rooms of the single-task networks, and of the network of all tasks, from the results of the main table."""
+    alone = {metric: values for each in others if each["row"] == REFERENCE for metric, values in validation(each, rate).items()}
+    (together,) = (validation(each, rate) for each in others if each["row"] == ALL_TASKS)
+    return alone, together
+
+
 def pair_table(pairs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: one row per measured task, one column per partner.
 
@@ -68,12 +88,9 @@ def pair_table(pairs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str,
     Raises:
         ValueError: if the pairs have several learning rates.
     """
-    rates = sorted({rate for network in pairs for rate in network["learning_rates"]})
-    if len(rates) != 1:
-        raise ValueError(f"the pairs have the learning rates {rates}; they are compared at one")
-    alone = {metric: values for each in others if each["row"] == REFERENCE for metric, values in validation(each, rates[0]).items()}
-    (together,) = (validation(each, rates[0]) for each in others if each["row"] == ALL_TASKS)
-    measured = {tuple(network["flags"]["tasks"]): validation(network, rates[0]) for network in pairs}
+    rate = common_rate(pairs)
+    alone, together = references(others, rate)
+    measured = {tuple(network["flags"]["tasks"]): validation(network, rate) for network in pairs}
     tasks, lines = list(together), []
     for metric in tasks:
         by_partner = {}
@@ -86,14 +103,44 @@ def pair_table(pairs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str,
     return markdown_table(["task", *(f"with {metric.split('/')[0]}" for metric in tasks), "with all five"], lines)
 
 
+def group_table(groups: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: one row per group of tasks, fewest tasks first, and one for all tasks; one column per measured task.
+
+    Args:
+        groups: results of networks of any number of tasks, with one learning rate.
+        others: results of the main table.
+
+    Raises:
+        ValueError: if the groups have several learning rates.
+    """
+    rate = common_rate(groups)
+    alone, together = references(others, rate)
+    smallest_first = sorted(groups, key=lambda network: (len(network["flags"]["tasks"]), network["row"]))
+    rows = {network["row"]: validation(network, rate) for network in smallest_first} | {f"all {len(together)}": together}
+    lines = [
+        [
+            name,
+            str(len(values)),
+            *(cell(percent_better(metric, values[metric], alone[metric])) if metric in values else "-" for metric in together),
+        ]
+        for name, values in rows.items()
+    ]
+    return markdown_table(["tasks in one network", "number", *(metric.split("/")[0] for metric in together)], lines)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the table as the command line says."""
+    """Make the tables as the command line says."""
     arguments = command_line.parse_arguments(PairsArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    table = pair_table(read_networks(arguments.pairs), read_networks(arguments.main_table))
-    if arguments.page is None:
-        print(table)
-    else:
-        arguments.page.write_text(with_part(arguments.page.read_text(), "pairs", table))
+    others = read_networks(arguments.main_table)
+    tables = {
+        "pairs": pair_table(read_networks(arguments.pairs), others),
+        "groups": group_table(read_networks(arguments.groups), others),
+    }
+    for name, table in tables.items():
+        if arguments.page is None:
+            print(table, end="\n\n")
+        else:
+            arguments.page.write_text(with_part(arguments.page.read_text(), name, table))
 
 
 if __name__ == "__main__":

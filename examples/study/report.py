@@ -32,7 +32,7 @@ RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
 PLAN = HERE / "ablations/wide_rates.yaml"
-OF_OTHERS = ("pairs", "few_labels")
+OF_OTHERS = ("pairs", "groups", "few_labels")
 """Generated parts of the page that other scripts make: pairs.py and few_labels_report.py."""
 
 REFERENCE = "single-task with skip"

@@ -1,10 +1,10 @@
-"""The table of pairs compares each task with its own network, at one learning rate and seed by seed."""
+"""The tables of pairs and groups compare each task with its own network, at one learning rate and seed by seed."""
 
 import json
 
 import pytest
 
-from examples.study.pairs import main, pair_table, read_networks
+from examples.study.pairs import group_table, main, pair_table, read_networks
 from examples.study.report import HERE, with_part
 from support.tables import unpadded
 
@@ -36,21 +36,44 @@ def test_pairs_with_several_learning_rates_are_refused():
         pair_table([PAIR, network("depth and normals", {"depth/rmse": [1.0, 1.0]}, ["depth", "normals"], rate="0.001")], OTHERS)
 
 
-def test_the_published_table_is_that_of_the_committed_results():
+def test_groups_stand_smallest_first_and_lack_the_tasks_that_they_do_not_have():
+    three = network("all three", {"depth/rmse": [1.0, 1.0], "segmentation/mean_iou": [0.5, 0.5], "normals/mean_angle": [18.0, 18.0]}, "abc")
+    _, _, *lines = unpadded(group_table([three, PAIR], OTHERS)).splitlines()
+    assert lines == [
+        "| depth and segmentation | 2 | **+15.0 ± 7.1** | **+15.0 ± 7.1** | - |",
+        "| all three | 3 | +25.0 ± 35.4 | +0.0 ± 0.0 | **+10.0 ± 0.0** |",
+        "| all 3 | 3 | **+10.0 ± 0.0** | +0.0 ± 28.3 | **-10.0 ± 0.0** |",
+    ]
+
+
+def test_groups_with_several_learning_rates_are_refused():
+    with pytest.raises(ValueError, match=r"learning rates \['0.001', '0.004'\]; they are compared at one"):
+        group_table([PAIR, network("depth and normals", {"depth/rmse": [1.0, 1.0]}, ["depth", "normals"], rate="0.001")], OTHERS)
+
+
+@pytest.mark.parametrize(("part", "table"), [("pairs", pair_table), ("groups", group_table)])
+def test_the_published_tables_are_those_of_the_committed_results(part, table):
     page = (HERE.parents[1] / "docs/evidence.md").read_text()
-    table = pair_table(read_networks(HERE / "results/pairs"), read_networks(HERE / "results/main_table"))
-    assert with_part(page, "pairs", table) == page
+    assert with_part(page, part, table(read_networks(HERE / "results" / part), read_networks(HERE / "results/main_table"))) == page
 
 
-def test_the_table_goes_into_its_place_in_the_page(tmp_path):
-    for directory, networks in {"pairs": [PAIR], "main": OTHERS}.items():
+def test_the_tables_go_into_their_places_in_the_page(tmp_path):
+    for directory, networks in {"pairs": [PAIR], "groups": [PAIR], "main": OTHERS}.items():
         (tmp_path / directory).mkdir()
         for number, each in enumerate(networks):
             (tmp_path / directory / f"{number}.json").write_text(json.dumps(each))
     (tmp_path / "main/seconds.json").write_text("{}")
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- generated: pairs -->\nold\n<!-- end -->\nafter\n")
-    main(["--pairs", str(tmp_path / "pairs"), "--main_table", str(tmp_path / "main"), "--page", str(page)])
-    assert page.read_text().startswith("before\n<!-- generated: pairs -->\n| task")
-    assert page.read_text().endswith("|\n<!-- end -->\nafter\n")
+    page.write_text("before\n<!-- generated: pairs -->\nold\n<!-- end -->\nbetween\n<!-- generated: groups -->\nold\n<!-- end -->\nafter\n")
+    main(
+        [
+            *("--pairs", str(tmp_path / "pairs"), "--groups", str(tmp_path / "groups"), "--main_table", str(tmp_path / "main")),
+            "--page",
+            str(page),
+        ]
+    )
+    before, between = page.read_text().split("|\n<!-- end -->\nbetween\n")
+    assert before.startswith("before\n<!-- generated: pairs -->\n| task  ")
+    assert between.startswith("<!-- generated: groups -->\n| tasks in one network ")
+    assert between.endswith("|\n<!-- end -->\nafter\n")
     assert "old" not in page.read_text()
