@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **data.options,
     )
     for mistake in data.mistakes:  # hours later, what was printed before the first step is far above
-        print_once(f"do not trust these results before you have looked: {mistake}")
+        print_once(f"check the data before you trust these results: {mistake}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mult_hf.data.derive import check_focal_length
 from mult_hf.data.schema import CARD_KEY, FOCAL_LENGTH, card_header
 from mult_hf.metrics import MultiTaskMetrics
 from mult_hf.metrics.statistics import angle_between
@@ -137,6 +136,8 @@ def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
     Raises:
         ValueError: if the focal length is not positive, or not finite.
     """
+    from mult_hf.data.derive import check_focal_length  # which needs the extra `data`
+
     check_focal_length(focal)  # not half of it
     height, width = (side // 2 * 2 for side in depth.shape)
     halves = []

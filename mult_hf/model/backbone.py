@@ -83,7 +83,8 @@ def keep_frozen_statistics(backbone: nn.Module) -> None:
     """Put batch normalisation into evaluation mode where its weights are frozen.
 
     In training mode every batch would change its running statistics, and with them the predictions of all tasks, although nothing is
-    trained; and adapters do not save them. Where it has no weights, it counts as frozen if the whole encoder is.
+    trained; and adapters do not save them. Where it has no weights, it counts as frozen if the whole encoder is. When weights are
+    trainable again, the next `train()` puts it back.
 
     Args:
         backbone: the encoder.

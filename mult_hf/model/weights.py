@@ -77,7 +77,7 @@ def _keep(model: nn.Module, kept: str, samples: dict[str, Tensor | None]) -> Non
 def forget_task(model: nn.Module, task: str) -> None:
     """Remember nothing of a task, which was removed."""
     for kept in KEPT:
-        _keep(model, kept, {name: sample for name, sample in vars(model).get(kept, {}).items() if _task_of(name) != task})
+        _keep(model, kept, {name: sample for name, sample in vars(model).get(kept, {}).items() if task_of_weight(name) != task})
 
 
 def remember_new_task(model: nn.Module, names: Iterable[str], task: str, copied_from: str | None) -> None:
@@ -120,7 +120,7 @@ def fresh_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None,
     by_task: dict[str, list[str]] = defaultdict(list)
     for name in remembered:
         if name in found:
-            by_task[_task_of(name)].append(name)
+            by_task[task_of_weight(name)].append(name)
     return [name for names in by_task.values() if all(_is_same(found[each], remembered[each]) for each in names) for name in names]
 
 
@@ -163,7 +163,7 @@ def check_weights(model: nn.Module, *, to_train: bool = False) -> None:
         )
 
 
-def _task_of(name: str) -> str:
+def task_of_weight(name: str) -> str:
     """The task that a weight belongs to; empty for those of the encoder."""
     _, _, rest = f".{name}".partition(".tasks.")
     return rest.partition(".")[0]
@@ -213,5 +213,6 @@ __all__ = [
     "listing_fresh_weights",
     "remember_fresh_weights",
     "remember_new_task",
+    "task_of_weight",
     "untrained_in",
 ]

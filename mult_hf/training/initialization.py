@@ -23,7 +23,7 @@ from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.images import open_image
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
-from mult_hf.model.weights import copy_fresh_weights
+from mult_hf.model.weights import copy_fresh_weights, fresh_weights, task_of_weight
 
 from .arguments import ModelArguments
 from .distributed import print_once
@@ -292,6 +292,8 @@ def load_with_new_tasks(
 ) -> MulTForMultiTaskDensePrediction:
     """Load a trained model, add the tasks that it lacks, and freeze everything else, so that its own tasks predict as before.
 
+    Tasks that it has, but that were never trained, count as new.
+
     Args:
         name_or_path: of the model.
         specs: the task entries of the data by name.
@@ -307,17 +309,22 @@ def load_with_new_tasks(
         if have_other_classes(own[task], specs[task]):
             raise refusal(
                 f"{task}: {name_or_path} has {own[task].channels} classes and the data {specs[task].channels} different ones, and "
-                f"--only_new_tasks keeps its head; leave the task out by --tasks, or the flag"
+                f"--only_new_tasks keeps its head; name other tasks by --tasks, or leave out --only_new_tasks"
             )
         check_compatible(own[task], specs[task])
-    new = without_unlabelled({task: spec for task, spec in specs.items() if task not in own}, set(unlabelled) - own.keys())
+    untrained = {task_of_weight(name) for name in fresh_weights(model, new=True)}
+    wanted = {task: spec for task, spec in specs.items() if task not in own or task in untrained}
+    new = without_unlabelled(wanted, [task for task in wanted if task in unlabelled])
     if not new:
-        raise refusal(
-            f"{name_or_path} has all tasks of the data, {', '.join(specs)}; leave out --only_new_tasks, or add a task to the data"
-        )
+        labelled = ", ".join(task for task in specs if task not in unlabelled)
+        raise refusal(f"{name_or_path} has all tasks of the data, {labelled}; leave out --only_new_tasks, or add a task to the data")
     model.requires_grad_(False)
-    for spec in new.values():
-        model.add_task(spec)
+    for task, spec in new.items():
+        if task not in own:
+            model.add_task(spec)
+        for _, parameter in model.task_parameters(task):  # also of a task that was added before, and never trained
+            parameter.requires_grad_(True)
+    own = {task: spec for task, spec in own.items() if task not in new}
     what = f"{', '.join(new)} {'is' if len(new) == 1 else 'are'}"
     print_once(f"only {what} trained, from random weights; {', '.join(own)}, and the encoder, stay as in {name_or_path}")
     return model

@@ -70,7 +70,9 @@ class Progress:
         if sorted(state) != sorted(expected):
             raise refusal(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
         saved = state["arguments"]
-        other = {name: (saved.get(name), value) for name, value in self.arguments.items() if saved.get(name) != value}
+        unused = ("False", "None")  # of a flag that the version of the checkpoint did not have
+        given = {name: value for name, value in self.arguments.items() if name in saved or value not in unused}
+        other = {name: (saved.get(name), value) for name, value in given.items() if saved.get(name) != value}
         if other:
             message = ", ".join(f"--{name} was {old} and is {new}" for name, (old, new) in other.items())
             longer = " (the learning rates of all steps depend on --max_steps)" if "max_steps" in other else ""

@@ -1,6 +1,7 @@
 """A training run from start to end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 from huggingface_hub import HfApi
+from torch.nn import Parameter
 
 from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.inference.directory_lock import exclusive_run
@@ -88,9 +90,20 @@ def train(
         check_colormap(spec)  # needed only by the panel at the end; activations and metrics are checked where they are built
     missing = missing_columns(training_rows.column_names or [], specs)
     accelerator = make_accelerator(arguments)
-    with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process), _trainable_afterwards(trainable):
         loop = partial(TrainingLoop, tasks_by_source=tasks_by_source, baseline_rows=baseline_rows, contents=contents)
         return _train(accelerator, model, processor, training_rows, validation_rows, arguments, provenance, missing, loop)
+
+
+@contextmanager
+def _trainable_afterwards(parameters: Iterable[Parameter]) -> Iterator[None]:
+    """Let parameters be trained again after a block, in which an encoder with a learning rate of zero is frozen."""
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _train(

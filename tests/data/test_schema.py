@@ -46,7 +46,10 @@ def test_a_mistyped_directory_is_answered_with_the_one_that_may_be_meant(tmp_pat
         ValueError, match=r"kitchen is not a local directory, and the Hub .*: the Hub cannot be reached, and .*; give a directory"
     ):
         load_task_entries("kitchen")
-    with pytest.raises(ValueError, match=r"a/b/c is not a local directory, and the Hub .*: an id is a name or user/name; give a directory"):
+    with pytest.raises(
+        ValueError,
+        match=r"a/b/c is not a local directory, and the Hub .*: this cannot be one, which is a name or user/name; give a directory",
+    ):
         load_task_entries("a/b/c")
 
 

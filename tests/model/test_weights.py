@@ -133,7 +133,7 @@ def test_a_checkpoints_own_list_counts_where_the_configuration_is_another_ones(c
     of_complete, of_lacking = (MulTConfig.from_pretrained(tmp_path / name) for name in ("complete", "lacking"))
     for loading in (load, AutoModel.from_pretrained):
         assert not fresh_weights(loading(tmp_path / "complete", config=of_lacking))
-        assert fresh_weights(load(tmp_path / "lacking", config=of_complete)) == [HEAD]
+        assert fresh_weights(loading(tmp_path / "lacking", config=of_complete)) == [HEAD]
     loaded = load(tmp_path / "lacking")
     with pytest.raises(ValueError, match="lacks 1 trained weights"):
         check_weights(load(tmp_path / "lacking", config=loaded.config))

@@ -62,7 +62,7 @@ def test_the_checker_is_named_where_something_looks_wrong(tmp_path, capsys):
 def test_what_looks_wrong_is_repeated_below_the_results(tmp_path, capsys):
     directory = made(tmp_path / "set", inverted)
     train(tmp_path / "run", "--dataset", directory, "--validation_split", "train", "--tasks", "depth", "--image_size", 32)
-    results, repeated = capsys.readouterr().out.split("do not trust these results before you have looked: ")
+    results, repeated = capsys.readouterr().out.split("check the data before you trust these results: ")
     assert "| constant baseline" in results
     assert repeated.startswith(f"{directory}, train, looks wrong: depth: ")
 

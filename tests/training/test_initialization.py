@@ -127,15 +127,25 @@ def test_only_new_tasks_have_gradients_on_request(shallow_model, tmp_path):
     assert learnt == {name for name, _ in model.task_parameters("edges2d")}
 
 
+def test_a_task_that_was_added_and_never_trained_is_new(shallow_model, tmp_path):
+    shallow_model(tasks=["depth"]).save_pretrained(tmp_path / "old")
+    model = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "old")
+    model.add_task("edges2d")
+    model.save_pretrained(tmp_path / "added")
+    model = build_model(ModelArguments(model=str(tmp_path / "added"), only_new_tasks=True), resolve_tasks(["edges2d"]), 64)
+    learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learnt == {name for name, _ in model.task_parameters("edges2d")}
+
+
 def test_only_new_tasks_needs_a_new_task_and_a_trained_model(shallow_model, tmp_path):
     shallow_model(tasks=["depth", "segmentation"]).save_pretrained(tmp_path)
     arguments = ModelArguments(model=str(tmp_path), only_new_tasks=True)
     with pytest.raises(ValueError, match="has all tasks of the data, depth; leave out --only_new_tasks, or add a task to the data"):
         build_model(arguments, resolve_tasks(["depth"]), 64)
-    with pytest.raises(ValueError, match="has all tasks of the data, depth, edges2d; leave out"):
+    with pytest.raises(ValueError, match="has all tasks of the data, depth; leave out --only"):
         build_model(arguments, resolve_tasks(["depth", "edges2d"]), 64, unlabelled=["edges2d"])
     other_classes = resolve_tasks([{"name": "segmentation", "channels": 2, "class_names": ["a", "b"]}, "edges2d"])
-    with pytest.raises(ValueError, match="and the data 2 different ones, and --only_new_tasks keeps its head; leave the task out"):
+    with pytest.raises(ValueError, match="and the data 2 different ones, and --only_new_tasks keeps its head; name other tasks by --tasks"):
         build_model(arguments, other_classes, 64)
     with pytest.raises(ValueError, match="--only_new_tasks is given without --model; a new model has new tasks only"):
         ModelArguments(only_new_tasks=True)

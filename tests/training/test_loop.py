@@ -46,6 +46,7 @@ def test_a_rate_of_zero_keeps_the_encoders_batch_statistics_too(tmp_path, data):
     after = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).mult.backbone.state_dict()
     assert any("running" in name for name in before), "premise: it has some"
     assert [name for name in before if not torch.equal(after[name], before[name])] == []
+    assert all(parameter.requires_grad for parameter in model.parameters()), "a second training may change it"
 
 
 def norms_after_clipping(monkeypatch, output_dir, *flags):
@@ -224,7 +225,9 @@ def test_checkpoints_and_results_list_a_task_that_was_added_and_never_trained(tm
     train_model(
         model, processor, rows, rows, TrainingArguments(output_dir=tmp_path, max_steps=2, batch_size=2, panel_rows=1, cpu_threads=1)
     )
-    for directory in (tmp_path, *list_checkpoints(tmp_path / "checkpoints")):
+    checkpoints = list_checkpoints(tmp_path / "checkpoints")
+    assert checkpoints
+    for directory in (tmp_path, *checkpoints):
         untrained = fresh_weights(MulTForMultiTaskDensePrediction.from_pretrained(directory))
         assert untrained
         assert all(".tasks.edges2d." in name for name in untrained)

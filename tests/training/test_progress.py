@@ -28,6 +28,14 @@ def test_the_checkpoint_of_another_run_is_refused_with_the_difference():
         Progress({"seed": "0", "learning_rate": "0.2"}).load_state_dict(saved)
 
 
+def test_a_flag_that_an_older_checkpoint_does_not_have_must_be_unused():
+    saved = Progress({"seed": "0"}).state_dict()
+    for unused in ("False", "None"):
+        Progress({"seed": "0", "newer": unused}).load_state_dict(saved)
+    with pytest.raises(ValueError, match="--newer was None and is True"):
+        Progress({"seed": "0", "newer": "True"}).load_state_dict(saved)
+
+
 @pytest.mark.parametrize("now", [{"training": "5 rows, b"}, {"training": "4 rows, b"}, {}], ids=["fewer", "contents", "none"])
 def test_data_changed_since_the_checkpoint_are_refused(now):
     saved = Progress({}, {"training": "4 rows, a"}).state_dict()
