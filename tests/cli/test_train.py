@@ -302,6 +302,7 @@ TESTED_BY_NAME = {
     *("eval_steps", "save_steps", "keep_checkpoints", "resume", "overwrite", "logging_steps", "log_with", "panel_rows", "push_to_hub"),
     *("float32_matmul", "cpu_threads", "mix_with", "mix_weights", "keep_aspect", "decoder_num_attention_heads"),
     *("targets_of_views", "targets_of_views_share", "views_on_device"),
+    "only_new_tasks",  # tests/training/test_results.py
 }
 
 

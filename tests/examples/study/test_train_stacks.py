@@ -260,7 +260,7 @@ def test_a_result_of_another_plan_is_refused(study_results, small_rooms, tmp_pat
         unfinished(read_plan(path, StudyArguments(plan=path)), directory / "out")
 
 
-@pytest.mark.parametrize("name", ["few_labels", "longer", "main_table", "pairs", "transfer", "wide_rates"])
+@pytest.mark.parametrize("name", ["few_labels", "groups", "longer", "main_table", "pairs", "transfer", "wide_rates"])
 def test_every_network_of_a_committed_plan_can_be_built(small_rooms, name):
     path = ROOT / f"examples/study/ablations/{name}.yaml"
     plan = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms)))
