@@ -87,8 +87,8 @@ def cell(values: Sequence[float], reference: Sequence[float] | None) -> str:
     text = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g}"
     if reference is None:
         return text
-    above = sum(value > other for value, other in zip(values, reference, strict=True))
-    return f"**{text}**" if above in (0, len(values)) else text
+    differences = [value - other for value, other in zip(values, reference, strict=True)]
+    return f"**{text}**" if min(differences) > 0 or max(differences) < 0 else text
 
 
 def scenes_table(results: Mapping[str, Measured]) -> str:

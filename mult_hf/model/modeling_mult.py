@@ -440,7 +440,6 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             own = {id(parameter) for _, parameter in self.task_parameters(spec.name)}
             for parameter in self.parameters():
                 parameter.requires_grad_(id(parameter) in own)
-            keep_frozen_statistics(self.mult.backbone)
 
     def remove_task(self, task: str) -> None:
         """Drop a task's decoder and head.

@@ -19,6 +19,7 @@ RESULTS = {
     **{f"all-seed-{seed}": measured(value) for seed, value in enumerate([0.5, 0.6])},
     **{f"no-light-seed-{seed}": measured(value) for seed, value in enumerate([0.4, 0.5])},
     **{f"none-seed-{seed}": measured(value) for seed, value in enumerate([0.6, 0.5])},
+    **{f"no-sensor-seed-{seed}": measured(value) for seed, value in enumerate([0.5, 0.5])},
 }
 
 
@@ -29,6 +30,7 @@ def test_bold_runs_differ_from_all_on_one_side_with_every_seed():
         ["| office", "all", "0.55 ± 0.071"],
         ["| office", "none", "0.55 ± 0.071"],
         ["| office", "no light", "**0.45 ± 0.071**"],
+        ["| office", "no sensor", "0.5 ± 0"],
     ]
 
 
