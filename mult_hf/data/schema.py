@@ -272,7 +272,7 @@ def _hub_card(repo_id: str, revision: str | None, token: str | None) -> str:
     except (OSError, ValueError) as error:  # no network, no such repository, no card in it, or not a valid id
         place = f"{repo_id} is not a local directory{did_you_mean(repo_id)}"
         if isinstance(error, HFValidationError):
-            reason = "this cannot be one, which is a name or user/name"
+            reason = "this is no valid id, such as user/name"
         elif isinstance(error, LocalEntryNotFoundError):
             reason = "the Hub cannot be reached, and the card is not in the cache"
         else:

@@ -75,8 +75,12 @@ class ModelArguments:
 
     HELP_GROUPS: ClassVar[dict[str, str]] = {"model": "model"}
 
-    model: str | None = flag(None, "directory or Hub id of a trained MulT to start from; a new model by default")
-    only_new_tasks: bool = flag(False, "with --model, train only the tasks that it lacks: everything else is kept, and frozen")
+    model: str | None = flag(
+        None, "directory or Hub id of a trained MulT to start from, without its tasks that the data lack; a new model by default"
+    )
+    only_new_tasks: bool = flag(
+        False, "with --model, train only tasks of the data's card that it lacks; everything else is kept, and frozen (docs/own-task.md)"
+    )
     backbone: str | None = flag(None, "directory, Hub id or timm name of a pretrained encoder; by default a new small Swin")
     embed_dim: int = flag(24, "channels of a new Swin's first stage")
     depths: list[int] = flag([2, 2, 2, 2], "blocks per stage of a new Swin")

@@ -48,7 +48,7 @@ def test_a_mistyped_directory_is_answered_with_the_one_that_may_be_meant(tmp_pat
         load_task_entries("kitchen")
     with pytest.raises(
         ValueError,
-        match=r"a/b/c is not a local directory, and the Hub .*: this cannot be one, which is a name or user/name; give a directory",
+        match=r"a/b/c is not a local directory, and the Hub .*: this is no valid id, such as user/name; give a directory",
     ):
         load_task_entries("a/b/c")
 
