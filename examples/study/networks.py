@@ -1,7 +1,7 @@
 """The networks of a plan: what `train_stacks.py` trains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mult_hf.cli import arguments as command_line
@@ -21,12 +21,14 @@ class Network:
         name: its own name; differs from `row` if the row has one network per task.
         flags: flags of `mult-hf train`.
         learning_rates: learning rates to try; None for those of the plan.
+        loss_weights: weights of losses by task, where they differ from the data set's.
     """
 
     row: str
     name: str
     flags: dict[str, Any]
     learning_rates: Sequence[float] | None = None
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
@@ -35,8 +37,9 @@ class Network:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Its flags, without paths that are specific to this machine."""
-        return {**self.flags, "dataset": public_name(self.flags["dataset"])}
+        """Its flags and loss weights, without paths that are specific to this machine."""
+        weights = {"loss_weights": dict(self.loss_weights)} if self.loss_weights else {}
+        return {**self.flags, "dataset": public_name(self.flags["dataset"]), **weights}
 
     def parsed(self, **changes: Any) -> TrainFlags:
         """Its flags as `mult-hf train` reads them."""
@@ -65,15 +68,21 @@ def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
     Such a row may have its learning rates by task.
 
     Raises:
-        ValueError: if another row has rates by task, or a task has none.
+        ValueError: if another row has rates by task, or a task has none; or loss weights are of a task that the row does not learn, or of
+            one that it learns alone.
     """
     flags = dict(flags)
     alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)
+    weights = {task: float(weight) for task, weight in flags.pop("loss_weights", {}).items()}
+    if unknown := weights.keys() - {*(flags.get("tasks") or load_task_specs(flags["dataset"]))}:
+        raise ValueError(f"row {row!r} has loss_weights of {sorted(unknown)}, which it does not learn")
+    if alone and weights:
+        raise ValueError(f"row {row!r} has loss_weights and alone: yes; with one loss there is nothing to weigh")
     flags["max_steps"] = max(1, round(flags["max_steps"] * share))
     if not alone:
         if isinstance(rates, Mapping):
             raise ValueError(f"row {row!r} has learning rates by task, which only a row with alone: yes may have; give a list")
-        return [Network(row, row, flags, numbers(rates))]
+        return [Network(row, row, flags, numbers(rates), weights)]
     tasks = flags.get("tasks") or load_task_specs(flags["dataset"])
     own = {task: {key: value.replace("{task}", task) for key, value in flags.items() if isinstance(value, str)} for task in tasks}
     by_task = rates if isinstance(rates, Mapping) else dict.fromkeys(tasks, rates)

@@ -1,7 +1,8 @@
 """Make the tables and plots of docs/evidence.md from the results of a study.
 
     python -m examples.study.report --first examples/study/results/main_table --longer examples/study/results/longer \
-      --pretrained examples/study/results/pretrained --page docs/evidence.md --images docs/images
+      --pretrained examples/study/results/pretrained --pretrained_rates examples/study/results/pretrained_rates \
+      --local_tasks examples/study/results/local_tasks --page docs/evidence.md --images docs/images
 
 Tables replace what stands between the page's lines `<!-- generated: NAME -->` and `<!-- end -->`; plots are written as
 `evidence-NAME.png`. Everything follows from the committed JSON files; nothing is trained or rendered.
@@ -25,7 +26,7 @@ from mult_hf.model.tasks import registered_tasks
 
 from . import plots, rooms, why_report
 from .differences import Measured, Row, difference, mean_difference
-from .rates import ALONE, TOGETHER, equal_rates_table, rate_table, wider_table
+from .rates import ALONE, TOGETHER, chosen_rates, equal_rates_table, rate_table, wider_table
 from .tables import Pair, cell, settings_table, title
 
 RESAMPLES = 10_000
@@ -67,6 +68,8 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     ),
     "the decoder of a single task": ("single-task Swin-Unet", "single-task with skip"),
     "against cross-task attention": ("MulT with skip", "cross-task attention"),
+    "cross-task attention for six tasks, against one Swin-Unet per task": ("cross-task attention", "single-task Swin-Unet"),
+    "cross-task attention, against Swin-Unet with a shared map": ("cross-task attention", "Swin-Unet with a shared map"),
 }
 """What is compared: the first row against the second; comparisons with a missing row are left out."""
 
@@ -110,6 +113,8 @@ class ReportArguments:
     first: Path | None = command_line.flag(None, "directory of an earlier study, for what `--results` lacks")
     longer: Path | None = command_line.flag(None, "directory of the results with other numbers of steps")
     pretrained: Path | None = command_line.flag(None, "directory of the results with a pretrained encoder")
+    pretrained_rates: Path | None = command_line.flag(None, "directory of those with several learning rates")
+    local_tasks: Path | None = command_line.flag(None, "directory of the results with other weights of the local tasks and other widths")
     page: Path | None = command_line.flag(None, "page whose generated parts are replaced; printed by default")
     images: Path | None = command_line.flag(None, "directory for the plots; none by default")
 
@@ -293,6 +298,16 @@ def pretrained_table(rows: Mapping[str, Row], new: Mapping[str, Row]) -> str:
     return settings_table("steps", found, {steps: LONGER}, across)
 
 
+def gains_table(rows: Mapping[str, Row], reference: Row) -> str:
+    """Markdown: how much better each row is than a reference row, task by task, and what it costs."""
+    tasks = list(reference.tasks)
+    lines = []
+    for name, row in rows.items():
+        cells = [difference(row.tasks[task], reference.tasks[task]).text for task in tasks]
+        lines.append([name, chosen_rates(row), *cells, mean_difference(row, reference).text, f"{row.total('parameters'):,}", devices(row)])
+    return markdown_table([f"better than {reference.name} by [%]", "rate", *tasks, "all six", "parameters", "trained on"], lines)
+
+
 def facts(rows: Mapping[str, Row]) -> str:
     """Markdown: how much was trained, on what, and what of the plan was not."""
     networks = [network for row in rows.values() for network in row.networks]
@@ -329,6 +344,8 @@ class Study:
         transfers: results in another domain, by directory of [`TRANSFERS`].
         longer: rows of [`LONGER`], trained for more steps, and of [`HALF`].
         pretrained: rows with a pretrained encoder.
+        pretrained_rates: the same with several learning rates.
+        local_tasks: rows with other weights of the losses of local tasks, or another width.
     """
 
     rows: Mapping[str, Row]
@@ -339,6 +356,8 @@ class Study:
     transfers: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
     longer: Mapping[str, Row] = field(default_factory=dict)
     pretrained: Mapping[str, Row] = field(default_factory=dict)
+    pretrained_rates: Mapping[str, Row] = field(default_factory=dict)
+    local_tasks: Mapping[str, Row] = field(default_factory=dict)
 
     @property
     def shown(self) -> dict[str, Row]:
@@ -348,8 +367,14 @@ class Study:
         return {name: found[name] for name in sorted(found, key=place)}
 
 
-def read_study(results: Path, first: Path | None = None, longer: Path | None = None, pretrained: Path | None = None) -> Study:
-    """Read the results that the command line names; `again`, `why` and `transfer` are directories in those of the two studies."""
+def read_study(results: Path, first: Path | None = None, **others: Path | None) -> Study:
+    """Read the results that the command line names; `again`, `why` and `transfer` are directories in those of the two studies.
+
+    Args:
+        results: directory of the study.
+        first: directory of an earlier one.
+        others: directories of further results, by field of [`Study`].
+    """
     directories = [directory for directory in (results, first) if directory is not None]
     own = {part: [d / part for d in directories if (d / part).is_dir()] for part in ("again", "why", "transfer")}
     return Study(
@@ -359,8 +384,7 @@ def read_study(results: Path, first: Path | None = None, longer: Path | None = N
         again=read_rows(own["again"][0], RESAMPLES) if own["again"] else {},
         why=why_report.read_why(*own["why"]) if own["why"] else None,
         transfers=read_transfers(own["transfer"][0]) if own["transfer"] else {},
-        longer=read_rows(longer, RESAMPLES) if longer else {},
-        pretrained=read_rows(pretrained, RESAMPLES) if pretrained else {},
+        **{name: read_rows(directory, RESAMPLES) for name, directory in others.items() if directory},
     )
 
 
@@ -377,6 +401,13 @@ def generated(study: Study) -> dict[str, str]:
         parts["pretrained_main"] = main_table(study.pretrained, {}, ALONE)
         parts["pretrained_comparisons"] = comparison_table(study.pretrained)
         parts["pretrained"] = pretrained_table(study.pretrained, study.rows)
+    if study.pretrained_rates:
+        parts["pretrained_rates_main"] = main_table(study.pretrained_rates, {}, ALONE)
+        parts["pretrained_rates_comparisons"] = comparison_table(study.pretrained_rates)
+        parts["pretrained_rates"] = rate_table(study.pretrained_rates)
+        parts["pretrained_equal_rates"] = equal_rates_table(study.pretrained_rates)
+    if study.local_tasks:
+        parts["local_tasks"] = gains_table({TOGETHER: rows[TOGETHER], **study.local_tasks}, rows[ALONE])
     if study.again:
         parts["again"] = repeat_table(first, study.again)
     if any(name.startswith("reference ") for name in first):
@@ -432,7 +463,8 @@ def read_transfers(directory: Path) -> dict[str, dict[str, Row]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    study = read_study(arguments.results, arguments.first, arguments.longer, arguments.pretrained)
+    others = {name: getattr(arguments, name) for name in ("longer", "pretrained", "pretrained_rates", "local_tasks")}
+    study = read_study(arguments.results, arguments.first, **others)
     parts = generated(study)
     if arguments.page is None:
         print("\n\n".join(parts.values()))

@@ -13,6 +13,7 @@ An example of a plan:
       own rows: {alone: yes, train_split: "train_{task}"}
       half as long: {steps: 0.5}                # share of base's steps
       at one rate: {learning_rates: [4e-3]}     # in place of the plan's
+      more edges: {loss_weights: {edges2d: 20}} # in place of the data set's
 
 Each network is trained with every learning rate and seed, all of them in one stack. The learning rate with the best mean gain over
 the constant baseline on the validation split is chosen, and the networks with this rate are measured on the test split, once. The
@@ -176,9 +177,13 @@ def split_rows(dataset: str, split: str) -> list[dict[str, Any]]:
     return list(load_rows(dataset, split=split))
 
 
-def processor_of(flags: TrainFlags) -> MulTImageProcessor:
-    """The image processor for a network's tasks; their only metrics are the headline metrics."""
-    specs = {task: replace(spec, metrics=(rooms.headline(spec),)) for task, spec in load_task_specs(flags.dataset, flags.tasks).items()}
+def processor_of(flags: TrainFlags, weights: Mapping[str, float] | None = None) -> MulTImageProcessor:
+    """The image processor for a network's tasks, with its weights of losses; their only metrics are the headline metrics."""
+    weights = weights or {}
+    specs = {
+        task: replace(spec, metrics=(rooms.headline(spec),), weight=weights.get(task, spec.weight))
+        for task, spec in load_task_specs(flags.dataset, flags.tasks).items()
+    }
     return build_processor(flags, specs, {"height": flags.image_size, "width": flags.image_size})
 
 
@@ -228,7 +233,7 @@ def train_stack(job: Job) -> dict[str, Any] | None:
     flags = job.network.parsed()
     torch.set_float32_matmul_precision(flags.float32_matmul)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    processor = processor_of(flags)
+    processor = processor_of(flags, job.network.loss_weights)
     models = {seed: new_network(flags, processor, seed) for seed in job.seeds}
     if job.initial is not None:
         for seed, model in models.items():

@@ -294,10 +294,12 @@ def test_every_shipped_ablation_is_tested():
     of_stacks = {
         "few_labels",
         "groups",
+        "local_tasks",
         "longer",
         "main_table",
         "pairs",
         "pretrained",
+        "pretrained_rates",
         "transfer",
         "wide_rates",
     }  # tests/examples/study/test_train_stacks.py

@@ -237,7 +237,17 @@ def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "at_least"), [("main_table", 22), ("wide_rates", 29), ("longer", 13), ("pairs", 15), ("pretrained", 12), ("few_labels", 15)]
+    ("name", "at_least"),
+    [
+        ("main_table", 22),
+        ("wide_rates", 29),
+        ("longer", 13),
+        ("pairs", 15),
+        ("pretrained", 12),
+        ("pretrained_rates", 10),
+        ("few_labels", 15),
+        ("local_tasks", 2),
+    ],
 )
 def test_the_committed_results_are_those_of_the_committed_plan(small_rooms, tmp_path, name, at_least):
     """So the command of docs/evidence.md trains what is missing, and nothing twice."""
@@ -251,6 +261,31 @@ def test_the_committed_results_are_those_of_the_committed_plan(small_rooms, tmp_
     assert stored == {network.file_name for network in plan.networks} - missing
 
 
+def test_a_row_may_weigh_losses_otherwise_than_the_data_set(small_rooms, tmp_path):
+    blocks = {"block_attention": ["self+skip", "encoder+skip"]}
+    rows = {"as usual": blocks, "more edges": {**blocks, "loss_weights": {"edges2d": 1000}}}
+    argv = ["--plan", str(write_plan(tmp_path / "plan.yaml", small_rooms, rows)), "--output_dir", str(tmp_path / "out")]
+    assert main([*argv, "--seeds", "0", "--learning_rates", "0.004", "--max_steps", "4"]) == 0
+    usual, more = (json.loads((tmp_path / f"out/{name}.json").read_text()) for name in ("as-usual", "more-edges"))
+    assert more["flags"]["loss_weights"] == {"edges2d": 1000}
+    assert "loss_weights" not in usual["flags"]
+    for task, losses in usual["training_losses"].items():
+        assert more["training_losses"][task][0] == pytest.approx(losses[0], rel=1e-4), "losses are recorded without weights"
+    assert more["training_losses"]["depth"][3] != pytest.approx(usual["training_losses"]["depth"][3], rel=1e-4), "edges decided the steps"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"tasks": ["depth"], "loss_weights": {"edges2d": 2}}, r"row 'one' has loss_weights of \['edges2d'\], which it does not learn"),
+        ({"alone": True, "loss_weights": {"edges2d": 2}}, "with one loss there is nothing to weigh"),
+    ],
+)
+def test_weights_of_losses_that_a_row_does_not_have_are_refused(small_rooms, flags, message):
+    with pytest.raises(ValueError, match=message):
+        expand("one", {"dataset": str(small_rooms), "max_steps": 9, **flags})
+
+
 def test_a_result_of_another_plan_is_refused(study_results, small_rooms, tmp_path):
     """Also for a network with learning rates of its own."""
     directory, _ = study_results
@@ -260,7 +295,7 @@ def test_a_result_of_another_plan_is_refused(study_results, small_rooms, tmp_pat
         unfinished(read_plan(path, StudyArguments(plan=path)), directory / "out")
 
 
-@pytest.mark.parametrize("name", ["few_labels", "groups", "longer", "main_table", "pairs", "transfer", "wide_rates"])
+@pytest.mark.parametrize("name", ["few_labels", "groups", "local_tasks", "longer", "main_table", "pairs", "transfer", "wide_rates"])
 def test_every_network_of_a_committed_plan_can_be_built(small_rooms, name):
     path = ROOT / f"examples/study/ablations/{name}.yaml"
     plan = read_plan(path, StudyArguments(plan=path, dataset=str(small_rooms)))
