@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights."""
+"""Exponential moving average of a model's weights, and of its running statistics."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .distributed import running_statistics
+
 
 class WeightAverage:
     """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can temporarily replace them.
+
+    So are the running statistics of batch normalisation, as in timm's `ModelEma`: those of the last step belong to other weights.
 
     The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that the random start has little weight in a short run
     (as in TensorFlow's `ExponentialMovingAverage` with `num_updates`).
@@ -28,7 +32,11 @@ class WeightAverage:
             raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
         self.model = model
         self.decay = decay
-        self.average = AveragedModel(nn.ParameterList(model.parameters()), multi_avg_fn=self._blend)
+        self.average = AveragedModel(nn.ParameterList(self._averaged()), multi_avg_fn=self._blend)
+
+    def _averaged(self) -> list[Tensor]:
+        """The tensors of the model that are averaged."""
+        return [*self.model.parameters(), *running_statistics(self.model)]
 
     def _blend(self, averages: tuple[Tensor, ...] | list[Tensor], values: tuple[Tensor, ...] | list[Tensor], steps: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
@@ -36,17 +44,17 @@ class WeightAverage:
 
     def update(self) -> None:
         """Add the model's parameters to the average; call it after an optimizer step."""
-        self.average.update_parameters(nn.ParameterList(self.model.parameters()))
+        self.average.update_parameters(nn.ParameterList(self._averaged()))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Replace the model's parameters by the averages inside a `with` block; afterwards they are restored exactly."""
-        own = [parameter.detach().clone() for parameter in self.model.parameters()]
-        _copy(self.average.module.parameters(), self.model.parameters())
+        own = [tensor.detach().clone() for tensor in self._averaged()]
+        _copy(self.average.module.parameters(), self._averaged())
         try:
             yield
         finally:
-            _copy(own, self.model.parameters())
+            _copy(own, self._averaged())
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import PartialState
 from accelerate.utils import broadcast
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from mult_hf.data.cores import keep_freed_memory, threads_per_process
@@ -102,9 +102,13 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
         module: a model without sharded buffers.
     """
     if accelerator.num_processes > 1:
-        for name, buffer in module.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.copy_(broadcast(buffer.clone()))
+        for buffer in running_statistics(module):
+            buffer.copy_(broadcast(buffer.clone()))
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Means and variances of batch normalisation, which change in forward passes and not in optimizer steps."""
+    return [buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
 
 def check_whole_parameters(accelerator: Accelerator, module: nn.Module, *, average: bool) -> None:
@@ -151,6 +155,7 @@ __all__ = [
     "make_accelerator",
     "peak_memory",
     "print_once",
+    "running_statistics",
     "share_statistics",
     "use_fsdp_on_cpu",
     "whole_model",

@@ -21,6 +21,22 @@ def test_the_average_is_the_recursion_by_hand():
     assert model.weight.item() == 5.0
 
 
+def test_running_statistics_are_averaged_with_the_weights_and_restored():
+    """Those of the last step belong to the weights of the last step."""
+    model = nn.Sequential(nn.BatchNorm1d(1, affine=False, momentum=1.0), nn.Linear(1, 1))
+    average = WeightAverage(model, decay=0.5)
+    expected = 0.0
+    for step, value in enumerate([1.0, 4.0, 2.0]):
+        model(torch.tensor([[value - 1], [value + 1]]))  # mean `value`, variance 2
+        average.update()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = value if step == 0 else decay * expected + (1 - decay) * value
+    with average.in_place():
+        assert model[0].running_mean.item() == pytest.approx(expected)
+        assert model[0].running_var.item() == pytest.approx(2.0)
+    assert model[0].running_mean.item() == 2.0
+
+
 def evaluate_and_fail(model, average, own):
     with average.in_place():
         assert not torch.equal(model.weight, own)
