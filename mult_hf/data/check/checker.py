@@ -129,6 +129,7 @@ def check_rows(
     shown: list[list[Image.Image | None]] = []
     columns: dict[str, Any] = {}  # type of each column
     empty = []
+    read: dict[str, int] = {}
     for split_name, dataset in splits.items():
         notes += [note for note in _column_notes(dataset, specs) if note not in notes]
         columns |= dataset.features or {}
@@ -142,7 +143,8 @@ def check_rows(
             shown += [cells] * is_shown
             if time.monotonic() - started > seconds:
                 break
-        if samples and findings["image"].rows == before:
+        read[split_name] = findings["image"].rows - before
+        if samples and not read[split_name]:
             empty.append(split_name)
     for task in specs:
         if task not in columns and (similar := _similar(task, {name: kind for name, kind in columns.items() if name not in specs})):
@@ -161,7 +163,7 @@ def check_rows(
         *_encoding_notes(specs, [task for task in without_encoding if findings[task].found]),
         *_doubts(findings, specs, without_encoding),
     ]
-    return Findings(findings, notes, sheet, empty, doubts)
+    return Findings(findings, notes, sheet, empty, doubts, read)
 
 
 def _resolved(entries: Sequence[Any]) -> dict[str, TaskSpec]:

@@ -78,6 +78,7 @@ class Findings:
         sheet: contact sheet, or `None` if no image could be read.
         empty_splits: names of the splits without rows.
         doubts: what may be wrong, or right; only a person can tell.
+        rows: number of rows that were read, by split.
     """
 
     tasks: dict[str, TaskFindings]
@@ -85,6 +86,7 @@ class Findings:
     sheet: Image.Image | None
     empty_splits: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
@@ -101,7 +103,7 @@ class Findings:
         return not any(findings.problems for findings in self.tasks.values())
 
     def __str__(self) -> str:
-        lines = []
+        lines = [f"rows read: {', '.join(f'{rows} of {split}' for split, rows in self.rows.items())}"] if len(self.rows) > 1 else []
         width = max(map(len, self.tasks))
         for task, findings in self.tasks.items():
             lines.append(f"{task:{width}}  {findings.describe()}")
