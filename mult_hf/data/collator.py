@@ -40,7 +40,7 @@ class MultiTaskCollator:
         augment: applied to each sample, image and targets together, before the image is normalised. A row with an
             `"augmentation_seed"` gets its own generator; the others use torch's global one.
         tasks_by_source: for a mixture of data sets ([`mix_datasets`]): by name in the column `source`, that set's task entries with its
-            own encodings.
+            own encodings. Other tasks are unknown in its rows, because nothing says how their maps are stored.
     """
 
     def __init__(
@@ -145,14 +145,14 @@ class MultiTaskCollator:
             raise refusal(f"rows {without_image} of the batch have no image; their columns are {columns}")
         for number, row in enumerate(rows):
             where = row.get(ROW) or f"row {number} of the batch"
-            check_aligned({task: row.get(task) for task in specs}, row["image"], where)
+            check_aligned({task: self._stored(row, task) for task in self._tasks_of(row, specs)}, row["image"], where)
             if self.processor.canonical_focal_length is not None and row.get(FOCAL_LENGTH) is not None:
                 check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of {where}")
 
     def _stored_targets(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
         targets = {}
         for task, spec in self._tasks_of(row, specs).items():
-            stored = row.get(task)
+            stored = self._stored(row, task)
             targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else decode_map(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
 
@@ -161,7 +161,7 @@ class MultiTaskCollator:
         groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
         for group in groups:
             own = self._tasks_of(group[0], specs)
-            maps = {task: [row.get(task) for row in group] for task in own}
+            maps = {task: [self._stored(row, task) for row in group] for task in own}
             images = [row["image"] for row in group]
             if self.processor.canonical_focal_length is not None:
                 kwargs["focal_length"] = [row.get(FOCAL_LENGTH) for row in group]
@@ -169,6 +169,11 @@ class MultiTaskCollator:
             for number, image in enumerate(batch["pixel_values"]):
                 labels = {task: targets[number] for task, targets in batch["labels"].items()}
                 yield {"pixel_values": torch.as_tensor(image), "labels": labels}
+
+    def _stored(self, row: Mapping[str, Any], task: str) -> Any:
+        """A row's map as it is stored; None if it has none, or its data set does not list the task."""
+        is_listed = self.tasks_by_source is None or task in self.tasks_by_source[row["source"]]
+        return row.get(task) if is_listed else None
 
     def _tasks_of(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> Mapping[str, TaskSpec]:
         """The processor's tasks, in a mixture with the encodings of the row's data set."""

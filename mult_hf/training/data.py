@@ -98,8 +98,8 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
         measured = {arguments.validation_split: validation_rows} if name == first else {}
         mistakes += _print_mistakes(name, {arguments.train_split: rows[name], **measured}, arguments.tasks)
     baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
-    columns = {column for each in rows.values() for column in each.column_names or []} | {*(computed or [])}
     if not others:
+        columns = {*(rows[first].column_names or []), *(computed or [])}
         unlabelled = _unlabelled(entries[first], columns, arguments.tasks)
         only = rows[first]
         return TrainingData(entries[first], only, validation_rows, baseline_rows, None, contents, unlabelled=unlabelled, mistakes=mistakes)
@@ -108,6 +108,9 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
     if unknown:
         raise ValueError(f"--tasks has {unknown}; the data sets have {list(merged)}")
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
+    for name in names:
+        rows[name] = _without_unlisted(name, rows[name], specs, entries[name])
+    validation_rows, baseline_rows = (_without_unlisted(None, each, specs, entries[first]) for each in (validation_rows, baseline_rows))
     weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
     mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
     if not streaming:
@@ -116,8 +119,24 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
         print_once(f"one pass draws {len(mixed)} training images: {counts}; --mix_weights sets the shares")
     without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
     without = without if len(without) < len(names) else []
+    columns = {column for each in rows.values() for column in each.column_names or []} | {*(computed or [])}
     unlabelled = _unlabelled(specs, columns, arguments.tasks)
     return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without, unlabelled, mistakes)
+
+
+def _without_unlisted(name: str | None, rows: Any, specs: Mapping[str, TaskSpec], own: Mapping[str, TaskSpec]) -> Any:
+    """Rows without columns of tasks that only other data sets list: nothing says how these maps are stored.
+
+    Args:
+        name: of the data set, for a message; None for no message.
+        rows: of the data set.
+        specs: tasks of all data sets.
+        own: tasks that this one lists.
+    """
+    unlisted = [task for task in specs if task not in own and task in (rows.column_names or [])]
+    if unlisted and name is not None:
+        print_once(f"{name}: not used: {', '.join(unlisted)}, of which its card has no entry in mult_tasks; add one to learn from it")
+    return rows.remove_columns(unlisted) if unlisted else rows
 
 
 def _unlabelled(specs: Mapping[str, TaskSpec], columns: Collection[str], named: Sequence[str] | None) -> list[str]:

@@ -96,6 +96,18 @@ def test_each_row_of_a_mixture_is_decoded_with_its_own_encodings():
         MultiTaskCollator(processor, tasks_by_source=tasks_by_source)([{**rows[0], "source": "third"}])
 
 
+def test_a_column_that_its_data_set_does_not_list_is_unknown_in_a_mixture():
+    """It may be stored in any way, so another set's encoding would give wrong numbers."""
+    rooms = resolve_tasks(["depth", "segmentation"])
+    tasks_by_source = {"listed": rooms, "unlisted": {"segmentation": rooms["segmentation"]}}
+    collator = MultiTaskCollator(MulTImageProcessor(size=SIZE, tasks=["depth", "segmentation"]), tasks_by_source=tasks_by_source)
+    rows = [{"image": random_image(), "depth": depth_map(2), "source": source} for source in tasks_by_source]
+    depth = collator(rows)["labels"]["depth"]
+    assert (depth[0] == 2).all()
+    assert depth[1].isnan().all()
+    assert collator.collate_for_evaluation(rows)[1][1]["depth"].isnan().all()
+
+
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_pil_processor_gives_the_same_batch(processor, augmented):
     flip = RandomAugmentation(tasks=processor.task_specs, flip=1.0, zoom=(1, 1), degrees=0, brightness=0, contrast=0, saturation=0, hue=0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 
 from mult_hf.training.arguments import DataArguments, ModelArguments
 from mult_hf.training.data import load_data
@@ -87,6 +88,27 @@ def test_every_data_set_of_a_mixture_is_checked(tmp_path, capsys):
     sound, wrong = made(tmp_path / "sound"), made(tmp_path / "wrong", with_y_down)
     load(sound, mix_with=[str(wrong)])
     assert f"{wrong}, train, looks wrong: normals: " in capsys.readouterr().out
+
+
+def unlist(directory, task):
+    """Remove a task's entry from a card; its column stays."""
+    card = directory / "README.md"
+    header = yaml.safe_load(card.read_text().split("---")[1])
+    header["mult_tasks"] = [entry for entry in header["mult_tasks"] if task not in (entry, dict(entry).get("name"))]
+    card.write_text(f"---\n{yaml.safe_dump(header)}---\n")
+    return directory
+
+
+@pytest.mark.parametrize("unlisted_first", [False, True])
+def test_a_column_without_an_entry_is_not_read_with_the_encoding_of_another_data_set(tmp_path, capsys, unlisted_first):
+    listed, unlisted = made(tmp_path / "listed"), unlist(made(tmp_path / "unlisted"), "depth")
+    first, second = (unlisted, listed) if unlisted_first else (listed, unlisted)
+    data = load(first, mix_with=[str(second)])
+    assert "depth" in data.specs
+    for row in data.training_rows:
+        assert (row["depth"] is None) == (row["source"] == str(unlisted))
+    assert ("depth" in data.validation_rows.column_names) == ("depth" in data.baseline_rows.column_names) == (not unlisted_first)
+    assert f"{unlisted}: not used: depth, of which its card has no entry in mult_tasks" in capsys.readouterr().out
 
 
 def test_a_mixture_says_how_many_rows_a_pass_draws_of_each_set(tmp_path, capsys):
