@@ -46,6 +46,8 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
     def __post_init__(self) -> None:
         for part in (DataArguments, ModelArguments, TrainingArguments):
             part.__post_init__(self)
+        if self.only_new_tasks and self.output_dir.resolve() == Path(cast(str, self.model)).resolve():
+            raise ValueError(f"--output_dir {self.output_dir} is that of --model, whose weights --only_new_tasks needs; give another one")
         if self.weighting not in OF_LOSSES and (self.only_new_tasks or self.encoder_learning_rate_factor == 0):
             frozen = "--only_new_tasks" if self.only_new_tasks else "--encoder_learning_rate_factor 0"
             raise ValueError(

@@ -317,7 +317,10 @@ def load_with_new_tasks(
     new = without_unlabelled(wanted, [task for task in wanted if task in unlabelled])
     if not new:
         labelled = ", ".join(task for task in specs if task not in unlabelled)
-        raise refusal(f"{name_or_path} has all tasks of the data, {labelled}; leave out --only_new_tasks, or add a task to the data")
+        raise refusal(
+            f"{name_or_path} has all tasks of the data, {labelled}; leave out --only_new_tasks, or add a task to the data "
+            "(without the flag everything is trained, and tasks that the data lack are removed)"
+        )
     model.requires_grad_(False)
     for task, spec in new.items():
         if task not in own:

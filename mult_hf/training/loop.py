@@ -30,7 +30,7 @@ from mult_hf.model.weights import listing_fresh_weights
 from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
 from .averaging import WeightAverage
 from .batches import StreamedBatches, TrainingBatch, make_batches
-from .checkpoints import describing_write_errors, list_checkpoints, save_checkpoint
+from .checkpoints import BEST, copy_missing, describing_write_errors, list_checkpoints, save_checkpoint
 from .distributed import check_whole_parameters, share_statistics, whole_model
 from .fields import json_object
 from .fingerprint import describe_data, describe_entries
@@ -178,10 +178,20 @@ class TrainingLoop:
         """Load the state of a checkpoint, or start from scratch if there is none."""
         if checkpoint is not None:
             self.state.load(checkpoint)
+            self._bring_along(checkpoint.parent.parent)
             self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
         if self.accelerator.is_main_process:
             finished = self.progress.step == self.arguments.max_steps  # then only the final evaluation is repeated
             self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
+
+    def _bring_along(self, run: Path) -> None:
+        """Copy the log and the best model of a run that goes on in another directory; without that model, the next best one counts."""
+        own = self.arguments.output_dir
+        if self.accelerator.is_main_process and run.resolve() != own.resolve():
+            copy_missing(run, own, (self.log_file.path.name, BEST))
+        self.accelerator.wait_for_everyone()
+        if self.progress.best_step and not (own / BEST).is_dir():
+            self.progress.best_gain, self.progress.best_step = -math.inf, 0
 
     @naming_killed_workers("continue with --resume latest")
     def run(self) -> None:
@@ -220,7 +230,8 @@ class TrainingLoop:
                 if evaluates:
                     self.evaluate()
                 if saves:
-                    progress.losses = mean_over_processes(progress.losses)  # a checkpoint contains those of one process
+                    # A checkpoint contains those of one process.
+                    progress.losses, progress.known = mean_over_processes(progress.losses), mean_over_processes(progress.known)
                     save_checkpoint(self.accelerator, self.write_checkpoint, self.checkpoints, progress.step, arguments.keep_checkpoints)
 
     @contextmanager
@@ -321,7 +332,7 @@ class TrainingLoop:
             **{f"weight/{task}": weight for task, weight in self.weighting.weights.items()},
         }
         self.record(entry)
-        return {task: f"{loss:.3g}" for task, loss in losses.items()}
+        return {task: "-" if math.isnan(loss) else f"{loss:.3g}" for task, loss in losses.items()}
 
     def record(self, entry: dict[str, Any]) -> None:
         """Write an entry to the log file and the trackers."""
@@ -342,7 +353,7 @@ class TrainingLoop:
             self.record({"step": progress.step, "gain_over_baseline": measured.gain, **metrics})
             if measured.gain > progress.best_gain:
                 progress.best_gain, progress.best_step = measured.gain, progress.step
-                save_model(self.accelerator, model, self.processor, self.arguments.output_dir / "best", self.checkpoints)
+                save_model(self.accelerator, model, self.processor, self.arguments.output_dir / BEST, self.checkpoints)
         return measured
 
     @contextmanager

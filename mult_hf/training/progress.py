@@ -34,6 +34,7 @@ class Progress:
         best_step: step of that evaluation.
         losses: sums of the task losses since the last entry of the log.
         batches: number of batches in these sums.
+        known: by task, how many of them had a label of it.
     """
 
     arguments: dict[str, str]
@@ -44,17 +45,19 @@ class Progress:
     best_step: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     batches: int = 0
+    known: dict[str, float] = field(default_factory=dict)
 
     def note_losses(self, losses: Mapping[str, float]) -> None:
-        """Add the task losses of a batch."""
+        """Add the task losses of a batch; a loss of exactly 0 means that it had no label of the task."""
         self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
+        self.known = {task: self.known.get(task, 0) + (loss != 0) for task, loss in losses.items()}
         self.batches += 1
 
     def take_mean_losses(self) -> dict[str, float]:
-        """Means over processes and batches since the last call; resets the sums."""
-        means = {task: total / self.batches for task, total in mean_over_processes(self.losses).items()}
-        self.losses, self.batches = {}, 0
-        return means
+        """Means over the batches of all processes since the last call that had labels, NaN without one; resets the sums."""
+        totals, counts = mean_over_processes(self.losses), mean_over_processes(self.known)
+        self.losses, self.batches, self.known = {}, 0, {}
+        return {task: total / counts[task] if counts[task] else math.nan for task, total in totals.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
@@ -67,6 +70,8 @@ class Progress:
             ValueError: if it comes from a run with other arguments or other data, or is incomplete.
         """
         expected = [each.name for each in fields(self)]
+        if "batches" in state:  # of a version that did not count labels
+            state = {"known": dict.fromkeys(state.get("losses", {}), state["batches"]), **state}
         if sorted(state) != sorted(expected):
             raise refusal(f"the checkpoint's progress has the entries {sorted(state)}; expected {sorted(expected)}")
         saved = state["arguments"]
@@ -85,7 +90,7 @@ class Progress:
             setattr(self, name, self.data | value if name == "data" else value)  # of an older run, the data may lack entries
 
 
-def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
+def mean_over_processes(values: Mapping[str, float]) -> dict[str, float]:
     """Means of numbers over all processes; the results are identical in every process."""
     everywhere = gather_object([values])
     return {name: statistics.fmean(of[name] for of in everywhere) for name in values}

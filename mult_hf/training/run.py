@@ -1,5 +1,6 @@
 """A training run from start to end."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import check_colormap
 
 from .arguments import TrainingArguments
-from .checkpoints import clear_for_new_run, find_checkpoint
+from .checkpoints import BEST, clear_for_new_run, find_checkpoint
 from .distributed import make_accelerator
 from .loop import TrainingLoop
 from .publishing import upload
@@ -158,6 +159,8 @@ def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) 
     if accelerator.is_main_process:
         if arguments.resume is None:
             clear_for_new_run(arguments.output_dir / "checkpoints", overwrite=arguments.overwrite)
+            if arguments.overwrite:
+                shutil.rmtree(arguments.output_dir / BEST, ignore_errors=True)  # it would stand beside another run's model
         if arguments.push_to_hub is not None:
             HfApi().create_repo(arguments.push_to_hub, exist_ok=True)  # fails now if the token is missing
     accelerator.wait_for_everyone()

@@ -246,6 +246,10 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
             ],
             "--weighting gradnorm balances the encoder's gradients, and --only_new_tasks freezes it",
         ),
+        (
+            "--model m --only_new_tasks --output_dir ./m --embed_dim 24 --depths 2 2 2 2 --window_size 8".split(),
+            "--output_dir m is that of --model, whose weights --only_new_tasks needs; give another one",
+        ),
         (["--ema_decay", "1"], "--ema_decay is 1.0"),
         (["--model", "a", "--backbone", "b"], "--model a replaces these settings; remove --backbone b, --embed_dim 8"),
         (["--backbone", "b"], "--backbone b replaces these settings; remove --embed_dim 8"),

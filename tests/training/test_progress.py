@@ -1,5 +1,7 @@
 """Proves that progress and log survive an interruption, and that logged losses are means."""
 
+import math
+
 import pytest
 
 from mult_hf.training.progress import JsonLinesLog, Progress, describe_rows
@@ -20,6 +22,22 @@ def test_logged_losses_are_means_over_the_batches_since_the_last_entry():
     assert progress.take_mean_losses() == pytest.approx({"depth": 2.0, "normals": 6.0})
     progress.note_losses({"depth": 5.0})
     assert progress.take_mean_losses() == pytest.approx({"depth": 5.0}), "the count starts anew"
+
+
+def test_batches_without_labels_of_a_task_do_not_count_in_its_mean():
+    """Their loss is exactly 0, which would look like perfect predictions."""
+    progress = Progress({})
+    for depth in (0.0, 1.5, 0.0, 0.5):
+        progress.note_losses({"depth": depth, "normals": 0.0, "edges2d": 2.0})
+    assert progress.take_mean_losses() == pytest.approx({"depth": 1.0, "normals": math.nan, "edges2d": 2.0}, nan_ok=True)
+
+
+def test_progress_of_a_version_that_did_not_count_labels_is_read():
+    saved = Progress({}, losses={"depth": 6.0}, batches=3).state_dict()
+    del saved["known"]
+    restored = Progress({})
+    restored.load_state_dict(saved)
+    assert restored.take_mean_losses() == pytest.approx({"depth": 2.0})
 
 
 def test_the_checkpoint_of_another_run_is_refused_with_the_difference():

@@ -1,5 +1,6 @@
 """Proves that an interrupted run ends like an uninterrupted one, and that two processes train like one."""
 
+import json
 import os
 import random
 import shutil
@@ -66,6 +67,35 @@ def test_these_runs_depend_on_their_random_numbers(tmp_path, data, through, flag
 def test_intermediate_evaluations_and_the_number_of_workers_do_not_change_the_weights(tmp_path, data, through, flags):
     """The random numbers of evaluations are independent of stochastic depth's."""
     assert same(weights(through), weights(train(tmp_path, "--dataset", data, *RANDOM, *flags)))
+
+
+ONE_RATE = ["--max_steps", 4, "--save_steps", 1, "--keep_checkpoints", 9, "--eval_steps", 1, "--learning_rate", 0]
+"""Weights that never change, so that the first evaluation is the best one."""
+
+
+def test_a_run_that_goes_on_in_another_directory_takes_its_log_and_best_model_along(tmp_path, data):
+    flags = ["--dataset", data, *ONE_RATE]
+    first = train(tmp_path / "first", *flags)
+    second = train(tmp_path / "second", *flags, "--resume", first / "checkpoints/checkpoint-00000002")
+    assert same(weights(first / "best"), weights(second / "best"))
+    assert comparable_log(first) == comparable_log(second)
+    assert [json.loads((run / "metrics.json").read_text())["best_step"] for run in (first, second)] == [1, 1]
+
+
+def test_without_its_best_model_a_resumed_run_does_not_claim_one(tmp_path, data):
+    flags = ["--dataset", data, *ONE_RATE]
+    first = train(tmp_path / "first", *flags)
+    shutil.rmtree(first / "best")
+    second = train(tmp_path / "second", *flags, "--resume", first / "checkpoints/checkpoint-00000002")
+    assert json.loads((second / "metrics.json").read_text())["best_step"] == 3, "the first one that is measured"
+    assert (second / "best/model.safetensors").is_file()
+
+
+def test_a_new_run_that_overwrites_another_removes_its_best_model(tmp_path, data, monkeypatch):
+    run = train(tmp_path / "run", "--dataset", data, *ONE_RATE)
+    assert (run / "best").is_dir()
+    interrupted(monkeypatch, 0, run, "--dataset", data, *ONE_RATE, "--overwrite")
+    assert not (run / "best").exists()
 
 
 @pytest.mark.slow
