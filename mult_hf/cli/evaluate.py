@@ -29,7 +29,16 @@ from mult_hf.evaluation.cards import eval_results, public_name, shareable, to_js
 from mult_hf.evaluation.comparison import bootstrap_differences, read_single_task_results
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.evaluation.loop import Evaluation, evaluate, evenly_spread
-from mult_hf.evaluation.photographs import add_normals, find_sets, noise_floor, pooled, task_of, with_scaled_metrics
+from mult_hf.evaluation.photographs import (
+    add_normals,
+    check_focal_lengths,
+    find_sets,
+    metrics_of_some_sets,
+    noise_floor,
+    pooled,
+    task_of,
+    with_scaled_metrics,
+)
 from mult_hf.evaluation.report import (
     comparison_table,
     gain_table,
@@ -365,7 +374,9 @@ def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelera
         evaluations.append(evaluate_set(own, accelerator))
     if accelerator.is_main_process:
         whole = {name: pooled([each[name] for each in evaluations]) for name in evaluations[0]}
-        report = Report([results_table(whole)], {name: each.compute() for name, each in whole.items()} | {"per_class": {}})
+        partly = metrics_of_some_sets([next(iter(each.values())) for each in evaluations])
+        notes = [f"Not measured in every set that has the task, and so not above: {', '.join(partly)}."] if partly else []
+        report = Report([results_table(whole), *notes], {name: each.compute() for name, each in whole.items()} | {"per_class": {}})
         print(f"\n## all sets\n\n{report.text}")
         report.save(arguments.output_dir)
         print(f"written to {arguments.output_dir}")
@@ -380,6 +391,7 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
     dataset = dataset.select(numbers)
     training: Any = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
     if arguments.photographs:
+        check_focal_lengths(dataset, arguments.focal_length_column)
         training = None if training is None else add_normals(training, data_specs, registered_tasks())[0]
         dataset, data_specs = add_normals(dataset, data_specs, registered_tasks())
         data_specs = with_scaled_metrics(data_specs)
@@ -408,6 +420,8 @@ def publish(report: Report, candidate: Candidate, evaluation: Evaluation, datase
     """Print the tables, and write the files and the card."""
     print(report.text)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    for earlier in arguments.output_dir.glob("worst_*.png"):  # of an evaluation with other settings
+        earlier.unlink()
     if arguments.worst:
         report.numbers["worst"] = save_worst(
             evaluation, candidate.predict, dataset, candidate.collator, arguments.worst, arguments.output_dir

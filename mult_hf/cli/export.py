@@ -4,12 +4,13 @@
     mult-hf export --model me/mult --tasks depth normals --image_size 480 640 --results finished
     mult-hf export --model outputs/mult-rooms --formats onnx int8 pt2 --dataset data/rooms-128 --split test
 
-Files are written to `--output_dir` and named after model and size; docs/export.md describes how to use them.
+Files are written to `--output_dir` and named after model, tasks and size; docs/export.md describes how to use them.
 """
 
 import math
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from mult_hf.inference.export import (
     describe,
     files_of,
     load_exportable,
+    move_files,
     trace,
     write,
 )
@@ -202,9 +204,22 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     # Eager attention, because torch's fused attention needs twice as many ONNX nodes.
     program = trace(load_exportable(arguments.model, arguments.tasks, arguments.results, attention="eager"), size)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    parts = [Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"]
-    stem = arguments.output_dir / "-".join(parts)
+    stem = "-".join([Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"])
+    differences: dict[str, float] = {}
+    # In a folder of their own first, so that an interruption or a failed check leaves an earlier file as it is.
+    with tempfile.TemporaryDirectory(dir=arguments.output_dir, prefix=".unfinished-") as temporary:
+        try:
+            for name in (name for name in FORMATS if name in arguments.formats):
+                differences[name] = write(name, exportable, program, facts, Path(temporary) / stem, torch.get_num_threads()).difference
+        except ExportError:
+            move_files(Path(temporary), arguments.output_dir)  # those that passed; the other one is deleted
+            raise
+        replaced = sorted(file.name for file in Path(temporary).iterdir() if (arguments.output_dir / file.name).exists())
+        move_files(Path(temporary), arguments.output_dir)
+    if replaced:  # a model of the same name in another directory, or other --results, have the same file names
+        print(f"replaced, from an earlier export: {', '.join(replaced)}\n")
     candidates = {"PyTorch": Candidate(exportable)}
-    for name in (name for name in FORMATS if name in arguments.formats):
-        candidates[name] = write(name, exportable, program, facts, stem, torch.get_num_threads())
+    for name, difference in differences.items():
+        path = arguments.output_dir / FORMATS[name].file_name(stem)
+        candidates[name] = Candidate(FORMATS[name].predictor(path, torch.get_num_threads()), path, difference)
     return candidates

@@ -17,6 +17,7 @@ import torch
 from mult_hf.data.schema import CARD_KEY, FOCAL_LENGTH, card_header
 from mult_hf.metrics import MultiTaskMetrics
 from mult_hf.metrics.statistics import angle_between
+from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import LabelEncoding, TaskSpec
 
@@ -81,6 +82,22 @@ class RowsWithNormals:
         return {**row, self.name: None if found is None else _normals_from_depth(*found)}
 
 
+def check_focal_lengths(rows: "Dataset", column: str = FOCAL_LENGTH) -> None:
+    """Check the focal lengths of all rows before hours of predicting.
+
+    Args:
+        rows: whose column [`FOCAL_LENGTH`] is read, if there is one.
+        column: its name for the message.
+
+    Raises:
+        ValueError: if one is no number of pixels; the message names its row.
+    """
+    if FOCAL_LENGTH in rows.column_names:
+        for number, row in enumerate(rows.select_columns([FOCAL_LENGTH])):
+            if row[FOCAL_LENGTH] is not None:
+                check_focal_length(row[FOCAL_LENGTH], f"{column} of row {number}")
+
+
 def _normals_from_depth(depth: np.ndarray, *camera: Any) -> np.ndarray:
     """[`normals_from_depth`][mult_hf.data.derive.normals_from_depth], whose module needs the extra `data`; other evaluations do not."""
     from mult_hf.data.derive import normals_from_depth
@@ -136,9 +153,9 @@ def noise_of_normals(depth: np.ndarray, focal: float) -> np.ndarray:
     Raises:
         ValueError: if the focal length is not positive, or not finite.
     """
-    from mult_hf.data.derive import check_focal_length  # which needs the extra `data`
+    from mult_hf.data.derive import check_focal_length as check_camera  # which needs the extra `data`
 
-    check_focal_length(focal)  # not half of it
+    check_camera(focal)  # not half of it
     height, width = (side // 2 * 2 for side in depth.shape)
     halves = []
     for start in (0, 1):
@@ -160,19 +177,33 @@ def noise_floor(rows: Sequence[Mapping[str, Any]] | RowsWithNormals, depth: Task
 
 
 def pooled(evaluations: Sequence[Evaluation]) -> MultiTaskMetrics:
-    """The metrics of all images of several data sets, whose tasks may differ."""
-    total = MultiTaskMetrics({task: spec for each in evaluations for task, spec in each.specs.items()})
+    """The metrics of all images of several data sets, whose tasks may differ: of each task, those of every set that has it."""
+    specs: dict[str, TaskSpec] = {}
+    common: dict[str, tuple[str, ...]] = {}
+    for each in evaluations:
+        for task, spec in each.specs.items():
+            specs.setdefault(task, spec)
+            common[task] = tuple(name for name in common.get(task, spec.metrics) if name in spec.metrics)
+    total = MultiTaskMetrics({task: replace(spec, metrics=common[task]) for task, spec in specs.items() if common[task]})
     for each in evaluations:
         total.merge(each.metrics)
     return total
+
+
+def metrics_of_some_sets(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The metrics, as `"task/metric"`, that [`pooled`] leaves out."""
+    named = {f"{task}/{name}" for each in evaluations for task, spec in each.specs.items() for name in spec.metrics}
+    return sorted(named - pooled(evaluations).compute().keys())
 
 
 __all__ = [
     "SCALED_METRICS",
     "RowsWithNormals",
     "add_normals",
+    "check_focal_lengths",
     "depth_and_focal_length",
     "find_sets",
+    "metrics_of_some_sets",
     "noise_floor",
     "noise_of_normals",
     "pooled",

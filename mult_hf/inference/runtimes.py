@@ -6,7 +6,6 @@ file is checked against the model, as by `mult-hf export`, and kept in [`CACHE`]
 """
 
 import inspect
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -116,8 +115,7 @@ class ExportedModel(MulTPreTrainedModel):
                     continue
                 program = export.trace(exportable, size) if export.FORMATS[name].source is None else None
                 export.write(name, exportable, program, facts, Path(temporary) / STEM, self.threads)
-            for file in sorted(Path(temporary).iterdir(), key=lambda file: file.suffix in (".onnx", ".xml")):  # weights first
-                os.replace(file, folder / file.name)
+            export.move_files(Path(temporary), folder)
 
 
 def _code() -> dict[str, str]:

@@ -218,7 +218,7 @@ async def _read_form(request: Request, limits: Limits) -> tuple[bytes, dict[str,
 
     try:
         form = await MultiPartParser(request.headers, cast(Any, stream()), max_files=1, max_fields=MAX_FIELDS).parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:  # KeyError: there is no boundary
+    except (MultiPartException, LookupError, UnicodeError) as error:  # LookupError: there is no boundary, or no such charset
         raise HttpError(422, f"the form cannot be read: {error}; send one file, called `{IMAGE}`") from None
     try:
         file = form.get(IMAGE)

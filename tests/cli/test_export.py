@@ -20,7 +20,9 @@ from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.cli import export as command
+from mult_hf.cli.errors import CommandError
 from mult_hf.cli.main import main
+from mult_hf.inference import export as files
 from mult_hf.inference.export import ExportError
 from mult_hf.model.tasks import resolve_tasks
 from support.tables import unpadded
@@ -120,6 +122,21 @@ def test_the_saved_program_of_torch_export_gives_the_same_numbers(exported):
     for task, values in program.module()(pixels(5)).items():
         torch.testing.assert_close(values, expected[task])
     assert json.loads(facts["mult_hf"])["height"] == HEIGHT
+
+
+def test_an_earlier_file_stays_until_another_has_passed_its_check_and_is_named_then(tmp_path, monkeypatch):
+    """Other results of the same model have the same file name."""
+    save_model(tmp_path / "net", tasks=["depth"])
+    words = ["--formats", "pt2"]
+    assert "replaced" not in export(tmp_path / "net", tmp_path / "out", *words)
+    first = (tmp_path / "out/net-40x36.pt2").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "largest_differences", lambda *arguments: {"depth": (math.nan, 1.0)})
+        with pytest.raises(CommandError, match=r"net-40x36.pt2 differed from PyTorch by nan in depth"):
+            export(tmp_path / "net", tmp_path / "out", *words, "--results", "finished")
+    assert (tmp_path / "out/net-40x36.pt2").read_bytes() == first
+    assert "replaced, from an earlier export: net-40x36.pt2" in export(tmp_path / "net", tmp_path / "out", *words, "--results", "finished")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["net-40x36.pt2"], "nothing unfinished is left"
 
 
 @torch.no_grad()

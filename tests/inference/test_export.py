@@ -60,6 +60,26 @@ def test_a_file_with_different_predictions_is_deleted(monkeypatch, tmp_path, fac
     assert not (tmp_path / "file.onnx").exists()
 
 
+@pytest.mark.parametrize(("difference", "is_written"), [(0.02, True), (0.05, False)])
+def test_large_values_may_differ_by_some_roundings(monkeypatch, tmp_path, difference, is_written):
+    """Depth in millimetres: at 3,000, one step of float32 is .00024, and 64 are .023."""
+
+    def model(pixel_values):
+        return {"depth": torch.full((len(pixel_values), 1, HEIGHT, WIDTH), 3000.0), "small": torch.ones(len(pixel_values), 1)}
+
+    def rounded(pixel_values):
+        return {**model(pixel_values), "depth": model(pixel_values)["depth"] + difference}
+
+    kind = replace(export.FORMATS["onnx"], write=lambda program, facts, stem: stem, predictor=lambda path, threads: rounded)
+    monkeypatch.setitem(export.FORMATS, "onnx", kind)
+    arguments = ("onnx", model, None, {"height": HEIGHT, "width": WIDTH}, tmp_path / "file.onnx", 1)
+    if is_written:
+        assert export.write(*arguments).difference == pytest.approx(difference, abs=3e-4)
+    else:
+        with pytest.raises(export.ExportError, match=r"differed from PyTorch by 0\.05 in depth, more than 0\.02\d+, and was deleted"):
+            export.write(*arguments)
+
+
 def test_a_missing_runtime_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "mult_hf.inference.export")

@@ -136,6 +136,14 @@ def test_the_page_of_tasks_has_the_limits(serve):
         ({"data": {"image": "text"}, "files": {"x": ("a", b"a")}}, 422, "expected a file called `image`"),
         ({"files": [("image", ("a.png", SMALL)), ("image", ("b.png", SMALL))]}, 422, "the form cannot be read"),
         ({"content": SMALL, "headers": {"content-type": "multipart/form-data"}}, 422, "the form cannot be read"),
+        (
+            {
+                "content": b'--abc\r\nContent-Disposition: form-data; name="tasks"\r\n\r\ndepth\r\n--abc--\r\n',
+                "headers": {"content-type": "multipart/form-data; boundary=abc; charset=undefined"},
+            },
+            422,
+            "the form cannot be read",
+        ),
         ({"files": {"image": ("a.png", SMALL)}, "data": {"tasks": "depth"}, "params": {"tasks": "depth"}}, 422, "the URL set tasks; give"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 422, "the body is not JSON"),
         ({"content": b"[" * 3000, "headers": {"content-type": "application/json"}}, 422, "the body is not JSON"),
