@@ -68,14 +68,15 @@ def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
     Such a row may have its learning rates by task.
 
     Raises:
-        ValueError: if another row has rates by task, or a task has none; or loss weights are of a task that the row does not learn, or of
-            one that it learns alone.
+        ValueError: if another row has rates by task, or a task has none; or loss weights are of a task that the row does not learn, or the
+            row has `alone: yes`.
     """
     flags = dict(flags)
     alone, share, rates = flags.pop("alone", False), flags.pop("steps", 1), flags.pop("learning_rates", None)
     weights = {task: float(weight) for task, weight in flags.pop("loss_weights", {}).items()}
-    if unknown := weights.keys() - {*(flags.get("tasks") or load_task_specs(flags["dataset"]))}:
-        raise ValueError(f"row {row!r} has loss_weights of {sorted(unknown)}, which it does not learn")
+    learnt = [*(flags.get("tasks") or load_task_specs(flags["dataset"]))] if alone or weights else []
+    if unknown := weights.keys() - {*learnt}:
+        raise ValueError(f"row {row!r} has loss_weights of {sorted(unknown)}, which it does not learn; it learns {', '.join(learnt)}")
     if alone and weights:
         raise ValueError(f"row {row!r} has loss_weights and alone: yes; with one loss there is nothing to weigh")
     flags["max_steps"] = max(1, round(flags["max_steps"] * share))
@@ -83,12 +84,11 @@ def expand(row: str, flags: Mapping[str, Any]) -> list[Network]:
         if isinstance(rates, Mapping):
             raise ValueError(f"row {row!r} has learning rates by task, which only a row with alone: yes may have; give a list")
         return [Network(row, row, flags, numbers(rates), weights)]
-    tasks = flags.get("tasks") or load_task_specs(flags["dataset"])
-    own = {task: {key: value.replace("{task}", task) for key, value in flags.items() if isinstance(value, str)} for task in tasks}
-    by_task = rates if isinstance(rates, Mapping) else dict.fromkeys(tasks, rates)
-    if missing := [task for task in tasks if task not in by_task]:
+    own = {task: {key: value.replace("{task}", task) for key, value in flags.items() if isinstance(value, str)} for task in learnt}
+    by_task = rates if isinstance(rates, Mapping) else dict.fromkeys(learnt, rates)
+    if missing := [task for task in learnt if task not in by_task]:
         raise ValueError(f"row {row!r} has learning rates for {list(by_task)}; expected {', '.join(missing)}, too")
-    return [Network(row, f"{row}, {task}", {**flags, **own[task], "tasks": [task]}, numbers(by_task[task])) for task in tasks]
+    return [Network(row, f"{row}, {task}", {**flags, **own[task], "tasks": [task]}, numbers(by_task[task])) for task in learnt]
 
 
 def numbers(values: Sequence[Any] | None) -> list[float] | None:

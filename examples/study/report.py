@@ -32,6 +32,8 @@ from .tables import Pair, cell, settings_table, title
 RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
+FURTHER = ("longer", "pretrained", "pretrained_rates", "local_tasks")
+"""Flags and fields of further results, and their directories in `results/`."""
 PLAN = HERE / "ablations/wide_rates.yaml"
 OF_OTHERS = ("pairs", "groups", "few_labels")
 """Generated parts of the page that other scripts make: pairs.py and few_labels_report.py."""
@@ -114,7 +116,7 @@ class ReportArguments:
     longer: Path | None = command_line.flag(None, "directory of the results with other numbers of steps")
     pretrained: Path | None = command_line.flag(None, "directory of the results with a pretrained encoder")
     pretrained_rates: Path | None = command_line.flag(None, "directory of those with several learning rates")
-    local_tasks: Path | None = command_line.flag(None, "directory of the results with other weights of the local tasks and other widths")
+    local_tasks: Path | None = command_line.flag(None, "directory of the results with heavier losses of the local tasks")
     page: Path | None = command_line.flag(None, "page whose generated parts are replaced; printed by default")
     images: Path | None = command_line.flag(None, "directory for the plots; none by default")
 
@@ -345,7 +347,7 @@ class Study:
         longer: rows of [`LONGER`], trained for more steps, and of [`HALF`].
         pretrained: rows with a pretrained encoder.
         pretrained_rates: the same with several learning rates.
-        local_tasks: rows with other weights of the losses of local tasks, or another width.
+        local_tasks: rows with heavier losses of local tasks.
     """
 
     rows: Mapping[str, Row]
@@ -463,7 +465,7 @@ def read_transfers(directory: Path) -> dict[str, dict[str, Row]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make tables and plots as the command line says."""
     arguments = command_line.parse_arguments(ReportArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0])
-    others = {name: getattr(arguments, name) for name in ("longer", "pretrained", "pretrained_rates", "local_tasks")}
+    others = {name: getattr(arguments, name) for name in FURTHER}
     study = read_study(arguments.results, arguments.first, **others)
     parts = generated(study)
     if arguments.page is None:

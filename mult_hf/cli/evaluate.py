@@ -44,6 +44,7 @@ from mult_hf.evaluation.report import (
     gain_table,
     per_class_rows,
     per_class_tables,
+    remove_worst,
     results_table,
     save_worst,
     unmeasured_tasks,
@@ -374,8 +375,9 @@ def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelera
         evaluations.append(evaluate_set(own, accelerator))
     if accelerator.is_main_process:
         whole = {name: pooled([each[name] for each in evaluations]) for name in evaluations[0]}
-        partly = metrics_of_some_sets([next(iter(each.values())) for each in evaluations])
-        notes = [f"Not measured in every set that has the task, and so not above: {', '.join(partly)}."] if partly else []
+        name = next(iter(whole))
+        partly = metrics_of_some_sets([each[name] for each in evaluations], whole[name])
+        notes = [f"Left out, because not every set with the task has them: {', '.join(partly)}."] if partly else []
         report = Report([results_table(whole), *notes], {name: each.compute() for name, each in whole.items()} | {"per_class": {}})
         print(f"\n## all sets\n\n{report.text}")
         report.save(arguments.output_dir)
@@ -386,12 +388,14 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
     """Measure one data set, and write its report; returns the evaluations by the predictors' names."""
     data = cast(str, arguments.dataset)  # a missing one is refused earlier
     data_specs = resolve_tasks(load_task_entries(data))
-    dataset: Any = load_split(arguments, arguments.split, accelerator)
-    numbers = evenly_spread(len(dataset), arguments.max_samples)
-    dataset = dataset.select(numbers)
+    whole = load_split(arguments, arguments.split, accelerator)
+    numbers = evenly_spread(len(whole), arguments.max_samples)
+    dataset: Any = whole.select(numbers)
     training: Any = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
     if arguments.photographs:
-        check_focal_lengths(dataset, arguments.focal_length_column)
+        check_focal_lengths(whole, numbers, arguments.split, arguments.focal_length_column)
+        if training is not None:
+            check_focal_lengths(training, range(len(training)), str(arguments.baseline_split), arguments.focal_length_column)
         training = None if training is None else add_normals(training, data_specs, registered_tasks())[0]
         dataset, data_specs = add_normals(dataset, data_specs, registered_tasks())
         data_specs = with_scaled_metrics(data_specs)
@@ -420,8 +424,7 @@ def publish(report: Report, candidate: Candidate, evaluation: Evaluation, datase
     """Print the tables, and write the files and the card."""
     print(report.text)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    for earlier in arguments.output_dir.glob("worst_*.png"):  # of an evaluation with other settings
-        earlier.unlink()
+    remove_worst(arguments.output_dir)  # of an evaluation with other settings
     if arguments.worst:
         report.numbers["worst"] = save_worst(
             evaluation, candidate.predict, dataset, candidate.collator, arguments.worst, arguments.output_dir

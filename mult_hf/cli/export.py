@@ -206,18 +206,18 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     stem = "-".join([Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"])
     differences: dict[str, float] = {}
+    passed: set[str] = set()
     # In a folder of their own first, so that an interruption or a failed check leaves an earlier file as it is.
     with tempfile.TemporaryDirectory(dir=arguments.output_dir, prefix=".unfinished-") as temporary:
         try:
             for name in (name for name in FORMATS if name in arguments.formats):
                 differences[name] = write(name, exportable, program, facts, Path(temporary) / stem, torch.get_num_threads()).difference
-        except ExportError:
-            move_files(Path(temporary), arguments.output_dir)  # those that passed; the other one is deleted
-            raise
-        replaced = sorted(file.name for file in Path(temporary).iterdir() if (arguments.output_dir / file.name).exists())
-        move_files(Path(temporary), arguments.output_dir)
-    if replaced:  # a model of the same name in another directory, or other --results, have the same file names
-        print(f"replaced, from an earlier export: {', '.join(replaced)}\n")
+                passed = {file.name for file in Path(temporary).iterdir()}
+        finally:
+            # A model of the same name in another directory, or other --results, have the same file names.
+            if replaced := sorted(name for name in passed if (arguments.output_dir / name).exists()):
+                print(f"replaced, from an earlier export: {', '.join(replaced)}\n")
+            move_files(Path(temporary), arguments.output_dir, passed)
     candidates = {"PyTorch": Candidate(exportable)}
     for name, difference in differences.items():
         path = arguments.output_dir / FORMATS[name].file_name(stem)

@@ -46,8 +46,11 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
     def __post_init__(self) -> None:
         for part in (DataArguments, ModelArguments, TrainingArguments):
             part.__post_init__(self)
-        if self.only_new_tasks and self.output_dir.resolve() == Path(cast(str, self.model)).resolve():
-            raise ValueError(f"--output_dir {self.output_dir} is that of --model, whose weights --only_new_tasks needs; give another one")
+        if self.model is not None and Path(self.model).resolve().is_relative_to(self.output_dir.resolve()):
+            inside = Path(self.model).resolve() != self.output_dir.resolve()
+            if self.only_new_tasks or (self.overwrite and inside):
+                needs = "--only_new_tasks needs to resume" if self.only_new_tasks else "--overwrite deletes"
+                raise ValueError(f"--model {self.model} is in --output_dir {self.output_dir}, and {needs} it; choose another --output_dir")
         if self.weighting not in OF_LOSSES and (self.only_new_tasks or self.encoder_learning_rate_factor == 0):
             frozen = "--only_new_tasks" if self.only_new_tasks else "--encoder_learning_rate_factor 0"
             raise ValueError(

@@ -6,7 +6,7 @@ for each image (Zhou et al., arXiv 1704.07813). Both kinds of metrics are report
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,20 +82,23 @@ class RowsWithNormals:
         return {**row, self.name: None if found is None else _normals_from_depth(*found)}
 
 
-def check_focal_lengths(rows: "Dataset", column: str = FOCAL_LENGTH) -> None:
-    """Check the focal lengths of all rows before hours of predicting.
+def check_focal_lengths(rows: "Dataset", numbers: Iterable[int], split: str, column: str = FOCAL_LENGTH) -> None:
+    """Check the focal lengths of rows before any prediction.
 
     Args:
         rows: whose column [`FOCAL_LENGTH`] is read, if there is one.
-        column: its name for the message.
+        numbers: the rows to check.
+        split: its name for the message.
+        column: name of the column for the message.
 
     Raises:
-        ValueError: if one is no number of pixels; the message names its row.
+        ValueError: if one is not a valid number of pixels; the message names its row.
     """
     if FOCAL_LENGTH in rows.column_names:
-        for number, row in enumerate(rows.select_columns([FOCAL_LENGTH])):
-            if row[FOCAL_LENGTH] is not None:
-                check_focal_length(row[FOCAL_LENGTH], f"{column} of row {number}")
+        column_of_rows = rows.select_columns([FOCAL_LENGTH])
+        for number in numbers:
+            if (value := column_of_rows[number][FOCAL_LENGTH]) is not None:
+                check_focal_length(value, f"{column} of {split} row {number}")
 
 
 def _normals_from_depth(depth: np.ndarray, *camera: Any) -> np.ndarray:
@@ -177,7 +180,7 @@ def noise_floor(rows: Sequence[Mapping[str, Any]] | RowsWithNormals, depth: Task
 
 
 def pooled(evaluations: Sequence[Evaluation]) -> MultiTaskMetrics:
-    """The metrics of all images of several data sets, whose tasks may differ: of each task, those of every set that has it."""
+    """The metrics of all images of several data sets, whose tasks may differ: for each task, those common to all sets that have it."""
     specs: dict[str, TaskSpec] = {}
     common: dict[str, tuple[str, ...]] = {}
     for each in evaluations:
@@ -190,10 +193,10 @@ def pooled(evaluations: Sequence[Evaluation]) -> MultiTaskMetrics:
     return total
 
 
-def metrics_of_some_sets(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The metrics, as `"task/metric"`, that [`pooled`] leaves out."""
-    named = {f"{task}/{name}" for each in evaluations for task, spec in each.specs.items() for name in spec.metrics}
-    return sorted(named - pooled(evaluations).compute().keys())
+def metrics_of_some_sets(evaluations: Sequence[Evaluation], whole: MultiTaskMetrics) -> list[str]:
+    """The metrics, as `"task/metric"`, that the [`pooled`] ones of these evaluations, `whole`, lack."""
+    measured = {f"{task}/{name}" for each in evaluations for task, spec in each.specs.items() for name in spec.metrics}
+    return sorted(measured - {f"{task}/{name}" for task, spec in whole.specs.items() for name in spec.metrics})
 
 
 __all__ = [

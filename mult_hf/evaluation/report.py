@@ -1,5 +1,6 @@
 """Markdown tables and image panels of evaluations."""
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,16 @@ def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str],
         "without a known pixel in this split": tasks_without_label(evaluation),
     }
     return [f"Not measured for {name} ({reason}): {', '.join(names)}." for reason, names in reasons.items() if names]
+
+
+def remove_worst(directory: Path) -> None:
+    """Remove the panels of worst images that the `results.json` of an earlier evaluation in a directory lists."""
+    try:
+        listed = json.loads((directory / "results.json").read_text(encoding="utf-8"))["worst"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for metric in listed:
+        (directory / f"worst_{metric.split('/')[0]}.png").unlink(missing_ok=True)
 
 
 @torch.no_grad()

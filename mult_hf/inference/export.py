@@ -6,12 +6,13 @@ map per task under the task's name. The file contains size, normalisation and ta
 """
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ CHECKED_BATCHES = (1, 3)
 TOLERANCE = 1e-4
 """Largest allowed difference of a float32 file from PyTorch, in the units of the predictions, due to a different order of rounding."""
 
-ROUNDINGS = 64
-"""Where values are so large that this many steps of float32 exceed the tolerance (above 13), so many steps are allowed."""
+PRECISION = 64 * torch.finfo(torch.float32).eps
+"""Largest allowed difference as a share of a task's largest value, where that is more than the tolerance: for values above 13."""
 
 
 class ExportError(RuntimeError):
@@ -358,20 +359,26 @@ def write(
     path = kind.write(program, facts, stem)
     predictor = kind.predictor(path, threads)
     differences = largest_differences(predictor, exportable, (facts["height"], facts["width"]))
-    for task, (difference, value) in differences.items():
-        allowed = max(kind.tolerance or 0.0, ROUNDINGS * torch.finfo(torch.float32).eps * value)
-        if kind.tolerance is not None and not difference <= allowed:
+    for task, (difference, value) in ({} if kind.tolerance is None else differences).items():
+        allowed = max(cast(float, kind.tolerance), PRECISION * value)
+        if not difference <= allowed < math.inf:
             for file in files_of(path):
                 file.unlink()
             raise ExportError(f"{path.name} differed from PyTorch by {difference:.2g} in {task}, more than {allowed:g}, and was deleted")
-    return Candidate(predictor, path, max(difference for difference, _ in differences.values()))
+    return Candidate(predictor, path, torch.tensor([difference for difference, _ in differences.values()]).max().item())  # NaN if one is
 
 
-def move_files(source: Path, target: Path) -> None:
-    """Move exported files to another directory, where they replace those of the same names; weights first, so that no graph lacks them."""
-    target.mkdir(parents=True, exist_ok=True)
+def move_files(source: Path, target: Path, names: Collection[str] | None = None) -> None:
+    """Move exported files to an existing directory, where they replace those of the same names; weights first, so that no graph lacks them.
+
+    Args:
+        source: directory of the files.
+        target: the other one.
+        names: of the files; all by default.
+    """
     for file in sorted(source.iterdir(), key=lambda file: file.suffix in (".onnx", ".xml")):
-        os.replace(file, target / file.name)
+        if names is None or file.name in names:
+            os.replace(file, target / file.name)
 
 
 def files_of(path: Path) -> list[Path]:

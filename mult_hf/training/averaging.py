@@ -14,7 +14,8 @@ from .distributed import running_statistics
 class WeightAverage:
     """Exponential moving average of a model's parameters (torch's `AveragedModel`), which can temporarily replace them.
 
-    So are the running statistics of batch normalisation, as in timm's `ModelEma`: those of the last step belong to other weights.
+    The running statistics of batch normalisation are averaged too, as in timm's `ModelEmaV2`, because those of the last step belong to the
+    weights of the last step.
 
     The decay grows with the steps, `min(decay, (1 + n) / (10 + n))`, so that the random start has little weight in a short run
     (as in TensorFlow's `ExponentialMovingAverage` with `num_updates`).
@@ -43,12 +44,12 @@ class WeightAverage:
         get_ema_multi_avg_fn(decay)(averages, values, steps)
 
     def update(self) -> None:
-        """Add the model's parameters to the average; call it after an optimizer step."""
+        """Add the model's parameters and running statistics to the average; call it after an optimizer step."""
         self.average.update_parameters(nn.ParameterList(self._averaged()))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Replace the model's parameters by the averages inside a `with` block; afterwards they are restored exactly."""
+        """Replace parameters and running statistics by their averages inside a `with` block; afterwards they are restored exactly."""
         own = [tensor.detach().clone() for tensor in self._averaged()]
         _copy(self.average.module.parameters(), self._averaged())
         try:

@@ -7,7 +7,7 @@ An old checkpoint is renamed before it is deleted, so that an interrupted deleti
 import errno
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -81,19 +81,6 @@ def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
             "latest, give another --output_dir, or delete them with --overwrite"
         )
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def copy_missing(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Copy files and directories that `source` has and `target` has not; an interruption leaves no partial copy under its name."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        if (source / name).exists() and not (target / name).exists():
-            unfinished = target / f"{name}{_PARTIAL}"
-            if (source / name).is_dir():
-                shutil.copytree(source / name, unfinished, dirs_exist_ok=True)
-            else:
-                shutil.copy2(source / name, unfinished)
-            unfinished.rename(target / name)
 
 
 def save_checkpoint(accelerator: Accelerator, save_state: Callable[[Path], None], directory: Path, step: int, keep: int) -> Path:
@@ -228,7 +215,6 @@ __all__ = [
     "BEST",
     "checkpoint_step",
     "clear_for_new_run",
-    "copy_missing",
     "describing_write_errors",
     "find_checkpoint",
     "list_checkpoints",

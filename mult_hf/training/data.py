@@ -135,7 +135,7 @@ def _without_unlisted(name: str | None, rows: Any, specs: Mapping[str, TaskSpec]
     """
     unlisted = [task for task in specs if task not in own and task in (rows.column_names or [])]
     if unlisted and name is not None:
-        print_once(f"{name}: not used: {', '.join(unlisted)}, of which its card has no entry in mult_tasks; add one to learn from it")
+        print_once(f"{name}: not used, because mult_tasks in its card has no entry: {', '.join(unlisted)}; add one to train on it")
     return rows.remove_columns(unlisted) if unlisted else rows
 
 

@@ -30,7 +30,7 @@ from mult_hf.model.weights import listing_fresh_weights
 from .arguments import FREE_TO_CHANGE, TrainingArguments, as_text
 from .averaging import WeightAverage
 from .batches import StreamedBatches, TrainingBatch, make_batches
-from .checkpoints import BEST, copy_missing, describing_write_errors, list_checkpoints, save_checkpoint
+from .checkpoints import BEST, describing_write_errors, list_checkpoints, save_checkpoint
 from .distributed import check_whole_parameters, share_statistics, whole_model
 from .fields import json_object
 from .fingerprint import describe_data, describe_entries
@@ -178,20 +178,13 @@ class TrainingLoop:
         """Load the state of a checkpoint, or start from scratch if there is none."""
         if checkpoint is not None:
             self.state.load(checkpoint)
-            self._bring_along(checkpoint.parent.parent)
+            if checkpoint.resolve().parent != self.checkpoints.resolve():
+                self.progress.best_gain, self.progress.best_step = -math.inf, 0
+                self.accelerator.print(f"log.jsonl and {BEST}/ of the steps so far stay beside {checkpoint.parent}")
             self.accelerator.print(f"resuming from {checkpoint}, step {self.progress.step} of {self.arguments.max_steps}")
         if self.accelerator.is_main_process:
             finished = self.progress.step == self.arguments.max_steps  # then only the final evaluation is repeated
             self.log_file.drop_after(self.progress.step, again="gain_over_baseline" if finished else None)
-
-    def _bring_along(self, run: Path) -> None:
-        """Copy the log and the best model of a run that goes on in another directory; without that model, the next best one counts."""
-        own = self.arguments.output_dir
-        if self.accelerator.is_main_process and run.resolve() != own.resolve():
-            copy_missing(run, own, (self.log_file.path.name, BEST))
-        self.accelerator.wait_for_everyone()
-        if self.progress.best_step and not (own / BEST).is_dir():
-            self.progress.best_gain, self.progress.best_step = -math.inf, 0
 
     @naming_killed_workers("continue with --resume latest")
     def run(self) -> None:

@@ -150,11 +150,15 @@ def _read_optimizer(directory: Path) -> dict[str, Any]:
     return state
 
 
+OF_LATER_VERSIONS = {"progress": ("known",)}
+"""Entries that checkpoints of earlier versions lack; the part itself fills them in."""
+
+
 def _check_complete(directory: Path, name: str, saved: Any, own: Mapping[str, Any]) -> None:
     """Refuse a state without some of the entries that the run's own has: most parts keep their initial value for a missing one."""
     if not isinstance(saved, Mapping):
         raise _incomplete(directory, name, f"is a {type(saved).__name__}")
-    if missing := sorted(set(own) - set(saved), key=str):
+    if missing := sorted(set(own) - set(saved) - {*OF_LATER_VERSIONS.get(name, ())}, key=str):
         raise _incomplete(directory, name, f"lacks {missing}")
 
 

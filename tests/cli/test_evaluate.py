@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from io import BytesIO
 
 import numpy as np
 import pytest
@@ -464,41 +463,6 @@ def test_a_directory_of_data_sets_is_measured_set_by_set_and_as_a_whole(save_mod
         assert whole[column]["depth/rmse"] == pytest.approx((sum(squared) / 2) ** 0.5)
         assert set(whole[column]) >= {"depth/abs_rel_median_scaled", "depth/delta1", "normals/median_angle"}
     assert kitchen["noise_of_normals"] > 20, "millimetres at random are all noise"
-
-
-@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
-def test_all_sets_together_have_the_metrics_that_every_set_has(save_model, tmp_path, capsys, names):
-    """Whichever set comes first; the others would be those of one set under the heading of all."""
-    for name, metrics in zip(names, (["mean_angle"], ["within_30", "mean_angle"])):
-        write_photographs(tmp_path / "photos" / name)
-        normals = {"name": "normals", "metrics": metrics, "encoding": {"dtype": "uint8", "scale": 2 / 255, "offset": -1.0}}
-        card = tmp_path / "photos" / name / "README.md"
-        card.write_text(f"---\nmult_tasks: {json.dumps([MILLIMETRES, normals])}\n---\n")
-        path = tmp_path / "photos" / name / "test-00000-of-00001.parquet"
-        rows = Dataset.from_parquet(str(path), keep_in_memory=True)
-        png = BytesIO()
-        PILImage.fromarray(np.full((SIZE, SIZE, 3), 200, np.uint8)).save(png, "PNG")
-        rows.add_column("normals", [{"bytes": png.getvalue(), "path": None}] * len(rows), feature=Image()).to_parquet(str(path))
-    model = save_model(tasks=["depth", "normals"])
-    flags = ["--dataset", tmp_path / "photos", "--split", "test", "--focal_length_column", "focal", "--cpu_threads", 1]
-    main([str(flag) for flag in ["--model", model, "--output_dir", tmp_path / "out", *flags]])
-    whole = json.loads((tmp_path / "out/results.json").read_text())["model"]
-    assert {name for name in whole if name.startswith("normals/")} == {"normals/mean_angle"}
-    assert "Not measured in every set that has the task, and so not above: normals/within_30." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("values", "message"), [(["near", "far", None], "focal of row 0 is 'near'"), ([30.0, -5.0, None], "focal of row 1 is -5.0")]
-)
-def test_a_focal_length_that_is_none_is_named_before_anything_is_predicted(save_model, tmp_path, values, message):
-    write_photographs(tmp_path / "office")
-    path = tmp_path / "office/test-00000-of-00001.parquet"
-    rows = Dataset.from_parquet(str(path), keep_in_memory=True).remove_columns("focal")
-    rows.add_column("focal", values).to_parquet(str(path))
-    flags = ["--dataset", tmp_path / "office", "--split", "test", "--photographs", "--focal_length_column", "focal"]
-    with pytest.raises(ValueError, match=f"{message}; give a number of pixels"):
-        main([str(flag) for flag in ["--model", save_model(tasks=["depth"]), "--output_dir", tmp_path / "out", *flags]])
-    assert not (tmp_path / "out").exists()
 
 
 def test_flags_for_one_data_set_are_refused_for_several(save_model, tmp_path):

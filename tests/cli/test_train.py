@@ -248,7 +248,11 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         ),
         (
             "--model m --only_new_tasks --output_dir ./m --embed_dim 24 --depths 2 2 2 2 --window_size 8".split(),
-            "--output_dir m is that of --model, whose weights --only_new_tasks needs; give another one",
+            "--model m is in --output_dir m, and --only_new_tasks needs to resume it; choose another --output_dir",
+        ),
+        (
+            "--model m/best --overwrite --output_dir m --embed_dim 24 --depths 2 2 2 2 --window_size 8".split(),
+            "--model m/best is in --output_dir m, and --overwrite deletes it; choose another --output_dir",
         ),
         (["--ema_decay", "1"], "--ema_decay is 1.0"),
         (["--model", "a", "--backbone", "b"], "--model a replaces these settings; remove --backbone b, --embed_dim 8"),

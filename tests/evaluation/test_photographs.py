@@ -1,16 +1,23 @@
 """Proves that photographs are measured without regard to the unit of length, and that the noise of normals from depth is found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 
 from mult_hf import TaskSpec, registered_tasks
+from mult_hf.evaluation.loop import Evaluation
 from mult_hf.evaluation.photographs import (
     RowsWithNormals,
     add_normals,
+    check_focal_lengths,
     find_sets,
+    metrics_of_some_sets,
     noise_floor,
     noise_of_normals,
+    pooled,
     with_scaled_metrics,
 )
 from mult_hf.model.tasks import LabelEncoding, resolve_tasks
@@ -113,3 +120,35 @@ def test_a_directory_of_data_sets_is_told_from_a_data_set(tmp_path):
     assert [path.name for path in find_sets(tmp_path / "photos")] == ["kitchen", "office"]
     assert find_sets(tmp_path / "photos" / "office") == []
     assert find_sets("user/data") == []
+
+
+def measured(*metrics):
+    """One image of normals whose angles are all 60 degrees, measured by some metrics."""
+    evaluation = Evaluation({"normals": replace(registered_tasks()["normals"], metrics=metrics)})
+    truth = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 4, 4)
+    prediction = torch.tensor([0.75**0.5, 0.0, 0.5]).view(3, 1, 1).expand(3, 4, 4)
+    evaluation.update(0, "view", {"normals": prediction}, {"normals": truth})
+    return evaluation
+
+
+@pytest.mark.parametrize("first_has_more", [False, True])
+def test_all_sets_together_have_the_metrics_common_to_the_sets(first_has_more):
+    """Whichever set comes first; another metric would be that of one set under the heading of all."""
+    evaluations = [measured("mean_angle"), measured("within_30", "mean_angle")]
+    if first_has_more:
+        evaluations.reverse()
+    whole = pooled(evaluations)
+    assert whole.compute() == pytest.approx({"normals/mean_angle": 60.0}, abs=1e-3)
+    assert metrics_of_some_sets(evaluations, whole) == ["normals/within_30"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(["near", "far", None, "x"], "focal of test row 1 is 'far'"), ([30.0, -5.0, None, 0.0], "focal of test row 1 is -5")],
+)
+def test_a_focal_length_that_is_none_is_named_with_its_row(values, message):
+    """Only of the rows that are measured, by their numbers in the data set."""
+    rows = Dataset.from_dict({"focal_length": values})
+    with pytest.raises(ValueError, match=f"{message}.*; give a number of pixels"):
+        check_focal_lengths(rows, [1, 3], "test", "focal")
+    check_focal_lengths(rows, [2], "test", "focal")

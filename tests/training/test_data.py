@@ -108,7 +108,7 @@ def test_a_column_without_an_entry_is_not_read_with_the_encoding_of_another_data
     for row in data.training_rows:
         assert (row["depth"] is None) == (row["source"] == str(unlisted))
     assert ("depth" in data.validation_rows.column_names) == ("depth" in data.baseline_rows.column_names) == (not unlisted_first)
-    assert f"{unlisted}: not used: depth, of which its card has no entry in mult_tasks" in capsys.readouterr().out
+    assert f"{unlisted}: not used, because mult_tasks in its card has no entry: depth; add one" in capsys.readouterr().out
 
 
 def test_a_mixture_says_how_many_rows_a_pass_draws_of_each_set(tmp_path, capsys):

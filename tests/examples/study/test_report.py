@@ -277,7 +277,7 @@ def intervals_apart(text):
 def test_the_published_page_shows_what_follows_from_the_committed_results():
     page = (ROOT / "docs/evidence.md").read_text()
     results = report.HERE / "results"
-    others = {name: results / name for name in ("longer", "pretrained", "pretrained_rates", "local_tasks")}
+    others = {name: results / name for name in report.FURTHER}
     again = with_parts(page, generated(report.read_study(results / "wide_rates", results / "main_table", **others)))
     (text, ends), (expected_text, expected_ends) = intervals_apart(page), intervals_apart(again)
     assert text == expected_text

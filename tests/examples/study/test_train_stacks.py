@@ -244,7 +244,7 @@ def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path
         ("longer", 13),
         ("pairs", 15),
         ("pretrained", 12),
-        ("pretrained_rates", 10),
+        ("pretrained_rates", 12),
         ("few_labels", 15),
         ("local_tasks", 2),
     ],
@@ -261,7 +261,7 @@ def test_the_committed_results_are_those_of_the_committed_plan(small_rooms, tmp_
     assert stored == {network.file_name for network in plan.networks} - missing
 
 
-def test_a_row_may_weigh_losses_otherwise_than_the_data_set(small_rooms, tmp_path):
+def test_a_row_may_weigh_losses_differently_from_the_data_set(small_rooms, tmp_path):
     blocks = {"block_attention": ["self+skip", "encoder+skip"]}
     rows = {"as usual": blocks, "more edges": {**blocks, "loss_weights": {"edges2d": 1000}}}
     argv = ["--plan", str(write_plan(tmp_path / "plan.yaml", small_rooms, rows)), "--output_dir", str(tmp_path / "out")]
