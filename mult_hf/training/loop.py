@@ -325,7 +325,7 @@ class TrainingLoop:
             **{f"weight/{task}": weight for task, weight in self.weighting.weights.items()},
         }
         self.record(entry)
-        return {task: "-" if math.isnan(loss) else f"{loss:.3g}" for task, loss in losses.items()}
+        return {task: f"{loss:.3g}" for task, loss in losses.items()}
 
     def record(self, entry: dict[str, Any]) -> None:
         """Write an entry to the log file and the trackers."""

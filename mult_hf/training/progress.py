@@ -54,10 +54,10 @@ class Progress:
         self.batches += 1
 
     def take_mean_losses(self) -> dict[str, float]:
-        """Means over the batches of all processes since the last call that had labels, NaN without one; resets the sums."""
+        """Means over the batches of all processes since the last call that had labels, 0 without one; resets the sums."""
         totals, counts = mean_over_processes(self.losses), mean_over_processes(self.known)
         self.losses, self.batches, self.known = {}, 0, {}
-        return {task: total / counts[task] if counts[task] else math.nan for task, total in totals.items()}
+        return {task: total / counts[task] if counts[task] else 0.0 for task, total in totals.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
