@@ -408,6 +408,8 @@ def generated(study: Study) -> dict[str, str]:
         parts["pretrained_rates_comparisons"] = comparison_table(study.pretrained_rates)
         parts["pretrained_rates"] = rate_table(study.pretrained_rates)
         parts["pretrained_equal_rates"] = equal_rates_table(study.pretrained_rates)
+        if study.pretrained:
+            parts["pretrained_wider"] = wider_table(study.pretrained_rates, study.pretrained)
     if study.local_tasks:
         parts["local_tasks"] = gains_table({TOGETHER: rows[TOGETHER], **study.local_tasks}, rows[ALONE])
     if study.again:

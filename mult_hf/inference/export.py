@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -359,9 +359,9 @@ def write(
     path = kind.write(program, facts, stem)
     predictor = kind.predictor(path, threads)
     differences = largest_differences(predictor, exportable, (facts["height"], facts["width"]))
-    for task, (difference, value) in ({} if kind.tolerance is None else differences).items():
-        allowed = max(cast(float, kind.tolerance), PRECISION * value)
-        if not difference <= allowed < math.inf:
+    for task, (difference, value) in differences.items():
+        allowed = max(kind.tolerance or 0.0, PRECISION * value)
+        if kind.tolerance is not None and not difference <= allowed < math.inf:
             for file in files_of(path):
                 file.unlink()
             raise ExportError(f"{path.name} differed from PyTorch by {difference:.2g} in {task}, more than {allowed:g}, and was deleted")

@@ -21,6 +21,9 @@ from .state_files import read_state, read_tensors, write_state, write_tensors
 _WEIGHTS = "model.safetensors"
 _COUNT = "parameters_with_state"  # by which half a state is recognised: torch takes the other half for parameters without a gradient so far
 
+OF_LATER_VERSIONS = {"progress": ("known",)}
+"""Entries that checkpoints of earlier versions lack; the part itself fills them in."""
+
 
 class Stateful(Protocol):
     """A part of a run with a state of tensors, numbers, text, and containers of these."""
@@ -148,10 +151,6 @@ def _read_optimizer(directory: Path) -> dict[str, Any]:
         _check_complete(directory, "optimizer", entry, next(iter(entries.values())))
         _check_complete(directory, "optimizer", next(iter(entries.values())), entry)
     return state
-
-
-OF_LATER_VERSIONS = {"progress": ("known",)}
-"""Entries that checkpoints of earlier versions lack; the part itself fills them in."""
 
 
 def _check_complete(directory: Path, name: str, saved: Any, own: Mapping[str, Any]) -> None:
