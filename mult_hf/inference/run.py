@@ -245,16 +245,18 @@ def prepare(
 def finished_maps(
     processor: MulTImageProcessor,
     image: PreparedImage,
-    predictions: Mapping[str, Tensor],
+    predictions: dict[str, Tensor],
     size: tuple[int, int],
     specs: Mapping[str, TaskSpec] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """The maps of one image in their units, each made when it is asked for.
 
+    A prediction is removed once its map is made, because blended tiles of a large image hold hundreds of megabytes.
+
     Args:
         processor: the one that prepared the image.
         image: the image.
-        predictions: the model's, (1, channels, height, width) per task.
+        predictions: the model's, (1, channels, height, width) per task; empty at the end.
         size: (height, width) of the maps.
         specs: entries of the tasks; by default the processor's, which it has to check for every image.
 
@@ -264,10 +266,15 @@ def finished_maps(
     Raises:
         ValueError: if a prediction is not finite, which would become a map of unknown pixels.
     """
-    if infinite := [task for task, maps in predictions.items() if not maps.isfinite().all()]:
+    if infinite := [task for task, maps in predictions.items() if not _is_finite(maps)]:
         raise refusal(f"the model's prediction of {', '.join(infinite)} is not finite: its weights are too large; use another model")
     entries = specs or processor.task_specs
-    return ((task, _finished(processor, image, task, prediction, size, entries)) for task, prediction in predictions.items())
+    return ((task, _finished(processor, image, task, predictions.pop(task), size, entries)) for task in list(predictions))
+
+
+def _is_finite(maps: Tensor) -> bool:
+    """Whether all values are finite; the extremes need no memory, and either is NaN where any value is."""
+    return all(bool(extreme.isfinite()) for extreme in maps.aminmax())
 
 
 def _finished(
