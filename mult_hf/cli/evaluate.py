@@ -22,6 +22,7 @@ from torch import Tensor
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.cores import keep_freed_memory, threads_per_process
+from mult_hf.data.files import write_text
 from mult_hf.data.row_errors import naming_split
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
@@ -42,9 +43,10 @@ from mult_hf.evaluation.photographs import (
 from mult_hf.evaluation.report import (
     comparison_table,
     gain_table,
+    list_worst,
     per_class_rows,
     per_class_tables,
-    remove_worst,
+    remove_results,
     results_table,
     save_worst,
     unmeasured_tasks,
@@ -311,9 +313,9 @@ class Report:
         return "\n\n".join([*self.texts, *per_class_tables(self.numbers["per_class"])])
 
     def save(self, directory: Path) -> None:
-        """Write `tables.md` and `results.json`."""
-        (directory / "tables.md").write_text(self.text + "\n")
-        (directory / "results.json").write_text(json.dumps(to_jsonable(self.numbers), indent=2, allow_nan=False) + "\n")
+        """Write `tables.md` and `results.json`, which comes last: without it, an evaluation was interrupted."""
+        write_text(directory / "tables.md", self.text + "\n")
+        write_text(directory / "results.json", json.dumps(to_jsonable(self.numbers), indent=2, allow_nan=False) + "\n")
 
 
 def build_report(
@@ -373,6 +375,8 @@ def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelera
         if accelerator.is_main_process:
             print(f"\n## {directory.name}\n")
         evaluations.append(evaluate_set(own, accelerator))
+        if accelerator.is_main_process and len(evaluations) == 1:
+            remove_results(arguments.output_dir)  # earlier ones of all sets, which are no longer those of every set
     if accelerator.is_main_process:
         whole = {name: pooled([each[name] for each in evaluations]) for name in evaluations[0]}
         name = next(iter(whole))
@@ -424,13 +428,13 @@ def publish(report: Report, candidate: Candidate, evaluation: Evaluation, datase
     """Print the tables, and write the files and the card."""
     print(report.text)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    remove_worst(arguments.output_dir)  # of an evaluation with other settings
+    remove_results(arguments.output_dir)  # of an evaluation with other settings
     if arguments.worst:
-        report.numbers["worst"] = save_worst(
-            evaluation, candidate.predict, dataset, candidate.collator, arguments.worst, arguments.output_dir
-        )
+        report.numbers["worst"] = list_worst(evaluation, arguments.worst)
     report.numbers["arguments"] = {key: shareable(value, CHECKOUT) for key, value in asdict(arguments).items()}
     report.save(arguments.output_dir)
+    if arguments.worst:  # after they are listed, so that the next evaluation removes them even if this one is killed here
+        save_worst(evaluation, candidate.predict, dataset, candidate.collator, arguments.worst, arguments.output_dir)
     if arguments.update_card:
         results = eval_results(report.numbers["model"], candidate.specs, report.numbers["dataset"], arguments.split, arguments.settings)
         update_card(Path(arguments.model) / "README.md", results)

@@ -73,6 +73,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     sync_to_disk(path.parent)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 as [`whole_file`] does: after an interruption or on a full disk, the file of before is there."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+
+
 def remove_unfinished(directory: Path) -> None:
     """Remove partial files that a killed run left in a directory."""
     for leftover in directory.glob(f".*{UNFINISHED}"):

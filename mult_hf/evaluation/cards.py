@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load, try_to_load_from_cache
 
+from mult_hf.data.files import write_text
 from mult_hf.data.markdown import markdown_table
 from mult_hf.model.tasks import TaskSpec
 
@@ -156,7 +157,7 @@ def write_card(
         outputs_table=markdown_table(["task", "meaning", "unit", "channels"], rows),
         **text,
     )
-    card.save(path)
+    write_text(path, str(card))
 
 
 def update_card(path: Path, results: Sequence[EvalResult]) -> None:
@@ -175,4 +176,4 @@ def update_card(path: Path, results: Sequence[EvalResult]) -> None:
     kept = [old for old in card.data.eval_results or [] if not any(old.is_equal_except_value(new) for new in results)]
     card.data.eval_results = [*kept, *results]
     card.data.model_name = card.data.model_name or path.resolve().parent.name
-    card.save(path)
+    write_text(path, str(card))

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from mult_hf.data.collator import MultiTaskCollator
+from mult_hf.data.files import whole_file
 from mult_hf.data.markdown import markdown_table
 from mult_hf.inference.predictor import Predictor, predict
 from mult_hf.metrics import MultiTaskMetrics, metrics_of, multi_task_gain
@@ -148,21 +149,39 @@ def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str],
     return [f"Not measured for {name} ({reason}): {', '.join(names)}." for reason, names in reasons.items() if names]
 
 
-def remove_worst(directory: Path) -> None:
-    """Remove the panels of worst images that the `results.json` of an earlier evaluation in a directory lists."""
+def remove_results(directory: Path) -> None:
+    """Remove the results of an earlier evaluation in a directory, and those panels of worst images that its `results.json` lists."""
+    results = directory / "results.json"
     try:
-        listed = json.loads((directory / "results.json").read_text(encoding="utf-8"))["worst"]
+        listed = [*json.loads(results.read_text(encoding="utf-8"))["worst"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return
+        listed = []
     for metric in listed:
-        (directory / f"worst_{metric.split('/')[0]}.png").unlink(missing_ok=True)
+        _worst_panel(directory, str(metric)).unlink(missing_ok=True)
+    for path in (directory / "tables.md", results):
+        path.unlink(missing_ok=True)
+
+
+def _worst_panel(directory: Path, metric: str) -> Path:
+    return directory / f"worst_{metric.split('/')[0]}.png"
+
+
+def list_worst(evaluation: Evaluation, count: int) -> dict[str, list[dict[str, Any]]]:
+    """The names and values of the worst images by each task's headline metric, `"task/metric"`, worst first.
+
+    Args:
+        evaluation: with every image's statistics.
+        count: largest number of images per task.
+    """
+    worst = evaluation.worst(count).items()
+    return {metric: [{"name": evaluation.names[row], "value": value} for row, value in ranked] for metric, ranked in worst}
 
 
 @torch.no_grad()
 def save_worst(
     evaluation: Evaluation, predictor: Predictor, dataset: "Dataset", collator: MultiTaskCollator, count: int, directory: Path
-) -> dict[str, list[dict[str, Any]]]:
-    """Save `worst_<task>.png` per task: image, prediction and truth of the worst images by its headline metric.
+) -> None:
+    """Save `worst_<task>.png` per task: image, prediction and truth of the images of [`list_worst`].
 
     Args:
         evaluation: evaluation of the predictor on the data set, with every image's statistics.
@@ -171,11 +190,7 @@ def save_worst(
         collator: as for [`evaluate`].
         count: largest number of images per task.
         directory: output directory for the panels.
-
-    Returns:
-        The images' names and values by `"task/metric"`, worst first.
     """
-    listed = {}
     for metric, ranked in evaluation.worst(count).items():
         task = metric.split("/")[0]
         spec, shown, captions = evaluation.specs[task], [], []
@@ -190,9 +205,8 @@ def save_worst(
             limits = common_limits([truth for _, _, truth in shown], [prediction for _, prediction, _ in shown])
             rows = [[image, *(colorize(values, spec, limits) for values in maps)] for image, *maps in shown]
             key = common_key(spec, [values for _, *maps in shown for values in maps], limits)
-            panel(rows, ["image", "prediction", "truth"], captions, [None, key], cell=240).save(directory / f"worst_{task}.png")
-        listed[metric] = [{"name": evaluation.names[row], "value": value} for row, value in ranked]
-    return listed
+            with whole_file(_worst_panel(directory, metric)) as unfinished:
+                panel(rows, ["image", "prediction", "truth"], captions, [None, key], cell=240).save(unfinished, "PNG")
 
 
 def common_limits(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -270,8 +284,10 @@ __all__ = [
     "example_panel",
     "example_images",
     "gain_table",
+    "list_worst",
     "per_class_rows",
     "per_class_tables",
+    "remove_results",
     "results_table",
     "save_worst",
     "tasks_without_label",

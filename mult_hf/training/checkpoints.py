@@ -5,6 +5,7 @@ An old checkpoint is renamed before it is deleted, so that an interrupted deleti
 """
 
 import errno
+import filecmp
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from transformers.utils import CONFIG_NAME
 
 from mult_hf.data.files import sync_to_disk
 
@@ -170,14 +172,27 @@ def restore_replaced(directory: Path) -> None:
 
 
 def replace_files(partial: Path, directory: Path) -> None:
-    """Move finished files into a directory that may contain older ones; at any time, each file there is complete, either old or new."""
+    """Move finished files into a directory that may contain older ones; at any time, each file there is complete, either old or new.
+
+    Old weights with a new configuration would predict wrong numbers. So where other files than the weights change, the configuration,
+    without which no directory is a model, is removed first and comes last: after an interruption such a directory cannot be loaded.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     _give_usual_permissions(partial)
-    for path in sorted(partial.iterdir()):
+    files = sorted(partial.iterdir(), key=lambda path: (path.name == CONFIG_NAME, path.name))
+    for path in files:
         sync_to_disk(path)
+    if any(_differs(path, directory / path.name) for path in files if path.suffix == ".json"):
+        (directory / CONFIG_NAME).unlink(missing_ok=True)
+        sync_to_disk(directory)
+    for path in files:
         path.replace(directory / path.name)
     sync_to_disk(directory)
     partial.rmdir()
+
+
+def _differs(new: Path, old: Path) -> bool:
+    return not old.is_file() or not filecmp.cmp(new, old, shallow=False)
 
 
 def _give_usual_permissions(directory: Path) -> None:

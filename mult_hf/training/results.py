@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mult_hf.data.files import whole_file, write_text
 from mult_hf.evaluation.cards import card_template, eval_results, public_name, to_jsonable, write_card
 from mult_hf.evaluation.report import example_panel, results_table, tasks_without_label
 from mult_hf.model.image_processing_base import MulTProcessingMixin
@@ -82,8 +83,9 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
         if loop.accelerator.is_main_process:
             panel = example_panel(model, loop.validation.rows, loop.validation.collator, loop.arguments.panel_rows)
             with describing_write_errors(directory, loop.checkpoints):
-                (directory / _METRICS).write_text(json.dumps(to_jsonable(numbers), indent=2) + "\n")
-                panel.save(directory / _PANEL)
+                write_text(directory / _METRICS, json.dumps(to_jsonable(numbers), indent=2) + "\n")
+                with whole_file(directory / _PANEL) as unfinished:
+                    panel.save(unfinished, "PNG")
                 save_card(loop, model, provenance, numbers, table)
     return numbers
 

@@ -1,7 +1,9 @@
 """Proves that `mult-hf evaluate` measures correctly, and refuses meaningless comparisons, with any number of processes."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.cli import evaluate as module
 from mult_hf.cli.evaluate import EvaluationArguments, load_split, main
 from mult_hf.data.schema import load_rows
 from mult_hf.inference.directory_lock import exclusive_run
@@ -305,12 +308,22 @@ def test_a_data_set_must_be_named_outside_a_checkout():
 # --- panels and cards
 
 
-def test_panels_of_an_earlier_evaluation_are_removed(save_model, data, tmp_path):
-    flags = ["--model", save_model(), "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", tmp_path / "out"]
-    main([*map(str, flags), "--worst", "1"])
-    assert list((tmp_path / "out").glob("worst_*.png"))
-    main([*map(str, flags)])
-    assert not list((tmp_path / "out").glob("worst_*.png"))
+@pytest.mark.parametrize("interrupted", ["save", "save_worst", "update_card"])
+def test_nothing_of_an_earlier_evaluation_stays_beside_another_even_if_one_is_killed_while_it_writes(
+    save_model, data, tmp_path, monkeypatch, interrupted
+):
+    out = tmp_path / "out"
+    flags = [*map(str, ["--model", save_model(), "--dataset", data, "--split", "test", "--cpu_threads", 1, "--output_dir", out])]
+    main([*flags, "--worst", "1"])
+    with monkeypatch.context() as patch:
+        owner = module.Report if interrupted == "save" else module
+        patch.setattr(owner, interrupted, lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            main([*flags, "--worst", "1", "--update_card"])
+    assert (out / "results.json").exists() == (out / "tables.md").exists() == (interrupted != "save")
+    assert bool([*out.glob("worst_*.png")]) == (interrupted == "update_card")
+    main(flags)
+    assert not [*out.glob("worst_*.png")]
 
 
 def test_the_worst_images_have_a_panel_per_task_with_names_and_values(save_model, data, run):

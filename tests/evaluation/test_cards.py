@@ -1,11 +1,13 @@
 """Proves that results are written to a model card in the Hub's format, without changing its other contents."""
 
+import errno
 import math
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
 
 from mult_hf import registered_tasks
+from mult_hf.data import files
 from mult_hf.evaluation import cards
 from mult_hf.evaluation.cards import eval_results, update_card
 
@@ -29,6 +31,13 @@ model-index:
 
 What I wrote.
 """
+
+
+def raises(error):
+    def function(*arguments):
+        raise error
+
+    return function
 
 
 @pytest.fixture
@@ -56,6 +65,14 @@ def test_each_known_metric_is_one_result():
     assert {(each.dataset_type, each.dataset_name, each.dataset_split, each.metric_args) for each in results} == {
         ("rooms", "rooms", "test", None)
     }
+
+
+def test_a_card_stays_whole_if_the_disk_is_full(card, monkeypatch):
+    monkeypatch.setattr(files.os, "fsync", raises(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        update_card(card, eval_results(VALUES, registered_tasks(), "rooms", "test"))
+    assert card.read_text() == CARD
+    assert [*card.parent.iterdir()] == [card]
 
 
 def test_only_an_earlier_value_of_the_same_measurement_is_replaced(card):

@@ -217,6 +217,30 @@ def test_replacing_files_does_not_affect_others(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("config", ["old", "new"])
+def test_old_weights_never_stay_beside_a_new_configuration(tmp_path, config, monkeypatch):
+    """They would load and predict in another range, for example."""
+    old, new = tmp_path / "model", tmp_path / "new"
+    for directory, contents in ((old, "old"), (new, "new")):
+        directory.mkdir()
+        (directory / "model.safetensors").write_text(contents)
+        (directory / "config.json").write_text(config if directory == new else "old")
+    found, replace = [], Path.replace
+
+    def replaced(path, target):
+        found.append({each.name: each.read_text() for each in old.iterdir()})
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    replace_files(new, old)
+    found.append({each.name: each.read_text() for each in old.iterdir()})
+    assert len(found) == 3
+    for files in found:
+        assert files.get("config.json") in (None, config if files["model.safetensors"] == "new" else "old")
+    assert ("config.json" in found[0]) == (config == "old"), "a model with the same configuration stays usable all the time"
+    assert found[-1] == {"config.json": config, "model.safetensors": "new"}
+
+
 def test_keeping_no_checkpoint_is_refused(tmp_path, accelerator):
     with pytest.raises(ValueError, match="keep is 0; it must be at least 1"):
         save(accelerator, tmp_path, 1, keep=0)
