@@ -172,8 +172,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(ExportArguments, argv, __doc__.split("\n")[0], prog="mult-hf export")
     torch.set_num_threads(threads_per_process(arguments.cpu_threads, 1))
-    exportable = load_exportable(arguments.model, arguments.tasks, arguments.results)
-    facts = describe(exportable, MulTImageProcessor.from_pretrained(arguments.model), arguments.image_size)
+    processor = MulTImageProcessor.from_pretrained(arguments.model)
+    canonical = processor.canonical_focal_length is not None
+    exportable = load_exportable(arguments.model, arguments.tasks, arguments.results, canonical_camera=canonical)
+    facts = describe(exportable, processor, arguments.image_size)
     try:
         candidates = write_files(exportable, facts, arguments)
     except ExportError as error:
@@ -202,7 +204,9 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     """
     size = (facts["height"], facts["width"])
     # Eager attention, because torch's fused attention needs twice as many ONNX nodes.
-    program = trace(load_exportable(arguments.model, arguments.tasks, arguments.results, attention="eager"), size)
+    canonical = facts["canonical_focal_length"] is not None
+    eager = load_exportable(arguments.model, arguments.tasks, arguments.results, attention="eager", canonical_camera=canonical)
+    program = trace(eager, size)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     stem = "-".join([Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"])
     differences: dict[str, float] = {}

@@ -25,6 +25,7 @@ try:
 except ImportError as error:
     raise ImportError(f'exporting needs onnx, onnxscript and onnxruntime ({error}); pip install "mult-hf[export]"') from error
 
+from mult_hf.model.cameras import without_camera_limits
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
@@ -59,17 +60,19 @@ class Exportable(nn.Module):
         tasks: names of the tasks to predict.
         results: `"predictions"`, or `"finished"` for results as from the image processor's `post_process`, except that values of a
             canonical camera stay so, because the file takes no focal length.
+        canonical_camera: whether the model was trained for a canonical camera.
     """
 
-    def __init__(self, model: MulTForMultiTaskDensePrediction, tasks: list[str], results: str) -> None:
+    def __init__(self, model: MulTForMultiTaskDensePrediction, tasks: list[str], results: str, *, canonical_camera: bool = False) -> None:
         super().__init__()
         specs = model.config.task_specs
         self.model, self.specs, self.results = model, {task: specs[task] for task in tasks}, results
+        self.limited = {task: without_camera_limits(spec) if canonical_camera else spec for task, spec in self.specs.items()}
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """(batch, 3, height, width) -> per task (batch, channels, height, width), or (batch, height, width) class ids."""
         predictions = self.model(pixel_values, tasks=list(self.specs)).predictions
-        return {task: RESULTS[self.results](predictions[task], spec) for task, spec in self.specs.items()}
+        return {task: RESULTS[self.results](predictions[task], spec) for task, spec in self.limited.items()}
 
 
 def finished(prediction: Tensor, spec: TaskSpec) -> Tensor:
@@ -83,7 +86,12 @@ RESULTS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {"predictions": lambd
 
 
 def load_exportable(
-    name_or_path: str, tasks: Iterable[str] | None = None, results: str = "predictions", attention: str | None = None
+    name_or_path: str,
+    tasks: Iterable[str] | None = None,
+    results: str = "predictions",
+    attention: str | None = None,
+    *,
+    canonical_camera: bool = False,
 ) -> Exportable:
     """Load a model in float32, without the decoders that the requested tasks do not need.
 
@@ -92,6 +100,7 @@ def load_exportable(
         tasks: names of the tasks to export; all by default.
         results: see [`Exportable`].
         attention: name of the attention function, as for `from_pretrained`.
+        canonical_camera: see [`Exportable`].
 
     Raises:
         ValueError: if the model does not have one of the tasks, or its checkpoint lacks weights.
@@ -102,7 +111,7 @@ def load_exportable(
     for task in set(model.task_names) - {*wanted, *reference}:
         model.remove_task(task)
     check_weights(model)
-    return Exportable(model, wanted, results).eval()
+    return Exportable(model, wanted, results, canonical_camera=canonical_camera).eval()
 
 
 def describe(exportable: Exportable, processor: MulTImageProcessor, image_size: Sequence[int] | None = None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ converts its predictions to metres. A task's `zoom_exponent` defines how its val
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -169,6 +170,11 @@ def listed_focal_lengths(given: Any, count: int) -> list[float | None]:
     return [None if value is None else check_focal_length(value) for value in each]
 
 
+def without_camera_limits(spec: TaskSpec) -> TaskSpec:
+    """An entry for values of the canonical camera: without `value_range` where the camera changes values, because it limits true ones."""
+    return replace(spec, value_range=None) if spec.zoom_exponent else spec
+
+
 def canonical_factor(spec: TaskSpec, focal_length: float, canonical: float | None) -> float:
     """Factor from true values to those of the canonical camera; divide predictions by it.
 
@@ -192,4 +198,5 @@ __all__ = [
     "find_focal_length",
     "listed_focal_lengths",
     "with_film_equivalent",
+    "without_camera_limits",
 ]

@@ -20,6 +20,9 @@ from .entry_fields import refusal
 from .tasks import IGNORE_INDEX, TaskSpec
 from .tensors import check_dense
 
+RANGES: dict[str, tuple[float, float]] = {"silog": (0.0, math.inf), "balanced_binary_cross_entropy": (0.0, 1.0)}
+"""Lowest and highest value that a loss is defined for, where there is a limit."""
+
 _SMALLEST = 1e-6  # lower limit of metres and probabilities before a logarithm or a root
 
 
@@ -35,6 +38,11 @@ def _prepare(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor
     prediction = prediction.float() if prediction.itemsize < 4 else prediction
     known = torch.isfinite(target).all(dim=1, keepdim=True)  # a pixel counts when all its channels are known
     return prediction, torch.where(known, target.to(prediction.dtype), prediction.detach()), known
+
+
+def _may_check(target: Tensor) -> bool:
+    """Whether to look at values: on other devices that would synchronise at every step, and it would split a compiled graph."""
+    return target.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _mean_over_known(values: Tensor, known: Tensor) -> Tensor:
@@ -54,8 +62,7 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f"class ids are {target.dtype}; expected integers")
     target = target.long()
-    # On other devices the check would synchronise at every step, and it would split a compiled graph.
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _may_check(target):
         wrong = target[(target != IGNORE_INDEX) & ((target < 0) | (target >= prediction.shape[1]))]
         if len(wrong):
             raise ValueError(
@@ -121,8 +128,17 @@ def balanced_binary_cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
 
     Holistically-nested edge detection (arXiv 1504.06375, equation 2): with `b` the share of non-edge mass among known
     pixels, edges weigh `b` and the rest `1 - b`. Soft targets split their weight.
+
+    Raises:
+        ValueError: if a target is beyond [0, 1] (on CPUs): the loss would have no lower limit.
     """
     prediction, target, known = _prepare(prediction, target)
+    low, high = RANGES["balanced_binary_cross_entropy"]
+    if _may_check(target) and bool((wrong := ((target < low) | (target > high)) & known).any()):
+        raise ValueError(
+            f"targets have values from {target[wrong].min().item():g} to {target[wrong].max().item():g}; balanced_binary_cross_entropy is "
+            f"defined from {low:g} to {high:g}; scale them by the entry's encoding, for example 1/255 for 8-bit maps"
+        )
     probability = prediction.clamp(_SMALLEST, 1 - _SMALLEST)
     non_edge = _mean_over_known(1 - target.detach(), known)
     edges, others = target * probability.log(), (1 - target) * (1 - probability).log()
@@ -159,10 +175,6 @@ def loss_function(spec: TaskSpec) -> Callable[[Tensor, Tensor], Tensor]:
     if spec.loss not in LOSSES:
         raise ValueError(f"task {spec.name!r} has loss {spec.loss!r}; allowed: {', '.join(losses_of(spec))}")
     return LOSSES[spec.loss]
-
-
-RANGES: dict[str, tuple[float, float]] = {"silog": (0.0, math.inf), "balanced_binary_cross_entropy": (0.0, 1.0)}
-"""Lowest and highest value that a loss is defined for, where there is a limit."""
 
 
 def check_loss(spec: TaskSpec) -> None:

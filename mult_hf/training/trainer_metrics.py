@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from mult_hf.metrics import MultiTaskMetrics
+from mult_hf.model.cameras import without_camera_limits
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 
 
@@ -50,8 +51,10 @@ class TrainerMetrics:
         if labels is None:
             return predictions
         images = []
-        canonical = self.processor.canonical_focal_length  # labels are those of the canonical camera, so predictions stay so, too
-        for number, result in enumerate(self.processor.post_process(predictions, focal_length=canonical)):
+        canonical, entries = self.processor.canonical_focal_length, self.processor.task_specs
+        if canonical is not None:  # labels are those of the canonical camera, so predictions stay so, too
+            entries = {task: without_camera_limits(spec) for task, spec in entries.items()}
+        for number, result in enumerate(self.processor.post_process(predictions, tasks=entries, focal_length=canonical)):
             image = MultiTaskMetrics(self.processor.task_specs)
             image.update({task: maps["prediction"] for task, maps in result.items()}, {task: maps[number] for task, maps in labels.items()})
             images.append(image.state())

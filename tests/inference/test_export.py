@@ -43,6 +43,20 @@ def test_a_file_says_how_its_depth_becomes_metres(tiny_model, canonical):
         torch.testing.assert_close((values / factor).clamp(*entry["value_range"])[0, 0], expected[task]["prediction"])
 
 
+@pytest.mark.parametrize(("canonical_camera", "limits"), [(False, (0.0, 1.0)), (True, (-math.inf, math.inf))])
+@torch.no_grad()
+def test_the_range_of_an_unlimited_head_limits_true_metres_only(tiny_model, canonical_camera, limits):
+    """Those of a canonical camera may lie beyond it, and are within it once they are converted."""
+    depth = {"name": "depth", "activation": "identity", "value_range": (0.0, 1.0), "loss": "l1"}
+    model = tiny_model(tasks=[depth, {"name": "edges2d", "value_range": (0.0, 1.0)}])
+    pixels = 3 * torch.randn(1, 3, HEIGHT, WIDTH)
+    finished = export.Exportable(model, ["depth", "edges2d"], "finished", canonical_camera=canonical_camera).eval()(pixels)
+    expected = model.eval()(pixels).predictions
+    assert expected["depth"].min() < 0, "otherwise this shows nothing"
+    torch.testing.assert_close(finished["depth"], expected["depth"].clamp(*limits))
+    torch.testing.assert_close(finished["edges2d"], expected["edges2d"].clamp(0, 1))
+
+
 @pytest.mark.parametrize("factor", [1.001, float("nan")])
 def test_a_file_with_different_predictions_is_deleted(monkeypatch, tmp_path, factor):
     def write(program, facts, stem):

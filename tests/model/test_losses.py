@@ -129,6 +129,14 @@ def test_balanced_binary_cross_entropy_splits_a_soft_edge():
     assert value.item() == pytest.approx(0.25 * (math.log(4) + math.log(4 / 3)))
 
 
+@pytest.mark.parametrize("value", [255.0, -0.5])
+def test_targets_that_are_no_probabilities_are_refused(value):
+    """With 255, the loss would fall without a limit."""
+    with pytest.raises(ValueError, match=rf"targets have values from {value:g} to {value:g}; balanced_binary_cross_entropy is defined"):
+        losses.balanced_binary_cross_entropy(maps([0.5, 0.5, 0.5]), maps([1.0, value, NAN]))
+    assert losses.balanced_binary_cross_entropy(maps([2.0, 0.5]), maps([NAN, 1.0])).isfinite(), "an unknown pixel may have any prediction"
+
+
 def test_balanced_binary_cross_entropy_of_certain_errors_is_large_and_finite():
     value = losses.balanced_binary_cross_entropy(maps([0.0, 1.0]), maps([1.0, 0.0]))
     assert value.item() == pytest.approx(0.5 * math.log(1e6), rel=0.01)

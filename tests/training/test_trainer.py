@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import peft
@@ -48,6 +49,14 @@ def noise_rows(count):
 @pytest.fixture
 def processor():
     return MulTImageProcessor(size={"height": SIDE, "width": SIDE}, tasks=TASKS)
+
+
+def test_a_perfect_prediction_for_the_canonical_camera_has_no_error_even_beyond_the_range_of_true_values():
+    depth = {"name": "depth", "activation": "identity", "value_range": (0.0, 10.0), "metrics": ["rmse"]}
+    metrics = TrainerMetrics(MulTImageProcessor(tasks=[depth], canonical_focal_length=200.0))
+    distant = {"depth": torch.full((1, 1, 4, 4), 15.0)}  # 7.5 m in an image of half the focal length
+    sums = metrics.sums_of_images(distant, distant)
+    assert metrics(SimpleNamespace(predictions=sums), compute_result=True) == {"depth/rmse": 0}
 
 
 @pytest.fixture
