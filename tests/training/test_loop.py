@@ -231,3 +231,22 @@ def test_checkpoints_and_results_list_a_task_that_was_added_and_never_trained(tm
         untrained = fresh_weights(MulTForMultiTaskDensePrediction.from_pretrained(directory))
         assert untrained
         assert all(".tasks.edges2d." in name for name in untrained)
+
+
+@pytest.mark.parametrize("missing", ["depth", "principal_curvature"])
+def test_a_task_without_a_column_is_not_worn_by_weight_decay(tmp_path, data, missing):
+    """But the reference task's projections, which all tasks share, are trained."""
+    entries, rows = load_task_entries(data), load_rows(data)["train"].remove_columns([missing])
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries, reference_task="principal_curvature"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    processor = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=entries)
+    arguments = TrainingArguments(output_dir=tmp_path, max_steps=2, batch_size=2, cpu_threads=1, weight_decay=0.5, learning_rate=0.1)
+    new_accelerate_state()
+    train_model(model, processor, rows, load_rows(data)["train"], arguments)
+    after = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
+    same = {name for name in before if torch.equal(after[name], before[name])}
+    own = {name for name in before if f".tasks.{missing}." in name}
+    assert (own <= same) == (missing != model.config.reference_task)
+    other = ({"depth", "principal_curvature"} - {missing}).pop()
+    assert not any(f".tasks.{other}." in name and name.endswith("weight") for name in same), "the other one is trained"
+    assert all(parameter.requires_grad for parameter in model.parameters()), "a second training may change it"
