@@ -66,7 +66,8 @@ class MulTPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in transformers, but from safetensors only, unless `use_safetensors=False` asks for pickled weights.
 
-        The model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`, and so do copies that are saved.
+        The model also keeps which weights the checkpoint lacked, see `check_weights` in `weights.py`, and so do copies that are saved,
+        and as `source_options` where it came from, for its image processor.
         """
         kwargs.setdefault("use_safetensors", True)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, with the loading info
@@ -76,6 +77,7 @@ class MulTPreTrainedModel(PreTrainedModel):
         untrained = untrained if untrained is not None else model.config.untrained_weights or []
         remember_fresh_weights(model, {*info["missing_keys"], *mismatched, *untrained})
         model.config.untrained_weights = None
+        model.source_options = {name: kwargs[name] for name in ("revision", "subfolder", "cache_dir") if kwargs.get(name)}
         return (model, info) if output_loading_info else model
 
     if TYPE_CHECKING:  # transformers decorates this method by a function whose type has no `self`

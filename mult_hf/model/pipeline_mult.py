@@ -69,7 +69,8 @@ class MultiTaskVisionPipeline(Pipeline):
 
     def __init__(self, model: PreTrainedModel, image_processor: BaseImageProcessor | None = None, **kwargs: Any) -> None:
         if image_processor is None and model.name_or_path:
-            image_processor = MulTImageProcessor.from_pretrained(model.name_or_path)
+            options = getattr(model, "source_options", {})  # of the model's revision, for example: another one may have another processor
+            image_processor = MulTImageProcessor.from_pretrained(model.name_or_path, **options)
         elif image_processor is None:  # a model that was never saved has no processor
             image_processor = MulTImageProcessor(tasks=model.config.tasks)
         elif not hasattr(image_processor, "focal_length_of"):  # by name, because a model's own code has another class

@@ -9,7 +9,10 @@ import pyarrow as pa
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Image
+from transformers.image_utils import SizeDict
 
+from mult_hf.model.configuration_mult import MulTConfig
+from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
 
 _ROWS_AT_ONCE = 64
@@ -44,8 +47,49 @@ def describe_entries(specs_by_source: Sequence[Mapping[str, TaskSpec]]) -> dict[
     return found
 
 
+_OF_PROCESSOR = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "do_reduce_labels",
+    "canonical_focal_length",
+    "assumed_field_of_view",
+)
+_OF_MODEL = (
+    "decoder_type",
+    "block_attention",
+    "reference_task",
+    "decoder_num_attention_heads",
+    "decoder_window_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "drop_path_rate",
+)
+
+
+def describe_model(processor: MulTProcessingMixin, config: MulTConfig) -> dict[str, str]:
+    """What a model gets to see and computes, as far as its weights do not tell: `"processor/size"`, `"model/drop_path_rate"` -> value.
+
+    Args:
+        processor: the image processor.
+        config: of the model.
+    """
+    found = {f"processor/{name}": getattr(processor, name) for name in _OF_PROCESSOR}
+    found |= {f"model/{name}": getattr(config, name) for name in _OF_MODEL}
+    return {name: _plain(value) for name, value in found.items()}
+
+
 def _plain(value: Any) -> str:
-    """Text of a value, in which 1 and 1.0 are equal, and so are lists and tuples."""
+    """Text of a value, in which 1 and 1.0 are equal, and so are lists and tuples, and the ways to write a size."""
+    if isinstance(value, (Mapping, SizeDict)):
+        return f"{{{', '.join(f'{key}: {_plain(each)}' for key, each in sorted(dict(value).items()) if each is not None)}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_plain, value))}]"
     return str(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
@@ -96,4 +140,4 @@ def _arrow_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-__all__ = ["describe_data", "describe_entries", "fingerprint"]
+__all__ = ["describe_data", "describe_entries", "describe_model", "fingerprint"]

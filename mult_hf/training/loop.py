@@ -33,7 +33,7 @@ from .batches import StreamedBatches, TrainingBatch, make_batches
 from .checkpoints import BEST, describing_write_errors, list_checkpoints, save_checkpoint
 from .distributed import check_whole_parameters, share_statistics, whole_model
 from .fields import json_object
-from .fingerprint import describe_data, describe_entries
+from .fingerprint import describe_data, describe_entries, describe_model
 from .optimization import learning_rate_schedule, make_optimizer, parameter_groups
 from .progress import JsonLinesLog, Progress, mean_over_processes
 from .run_state import RunState
@@ -130,7 +130,7 @@ class TrainingLoop:
         )
         specs = processor.task_specs
         sources = [{task: own.get(task, spec) for task, spec in specs.items()} for own in (tasks_by_source or {"": specs}).values()]
-        self.progress.data |= describe_entries(sources)
+        self.progress.data |= describe_entries(sources) | describe_model(processor, model.config)
         self.progress.arguments |= {"mixed_precision": accelerator.mixed_precision}
         self.progress.arguments |= self._division(streamed)
         if streamed:  # reading all rows would take as long as an epoch

@@ -27,7 +27,7 @@ class Progress:
 
     Args:
         arguments: arguments of the run, for detecting a checkpoint of another run.
-        data: description of the rows by split, and of the tasks' entries by field, for detecting changed data.
+        data: description of the rows by split, and of the tasks' entries, image processor and model by field, for detecting changes.
         step: optimizer steps taken.
         seconds: training time so far, without interruptions.
         best_gain: highest multi-task gain over the constant baseline so far, in percent.
@@ -85,7 +85,8 @@ class Progress:
         changed = [name for name, saved in sorted(state["data"].items()) if self.data.get(name) != saved]
         if changed:
             message = ", ".join(f"{name}: {state['data'].get(name)} at the checkpoint, {self.data.get(name)} now" for name in changed)
-            raise refusal(f"the data changed since the checkpoint ({message}); restore them, or {FROM_WEIGHTS}")
+            what = "data" if any(name.partition("/")[0] not in ("processor", "model") for name in changed) else "image processor or model"
+            raise refusal(f"the {what} changed since the checkpoint ({message}); restore them, or {FROM_WEIGHTS}")
         for name, value in state.items():
             setattr(self, name, self.data | value if name == "data" else value)  # of an older run, the data may lack entries
 

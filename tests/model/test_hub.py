@@ -19,6 +19,7 @@ from transformers import pipeline
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.schema import load_task_entries
+from mult_hf.model.pipeline_mult import MultiTaskVisionPipeline
 from support.hub_server import running_hub
 from support.models import TINY_SWIN
 
@@ -214,6 +215,23 @@ def test_a_revision_can_be_a_branch_or_a_commit(hub, client, pushed):
         assert_same(client(load_weights, "user/parts", revision=revision), dict(make_model(seed=1).state_dict()))
     assert_same(client(load_weights, "user/parts"), dict(make_model().state_dict()))
     assert "smell" in client(failure, load_weights, "user/parts", revision="smell")
+
+
+def pipeline_of(name, **kwargs):
+    """The size to which the pipeline of a loaded model resizes."""
+    model = MulTForMultiTaskDensePrediction.from_pretrained(name, **kwargs)
+    return dict(MultiTaskVisionPipeline(model).image_processor.size)
+
+
+def push_processor(name, side, **kwargs):
+    MulTImageProcessor(size={"height": side, "width": side}, tasks=TASKS).push_to_hub(name, **kwargs)
+
+
+def test_the_pipeline_of_a_model_takes_the_processor_of_its_revision(client, pushed):
+    client(push_processor, "user/parts", 96, revision="larger", token=OWNER)
+    client(push_model, "user/parts", revision="larger", token=OWNER)
+    assert client(pipeline_of, "user/parts", revision="larger") == {"height": 96, "width": 96}
+    assert client(pipeline_of, "user/parts") == {"height": 64, "width": 64}
 
 
 # --- tokens ---

@@ -237,7 +237,9 @@ def test_checkpoints_and_results_list_a_task_that_was_added_and_never_trained(tm
 def test_a_task_without_a_column_is_not_worn_by_weight_decay(tmp_path, data, missing):
     """But the reference task's projections, which all tasks share, are trained."""
     entries, rows = load_task_entries(data), load_rows(data)["train"].remove_columns([missing])
-    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries, reference_task="principal_curvature"))
+    model = MulTForMultiTaskDensePrediction(
+        MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries, reference_task="principal_curvature")
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     processor = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=entries)
     arguments = TrainingArguments(output_dir=tmp_path, max_steps=2, batch_size=2, cpu_threads=1, weight_decay=0.5, learning_rate=0.1)

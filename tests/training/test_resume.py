@@ -12,11 +12,15 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from examples import train as example
-from mult_hf import MulTForMultiTaskDensePrediction
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_whole_model
+from mult_hf.training.arguments import TrainingArguments
 from mult_hf.training.checkpoints import checkpoint_step, list_checkpoints
+from mult_hf.training.run import train as run_training
 from support.forked import run_together, start
+from support.models import TINY_SWIN
 from support.training_runs import (
     CURVATURE,
     DEPTH,
@@ -27,6 +31,7 @@ from support.training_runs import (
     curvature_map,
     depth_map,
     interrupted,
+    new_accelerate_state,
     same,
     train,
     weights,
@@ -186,6 +191,30 @@ def test_a_run_whose_entries_changed_is_not_resumed(tmp_path, data, old, new, na
         train(tmp_path / "run", "--dataset", copy, "--resume", "latest")
     (copy / "README.md").write_text(card.replace('"channels": 2', '"channels": 2, "description": "new words"'))
     train(tmp_path / "run", "--dataset", copy, "--resume", "latest")
+
+
+@pytest.mark.parametrize(
+    ("of_processor", "of_model", "named"),
+    [
+        ({"size": {"height": 32, "width": 32}}, {}, r"processor/size: {height: 64.0, width: 64.0} at the checkpoint, {height: 32.0,"),
+        ({"canonical_focal_length": 500.0}, {}, r"processor/assumed_field_of_view: None at the checkpoint, 60.0 now, processor/canonical"),
+        ({}, {"drop_path_rate": 0.5}, r"model/drop_path_rate: 0.0 at the checkpoint, 0.5 now"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_image_processor_or_model(tmp_path, data, of_processor, of_model, named):
+    """In Python, where no flags describe them; the weights would fit."""
+    entries, rows = load_task_entries(data), load_rows(data)["train"]
+
+    def run(of_processor, of_model, **arguments):
+        processor = MulTImageProcessor(**{"size": {"height": 64, "width": 64}, "tasks": entries, **of_processor})
+        model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries, **of_model))
+        new_accelerate_state()
+        run_training(model, processor, rows, rows, TrainingArguments(output_dir=tmp_path, max_steps=1, batch_size=2, cpu_threads=1, **arguments))
+
+    run({}, {})
+    run({}, {}, resume="latest")
+    with pytest.raises(ValueError, match=f"the image processor or model changed since the checkpoint .*{named}"):
+        run(of_processor, of_model, resume="latest")
 
 
 def test_a_new_run_overwrites_an_earlier_one_only_with_the_flag(tmp_path, data):
