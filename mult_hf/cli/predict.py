@@ -169,6 +169,11 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     check_effect(arguments.field_of_view, arguments.model, processor, requested_specs(arguments, model).values())
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
+    if arguments.tile is not None and processor.size.get("longest_edge"):
+        raise refusal(
+            f"--tile is given, and {arguments.model} limits the longer side of images, too: {dict(processor.size)}; leave the flag out, or "
+            "load the model with a size that has no longest_edge"
+        )
     processor = load_processor(
         arguments.model,
         tasks=model.config.tasks,

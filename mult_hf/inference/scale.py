@@ -4,6 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import SizeDict
+
+from mult_hf.model.processor_fields import check_aspect
+
 FAR_OFF = 1.2
 """Largest factor between an image's scale and that of the training images at which predictions are still good. Training magnifies images
 by up to 1.15 by default; at 1.25 the shipped model's depth error is larger by a third (docs/prediction.md)."""
@@ -49,11 +54,16 @@ class ViewSize(NamedTuple):
         return self.height, self.width
 
     def of_image(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) to which a whole image of this (height, width) is resized."""
+        """(height, width) to which a whole image of this (height, width) is resized, as by the processor.
+
+        Raises:
+            ValueError: if the image is so long and narrow that it would become far larger than others.
+        """
         if not self.keeps_aspect:
             return self.height, self.width
-        factor = self.height / min(size)
-        return round(size[0] * factor), round(size[1] * factor)
+        check_aspect(size, SizeDict(shortest_edge=self.height), "the image")
+        height, width = get_size_with_aspect_ratio(size, self.height)
+        return height, width
 
 
 def off_scale(seen: tuple[int, int], trained: tuple[int, int]) -> str | None:

@@ -209,7 +209,9 @@ def test_a_run_is_not_resumed_with_another_image_processor_or_model(tmp_path, da
         processor = MulTImageProcessor(**{"size": {"height": 64, "width": 64}, "tasks": entries, **of_processor})
         model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries, **of_model))
         new_accelerate_state()
-        run_training(model, processor, rows, rows, TrainingArguments(output_dir=tmp_path, max_steps=1, batch_size=2, cpu_threads=1, **arguments))
+        run_training(
+            model, processor, rows, rows, TrainingArguments(output_dir=tmp_path, max_steps=1, batch_size=2, cpu_threads=1, **arguments)
+        )
 
     run({}, {})
     run({}, {}, resume="latest")
