@@ -19,6 +19,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_N
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.batch_views import BatchViews
 from mult_hf.data.collator import Augmentation, MultiTaskCollator
+from mult_hf.data.image_column import as_image_columns
 from mult_hf.data.row_errors import naming_split
 from mult_hf.data.streaming import first_rows
 from mult_hf.data.workers import naming_killed_workers
@@ -108,6 +109,9 @@ class TrainingLoop:
         contents: str | None = None,
     ) -> None:
         self.arguments, self.accelerator, self.processor = arguments, accelerator, processor
+        # `datasets` puts its own columns back where a program joins rows, or maps them and reads the result from its cache.
+        training_rows, validation_rows = as_image_columns(training_rows), as_image_columns(validation_rows)
+        baseline_rows = None if baseline_rows is None else as_image_columns(baseline_rows)
         collator = MultiTaskCollator(processor, training_views(arguments, processor), tasks_by_source)
         self.views = views_on_device(arguments, processor) if arguments.views_on_device else None
         collate = collator if self.views is None else collator.without_views
