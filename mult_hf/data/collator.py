@@ -12,7 +12,7 @@ from mult_hf.model.alignment import check_aligned, upright_size
 from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
-from mult_hf.model.processor_labels import decode_map
+from mult_hf.model.processor_labels import decode_map, reduced
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .row_errors import AUGMENTATION_SEED, INTERNAL, ROW
@@ -145,13 +145,13 @@ class MultiTaskCollator:
             raise refusal(f"rows {without_image} of the batch have no image; their columns are {columns}")
         for number, row in enumerate(rows):
             where = row.get(ROW) or f"row {number} of the batch"
-            check_aligned({task: self._stored(row, task) for task in self._tasks_of(row, specs)}, row["image"], where)
+            check_aligned({task: self._stored(row, task) for task in self.tasks_of(row.get("source"), specs)}, row["image"], where)
             if self.processor.canonical_focal_length is not None and row.get(FOCAL_LENGTH) is not None:
                 check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of {where}")
 
     def _stored_targets(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
         targets = {}
-        for task, spec in self._tasks_of(row, specs).items():
+        for task, spec in self.tasks_of(row.get("source"), specs).items():
             stored = self._stored(row, task)
             targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else decode_map(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
@@ -160,7 +160,7 @@ class MultiTaskCollator:
         """Each row as unstacked `pixel_values` and `labels`, decoded with the encodings of its own data set."""
         groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
         for group in groups:
-            own = self._tasks_of(group[0], specs)
+            own = self.tasks_of(group[0].get("source"), specs)
             maps = {task: [self._stored(row, task) for row in group] for task in own}
             images = [row["image"] for row in group]
             if self.processor.canonical_focal_length is not None:
@@ -175,16 +175,23 @@ class MultiTaskCollator:
         is_listed = self.tasks_by_source is None or task in self.tasks_by_source[row["source"]]
         return row.get(task) if is_listed else None
 
-    def _tasks_of(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> Mapping[str, TaskSpec]:
-        """The processor's tasks, in a mixture with the encodings of the row's data set."""
+    def tasks_of(self, source: Any, specs: Mapping[str, TaskSpec]) -> Mapping[str, TaskSpec]:
+        """The processor's tasks, in a mixture with the encodings of one data set, as its maps are decoded for training and evaluation.
+
+        Args:
+            source: name of the data set in a mixture; it has no effect without one.
+            specs: the processor's `task_specs`.
+
+        Raises:
+            ValueError: if a mixture has no such data set.
+        """
         if self.tasks_by_source is None:
             return specs
         tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source
-        source = row.get("source")
         if source not in tasks_by_source:
             raise refusal(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
-        own = tasks_by_source[source]
-        return {task: own.get(task, spec) for task, spec in specs.items()}
+        own = {task: tasks_by_source[source].get(task, spec) for task, spec in specs.items()}
+        return reduced(own) if self.processor.do_reduce_labels else own
 
     def _augmented(self, augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
         """Augment a sample, then normalise its image as the processor would."""

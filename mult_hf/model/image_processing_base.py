@@ -133,8 +133,9 @@ class MulTProcessingMixin(_Backend):
 
     @property
     def task_specs(self) -> dict[str, TaskSpec]:
-        """The task entries as [`TaskSpec`] objects by name."""
-        return resolve_tasks(self.tasks)
+        """The task entries as [`TaskSpec`] objects by name, with the encodings that maps are decoded with: see `do_reduce_labels`."""
+        specs = resolve_tasks(self.tasks)
+        return reduced(specs) if self.do_reduce_labels else specs
 
     def preprocess(
         self,
@@ -226,7 +227,7 @@ class MulTProcessingMixin(_Backend):
                 for image, turned, upright, pixels, focal in zip(opened, orientations, prepared, pixel_values, focal_lengths)
             ]
             if do_reduce_labels:
-                specs = {task: reduced(spec) for task, spec in specs.items()}
+                specs = reduced(specs)
             targets = {task: self._targets(task, maps, places, specs, canonical_focal_length) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch

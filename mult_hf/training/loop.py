@@ -133,8 +133,7 @@ class TrainingLoop:
             describe_data(accelerator, training=baseline_rows if streamed else training_rows, validation=validation_rows),
         )
         specs = processor.task_specs
-        sources = [{task: own.get(task, spec) for task, spec in specs.items()} for own in (tasks_by_source or {"": specs}).values()]
-        self.progress.data |= describe_entries(sources)
+        self.progress.data |= describe_entries([collator.tasks_of(source, specs) for source in tasks_by_source or [None]])
         self.progress.arguments |= {"mixed_precision": accelerator.mixed_precision}
         self.progress.arguments |= self._division(streamed)
         if streamed:  # reading all rows would take as long as an epoch
