@@ -12,6 +12,7 @@ from mult_hf.model.alignment import check_aligned, upright_size
 from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
+from mult_hf.model.normalisation import Normalisation
 from mult_hf.model.processor_labels import decode_map, reduced
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
@@ -27,6 +28,9 @@ Collate = Callable[[Sequence[Mapping[str, Any]]], MulTBatchFeature]
 
 SEEDS, SIZES = "view_seeds", "image_sizes"
 """Keys of a batch whose views are still to be made: (batch,) int64 seeds of the views, and (batch, 2) int64 heights and widths."""
+
+IN_0_TO_1: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": False}
+"""Keywords of a processor for images in [0, 1], which augmentation takes; [`Normalisation`] of its views follows."""
 
 
 class MultiTaskCollator:
@@ -71,9 +75,10 @@ class MultiTaskCollator:
         augment = self.augment
         if augment is None:
             return _stacked(list(self._samples(rows, specs)))
+        normalise = Normalisation.of(self.processor, [row["image"] for row in rows])
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
-        samples = self._samples(rows, specs, do_normalize=False)
-        return _stacked([self._augmented(augment, sample, seed) for sample, seed in zip(samples, seeds)])
+        views = [_augmented(augment, sample, seed) for sample, seed in zip(self._samples(rows, specs, **IN_0_TO_1), seeds)]
+        return _stacked([{**view, "pixel_values": normalise(view["pixel_values"])} for view in views])
 
     def without_views(self, rows: Sequence[Mapping[str, Any]]) -> MulTBatchFeature:
         """Collate rows whose views are made later, on a device, by [`BatchViews`][mult_hf.data.batch_views.BatchViews].
@@ -94,7 +99,12 @@ class MultiTaskCollator:
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
         if None in seeds:
             raise refusal(f"row {seeds.index(None)} of the batch has no {AUGMENTATION_SEED!r}; add one, an integer, to every row")
-        samples = list(self._samples(rows, specs, do_normalize=False))
+        if Normalisation.of(self.processor, [row["image"] for row in rows]) != Normalisation.of(self.processor):
+            raise refusal(
+                "the images are floats in [0, 1], which do_rescale=False and do_normalize=False of the processor keep there, and views on "
+                "a device are made of images of 8 bits; make the views in the loader, or set do_rescale=True"
+            )
+        samples = list(self._samples(rows, specs, **IN_0_TO_1))
         sizes = [tuple(sample["pixel_values"].shape[-2:]) for sample in samples]
         largest = tuple(max(lengths) for lengths in zip(*sizes))
         batch = _stacked([sample if size == largest else _padded(sample, largest) for sample, size in zip(samples, sizes)])
@@ -193,13 +203,10 @@ class MultiTaskCollator:
         own = {task: tasks_by_source[source].get(task, spec) for task, spec in specs.items()}
         return reduced(own) if self.processor.do_reduce_labels else own
 
-    def _augmented(self, augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
-        """Augment a sample, then normalise its image as the processor would."""
-        sample = augment(sample) if seed is None else augment(sample, torch.Generator().manual_seed(seed))
-        if not self.processor.do_normalize:
-            return sample
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
-        return {**sample, "pixel_values": (sample["pixel_values"] - mean).div_(std)}
+
+def _augmented(augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """A view of a sample, whose image is not yet normalised."""
+    return augment(sample) if seed is None else augment(sample, torch.Generator().manual_seed(seed))
 
 
 def _padded(sample: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from mult_hf.data.streaming import first_rows
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.normalisation import Normalisation
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.weights import listing_fresh_weights
 
@@ -73,7 +74,7 @@ def training_views(arguments: TrainingArguments, processor: MulTProcessingMixin)
 
 def views_on_device(arguments: TrainingArguments, processor: MulTProcessingMixin) -> BatchViews:
     """The same views, made from whole batches on the device."""
-    normalisation = {"mean": processor.image_mean, "std": processor.image_std} if processor.do_normalize else {}
+    normalisation = vars(Normalisation.of(processor))
     targets = tuple(arguments.targets_of_views or ())
     return BatchViews(random_views(arguments, processor), **normalisation, targets_of_views=targets, share=arguments.targets_of_views_share)
 
