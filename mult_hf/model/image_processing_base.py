@@ -305,7 +305,7 @@ class MulTProcessingMixin(_Backend):
             given: in pixels of the image, or None.
 
         Raises:
-            ValueError: if the given one is not a number above 0.
+            ValueError: if the given one is not a number from 0.01 to 100,000,000.
         """
         return find_focal_length(image, size, given, self.assumed_field_of_view)
 
