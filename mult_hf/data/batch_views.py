@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mult_hf.model.entry_fields import refusal
+from mult_hf.model.normalisation import Normalisation
 from mult_hf.model.resizing import from_means
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
@@ -39,6 +40,7 @@ class BatchViews:
         std: standard deviation per channel that the finished views are normalised with.
         targets_of_views: tasks whose targets are computed from the views, see [`TargetsOfViews`][mult_hf.data.view_targets.TargetsOfViews].
         share: share of the views whose targets are computed, in (0, 1]; in the other views they are unknown.
+        scale: factor of the finished views, which are in [0, 1], before they are normalised; one number, or one per channel.
 
     Raises:
         ValueError: if the image alone does not define a task, `share` is not in (0, 1], or `views` compresses images, which a device
@@ -50,6 +52,7 @@ class BatchViews:
     std: Sequence[float] = (1.0, 1.0, 1.0)
     targets_of_views: Sequence[str] = ()
     share: float = 1.0
+    scale: float | Sequence[float] = 1.0
 
     def __post_init__(self) -> None:
         check_computed_targets(self.targets_of_views, _image_targets() if self.targets_of_views else (), self.share)
@@ -87,7 +90,7 @@ class BatchViews:
         maps = {task: _rotated_and_zoomed(values, tasks[task], parameters) for task, values in resampled.items()}
         for task in set(self.targets_of_views) & set(maps):
             maps[task] = _computed(task, images, maps[task], torch.tensor(computed))
-        return {"pixel_values": (images - _per_channel(self.mean, images)) / _per_channel(self.std, images), "labels": maps}
+        return {"pixel_values": Normalisation(self.scale, self.mean, self.std)(images), "labels": maps}
 
     def _with_noise(self, images: Tensor, parameters: "_Parameters", seed: int) -> Tensor:
         if not self.views.noise:

@@ -12,7 +12,8 @@ from mult_hf.model.alignment import check_aligned, upright_size
 from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
-from mult_hf.model.processor_labels import decode_map
+from mult_hf.model.normalisation import Normalisation
+from mult_hf.model.processor_labels import decode_map, reduced
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .row_errors import AUGMENTATION_SEED, INTERNAL, ROW
@@ -27,6 +28,9 @@ Collate = Callable[[Sequence[Mapping[str, Any]]], MulTBatchFeature]
 
 SEEDS, SIZES = "view_seeds", "image_sizes"
 """Keys of a batch whose views are still to be made: (batch,) int64 seeds of the views, and (batch, 2) int64 heights and widths."""
+
+IN_0_TO_1: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": False}
+"""Keywords of a processor for images in [0, 1], which augmentation takes; [`Normalisation`] of its views follows."""
 
 
 class MultiTaskCollator:
@@ -71,9 +75,10 @@ class MultiTaskCollator:
         augment = self.augment
         if augment is None:
             return _stacked(list(self._samples(rows, specs)))
+        normalise = Normalisation.of(self.processor, [row["image"] for row in rows])
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
-        samples = self._samples(rows, specs, do_normalize=False)
-        return _stacked([self._augmented(augment, sample, seed) for sample, seed in zip(samples, seeds)])
+        views = [_augmented(augment, sample, seed) for sample, seed in zip(self._samples(rows, specs, **IN_0_TO_1), seeds)]
+        return _stacked([{**view, "pixel_values": normalise(view["pixel_values"])} for view in views])
 
     def without_views(self, rows: Sequence[Mapping[str, Any]]) -> MulTBatchFeature:
         """Collate rows whose views are made later, on a device, by [`BatchViews`][mult_hf.data.batch_views.BatchViews].
@@ -94,7 +99,12 @@ class MultiTaskCollator:
         seeds = [row.get(AUGMENTATION_SEED) for row in rows]
         if None in seeds:
             raise refusal(f"row {seeds.index(None)} of the batch has no {AUGMENTATION_SEED!r}; add one, an integer, to every row")
-        samples = list(self._samples(rows, specs, do_normalize=False))
+        if Normalisation.of(self.processor, [row["image"] for row in rows]) != Normalisation.of(self.processor):
+            raise refusal(
+                "the images are floats in [0, 1], which do_rescale=False and do_normalize=False of the processor keep there, and views on "
+                "a device are made of images of 8 bits; make the views in the loader, or set do_rescale=True"
+            )
+        samples = list(self._samples(rows, specs, **IN_0_TO_1))
         sizes = [tuple(sample["pixel_values"].shape[-2:]) for sample in samples]
         largest = tuple(max(lengths) for lengths in zip(*sizes))
         batch = _stacked([sample if size == largest else _padded(sample, largest) for sample, size in zip(samples, sizes)])
@@ -145,13 +155,13 @@ class MultiTaskCollator:
             raise refusal(f"rows {without_image} of the batch have no image; their columns are {columns}")
         for number, row in enumerate(rows):
             where = row.get(ROW) or f"row {number} of the batch"
-            check_aligned({task: self._stored(row, task) for task in self._tasks_of(row, specs)}, row["image"], where)
+            check_aligned({task: self._stored(row, task) for task in self.tasks_of(row.get("source"), specs)}, row["image"], where)
             if self.processor.canonical_focal_length is not None and row.get(FOCAL_LENGTH) is not None:
                 check_focal_length(row[FOCAL_LENGTH], f"{FOCAL_LENGTH} of {where}")
 
     def _stored_targets(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> dict[str, Tensor]:
         targets = {}
-        for task, spec in self._tasks_of(row, specs).items():
+        for task, spec in self.tasks_of(row.get("source"), specs).items():
             stored = self._stored(row, task)
             targets[task] = spec.unknown_target(*upright_size(row["image"])) if stored is None else decode_map(stored, spec)
         return {task: torch.from_numpy(target) for task, target in targets.items()}
@@ -160,7 +170,7 @@ class MultiTaskCollator:
         """Each row as unstacked `pixel_values` and `labels`, decoded with the encodings of its own data set."""
         groups = [rows] if self.tasks_by_source is None else [[row] for row in rows]
         for group in groups:
-            own = self._tasks_of(group[0], specs)
+            own = self.tasks_of(group[0].get("source"), specs)
             maps = {task: [self._stored(row, task) for row in group] for task in own}
             images = [row["image"] for row in group]
             if self.processor.canonical_focal_length is not None:
@@ -175,24 +185,28 @@ class MultiTaskCollator:
         is_listed = self.tasks_by_source is None or task in self.tasks_by_source[row["source"]]
         return row.get(task) if is_listed else None
 
-    def _tasks_of(self, row: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> Mapping[str, TaskSpec]:
-        """The processor's tasks, in a mixture with the encodings of the row's data set."""
+    def tasks_of(self, source: Any, specs: Mapping[str, TaskSpec]) -> Mapping[str, TaskSpec]:
+        """The processor's tasks, in a mixture with the encodings of one data set, as its maps are decoded for training and evaluation.
+
+        Args:
+            source: name of the data set in a mixture; it has no effect without one.
+            specs: the processor's `task_specs`.
+
+        Raises:
+            ValueError: if a mixture has no such data set.
+        """
         if self.tasks_by_source is None:
             return specs
         tasks_by_source: Mapping[Any, Mapping[str, TaskSpec]] = self.tasks_by_source
-        source = row.get("source")
         if source not in tasks_by_source:
             raise refusal(f"a row is from data set {source!r}, but tasks_by_source has {list(tasks_by_source)}; add its tasks")
-        own = tasks_by_source[source]
-        return {task: own.get(task, spec) for task, spec in specs.items()}
+        own = {task: tasks_by_source[source].get(task, spec) for task, spec in specs.items()}
+        return reduced(own) if self.processor.do_reduce_labels else own
 
-    def _augmented(self, augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
-        """Augment a sample, then normalise its image as the processor would."""
-        sample = augment(sample) if seed is None else augment(sample, torch.Generator().manual_seed(seed))
-        if not self.processor.do_normalize:
-            return sample
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
-        return {**sample, "pixel_values": (sample["pixel_values"] - mean).div_(std)}
+
+def _augmented(augment: Augmentation, sample: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """A view of a sample, whose image is not yet normalised."""
+    return augment(sample) if seed is None else augment(sample, torch.Generator().manual_seed(seed))
 
 
 def _padded(sample: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:

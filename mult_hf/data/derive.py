@@ -8,6 +8,7 @@ Camera axes are x right, y up, z towards the viewer.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def edges2d(rgb: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if `rgb` has another shape or type.
     """
-    grey, size = _grey(rgb), _defined_size(rgb)
+    grey, size = _grey(rgb), defined_size(rgb.shape[:2])
     if min(grey.shape) > DEFINED_AT:  # a small image is enlarged by the filter itself
         grey = _resized(grey, size)
     return _averaged_to(smoothed_slopes(torch.from_numpy(grey), size, EDGES_SIGMA).numpy(), rgb.shape[:2])
@@ -89,7 +90,7 @@ def keypoints2d(rgb: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if `rgb` has another shape or type.
     """
-    grey = _resized(_grey(rgb), _defined_size(rgb))
+    grey = _resized(_grey(rgb), defined_size(rgb.shape[:2]))
     response = highest_hessian_determinant(torch.from_numpy(grey), KEYPOINTS_SIGMAS).numpy()
     return _averaged_to(np.maximum(response, 0), rgb.shape[:2])
 
@@ -214,9 +215,9 @@ def _grey(rgb: np.ndarray) -> np.ndarray:
     return (rgb @ np.array(GREY) / 255).astype(np.float32)
 
 
-def _defined_size(rgb: np.ndarray) -> tuple[int, int]:
-    """Height and width of the image at a shorter side of `DEFINED_AT` pixels."""
-    height, width = rgb.shape[:2]
+def defined_size(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image of another (height, width) at a shorter side of `DEFINED_AT` pixels."""
+    height, width = size
     scale = DEFINED_AT / min(height, width)
     return round(height * scale), round(width * scale)
 
@@ -227,7 +228,15 @@ def _resized(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _averaged_to(response: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a response to an image size: each pixel is the mean of its area (linear interpolation when enlarging)."""
     height, width = size
-    resampling = Image.Resampling.BOX if height <= response.shape[0] else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(response.astype(np.float32)).resize((width, height), resampling))
+    return np.asarray(Image.fromarray(response.astype(np.float32)).resize((width, height), averaging(response.shape[0], height)))
+
+
+def averaging(height: int, new: int) -> Image.Resampling:
+    """How a response is resized to an image: each pixel is the mean of its area (linear interpolation when enlarging).
+
+    Args:
+        height: of the response in pixels.
+        new: height of the image.
+    """
+    return Image.Resampling.BOX if new <= height else Image.Resampling.BILINEAR

@@ -61,7 +61,7 @@ def as_image_columns(rows: Any) -> Any:
     if isinstance(rows, dict):
         return type(rows)({split: as_image_columns(each) for split, each in rows.items()})
     for column, feature in (rows.features or {}).items():
-        if isinstance(feature, ImageFeature) and feature.decode:
+        if isinstance(feature, ImageFeature) and feature.decode and not isinstance(feature, Image):
             rows = rows.cast_column(column, Image(mode=feature.mode, id=feature.id))
     return rows
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .derive import DEFINED_AT, EDGES_GAIN, EDGES_SIGMA, GREY, KEYPOINTS_GAIN, KEYPOINTS_SIGMAS
+from .derive import EDGES_GAIN, EDGES_SIGMA, GREY, KEYPOINTS_GAIN, KEYPOINTS_SIGMAS, averaging, defined_size
 from .filters import highest_hessian_determinant, resized, smoothed_slopes
 
 
@@ -19,7 +19,7 @@ def edges2d(images: Tensor) -> Tensor:
     Returns:
         `Tensor`: (batch, 1, height, width) float32.
     """
-    response = smoothed_slopes(_grey(images), _defined_size(images), EDGES_SIGMA)
+    response = smoothed_slopes(_grey(images), defined_size(images.shape[-2:]), EDGES_SIGMA)
     return _averaged_to(response, images).mul(EDGES_GAIN).clamp(0, 1)
 
 
@@ -32,7 +32,7 @@ def keypoints2d(images: Tensor) -> Tensor:
     Returns:
         `Tensor`: (batch, 1, height, width) float32.
     """
-    grey = resized(_grey(images), _defined_size(images), Image.Resampling.BICUBIC)
+    grey = resized(_grey(images), defined_size(images.shape[-2:]), Image.Resampling.BICUBIC)
     response = highest_hessian_determinant(grey, KEYPOINTS_SIGMAS).clamp(min=0).float()
     return _averaged_to(response, images).mul(KEYPOINTS_GAIN).clamp(0, 1)
 
@@ -47,18 +47,10 @@ def _grey(images: Tensor) -> Tensor:
     return torch.einsum("bchw,c->bhw", levels, levels.new_tensor(GREY))
 
 
-def _defined_size(images: Tensor) -> tuple[int, int]:
-    """Height and width of the images at a shorter side of `DEFINED_AT` pixels."""
-    height, width = images.shape[-2:]
-    scale = DEFINED_AT / min(height, width)
-    return round(height * scale), round(width * scale)
-
-
 def _averaged_to(response: Tensor, images: Tensor) -> Tensor:
     """Resize a response (batch, height, width) to the size of the images: (batch, 1, height, width)."""
     size = images.shape[-2:]
-    method = Image.Resampling.BOX if size[0] <= response.shape[1] else Image.Resampling.BILINEAR
-    return resized(response, size, method)[:, None]
+    return resized(response, size, averaging(response.shape[1], size[0]))[:, None]
 
 
 __all__ = ["IMAGE_TARGETS"]

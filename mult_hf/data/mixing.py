@@ -16,6 +16,8 @@ from .row_errors import SOURCE_COLUMN
 
 try:
     from datasets import Dataset, Features, IterableDataset, Value, interleave_datasets
+
+    from .image_column import as_image_columns
 except ImportError as error:
     raise ImportError(f'mult_hf.data.mixing needs datasets ({error}); install it with: pip install "mult-hf[train]"') from error
 
@@ -31,7 +33,8 @@ def mix_datasets(
     """Interleave samples of several data sets; each sample comes from a data set chosen at random by weight.
 
     Built on `datasets.interleave_datasets` (https://huggingface.co/docs/datasets/process#interleave). The order within a data set
-    is kept; shuffle the data sets or the result. If one data set is iterable, the result is iterable. Images are not decoded here.
+    is kept; shuffle the data sets or the result. If one data set is iterable, the result is iterable. Images are not decoded here, and
+    image columns of the result keep EXIF orientations, as those of [`load_rows`][mult_hf.data.schema.load_rows] do.
     A data set with an indices mapping (after `select` or `shuffle`) is written to the cache once, to add the source column. To
     avoid this, mix before you shuffle.
 
@@ -69,7 +72,8 @@ def mix_datasets(
         sources = {name: s.select_columns([column for column in s.column_names if column in columns]) for name, s in sources.items()}
     _check_types(sources)
     named = [_with_source(source, name) for name, source in sources.items()]
-    return interleave_datasets(named, probabilities=probabilities, seed=seed, stopping_strategy=stopping_strategy)
+    mixed = interleave_datasets(named, probabilities=probabilities, seed=seed, stopping_strategy=stopping_strategy)
+    return as_image_columns(mixed)  # `datasets` joins sets of different columns as columns of its own types
 
 
 def merge_tasks(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[str, TaskSpec]:

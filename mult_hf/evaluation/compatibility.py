@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.units import normalised_unit
 
 # Fields that define the meaning of a task's values; results are meaningless if model and data differ in one of them.
 _MEANING = ("kind", "channels", "unit", "class_names", "horizontal_flip_signs", "rotated_channels", "zoom_exponent")
@@ -45,7 +46,7 @@ def check_compatible(model: TaskSpec, data: TaskSpec) -> None:
     """
     for field in _MEANING:
         ours, theirs = (spec.flip_signs if field == "horizontal_flip_signs" else getattr(spec, field) for spec in (model, data))
-        if ours == theirs:
+        if ours == theirs or (field == "unit" and normalised_unit(model.unit) == normalised_unit(data.unit)):
             continue
         where = ""
         if isinstance(ours, tuple) and len(ours) == len(theirs):

@@ -282,7 +282,7 @@ def check_data(dataset: Any, batch_size: int) -> None:
     if not hasattr(dataset, "__len__"):
         raise ValueError(
             f"a {type(dataset).__name__} has no length, so its rows cannot be shared among processes; load it without streaming, or "
-            "take some rows: datasets.Dataset.from_list(list(stream.take(500)), features=stream.features)"
+            "take some rows: datasets.Dataset.from_list(list(stream.decode(False).take(500)), features=stream.features)"
         )
     if len(dataset) == 0:
         raise ValueError(f"the data set has {len(dataset)} rows; choose another split, or more samples")

@@ -51,14 +51,18 @@ def load_processor(name_or_path: str, **kwargs: Any) -> MulTImageProcessor:
 
     Args:
         name_or_path: directory or Hub id.
-        kwargs: values in place of the stored ones, such as `size` and `tasks`; None keeps the stored one.
+        kwargs: values in place of the stored ones, such as `size` and `tasks`; None keeps the stored one. Maps are decoded as given `tasks`
+            say: `do_reduce_labels` of the stored ones is not kept.
 
     Raises:
         ValueError: if its file is damaged, or has a value of a wrong type.
         OSError: if there is none.
     """
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    if "tasks" in given:
+        given.setdefault("do_reduce_labels", False)
     with _naming_what_is_damaged(name_or_path):
-        return MulTImageProcessor.from_pretrained(name_or_path, **{name: value for name, value in kwargs.items() if value is not None})
+        return MulTImageProcessor.from_pretrained(name_or_path, **given)
 
 
 def _check_directory(name_or_path: str) -> None:

@@ -232,7 +232,8 @@ def prepare(
             image's EXIF is used, or an assumed one.
 
     Raises:
-        ValueError: if the image keeps its own size and a side is below `min_side` pixels, or the focal length is not above 0.
+        ValueError: if the image keeps its own size and a side is below `min_side` pixels, or the focal length is not from 0.01 to
+            100,000,000.
     """
     pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     if min(pixel_values.shape[-2:]) < min_side:

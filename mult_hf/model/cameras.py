@@ -65,7 +65,7 @@ def find_focal_length(image: Any, size: Size, given: Any = None, field_of_view: 
         field_of_view: degrees along the longer side of an image whose focal length is not known; [`ASSUMED_FIELD_OF_VIEW`] by default.
 
     Raises:
-        ValueError: if the given one is not a number above 0.
+        ValueError: if the given one is not a number from 0.01 to 100,000,000.
     """
     if given is not None:
         return FocalLength(check_focal_length(given), GIVEN)
@@ -121,7 +121,7 @@ def check_focal_length(value: Any, what: str = "focal_length") -> float:
     """A focal length in pixels as a float.
 
     Raises:
-        ValueError: if it is not a number from [`LEAST_PIXELS`] to [`MOST_PIXELS`].
+        ValueError: if it is not a number from 0.01 ([`LEAST_PIXELS`]) to 100,000,000 ([`MOST_PIXELS`]).
     """
     try:
         pixels = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
@@ -161,7 +161,7 @@ def listed_focal_lengths(given: Any, count: int) -> list[float | None]:
         count: number of images.
 
     Raises:
-        ValueError: if the number of values differs from the number of images, or one is not a number above 0.
+        ValueError: if the number of values differs from the number of images, or one is not a number from 0.01 to 100,000,000.
     """
     values = given.tolist() if hasattr(given, "tolist") else given  # arrays and tensors
     each = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values] * count

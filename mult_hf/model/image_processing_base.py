@@ -4,7 +4,6 @@ Images and stored label maps become model inputs and targets; predictions become
 must work if torchvision is missing or broken.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -25,6 +24,7 @@ from .cameras import FocalLength, canonical_factor, checked_field_of_view, find_
 from .encoder_sources import HUB_KEYWORDS, image_statistics
 from .entry_fields import refusal
 from .images import LabelMap, images_of_array, open_file, read_image
+from .normalisation import rescaling
 from .post_processing import finish, resized
 from .processor_fields import check_aspect, checked_fields
 from .processor_labels import Place, reduced, resized_target, with_segmentation_maps
@@ -133,8 +133,9 @@ class MulTProcessingMixin(_Backend):
 
     @property
     def task_specs(self) -> dict[str, TaskSpec]:
-        """The task entries as [`TaskSpec`] objects by name."""
-        return resolve_tasks(self.tasks)
+        """The task entries as [`TaskSpec`] objects by name, with the encodings that maps are decoded with: see `do_reduce_labels`."""
+        specs = resolve_tasks(self.tasks)
+        return reduced(specs) if self.do_reduce_labels else specs
 
     def preprocess(
         self,
@@ -206,7 +207,7 @@ class MulTProcessingMixin(_Backend):
         # Before pixels are read, because Pillow applies the orientation of a TIFF file then, and forgets it.
         orientations = [orientation(image) for image in opened] if has_labels else []
         if not kwargs.get("do_rescale", True):
-            kwargs.update(self._rescaling(opened, bool(kwargs.get("do_normalize"))))
+            kwargs.update(rescaling(opened, bool(kwargs.get("do_normalize"))))
         to_device = {} if device is None else {"device": device}
         prepared = self._prepare_image_like_inputs(opened, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **to_device)
         if kwargs.get("do_resize"):
@@ -226,28 +227,10 @@ class MulTProcessingMixin(_Backend):
                 for image, turned, upright, pixels, focal in zip(opened, orientations, prepared, pixel_values, focal_lengths)
             ]
             if do_reduce_labels:
-                specs = {task: reduced(spec) for task, spec in specs.items()}
+                specs = reduced(specs)
             targets = {task: self._targets(task, maps, places, specs, canonical_focal_length) for task, maps in label_maps.items()}
             batch["labels"] = {task: _in_type(maps, return_tensors) for task, maps in targets.items()}
         return batch
-
-    @staticmethod
-    def _rescaling(images: Sequence[Any], do_normalize: bool) -> dict[str, Any]:
-        """What `do_rescale=False` means: images are read as 8 bits, and those that came in [0, 1] go back there.
-
-        Raises:
-            ValueError: if other images would be normalised, or only some images are in [0, 1].
-        """
-        in_0_to_1 = [_is_in_0_to_1(image) for image in images]
-        if all(in_0_to_1):
-            return {"do_rescale": True, "rescale_factor": 1 / 255}
-        if any(in_0_to_1) or do_normalize:
-            number = in_0_to_1.index(False)
-            raise ValueError(
-                f"do_rescale is False, and image {number} is no array or tensor of floats in [0, 1]: its mean and standard deviation would "
-                f"be taken from values up to 255; leave do_rescale True, or pass do_normalize=False for all images of the batch"
-            )
-        return {}
 
     def _targets(
         self,
@@ -322,7 +305,7 @@ class MulTProcessingMixin(_Backend):
             given: in pixels of the image, or None.
 
         Raises:
-            ValueError: if the given one is not a number above 0.
+            ValueError: if the given one is not a number from 0.01 to 100,000,000.
         """
         return find_focal_length(image, size, given, self.assumed_field_of_view)
 
@@ -436,12 +419,6 @@ def _listed(images: Any) -> Sequence[Any]:
     if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
         return images_of_array(images)
     return images if isinstance(images, (list, tuple)) else [images]
-
-
-def _is_in_0_to_1(image: Any) -> bool:
-    """Whether an image is an array or tensor of floats that `read_image` reads as in [0, 1]."""
-    floating = image.is_floating_point() if isinstance(image, Tensor) else isinstance(image, np.ndarray) and image.dtype.kind == "f"
-    return floating and bool(math.prod(image.shape) and image.max() <= 1)
 
 
 def _predictions(outputs: Any) -> Mapping[str, Tensor]:

@@ -128,11 +128,15 @@ def with_segmentation_maps(label_maps: Mapping[str, Any] | None, segmentation_ma
     return {**(label_maps or {}), task: segmentation_maps}
 
 
-def reduced(spec: TaskSpec) -> TaskSpec:
-    """For classifications, an entry whose stored ids are 1 higher than the classes, with 0 and 255 unknown; other entries are unchanged."""
-    if not spec.is_classification:
-        return spec
-    return replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX)))
+def reduced(specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
+    """Entries by name, in which the stored ids of classifications are 1 higher than the classes, with 0 and 255 unknown.
+
+    Those of other tasks are unchanged, and so are entries that are already reduced.
+    """
+    return {
+        task: replace(spec, encoding=replace(spec.encoding, offset=-1.0, unknown=(0, IGNORE_INDEX))) if spec.is_classification else spec
+        for task, spec in specs.items()
+    }
 
 
 __all__ = ["Place", "decode_map", "reduced", "resized_target", "unfit_file", "with_segmentation_maps"]

@@ -73,7 +73,8 @@ class TaskSpec:
         name: lower-case identifier, the key of predictions, labels and data columns.
         kind: `"classification"` (one class per pixel) or `"regression"` (one or more numbers per pixel).
         channels: of the prediction; the number of classes for classification.
-        unit: of the target, for people ("m", "unit vector", "[0, 1]").
+        unit: of the target, in any words ("m", "unit vector", "[0, 1]"). `mult-hf check` knows metres, and model and data must have the
+            same unit, in any spelling that [`units.normalised_unit`] knows.
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name per class, in order of the ids, for classification.
         description: one sentence for docs and model cards.

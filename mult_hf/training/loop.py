@@ -19,11 +19,13 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_N
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.batch_views import BatchViews
 from mult_hf.data.collator import Augmentation, MultiTaskCollator
+from mult_hf.data.image_column import as_image_columns
 from mult_hf.data.row_errors import naming_split
 from mult_hf.data.streaming import first_rows
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.normalisation import Normalisation
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.weights import listing_fresh_weights
 
@@ -72,7 +74,7 @@ def training_views(arguments: TrainingArguments, processor: MulTProcessingMixin)
 
 def views_on_device(arguments: TrainingArguments, processor: MulTProcessingMixin) -> BatchViews:
     """The same views, made from whole batches on the device."""
-    normalisation = {"mean": processor.image_mean, "std": processor.image_std} if processor.do_normalize else {}
+    normalisation = vars(Normalisation.of(processor))
     targets = tuple(arguments.targets_of_views or ())
     return BatchViews(random_views(arguments, processor), **normalisation, targets_of_views=targets, share=arguments.targets_of_views_share)
 
@@ -108,6 +110,9 @@ class TrainingLoop:
         contents: str | None = None,
     ) -> None:
         self.arguments, self.accelerator, self.processor = arguments, accelerator, processor
+        # `datasets` puts its own columns back where a program joins rows, or maps them and reads the result from its cache.
+        training_rows, validation_rows = as_image_columns(training_rows), as_image_columns(validation_rows)
+        baseline_rows = None if baseline_rows is None else as_image_columns(baseline_rows)
         collator = MultiTaskCollator(processor, training_views(arguments, processor), tasks_by_source)
         self.views = views_on_device(arguments, processor) if arguments.views_on_device else None
         collate = collator if self.views is None else collator.without_views
@@ -129,7 +134,7 @@ class TrainingLoop:
             describe_data(accelerator, training=baseline_rows if streamed else training_rows, validation=validation_rows),
         )
         specs = processor.task_specs
-        sources = [{task: own.get(task, spec) for task, spec in specs.items()} for own in (tasks_by_source or {"": specs}).values()]
+        sources = [collator.tasks_of(source, specs) for source in tasks_by_source or [None]]
         self.progress.data |= describe_entries(sources) | describe_model(processor, model.config)
         self.progress.arguments |= {"mixed_precision": accelerator.mixed_precision}
         self.progress.arguments |= self._division(streamed)

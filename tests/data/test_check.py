@@ -130,12 +130,44 @@ def test_lengths_that_are_not_distances_from_the_camera_may_be_0_or_less(tmp_pat
     assert findings.is_right, str(findings)
 
 
-@pytest.mark.parametrize("unit", ["metres", "meters"])
+@pytest.mark.parametrize("unit", ["metres", "meters", "Metres", "METER", " m "])
 def test_the_unit_of_distances_may_be_spelt_out(tmp_path, unit):
     entry = {**CELSIUS, "unit": unit, "zoom_exponent": -1.0}
     rows = [{"image": sound_maps()["image"], "heat": (1000 * METRES).astype(np.float32)}] * 3
     (found,) = check(write(tmp_path / "set", rows, {"heat": entry})).tasks["heat"].problems
     assert "looks like millimetres" in found
+
+
+def test_depth_without_a_unit_is_that_of_transformers_in_metres(tmp_path):
+    entry = {**CELSIUS, "zoom_exponent": -1.0, "transformers_task": "depth-estimation"}
+    rows = [{"image": sound_maps()["image"], "heat": (1000 * METRES).astype(np.float32)}] * 3
+    (found,) = check(write(tmp_path / "set", rows, {"heat": {**entry, "unit": ""}})).tasks["heat"].problems
+    assert "looks like millimetres" in found
+    assert check(write(tmp_path / "own", rows, {"heat": {**entry, "unit": "mm"}})).is_right, "a unit of its own is believed"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"unit": "unit vectors"}, {"unit": "Unit Vector"}, {"unit": "unit-vector"}, {"unit": "", "activation": "unit_vector"},
+     {"unit": "", "transformers_task": "normal-estimation"}],
+    ids=str,
+)  # fmt: skip
+def test_normals_that_point_away_are_named_however_the_entry_says_that_they_are_normals(tmp_path, fields):
+    encoding = ENTRIES["normals"]["encoding"]
+    away = {**encoding, **{name: [encoding[name], encoding[name], -encoding[name]] for name in ("scale", "offset")}}
+    rows = [{"image": sound_maps()["image"], "heat": sound_maps()["normals"]}] * 3
+    entry = {**CELSIUS, "channels": 3, **fields}
+    assert check(write(tmp_path / "right", rows, {"heat": {**entry, "encoding": encoding}})).is_right
+    found = check(write(tmp_path / "away", rows, {"heat": {**entry, "encoding": away}})).tasks["heat"].problems
+    assert any("vectors point away from the camera" in problem for problem in found)
+
+
+@pytest.mark.parametrize("unit", ["[0, 1]", "[0,1]", "probability", ""])
+def test_shares_beyond_0_to_1_are_named_whatever_their_unit(tmp_path, unit):
+    shares = np.tile(np.linspace(0, 2.55, SIZE[1], dtype=np.float32), (SIZE[0], 1))
+    entry = {**CELSIUS, "unit": unit, "value_range": [0.0, 1.0]}
+    found = check(write(tmp_path / "set", [{"image": sound_maps()["image"], "heat": shares}] * 3, {"heat": entry})).tasks["heat"].problems
+    assert any("values beyond [0, 1]; check the encoding's scale" in problem for problem in found)
 
 
 def test_vectors_of_an_own_task_have_unit_length_where_its_activation_says_so(tmp_path):

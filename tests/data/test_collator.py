@@ -12,6 +12,7 @@ from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.mixing import merge_tasks, mix_datasets
 from mult_hf.data.schema import load_task_entries
+from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.model.tasks import resolve_tasks
 
 SIZE = {"height": 32, "width": 48}
@@ -94,6 +95,41 @@ def test_each_row_of_a_mixture_is_decoded_with_its_own_encodings():
     assert (labels["segmentation"][1] == 3).all()
     with pytest.raises(ValueError, match="data set 'third'"):
         MultiTaskCollator(processor, tasks_by_source=tasks_by_source)([{**rows[0], "source": "third"}])
+
+
+ANIMALS = {"name": "animals", "kind": "classification", "class_names": ["cat", "dog"]}
+STORED = np.repeat(np.array([[0, 1, 2, 255]], np.uint8), 12, axis=1).repeat(32, axis=0)
+REDUCED = {0: 255, 1: 0, 2: 1, 255: 255}
+
+
+@pytest.mark.parametrize("processor_class", [MulTImageProcessor, MulTImageProcessorPil])
+@pytest.mark.parametrize("when", ["made", "set", "saved"])
+def test_training_evaluation_and_baseline_reduce_labels_alike(processor_class, when, tmp_path):
+    processor = processor_class(size=SIZE, tasks=[ANIMALS, "depth"], do_reduce_labels=when != "set")
+    processor.do_reduce_labels = True
+    if when == "saved":
+        processor.save_pretrained(tmp_path)
+        processor = processor_class.from_pretrained(tmp_path)
+    rows = [{"image": random_image(), "animals": Image.fromarray(STORED), "depth": depth_map(2)}]
+    expected = torch.from_numpy(np.vectorize(REDUCED.get)(STORED))
+    still = RandomAugmentation(tasks=processor.task_specs, flip=0.0, zoom=(1.0, 1.0), degrees=0.0)
+    plain, augmented = MultiTaskCollator(processor), MultiTaskCollator(processor, still)
+    batches = [plain(rows), augmented(rows), plain.without_views([{**rows[0], "augmentation_seed": 0}])]
+    evaluated = plain.collate_for_evaluation(rows)[1][0]
+    for labels in (*(batch["labels"] for batch in batches), {task: maps[None] for task, maps in evaluated.items()}):
+        assert torch.equal(labels["animals"][0], expected)
+        assert (labels["depth"] == 2).all(), "only classes are reduced"
+    baseline = constant_baseline(rows, plain)(torch.zeros(1, 3, 32, 48))["animals"].argmax(1)[0]
+    assert torch.equal(baseline[expected != 255], expected[expected != 255]), "the best map for this one image"
+    again = processor(random_image(), label_maps={"animals": STORED}, tasks=[processor.task_specs["animals"].to_dict()])["labels"]
+    assert torch.equal(torch.as_tensor(again["animals"][0]), expected), "never twice"
+
+
+def test_labels_of_a_mixture_are_reduced_alike_for_training_and_evaluation():
+    processor = MulTImageProcessor(size=SIZE, tasks=[ANIMALS], do_reduce_labels=True)
+    collator = MultiTaskCollator(processor, tasks_by_source={"zoo": resolve_tasks([ANIMALS])})
+    rows = [{"image": random_image(), "animals": Image.fromarray(STORED), "source": "zoo"}]
+    assert torch.equal(collator(rows)["labels"]["animals"][0], collator.collate_for_evaluation(rows)[1][0]["animals"])
 
 
 def test_a_column_that_its_data_set_does_not_list_is_unknown_in_a_mixture():

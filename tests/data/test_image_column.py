@@ -21,6 +21,7 @@ from mult_hf.model.alignment import orientation, upright_size
 
 ENTRY = {"name": "depth", "encoding": {"dtype": "uint16", "scale": 1 / 512, "unknown": [0]}}
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+SQUARE = PIXELS[:, :30]
 
 
 def file_of(image, file_format="PNG", turned=1):
@@ -54,7 +55,7 @@ def collator():
 @pytest.mark.parametrize("turned", range(2, 9))
 def test_a_map_that_may_not_be_turned_with_the_image_of_its_row_is_refused(tmp_path, collator, collate, turned):
     """Orientations 2 to 4 keep the size, and 5 to 8 that of a square image, so the sizes cannot show it."""
-    pixels = PIXELS if turned < 5 else PIXELS[:, :30]
+    pixels = PIXELS if turned < 5 else SQUARE
     rows = load_rows(write(tmp_path / "data", file_of(Image.fromarray(pixels), turned=turned), depth_of(*pixels.shape[:2])), split="train")
     with pytest.raises(ValueError, match=f"row 0 of the batch: the image has EXIF orientation {turned} and is turned upright"):
         getattr(collator, collate)([rows[0]])
@@ -101,6 +102,48 @@ def test_the_column_is_that_of_datasets_where_rows_are_joined_or_stored(tmp_path
         assert orientation(rows[0]["image"]) == 3
     streamed = next(iter(mix_datasets({"own": own, "stream": theirs.to_iterable_dataset()})))
     assert streamed["image"].size == (40, 30)
+
+
+def with_other_columns(tmp_path, image):
+    """Two data sets of one image each, of which only the first has a map of depth."""
+    own = load_rows(write(tmp_path / "own", image, depth_of(30, 30)), split="train")
+    return {"own": own, "other": own.rename_column("depth", "disparity")}
+
+
+KINDS = {"stored": lambda rows: rows, "streamed": lambda rows: rows.to_iterable_dataset()}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("plain", [False, True], ids=["own", "plain"])
+def test_the_columns_of_a_mixture_are_those_of_its_sources_by_type(tmp_path, kind, plain):
+    sources = with_other_columns(tmp_path, file_of(Image.fromarray(SQUARE), "JPEG", turned=3))
+    features = {name: feature for rows in sources.values() for name, feature in rows.features.items()}
+    if plain:  # as another program has read them
+        sources = {name: rows.cast(Features({column: ImageFeature() for column in rows.features})) for name, rows in sources.items()}
+    mixed = mix_datasets({name: kind(rows) for name, rows in sources.items()})
+    assert {name: type(mixed.features[name]) for name in features} == {name: type(feature) for name, feature in features.items()}
+    assert [orientation(row["image"]) for row in mixed] == [3, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("turned", range(2, 9))
+def test_a_map_that_may_not_be_turned_with_its_image_is_refused_in_a_mixture(tmp_path, collator, kind, turned):
+    sources = with_other_columns(tmp_path, file_of(Image.fromarray(SQUARE), "JPEG", turned=turned))
+    rows = [*mix_datasets({name: kind(rows) for name, rows in sources.items()})]
+    with pytest.raises(ValueError, match=f"row 0 of the batch: the image has EXIF orientation {turned} and is turned upright"):
+        collator([row for row in rows if row["source"] == "own"])
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_postscript_in_a_mixture_starts_no_other_program(tmp_path, monkeypatch, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(SQUARE).save(buffer, "EPS")
+    mixed = mix_datasets({name: kind(rows) for name, rows in with_other_columns(tmp_path, buffer.getvalue()).items()})
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: started.append(arguments))
+    with pytest.raises(ValueError, match="cannot be read as an image: it is broken or none of JPEG"):
+        next(iter(mixed))
+    assert not started
 
 
 @pytest.mark.parametrize("read", [lambda rows: rows[0]["image"], lambda rows: next(iter(RowSource(rows))).read()], ids=["row", "source"])

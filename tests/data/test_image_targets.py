@@ -27,5 +27,14 @@ def test_targets_of_a_batch_are_those_of_each_image(task, size):
         np.testing.assert_allclose(target[0].numpy(), expected, rtol=0, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("task", sorted(REFERENCES))
+def test_the_size_at_which_targets_are_defined_is_stated_once(task, monkeypatch):
+    monkeypatch.setattr(derive, "DEFINED_AT", 256)
+    function, gain = REFERENCES[task]
+    photograph = np.ascontiguousarray(coffee()[100:196, 150:294])
+    found = IMAGE_TARGETS[task](torch.from_numpy(photograph)[None].permute(0, 3, 1, 2) / 255)
+    np.testing.assert_allclose(found[0].numpy()[0], derive.heat_map(function(photograph), gain), rtol=0, atol=ROUNDING)
+
+
 def test_every_task_that_readers_derive_from_the_image_alone_is_here():
     assert set(IMAGE_TARGETS) == {task for task, (inputs, _) in DERIVATIONS.items() if inputs == ("image",)}

@@ -37,6 +37,19 @@ def test_entries_that_differ_in_their_meaning_are_refused_with_the_field(spec, f
         check_compatible(spec, replace(spec, **{field: value}))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("m", "Metres"), ("unit vector", "unit vectors"), ("[0, 1]", "[0,1]"), ("Hounsfield", "hounsfields")]
+)
+def test_another_spelling_of_a_unit_is_the_same_unit(ours, theirs):
+    check_compatible(replace(VECTORS, unit=ours), replace(VECTORS, unit=theirs))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("m", "mm"), ("mW", "MW"), ("", "m"), ("cm", "inches")])
+def test_another_unit_stays_refused(ours, theirs):
+    with pytest.raises(ValueError, match=f"flow: unit is '{ours}' for the model and '{theirs}' for the data"):
+        check_compatible(replace(VECTORS, unit=ours), replace(VECTORS, unit=theirs))
+
+
 def test_other_numbers_of_channels_and_kinds_are_refused():
     grey = replace(VECTORS, channels=1, horizontal_flip_signs=(), rotated_channels=())
     with pytest.raises(ValueError, match="channels is 3 for the model and 1 for the data"):

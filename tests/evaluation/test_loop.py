@@ -456,7 +456,7 @@ def test_an_empty_data_set_is_refused():
 
 def test_a_stream_is_refused_with_a_remedy():
     stream = IterableDataset.from_generator(lambda: iter(random_rows(1)))
-    with pytest.raises(ValueError, match=r"IterableDataset has no length.*from_list\(list\(stream.take"):
+    with pytest.raises(ValueError, match=r"IterableDataset has no length.*from_list\(list\(stream.decode\(False\).take"):
         measured(stream)
 
 

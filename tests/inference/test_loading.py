@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mult_hf import MulTForMultiTaskDensePrediction
-from mult_hf.inference.loading import load_whole_model
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.inference.loading import load_processor, load_whole_model
 
 
 @pytest.fixture
@@ -107,3 +107,11 @@ def test_weights_that_are_cut_off_are_refused_with_the_models_name(saved, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=rf"{directory} cannot be loaded: .*; give another directory or Hub id, or save"):
         load_whole_model(str(directory))
+
+
+def test_maps_of_given_tasks_are_decoded_as_their_entries_say(tmp_path):
+    """Those of a data set, which may store ids otherwise than the data that the model was trained on."""
+    animals = {"name": "animals", "kind": "classification", "class_names": ["cat", "dog"]}
+    MulTImageProcessor(tasks=[animals], do_reduce_labels=True).save_pretrained(tmp_path)
+    assert load_processor(str(tmp_path)).task_specs["animals"].encoding.offset == -1, "as it was saved"
+    assert load_processor(str(tmp_path), tasks=[animals]).task_specs["animals"].encoding.offset == 0

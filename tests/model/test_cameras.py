@@ -14,9 +14,17 @@ from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.image_column import Image as ImageColumn
 from mult_hf.evaluation.loop import evaluate
+from mult_hf.inference.run import prepare
 from mult_hf.model.alignment import orientation as stored_orientation
 from mult_hf.model.alignment import upright_size
-from mult_hf.model.cameras import exif_focal_length, find_focal_length
+from mult_hf.model.cameras import (
+    LEAST_PIXELS,
+    MOST_PIXELS,
+    check_focal_length,
+    exif_focal_length,
+    find_focal_length,
+    listed_focal_lengths,
+)
 from mult_hf.model.images import read_image
 from mult_hf.training.trainer_metrics import TrainerMetrics
 from support.models import TINY_SWIN
@@ -269,3 +277,14 @@ def test_an_equivalent_that_no_lens_has_counts_as_not_stated(millimetres, believ
     image = with_equivalent(photograph(), millimetres)
     assert (exif_focal_length(image) is not None) == believed
     assert find_focal_length(image, (64, 96)).source == ("EXIF" if believed else "assumed")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [check_focal_length, find_focal_length, listed_focal_lengths, MulTImageProcessor.focal_length_of, prepare],
+    ids=lambda f: f.__name__,
+)
+def test_the_docs_state_the_focal_lengths_that_are_allowed(function):
+    words = " ".join(function.__doc__.split())
+    assert f"from {LEAST_PIXELS} " in words
+    assert f"to {MOST_PIXELS:,}" in words

@@ -1,5 +1,6 @@
 """Proves properties of the training loop's steps: accumulation, clipping, decay, weighting, precision, trackers."""
 
+import io
 import resource
 from contextlib import contextmanager
 
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from datasets import Dataset, concatenate_datasets
+from datasets import Image as ImageFeature
+from PIL import Image
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.schema import load_rows, load_task_entries
@@ -47,6 +51,26 @@ def test_a_rate_of_zero_keeps_the_encoders_batch_statistics_too(tmp_path, data):
     assert any("running" in name for name in before), "premise: it has some"
     assert [name for name in before if not torch.equal(after[name], before[name])] == []
     assert all(parameter.requires_grad for parameter in model.parameters()), "a second training may change it"
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_rows_that_a_program_has_joined_keep_the_orientation_of_their_images(tmp_path, data, split):
+    """`datasets` joins sets of different columns as columns of its own types, which drop it: such maps would be misaligned silently."""
+    entries, rows = load_task_entries(data), load_rows(data)["train"]
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 3
+    rows[0]["image"].save(buffer, "JPEG", exif=exif)
+    turned = rows.select([0]).cast_column("image", ImageFeature(decode=False)).to_dict()
+    turned = Dataset.from_dict({**turned, "image": [{"bytes": buffer.getvalue(), "path": None}]}, features=rows.features)
+    joined = concatenate_datasets([turned, rows.select_columns(["image", "depth"])])
+    assert joined[0]["image"].info.get("applied_exif_orientation") is None, "premise: it is lost"
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries))
+    processor = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=entries)
+    arguments = TrainingArguments(output_dir=tmp_path, max_steps=1, batch_size=2, cpu_threads=1)
+    new_accelerate_state()
+    splits = {"training": rows, "validation": rows, split: joined}
+    with pytest.raises(ValueError, match=f"{split}.*the image has EXIF orientation 3 and is turned upright"):
+        train_model(model, processor, splits["training"], splits["validation"], arguments)
 
 
 def norms_after_clipping(monkeypatch, output_dir, *flags):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.units import METRE, normalised_unit
 
 USUAL_FARTHEST = 10.0
 """Largest distance, in metres, of a task that states no range."""
@@ -42,12 +43,12 @@ INVERTED = (
     "depth or disparity; store metres"
 )
 NORMALISED = "every map is stretched to the same maximum, which looks like depth normalised per image; store metres"
-METRES = ("m", "metre", "metres", "meter", "meters")
 
 
 def is_length(spec: TaskSpec) -> bool:
-    """Whether a task's maps hold a length in metres."""
-    return spec.unit in METRES and spec.channels == 1 and not spec.is_classification
+    """Whether a task's maps hold a length in metres: as its unit says or, without one, because transformers' depth is in metres."""
+    is_in_metres = normalised_unit(spec.unit) == METRE if spec.unit else spec.transformers_task == "depth-estimation"
+    return is_in_metres and spec.channels == 1 and not spec.is_classification
 
 
 def is_depth(spec: TaskSpec) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.units import UNIT_VECTOR, normalised_unit
 
 from ..reachable import MOST_UNREACHABLE, share_beyond
 from .depth_mistakes import (
@@ -91,12 +92,14 @@ def _listed(numbers: np.ndarray) -> str:
     return ", ".join(f"{number:.10g}" for number in numbers)
 
 
-UNIT_VECTOR = "unit vector"
+def are_directions(spec: TaskSpec) -> bool:
+    """Whether a task's maps hold vectors of length 1: as its activation says, which predicts no others, or its unit."""
+    return not spec.is_classification and (spec.activation == "unit_vector" or normalised_unit(spec.unit) == UNIT_VECTOR)
 
 
 def is_normals(spec: TaskSpec) -> bool:
     """Whether a task's maps hold surface normals, as far as its entry shows."""
-    return spec.unit == UNIT_VECTOR and spec.channels == 3
+    return spec.channels == 3 and (are_directions(spec) or spec.transformers_task == "normal-estimation")
 
 
 @dataclass
@@ -259,10 +262,10 @@ def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
 KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskSpec], Iterator[str]]], ...] = (
     (is_length, metres),
     (is_depth, distances_from_a_camera),
-    (lambda spec: spec.unit == UNIT_VECTOR or spec.activation == "unit_vector", _of_unit_length),
+    (are_directions, _of_unit_length),
     (is_normals, _towards_viewer),
     (lambda spec: not spec.is_classification and spec.channels == 1 and not is_depth(spec), _sentinels),
-    (lambda spec: spec.unit == "[0, 1]", _within_range),
+    (lambda spec: spec.value_range == (0, 1) and not is_length(spec), _within_range),
 )
 """Checks of a single map: which tasks they are for, and what they find. Other tasks are checked against their encoding and the range of
 predictions."""
