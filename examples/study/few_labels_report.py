@@ -1,6 +1,6 @@
 """Make the table of few labels: six tasks together, against one network per task, by how many labels there are.
 
-    python -m examples.study.few_labels_report --results examples/study/results/few_labels --page docs/evidence.md
+    python -m examples.study.few_labels_report --results examples/study/results/few_labels --page docs/evidence-details.md
 
 The table replaces what stands between the page's lines `<!-- generated: few_labels -->` and `<!-- end -->`.
 """

@@ -1,6 +1,6 @@
 """Make the tables of which tasks help each other: pairs and larger groups of tasks in one network, against one network per task.
 
-    python -m examples.study.pairs --page docs/evidence.md
+    python -m examples.study.pairs --page docs/evidence-details.md
 
 All networks are compared at the learning rate of the pairs, on the validation rooms. The tables replace what stands between the
 page's lines `<!-- generated: pairs -->` or `<!-- generated: groups -->` and `<!-- end -->`.

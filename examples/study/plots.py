@@ -1,4 +1,4 @@
-"""Plots of docs/evidence.md that show the differences between networks, and their training losses."""
+"""Plots of docs/evidence.md and docs/evidence-details.md: the differences between networks, and their training losses."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,11 @@
-"""Make the tables and plots of docs/evidence.md from the results of a study.
+"""Make the tables and plots of docs/evidence.md and docs/evidence-details.md from the results of a study.
 
     python -m examples.study.report --first examples/study/results/main_table --longer examples/study/results/longer \
       --pretrained examples/study/results/pretrained --pretrained_rates examples/study/results/pretrained_rates \
-      --local_tasks examples/study/results/local_tasks --page docs/evidence.md --images docs/images
+      --local_tasks examples/study/results/local_tasks --page docs/evidence.md docs/evidence-details.md --images docs/images
 
-Tables replace what stands between the page's lines `<!-- generated: NAME -->` and `<!-- end -->`; plots are written as
-`evidence-NAME.png`. Everything follows from the committed JSON files; nothing is trained or rendered.
+Tables replace what stands between the pages' lines `<!-- generated: NAME -->` and `<!-- end -->`; together the pages have each
+part once. Plots are written as `evidence-NAME.png`. Everything follows from the committed JSON files; nothing is trained or rendered.
 """
 
 import json
@@ -36,7 +36,7 @@ FURTHER = ("longer", "pretrained", "pretrained_rates", "local_tasks")
 """Flags and fields of further results, and their directories in `results/`."""
 PLAN = HERE / "ablations/wide_rates.yaml"
 OF_OTHERS = ("pairs", "groups", "few_labels")
-"""Generated parts of the page that other scripts make: pairs.py and few_labels_report.py."""
+"""Generated parts of the pages that other scripts make: pairs.py and few_labels_report.py."""
 
 REFERENCE = "single-task with skip"
 """The row that gains in the main table are relative to."""
@@ -117,7 +117,7 @@ class ReportArguments:
     pretrained: Path | None = command_line.flag(None, "directory of the results with a pretrained encoder")
     pretrained_rates: Path | None = command_line.flag(None, "directory of those with several learning rates")
     local_tasks: Path | None = command_line.flag(None, "directory of the results with heavier losses of the local tasks")
-    page: Path | None = command_line.flag(None, "page whose generated parts are replaced; printed by default")
+    page: list[Path] | None = command_line.flag(None, "pages whose generated parts are replaced; printed by default")
     images: Path | None = command_line.flag(None, "directory for the plots; none by default")
 
 
@@ -330,12 +330,12 @@ def facts(rows: Mapping[str, Row]) -> str:
     )
 
 
-# --- the page ---
+# --- the pages ---
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that the page shows.
+    """Everything that the pages show.
 
     Args:
         rows: the results.
@@ -391,7 +391,7 @@ def read_study(results: Path, first: Path | None = None, **others: Path | None) 
 
 
 def generated(study: Study) -> dict[str, str]:
-    """The generated parts of the page by name; the page needs those for which the study has results."""
+    """The generated parts of the pages by name; the pages need those for which the study has results."""
     rows, first = study.shown, study.first or study.rows
     parts = {"facts": facts(study.rows), "main": main_table(rows, study.seconds), "comparisons": comparison_table(rows)}
     parts |= {"rates": rate_table(rows), "equal_rates": equal_rates_table(study.rows)}
@@ -426,18 +426,21 @@ def generated(study: Study) -> dict[str, str]:
     return parts
 
 
-def with_parts(text: str, parts: Mapping[str, str]) -> str:
-    """A page with its generated parts replaced, but those of other scripts.
+def with_parts(pages: Sequence[str], parts: Mapping[str, str]) -> list[str]:
+    """The texts of pages with their generated parts replaced, but those of other scripts.
 
     Raises:
-        ValueError: if the page marks a part that does not exist, or lacks one.
+        ValueError: if a page marks a part that does not exist, or the pages together lack one or have it twice.
     """
-    marked = [name for name in re.findall(r"<!-- generated: (\w+) -->", text) if name not in OF_OTHERS]
-    if sorted(marked) != sorted(parts):
-        raise ValueError(f"the page marks the parts {marked}; expected each of {', '.join(parts)} once")
-    for name, part in parts.items():
-        text = with_part(text, name, part)
-    return text
+    marked = [[name for name in re.findall(r"<!-- generated: (\w+) -->", text) if name not in OF_OTHERS] for text in pages]
+    if sorted(found := [name for names in marked for name in names]) != sorted(parts):
+        raise ValueError(f"the pages mark the parts {found}; expected each of {', '.join(parts)} once")
+    filled = []
+    for text, names in zip(pages, marked, strict=True):
+        for name in names:
+            text = with_part(text, name, parts[name])
+        filled.append(text)
+    return filled
 
 
 def with_part(text: str, name: str, part: str) -> str:
@@ -473,7 +476,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.page is None:
         print("\n\n".join(parts.values()))
     else:
-        arguments.page.write_text(with_parts(arguments.page.read_text(), parts))
+        texts = with_parts([page.read_text() for page in arguments.page], parts)
+        for page, text in zip(arguments.page, texts, strict=True):
+            page.write_text(text)
     if arguments.images is not None:
         plots.plot_comparisons([*present(study.shown).values()], arguments.images / "evidence-comparisons.png")
         plots.plot_losses(study.shown, arguments.images / "evidence-losses.png")

@@ -1,4 +1,4 @@
-"""Make the tables and plots of docs/evidence.md that show the measurements of `why.py`."""
+"""Make the tables and plots of docs/evidence-details.md that show the measurements of `why.py`."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -125,6 +125,6 @@ def test_the_table_compares_both_networks_at_each_number_of_labels(study_results
 
 
 def test_the_published_table_is_that_of_the_committed_results():
-    page = (HERE.parents[1] / "docs/evidence.md").read_text()
+    page = (HERE.parents[1] / "docs/evidence-details.md").read_text()
     rows = {**read_rows(HERE / "results/main_table"), **read_rows(HERE / "results/few_labels")}
     assert with_part(page, "few_labels", few_labels_report.few_labels_table(rows)) == page

@@ -53,7 +53,7 @@ def test_groups_with_several_learning_rates_are_refused():
 
 @pytest.mark.parametrize(("part", "table"), [("pairs", pair_table), ("groups", group_table)])
 def test_the_published_tables_are_those_of_the_committed_results(part, table):
-    page = (HERE.parents[1] / "docs/evidence.md").read_text()
+    page = (HERE.parents[1] / "docs/evidence-details.md").read_text()
     assert with_part(page, part, table(read_networks(HERE / "results" / part), read_networks(HERE / "results/main_table"))) == page
 
 

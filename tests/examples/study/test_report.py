@@ -234,28 +234,28 @@ def test_a_pretrained_encoder_is_shown_with_both_comparisons():
     assert (gains[together][2:7], gains[report.OWN_MAPS][2:7]) == ("+10.0", "+40.0")
 
 
-def test_a_page_is_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
+def test_pages_are_filled_and_plots_are_drawn(study_results, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESAMPLES", 50)
-    page = tmp_path / "page.md"
-    page.write_text(
-        "Before.\n"
-        + "".join(f"<!-- generated: {part} -->\nold\n<!-- end -->\n" for part in ("facts", "main", "comparisons", "rates", "equal_rates"))
-        + "After.\n"
-    )
-    argv = ["--results", str(study_results[0] / "out"), "--page", str(page), "--images", str(tmp_path)]
+    pages = {tmp_path / "page.md": ("facts", "main"), tmp_path / "details.md": ("equal_rates", "comparisons", "rates")}
+    for page, names in pages.items():
+        page.write_text("Before.\n" + "".join(f"<!-- generated: {name} -->\nold\n<!-- end -->\n" for name in names) + "After.\n")
+    argv = ["--results", str(study_results[0] / "out"), "--page", *map(str, pages), "--images", str(tmp_path)]
     main(argv)
-    once = page.read_text()
-    assert once.startswith("Before.\n<!-- generated: facts -->\n16 trainings")
-    assert once.endswith("\n<!-- end -->\nAfter.\n")
-    assert "old" not in once
+    once = [page.read_text() for page in pages]
+    assert once[0].startswith("Before.\n<!-- generated: facts -->\n16 trainings")
+    assert once[1].startswith("Before.\n<!-- generated: equal_rates -->\n| better by [%] ")
+    assert all(text.endswith("|\n<!-- end -->\nAfter.\n") for text in once)
+    assert "old" not in "".join(once)
     main(argv[:-2])  # without the plots
-    assert page.read_text() == once
+    assert [page.read_text() for page in pages] == once
     assert {path.name for path in tmp_path.glob("*.png")} == {"evidence-comparisons.png", "evidence-losses.png"}
 
 
-def test_a_page_that_lacks_a_part_is_refused():
-    with pytest.raises(ValueError, match=r"the page marks the parts \['main'\]; expected each of main, rates once"):
-        with_parts("<!-- generated: main -->\n<!-- end -->\n", {"main": "", "rates": ""})
+@pytest.mark.parametrize("marked", [["main"], ["main", "rates", "main"], ["main", "rates", "new"]])
+def test_pages_that_do_not_have_each_part_once_are_refused(marked):
+    pages = [f"<!-- generated: {name} -->\n<!-- end -->\n" for name in marked]
+    with pytest.raises(ValueError, match=rf"the pages mark the parts {re.escape(str(marked))}; expected each of main, rates once"):
+        with_parts(pages, {"main": "", "rates": ""})
 
 
 def test_a_directory_without_results_is_refused(tmp_path):
@@ -263,7 +263,13 @@ def test_a_directory_without_results_is_refused(tmp_path):
         read_rows(tmp_path)
 
 
-# --- the page that is published ---
+# --- the pages that are published ---
+
+
+PAGES = [ROOT / "docs/evidence.md", ROOT / "docs/evidence-details.md"]
+GENERATED = re.compile(r"<!-- generated: \w+ -->\n.*?<!-- end -->", re.DOTALL)
+QUOTED = re.compile(r"([+-][\d.]+)(?: %)?\s(\[[^\]]+\])(?!\()(\s\d/\d)?|([+-][\d.]+ ± [\d.]+)")
+"""A difference with its interval, and the number of seeds where it is given, or with its standard deviation; not a number before a link."""
 
 
 INTERVAL = re.compile(r"\[([+-][\d.]+), ([+-][\d.]+)\]")
@@ -274,18 +280,20 @@ def intervals_apart(text):
     return INTERVAL.sub("[]", text.replace("*", "")), [float(end) for ends in INTERVAL.findall(text) for end in ends]
 
 
-def test_the_published_page_shows_what_follows_from_the_committed_results():
-    page = (ROOT / "docs/evidence.md").read_text()
+def test_the_published_pages_show_what_follows_from_the_committed_results():
+    pages = [page.read_text() for page in PAGES]
     results = report.HERE / "results"
     others = {name: results / name for name in report.FURTHER}
-    again = with_parts(page, generated(report.read_study(results / "wide_rates", results / "main_table", **others)))
-    (text, ends), (expected_text, expected_ends) = intervals_apart(page), intervals_apart(again)
+    again = with_parts(pages, generated(report.read_study(results / "wide_rates", results / "main_table", **others)))
+    (text, ends), (expected_text, expected_ends) = intervals_apart("".join(pages)), intervals_apart("".join(again))
     assert text == expected_text
     assert ends == pytest.approx(expected_ends, abs=0.15), "another numpy may draw other rooms"
 
 
-def test_every_difference_in_the_conclusions_is_in_a_table_of_the_page():
-    tables, conclusions = (ROOT / "docs/evidence.md").read_text().split("## What this says about the paper's claims")
-    quoted = re.findall(r"([+-][\d.]+) %\s(\[[^\]]+\])", conclusions)
-    assert len(quoted) > 5, "premise"
-    assert [f"{percent} {interval}" for percent, interval in quoted if f"{percent} {interval}" not in tables] == []
+def test_every_difference_that_is_quoted_is_in_a_generated_table():
+    """In the text and in the tables written by hand, of both pages."""
+    pages = "\n".join(page.read_text() for page in PAGES)
+    tables, by_hand = "\n".join(GENERATED.findall(pages)), GENERATED.sub("", pages)
+    quoted = [f"{percent} {interval}{seeds}" if percent else spread for percent, interval, seeds, spread in QUOTED.findall(by_hand)]
+    assert len(quoted) > 40, "premise"
+    assert [quote for quote in quoted if quote not in tables] == []

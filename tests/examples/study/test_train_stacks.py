@@ -250,7 +250,7 @@ def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path
     ],
 )
 def test_the_committed_results_are_those_of_the_committed_plan(small_rooms, tmp_path, name, at_least):
-    """So the command of docs/evidence.md trains what is missing, and nothing twice."""
+    """So the command of docs/evidence-details.md trains what is missing, and nothing twice."""
     path, results = ROOT / f"examples/study/ablations/{name}.yaml", ROOT / f"examples/study/results/{name}"
     dataset = tmp_path / Path(yaml.safe_load(path.read_text())["base"]["dataset"]).name
     shutil.copytree(small_rooms, dataset)
