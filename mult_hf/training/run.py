@@ -99,7 +99,7 @@ def train(
 
 @contextmanager
 def _trainable_afterwards(parameters: Iterable[Parameter]) -> Iterator[None]:
-    """Let parameters be trained again after a block, in which an encoder with a learning rate of zero, or a task without labels, is frozen."""
+    """Let parameters be trained again after a block, in which an encoder with a rate of zero, or a task without labels, is frozen."""
     try:
         yield
     finally:

@@ -138,7 +138,7 @@ def test_the_model_sees_images_of_several_sizes_unchanged(run, model, tmp_path):
 def test_tiles_of_a_model_that_limits_the_longer_side_are_refused(run, model, tmp_path):
     copy = shutil.copytree(model, tmp_path / "limited")
     MulTImageProcessor.from_pretrained(model, size={"shortest_edge": SIZE, "longest_edge": 2 * SIZE}).save_pretrained(copy)
-    with pytest.raises(ValueError, match="--tile is given, and .* limits the longer side of images, too"):
+    with pytest.raises(ValueError, match=r"--tile is given, and .* limits the longer side of images, too"):
         run("--model", copy, "--inputs", save_images(tmp_path / "images", "a.png"), "--tile", 64)
 
 
