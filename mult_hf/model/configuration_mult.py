@@ -246,7 +246,9 @@ class MulTConfig(PreTrainedConfig):
 
     def _take_class_names(self) -> None:
         """Change the one classification's entry to the classes of a given `id2label`; warn where there is not exactly one."""
-        names = [name for _, name in sorted((int(number), name) for number, name in (self.id2label or {}).items())]
+        by_number = {str(number): name for number, name in (self.id2label or {}).items()}
+        numbers = [str(number) for number in range(len(by_number))]
+        names = [by_number.get(number) for number in numbers]
         specs, unnamed = self.task_specs, names == list(_placeholder_labels(len(names)).values())
         classifications = [spec for spec in specs.values() if spec.is_classification]
         if len(classifications) != 1:
@@ -257,6 +259,11 @@ class MulTConfig(PreTrainedConfig):
                 )
             return
         (spec,) = classifications
+        if by_number.keys() != set(numbers):
+            raise refusal(
+                f"id2label has the ids {list(self.id2label or {})}; give one name for each id from 0 to {len(numbers) - 1}: predictions "
+                "number the classes without gaps, and the encoding of the task's entry says which stored value is which"
+            )
         if names != _class_names(spec) and not (unnamed and len(names) == spec.channels):
             specs[spec.name] = replace(spec, channels=len(names), class_names=() if unnamed else tuple(names))
             self.tasks = [spec.to_dict() for spec in specs.values()]

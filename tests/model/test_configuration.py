@@ -294,6 +294,19 @@ def test_class_names_assigned_later_set_the_entry_too():
 
 
 @pytest.mark.parametrize(
+    "named", [{0: "floor", 2: "wall", 255: "rest"}, {1: "floor", 2: "wall"}, {0: "floor", "wall": 1}, {-1: "a", 0: "b"}]
+)
+def test_class_names_with_gaps_in_their_ids_are_refused_rather_than_renumbered(named):
+    message = rf"id2label has the ids {re.escape(str(list(named)))}; give one name for each id from 0 to {len(named) - 1}"
+    with pytest.raises(ValueError, match=message):
+        MulTConfig(tasks=["segmentation"], id2label=named)
+    config = MulTConfig(tasks=["segmentation"])
+    with pytest.raises(ValueError, match=message):
+        config.id2label = named
+    assert config.task_specs == {"segmentation": registered_tasks()["segmentation"]}
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"tasks": ["depth"], "id2label": {0: "floor"}}, r"id2label=\{0: 'floor'\} has no effect: 0 of the tasks \['depth'\] classify"),
