@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, TimmBackboneConfig
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import logging
 
 from .entry_fields import refusal
@@ -27,6 +28,15 @@ STEPS = (4, 8, 16, 32)
 """Pixels per token of the feature maps that are taken from an encoder of timm, finest first."""
 
 _CLASSIFIER_ARGUMENTS = ("num_classes", "global_pool")
+
+_PIXEL_STEPS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+"""Fields of an image processor that say how pixels are made from colours."""
+
+_GEOMETRIC_STEPS = (
+    *("do_resize", "do_center_crop", "do_pad", "do_thumbnail", "do_align_long_axis", "do_crop_margin", "do_affine_transform"),
+    *("do_image_splitting", "do_split_image", "do_pan_and_scan", "do_convert_rgb", "do_reduce_labels", "do_convert_annotations"),
+)
+"""Steps of transformers' image processors that leave the colours of an RGB image as they are."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -166,14 +176,19 @@ def load_timm_weights(backbone: nn.Module, encoder: TimmEncoder, **hub: Any) -> 
 
 
 def image_statistics(name_or_path: str, **hub: Any) -> dict[str, Any]:
-    """Mean and standard deviation of the images that an encoder was trained on, as arguments of an image processor.
+    """How the pixels that an encoder was trained on were made from colours, as arguments of an image processor.
 
     Args:
         name_or_path: as for [`find_timm_encoder`].
         hub: see [`HUB_KEYWORDS`].
 
     Returns:
-        `image_mean` and `image_std`, per channel in [0, 1]; empty, with a warning, if a checkpoint has no image processor.
+        `image_mean` and `image_std`, per channel, of colours from 0 to 1, and `do_normalize` where the checkpoint states it. Pixels that
+        were not scaled, or by another factor than 1 / 255, are those of another mean and standard deviation. Empty, with a warning, if
+        a checkpoint has no image processor.
+
+    Raises:
+        ValueError: if the checkpoint changes colours in another way, such as the order of the channels.
     """
     encoder = find_timm_encoder(name_or_path, **hub)
     if encoder is not None:
@@ -184,7 +199,33 @@ def image_statistics(name_or_path: str, **hub: Any) -> dict[str, Any]:
     except OSError as error:
         logger.warning(f"{name_or_path} has no image processor that can be read; images are normalised by ImageNet's statistics ({error})")
         return {}
-    return {name: values[name] for name in ("image_mean", "image_std") if values.get(name) is not None}
+    others = [f"{name}: true" for name, value in values.items() if value is True and _changes_colours(name)]
+    if others:
+        raise refusal(
+            f"{name_or_path} has the image processing {', '.join(others)}, which this package's image processor lacks; choose another "
+            "encoder, or give the model pixels that you prepare as its own image processor does"
+        )
+    return _of_colours_from_0_to_1({name: values[name] for name in _PIXEL_STEPS if values.get(name) is not None})
+
+
+def _changes_colours(name: str) -> bool:
+    return name.endswith("offset") or (name.startswith("do_") and name not in (*_PIXEL_STEPS, *_GEOMETRIC_STEPS))
+
+
+def _of_colours_from_0_to_1(values: dict[str, Any]) -> dict[str, Any]:
+    """The same pixels from colours that are always divided by 255, because views of training images are made from those."""
+    do_rescale, factor = values.pop("do_rescale", True), values.pop("rescale_factor", 1 / 255)
+    scale = 255 * (factor if do_rescale else 1)
+    if do_rescale and factor == 1 / 255:
+        return values
+    if not values.get("do_normalize", True):  # pixels are colours times the scale
+        return {"do_normalize": True, "image_mean": [0.0] * 3, "image_std": [1 / scale] * 3}
+    mean, std = values.get("image_mean", IMAGENET_DEFAULT_MEAN), values.get("image_std", IMAGENET_DEFAULT_STD)
+    return {**values, "image_mean": _divided(mean, scale), "image_std": _divided(std, scale)}
+
+
+def _divided(numbers: Any, by: float) -> Any:
+    return [number / by for number in numbers] if isinstance(numbers, (list, tuple)) else numbers / by
 
 
 def _weights_file(directory: Path) -> Path:

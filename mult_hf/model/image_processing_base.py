@@ -118,7 +118,7 @@ class MulTProcessingMixin(_Backend):
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> Any:
-        """A new processor that normalises images as a published encoder was trained, see
+        """A new processor that makes pixels from colours as a published encoder was trained, see
         [`MulTForMultiTaskDensePrediction.from_backbone`].
 
         Args:

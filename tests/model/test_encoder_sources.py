@@ -1,5 +1,6 @@
 """Proves that models start from published encoders of timm, and that processors normalise images as encoders were trained."""
 
+import json
 import os
 import sys
 
@@ -150,6 +151,40 @@ def test_a_processor_normalises_images_as_the_encoder_was_trained(processor_clas
     ViTImageProcessor(image_mean=[0.5, 0.5, 0.4]).save_pretrained(tmp_path / "swin")
     assert [*processor_class.from_backbone(tmp_path / "swin").image_mean] == [0.5, 0.5, 0.4]
     assert [*processor_class.from_backbone(tmp_path / "swin", image_mean=[0.1, 0.1, 0.1]).image_mean] == [0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"rescale_factor": 1 / 127.5},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5, "do_normalize": False},
+        {"rescale_factor": 0.01, "image_mean": 0.5, "image_std": 0.25},
+    ],
+    ids=str,
+)
+def test_pixels_are_those_of_the_encoders_own_image_processor(processor_class, fields, tmp_path):
+    own = ViTImageProcessor(**{"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3], "do_resize": False, **fields})
+    own.save_pretrained(tmp_path)
+    SwinConfig().save_pretrained(tmp_path)
+    colours = torch.randint(0, 256, (3, 32, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    processor = processor_class.from_backbone(tmp_path, size={"height": 32, "width": 40})
+    found, expected = (each(colours, return_tensors="pt")["pixel_values"].float() for each in (processor, own))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    plain = processor(colours, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(plain, colours / 255)  # views of training images are made from colours in [0, 1]
+
+
+@pytest.mark.parametrize("step", ["do_flip_channel_order", "do_color_quantize", "rescale_offset"])
+def test_steps_that_change_colours_in_another_way_are_refused(step, tmp_path):
+    SwinConfig().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "do_center_crop": True, step: False}))
+    assert [*MulTImageProcessor.from_backbone(tmp_path).image_mean] == [0.5] * 3
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "do_center_crop": True, step: True}))
+    with pytest.raises(ValueError, match=f"has the image processing {step}: true, which this package's image processor lacks; choose"):
+        MulTImageProcessor.from_backbone(tmp_path)
 
 
 def test_checkpoints_of_transformers_are_not_mistaken_for_timms(tmp_path):
