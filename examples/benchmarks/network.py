@@ -31,7 +31,7 @@ from mult_hf.data.cores import available_cores
 from mult_hf.data.markdown import markdown_table
 from mult_hf.model.decoder_mult import SharedWindowAttention
 from mult_hf.model.losses import multi_task_loss
-from mult_hf.model.outputs import MulTDensePredictionOutput
+from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import build_model
@@ -161,7 +161,8 @@ class PerTaskNetwork(MulTForMultiTaskDensePrediction):
         height, width = pixel_values.shape[-2:]
         predictions = self.heads(features, self.mult.padded_size((height, width)), (height, width))
         loss, task_losses = (None, None) if labels is None else multi_task_loss(predictions, labels, self.heads.specs)
-        return MulTDensePredictionOutput(loss=loss, predictions=predictions, task_losses=task_losses)
+        classifications = classifications_among(predictions, self.config.task_entries)
+        return MulTDensePredictionOutput(loss=loss, predictions=predictions, task_losses=task_losses, classifications=classifications)
 
 
 class SharedAttention(Step):

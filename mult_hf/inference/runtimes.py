@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
-from mult_hf.model.outputs import MulTDensePredictionOutput
+from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
 from .digests import digest, digest_of_values
 
@@ -74,7 +74,8 @@ class ExportedModel(MulTPreTrainedModel):
         if (height, width) not in self.predictors:
             self.predictors[height, width] = self._open((height, width))
         predictions = self.predictors[height, width](pixel_values.float().contiguous())
-        return MulTDensePredictionOutput(predictions={task: predictions[task] for task in wanted})
+        chosen = {task: predictions[task] for task in wanted}
+        return MulTDensePredictionOutput(predictions=chosen, classifications=classifications_among(chosen, self.config.task_entries))
 
     def to(self, *args: Any, **kwargs: Any) -> "ExportedModel":  # type: ignore[override]  # the base class has overloads
         """Return the model as it is: these runtimes compute on the CPU, and a file has a fixed dtype."""

@@ -168,7 +168,7 @@ class MulTConfig(PreTrainedConfig):
     """
 
     model_type = "mult"
-    keys_to_ignore_at_inference = ["task_losses", "hidden_states", "task_hidden_states", "attentions"]
+    keys_to_ignore_at_inference = ["task_losses", "hidden_states", "task_hidden_states", "attentions", "classifications"]
     sub_configs_defaults = {
         "backbone_config": SubConfigSpec(
             config_class=AutoConfig,

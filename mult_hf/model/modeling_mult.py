@@ -25,7 +25,7 @@ from .encoder_sources import HUB_KEYWORDS, encoder_configuration
 from .entry_fields import refusal
 from .heads import MulTHeads
 from .losses import loss_function, multi_task_loss
-from .outputs import MulTDensePredictionOutput, MulTModelOutput, selected_stages
+from .outputs import MulTDensePredictionOutput, MulTModelOutput, classifications_among, selected_stages
 from .pickling import picklable_state
 from .tasks import TaskSpec, resolve_tasks
 from .tensors import check_pixels, compile_once_per_size
@@ -352,16 +352,15 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         loss, task_losses = (
             (None, None) if labels is None or return_loss is False else multi_task_loss(predictions, labels, self.heads.specs)
         )
-        result = MulTDensePredictionOutput(
+        return MulTDensePredictionOutput(
             loss=loss,
             predictions=predictions,
             task_losses=task_losses,
             hidden_states=outputs.hidden_states,
             task_hidden_states=outputs.task_hidden_states,
             attentions=outputs.attentions,
+            classifications=classifications_among(predictions, self.config.task_entries),
         )
-        result._classifications = [entry["name"] for entry in self.config.task_entries if entry["kind"] == "classification"]
-        return result
 
     @classmethod
     def from_backbone(cls, name_or_path: str, **kwargs: Any) -> "MulTForMultiTaskDensePrediction":

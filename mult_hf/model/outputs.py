@@ -1,6 +1,6 @@
 """Outputs of the models."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class MulTDensePredictionOutput(ModelOutput):
         hidden_states: see [`MulTModelOutput`].
         task_hidden_states: see [`MulTModelOutput`].
         attentions: see [`MulTModelOutput`].
+        classifications: those of the predictions that are logits of classes, the same tensors; if there are any. What rebuilds the outputs
+            from their fields (mixed precision, several devices, pickling) thus keeps the tasks' kinds.
 
     Each prediction can also be read under the flat name that transformers' models of one task use: `outputs.predicted_depth` for a
     regression, `outputs.segmentation_logits` for a classification, whatever the tasks are called.
@@ -53,6 +55,7 @@ class MulTDensePredictionOutput(ModelOutput):
     hidden_states: tuple[Tensor | None, ...] | None = None
     task_hidden_states: dict[str, tuple[Tensor | None, ...]] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    classifications: dict[str, Tensor] | None = None
 
     def __getitem__(self, key: str | int | slice) -> Any:
         """A field by its name or number.
@@ -67,18 +70,27 @@ class MulTDensePredictionOutput(ModelOutput):
             )
         return super().__getitem__(key)
 
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are not None, in order, without `classifications`, which `predictions` contains."""
+        return tuple(self[field] for field in self if field != "classifications")
+
     def __getattr__(self, name: str) -> Tensor:
         """A prediction under its flat name.
 
         Raises:
             AttributeError: if there is no such prediction.
         """
-        classifications = self.__dict__.get("_classifications", ())
-        predictions = self.__dict__.get("predictions") or {}
+        classifications, predictions = (self.__dict__.get(field) or {} for field in ("classifications", "predictions"))
         flat = {f"{task}_logits" if task in classifications else f"predicted_{task}": maps for task, maps in predictions.items()}
         if name not in flat:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its predictions are {', '.join(flat)}")
         return flat[name]
+
+
+def classifications_among(predictions: Mapping[str, Tensor], entries: Iterable[Mapping[str, Any]]) -> dict[str, Tensor] | None:
+    """Those predictions whose entries, as in `config.json`, are classifications; None if there are none."""
+    kinds = {entry["name"]: entry["kind"] for entry in entries}
+    return {task: maps for task, maps in predictions.items() if kinds[task] == "classification"} or None
 
 
 def selected_stages(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -> tuple[Tensor | None, ...]:
@@ -96,4 +108,4 @@ def selected_stages(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -
     return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
 
 
-__all__ = ["MulTDensePredictionOutput", "MulTModelOutput", "selected_stages"]
+__all__ = ["MulTDensePredictionOutput", "MulTModelOutput", "classifications_among", "selected_stages"]

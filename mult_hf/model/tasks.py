@@ -30,6 +30,7 @@ RESERVED_NAMES = (
     *("image", "source", "augmentation_seed", "file_name", "focal_length"),  # columns of data sets
     *("pixel_values", "labels", "tasks", "target_size"),  # inputs of the model and of the pipeline
     *("loss", "predictions", "task_losses", "task_features", "last_hidden_state", "hidden_states", "task_hidden_states", "attentions"),
+    "classifications",
 )
 """Names of columns, inputs and outputs that are used beside those of tasks; no task can have them."""
 

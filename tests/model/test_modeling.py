@@ -1,8 +1,15 @@
 """Proves that the models have the interface of transformers models: sizes, subsets of tasks, outputs, class names, refusals."""
 
+import copy
+import dataclasses
+import pickle
+from unittest import mock
+
 import pytest
 import torch
+from accelerate.utils.operations import convert_to_fp32
 from torch import nn
+from torch.nn.parallel.scatter_gather import gather
 
 from mult_hf import MULT_TASKS, MulTConfig, MulTForMultiTaskDensePrediction
 from mult_hf.model.decoder_mult import SharedWindowAttention, streams_to_run
@@ -124,6 +131,40 @@ def test_each_prediction_has_a_flat_name_by_its_entry(tiny_model):
     for name in ("depth_logits", "predicted_wear", "predicted_normals"):
         with pytest.raises(AttributeError, match="its predictions are segmentation_logits, predicted_depth, wear_logits"):
             getattr(outputs, name)
+
+
+@pytest.mark.parametrize(
+    "rebuild",
+    [
+        convert_to_fp32,
+        lambda outputs: gather([outputs, outputs], "cpu"),
+        lambda outputs: type(outputs)(**outputs),
+        lambda outputs: pickle.loads(pickle.dumps(outputs)),
+        copy.copy,
+        copy.deepcopy,
+        dataclasses.replace,
+        lambda outputs: torch.utils._pytree.tree_map(torch.detach, outputs),
+    ],
+    ids=["accelerate", "data-parallel", "fields", "pickle", "copy", "deepcopy", "replace", "pytree"],
+)
+def test_flat_names_survive_whatever_rebuilds_the_outputs(tiny_model, rebuild, monkeypatch):
+    monkeypatch.setattr("torch.nn.parallel.scatter_gather.Gather", mock.Mock(apply=lambda device, axis, *parts: torch.cat(parts, axis)))
+    model = tiny_model(tasks=["segmentation", "depth"])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = model(pixels())
+    rebuilt = rebuild(outputs)
+    for found, task in ((rebuilt.segmentation_logits, "segmentation"), (rebuilt.predicted_depth, "depth")):
+        assert torch.equal(found[: len(pixels())], outputs.predictions[task])
+    with pytest.raises(AttributeError, match="its predictions are segmentation_logits, predicted_depth"):
+        _ = rebuilt.predicted_segmentation
+
+
+def test_logits_of_classes_are_no_copies_and_not_among_the_tuple(tiny_model):
+    model = tiny_model(tasks=["segmentation", "depth"])
+    outputs = model(pixels())
+    assert outputs.classifications["segmentation"] is outputs.predictions["segmentation"]
+    assert [list(part) for part in outputs.to_tuple()] == [["segmentation", "depth"]] == [list(part) for part in outputs[:]]
+    assert model(pixels(), tasks=["depth"]).classifications is None
 
 
 def test_return_loss_omits_or_requires_the_loss(tiny_model):
