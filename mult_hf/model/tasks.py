@@ -87,7 +87,8 @@ class TaskSpec:
         resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only).
             Predictions are always resized bilinearly.
         horizontal_flip_signs: factor per channel when the image is mirrored; empty for all 1.
-        rotated_channels: channels of a vector's right and up components, which rotate with the image; empty if there are none.
+        rotated_channels: channels of a vector's right and up components, which rotate with the image; empty if there are none. Their
+            `horizontal_flip_signs` are -1 and 1.
         zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
         colormap: a name in [`visualization.COLORMAPS`]; "classes" or "viridis" by default.
         transformers_task: transformers' name for this output, if it has one ("depth-estimation"); it selects the task for
