@@ -169,8 +169,15 @@ def task_of_weight(name: str) -> str:
     return rest.partition(".")[0]
 
 
+def without_task(name: str) -> str:
+    """A weight's name without that of its task, which may be called like any part of the network."""
+    parts = name.split(".")
+    return ".".join(part for before, part in zip(["", *parts], parts) if before != "tasks")
+
+
 def _without_wrapper(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    parts = name.split(".")
+    return ".".join(part for before, part in zip(["", *parts], parts) if part not in WRAPPERS or before == "tasks")  # a task's name
 
 
 def _is_same(weight: Tensor, sample: Tensor | None) -> bool:
@@ -215,4 +222,5 @@ __all__ = [
     "remember_new_task",
     "task_of_weight",
     "untrained_in",
+    "without_task",
 ]

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.weights import without_task
 
 # Name parts of parameters with two or more dimensions that are not layer weights: positions, and the attention scales of Swin V2.
 _NOT_DECAYED = ("position_bias", "position_embeddings", "pos_embed", "logit_scale")
@@ -31,7 +32,7 @@ def parameter_groups(
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decayed = parameter.ndim > 1 and not any(part in name for part in _NOT_DECAYED)
+        decayed = parameter.ndim > 1 and not any(part in without_task(name) for part in _NOT_DECAYED)
         if parameter.requires_grad:
             groups.setdefault((decayed, name.startswith("mult.backbone.")), []).append(parameter)
     return [

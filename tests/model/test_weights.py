@@ -288,7 +288,7 @@ def test_weight_decay_alone_is_no_training(checkpoint):
     assert fresh_weights(model) == before
 
 
-@pytest.mark.parametrize("name", ["norm", "projection", "attention"])
+@pytest.mark.parametrize("name", ["norm", "projection", "attention", "module"])
 def test_a_task_may_be_called_like_a_part_of_the_network(checkpoint, name):
     model = load(checkpoint(lambda weights: weights))
     model.add_task({"name": name, "channels": 1, "kind": "regression"}, copy_from="depth")

@@ -29,6 +29,18 @@ def test_norms_biases_and_positions_are_not_decayed(tiny_model):
     assert {name for name, parameter in named.items() if decay[id(parameter)] == 0} == set(exempt)
 
 
+@pytest.mark.parametrize("name", ["position_bias", "pos_embed", "logit_scale", "backbone"])
+def test_the_name_of_a_task_changes_neither_decay_nor_learning_rate(tiny_model, name):
+    def groups(task):
+        model = tiny_model(tasks=[{"name": task, "kind": "regression", "channels": 1}])
+        return [
+            (group["weight_decay"], group["lr"], len(group["params"]))
+            for group in parameter_groups(model, learning_rate=1e-3, weight_decay=0.1, encoder_factor=0.5)
+        ]
+
+    assert groups(name) == groups("other")
+
+
 def test_the_scales_of_swin_v2_are_not_decayed():
     """They have three dimensions, but are not the weights of a layer."""
     swin = Swinv2Config(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, image_size=32, out_features=["stage1", "stage2"])

@@ -10,6 +10,7 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
 from mult_hf.training.weighting import make_weighting
+from mult_hf.training.weighting.gradients import _is_of_encoder
 from support.forked import run_together
 from support.models import SHALLOW_SWIN
 from support.weightings import TASKS, backward, batch_of, gradients_of, one_step, weighting_of
@@ -150,3 +151,9 @@ def test_two_processes_train_like_one_with_the_joined_batch(accelerator, tmp_pat
         alone = train_three_steps(name, options, accelerator, slice(0, 4))
         assert weights == pytest.approx(alone[0], rel=1e-4), name
         torch.testing.assert_close(parameters, alone[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_task_called_like_the_encoder_is_not_of_the_encoder(wrapper):
+    assert _is_of_encoder(f"{wrapper}mult.backbone.embeddings.weight")
+    assert not _is_of_encoder(f"{wrapper}heads.tasks.backbone.projection.weight")

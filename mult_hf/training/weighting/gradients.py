@@ -9,6 +9,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.weights import without_task
 
 from .base import TaskWeighting, refuse_engines
 
@@ -131,7 +132,7 @@ class GradientWeighting(TaskWeighting):
 
 
 def _is_of_encoder(path: str) -> bool:
-    return "backbone" in path.split(".")
+    return "backbone" in without_task(path).split(".")
 
 
 def _flat(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
