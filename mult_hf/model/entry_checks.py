@@ -70,23 +70,6 @@ def _check_rotated_channels(spec: "TaskSpec") -> str | None:
     return f"has rotated_channels {spec.rotated_channels}; give two below {spec.channels}: right, up"
 
 
-def _check_mirrored_vectors(spec: "TaskSpec") -> str | None:
-    # A mirrored vector points to the other side, and as far up as before. With other signs, flips and rotations contradict each other: to
-    # mirror and to turn by 180 degrees is to mirror top and bottom.
-    signs = list(spec.flip_signs)
-    if not spec.rotated_channels or len(signs) != spec.channels or len(spec.rotated_channels) != 2:
-        return None
-    right, up = spec.rotated_channels
-    if not (right < spec.channels and up < spec.channels) or (signs[right], signs[up]) == (-1, 1):
-        return None
-    signs[right], signs[up] = -1.0, 1.0
-    given, needed = (f"[{', '.join(f'{sign:g}' for sign in each)}]" for each in (spec.horizontal_flip_signs, signs))
-    return (
-        f"has rotated_channels {list(spec.rotated_channels)} (right, up) and horizontal_flip_signs {given}, by which mirrored vectors "
-        f"do not point to the other side; give horizontal_flip_signs {needed}, or leave rotated_channels out"
-    )
-
-
 def _check_geometry_of_classes(spec: "TaskSpec") -> str | None:
     if not spec.is_classification or not (spec.zoom_exponent or spec.rotated_channels or -1 in spec.horizontal_flip_signs):
         return None
@@ -178,7 +161,6 @@ ENTRY_CHECKS = (
     _check_flip_signs,
     _check_rotated_channels,
     _check_geometry_of_classes,
-    _check_mirrored_vectors,
     _check_numbers_of_classes,
     _check_loss_and_activation,
     _check_vectors,

@@ -86,9 +86,8 @@ class TaskSpec:
         encoding: how the data set stores the map; by default 8-bit class ids with 255 unknown, or float32 numbers with NaN.
         resample: how label maps of this task are resized, `"nearest"` or `"bilinear"` (over known pixels only).
             Predictions are always resized bilinearly.
-        horizontal_flip_signs: factor per channel when the image is mirrored; empty for all 1.
-        rotated_channels: channels of a vector's right and up components, which rotate with the image; empty if there are none. Their
-            `horizontal_flip_signs` are -1 and 1.
+        horizontal_flip_signs: factor per channel when the image is mirrored; by default -1 for the first of `rotated_channels`, and 1.
+        rotated_channels: channels of a vector's right and up components, which rotate with the image; empty if there are none.
         zoom_exponent: values are multiplied by `zoom ** zoom_exponent` when the image is magnified by `zoom`; -1 for depth.
         colormap: a name in [`visualization.COLORMAPS`]; "classes" or "viridis" by default.
         transformers_task: transformers' name for this output, if it has one ("depth-estimation"); it selects the task for
@@ -141,6 +140,9 @@ class TaskSpec:
         set_fields(self, what, _FIELDS)
         for reason in filter(None, (check(self) for check in ENTRY_CHECKS)):
             raise refusal(f"{what} {reason}")
+        if self.rotated_channels and not self.horizontal_flip_signs:  # or a flip and a rotation would contradict each other
+            signs = (-1.0 if channel == self.rotated_channels[0] else 1.0 for channel in range(self.channels))
+            object.__setattr__(self, "horizontal_flip_signs", tuple(signs))
 
     @property
     def is_classification(self) -> bool:

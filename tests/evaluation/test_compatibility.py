@@ -25,7 +25,7 @@ CLASSES = TaskSpec(name="rooms", kind="classification", channels=2, class_names=
     ("spec", "field", "value"),
     [
         (VECTORS, "unit", "km/h"),
-        (VECTORS, "horizontal_flip_signs", (-1.0, 1.0, -1.0)),
+        (VECTORS, "horizontal_flip_signs", (1.0, 1.0, 1.0)),
         (VECTORS, "rotated_channels", (0, 2)),
         (VECTORS, "rotated_channels", ()),
         (VECTORS, "zoom_exponent", -1.0),
