@@ -1,10 +1,13 @@
 """Task heads: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, channels_first
 from .entry_checks import names_that_fit
 from .entry_fields import refusal
@@ -75,6 +78,30 @@ class MulTHeads(nn.Module):
     def __init__(self, channels: int, specs: Mapping[str, TaskSpec]) -> None:
         super().__init__()
         self.tasks = PerTask(specs, lambda task: MulTHead(channels, specs[task]))
+        self._followed: list[dict[str, Any]] | None = None
+
+    def follow(self, config: MulTConfig) -> None:
+        """Take entries that were changed in the configuration, which post-processing and saving use, such as another range or loss.
+
+        Raises:
+            ValueError: if the heads do not fit them.
+        """
+        if config.task_entries == self._followed:
+            return
+        specs, own = config.task_specs, self.specs
+        for task in specs.keys() ^ own.keys():
+            has = "has" if task in specs else "lacks"
+            raise refusal(f"config.tasks {has} {task!r}, unlike the model; call add_task or remove_task instead")
+        for task, spec in specs.items():
+            if (spec.kind, spec.channels) != (own[task].kind, own[task].channels):
+                raise refusal(
+                    f"config.tasks has {task!r} as a {spec.kind} of {spec.channels} channels, and its head is for a {own[task].kind} of "
+                    f"{own[task].channels}; call remove_task and add_task instead"
+                )
+            activation_function(spec)  # raises if there is none
+        for task, spec in specs.items():
+            self.tasks[task].spec = spec
+        self._followed = deepcopy(config.task_entries)
 
     @property
     def specs(self) -> dict[str, TaskSpec]:

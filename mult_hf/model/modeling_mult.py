@@ -345,6 +345,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
         """
         if return_loss and labels is None:
             raise ValueError(f"return_loss={return_loss} needs labels, got {labels}; pass labels={{task: target}}")
+        if not torch.compiler.is_dynamo_compiling():
+            self.heads.follow(self.config)
         outputs = self.mult(pixel_values, tasks, output_attentions, output_hidden_states, return_dict=True, **kwargs)
         height, width = pixel_values.shape[-2:]
         predictions = self.heads(outputs.task_features, self.mult.padded_size((height, width)), (height, width))

@@ -1,13 +1,14 @@
 """Proves that tasks can be added to a model and removed from it without changing the others."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 
 from mult_hf import MulTForMultiTaskDensePrediction, TaskSpec
 from support.batches import CURVATURE, assert_same_predictions, pixels
-from support.models import SMALL_RESNET
+from support.models import FLAT_SWIN, SMALL_RESNET
 
 
 def test_adding_a_task_does_not_change_the_others(tiny_model):
@@ -120,3 +121,85 @@ def test_invalid_additions_and_removals_are_refused(tiny_model):
     with pytest.raises(ValueError, match="only task"):
         model.remove_task("depth")
     assert model.task_names == ["depth"], "a refused change changes nothing"
+
+
+# Entries that are changed in the configuration of a built model.
+
+HOW = pytest.mark.parametrize("how", ["assigned", "in place"])
+
+
+def change(model, task, how, **fields):
+    """Change fields of a task's entry in a model's configuration."""
+    if how == "assigned":
+        model.config.tasks = [{**entry, **fields} if entry["name"] == task else entry for entry in model.config.tasks]
+    else:
+        next(entry for entry in model.config.tasks if entry["name"] == task).update(fields)
+
+
+@HOW
+def test_a_range_changed_in_the_configuration_is_that_of_predictions_and_of_the_saved_model(tiny_model, how, tmp_path):
+    model = tiny_model(tasks=["depth", "normals"])
+    before = model(pixels()).predictions
+    change(model, "depth", how, value_range=[0, 2])
+    found = model(pixels()).predictions
+    assert_same_predictions(found, {**before, "depth": before["depth"] / 5})
+    model.save_pretrained(tmp_path)
+    for copied in (MulTForMultiTaskDensePrediction.from_pretrained(tmp_path), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_same_predictions(copied(pixels()).predictions, found)
+        change(copied, "depth", how, value_range=[0, 10])
+        assert_same_predictions(copied(pixels()).predictions, before)
+    assert_same_predictions(model(pixels()).predictions, found)
+
+
+@HOW
+def test_an_activation_a_loss_and_a_weight_changed_in_the_configuration_are_used(tiny_model, how):
+    model = tiny_model(tasks=["depth"])
+    labels = {"depth": torch.full((2, 1, 64, 64), 7.0)}
+    model(pixels(), labels=labels)
+    change(model, "depth", how, activation="identity", loss="l1", weight=3.0)
+    outputs = model(pixels(), labels=labels)
+    expected = 3 * (outputs.predictions["depth"] - 7).abs().mean()
+    torch.testing.assert_close(outputs.loss, expected)
+    assert outputs.predictions["depth"].min() < 0, "not the range of the sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            ["depth", {"name": "segmentation", "channels": 5, "class_names": []}],
+            "'segmentation' as a classification of 5 channels, and its",
+        ),
+        (
+            [{"name": "depth", "channels": 2}, "segmentation"],
+            "'depth' as a regression of 2 channels, and its head is for a regression of 1",
+        ),
+        (["depth"], "config.tasks lacks 'segmentation', unlike the model; call add_task or remove_task instead"),
+        (["depth", "segmentation", "edges2d"], "config.tasks has 'edges2d', unlike the model"),
+        (["depth", {"name": "segmentation", "loss": "none"}], "task 'segmentation' has loss 'none'; allowed: cross_entropy"),
+        (["segmentation", {"name": "depth", "activation": "none"}], "task 'depth' has activation 'none'; allowed: "),
+    ],
+)
+def test_an_entry_that_no_longer_fits_its_head_is_refused_with_what_to_call(tiny_model, entries, message):
+    model = tiny_model(tasks=["depth", "segmentation"])
+    kept = model.config.tasks
+    model.config.tasks = entries
+    with pytest.raises(ValueError, match=message):
+        model(pixels(), labels={"segmentation": torch.zeros(2, 64, 64, dtype=torch.long)})
+    model.config.tasks = kept
+    assert list(model(pixels()).predictions) == ["depth", "segmentation"]
+
+
+def test_a_number_of_classes_assigned_to_the_configuration_of_a_model_is_refused(tiny_model):
+    model = tiny_model(tasks=["segmentation"])
+    model.config.num_labels = 5
+    with pytest.raises(ValueError, match="as a classification of 5 channels, and its head is for a classification of 17"):
+        model(pixels())
+
+
+@torch.no_grad()
+def test_an_exported_model_has_the_entries_at_the_time_of_the_export(tiny_model):
+    model = tiny_model(backbone_config=FLAT_SWIN, tasks=["depth"])
+    change(model, "depth", "in place", value_range=[0, 2])
+    exported = torch.export.export(model, (pixels(),)).module()
+    assert_same_predictions(exported(pixels()).predictions, model(pixels()).predictions)
