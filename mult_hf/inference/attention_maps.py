@@ -146,7 +146,7 @@ def _find_block(model: MulTForMultiTaskDensePrediction, stage: int, block: int) 
 
 def _stride(model: MulTForMultiTaskDensePrediction, grid: WindowGrid, size: tuple[int, int], halvings: int) -> int:
     """Side of a token in pixels, if the encoder's map starts with the patches and halves at each stage."""
-    stride = model.mult.patch_size * 2**halvings
+    stride = model.mult.stride * 2**halvings
     if any(abs(side / stride - tokens) >= 1 for side, tokens in zip(size, (grid.height, grid.width))):
         raise ValueError(
             f"an encoder map has {grid.height} x {grid.width} tokens for {size[0]} x {size[1]} pixels; expected tokens of {stride} x "

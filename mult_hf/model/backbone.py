@@ -1,9 +1,13 @@
 """The encoder: any backbone of transformers with a pyramid of feature maps, prepared for MulT's decoders."""
 
+import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
+import torch
 from torch import nn
+from torch.func import functional_call
 from transformers.backbone_utils import load_backbone
 from transformers.utils import logging
 
@@ -58,12 +62,69 @@ def make_backbone(config: MulTConfig) -> nn.Module:
     return backbone
 
 
+_STRIDES: dict[str, int] = {}
+"""What [`finest_stride`] found, by configuration."""
+
+
+def finest_stride(backbone: nn.Module) -> int:
+    """Pixels per token of an encoder's finest feature map, along both axes.
+
+    Where neither its patches nor timm tell, the encoder runs once without values, on the meta device: this takes no arithmetic, and no
+    weights, which may not be loaded yet.
+
+    Args:
+        backbone: as [`make_backbone`] returns it; it is not changed.
+
+    Returns:
+        The smallest common multiple of both axes' strides. For an encoder that cannot run without values, its patch size, or 4, that of
+        the usual pyramids, with a warning.
+    """
+    config = cast(Any, backbone.config)
+    has_patches = isinstance(getattr(config, "patch_size", None), int)
+    patch_size = config.patch_size if has_patches else 4
+    if has_patches and list(getattr(config, "out_features", None) or [])[:1] == ["stage1"]:
+        return patch_size
+    if timm := getattr(backbone, "_backbone", None):
+        return int(timm.feature_info.reduction()[0])
+    key = config.to_json_string()
+    if key in _STRIDES:
+        return _STRIDES[key]
+    size = _size_to_measure(config, patch_size)
+    state = {name: value.to("meta") for name, value in chain(backbone.named_parameters(), backbone.named_buffers())}
+    image = torch.zeros(1, getattr(config, "num_channels", 3), *size, device="meta")
+    modes = [(module, module.training) for module in backbone.modules()]
+    try:
+        backbone.eval()
+        with torch.no_grad():
+            finest = functional_call(backbone, state, (image,)).feature_maps[0]
+    except Exception as error:  # encoders raise different errors for what they cannot do without values
+        logger.warning(f"images are padded to multiples of {patch_size} pixels, because the encoder's finest stride is unknown ({error})")
+        return patch_size
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    _STRIDES[key] = math.lcm(*(max(1, round(side / tokens)) for side, tokens in zip(size, finest.shape[-2:])))
+    return _STRIDES[key]
+
+
+def _size_to_measure(config: Any, patch_size: int) -> tuple[int, int]:
+    """A size of which every map of a pyramid is a whole fraction."""
+    if config.model_type in ENCODERS_OF_ONE_SIZE or getattr(config, "use_absolute_embeddings", False):
+        return _own_size(config)
+    side = math.lcm(patch_size * 32, 256)
+    return side, side
+
+
+def _own_size(config: Any) -> tuple[int, int]:
+    return tuple(config.image_size) if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2  # type: ignore[return-value]
+
+
 def check_size(backbone: nn.Module, size: tuple[int, int]) -> None:
     """Refuse images that an encoder of one size does not take.
 
     Args:
         backbone: the encoder.
-        size: (height, width) of the images in pixels, padded to whole patches.
+        size: (height, width) of the images in pixels, padded to whole tokens of the finest map.
 
     Raises:
         ValueError: naming both sizes.
@@ -71,7 +132,7 @@ def check_size(backbone: nn.Module, size: tuple[int, int]) -> None:
     config = cast(Any, backbone.config)
     if config.model_type not in ENCODERS_OF_ONE_SIZE:
         return
-    own = tuple(config.image_size) if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+    own = _own_size(config)
     if own != size:
         raise ValueError(
             f"pixel_values are {size[0]} x {size[1]} pixels, padded to whole patches, and a {config.model_type} encoder takes images of "
@@ -178,4 +239,4 @@ def _load_from_transformers(backbone: nn.Module, name_or_path: str, **kwargs: An
     return BackboneLoadReport(tuple(state), tuple(sorted(not_used)), tuple(sorted(own - set(state))))
 
 
-__all__ = ["BackboneLoadReport", "check_size", "keep_frozen_statistics", "load_pretrained_weights", "make_backbone"]
+__all__ = ["BackboneLoadReport", "check_size", "finest_stride", "keep_frozen_statistics", "load_pretrained_weights", "make_backbone"]

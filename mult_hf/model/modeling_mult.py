@@ -17,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .backbone import BackboneLoadReport, check_size, keep_frozen_statistics, load_pretrained_weights, make_backbone
+from .backbone import BackboneLoadReport, check_size, finest_stride, keep_frozen_statistics, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
 from .decoders import DECODERS
@@ -163,8 +163,7 @@ class MulTModel(MulTPreTrainedModel):
         super().__init__(config)
         self.backbone = cast(Any, make_backbone(config))
         self.decoder = DECODERS[config.decoder_type](config, list(self.backbone.channels))
-        patch_size = getattr(config.backbone_config, "patch_size", None)
-        self.patch_size = patch_size if isinstance(patch_size, int) else 4  # the finest stride of the usual pyramids
+        self.stride = finest_stride(self.backbone)
         self.post_init()
 
     def train(self, mode: bool = True) -> "MulTModel":
@@ -226,13 +225,13 @@ class MulTModel(MulTPreTrainedModel):
         )
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width in pixels, multiples of the patch size, to which an image of `size` is padded."""
-        height, width = (-(-side // self.patch_size) * self.patch_size for side in size)
+        """Height and width in pixels, multiples of the finest map's stride, to which an image of `size` is padded."""
+        height, width = (-(-side // self.stride) * self.stride for side in size)
         return height, width
 
     def _pad_to_patches(self, pixel_values: Tensor) -> Tensor:
-        """Zero-pad images on the right and bottom to whole patches, so that encoder maps and pixels stay aligned, and cast them to the
-        weights' type.
+        """Zero-pad images on the right and bottom to whole tokens of the finest map, so that encoder maps and pixels stay aligned, and
+        cast them to the weights' type.
 
         Raises:
             ValueError: see [`check_pixels`], or if the encoder does not take this size.

@@ -1,5 +1,8 @@
 """Proves that published weights load into the encoder, and that any encoder with a pyramid of feature maps works."""
 
+import copy
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -13,8 +16,10 @@ from transformers import (
 )
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction
+from mult_hf.model import backbone as backbone_module
+from mult_hf.model.backbone import finest_stride, make_backbone
 from support.batches import assert_same_predictions, pixels
-from support.models import BACKBONES
+from support.models import BACKBONES, TINY_SWIN
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
@@ -89,6 +94,45 @@ def test_other_patch_sizes_stay_aligned_with_the_image(patch_size):
     padded = nn.functional.pad(image, (0, side - 99, 0, side - 99))
     expected = model(padded).predictions["depth"][..., :99, :99]
     torch.testing.assert_close(model(image).predictions["depth"], expected)
+
+
+RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "stride"),
+    [
+        ({**RESNET, "out_features": STAGES}, 4),
+        ({**RESNET, "out_features": STAGES[1:]}, 8),
+        ({**TINY_SWIN, "out_features": STAGES[2:]}, 16),
+        ({**TINY_SWIN, "patch_size": 3}, 3),
+        ({**TINY_SWIN, "use_absolute_embeddings": True, "image_size": 64, "out_features": STAGES[1:]}, 8),
+    ],
+)
+@torch.no_grad()
+def test_images_are_padded_to_the_stride_that_the_finest_map_really_has(encoder, stride, caplog):
+    """So the prediction of an image is the top left part of that of the same image with zeros below and on the right."""
+    with caplog.at_level(logging.WARNING):
+        model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=encoder, tasks=["depth"])).eval()
+    assert "finest stride" not in caplog.text
+    assert model.mult.padded_size((36, 49)) == tuple(-(-side // stride) * stride for side in (36, 49))
+    finest = model(pixels(1, 48, 96), output_hidden_states=True).hidden_states[0]
+    assert (finest.shape[-2] * stride, finest.shape[-1] * stride) == (48, 96)
+    image = pixels(1, 36, 49)
+    padded = nn.functional.pad(image, [0, -49 % stride, 0, -36 % stride])
+    torch.testing.assert_close(model(image).predictions["depth"], model(padded).predictions["depth"][..., :36, :49])
+
+
+def test_measuring_the_stride_changes_neither_the_encoder_nor_random_numbers():
+    torch.manual_seed(0)
+    backbone = make_backbone(MulTConfig(backbone_config={**RESNET, "out_features": STAGES}, tasks=["depth"]))
+    backbone.embedder.eval()
+    before, modes, numbers = copy.deepcopy(backbone.state_dict()), [m.training for m in backbone.modules()], torch.get_rng_state()
+    backbone_module._STRIDES.clear()
+    assert finest_stride(backbone) == 4
+    assert [m.training for m in backbone.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), numbers)
 
 
 def test_weights_of_another_size_or_kind_are_refused(tiny_config, tmp_path):
