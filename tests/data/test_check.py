@@ -189,6 +189,23 @@ def test_fields_that_would_turn_and_mirror_values_wrongly_are_mentioned(tmp_path
     assert "zoom_exponent" not in str(check(write(tmp_path / "sound", [sound_maps()] * 3)))
 
 
+def test_entries_that_would_teach_contradictions_or_nothing_are_mentioned(tmp_path):
+    flow = {"name": "flow", "kind": "regression", "channels": 3, "rotated_channels": [0, 1], "encoding": ENTRIES["normals"]["encoding"]}
+    heat = {"name": "distance", "kind": "regression", "channels": 1, "loss": "silog", "encoding": {"dtype": "float32"}}
+    rows = [{"image": sound_maps()["image"], "flow": sound_maps()["normals"], "distance": METRES.astype(np.float32)}] * 3
+
+    def notes(**changes):
+        entries = {name: {**entry, **changes.get(name, {})} for name, entry in {"flow": flow, "distance": heat}.items()}
+        return str(check(write(tmp_path / f"set{len(list(tmp_path.iterdir()))}", rows, entries)))
+
+    found = notes(flow={"horizontal_flip_signs": [1, 1, 1]})
+    assert "note: flow: rotated_channels [0, 1] (right, up) and horizontal_flip_signs [1, 1, 1]; mirrored vectors point" in found
+    assert "note: distance: loss silog with activation identity: predictions beyond 0 to inf have no gradient, so give" in found
+    sound = notes(distance={"activation": "sigmoid", "value_range": [0, 10]})
+    assert "rotated_channels" not in sound
+    assert "gradient" not in sound
+
+
 def test_how_maps_are_read_is_mentioned_where_the_card_does_not_say_it(tmp_path):
     """Ids from 0 in place of those from 1 lose a class, and millimetres in place of 512 steps per metre are twice as far."""
     entries = {**ENTRIES, "depth": {"name": "depth"}}

@@ -50,6 +50,7 @@ from .mistakes import (
     focal_length_mistake,
     geometry_notes,
     is_normals,
+    loss_notes,
     pair_evidence,
     pair_mistakes,
     scene_mistakes,
@@ -341,7 +342,7 @@ def _doubts(findings: Mapping[str, TaskFindings], specs: Mapping[str, TaskSpec],
 
 def _task_notes(task: str, findings: TaskFindings, spec: TaskSpec) -> Iterator[str]:
     """Notes about the entry, about which classes occur, and whether more than half of the pixels are unknown."""
-    yield from (f"{task}: {sentence}" for sentence in geometry_notes(spec))
+    yield from (f"{task}: {sentence}" for notes in (geometry_notes, loss_notes) for sentence in notes(spec))
     if findings.pixels and findings.unknown_share > MOST_UNKNOWN:
         yield f"{task}: {findings.unknown_share:.1%} of the pixels of its maps are unknown"
     pixels = findings.evidence.class_pixels

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mult_hf.model.losses import RANGES
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.units import UNIT_VECTOR, normalised_unit
 
@@ -280,6 +281,21 @@ def geometry_notes(spec: TaskSpec) -> Iterator[str]:
         yield (
             f"unit vectors with horizontal_flip_signs {signs} and rotated_channels {turned}; for normals in camera axes (x right, y up) "
             "give [-1, 1, 1] and [0, 1], or mirrored and turned views are wrong"
+        )
+    elif turned and (signs[turned[0]], signs[turned[1]]) != (-1, 1):
+        yield (
+            f"rotated_channels {turned} (right, up) and horizontal_flip_signs {[int(sign) for sign in signs]}; mirrored vectors point to "
+            f"the other side, so give -1 for channel {turned[0]} and 1 for channel {turned[1]}, or flips and rotations contradict each other"
+        )
+
+
+def loss_notes(spec: TaskSpec) -> Iterator[str]:
+    """A loss that teaches nothing where a prediction is beyond the loss's range, which the task's head allows."""
+    (low, high), (lowest, highest) = RANGES.get(spec.loss, (-math.inf, math.inf)), spec.head_range
+    if lowest < low or highest > high:
+        yield (
+            f"loss {spec.loss} with activation {spec.activation}: predictions beyond {low:g} to {high:g} have no gradient, so give the "
+            f"activation sigmoid{'' if math.isfinite(high) else ' and a value_range'}"
         )
 
 
