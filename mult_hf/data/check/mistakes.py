@@ -285,7 +285,7 @@ def geometry_notes(spec: TaskSpec) -> Iterator[str]:
     elif turned and (signs[turned[0]], signs[turned[1]]) != (-1, 1):
         yield (
             f"rotated_channels {turned} (right, up) and horizontal_flip_signs {[int(sign) for sign in signs]}; mirrored vectors point to "
-            f"the other side, so give -1 for channel {turned[0]} and 1 for channel {turned[1]}, or flips and rotations contradict each other"
+            f"the other side, so give -1 for channel {turned[0]} and 1 for channel {turned[1]}, or flips and turns contradict each other"
         )
 
 
