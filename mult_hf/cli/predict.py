@@ -169,10 +169,10 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     check_effect(arguments.field_of_view, arguments.model, processor, requested_specs(arguments, model).values())
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
-    if arguments.tile is not None and processor.size.get("longest_edge"):
+    if arguments.tile is not None and view is not None and view is trained and processor.size.get("longest_edge"):
         raise refusal(
             f"--tile is given, and {arguments.model} limits the longer side of images, too: {dict(processor.size)}; leave the flag out, or "
-            "load the model with a size that has no longest_edge"
+            "give a size by --image_size"
         )
     processor = load_processor(
         arguments.model,

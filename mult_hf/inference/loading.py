@@ -51,8 +51,8 @@ def load_processor(name_or_path: str, **kwargs: Any) -> MulTImageProcessor:
 
     Args:
         name_or_path: directory or Hub id.
-        kwargs: values in place of the stored ones, such as `size` and `tasks`; None keeps the stored one. Maps are decoded as given `tasks`
-            say: `do_reduce_labels` of the stored ones is not kept.
+        kwargs: values in place of the stored ones, such as `size` and `tasks`; None keeps the stored one. If `tasks` are given, their
+            encodings hold: `do_reduce_labels` is off unless it is given, too.
 
     Raises:
         ValueError: if its file is damaged, or has a value of a wrong type.

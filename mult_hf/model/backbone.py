@@ -69,8 +69,8 @@ _STRIDES: dict[str, int] = {}
 def finest_stride(backbone: nn.Module) -> int:
     """Pixels per token of an encoder's finest feature map, along both axes.
 
-    Where neither its patches nor timm tell, the encoder runs once without values, on the meta device: this takes no arithmetic, and no
-    weights, which may not be loaded yet.
+    Its patches tell if its first stage is used, whose tokens they are, and timm tells for its own encoders. Any other one runs once without
+    values, on the meta device: this takes no arithmetic, and no weights, which may not be loaded yet. The result is kept in `_STRIDES`.
 
     Args:
         backbone: as [`make_backbone`] returns it; it is not changed.

@@ -14,7 +14,6 @@ from torch import nn
 from transformers import AutoConfig, TimmBackboneConfig
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import logging
 
 from .entry_fields import refusal
@@ -32,11 +31,8 @@ _CLASSIFIER_ARGUMENTS = ("num_classes", "global_pool")
 _PIXEL_STEPS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 """Fields of an image processor that say how pixels are made from colours."""
 
-_GEOMETRIC_STEPS = (
-    *("do_resize", "do_center_crop", "do_pad", "do_thumbnail", "do_align_long_axis", "do_crop_margin", "do_affine_transform"),
-    *("do_image_splitting", "do_split_image", "do_pan_and_scan", "do_convert_rgb", "do_reduce_labels", "do_convert_annotations"),
-)
-"""Steps of transformers' image processors that leave the colours of an RGB image as they are."""
+_OTHER_STEPS = ("do_flip_channel_order", "do_grayscale", "do_color_quantize", "rescale_offset", "offset")
+"""Steps of transformers' image processors that change colours in other ways."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -183,9 +179,8 @@ def image_statistics(name_or_path: str, **hub: Any) -> dict[str, Any]:
         hub: see [`HUB_KEYWORDS`].
 
     Returns:
-        `image_mean` and `image_std`, per channel, of colours from 0 to 1, and `do_normalize` where the checkpoint states it. Pixels that
-        were not scaled, or by another factor than 1 / 255, are those of another mean and standard deviation. Empty, with a warning, if
-        a checkpoint has no image processor.
+        `image_mean` and `image_std`, per channel, and `do_rescale`, `rescale_factor` and `do_normalize` where the checkpoint states them.
+        Empty, with a warning, if a checkpoint has no image processor.
 
     Raises:
         ValueError: if the checkpoint changes colours in another way, such as the order of the channels.
@@ -199,33 +194,18 @@ def image_statistics(name_or_path: str, **hub: Any) -> dict[str, Any]:
     except OSError as error:
         logger.warning(f"{name_or_path} has no image processor that can be read; images are normalised by ImageNet's statistics ({error})")
         return {}
-    others = [f"{name}: true" for name, value in values.items() if value is True and _changes_colours(name)]
+    others = [f"{name}: true" for name in _OTHER_STEPS if values.get(name)]
     if others:
         raise refusal(
             f"{name_or_path} has the image processing {', '.join(others)}, which this package's image processor lacks; choose another "
             "encoder, or give the model pixels that you prepare as its own image processor does"
         )
-    return _of_colours_from_0_to_1({name: values[name] for name in _PIXEL_STEPS if values.get(name) is not None})
+    return _of_8_bits({name: values[name] for name in _PIXEL_STEPS if values.get(name) is not None})
 
 
-def _changes_colours(name: str) -> bool:
-    return name.endswith("offset") or (name.startswith("do_") and name not in (*_PIXEL_STEPS, *_GEOMETRIC_STEPS))
-
-
-def _of_colours_from_0_to_1(values: dict[str, Any]) -> dict[str, Any]:
-    """The same pixels from colours that are always divided by 255, because views of training images are made from those."""
-    do_rescale, factor = values.pop("do_rescale", True), values.pop("rescale_factor", 1 / 255)
-    scale = 255 * (factor if do_rescale else 1)
-    if do_rescale and factor == 1 / 255:
-        return values
-    if not values.get("do_normalize", True):  # pixels are colours times the scale
-        return {"do_normalize": True, "image_mean": [0.0] * 3, "image_std": [1 / scale] * 3}
-    mean, std = values.get("image_mean", IMAGENET_DEFAULT_MEAN), values.get("image_std", IMAGENET_DEFAULT_STD)
-    return {**values, "image_mean": _divided(mean, scale), "image_std": _divided(std, scale)}
-
-
-def _divided(numbers: Any, by: float) -> Any:
-    return [number / by for number in numbers] if isinstance(numbers, (list, tuple)) else numbers / by
+def _of_8_bits(values: dict[str, Any]) -> dict[str, Any]:
+    """The same for this package's processor, to which `do_rescale=False` means images in [0, 1]; to transformers' it means 0 to 255."""
+    return values if values.get("do_rescale", True) else {**values, "do_rescale": True, "rescale_factor": 1.0}
 
 
 def _weights_file(directory: Path) -> Path:

@@ -75,13 +75,17 @@ class MulTHead(nn.Module):
 class MulTHeads(nn.Module):
     """The heads of all tasks, in a module of their own, because PEFT's `modules_to_save` refuses a `ModuleDict`."""
 
+    _followed: list[dict[str, Any]] | None = None  # of heads that an earlier version pickled
+
     def __init__(self, channels: int, specs: Mapping[str, TaskSpec]) -> None:
         super().__init__()
         self.tasks = PerTask(specs, lambda task: MulTHead(channels, specs[task]))
-        self._followed: list[dict[str, Any]] | None = None
+        self._followed = None  # an attribute from the start: torch.export restores those that tracing changes
 
     def follow(self, config: MulTConfig) -> None:
         """Take entries that were changed in the configuration, which post-processing and saving use, such as another range or loss.
+
+        Compiled models do not call this: they keep the entries that the model had when it last ran without being compiled.
 
         Raises:
             ValueError: if the heads do not fit them.
@@ -100,7 +104,9 @@ class MulTHeads(nn.Module):
                 )
             activation_function(spec)  # raises if there is none
         for task, spec in specs.items():
-            self.tasks[task].spec = spec
+            for head in self.tasks[task].modules():  # PEFT keeps a copy of those that it trains
+                if isinstance(head, MulTHead):
+                    head.spec = spec
         self._followed = deepcopy(config.task_entries)
 
     @property

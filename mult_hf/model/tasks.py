@@ -74,8 +74,8 @@ class TaskSpec:
         name: lower-case identifier, the key of predictions, labels and data columns.
         kind: `"classification"` (one class per pixel) or `"regression"` (one or more numbers per pixel).
         channels: of the prediction; the number of classes for classification.
-        unit: of the target, in any words ("m", "unit vector", "[0, 1]"). `mult-hf check` knows metres, and model and data must have the
-            same unit, in any spelling that [`units.normalised_unit`] knows.
+        unit: of the target, in any words ("m", "unit vector", "[0, 1]"). Model and data must have the same one; "metres" is "m". `mult-hf
+            check` knows these three.
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name per class, in order of the ids, for classification.
         description: one sentence for docs and model cards.
@@ -140,9 +140,6 @@ class TaskSpec:
         set_fields(self, what, _FIELDS)
         for reason in filter(None, (check(self) for check in ENTRY_CHECKS)):
             raise refusal(f"{what} {reason}")
-        if self.rotated_channels and not self.horizontal_flip_signs:  # or a flip and a rotation would contradict each other
-            signs = (-1.0 if channel == self.rotated_channels[0] else 1.0 for channel in range(self.channels))
-            object.__setattr__(self, "horizontal_flip_signs", tuple(signs))
 
     @property
     def is_classification(self) -> bool:
@@ -163,8 +160,9 @@ class TaskSpec:
 
     @property
     def flip_signs(self) -> tuple[float, ...]:
-        """One factor per channel that a mirrored target is multiplied by."""
-        return self.horizontal_flip_signs or (1.0,) * self.channels
+        """One factor per channel that a mirrored target is multiplied by; by default -1 for a rotated vector's component to the right."""
+        right = self.rotated_channels[:1]
+        return self.horizontal_flip_signs or tuple(-1.0 if channel in right else 1.0 for channel in range(self.channels))
 
     def decode(self, stored: np.ndarray, channels_last: bool | None = None) -> np.ndarray:
         """Turn a stored map into this task's target.

@@ -2,16 +2,16 @@
 
 import re
 
-METRE, UNIT_VECTOR = "m", "unit vector"
+METRE, UNIT_VECTOR, SHARE = "m", "unit vector", "[0, 1]"
 
-_SYMBOLS = {"metre": METRE, "millimetre": "mm", "centimetre": "cm", "kilometre": "km"}
+_WORDS = {"metre": METRE, "millimetre": "mm", "centimetre": "cm", "kilometre": "km", "unit": "unit", "vector": "vector"}
 
 
 def normalised_unit(unit: str) -> str:
     """A unit in one spelling, to compare it with others: "Metres", "meter" and "m" are one, and so are "unit vectors" and "Unit Vector".
 
-    Words of four letters or more lose capitals and plurals, and American spellings become British. Symbols keep their capitals: mW is
-    not MW. Units that the package does not know are compared in the same way.
+    Metres, millimetres, centimetres, kilometres and unit vectors have several spellings. Of all other units only spaces are ignored: mW
+    is not MW.
 
     Args:
         unit: of a task's entry.
@@ -25,10 +25,9 @@ def normalised_unit(unit: str) -> str:
 
 
 def _word(found: re.Match[str]) -> str:
-    word = found.group().lower()
-    singular = word if word.endswith("ss") else word.removesuffix("s")
+    singular = found.group().lower().removesuffix("s")
     british = f"{singular.removesuffix('meter')}metre" if singular.endswith("meter") else singular
-    return _SYMBOLS.get(british, british)
+    return _WORDS.get(british, found.group())
 
 
-__all__ = ["METRE", "UNIT_VECTOR", "normalised_unit"]
+__all__ = ["METRE", "SHARE", "UNIT_VECTOR", "normalised_unit"]

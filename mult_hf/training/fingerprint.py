@@ -73,6 +73,8 @@ _OF_MODEL = (
     "drop_path_rate",
 )
 
+_OF_BACKBONE = ("hidden_act", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "window_size")
+
 
 def describe_model(processor: MulTProcessingMixin, config: MulTConfig) -> dict[str, str]:
     """What a model gets to see and computes, as far as its weights do not tell: `"processor/size"`, `"model/drop_path_rate"` -> value.
@@ -83,6 +85,7 @@ def describe_model(processor: MulTProcessingMixin, config: MulTConfig) -> dict[s
     """
     found = {f"processor/{name}": getattr(processor, name) for name in _OF_PROCESSOR}
     found |= {f"model/{name}": getattr(config, name) for name in _OF_MODEL}
+    found |= {f"model/backbone/{name}": getattr(config.backbone_config, name, None) for name in _OF_BACKBONE}
     return {name: _plain(value) for name, value in found.items()}
 
 

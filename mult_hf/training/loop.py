@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ class TrainingLoop:
             baseline_rows = first_rows(training_rows, BASELINE_ROWS) if streamed else training_rows
         self.validation = Validation(baseline_rows, validation_rows, MultiTaskCollator(processor), accelerator, **loading)
         self.has_trained = False
+        self.untaught: Sequence[str] = ()  # tasks without labels, whose weights stay as they are
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
         if arguments.encoder_learning_rate_factor == 0:  # with its statistics, and without its gradients
@@ -270,6 +272,7 @@ class TrainingLoop:
                 self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
                 del outputs  # gradient methods keep part of its graph, which would stay in memory during the next batch
                 if self.accelerator.sync_gradients:
+                    self.forget_zero_gradients()
                     norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm or math.inf))
                     self.check_finite({"gradient": norm}, batches)
                 self.optimizer.step()
@@ -279,6 +282,12 @@ class TrainingLoop:
             if self.average is not None:
                 self.average.update()
         return norm
+
+    def forget_zero_gradients(self) -> None:
+        """Let the optimizer skip weights of tasks without labels, which it would decay; what other tasks use of them has a gradient."""
+        for _, parameter in chain.from_iterable(map(self.module.task_parameters, self.untaught)):
+            if parameter.grad is not None and not parameter.grad.any():
+                parameter.grad = None
 
     def note_losses(self, task_losses: Mapping[str, Tensor], batch: TrainingBatch) -> None:
         """Check the losses of a batch, and add them to the next log entry."""

@@ -99,7 +99,7 @@ def train(
 
 @contextmanager
 def _trainable_afterwards(parameters: Iterable[Parameter]) -> Iterator[None]:
-    """Let parameters be trained again after a block, in which an encoder with a rate of zero, or a task without labels, is frozen."""
+    """Let parameters be trained again after a block, in which an encoder with a learning rate of zero is frozen."""
     try:
         yield
     finally:
@@ -123,11 +123,9 @@ def _train(
     _claim_destinations(arguments, accelerator)
     set_seed(arguments.seed, device_specific=True)  # processes drop different paths
 
-    shared = [model.config.reference_task] if model.shares_attention else []  # its projections serve the other tasks
-    for task in set(missing) - set(shared):  # weight decay alone would change it
-        for _, parameter in model.task_parameters(task):
-            parameter.requires_grad_(False)
     loop = make_loop(arguments, accelerator, model, processor, training_rows, validation_rows)
+    missing = [task for task in missing if task not in (arguments.targets_of_views or ())]
+    loop.untaught = missing
     if missing:
         accelerator.print(f"the training data has no column {' or '.join(missing)}: unknown everywhere, and not learnt")
     if depends_on_focal_length(processor) and FOCAL_LENGTH not in (training_rows.column_names or []):

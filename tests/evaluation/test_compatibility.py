@@ -37,9 +37,7 @@ def test_entries_that_differ_in_their_meaning_are_refused_with_the_field(spec, f
         check_compatible(spec, replace(spec, **{field: value}))
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [("m", "Metres"), ("unit vector", "unit vectors"), ("[0, 1]", "[0,1]"), ("Hounsfield", "hounsfields")]
-)
+@pytest.mark.parametrize(("ours", "theirs"), [("m", "Metres"), ("unit vector", "unit vectors"), ("[0, 1]", "[0,1]")])
 def test_another_spelling_of_a_unit_is_the_same_unit(ours, theirs):
     check_compatible(replace(VECTORS, unit=ours), replace(VECTORS, unit=theirs))
 

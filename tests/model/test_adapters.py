@@ -89,3 +89,13 @@ def test_a_task_is_added_before_a_library_wraps_the_heads(tiny_model):
         adapted.add_task("normals")
     assert model.task_names == ["depth"]
     assert not [name for name, _ in model.named_parameters() if "normals" in name]
+
+
+@pytest.mark.parametrize("saved", ["heads", "heads.tasks.depth", "projection"])
+def test_heads_that_adapters_train_follow_the_configuration(tiny_model, saved):
+    peft = pytest.importorskip("peft")
+    model = tiny_model(tasks=["depth", "normals"]).eval()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=[saved])).eval()
+    before = adapted(pixel_values=pixels()).predictions["depth"]
+    model.config.tasks = [{**entry, "value_range": [0, 2]} if entry["name"] == "depth" else entry for entry in model.config.tasks]
+    torch.testing.assert_close(adapted(pixel_values=pixels()).predictions["depth"], before / 5)

@@ -1,6 +1,6 @@
 """Proves that an entry with an invalid value is refused at construction, by a ValueError that names its field."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -120,12 +120,13 @@ def test_an_encoding_with_lists_of_different_lengths_is_refused():
         LabelEncoding(channels=(0, 1), scale=(1.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize(("turned", "signs"), [((0, 1), (-1, 1, 1)), ((2, 0), (1, 1, -1)), ((), ())])
+@pytest.mark.parametrize(("turned", "signs"), [((0, 1), (-1, 1, 1)), ((2, 0), (1, 1, -1)), ((), (1, 1, 1))])
 def test_vectors_that_turn_with_the_image_are_mirrored_with_it(turned, signs):
     """Otherwise a flip and a rotation of one image would teach vectors that contradict each other."""
     entry = {"name": "t", "kind": "regression", "channels": 3, "rotated_channels": turned}
-    assert TaskSpec(**entry).horizontal_flip_signs == signs
-    assert TaskSpec(**entry, horizontal_flip_signs=(1, 1, 1)).horizontal_flip_signs == (1, 1, 1), "a given one counts"
+    assert TaskSpec(**entry).flip_signs == signs
+    assert TaskSpec(**entry, horizontal_flip_signs=(1, 1, 1)).flip_signs == (1, 1, 1), "a given one counts"
+    assert replace(TaskSpec(**entry), rotated_channels=()).flip_signs == (1, 1, 1), "a default is not kept"
 
 
 # Names.

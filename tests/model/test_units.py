@@ -15,7 +15,10 @@ def test_every_spelling_of_unit_vectors_is_one_unit(unit):
     assert normalised_unit(unit) == UNIT_VECTOR
 
 
-@pytest.mark.parametrize(("one", "other"), [("mW", "MW"), ("m", "mm"), ("m", "m/s"), ("[-1, 1]", "[0, 1]"), ("", "m"), ("m", "M")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("mW", "MW"), ("Mmol", "mmol"), ("MWatt", "mWatt"), ("m", "mm"), ("m", "m/s"), ("[-1, 1]", "[0, 1]"), ("", "m"), ("m", "M")],
+)
 def test_other_units_stay_apart(one, other):
     assert normalised_unit(one) != normalised_unit(other)
 

@@ -257,22 +257,40 @@ def test_checkpoints_and_results_list_a_task_that_was_added_and_never_trained(tm
         assert all(".tasks.edges2d." in name for name in untrained)
 
 
-@pytest.mark.parametrize("missing", ["depth", "principal_curvature"])
-def test_a_task_without_a_column_is_not_worn_by_weight_decay(tmp_path, data, missing):
-    """But the reference task's projections, which all tasks share, are trained."""
-    entries, rows = load_task_entries(data), load_rows(data)["train"].remove_columns([missing])
+def changed_weights(data, directory, *, without, **settings):
+    """Names of the weights before a training on data that lack a column, and of those that it changed."""
+    entries, rows = load_task_entries(data), load_rows(data)
     model = MulTForMultiTaskDensePrediction(
         MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries, reference_task="principal_curvature")
     )
+    if "targets_of_views" in settings:
+        model.add_task(without)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    processor = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=entries)
-    arguments = TrainingArguments(output_dir=tmp_path, max_steps=2, batch_size=2, cpu_threads=1, weight_decay=0.5, learning_rate=0.1)
+    processor = MulTImageProcessor(size={"height": 64, "width": 64}, tasks=model.config.tasks)
+    arguments = {"max_steps": 2, "batch_size": 2, "cpu_threads": 1, "weight_decay": 0.5, "learning_rate": 0.1, **settings}
     new_accelerate_state()
-    train_model(model, processor, rows, load_rows(data)["train"], arguments)
-    after = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).state_dict()
-    same = {name for name in before if torch.equal(after[name], before[name])}
-    own = {name for name in before if f".tasks.{missing}." in name}
-    assert (own <= same) == (missing != model.config.reference_task)
-    other = ({"depth", "principal_curvature"} - {missing}).pop()
-    assert not any(f".tasks.{other}." in name and name.endswith("weight") for name in same), "the other one is trained"
-    assert all(parameter.requires_grad for parameter in model.parameters()), "a second training may change it"
+    kept = [name for name in rows["train"].column_names if name != without]
+    train_model(
+        model, processor, rows["train"].select_columns(kept), rows["validation"], TrainingArguments(output_dir=directory, **arguments)
+    )
+    after = MulTForMultiTaskDensePrediction.from_pretrained(directory).state_dict()
+    return set(before), {name for name in before if not torch.equal(after[name], before[name])}
+
+
+def test_a_task_without_a_column_is_not_worn_by_weight_decay(tmp_path, data):
+    names, changed = changed_weights(data, tmp_path, without="depth")
+    assert not any(".tasks.depth." in name for name in changed)
+    assert all(name in changed for name in names if ".tasks.principal_curvature." in name and name.endswith("weight"))
+
+
+def test_of_a_reference_task_without_a_column_only_what_others_share_is_trained(tmp_path, data):
+    _, changed = changed_weights(data, tmp_path, without="principal_curvature")
+    changed = {name for name in changed if ".tasks.principal_curvature." in name}
+    assert changed
+    assert not any(name.startswith("heads.") or "mlp" in name or ".value." in name for name in changed), "its own head and stream are not"
+
+
+@pytest.mark.parametrize("views_on_device", [False, True])
+def test_a_task_whose_targets_are_computed_from_views_is_learnt_without_a_column(tmp_path, data, views_on_device):
+    names, changed = changed_weights(data, tmp_path, without="edges2d", targets_of_views=["edges2d"], views_on_device=views_on_device)
+    assert all(name in changed for name in names if ".tasks.edges2d." in name and name.endswith("weight"))

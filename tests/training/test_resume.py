@@ -199,6 +199,7 @@ def test_a_run_whose_entries_changed_is_not_resumed(tmp_path, data, old, new, na
         ({"size": {"height": 32, "width": 32}}, {}, r"processor/size: {height: 64.0, width: 64.0} at the checkpoint, {height: 32.0,"),
         ({"canonical_focal_length": 500.0}, {}, r"processor/assumed_field_of_view: None at the checkpoint, 60.0 now, processor/canonical"),
         ({}, {"drop_path_rate": 0.5}, r"model/drop_path_rate: 0.0 at the checkpoint, 0.5 now"),
+        ({}, {"backbone_config": {**TINY_SWIN, "drop_path_rate": 0.5}}, r"model/backbone/drop_path_rate: .* at the checkpoint, 0.5 now"),
     ],
 )
 def test_a_run_is_not_resumed_with_another_image_processor_or_model(tmp_path, data, of_processor, of_model, named):
@@ -207,7 +208,7 @@ def test_a_run_is_not_resumed_with_another_image_processor_or_model(tmp_path, da
 
     def run(of_processor, of_model, **arguments):
         processor = MulTImageProcessor(**{"size": {"height": 64, "width": 64}, "tasks": entries, **of_processor})
-        model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=dict(TINY_SWIN), tasks=entries, **of_model))
+        model = MulTForMultiTaskDensePrediction(MulTConfig(**{"backbone_config": dict(TINY_SWIN), "tasks": entries, **of_model}))
         new_accelerate_state()
         run_training(
             model, processor, rows, rows, TrainingArguments(output_dir=tmp_path, max_steps=1, batch_size=2, cpu_threads=1, **arguments)

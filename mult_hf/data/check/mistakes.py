@@ -16,7 +16,7 @@ import numpy as np
 
 from mult_hf.model.losses import RANGES
 from mult_hf.model.tasks import TaskSpec
-from mult_hf.model.units import UNIT_VECTOR, normalised_unit
+from mult_hf.model.units import SHARE, UNIT_VECTOR, normalised_unit
 
 from ..reachable import MOST_UNREACHABLE, share_beyond
 from .depth_mistakes import (
@@ -100,7 +100,7 @@ def are_directions(spec: TaskSpec) -> bool:
 
 def is_normals(spec: TaskSpec) -> bool:
     """Whether a task's maps hold surface normals, as far as its entry shows."""
-    return spec.channels == 3 and (are_directions(spec) or spec.transformers_task == "normal-estimation")
+    return spec.channels == 3 and (normalised_unit(spec.unit) == UNIT_VECTOR or spec.transformers_task == "normal-estimation")
 
 
 @dataclass
@@ -266,7 +266,7 @@ KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskS
     (are_directions, _of_unit_length),
     (is_normals, _towards_viewer),
     (lambda spec: not spec.is_classification and spec.channels == 1 and not is_depth(spec), _sentinels),
-    (lambda spec: spec.value_range == (0, 1) and not is_length(spec), _within_range),
+    (lambda spec: normalised_unit(spec.unit) == SHARE, _within_range),
 )
 """Checks of a single map: which tasks they are for, and what they find. Other tasks are checked against their encoding and the range of
 predictions."""
