@@ -116,7 +116,7 @@ def _size_to_measure(config: Any, patch_size: int) -> tuple[int, int]:
 
 
 def _own_size(config: Any) -> tuple[int, int]:
-    return tuple(config.image_size) if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2  # type: ignore[return-value]
+    return tuple(config.image_size) if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
 
 
 def check_size(backbone: nn.Module, size: tuple[int, int]) -> None:

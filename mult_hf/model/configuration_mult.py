@@ -248,7 +248,7 @@ class MulTConfig(PreTrainedConfig):
         """Change the one classification's entry to the classes of a given `id2label`; warn where there is not exactly one."""
         by_number = {str(number): name for number, name in (self.id2label or {}).items()}
         numbers = [str(number) for number in range(len(by_number))]
-        names = [by_number.get(number) for number in numbers]
+        names = [by_number.get(number, "") for number in numbers]  # with gaps, which are refused below
         specs, unnamed = self.task_specs, names == list(_placeholder_labels(len(names)).values())
         classifications = [spec for spec in specs.values() if spec.is_classification]
         if len(classifications) != 1:
