@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mult_hf.data.schema import is_url
 from mult_hf.data.workers import naming_killed_workers
-from mult_hf.model.cameras import FocalLength, film_exif
+from mult_hf.model.cameras import ASSUMED, FocalLength, film_exif
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.tasks import TaskSpec
@@ -67,12 +67,14 @@ class Outcomes:
         skipped: number of images that were predicted before and have the same contents.
         failed: the others, with their reasons.
         remarks: notes about predicted images, with the number of images that each applies to.
+        assumed: number of predicted images whose metres depend on an assumed focal length.
     """
 
     done: int = 0
     skipped: int = 0
     failed: list[FailedInput] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
+    assumed: int = 0
 
 
 def total_outcomes(outcomes: Iterable[Outcomes]) -> Outcomes:
@@ -83,6 +85,7 @@ def total_outcomes(outcomes: Iterable[Outcomes]) -> Outcomes:
         total.skipped += each.skipped
         total.failed += each.failed
         total.remarks += each.remarks
+        total.assumed += each.assumed
     return total
 
 
@@ -137,6 +140,7 @@ class PredictionRun:
                     predicted = self._predict_batch(images, outcomes, bar)
                     _finish_writing(writing, outcomes, bar)
                     outcomes.remarks += self._remarks([image for image, _ in predicted])
+                    outcomes.assumed += sum(self._assumes_a_camera(image) for image, _ in predicted)
                     writing = [_Writing(image.name, writer.submit(self._write, image, maps)) for image, maps in predicted]
                 _finish_writing(writing, outcomes, bar)
         finally:
@@ -146,6 +150,10 @@ class PredictionRun:
     def _remarks(self, images: list[PreparedImage]) -> Counter[str]:
         remark = self.remark or (lambda size: None)
         return Counter(filter(None, (remark(each.size) for each in images)))
+
+    def _assumes_a_camera(self, image: PreparedImage) -> bool:
+        depends = map(self.processor.depends_on_focal_length, self.directory.specs.values())
+        return image.focal_length.source == ASSUMED and any(depends)
 
     def _is_predicted(self, image: InputImage) -> bool:
         predicted = self.directory.is_predicted(image.name, image.stamp, image.digest)  # also refuses names that are too long
