@@ -10,7 +10,6 @@ Files are written to `--output_dir` and named after model, tasks and size; docs/
 import math
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from accelerate import Accelerator
 from mult_hf import DEFAULT_CHECKPOINT, MulTImageProcessor, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.cores import threads_per_process
+from mult_hf.data.files import temporary_folder
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.comparison import gain_over
@@ -212,16 +212,16 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     differences: dict[str, float] = {}
     passed: set[str] = set()
     # In a folder of their own first, so that an interruption or a failed check leaves an earlier file as it is.
-    with tempfile.TemporaryDirectory(dir=arguments.output_dir, prefix=".unfinished-") as temporary:
+    with temporary_folder(arguments.output_dir) as temporary:
         try:
             for name in (name for name in FORMATS if name in arguments.formats):
-                differences[name] = write(name, exportable, program, facts, Path(temporary) / stem, torch.get_num_threads()).difference
-                passed = {file.name for file in Path(temporary).iterdir()}
+                differences[name] = write(name, exportable, program, facts, temporary / stem, torch.get_num_threads()).difference
+                passed = {file.name for file in temporary.iterdir()}
         finally:
             # A model of the same name in another directory, or other --results, have the same file names.
             if replaced := sorted(name for name in passed if (arguments.output_dir / name).exists()):
                 print(f"replaced, from an earlier export: {', '.join(replaced)}\n")
-            move_files(Path(temporary), arguments.output_dir, passed)
+            move_files(temporary, arguments.output_dir, passed)
     candidates = {"PyTorch": Candidate(exportable)}
     for name, difference in differences.items():
         path = arguments.output_dir / FORMATS[name].file_name(stem)

@@ -2,13 +2,18 @@
 
 import hashlib
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
 """Suffix of a file that is still being written."""
+
+_DAY = 24 * 60 * 60
 
 
 def sync_to_disk(path: Path) -> None:
@@ -77,6 +82,21 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8 as [`whole_file`] does: after an interruption or on a full disk, the file of before is there."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def temporary_folder(directory: Path) -> Iterator[Path]:
+    """A hidden folder in a directory that is removed at the end; those of killed processes are removed once they are a day old.
+
+    Args:
+        directory: where the folder's files will be moved, which is only a rename on one disk.
+    """
+    for left in directory.glob(f"{UNFINISHED}-*"):
+        with suppress(FileNotFoundError):  # another process removes it, too
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=f"{UNFINISHED}-") as folder:
+        yield Path(folder)
 
 
 def remove_unfinished(directory: Path) -> None:

@@ -7,7 +7,6 @@ file is checked against the model, as by `mult-hf export`, and kept in [`CACHE`]
 
 import inspect
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 from transformers.utils import logging
 
+from mult_hf.data.files import temporary_folder
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
 from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
@@ -107,7 +107,7 @@ class ExportedModel(MulTPreTrainedModel):
         specs = self.config.task_specs
         facts = {"height": size[0], "width": size[1], "tasks": {task: specs[task].to_dict() for task in self.exported_tasks}}
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+        with temporary_folder(CACHE) as temporary:
             for name in export.with_sources([self.format_name]):
                 path = folder / export.FORMATS[name].file_name(STEM)
                 if path.is_file():  # exported before; the conversion needs it in this folder
@@ -115,8 +115,8 @@ class ExportedModel(MulTPreTrainedModel):
                         shutil.copy(file, temporary)
                     continue
                 program = export.trace(exportable, size) if export.FORMATS[name].source is None else None
-                export.write(name, exportable, program, facts, Path(temporary) / STEM, self.threads)
-            export.move_files(Path(temporary), folder)
+                export.write(name, exportable, program, facts, temporary / STEM, self.threads)
+            export.move_files(temporary, folder)
 
 
 def _code() -> dict[str, str]:

@@ -1,10 +1,11 @@
 """Proves that a file under its final name is complete."""
 
 import os
+import time
 
 import pytest
 
-from mult_hf.data.files import remove_unfinished, sync_to_disk, whole_file
+from mult_hf.data.files import remove_unfinished, sync_to_disk, temporary_folder, whole_file
 
 
 def test_a_file_appears_under_its_name_once_it_is_complete(tmp_path):
@@ -59,3 +60,15 @@ def test_files_and_directories_are_synced_without_permission_to_write(tmp_path, 
     sync_to_disk(tmp_path / "model.py")
     sync_to_disk(tmp_path)
     assert synced == [path.stat().st_ino for path in (tmp_path / "model.py", tmp_path)]
+
+
+def test_folders_of_killed_processes_are_removed_when_nobody_can_use_them_any_more(tmp_path):
+    for name, age in {".unfinished-killed": 25, ".unfinished-running": 23, "kept": 25}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").touch()
+        then = time.time() - age * 3600
+        os.utime(tmp_path / name, (then, then))
+    with temporary_folder(tmp_path) as folder:
+        assert folder.parent == tmp_path
+        assert folder.name.startswith(".unfinished-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-running", "kept"]
