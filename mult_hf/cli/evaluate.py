@@ -429,12 +429,13 @@ def publish(report: Report, candidate: Candidate, evaluation: Evaluation, datase
     print(report.text)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     remove_results(arguments.output_dir)  # of an evaluation with other settings
-    if arguments.worst:
-        report.numbers["worst"] = list_worst(evaluation, arguments.worst)
+    worst = evaluation.worst(arguments.worst) if arguments.worst else {}
+    if worst:
+        report.numbers["worst"] = list_worst(evaluation, worst)
     report.numbers["arguments"] = {key: shareable(value, CHECKOUT) for key, value in asdict(arguments).items()}
     report.save(arguments.output_dir)
-    if arguments.worst:  # after they are listed, so that the next evaluation removes them even if this one is killed here
-        save_worst(evaluation, candidate.predict, dataset, candidate.collator, arguments.worst, arguments.output_dir)
+    if worst:  # after they are listed, so that the next evaluation removes them even if this one is killed here
+        save_worst(evaluation, worst, candidate.predict, dataset, candidate.collator, arguments.output_dir)
     if arguments.update_card:
         results = eval_results(report.numbers["model"], candidate.specs, report.numbers["dataset"], arguments.split, arguments.settings)
         update_card(Path(arguments.model) / "README.md", results)

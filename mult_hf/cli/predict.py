@@ -337,11 +337,11 @@ def summarize(outcomes: Sequence[Outcomes], output_dir: str) -> str:
     failed = sorted(each for outcome in outcomes for each in outcome.failed)
     remarks = sum((outcome.remarks for outcome in outcomes), Counter())
     lines = [f"note for {count} {'image' if count == 1 else 'images'}: {remark}" for remark, count in remarks.most_common(1)]
-    if assumed := sum(outcome.assumed for outcome in outcomes):
-        lines.append(
-            f"note for {assumed} {'image' if assumed == 1 else 'images'}: no focal length is known; metres assume the field of view of "
-            "--field_of_view, 60 degrees by default"
-        )
+    lines += [
+        f"note for {count} {'image' if count == 1 else 'images'}: no focal length is known; metres assume a field of view of {degrees:g} "
+        "degrees, see --field_of_view"
+        for degrees, count in sum((outcome.assumed for outcome in outcomes), Counter()).items()
+    ]
     lines += [_printable(f"not predicted: {name}: {' '.join(reason.split())[:MAX_REASON]}") for name, reason in failed]
     done, skipped = sum(each.done for each in outcomes), sum(each.skipped for each in outcomes)
     return "\n".join([*lines, f"written to {output_dir}: {done} predicted, {skipped} predicted before, {len(failed)} failed"])

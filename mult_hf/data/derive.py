@@ -228,6 +228,7 @@ def _resized(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _averaged_to(response: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a response to an image of this (height, width), see [`averaging`]."""
     height, width = size
     return np.asarray(Image.fromarray(response.astype(np.float32)).resize((width, height), averaging(response.shape[0], height)))
 

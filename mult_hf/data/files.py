@@ -90,6 +90,9 @@ def temporary_folder(directory: Path) -> Iterator[Path]:
 
     Args:
         directory: where the folder's files will be moved, which is only a rename on one disk.
+
+    Yields:
+        `Path`: the empty folder.
     """
     for left in directory.glob(f"{UNFINISHED}-*"):
         with suppress(FileNotFoundError):  # another process removes it, too

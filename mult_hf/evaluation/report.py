@@ -163,35 +163,34 @@ def remove_results(directory: Path) -> None:
 
 
 def _worst_panel(directory: Path, metric: str) -> Path:
+    """Path of a task's panel of worst images."""
     return directory / f"worst_{metric.split('/')[0]}.png"
 
 
-def list_worst(evaluation: Evaluation, count: int) -> dict[str, list[dict[str, Any]]]:
-    """The names and values of the worst images by each task's headline metric, `"task/metric"`, worst first.
+Worst = Mapping[str, Sequence[tuple[int, float]]]
+"""Numbers and values of the worst images by `"task/metric"`, from [`Evaluation.worst`]."""
 
-    Args:
-        evaluation: with every image's statistics.
-        count: largest number of images per task.
-    """
-    worst = evaluation.worst(count).items()
-    return {metric: [{"name": evaluation.names[row], "value": value} for row, value in ranked] for metric, ranked in worst}
+
+def list_worst(evaluation: Evaluation, worst: Worst) -> dict[str, list[dict[str, Any]]]:
+    """The worst images for `results.json`: their names and values by each task's headline metric, worst first."""
+    return {metric: [{"name": evaluation.names[row], "value": value} for row, value in ranked] for metric, ranked in worst.items()}
 
 
 @torch.no_grad()
 def save_worst(
-    evaluation: Evaluation, predictor: Predictor, dataset: "Dataset", collator: MultiTaskCollator, count: int, directory: Path
+    evaluation: Evaluation, worst: Worst, predictor: Predictor, dataset: "Dataset", collator: MultiTaskCollator, directory: Path
 ) -> None:
-    """Save `worst_<task>.png` per task: image, prediction and truth of the images of [`list_worst`].
+    """Save `worst_<task>.png` per task: image, prediction and truth of the worst images.
 
     Args:
-        evaluation: evaluation of the predictor on the data set, with every image's statistics.
+        evaluation: evaluation of the predictor on the data set.
+        worst: those images.
         predictor: the measured predictor; it moves the images to its device.
         dataset: as for [`evaluate`].
         collator: as for [`evaluate`].
-        count: largest number of images per task.
         directory: output directory for the panels.
     """
-    for metric, ranked in evaluation.worst(count).items():
+    for metric, ranked in worst.items():
         task = metric.split("/")[0]
         spec, shown, captions = evaluation.specs[task], [], []
         for row, value in ranked:

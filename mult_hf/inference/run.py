@@ -67,14 +67,14 @@ class Outcomes:
         skipped: number of images that were predicted before and have the same contents.
         failed: the others, with their reasons.
         remarks: notes about predicted images, with the number of images that each applies to.
-        assumed: number of predicted images whose metres depend on an assumed focal length.
+        assumed: by field of view in degrees, the number of predicted images whose metres assume it.
     """
 
     done: int = 0
     skipped: int = 0
     failed: list[FailedInput] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
-    assumed: int = 0
+    assumed: Counter[float] = field(default_factory=Counter)
 
 
 def total_outcomes(outcomes: Iterable[Outcomes]) -> Outcomes:
@@ -140,7 +140,7 @@ class PredictionRun:
                     predicted = self._predict_batch(images, outcomes, bar)
                     _finish_writing(writing, outcomes, bar)
                     outcomes.remarks += self._remarks([image for image, _ in predicted])
-                    outcomes.assumed += sum(self._assumes_a_camera(image) for image, _ in predicted)
+                    outcomes.assumed += self._assumed([image for image, _ in predicted])
                     writing = [_Writing(image.name, writer.submit(self._write, image, maps)) for image, maps in predicted]
                 _finish_writing(writing, outcomes, bar)
         finally:
@@ -151,9 +151,12 @@ class PredictionRun:
         remark = self.remark or (lambda size: None)
         return Counter(filter(None, (remark(each.size) for each in images)))
 
-    def _assumes_a_camera(self, image: PreparedImage) -> bool:
-        depends = map(self.processor.depends_on_focal_length, self.directory.specs.values())
-        return image.focal_length.source == ASSUMED and any(depends)
+    def _assumed(self, images: list[PreparedImage]) -> Counter[float]:
+        """The field of view that metres of these images assume, with the number of images whose focal length is not known."""
+        degrees = self.processor.assumed_field_of_view
+        if degrees is None or not any(map(self.processor.depends_on_focal_length, self.directory.specs.values())):
+            return Counter()
+        return Counter(degrees for image in images if image.focal_length.source == ASSUMED)
 
     def _is_predicted(self, image: InputImage) -> bool:
         predicted = self.directory.is_predicted(image.name, image.stamp, image.digest)  # also refuses names that are too long

@@ -116,6 +116,7 @@ def _size_to_measure(config: Any, patch_size: int) -> tuple[int, int]:
 
 
 def _own_size(config: Any) -> tuple[int, int]:
+    """(height, width) of the images that an encoder was made for."""
     return tuple(config.image_size) if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
 
 

@@ -3,6 +3,7 @@
 import re
 
 METRE, UNIT_VECTOR, SHARE = "m", "unit vector", "[0, 1]"
+"""Units by which `mult-hf check` recognises lengths, directions and shares, as [`normalised_unit`] writes them."""
 
 _WORDS = {"metre": METRE, "millimetre": "mm", "centimetre": "cm", "kilometre": "km", "unit": "unit", "vector": "vector"}
 
@@ -25,6 +26,7 @@ def normalised_unit(unit: str) -> str:
 
 
 def _word(found: re.Match[str]) -> str:
+    """A known word in one spelling, and any other one as it is."""
     singular = found.group().lower().removesuffix("s")
     british = f"{singular.removesuffix('meter')}metre" if singular.endswith("meter") else singular
     return _WORDS.get(british, found.group())

@@ -192,6 +192,7 @@ def replace_files(partial: Path, directory: Path) -> None:
 
 
 def _differs(new: Path, old: Path) -> bool:
+    """Whether a file has other contents than an older one, or there is no older one."""
     return not old.is_file() or not filecmp.cmp(new, old, shallow=False)
 
 

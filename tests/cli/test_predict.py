@@ -135,13 +135,6 @@ def test_the_model_sees_images_of_several_sizes_unchanged(run, model, tmp_path):
         assert_predicted(tmp_path / "out", f"{number}.png", folder / f"{number}.png", model, do_resize=False)
 
 
-def test_tiles_of_a_model_that_limits_the_longer_side_are_refused(run, model, tmp_path):
-    copy = shutil.copytree(model, tmp_path / "limited")
-    MulTImageProcessor.from_pretrained(model, size={"shortest_edge": SIZE, "longest_edge": 2 * SIZE}).save_pretrained(copy)
-    with pytest.raises(ValueError, match=r"--tile is given, and .* limits the longer side of images, too"):
-        run("--model", copy, "--inputs", save_images(tmp_path / "images", "a.png"), "--tile", 64)
-
-
 def test_an_image_smaller_than_a_tile_is_predicted_as_without_tiles_and_a_larger_one_in_tiles_of_the_models_size(run, model, tmp_path):
     """Also one that is smaller than the model takes: it is enlarged."""
     folder = save_images(tmp_path / "images", "small.png", size=(60, 50))

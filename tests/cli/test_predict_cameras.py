@@ -56,14 +56,17 @@ def test_the_field_of_view_of_images_without_a_focal_length_changes_metres_in_pr
     np.testing.assert_allclose(maps["given"][within], expected[within], rtol=0.01)  # stored in steps
 
 
-@pytest.mark.parametrize(("flags", "is_said"), [([], True), (["--tasks", "depth"], True), (["--tasks", "normals"], False)])
-def test_images_whose_metres_assume_a_camera_are_counted(run, images, flags, is_said):
+@pytest.mark.parametrize(
+    ("flags", "degrees"), [([], 60), (["--tasks", "depth", "--field_of_view", 75], 75), (["--tasks", "normals"], None)]
+)
+def test_images_whose_metres_assume_a_camera_are_counted(run, images, flags, degrees):
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 28
     with Image.open(images / "b/x.jpg") as image:
         image.save(images / "b/x.jpg", exif=exif)
     _, printed = run("--inputs", images, *flags)
-    assert ("note for 2 images: no focal length is known; metres assume the field of view of --field_of_view" in printed) == is_said
+    note = f"note for 2 images: no focal length is known; metres assume a field of view of {degrees} degrees, see --field_of_view"
+    assert (note in printed) == ("no focal length" in printed) == (degrees is not None)
 
 
 def test_kept_images_state_the_focal_length_of_their_metres(run, model, images, tmp_path):
