@@ -54,6 +54,9 @@ PROCESSES, RAY = "processes", "ray"
 OWN_SIZE = "own"
 """Value of --image_size for images at their own size."""
 
+TILES_AT_A_TIME_ON_CPU = 4
+"""More tiles at a time make a CPU no faster and need more memory (docs/benchmark.md)."""
+
 MAX_REASON = 300
 """Longest reason for a failed input, in characters."""
 
@@ -82,7 +85,7 @@ class PredictionArguments:
     tile: int | None = flag(None, "cut images into overlapping tiles of this many image pixels; no tiles by default")
     field_of_view: float | None = field_of_view_flag("neither in their EXIF nor in --dataset")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
-    batch_size: int = flag(8, "images, or tiles of one image, per batch and process")
+    batch_size: int = flag(8, f"images, or tiles of one image (on a CPU at most {TILES_AT_A_TIME_ON_CPU}), per batch and process")
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
     runtime: str = runtime_flag()
     dtype: str = dtype_flag()
@@ -227,7 +230,8 @@ def make_predictor(arguments: PredictionArguments, loaded: LoadedModel, *, show_
     if arguments.tile is None:
         return on_device
     options = {"canonical_camera": loaded.processor.canonical_focal_length is not None, "show_progress": show_progress}
-    return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, arguments.batch_size, **options)
+    tiles = arguments.batch_size if model.device.type != "cpu" else min(arguments.batch_size, TILES_AT_A_TIME_ON_CPU)
+    return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, tiles, **options)
 
 
 def scale_remark(arguments: PredictionArguments, loaded: LoadedModel, size: tuple[int, int]) -> str | None:

@@ -137,7 +137,7 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(logits.shape[-2:]) == tuple(size):
         return classes_of(logits)
-    logits = logits.float().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)  # of an infinite one, as of a class that is ruled out, a mean may be NaN
+    logits = _bounded(logits.float())
     if len(logits) * size[0] * size[1] <= _FEW_VALUES or logits.device.type != "cpu":
         return classes_of(F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0])
     rows, columns = (Axis.resized(old, new, logits.device) for old, new in zip(logits.shape[-2:], size))
@@ -148,6 +148,14 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     refine = _refine_rows if size[0] >= _MANY_ROWS * len(coarse) else _refine_pixels
     refine(classes, logits, is_mixed, rows, columns)
     return classes
+
+
+def _bounded(logits: Tensor) -> Tensor:
+    """Bound infinite logits, as of classes that are ruled out, of which a mean may be NaN. Others, which may be large, are not copied."""
+    lowest, highest = logits.aminmax()
+    if bool(lowest >= -_LARGEST_LOGIT) and bool(highest <= _LARGEST_LOGIT):
+        return logits
+    return logits.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 
 
 def _refine_pixels(classes: Tensor, logits: Tensor, is_mixed: Tensor, rows: Axis, columns: Axis) -> None:

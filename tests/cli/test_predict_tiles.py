@@ -1,0 +1,22 @@
+"""Proves that `mult-hf predict --tile` calls the model with as many tiles at a time as asked for, but on a CPU with few."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mult_hf.cli.predict import TILES_AT_A_TIME_ON_CPU, PredictionArguments, make_predictor
+from mult_hf.inference.scale import ViewSize
+
+
+@pytest.mark.parametrize(("batch_size", "largest"), [(1, 1), (3, 3), (8, TILES_AT_A_TIME_ON_CPU)])
+def test_a_cpu_predicts_at_most_a_few_tiles_at_a_time(shallow_model, batch_size, largest):
+    """More need memory and save no time (docs/benchmark.md)."""
+    model = shallow_model(tasks=["depth"]).eval()
+    sizes = []
+    model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True)
+    loaded = SimpleNamespace(model=model, view=ViewSize(32, 32), processor=SimpleNamespace(canonical_focal_length=None))
+    predictor = make_predictor(PredictionArguments(inputs=["photo.jpg"], tile=32, batch_size=batch_size), loaded)
+    predictor(torch.zeros(1, 3, 80, 80))
+    assert sizes[0] == 1, "the whole image comes first"
+    assert (sum(sizes[1:]), max(sizes[1:])) == (9, largest)
