@@ -28,6 +28,7 @@ from mult_hf.inference.scale import ViewSize
 from mult_hf.inference.tiling import MIN_TILE, resized, tiled
 from mult_hf.metrics import metrics_of
 from mult_hf.metrics.statistics import angle_between
+from mult_hf.model.activations import activation_of
 from mult_hf.model.tasks import TaskSpec
 
 
@@ -85,7 +86,7 @@ def comparison_of(spec: TaskSpec) -> tuple[str, Callable[[Tensor, Tensor], float
     """The heading and function that compare two finished maps of a task; None for tasks that are not compared."""
     if spec.is_classification:
         return f"{spec.name}, same class (%)", _percent_equal
-    if spec.activation == "unit_vector":
+    if activation_of(spec).gives_unit_vectors:
         return f"{spec.name}, angle (degrees)", _degrees
     return (f"{spec.name}, difference (%)", _percent_off) if spec.zoom_exponent else None
 

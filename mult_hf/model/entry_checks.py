@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from .activations import ACTIVATIONS, Activation
+
 if TYPE_CHECKING:
     from .tasks import TaskSpec
 
@@ -19,13 +21,13 @@ CLASS_METRICS = ("mean_iou", "mean_iou_all_classes", "pixel_accuracy", "mean_acc
 OF_CLASSES: dict[str, tuple[str, ...]] = {"loss": ("cross_entropy",), "activation": ()}
 OF_NUMBERS: dict[str, tuple[str, ...]] = {
     "loss": ("l1", "rotate_l1", "silog", "cosine", "balanced_binary_cross_entropy"),
-    "activation": ("sigmoid", "unit_vector"),
+    "activation": tuple(name for name in ACTIVATIONS if name != "identity"),
 }
 """Losses and activations of the package that fit one kind of task. Those that a program adds to its tables are not checked."""
 
-_NAMES = {"loss": (*OF_CLASSES["loss"], *OF_NUMBERS["loss"]), "activation": ("identity", *OF_NUMBERS["activation"])}
+_NAMES = {"loss": (*OF_CLASSES["loss"], *OF_NUMBERS["loss"]), "activation": tuple(ACTIVATIONS)}
 
-OF_VECTORS = ("unit_vector", "cosine")
+OF_VECTORS = (*(name for name, each in ACTIVATIONS.items() if isinstance(each, Activation) and each.gives_unit_vectors), "cosine")
 """Activations and losses of directions, which a single number does not have."""
 
 

@@ -1,12 +1,13 @@
 """Task heads: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .activations import ACTIVATIONS, ActivationFunction
 from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, channels_first
 from .entry_checks import names_that_fit
@@ -14,20 +15,7 @@ from .entry_fields import refusal
 from .tasks import TaskSpec
 
 
-def _scaled_sigmoid(logits: Tensor, spec: TaskSpec) -> Tensor:
-    low, high = spec.head_range
-    return low + (high - low) * logits.sigmoid()
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {
-    "identity": lambda logits, spec: logits,
-    "sigmoid": _scaled_sigmoid,
-    "unit_vector": lambda logits, spec: F.normalize(logits, dim=1),
-}
-"""Activation of a head by its name in a task's entry: (logits, spec) -> prediction in the target's space."""
-
-
-def activation_function(spec: TaskSpec) -> Callable[[Tensor, TaskSpec], Tensor]:
+def activation_function(spec: TaskSpec) -> ActivationFunction:
     """The function that a task's entry names.
 
     Raises:

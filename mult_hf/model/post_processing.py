@@ -1,16 +1,15 @@
 """From a model's predictions to classes, metres and unit vectors at the size of the image."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .activations import activation_of
 from .resizing import Strip, class_map, strips
 from .tasks import TaskSpec
 
 
-def _clamp(strip: Strip, spec: TaskSpec) -> Tensor:
+def _clamped(strip: Strip, spec: TaskSpec) -> Tensor:
     return strip.values if spec.value_range is None else strip.values.clamp(*spec.value_range)
 
 
@@ -38,14 +37,6 @@ def _unit_vectors(strip: Strip, spec: TaskSpec) -> Tensor:
 def _lengths(vectors: Tensor) -> Tensor:
     """Lengths of (channels, rows, width) vectors; much faster on a CPU than `norm`, but wrong where squares under- or overflow."""
     return vectors.square().sum(dim=0).sqrt()
-
-
-# By activation, functions that restore its guarantees after resizing: (some resized rows, task's entry) -> finished.
-_FINISH: dict[str, Callable[[Strip, TaskSpec], Tensor]] = {
-    "identity": _clamp,
-    "sigmoid": _clamp,
-    "unit_vector": _unit_vectors,
-}
 
 
 def resized(prediction: Tensor, size: tuple[int, int] | None) -> Tensor:
@@ -87,8 +78,9 @@ def finish(
     if factor != 1:  # first, because the entry's range is that of true values
         prediction = prediction / factor
     finished = prediction.new_empty(spec.channels, *size)
+    restored = _unit_vectors if activation_of(spec).gives_unit_vectors else _clamped
     for strip in strips(prediction, size):
-        finished[:, strip.rows] = _FINISH[spec.activation](strip, spec)
+        finished[:, strip.rows] = restored(strip, spec)
     return {"prediction": finished[0] if spec.channels == 1 else finished}
 
 

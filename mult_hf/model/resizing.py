@@ -4,13 +4,14 @@ A strip stays in the processor's cache until it is finished, and no full-size co
 `F.interpolate(..., mode="bilinear", align_corners=False)` up to rounding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .activations import activation_of
 from .tasks import IGNORE_INDEX, TaskSpec
 
 STRIP_VALUES = 2**17
@@ -32,13 +33,9 @@ _FEW_TO_COMPARE = 2**16
 """Number of values below which one call of torch is faster than one per class."""
 
 
-_FROM_MEANS: dict[str, Callable[[Tensor, int], Tensor]] = {"unit_vector": lambda means, axis: F.normalize(means, dim=axis)}
-
-
 def from_means(means: Tensor, spec: TaskSpec, channel_axis: int) -> Tensor:
     """Turn means of a task's maps, as of resizing, back to what its activation gives: unit vectors again have length 1."""
-    convert = _FROM_MEANS.get(spec.activation)
-    return means if convert is None else convert(means, channel_axis)
+    return F.normalize(means, dim=channel_axis) if activation_of(spec).gives_unit_vectors else means
 
 
 def bounded_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:

@@ -7,7 +7,6 @@ Missing labels have a single representation per kind of target, everywhere in th
 [`IGNORE_INDEX`] in class maps. A sample without a task, an invalid pixel and a crop beyond the image all use it.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from .activations import activation_of
 from .entry_checks import ENTRY_CHECKS
 from .entry_fields import integer, integers, number, numbers, optional, refusal, set_fields, text, texts
 from .label_encoding import LabelEncoding
@@ -79,7 +79,7 @@ class TaskSpec:
         value_range: lowest and highest target, e.g. (0, 10) metres. Sigmoid heads span it; post-processing stays inside.
         class_names: one name per class, in order of the ids, for classification.
         description: one sentence for docs and model cards.
-        activation: last step of the task's head, a name in [`heads.ACTIVATIONS`].
+        activation: last step of the task's head, a name in [`activations.ACTIVATIONS`].
         loss: a name in [`losses.LOSSES`]; cross entropy for classification and L1 for regression by default.
         weight: factor of the loss in the weighted sum, at least 0.
         metrics: names in [`metrics.METRICS`], the headline first; mean IoU and pixel accuracy, or MAE by default.
@@ -149,14 +149,12 @@ class TaskSpec:
     @property
     def head_range(self) -> tuple[float, float]:
         """Lowest and highest output of the task's head, infinite where its activation sets no limit."""
-        if self.activation == "sigmoid":
-            return self.value_range or (0.0, 1.0)
-        return (-1.0, 1.0) if self.activation == "unit_vector" else (-math.inf, math.inf)
+        return activation_of(self).range(self)
 
     @property
     def final_range(self) -> tuple[float, float]:
         """Lowest and highest prediction after post-processing, which limits those of unlimited heads to `value_range`."""
-        return self.head_range if self.value_range is None or self.activation == "unit_vector" else self.value_range
+        return self.head_range if self.value_range is None or activation_of(self).gives_unit_vectors else self.value_range
 
     @property
     def flip_signs(self) -> tuple[float, ...]:

@@ -1,11 +1,16 @@
 """Proves that heads and post-processing align pixel centres, crop, activate, and keep the precision."""
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mult_hf import MulTImageProcessor, TaskSpec
+from mult_hf.model.activations import ACTIVATIONS, Activation
 from mult_hf.model.decoder_mult import Upsampling
 from mult_hf.model.heads import MulTHead
+from mult_hf.model.resizing import from_means
 
 LENGTH = TaskSpec(name="length", kind="regression", channels=1)
 BOUNDED = TaskSpec(name="bounded", kind="regression", channels=1, activation="sigmoid", value_range=(2.0, 5.0))
@@ -78,6 +83,41 @@ def test_vectors_have_unit_length_after_the_resize():
     torch.manual_seed(0)
     found = head_that_copies(DIRECTION)(torch.randn(2, 3, 4, 4), (16, 16), (16, 16))
     torch.testing.assert_close(found.norm(dim=1), torch.ones(2, 16, 16))
+
+
+@pytest.fixture
+def own_activations(monkeypatch):
+    """Those of a program: a plain function, one with a range, and one of directions."""
+    monkeypatch.setitem(ACTIVATIONS, "plain", lambda logits, spec: logits.exp())
+    monkeypatch.setitem(ACTIVATIONS, "positive", Activation(lambda logits, spec: F.softplus(logits), range=lambda spec: (0.0, math.inf)))
+    monkeypatch.setitem(ACTIVATIONS, "axis", Activation(lambda logits, spec: F.normalize(logits, dim=1), gives_unit_vectors=True))
+
+
+@pytest.mark.usefixtures("own_activations")
+@pytest.mark.parametrize(
+    ("name", "channels", "expected", "limits"),
+    [
+        ("plain", 1, math.e, (-math.inf, math.inf)),
+        ("positive", 1, math.log(1 + math.e), (0, math.inf)),
+        ("axis", 4, 0.5, (-math.inf, math.inf)),
+    ],
+)
+def test_an_activation_of_a_program_reaches_the_finished_map(name, channels, expected, limits):
+    spec = TaskSpec(name="own", kind="regression", channels=channels, activation=name)
+    prediction = head_that_copies(spec)(torch.ones(1, channels, 2, 2), (4, 4), (4, 4))
+    (found,) = MulTImageProcessor(tasks=[spec]).post_process({"own": prediction}, [(8, 8)])
+    shape = (8, 8) if channels == 1 else (channels, 8, 8)
+    torch.testing.assert_close(found["own"]["prediction"], torch.full(shape, expected))
+    assert spec.head_range == limits
+
+
+@pytest.mark.usefixtures("own_activations")
+def test_means_of_directions_are_normalised_whatever_their_activation_is_called():
+    spec = TaskSpec(name="own", kind="regression", channels=2, activation="axis")
+    across = torch.eye(2).view(1, 2, 1, 2).expand(-1, -1, 2, -1)
+    (found,) = MulTImageProcessor(tasks=[spec]).post_process({"own": across}, [(8, 8)])
+    torch.testing.assert_close(found["own"]["prediction"].norm(dim=0), torch.ones(8, 8))
+    torch.testing.assert_close(from_means(0.5 * across, spec, channel_axis=1), across)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mult_hf.model.activations import activation_of
 from mult_hf.model.losses import RANGES
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.units import SHARE, UNIT_VECTOR, normalised_unit
@@ -95,7 +96,7 @@ def _listed(numbers: np.ndarray) -> str:
 
 def are_directions(spec: TaskSpec) -> bool:
     """Whether a task's maps hold vectors of length 1: as its activation says, which predicts no others, or its unit."""
-    return not spec.is_classification and (spec.activation == "unit_vector" or normalised_unit(spec.unit) == UNIT_VECTOR)
+    return not spec.is_classification and (activation_of(spec).gives_unit_vectors or normalised_unit(spec.unit) == UNIT_VECTOR)
 
 
 def is_normals(spec: TaskSpec) -> bool:
