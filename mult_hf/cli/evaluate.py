@@ -16,7 +16,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, Value
 from torch import Tensor
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
@@ -198,7 +198,7 @@ def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelera
     """Load a split of the data; its images are decoded as rows are read.
 
     Raises:
-        ValueError: if it has no rows, or not the column of focal lengths that the flags name.
+        ValueError: if it has no rows, or no column of numbers with the name that the flags give for focal lengths.
     """
     with accelerator.main_process_first():
         dataset = load_rows(cast(str, arguments.dataset), split=split)
@@ -209,6 +209,9 @@ def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelera
         return dataset
     if named not in dataset.column_names:
         raise ValueError(f"--focal_length_column is {named!r}, but {arguments.dataset} has the columns {dataset.column_names}")
+    if not isinstance(feature := dataset.features[named], Value):
+        kind = type(feature).__name__
+        raise ValueError(f"--focal_length_column is {named!r}, a column of type {kind}; give one with a number of pixels per image")
     others = [FOCAL_LENGTH] if FOCAL_LENGTH in dataset.column_names else []
     return dataset.remove_columns(others).rename_column(named, FOCAL_LENGTH)
 
@@ -327,6 +330,13 @@ def build_report(
     for each in candidates:
         texts += unmeasured_tasks(each.name, each.model.task_names, data_tasks, evaluations[each.name])
     numbers = {**described, "model": ours.compute(), "per_class": per_class_rows(ours)}
+    if count := ours.assumed_focal_lengths:
+        degrees = candidates[0].collator.processor.assumed_field_of_view
+        texts.append(
+            f"No focal length of {count} of the images is known; their metres assume a field of view of {degrees:g} degrees. If you know "
+            "them, give a column of them in pixels (`--focal_length_column`)."
+        )
+        numbers["assumed_focal_lengths"] = count
     if BASELINE in evaluations:
         numbers["constant_baseline"] = evaluations[BASELINE].compute()
     return Report(texts, numbers)
@@ -397,9 +407,7 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
     dataset: Any = whole.select(numbers)
     training: Any = None if arguments.baseline_split is None else load_split(arguments, arguments.baseline_split, accelerator)
     if arguments.photographs:
-        check_focal_lengths(whole, numbers, arguments.split, arguments.focal_length_column)
-        if training is not None:
-            check_focal_lengths(training, range(len(training)), str(arguments.baseline_split), arguments.focal_length_column)
+        check_cameras(arguments, whole, numbers, training)
         training = None if training is None else add_normals(training, data_specs, registered_tasks())[0]
         dataset, data_specs = add_normals(dataset, data_specs, registered_tasks())
         data_specs = with_scaled_metrics(data_specs)
@@ -410,6 +418,8 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
     directory = arguments.single_task_results
     single = None if directory is None else read_single_task_results(directory, described)
     candidates = load_candidates(arguments, data_specs, accelerator.device)
+    if not arguments.photographs and any(each.collator.processor.canonical_focal_length is not None for each in candidates):
+        check_cameras(arguments, whole, numbers, training)
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
         evaluations = measure(candidates, dataset, numbers, training, arguments, accelerator)
         if accelerator.is_main_process:
@@ -422,6 +432,17 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
                 report.add_gain(single, candidates[0].specs)
             publish(report, candidates[0], evaluations[candidates[0].name], dataset, arguments)
     return evaluations
+
+
+def check_cameras(arguments: EvaluationArguments, dataset: Dataset, numbers: list[int], training: Dataset | None) -> None:
+    """Check the focal lengths of all rows that are used, by the name of their column in the data, before any prediction.
+
+    Raises:
+        ValueError: if one is not a valid number of pixels; the message names its row.
+    """
+    check_focal_lengths(dataset, numbers, arguments.split, arguments.focal_length_column)
+    if training is not None:
+        check_focal_lengths(training, range(len(training)), str(arguments.baseline_split), arguments.focal_length_column)
 
 
 def publish(report: Report, candidate: Candidate, evaluation: Evaluation, dataset: Dataset, arguments: EvaluationArguments) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mult_hf.model.alignment import check_aligned, upright_size
-from mult_hf.model.cameras import check_focal_length
+from mult_hf.model.cameras import FocalLength, check_focal_length
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTBatchFeature, MulTProcessingMixin
 from mult_hf.model.normalisation import Normalisation
@@ -124,13 +124,18 @@ class MultiTaskCollator:
         Raises:
             ValueError: as for a batch, or if the prepared images differ in size.
         """
-        specs = self.processor.task_specs
-        self._check_rows(rows, specs)
-        images = self.processor([row["image"] for row in rows])["pixel_values"]
+        images, targets = self.prepare_for_evaluation(rows)
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) > 1:
             raise refusal(f"the prepared images have sizes {sorted(sizes)}; use batches of one, or a processor with a fixed size")
-        return torch.stack([torch.as_tensor(image) for image in images]), [self._stored_targets(row, specs) for row in rows]
+        return torch.stack(images), targets
+
+    def prepare_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """The same with a list of `pixel_values`, (3, height, width) for each row, whose sizes may differ."""
+        specs = self.processor.task_specs
+        self._check_rows(rows, specs)
+        images = self.processor([row["image"] for row in rows])["pixel_values"]
+        return [torch.as_tensor(image) for image in images], [self._stored_targets(row, specs) for row in rows]
 
     def focal_lengths(self, rows: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[float] | None:
         """Focal lengths of rows in pixels of the model's input, for `post_process`; None for a processor without a canonical camera.
@@ -140,13 +145,16 @@ class MultiTaskCollator:
                 an assumed one.
             size: (height, width) of the model's input.
         """
+        cameras = self.cameras(rows, size)
+        return None if cameras is None else [camera.pixels for camera in cameras]
+
+    def cameras(self, rows: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[FocalLength] | None:
+        """The same with the source of each focal length, such as EXIF."""
         if self.processor.canonical_focal_length is None:
             return None
-        found = []
-        for row in rows:
-            own = upright_size(row["image"])
-            found.append(self.processor.focal_length_of(row["image"], own, row.get(FOCAL_LENGTH)).resized(own, size).pixels)
-        return found
+        sizes = [upright_size(row["image"]) for row in rows]
+        found = [self.processor.focal_length_of(row["image"], own, row.get(FOCAL_LENGTH)) for row, own in zip(rows, sizes)]
+        return [camera.resized(own, size) for camera, own in zip(found, sizes)]
 
     def _check_rows(self, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, TaskSpec]) -> None:
         without_image = [number for number, row in enumerate(rows) if row.get("image") is None]

@@ -23,7 +23,7 @@ from mult_hf.data.row_errors import in_batch, read_row
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import MultiTaskMetrics, Sums
-from mult_hf.model.cameras import FocalLength
+from mult_hf.model.cameras import ASSUMED, FocalLength
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.tasks import TaskSpec
 
@@ -46,8 +46,12 @@ class Evaluation:
         self._names: dict[int, str] = {}  # by row
         self._images: dict[int, dict[str, Sums]] = {}  # by row, then by "task/statistics"; empty without per_image
         self._sums: dict[str, Sums] = {}  # the total, without per_image
+        self.assumed_focal_lengths = 0
+        """Number of images whose metres were measured with an assumed focal length, because theirs is not known."""
 
-    def update(self, row: int, name: str, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    def update(
+        self, row: int, name: str, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], *, assumed_focal_length: bool = False
+    ) -> None:
         """Add one image.
 
         Args:
@@ -55,6 +59,7 @@ class Evaluation:
             name: name of the image.
             predictions: a post-processed map per task, see [`finish`].
             targets: a target of the same size per task.
+            assumed_focal_length: whether values that depend on the focal length were predicted with an assumed one.
 
         Raises:
             ValueError: if this row was already added, or [`MultiTaskMetrics.update`] rejects the maps.
@@ -63,6 +68,7 @@ class Evaluation:
         image = MultiTaskMetrics(self.specs)
         image.update(predictions, targets)
         self._names[row] = name
+        self.assumed_focal_lengths += assumed_focal_length
         if self.per_image:
             self._images[row] = image.sums
         else:
@@ -79,6 +85,7 @@ class Evaluation:
         self._check_new(other._names)
         self._names |= other._names
         self._images |= other._images
+        self.assumed_focal_lengths += other.assumed_focal_lengths
         self._add(other._sums)
 
     def compute(self) -> dict[str, float]:
@@ -168,21 +175,32 @@ def higher_is_better(metrics: MultiTaskMetrics, name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Prepared rows.
+    """Prepared rows whose images have one size.
 
     Args:
         rows: indices in the data set.
         names: names of the images.
         pixel_values: (batch, 3, height, width).
         targets: targets by task, per image.
-        focal_lengths: in pixels of the model's input, per image; None without a canonical camera.
+        cameras: focal lengths in pixels of the model's input, per image; None without a canonical camera.
     """
 
     rows: list[int]
     names: list[str]
     pixel_values: Tensor
     targets: list[dict[str, Tensor]]
-    focal_lengths: list[float] | None
+    cameras: list[FocalLength] | None
+
+    @property
+    def focal_lengths(self) -> list[float] | None:
+        """In pixels of the model's input, per image; None without a canonical camera."""
+        return None if self.cameras is None else [camera.pixels for camera in self.cameras]
+
+    def assumes_focal_length(self, number: int, tasks: Iterable[str]) -> bool:
+        """Whether an image has labels of these tasks, which depend on its focal length, and that is assumed."""
+        if self.cameras is None or self.cameras[number].source != ASSUMED:
+            return False
+        return any(bool(self.targets[number][task].isfinite().any()) for task in tasks)
 
 
 def _size(images: Tensor) -> tuple[int, int]:
@@ -191,7 +209,7 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 
 class _Batches(TorchDataset):
-    """Prepared batches by index; a batch has the same rows for any number of processes."""
+    """Prepared batches by index, each as one part per size of its images; it has the same rows for any number of processes."""
 
     def __init__(self, dataset: "Dataset", collator: MultiTaskCollator, batch_size: int, numbers: Sequence[int]) -> None:
         self.dataset, self.collator, self.batch_size, self.numbers = dataset, collator, batch_size, numbers
@@ -199,13 +217,28 @@ class _Batches(TorchDataset):
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
-    def __getitem__(self, number: int) -> _Batch:
+    def __getitem__(self, number: int) -> list[_Batch]:
         numbers = list(range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.dataset))))
         rows = [read_row(self.dataset, row, self.numbers[row]) for row in numbers]
         names = [str(row["id"]) if row.get("id") is not None else f"row {self.numbers[index]}" for index, row in zip(numbers, rows)]
-        pixel_values, targets = in_batch(self.collator.collate_for_evaluation, rows)
-        focal_lengths = self.collator.focal_lengths(rows, _size(pixel_values))
-        return _Batch(numbers, names, pixel_values, targets, focal_lengths)
+        images, targets = in_batch(self.collator.prepare_for_evaluation, rows)
+        of_size: dict[tuple[int, int], list[int]] = {}
+        for place, image in enumerate(images):
+            of_size.setdefault(_size(image), []).append(place)
+
+        def chosen(values: Sequence[Any], places: Iterable[int]) -> list[Any]:
+            return [values[place] for place in places]
+
+        return [
+            _Batch(
+                chosen(numbers, places),
+                chosen(names, places),
+                torch.stack(chosen(images, places)),
+                chosen(targets, places),
+                self.collator.cameras(chosen(rows, places), size),
+            )
+            for size, places in of_size.items()
+        ]
 
 
 @torch.no_grad()
@@ -226,8 +259,9 @@ def evaluate(
     """Measure several predictors in one pass over the data.
 
     Each row is measured by exactly one process, in a batch that does not depend on the number of processes, and every process gets
-    the complete result. Each process calls the predictors equally often, because sharded models need this: if the number of batches
-    is not divisible by the number of processes, a padding batch is predicted and excluded from the sums.
+    the complete result. Images of a batch that differ in size after preparation are predicted size by size. Each process calls the
+    predictors equally often, because sharded models need this: where one has fewer batches or sizes than others, it predicts a
+    batch once more, which is excluded from the sums.
 
     Args:
         predictors: [`Predictor`]s by name, for example [`predict`] with a model in evaluation mode.
@@ -255,22 +289,36 @@ def evaluate(
     loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers, generator=torch.Generator())
     specs = collator.processor.task_specs
     measured = {name: Evaluation(specs, per_image=per_image) for name in predictors}
+    of_one_size = bool(collator.processor.do_resize and collator.processor.size.get("height"))
     silent = not (progress and accelerator.is_main_process)
     with tqdm(loader, desc=description, disable=silent, mininterval=5) as bar:  # an error closes it, and starts on its own line
-        for batch, number in zip(bar, steps):
-            pixel_values = batch.pixel_values.to(accelerator.device)
-            predictions = {name: predictor(pixel_values) for name, predictor in predictors.items()}
-            if number >= len(batches):
-                continue  # the padding batch
-            for name, predicted in predictions.items():
-                finished = finish(predicted, batch.targets, collator.processor, batch.focal_lengths, _size(pixel_values))
-                for row, image, maps, targets in zip(batch.rows, batch.names, finished, batch.targets):
-                    measured[name].update(row, image, maps, targets)
+        for parts, number in zip(bar, steps):
+            for call in range(len(parts) if of_one_size else _most_calls(len(parts), accelerator)):
+                batch = parts[min(call, len(parts) - 1)]
+                pixel_values = batch.pixel_values.to(accelerator.device)
+                predictions = {name: predictor(pixel_values) for name, predictor in predictors.items()}
+                if number < len(batches) and call < len(parts):  # else only other processes have something to predict
+                    for name, predicted in predictions.items():
+                        _add_batch(measured[name], batch, predicted, collator.processor)
     whole = {name: Evaluation(specs, per_image=per_image) for name in predictors}
     for part in gather_object([measured]):  # one per process
         for name, evaluation in part.items():
             whole[name].merge(evaluation)
     return whole
+
+
+def _most_calls(calls: int, accelerator: Accelerator) -> int:
+    """The largest number of calls of any process in this step."""
+    return int(accelerator.gather(torch.tensor([calls], device=accelerator.device)).max())
+
+
+def _add_batch(evaluation: Evaluation, batch: _Batch, predictions: Mapping[str, Tensor], processor: MulTProcessingMixin) -> None:
+    """Post-process and measure the predictions of a batch."""
+    finished = finish(predictions, batch.targets, processor, batch.focal_lengths, _size(batch.pixel_values))
+    of_camera = [task for task, spec in evaluation.specs.items() if processor.depends_on_focal_length(spec)]
+    for number, maps in enumerate(finished):
+        assumed = batch.assumes_focal_length(number, of_camera)
+        evaluation.update(batch.rows[number], batch.names[number], maps, batch.targets[number], assumed_focal_length=assumed)
 
 
 def check_data(dataset: Any, batch_size: int) -> None:
