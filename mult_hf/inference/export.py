@@ -5,10 +5,14 @@ map per task under the task's name. The file contains size, normalisation and ta
 (docs/export.md).
 """
 
+import errno
+import io
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +50,10 @@ TOLERANCE = 1e-4
 
 PRECISION = 64 * torch.finfo(torch.float32).eps
 """Largest allowed difference as a share of a task's largest value, where that is more than the tolerance: for values above 13."""
+
+
+NEXT_TO_NOTHING = 16
+"""Free MiB below which a failure to write a file is taken for that of a full disk. A writer may remove what it had written."""
 
 
 class ExportError(RuntimeError):
@@ -203,7 +211,9 @@ def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
 def write_pt2(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
     """Write a file that runs in PyTorch without this package: `torch.export.load(path).module()(pixel_values)`."""
     path = stem.with_name(f"{stem.name}.pt2")
-    torch.export.save(program, path, extra_files={METADATA: json.dumps(facts)})
+    contents = io.BytesIO()  # torch's own writer of files ends the process on a full disk
+    torch.export.save(program, contents, extra_files={METADATA: json.dumps(facts)})
+    path.write_bytes(contents.getbuffer())
     return path
 
 
@@ -363,9 +373,11 @@ def write(
 
     Raises:
         ExportError: if the file was deleted.
+        OSError: if it could not be written, for example to a full disk.
     """
     kind = FORMATS[name]
-    path = kind.write(program, facts, stem)
+    with describing_full_disks(stem.parent, kind.file_name(stem.name)):
+        path = kind.write(program, facts, stem)
     predictor = kind.predictor(path, threads)
     differences = largest_differences(predictor, exportable, (facts["height"], facts["width"]))
     for task, (difference, value) in differences.items():
@@ -375,6 +387,27 @@ def write(
                 file.unlink()
             raise ExportError(f"{path.name} differed from PyTorch by {difference:.2g} in {task}, more than {allowed:g}, and was deleted")
     return Candidate(predictor, path, torch.tensor([difference for difference, _ in differences.values()]).max().item())  # NaN if one is
+
+
+@contextmanager
+def describing_full_disks(folder: Path, name: str) -> Iterator[None]:
+    """Name the file and the free space in errors of writing it. Converters raise errors of other kinds than `OSError` on a full disk.
+
+    Args:
+        folder: the one that the block writes to.
+        name: of the file.
+
+    Raises:
+        OSError: if the block raises one, or any other error while next to nothing is free.
+    """
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(folder).free / 2**20
+        if not isinstance(error, OSError) and free >= NEXT_TO_NOTHING:
+            raise
+        number = getattr(error, "errno", None) or errno.ENOSPC
+        raise OSError(number, f"{name} could not be written; {free:.0f} MiB are free in {folder.parent}: {error}") from error
 
 
 def move_files(source: Path, target: Path, names: Collection[str] | None = None) -> None:

@@ -1,10 +1,14 @@
 """Proves that an exported file is checked against the model, and that unsupported models are refused."""
 
+import errno
 import importlib
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,3 +116,29 @@ def test_a_missing_runtime_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "mult_hf.inference.export")
     with pytest.raises(ImportError, match=r'onnxruntime.*pip install "mult-hf\[export\]"'):
         importlib.import_module("mult_hf.inference.export")
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "expected", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), 0, OSError, r"net\.xml could not be written; 0 MiB are free in .*: .*No space left"),
+        (RuntimeError("iostream error"), 2**20, OSError, r"net\.xml could not be written; 1 MiB are free in .*: iostream error"),
+        (RuntimeError("no such operator"), 2**40, RuntimeError, "^no such operator$"),
+    ],
+)
+def test_a_full_disk_is_named_whatever_a_converter_raises_and_other_errors_are_not_hidden(
+    tmp_path, monkeypatch, error, free, expected, message
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(expected, match=message), export.describing_full_disks(tmp_path / "temporary", "net.xml"):
+        raise error
+
+
+def test_the_format_of_torch_export_is_written_by_python_because_torch_ends_the_process_on_a_full_disk(tmp_path, monkeypatch):
+    def full(path, contents):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    program = torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
+    with pytest.raises(OSError, match="No space left"):
+        export.write_pt2(program, {}, tmp_path / "net")
