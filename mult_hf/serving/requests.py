@@ -136,8 +136,9 @@ def open_request_image(content: bytes, limits: Limits) -> Image.Image:
             raise HttpError(413, f"the image has {opened.width:,} x {opened.height:,} pixels; at most {limits.max_pixels:,} are allowed")
         return cast("Image.Image", read_image(opened, "the image"))  # it returns an array only for an array
     except ValueError as error:
-        too_large = isinstance(error.__context__, Image.DecompressionBombError)  # by its header, above Pillow's own limit
-        raise HttpError(413 if too_large else 422, str(error)) from None
+        if isinstance(error.__context__, Image.DecompressionBombError):  # by its header, above Pillow's own limit
+            raise HttpError(413, f"the image has far more pixels than the {limits.max_pixels:,} that are allowed") from None
+        raise HttpError(422, str(error)) from None
 
 
 def _with_options(content: bytes, options: Mapping[str, Any], choices: Choices) -> PredictionRequest:
