@@ -198,7 +198,7 @@ def load_split(arguments: EvaluationArguments, split: str, accelerator: Accelera
     """Load a split of the data; its images are decoded as rows are read.
 
     Raises:
-        ValueError: if it has no rows, or no column of numbers with the name that the flags give for focal lengths.
+        ValueError: if it has no rows, or the flags name a column of focal lengths that it does not have, or that holds images.
     """
     with accelerator.main_process_first():
         dataset = load_rows(cast(str, arguments.dataset), split=split)
@@ -330,13 +330,15 @@ def build_report(
     for each in candidates:
         texts += unmeasured_tasks(each.name, each.model.task_names, data_tasks, evaluations[each.name])
     numbers = {**described, "model": ours.compute(), "per_class": per_class_rows(ours)}
-    if count := ours.assumed_focal_lengths:
-        degrees = candidates[0].collator.processor.assumed_field_of_view
-        texts.append(
-            f"No focal length of {count} of the images is known; their metres assume a field of view of {degrees:g} degrees. If you know "
-            "them, give a column of them in pixels (`--focal_length_column`)."
-        )
-        numbers["assumed_focal_lengths"] = count
+    for each in candidates:
+        if count := evaluations[each.name].assumed_focal_lengths:
+            degrees = each.collator.processor.assumed_field_of_view
+            texts.append(
+                f"{each.name}: the focal lengths of {count} of {described['evaluated_samples']} images are not known. Metres there assume "
+                f"a field of view of {degrees:g} degrees along the longer side; give focal lengths in pixels by `--focal_length_column`."
+            )
+    if ours.assumed_focal_lengths:
+        numbers["assumed_focal_lengths"] = ours.assumed_focal_lengths
     if BASELINE in evaluations:
         numbers["constant_baseline"] = evaluations[BASELINE].compute()
     return Report(texts, numbers)
@@ -392,7 +394,10 @@ def evaluate_sets(arguments: EvaluationArguments, sets: Sequence[Path], accelera
         name = next(iter(whole))
         partly = metrics_of_some_sets([each[name] for each in evaluations], whole[name])
         notes = [f"Left out, because not every set with the task has them: {', '.join(partly)}."] if partly else []
-        report = Report([results_table(whole), *notes], {name: each.compute() for name, each in whole.items()} | {"per_class": {}})
+        assumed = sum(each[name].assumed_focal_lengths for each in evaluations)
+        count = {"assumed_focal_lengths": assumed} if assumed else {}
+        numbers = {name: each.compute() for name, each in whole.items()} | {"per_class": {}} | count
+        report = Report([results_table(whole), *notes], numbers)
         print(f"\n## all sets\n\n{report.text}")
         report.save(arguments.output_dir)
         print(f"written to {arguments.output_dir}")
@@ -435,7 +440,7 @@ def evaluate_set(arguments: EvaluationArguments, accelerator: Accelerator) -> di
 
 
 def check_cameras(arguments: EvaluationArguments, dataset: Dataset, numbers: list[int], training: Dataset | None) -> None:
-    """Check the focal lengths of all rows that are used, by the name of their column in the data, before any prediction.
+    """Check the focal lengths of the measured rows and of the baseline's split before any prediction.
 
     Raises:
         ValueError: if one is not a valid number of pixels; the message names its row.

@@ -54,8 +54,11 @@ PROCESSES, RAY = "processes", "ray"
 OWN_SIZE = "own"
 """Value of --image_size for images at their own size."""
 
-TILES_AT_A_TIME_ON_CPU = 4
-"""More tiles at a time make a CPU no faster and need more memory (docs/benchmark.md)."""
+BATCH_SIZE = 8
+"""Images, or tiles on a GPU, per batch by default."""
+
+TILES_ON_CPU = 4
+"""Tiles per batch on a CPU by default: more need more memory, and were no faster (docs/benchmark.md)."""
 
 MAX_REASON = 300
 """Longest reason for a failed input, in characters."""
@@ -85,7 +88,9 @@ class PredictionArguments:
     tile: int | None = flag(None, "cut images into overlapping tiles of this many image pixels; no tiles by default")
     field_of_view: float | None = field_of_view_flag("neither in their EXIF nor in --dataset")
     flip: bool = flag(False, "average with the predictions of the mirrored image")
-    batch_size: int = flag(8, f"images, or tiles of one image (on a CPU at most {TILES_AT_A_TIME_ON_CPU}), per batch and process")
+    batch_size: int | None = flag(
+        None, f"images, or tiles of one image, per batch and process; by default {BATCH_SIZE}, or {TILES_ON_CPU} tiles on a CPU"
+    )
     num_workers: int = flag(0, "worker processes that read images, per predicting process")
     runtime: str = runtime_flag()
     dtype: str = dtype_flag()
@@ -230,7 +235,7 @@ def make_predictor(arguments: PredictionArguments, loaded: LoadedModel, *, show_
     if arguments.tile is None:
         return on_device
     options = {"canonical_camera": loaded.processor.canonical_focal_length is not None, "show_progress": show_progress}
-    tiles = arguments.batch_size if model.device.type != "cpu" else min(arguments.batch_size, TILES_AT_A_TIME_ON_CPU)
+    tiles = arguments.batch_size or (TILES_ON_CPU if model.device.type == "cpu" else BATCH_SIZE)
     return tiled(on_device, model.config.task_specs, arguments.tile, loaded.view, tiles, **options)
 
 
@@ -278,7 +283,7 @@ def make_run(arguments: PredictionArguments, loaded: LoadedModel, *, show_progre
         make_predictor(arguments, loaded, show_progress=show_progress),
         loaded.processor,
         prediction_directory(arguments, loaded),
-        batch_size=1 if arguments.tile else arguments.batch_size,
+        batch_size=1 if arguments.tile else arguments.batch_size or BATCH_SIZE,
         num_workers=arguments.num_workers,
         min_side=1 if arguments.tile and loaded.view else MIN_SIDE,
         remark=partial(scale_remark, arguments, loaded),
@@ -327,7 +332,7 @@ def on_ray(arguments: PredictionArguments, loaded: LoadedModel, accelerator: Acc
     def predict_source(source: DivisibleSource) -> list[Outcomes]:
         with ray_cluster(arguments.ray_address, available_cores(), purpose) as cluster:
             workers = RayWorkers.of_cluster(cluster, arguments.ray_workers, arguments.cpu_threads)
-            return [predict_on_ray(make, source, directory, workers, arguments.batch_size)]
+            return [predict_on_ray(make, source, directory, workers, arguments.batch_size or BATCH_SIZE)]
 
     return predict_source
 

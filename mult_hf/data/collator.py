@@ -131,7 +131,7 @@ class MultiTaskCollator:
         return torch.stack(images), targets
 
     def prepare_for_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        """The same with a list of `pixel_values`, (3, height, width) for each row, whose sizes may differ."""
+        """Like `collate_for_evaluation`, for images that may differ in size: with one `pixel_values` (3, height, width) per row."""
         specs = self.processor.task_specs
         self._check_rows(rows, specs)
         images = self.processor([row["image"] for row in rows])["pixel_values"]
@@ -149,7 +149,7 @@ class MultiTaskCollator:
         return None if cameras is None else [camera.pixels for camera in cameras]
 
     def cameras(self, rows: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[FocalLength] | None:
-        """The same with the source of each focal length, such as EXIF."""
+        """Like `focal_lengths`, with the source of each, such as EXIF."""
         if self.processor.canonical_focal_length is None:
             return None
         sizes = [upright_size(row["image"]) for row in rows]

@@ -1,5 +1,6 @@
 """Files that are either complete or absent."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -12,6 +13,9 @@ from pathlib import Path
 
 UNFINISHED = ".unfinished"
 """Suffix of a file that is still being written."""
+
+FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+"""Numbers of write errors that affect all following files, too."""
 
 _DAY = 24 * 60 * 60
 

@@ -16,6 +16,7 @@ from mult_hf.data.row_errors import in_batch, read_row
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import constant_predictions
 from mult_hf.model.entry_fields import refusal
+from mult_hf.model.post_processing import resized
 from mult_hf.model.processor_labels import resized_target
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
@@ -34,7 +35,7 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
 
     Args:
         dataset: training images; at most `max_images` evenly spaced ones are read, or fewer large ones, to limit memory.
-        collator: a collator without augmentation. The maps have the size of its processor's images.
+        collator: a collator without augmentation. The maps are computed at the size of the first image, and resized to that of others.
         max_images: largest number of images to use.
 
     Returns:
@@ -61,9 +62,13 @@ def constant_baseline(dataset: "Dataset", collator: MultiTaskCollator, max_image
     without_column = specs.keys() - row.keys()  # as for tasks of a model that are frozen
     _check_labels(stacks, specs, of_canonical_camera, without_column, all_read=len(numbers) == len(dataset))
     constants = {task: _as_prediction(constant, specs[task]) for task, constant in constant_predictions(stacks, specs).items()}
-    return lambda pixel_values: {
-        task: constant.to(pixel_values.device).expand(len(pixel_values), -1, -1, -1) for task, constant in constants.items()
-    }
+
+    def predict(pixel_values: Tensor) -> dict[str, Tensor]:
+        seen = (pixel_values.shape[-2], pixel_values.shape[-1])  # post-processing takes the size of a prediction for that of the input
+        maps = {task: resized(constant, seen).to(pixel_values.device) for task, constant in constants.items()}
+        return {task: each.expand(len(pixel_values), -1, -1, -1) for task, each in maps.items()}
+
+    return predict
 
 
 def _check_labels(

@@ -225,20 +225,13 @@ class _Batches(TorchDataset):
         of_size: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(images):
             of_size.setdefault(_size(image), []).append(place)
-
-        def chosen(values: Sequence[Any], places: Iterable[int]) -> list[Any]:
-            return [values[place] for place in places]
-
-        return [
-            _Batch(
-                chosen(numbers, places),
-                chosen(names, places),
-                torch.stack(chosen(images, places)),
-                chosen(targets, places),
-                self.collator.cameras(chosen(rows, places), size),
-            )
-            for size, places in of_size.items()
-        ]
+        parts = []
+        for size, places in of_size.items():
+            some: Any = ([values[place] for place in places] for values in (numbers, names, images, targets, rows))
+            some_numbers, some_names, some_images, some_targets, some_rows = some
+            cameras = self.collator.cameras(some_rows, size)
+            parts.append(_Batch(some_numbers, some_names, torch.stack(some_images), some_targets, cameras))
+        return parts
 
 
 @torch.no_grad()

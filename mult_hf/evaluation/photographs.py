@@ -95,9 +95,9 @@ def check_focal_lengths(rows: "Dataset", numbers: Iterable[int], split: str, col
         ValueError: if one is not a valid number of pixels; the message names its row.
     """
     if FOCAL_LENGTH in rows.column_names:
-        column_of_rows = rows.select_columns([FOCAL_LENGTH])
-        for number in numbers:
-            if (value := column_of_rows[number][FOCAL_LENGTH]) is not None:
+        numbers = list(numbers)
+        for number, value in zip(numbers, rows.select_columns([FOCAL_LENGTH]).select(numbers)[FOCAL_LENGTH]):
+            if value is not None:
                 check_focal_length(value, f"{column} of {split} row {number}")
 
 

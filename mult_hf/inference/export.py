@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,8 @@ try:
 except ImportError as error:
     raise ImportError(f'exporting needs onnx, onnxscript and onnxruntime ({error}); pip install "mult-hf[export]"') from error
 
+from mult_hf.data.files import FULL_DISK, UNFINISHED
+from mult_hf.model.activations import activation_of
 from mult_hf.model.cameras import without_camera_limits
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -87,7 +89,7 @@ def finished(prediction: Tensor, spec: TaskSpec) -> Tensor:
     """Post-process: class ids (batch, height, width) int64, or (batch, channels, height, width) in the task's unit and range."""
     if spec.is_classification:
         return prediction.argmax(dim=1)
-    return prediction if spec.value_range is None else prediction.clamp(*spec.value_range)
+    return prediction if spec.value_range is None or activation_of(spec).gives_unit_vectors else prediction.clamp(*spec.value_range)
 
 
 RESULTS: dict[str, Callable[[Tensor, TaskSpec], Tensor]] = {"predictions": lambda prediction, spec: prediction, "finished": finished}
@@ -211,7 +213,7 @@ def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
 def write_pt2(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
     """Write a file that runs in PyTorch without this package: `torch.export.load(path).module()(pixel_values)`."""
     path = stem.with_name(f"{stem.name}.pt2")
-    contents = io.BytesIO()  # torch's own writer of files ends the process on a full disk
+    contents = io.BytesIO()  # which needs the memory of one file; torch's own writer of files ends the process on a full disk
     torch.export.save(program, contents, extra_files={METADATA: json.dumps(facts)})
     path.write_bytes(contents.getbuffer())
     return path
@@ -373,10 +375,10 @@ def write(
 
     Raises:
         ExportError: if the file was deleted.
-        OSError: if it could not be written, for example to a full disk.
+        OSError: if it could not be written, for example because the disk is full.
     """
     kind = FORMATS[name]
-    with describing_full_disks(stem.parent, kind.file_name(stem.name)):
+    with describing_full_disks(stem.with_name(kind.file_name(stem.name))):
         path = kind.write(program, facts, stem)
     predictor = kind.predictor(path, threads)
     differences = largest_differences(predictor, exportable, (facts["height"], facts["width"]))
@@ -390,24 +392,27 @@ def write(
 
 
 @contextmanager
-def describing_full_disks(folder: Path, name: str) -> Iterator[None]:
-    """Name the file and the free space in errors of writing it. Converters raise errors of other kinds than `OSError` on a full disk.
+def describing_full_disks(path: Path) -> Iterator[None]:
+    """Name the file and its directory if the disk gets full. Converters raise errors of other kinds than `OSError` then.
 
     Args:
-        folder: the one that the block writes to.
-        name: of the file.
+        path: the file that the block writes.
 
     Raises:
-        OSError: if the block raises one, or any other error while next to nothing is free.
+        OSError: if the disk is full: by its number, or if the block raises any error while next to nothing is free.
     """
     try:
         yield
     except Exception as error:
-        free = shutil.disk_usage(folder).free / 2**20
-        if not isinstance(error, OSError) and free >= NEXT_TO_NOTHING:
+        free = math.inf
+        with suppress(OSError):  # the folder may be gone
+            free = shutil.disk_usage(path.parent).free / 2**20
+        if getattr(error, "errno", None) not in FULL_DISK and free >= NEXT_TO_NOTHING:
             raise
+        folder = path.parent.parent if path.parent.name.startswith(UNFINISHED) else path.parent
+        reason = getattr(error, "strerror", None) or error
         number = getattr(error, "errno", None) or errno.ENOSPC
-        raise OSError(number, f"{name} could not be written; {free:.0f} MiB are free in {folder.parent}: {error}") from error
+        raise OSError(number, f"{path.name} could not be written to {folder}, where {free:.0f} MiB are free: {reason}") from error
 
 
 def move_files(source: Path, target: Path, names: Collection[str] | None = None) -> None:

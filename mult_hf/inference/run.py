@@ -1,6 +1,5 @@
 """Predict a stream of images in batches and write the maps; a failed input does not stop the run."""
 
-import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from mult_hf.data.files import FULL_DISK
 from mult_hf.data.schema import is_url
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.cameras import ASSUMED, FocalLength, film_exif
@@ -32,9 +32,6 @@ MAX_SIDE = 16_384
 
 STORE_WRITERS = 4
 """Images whose files are sent to an object store at a time, because each request waits for its answer."""
-
-FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
-"""Write errors that would affect all following images, and so end the run."""
 
 
 @dataclass(eq=False)  # tensors and images have no one truth value

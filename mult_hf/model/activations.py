@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from .entry_fields import refusal
+
 if TYPE_CHECKING:
     from .tasks import TaskSpec
 
@@ -52,15 +54,37 @@ def _unit_vector(logits: Tensor, spec: "TaskSpec") -> Tensor:
     return F.normalize(logits, dim=1)
 
 
-ACTIVATIONS: dict[str, ActivationFunction] = {
+def _of_entry(spec: "TaskSpec") -> tuple[float, float]:
+    return spec.value_range or (0.0, 1.0)
+
+
+def _of_components(spec: "TaskSpec") -> tuple[float, float]:
+    return -1.0, 1.0
+
+
+ACTIVATIONS: dict[str, "Activation | ActivationFunction"] = {
     "identity": Activation(_identity),
-    "sigmoid": Activation(_scaled_sigmoid, range=lambda spec: spec.value_range or (0.0, 1.0)),
-    "unit_vector": Activation(_unit_vector, range=lambda spec: (-1.0, 1.0), gives_unit_vectors=True),
+    "sigmoid": Activation(_scaled_sigmoid, range=_of_entry),
+    "unit_vector": Activation(_unit_vector, range=_of_components, gives_unit_vectors=True),
 }
-"""[`Activation`]s by their name in a task's entry. A plain function may be added, too: its values have no limits."""
+"""[`Activation`]s by their name in a task's entry. A plain function may be added, too: of its values nothing is known."""
 
 
 def activation_of(spec: "TaskSpec") -> Activation:
     """What is known of a task's activation; nothing if this program does not have it, as of another program's data set."""
     found = ACTIVATIONS.get(spec.activation, _identity)
     return found if isinstance(found, Activation) else Activation(found)
+
+
+def activation_function(spec: "TaskSpec") -> ActivationFunction:
+    """The function that a task's entry names.
+
+    Raises:
+        ValueError: if there is no such activation.
+    """
+    if spec.activation not in ACTIVATIONS:
+        from .entry_checks import names_that_fit  # which needs the table
+
+        allowed = names_that_fit(spec, "activation", ACTIVATIONS)
+        raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(allowed)}")
+    return ACTIVATIONS[spec.activation]

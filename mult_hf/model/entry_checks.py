@@ -27,7 +27,7 @@ OF_NUMBERS: dict[str, tuple[str, ...]] = {
 
 _NAMES = {"loss": (*OF_CLASSES["loss"], *OF_NUMBERS["loss"]), "activation": tuple(ACTIVATIONS)}
 
-OF_VECTORS = (*(name for name, each in ACTIVATIONS.items() if isinstance(each, Activation) and each.gives_unit_vectors), "cosine")
+OF_VECTORS = ("unit_vector", "cosine")
 """Activations and losses of directions, which a single number does not have."""
 
 
@@ -86,6 +86,12 @@ def _check_numbers_of_classes(spec: "TaskSpec") -> str | None:
     return f"is a classification and has value_range {spec.value_range}, which is for numbers; leave it out"
 
 
+def _is_of_vectors(name: str) -> bool:
+    """Whether a loss or an activation, also of a program, is one of directions."""
+    activation = ACTIVATIONS.get(name)
+    return name in OF_VECTORS or (isinstance(activation, Activation) and activation.gives_unit_vectors)
+
+
 def names_that_fit(spec: "TaskSpec", field: str, names: Iterable[str]) -> list[str]:
     """Those names of losses or activations that fit a task's kind and number of channels.
 
@@ -95,7 +101,7 @@ def names_that_fit(spec: "TaskSpec", field: str, names: Iterable[str]) -> list[s
         names: names to choose from.
     """
     others = (OF_NUMBERS if spec.is_classification else OF_CLASSES)[field]
-    return [name for name in names if name not in others and (spec.channels > 1 or name not in OF_VECTORS)]
+    return [name for name in names if name not in others and (spec.channels > 1 or not _is_of_vectors(name))]
 
 
 def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
@@ -109,7 +115,7 @@ def _check_loss_and_activation(spec: "TaskSpec") -> str | None:
 
 
 def _check_vectors(spec: "TaskSpec") -> str | None:
-    of_vectors = [field for field in ("activation", "loss") if getattr(spec, field) in OF_VECTORS]
+    of_vectors = [field for field in ("activation", "loss") if _is_of_vectors(getattr(spec, field))]
     if not of_vectors or spec.channels > 1:
         return None
     named = ", ".join(getattr(spec, field) for field in of_vectors)

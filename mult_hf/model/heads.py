@@ -7,24 +7,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .activations import ACTIVATIONS, ActivationFunction
+from .activations import ACTIVATIONS, activation_function
 from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, channels_first
-from .entry_checks import names_that_fit
 from .entry_fields import refusal
 from .tasks import TaskSpec
-
-
-def activation_function(spec: TaskSpec) -> ActivationFunction:
-    """The function that a task's entry names.
-
-    Raises:
-        ValueError: if there is no such activation.
-    """
-    if spec.activation not in ACTIVATIONS:
-        allowed = names_that_fit(spec, "activation", ACTIVATIONS)
-        raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(allowed)}")
-    return ACTIVATIONS[spec.activation]
 
 
 class MulTHead(nn.Module):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .activations import activation_of
+from .activations import activation_function, activation_of
 from .resizing import Strip, class_map, strips
 from .tasks import TaskSpec
 
@@ -63,7 +63,7 @@ def finish(
         `"prediction"` as from the image processor's `post_process`, and, if asked for, `"scores"` of a classification.
 
     Raises:
-        ValueError: if the prediction has another number of channels than the entry.
+        ValueError: if the prediction has another number of channels than the entry, or there is no such activation.
     """
     if len(prediction) != spec.channels:
         raise ValueError(
@@ -78,6 +78,7 @@ def finish(
     if factor != 1:  # first, because the entry's range is that of true values
         prediction = prediction / factor
     finished = prediction.new_empty(spec.channels, *size)
+    activation_function(spec)  # raises if there is none, of which nothing would be known here
     restored = _unit_vectors if activation_of(spec).gives_unit_vectors else _clamped
     for strip in strips(prediction, size):
         finished[:, strip.rows] = restored(strip, spec)

@@ -148,9 +148,10 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _bounded(logits: Tensor) -> Tensor:
-    """Bound infinite logits, as of classes that are ruled out, of which a mean may be NaN. Others, which may be large, are not copied."""
-    lowest, highest = logits.aminmax()
-    if bool(lowest >= -_LARGEST_LOGIT) and bool(highest <= _LARGEST_LOGIT):
+    """Bound infinite logits, as of classes that are ruled out, of which a mean may be NaN. On a CPU others, which may be large, are not
+    copied; elsewhere the question would wait for the device.
+    """
+    if logits.device.type == "cpu" and bool(torch.stack(logits.aminmax()).abs().amax() <= _LARGEST_LOGIT):
         return logits
     return logits.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 

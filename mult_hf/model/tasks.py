@@ -153,8 +153,11 @@ class TaskSpec:
 
     @property
     def final_range(self) -> tuple[float, float]:
-        """Lowest and highest prediction after post-processing, which limits those of unlimited heads to `value_range`."""
-        return self.head_range if self.value_range is None or activation_of(self).gives_unit_vectors else self.value_range
+        """Lowest and highest prediction after post-processing, which limits those of heads to `value_range`, but for unit vectors."""
+        if self.value_range is None or activation_of(self).gives_unit_vectors:
+            return self.head_range
+        (low, high), (lowest, highest) = self.value_range, self.head_range
+        return max(low, lowest), min(high, highest)
 
     @property
     def flip_signs(self) -> tuple[float, ...]:

@@ -137,7 +137,8 @@ def open_request_image(content: bytes, limits: Limits) -> Image.Image:
         return cast("Image.Image", read_image(opened, "the image"))  # it returns an array only for an array
     except ValueError as error:
         if isinstance(error.__context__, Image.DecompressionBombError):  # by its header, above Pillow's own limit
-            raise HttpError(413, f"the image has far more pixels than the {limits.max_pixels:,} that are allowed") from None
+            most = min(limits.max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or limits.max_pixels))
+            raise HttpError(413, f"the image has more than the {most:,} pixels that are allowed") from None
         raise HttpError(422, str(error)) from None
 
 

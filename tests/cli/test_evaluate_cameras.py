@@ -55,7 +55,7 @@ def test_images_of_several_sizes_are_measured_with_the_default_batch_size(run):
 def test_it_says_how_many_metres_rest_on_an_assumed_focal_length(run):
     printed, results = run(focal_length=[40.0, None, None])
     assert results["assumed_focal_lengths"] == 2
-    assert "No focal length of 2 of the images is known; their metres assume a field of view of 60 degrees." in printed
+    assert "model: the focal lengths of 2 of 3 images are not known. Metres there assume a field of view of 60 degrees along" in printed
 
 
 @pytest.mark.parametrize(("value", "shown"), [(float("nan"), "nan"), (0.0, "0.0"), (-3.0, "-3.0"), (float("inf"), "inf")])

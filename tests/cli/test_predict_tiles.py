@@ -1,17 +1,16 @@
-"""Proves that `mult-hf predict --tile` calls the model with as many tiles at a time as asked for, but on a CPU with few."""
+"""Proves that `mult-hf predict --tile` calls the model with as many tiles at a time as asked for, and by default on a CPU with few."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mult_hf.cli.predict import TILES_AT_A_TIME_ON_CPU, PredictionArguments, make_predictor
+from mult_hf.cli.predict import TILES_ON_CPU, PredictionArguments, make_predictor
 from mult_hf.inference.scale import ViewSize
 
 
-@pytest.mark.parametrize(("batch_size", "largest"), [(1, 1), (3, 3), (8, TILES_AT_A_TIME_ON_CPU)])
-def test_a_cpu_predicts_at_most_a_few_tiles_at_a_time(shallow_model, batch_size, largest):
-    """More need memory and save no time (docs/benchmark.md)."""
+@pytest.mark.parametrize(("batch_size", "largest"), [(1, 1), (3, 3), (8, 8), (None, TILES_ON_CPU)])
+def test_tiles_are_predicted_a_few_at_a_time(shallow_model, batch_size, largest):
     model = shallow_model(tasks=["depth"]).eval()
     sizes = []
     model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True)

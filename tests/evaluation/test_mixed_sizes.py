@@ -1,39 +1,18 @@
 """Proves that images of several sizes are measured together like one by one, by any number of processes."""
 
+import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from mult_hf import MulTImageProcessor
-from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.evaluation import loop
+from mult_hf.evaluation.baseline import constant_baseline
 from mult_hf.evaluation.loop import evaluate
-
-SIZES = [(30, 20), (20, 30), (40, 20), (30, 20), (20, 30)]  # (width, height), as of a telephone held both ways
-
-
-def rows_of(sizes, known=True):
-    """Rows with random images and depth, the second without a known pixel."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number, (width, height) in enumerate(sizes):
-        depth = rng.integers(512, 4096, (height, width), np.uint16)
-        image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
-        rows.append({"id": f"photo {number}", "image": image, "depth": depth if known or number != 1 else np.zeros_like(depth)})
-    return rows
-
-
-def collator(**kwargs):
-    return MultiTaskCollator(MulTImageProcessor(size={"shortest_edge": 16}, tasks=["depth"], **kwargs))
-
-
-def brightness(pixel_values):
-    """A predictor whose depth depends on the pixel, so that maps of other images give other numbers."""
-    return {"depth": 3 + pixel_values.mean(dim=1, keepdim=True)}
+from support.forked import run_together
+from support.mixed_sizes import SIZES, brightness, collator, measure_with_a_sharded_model, rows_of
 
 
 def measured(rows, predictor=brightness, collate=None, **kwargs):
@@ -59,19 +38,22 @@ def test_images_of_one_size_are_predicted_together():
     assert sorted(seen) == [(1, 3, 16, 32), (2, 3, 16, 24), (2, 3, 24, 16)]
 
 
-def test_every_process_calls_the_predictor_as_often_as_the_one_with_the_most_sizes(monkeypatch):
-    """Models that are sharded need it. What is predicted again is not measured again."""
-    monkeypatch.setattr(loop, "_most_calls", lambda calls, accelerator: 4)
-    rows, seen = rows_of(SIZES), []
+def test_processes_call_a_sharded_model_equally_often_and_give_the_numbers_of_one(tmp_path):
+    """Batches of three have one, two or three sizes, and the last one is a padding batch in one of the processes."""
+    sizes = [*SIZES, *SIZES[:4]]
+    flags = {"output": tmp_path / "printed.txt", "environment": {"ACCELERATE_USE_CPU": "true"}}
+    printed, statuses = run_together(measure_with_a_sharded_model, sizes, 3, **flags)
+    assert statuses == [0, 0], printed
+    assert json.loads(printed.splitlines()[-1]) == pytest.approx(measured(rows_of(sizes), batch_size=3).compute(), rel=1e-12)
 
-    def counted(pixel_values):
-        seen.append(len(pixel_values))
-        return brightness(pixel_values)
 
-    found = measured(rows, counted)
-    monkeypatch.undo()
-    assert len(seen) == 4
-    assert found.compute() == measured(rows).compute()
+def test_a_constant_depth_is_predicted_exactly_at_every_aspect_ratio():
+    """2 m everywhere, through one lens: the best constant map for a canonical camera has no error in an image of any size."""
+    rows = rows_of([(30, 20), (40, 20), (20, 30)])
+    rows = [{**row, "depth": torch.full(row["depth"].shape, 2 * 512).numpy().astype("uint16"), "focal_length": 20.0} for row in rows]
+    collate = collator(canonical_focal_length=16.0)
+    found = measured(rows, constant_baseline(rows, collate), collate).compute()
+    assert found["depth/rmse"] == pytest.approx(0, abs=1e-4)
 
 
 def test_images_are_counted_whose_metres_assume_a_focal_length():

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import math
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 
 pytest.importorskip("onnxruntime", reason='exports models: pip install "mult-hf[export]"')
 
-from mult_hf import MulTImageProcessor
+from mult_hf import MulTImageProcessor, TaskSpec
 from mult_hf.inference import export
 
 HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
@@ -121,17 +122,46 @@ def test_a_missing_runtime_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "free", "expected", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left"), 0, OSError, r"net\.xml could not be written; 0 MiB are free in .*: .*No space left"),
-        (RuntimeError("iostream error"), 2**20, OSError, r"net\.xml could not be written; 1 MiB are free in .*: iostream error"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            2**40,
+            OSError,
+            r"net\.xml could not be written to .*out, where 1048576 MiB .*: No space left$",
+        ),
+        (RuntimeError("iostream error"), 2**20, OSError, r"net\.xml could not be written to .*out, where 1 MiB are free: iostream error$"),
         (RuntimeError("no such operator"), 2**40, RuntimeError, "^no such operator$"),
+        (OSError("libopenvino.so: cannot open shared object file"), 2**40, OSError, "^libopenvino.so: cannot open"),
+        (RuntimeError("no such operator"), None, RuntimeError, "^no such operator$"),
     ],
 )
 def test_a_full_disk_is_named_whatever_a_converter_raises_and_other_errors_are_not_hidden(
     tmp_path, monkeypatch, error, free, expected, message
 ):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
-    with pytest.raises(expected, match=message), export.describing_full_disks(tmp_path / "temporary", "net.xml"):
+    def disk_usage(folder):
+        if free is None:
+            raise FileNotFoundError(folder)
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    with pytest.raises(expected, match=message), export.describing_full_disks(tmp_path / "out/.unfinished-1/net.xml"):
         raise error
+
+
+def test_finished_vectors_keep_the_length_1_whatever_their_range():
+    spec = TaskSpec(name="direction", kind="regression", channels=2, activation="unit_vector", value_range=(0.0, 1.0))
+    prediction = torch.tensor([-0.6, 0.8]).view(1, 2, 1, 1)
+    assert torch.equal(export.finished(prediction, spec), prediction)
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_every_format_names_the_file_that_fills_the_disk(tmp_path, monkeypatch, name):
+    def full(program, facts, stem):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    file_format = replace(export.FORMATS[name], write=full)
+    monkeypatch.setitem(export.FORMATS, name, file_format)
+    with pytest.raises(OSError, match=rf"net{re.escape(file_format.suffix)} could not be written to {re.escape(str(tmp_path))}, where"):
+        export.write(name, lambda pixel_values: {}, None, {}, tmp_path / "net", 1)
 
 
 def test_the_format_of_torch_export_is_written_by_python_because_torch_ends_the_process_on_a_full_disk(tmp_path, monkeypatch):

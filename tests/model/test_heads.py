@@ -112,6 +112,25 @@ def test_an_activation_of_a_program_reaches_the_finished_map(name, channels, exp
 
 
 @pytest.mark.usefixtures("own_activations")
+def test_the_range_of_a_finished_map_is_what_both_activation_and_entry_allow():
+    spec = TaskSpec(name="own", kind="regression", channels=1, activation="positive", value_range=(-5.0, 5.0))
+    assert spec.final_range == (0, 5)
+
+
+@pytest.mark.usefixtures("own_activations")
+def test_directions_of_a_program_need_two_channels():
+    with pytest.raises(ValueError, match="has one channel and axis, for vectors of 2 or more channels"):
+        TaskSpec(name="own", kind="regression", channels=1, activation="axis")
+
+
+def test_post_processing_refuses_an_activation_of_which_it_knows_nothing():
+    """As one that only the program has that trained the model: its vectors would stay short."""
+    spec = TaskSpec(name="own", kind="regression", channels=3, activation="unit_vectr")
+    with pytest.raises(ValueError, match="task 'own' has activation 'unit_vectr'; allowed: identity, sigmoid, unit_vector"):
+        MulTImageProcessor(tasks=[spec]).post_process({"own": torch.ones(1, 3, 4, 4)}, [(8, 8)])
+
+
+@pytest.mark.usefixtures("own_activations")
 def test_means_of_directions_are_normalised_whatever_their_activation_is_called():
     spec = TaskSpec(name="own", kind="regression", channels=2, activation="axis")
     across = torch.eye(2).view(1, 2, 1, 2).expand(-1, -1, 2, -1)
