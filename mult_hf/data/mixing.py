@@ -11,6 +11,7 @@ from functools import partial
 
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.units import normalised_unit
 
 from .row_errors import SOURCE_COLUMN
 
@@ -80,7 +81,8 @@ def merge_tasks(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[s
     """The tasks of a model that is trained on a mixture: every task of any data set.
 
     Data sets may store a task in different ways (`encoding`): decode each sample with the specs of its own data set,
-    `tasks_by_source[sample["source"]]`. All other fields must agree, so that a task's targets have one meaning.
+    `tasks_by_source[sample["source"]]`. All other fields must agree, so that a task's targets have one meaning, but a
+    unit may be spelt in several ways.
 
     Args:
         tasks_by_source: specs by task name, for each data set.
@@ -97,9 +99,11 @@ def merge_tasks(tasks_by_source: Mapping[str, Mapping[str, TaskSpec]]) -> dict[s
         for name, spec in tasks.items():
             known = merged.setdefault(name, spec)
             first_source.setdefault(name, source)
-            if replace(spec, encoding=known.encoding) != known:
-                ours, theirs = known.to_dict(), spec.to_dict()
-                different = [key for key in ours if key != "encoding" and ours[key] != theirs[key]]
+            is_same_unit = normalised_unit(spec.unit) == normalised_unit(known.unit)
+            alike = replace(spec, encoding=known.encoding, unit=known.unit if is_same_unit else spec.unit)
+            if alike != known:
+                ours, theirs = known.to_dict(), alike.to_dict()
+                different = [key for key in ours if ours[key] != theirs[key]]
                 raise refusal(
                     f"task {name!r} differs between {first_source[name]!r} and {source!r} in {', '.join(different)}; "
                     f"use the same values in both data sets' entries, or rename the task in one of them"

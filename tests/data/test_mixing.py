@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,14 @@ def test_each_sample_is_decoded_with_its_own_encodings():
     for sample in mix_datasets({"rooms": depth_set(1), "sensor": depth_set(1)}):
         depth = tasks_by_source[sample[SOURCE_COLUMN]]["depth"].decode(np.asarray(sample["depth"]))
         assert depth.max() == pytest.approx({"rooms": 1000 / 512, "sensor": 1.0}[sample[SOURCE_COLUMN]])
+
+
+def test_one_unit_in_two_spellings_is_one_definition_of_a_task_and_another_unit_is_not():
+    depth = resolve_tasks(["depth"])["depth"]
+    merged = merge_tasks({"a": {"depth": depth}, "b": {"depth": replace(depth, unit="Metres")}})
+    assert merged == {"depth": depth}
+    with pytest.raises(ValueError, match="'depth' differs between 'a' and 'b' in unit; use the same values"):
+        merge_tasks({"a": {"depth": depth}, "b": {"depth": replace(depth, unit="mm")}})
 
 
 def test_data_sets_with_different_definitions_of_a_task_are_refused():
