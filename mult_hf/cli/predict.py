@@ -345,15 +345,21 @@ def summarize(outcomes: Sequence[Outcomes], output_dir: str) -> str:
     """One line per failed input, and a line of totals."""
     failed = sorted(each for outcome in outcomes for each in outcome.failed)
     remarks = sum((outcome.remarks for outcome in outcomes), Counter())
-    lines = [f"note for {count} {'image' if count == 1 else 'images'}: {remark}" for remark, count in remarks.most_common(1)]
+    lines = []
+    for remark, count in remarks.most_common(1):
+        others = remarks.total() - count
+        lines.append(f"note for {_images(count)}{f' (similar for {others} more)' if others else ''}: {remark}")
     lines += [
-        f"note for {count} {'image' if count == 1 else 'images'}: no focal length is known; metres assume a field of view of {degrees:g} "
-        "degrees, see --field_of_view"
+        f"note for {_images(count)}: no focal length is known; metres assume a field of view of {degrees:g} degrees, see --field_of_view"
         for degrees, count in sum((outcome.assumed for outcome in outcomes), Counter()).items()
     ]
     lines += [_printable(f"not predicted: {name}: {' '.join(reason.split())[:MAX_REASON]}") for name, reason in failed]
     done, skipped = sum(each.done for each in outcomes), sum(each.skipped for each in outcomes)
     return "\n".join([*lines, f"written to {output_dir}: {done} predicted, {skipped} predicted before, {len(failed)} failed"])
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _printable(text: str) -> str:

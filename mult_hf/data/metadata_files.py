@@ -4,11 +4,14 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 FILE_NAME = "metadata.jsonl"
+
+_METADATA = ("metadata.csv", "metadata.parquet", FILE_NAME)
+"""Files that list the images of a folder."""
 
 KINDS = {"imagefolder": "the images of a folder", "parquet": "Parquet files", "webdataset": "archives"}
 """By the builder of `datasets`, the files that it reads."""
@@ -79,6 +82,37 @@ def ignored_files(directory: Path, reader: str | None) -> str | None:
     )
 
 
+def misplaced_images(directory: Path, columns: Sequence[str]) -> str | None:
+    """The metadata file of a folder whose images `datasets` (5.2) reads as the maps of a task, and what to do, or `None`.
+
+    Images under the key `file_name` get into the first column of images, and `image` stays empty, unless it is that column.
+
+    Args:
+        directory: of the data set.
+        columns: the columns of images in their order.
+    """
+    if not columns or columns[0] == "image":
+        return None
+    for path in files_of(directory):
+        if path.name in _METADATA and "file_name" in _keys(path):
+            return (
+                f"{path.relative_to(directory)} of {directory} has the key file_name, whose images datasets reads as the column "
+                f"{columns[0]!r}, because it comes first; call the key image_file_name"
+            )
+    return None
+
+
+def _keys(path: Path) -> Collection[str]:
+    """The keys of a metadata file, as far as its start shows them."""
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # which comes with `datasets`
+
+        return [*parquet.read_schema(path).names]
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline(_START)
+    return re.findall(r'"([^"]*)"\s*:', line) if path.suffix == ".jsonl" else [name.strip('" ') for name in line.strip().split(",")]
+
+
 def files_of(directory: Path) -> Iterator[Path]:
     """The files of a data set in order; without hidden ones, and without directories that have a card of their own."""
     for folder, folders, names in os.walk(directory):
@@ -91,7 +125,7 @@ def files_of(directory: Path) -> Iterator[Path]:
 
 def _kind(path: Path) -> str | None:
     """Name of the builder of `datasets` that reads a file, or `None` for files without images."""
-    if path.name in ("metadata.csv", "metadata.parquet", FILE_NAME):
+    if path.name in _METADATA:
         with path.open("rb") as file:
             names_files = b"file_name" in file.read(_START) or path.suffix == ".parquet"
         return "imagefolder" if names_files else None
@@ -146,4 +180,4 @@ def explain_load_error(directory: Path, error: Exception, remedy: str = "") -> s
     return metadata_mistake(directory) or f"{cause}{remedy}"
 
 
-__all__ = ["explain_load_error", "files_of", "ignored_files", "metadata_mistake"]
+__all__ = ["explain_load_error", "files_of", "ignored_files", "metadata_mistake", "misplaced_images"]

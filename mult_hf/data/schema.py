@@ -20,7 +20,7 @@ from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec, resolve_tasks
 
 from .files import did_you_mean
-from .metadata_files import explain_load_error, files_of, ignored_files
+from .metadata_files import explain_load_error, files_of, ignored_files, misplaced_images
 from .stores import naming_store
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
             place.update(f"{path.relative_to(directory)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
         options = {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / "mult_hf" / place.hexdigest()[:16])}
     try:
-        rows = load_dataset(str(name_or_path), split=split, **options)
+        rows = load_dataset(with_full_path(name_or_path), split=split, **options)
     except (DatasetGenerationError, ArrowInvalid) as error:
         reason = explain_load_error(directory, error, "; make or download its files again")
         raise ValueError(f"{name_or_path} cannot be read: {reason}") from error
@@ -84,8 +84,14 @@ def load_rows(name_or_path: str | Path, split: str | None = None, revision: str 
     return as_image_columns(with_columns_of_tasks(rows))
 
 
+def with_full_path(name_or_path: str | Path) -> str:
+    """The full path of a local directory: `datasets` (5.2) needs its name, which "." lacks. Other names stay as they are."""
+    path = Path(name_or_path)
+    return str(path.resolve()) if path.is_dir() else str(name_or_path)
+
+
 def refuse_ignored_files(directory: Path, rows: Any) -> None:
-    """Refuse a local data set of which `datasets` leaves out maps without a word.
+    """Refuse a local data set of which `datasets` leaves out maps, or mistakes its images for maps, without a word.
 
     Args:
         directory: of the data set, or the name of another one.
@@ -102,6 +108,10 @@ def refuse_ignored_files(directory: Path, rows: Any) -> None:
     configs = header.get("configs")
     lists_files = isinstance(configs, list) and any(isinstance(each, dict) and {"data_files", "data_dir"} & each.keys() for each in configs)
     reader = one_split.info.builder_name
+    if reader == "imagefolder":
+        images = [name for name, feature in (one_split.features or {}).items() if type(feature).__name__ == "Image"]
+        if mistake := misplaced_images(directory, images):
+            raise refusal(mistake)
     ignored = None if lists_files else ignored_files(directory, reader)
     if ignored is None and reader == "webdataset" and not lists_files:
         tasks = [entry.get("name") if isinstance(entry, dict) else entry for entry in header.get(CARD_KEY) or []]

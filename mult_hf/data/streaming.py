@@ -14,7 +14,7 @@ from typing import Any
 
 from mult_hf.model.entry_fields import refusal
 
-from .schema import card_header, is_url, refuse_ignored_files, with_columns_of_tasks
+from .schema import card_header, is_url, refuse_ignored_files, with_columns_of_tasks, with_full_path
 from .stores import checksum, naming_store
 
 try:
@@ -66,7 +66,7 @@ def open_stream(name_or_path: str | Path, split: str) -> Stream:
     name = str(name_or_path)
     try:
         with naming_store(name):
-            builder = _builder_of_url(name) if is_url(name) else load_dataset_builder(name)
+            builder = _builder_of_url(name) if is_url(name) else load_dataset_builder(with_full_path(name))
             files: Mapping[str, Sequence[str]] = builder.config.data_files or {}
             if split not in files:
                 raise refusal(f"{name} has no split {split!r}; it has {', '.join(map(str, files)) or 'no files'}")

@@ -86,5 +86,8 @@ def activation_function(spec: "TaskSpec") -> ActivationFunction:
         from .entry_checks import names_that_fit  # which needs the table
 
         allowed = names_that_fit(spec, "activation", ACTIVATIONS)
-        raise refusal(f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(allowed)}")
+        raise refusal(
+            f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(allowed)}; a program has to add its own to "
+            "mult_hf.model.activations.ACTIVATIONS before it builds or loads the model"
+        )
     return ACTIVATIONS[spec.activation]

@@ -1,11 +1,13 @@
-"""Proves that `mult-hf predict --tile` calls the model with as many tiles at a time as asked for, and by default on a CPU with few."""
+"""Proves that `mult-hf predict --tile` predicts as many tiles at a time as asked for, and that notes count their images."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mult_hf.cli.predict import TILES_ON_CPU, PredictionArguments, make_predictor
+from mult_hf.cli.predict import TILES_ON_CPU, PredictionArguments, make_predictor, summarize
+from mult_hf.inference.run import Outcomes
 from mult_hf.inference.scale import ViewSize
 
 
@@ -19,3 +21,11 @@ def test_tiles_are_predicted_a_few_at_a_time(shallow_model, batch_size, largest)
     predictor(torch.zeros(1, 3, 80, 80))
     assert sizes[0] == 1, "the whole image comes first"
     assert (sum(sizes[1:]), max(sizes[1:])) == (9, largest)
+
+
+def test_a_note_counts_all_images_that_it_is_similar_for():
+    remarks = Counter({"tiles magnify objects 4.6 times": 2, "tiles magnify objects 4.5 times": 1})
+    assert summarize([Outcomes(done=3, remarks=remarks)], "out").startswith(
+        "note for 2 images (similar for 1 more): tiles magnify objects 4.6 times\n"
+    )
+    assert "similar" not in summarize([Outcomes(remarks=Counter({"tiles magnify objects 4.6 times": 2}))], "out")

@@ -36,7 +36,7 @@ from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec, resolve_tasks
 from mult_hf.model.visualization import check_colormap, colorize, colormaps_of, panel
 
 from ..metadata_files import FILE_NAME, explain_load_error, metadata_mistake
-from ..schema import FOCAL_LENGTH, load_task_entries, refuse_ignored_files, with_columns_of_tasks
+from ..schema import FOCAL_LENGTH, load_task_entries, refuse_ignored_files, with_columns_of_tasks, with_full_path
 from .cells import file_of, is_file, kind_of, opened, readable, stored_array, undecoded
 from .class_mistakes import class_mistake, colour_coding, zero_based_ids
 from .depth_mistakes import INVERTED, NORMALISED, is_depth, odd_depth
@@ -150,6 +150,10 @@ def check_rows(
     for task in specs:
         if task not in columns and (similar := _similar(task, {name: kind for name, kind in columns.items() if name not in specs})):
             findings[task].wrong(f"no column {task!r}, but {similar!r}: rename the one you mean", "the columns")
+    if "image" not in columns and len(others := [*_other_images(columns, specs)]) == 1:
+        findings["image"].wrong(
+            f"no column 'image', but {others[0]!r}: rename it, in {FILE_NAME} to the key image_file_name", "the columns"
+        )
     if findings["image"].rows and specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(_without_maps(specs, columns), "all rows")
     for task, spec in specs.items():
@@ -202,7 +206,7 @@ def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:
 
 def _open(name_or_path: str | Path, split: str | None, token: str | None) -> dict[str, IterableDataset]:
     try:
-        splits = load_dataset(str(name_or_path), streaming=True, token=token)
+        splits = load_dataset(with_full_path(name_or_path), streaming=True, token=token)
     except Exception as error:  # `datasets` raises its own, huggingface_hub's and fsspec's errors here
         raise ValueError(f"datasets cannot load {name_or_path}: {explain_load_error(Path(name_or_path), error)}") from error
     if split is not None and split not in splits:
@@ -224,17 +228,23 @@ def _without_maps(specs: Collection[str], columns: Collection[str]) -> str:
 
 def _column_notes(dataset: Dataset | IterableDataset, specs: Mapping[str, TaskSpec]) -> Iterator[str]:
     columns = dataset.features or {}
-    for column, feature in columns.items():
-        if isinstance(feature, ImageFeature) and column not in ("image", *specs):
-            yield f"column {column!r} holds images, but the card has no task of that name"
+    for column in _other_images(columns, specs):
+        yield f"column {column!r} holds images, but the card has no task of that name"
+    if FOCAL_LENGTH not in columns and (alike := [name for name in columns if "focal" in name.lower() and name not in specs]):
+        yield f"no column {FOCAL_LENGTH!r}, but {alike[0]!r}: if it holds the focal length in pixels of each image, rename it"
     for task in specs:
         if columns and task not in columns:
             yield f"no column {task!r}: unknown everywhere"
 
 
+def _other_images(columns: Mapping[str, Any], specs: Collection[str]) -> Iterator[str]:
+    """Columns of images that are neither the images themselves nor a task's maps."""
+    return (name for name, kind in columns.items() if isinstance(kind, ImageFeature) and name not in ("image", *specs))
+
+
 def _unmatched(specs: Collection[str], columns: Mapping[str, Any], findings: Mapping[str, TaskFindings]) -> Iterator[str]:
     """Tasks without a column beside columns of images with similar names that no task has."""
-    images = [name for name, kind in columns.items() if isinstance(kind, ImageFeature) and name not in ("image", *specs)]
+    images = [*_other_images(columns, specs)]
     for task in specs:
         alike = [name for name in images if without_numbers(name) != without_numbers(task)]  # edges3d are no edges2d
         if task not in columns and not findings[task].problems and (close := get_close_matches(task, alike, 1)):
