@@ -348,7 +348,7 @@ def summarize(outcomes: Sequence[Outcomes], output_dir: str) -> str:
     lines = []
     for remark, count in remarks.most_common(1):
         others = remarks.total() - count
-        lines.append(f"note for {_images(count)}{f' (similar for {others} more)' if others else ''}: {remark}")
+        lines.append(f"note for {_images(count)}{f' (and others on scale for {others} more)' if others else ''}: {remark}")
     lines += [
         f"note for {_images(count)}: no focal length is known; metres assume a field of view of {degrees:g} degrees, see --field_of_view"
         for degrees, count in sum((outcome.assumed for outcome in outcomes), Counter()).items()

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,29 +89,40 @@ def misplaced_images(directory: Path, columns: Sequence[str]) -> str | None:
     Images under the key `file_name` get into the first column of images, and `image` stays empty, unless it is that column.
 
     Args:
-        directory: of the data set.
+        directory: of the data set, whose card does not list its files.
         columns: the columns of images in their order.
     """
     if not columns or columns[0] == "image":
         return None
-    for path in files_of(directory):
-        if path.name in _METADATA and "file_name" in _keys(path):
+    listing = [path.relative_to(directory) for path in files_of(directory) if path.name in _METADATA]
+    for path in [name for name in listing if _SPLIT.search(name.as_posix())] or listing:
+        if "file_name" in (keys := _keys(directory / path)):
+            remedy = "remove one of both keys" if "image_file_name" in keys else "call the key image_file_name"
             return (
-                f"{path.relative_to(directory)} of {directory} has the key file_name, whose images datasets reads as the column "
-                f"{columns[0]!r}, because it comes first; call the key image_file_name"
+                f"{path} of {directory} has the key file_name, whose images datasets reads as the column {columns[0]!r}, because it comes "
+                f"first; {remedy}"
             )
     return None
 
 
-def _keys(path: Path) -> Collection[str]:
-    """The keys of a metadata file, as far as its start shows them."""
+def _keys(path: Path) -> set[str]:
+    """The keys of a metadata file, as far as its start shows them; none of a file that cannot be read."""
     if path.suffix == ".parquet":
-        from pyarrow import parquet  # which comes with `datasets`
+        from pyarrow import ArrowInvalid, parquet  # which comes with `datasets`
 
-        return [*parquet.read_schema(path).names]
+        try:
+            return {*parquet.read_schema(path).names}
+        except (OSError, ArrowInvalid):
+            return set()
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        line = file.readline(_START)
-    return re.findall(r'"([^"]*)"\s*:', line) if path.suffix == ".jsonl" else [name.strip('" ') for name in line.strip().split(",")]
+        lines = [line for line in file.readlines(_START) if line.strip()]
+    if path.suffix == ".csv":
+        return {name.strip('" ') for name in lines[0].strip().split(",")} if lines else set()
+    keys: set[str] = set()
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            keys.update(json.loads(line))
+    return keys
 
 
 def files_of(directory: Path) -> Iterator[Path]:

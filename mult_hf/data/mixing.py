@@ -5,15 +5,18 @@ and another with only classes can train one model, and a batch may contain sampl
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.units import normalised_unit
 
 from .row_errors import SOURCE_COLUMN
+from .schema import FOCAL_LENGTH
 
 try:
     from datasets import Dataset, Features, IterableDataset, Value, interleave_datasets
@@ -71,6 +74,7 @@ def mix_datasets(
         sources = {name: s if isinstance(s, IterableDataset) else s.to_iterable_dataset() for name, s in sources.items()}
     if columns is not None:
         sources = {name: s.select_columns([column for column in s.column_names if column in columns]) for name, s in sources.items()}
+    sources = _with_one_type_of_focal_lengths(sources)
     _check_types(sources)
     named = [_with_source(source, name) for name, source in sources.items()]
     mixed = interleave_datasets(named, probabilities=probabilities, seed=seed, stopping_strategy=stopping_strategy)
@@ -132,6 +136,15 @@ def _check_source(name: str, source: Dataset | IterableDataset) -> None:
         raise ValueError(f"data set {name!r} already has a column {SOURCE_COLUMN!r}; rename it with rename_column")
     if isinstance(source, Dataset) and source.format["type"] is not None:
         raise ValueError(f"data set {name!r} has the format {source.format['type']!r}, which mixing would drop; set it on the mixed set")
+
+
+def _with_one_type_of_focal_lengths(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Focal lengths as float64 where data sets store them as numbers of different types, such as 600 and 603.2 in metadata files."""
+    found = {name: source.features[FOCAL_LENGTH] for name, source in sources.items() if FOCAL_LENGTH in source.features}
+    types = {feature.dtype if isinstance(feature, Value) else "" for feature in found.values()}
+    if len(types) < 2 or not all(re.fullmatch(r"u?int\d+|float\d+", each) for each in types):
+        return dict(sources)
+    return {name: source.cast_column(FOCAL_LENGTH, Value("float64")) if name in found else source for name, source in sources.items()}
 
 
 def _check_types(sources: Mapping[str, Dataset | IterableDataset]) -> None:

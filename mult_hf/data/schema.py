@@ -108,7 +108,7 @@ def refuse_ignored_files(directory: Path, rows: Any) -> None:
     configs = header.get("configs")
     lists_files = isinstance(configs, list) and any(isinstance(each, dict) and {"data_files", "data_dir"} & each.keys() for each in configs)
     reader = one_split.info.builder_name
-    if reader == "imagefolder":
+    if reader == "imagefolder" and not lists_files:
         images = [name for name, feature in (one_split.features or {}).items() if type(feature).__name__ == "Image"]
         if mistake := misplaced_images(directory, images):
             raise refusal(mistake)

@@ -412,7 +412,8 @@ def describing_full_disks(path: Path) -> Iterator[None]:
         folder = path.parent.parent if path.parent.name.startswith(UNFINISHED) else path.parent
         reason = getattr(error, "strerror", None) or error
         number = getattr(error, "errno", None) or errno.ENOSPC
-        raise OSError(number, f"{path.name} could not be written to {folder}, where {free:.0f} MiB are free: {reason}") from error
+        space = f", where {free:.0f} MiB are free" if math.isfinite(free) else ""
+        raise OSError(number, f"{path.name} could not be written to {folder}{space}: {reason}") from error
 
 
 def move_files(source: Path, target: Path, names: Collection[str] | None = None) -> None:

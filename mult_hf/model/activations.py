@@ -87,7 +87,7 @@ def activation_function(spec: "TaskSpec") -> ActivationFunction:
 
         allowed = names_that_fit(spec, "activation", ACTIVATIONS)
         raise refusal(
-            f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(allowed)}; a program has to add its own to "
-            "mult_hf.model.activations.ACTIVATIONS before it builds or loads the model"
+            f"task {spec.name!r} has activation {spec.activation!r}; allowed: {', '.join(allowed)}; correct the entry, or add your own to "
+            "mult_hf.model.activations.ACTIVATIONS before the model is built or loaded"
         )
     return ACTIVATIONS[spec.activation]

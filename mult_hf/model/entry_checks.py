@@ -141,6 +141,14 @@ def _check_value_range(spec: "TaskSpec") -> str | None:
     return f"has value range {spec.value_range}; give two numbers, the smaller one first, with a finite difference"
 
 
+def _check_range_of_activation(spec: "TaskSpec") -> str | None:
+    low, high = spec.final_range
+    if spec.is_classification or low < high:
+        return None
+    lowest, highest = spec.head_range
+    return f"has value_range {spec.value_range}, and {spec.activation} gives values from {lowest:g} to {highest:g}; give a range among them"
+
+
 def _check_metrics(spec: "TaskSpec") -> str | None:
     if len(set(spec.metrics)) < len(spec.metrics):
         return f"has metrics {list(spec.metrics)}; give each once"
@@ -173,6 +181,7 @@ ENTRY_CHECKS = (
     _check_loss_and_activation,
     _check_vectors,
     _check_value_range,
+    _check_range_of_activation,
     _check_mirrored_range,
     _check_metrics,
     _check_encoding_channels,

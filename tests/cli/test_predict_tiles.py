@@ -23,9 +23,9 @@ def test_tiles_are_predicted_a_few_at_a_time(shallow_model, batch_size, largest)
     assert (sum(sizes[1:]), max(sizes[1:])) == (9, largest)
 
 
-def test_a_note_counts_all_images_that_it_is_similar_for():
+def test_a_note_says_for_how_many_more_images_there_are_others():
     remarks = Counter({"tiles magnify objects 4.6 times": 2, "tiles magnify objects 4.5 times": 1})
     assert summarize([Outcomes(done=3, remarks=remarks)], "out").startswith(
-        "note for 2 images (similar for 1 more): tiles magnify objects 4.6 times\n"
+        "note for 2 images (and others on scale for 1 more): tiles magnify objects 4.6 times\n"
     )
-    assert "similar" not in summarize([Outcomes(remarks=Counter({"tiles magnify objects 4.6 times": 2}))], "out")
+    assert "others" not in summarize([Outcomes(remarks=Counter({"tiles magnify objects 4.6 times": 2}))], "out")

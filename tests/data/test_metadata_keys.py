@@ -40,6 +40,47 @@ def test_images_that_datasets_would_read_as_depth_are_refused(tmp_path, read):
         read(folder)
 
 
+@pytest.mark.parametrize("first_line", ["", '{"depth_file_name": "0_depth.png"}'], ids=["blank", "without the key"])
+def test_the_key_is_found_in_every_line(tmp_path, first_line):
+    folder = write_folder(tmp_path / "rooms", depth_file_name="depth", file_name="rgb")
+    path = folder / "train/metadata.jsonl"
+    path.write_text(f"{first_line}\n{path.read_text()}")
+    with pytest.raises(ValueError, match="has the key file_name"):
+        load_rows(folder)
+
+
+def write_unread(folder, name, contents):
+    (folder / name).parent.mkdir()
+    (folder / name).write_bytes(contents)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("originals/metadata.jsonl", b'{"file_name": "0_rgb.png"}'),
+        ("raw/metadata.parquet", b"junk"),
+        ("notes/metadata.csv", b"file_name\n"),
+    ],
+)
+def test_metadata_beside_the_splits_are_not_read(tmp_path, name, contents):
+    folder = write_folder(tmp_path / "rooms", depth_file_name="depth", image_file_name="rgb")
+    write_unread(folder, name, contents)
+    assert load_rows(folder)["train"][0]["image"].mode == "RGB"
+
+
+def test_a_key_inside_of_a_value_is_no_key_of_the_sample(tmp_path):
+    folder = write_folder(tmp_path / "rooms", depth_file_name="depth", image_file_name="rgb", meta={"file_name": "0_rgb.png"})
+    assert load_rows(folder)["train"][0]["image"].mode == "RGB"
+
+
+def test_metadata_of_files_that_the_card_does_not_list_are_not_read(tmp_path):
+    folder = write_folder(tmp_path / "rooms", depth_file_name="depth", image_file_name="rgb")
+    write_unread(folder, "raw/metadata.jsonl", b'{"file_name": "0_rgb.png"}')
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": "train/**"}]}]
+    (folder / "README.md").write_text(f"---\nmult_tasks: {json.dumps([DEPTH])}\nconfigs: {json.dumps(configs)}\n---\n")
+    assert load_rows(folder)["train"][0]["image"].mode == "RGB"
+
+
 def test_the_key_file_name_holds_the_images_where_it_comes_first(tmp_path):
     rows = load_rows(write_folder(tmp_path / "rooms", file_name="rgb", depth_file_name="depth"))["train"]
     assert (rows[0]["image"].mode, rows[0]["depth"].mode) == ("RGB", "I;16")
@@ -47,7 +88,13 @@ def test_the_key_file_name_holds_the_images_where_it_comes_first(tmp_path):
 
 def test_images_under_another_name_are_named(tmp_path):
     found = check(write_folder(tmp_path / "rooms", picture_file_name="rgb", depth_file_name="depth"))
-    assert "no column 'image', but 'picture': rename it, in metadata.jsonl to the key image_file_name" in found
+    assert (
+        "no column 'image', but 'picture': if it holds the images, rename it to 'image' (in metadata.jsonl, its key to image_file" in found
+    )
+
+
+def test_a_map_under_another_name_is_not_taken_for_the_images(tmp_path):
+    assert "but 'depth_map': if it holds the images" not in check(write_folder(tmp_path / "rooms", depth_map_file_name="depth"))
 
 
 @pytest.mark.parametrize(("key", "is_named"), [("focal", True), ("Focal_Length_px", True), ("exposure", False), ("focal_length", False)])

@@ -175,3 +175,14 @@ def test_one_unit_in_two_spellings_is_one_definition_of_a_task_and_another_unit_
 def test_data_sets_with_different_definitions_of_a_task_are_refused():
     with pytest.raises(ValueError, match="'segmentation' differs between 'a' and 'b' in channels, class_names"):
         merge_tasks({"a": resolve_tasks(["segmentation"]), "b": resolve_tasks([{"name": "segmentation", "class_names": ["sky", "wall"]}])})
+
+
+def test_focal_lengths_of_several_types_are_mixed_as_numbers_and_words_are_refused(kind):
+    """A metadata file with whole numbers has integers, one with a decimal point has 64 bits, and rendered rooms have 32."""
+    sets = {dtype: Dataset.from_dict({"focal_length": [600]}).cast_column("focal_length", Value(dtype)) for dtype in ("int64", "float32")}
+    mixed = mix_datasets({name: kind(each) for name, each in sets.items()})
+    assert {row["focal_length"] for row in mixed} == {600.0}
+    assert mixed.features["focal_length"] == Value("float64")
+    words = Dataset.from_dict({"focal_length": ["600"]})
+    with pytest.raises(ValueError, match=r"column 'focal_length' is .* in 'int64' and .* in 'words'"):
+        mix_datasets({"int64": kind(sets["int64"]), "words": kind(words)})

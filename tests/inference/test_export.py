@@ -132,6 +132,7 @@ def test_a_missing_runtime_names_the_extra(monkeypatch):
         (RuntimeError("no such operator"), 2**40, RuntimeError, "^no such operator$"),
         (OSError("libopenvino.so: cannot open shared object file"), 2**40, OSError, "^libopenvino.so: cannot open"),
         (RuntimeError("no such operator"), None, RuntimeError, "^no such operator$"),
+        (OSError(errno.ENOSPC, "No space left"), None, OSError, r"net\.xml could not be written to .*out: No space left$"),
     ],
 )
 def test_a_full_disk_is_named_whatever_a_converter_raises_and_other_errors_are_not_hidden(

@@ -1,6 +1,7 @@
 """Proves that heads and post-processing align pixel centres, crop, activate, and keep the precision."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,6 +116,8 @@ def test_an_activation_of_a_program_reaches_the_finished_map(name, channels, exp
 def test_the_range_of_a_finished_map_is_what_both_activation_and_entry_allow():
     spec = TaskSpec(name="own", kind="regression", channels=1, activation="positive", value_range=(-5.0, 5.0))
     assert spec.final_range == (0, 5)
+    with pytest.raises(ValueError, match=r"has value_range .-5.0, -1.0., and positive gives values from 0 to inf; give a range among them"):
+        replace(spec, value_range=(-5.0, -1.0))
 
 
 @pytest.mark.usefixtures("own_activations")

@@ -150,10 +150,10 @@ def check_rows(
     for task in specs:
         if task not in columns and (similar := _similar(task, {name: kind for name, kind in columns.items() if name not in specs})):
             findings[task].wrong(f"no column {task!r}, but {similar!r}: rename the one you mean", "the columns")
-    if "image" not in columns and len(others := [*_other_images(columns, specs)]) == 1:
-        findings["image"].wrong(
-            f"no column 'image', but {others[0]!r}: rename it, in {FILE_NAME} to the key image_file_name", "the columns"
-        )
+    without_column = [task for task in specs if task not in columns]  # of which the other column may be a map
+    if "image" not in columns and not without_column and len(others := [*_other_images(columns, specs)]) == 1:
+        hint = f"if it holds the images, rename it to 'image' (in {FILE_NAME}, its key to image_file_name)"
+        findings["image"].wrong(f"no column 'image', but {others[0]!r}: {hint}", "the columns")
     if findings["image"].rows and specs and not any(findings[task].found for task in specs):
         findings["image"].wrong(_without_maps(specs, columns), "all rows")
     for task, spec in specs.items():
