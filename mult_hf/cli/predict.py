@@ -359,6 +359,7 @@ def summarize(outcomes: Sequence[Outcomes], output_dir: str) -> str:
 
 
 def _images(count: int) -> str:
+    """A number of images in words."""
     return "1 image" if count == 1 else f"{count} images"
 
 
