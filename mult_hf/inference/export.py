@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 try:
+    import onnx_ir
     import onnxruntime
-    import onnxscript  # noqa: F401  torch.onnx needs it, and would raise only after minutes of tracing
+    from onnx_ir.passes import common as passes
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxscript.optimizer import fold_constants
 except ImportError as error:
     raise ImportError(f'exporting needs onnx, onnxscript and onnxruntime ({error}); pip install "mult-hf[export]"') from error
 
@@ -189,14 +191,32 @@ def write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
         input_names=["pixel_values"],
         output_names=list(facts["tasks"]),
         dynamic_shapes={"pixel_values": {0: "batch"}},
+        optimize=False,  # most of its time would go to rules that merge nodes, which runtimes do by themselves
     )
     assert exported is not None, "with dynamo=True it returns a program"
+    simplify(exported.model)
     for node in exported.model.graph:
         node.metadata_props.clear()  # source positions, larger than the weights of a small model
     exported.model.metadata_props[METADATA] = json.dumps(facts)
     path = stem.with_name(f"{stem.name}.onnx")
     exported.save(path)
     return path
+
+
+def simplify(graph: onnx_ir.Model) -> None:
+    """Compute what does not depend on the input, store each constant once as a weight, and remove what is not needed, in place.
+
+    Otherwise ONNX Runtime warns of each unused weight, and quantization does not recognise transposed ones.
+    """
+    fold_constants(graph)
+    onnx_ir.passes.Sequential(
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.NameFixPass(),
+    )(graph)
 
 
 def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], stem: Path) -> Path:
