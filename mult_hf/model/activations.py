@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -91,3 +92,28 @@ def activation_function(spec: "TaskSpec") -> ActivationFunction:
             "mult_hf.model.activations.ACTIVATIONS before the model is built or loaded"
         )
     return ACTIVATIONS[spec.activation]
+
+
+@torch.no_grad()
+def check_activation(spec: "TaskSpec") -> None:
+    """Try a task's activation on logits of 2 x 2 pixels. Otherwise predictions would have another shape, and an error of
+    its own would name neither the task nor what is allowed.
+
+    Raises:
+        ValueError: if there is no such activation, or it fails, or does not give one floating-point value per logit.
+    """
+    logits = torch.zeros(1, spec.channels, 2, 2, device="cpu")  # also while a model is built without memory for its weights
+    function = activation_function(spec)
+    expected = (
+        f"an activation is called as function(logits, spec) with logits (batch, {spec.channels}, height, width) and returns a "
+        "floating-point tensor of the same shape"
+    )
+    try:
+        found = function(logits, spec)
+    except Exception as error:  # of the program's own function
+        raise refusal(
+            f"activation {spec.activation!r} of task {spec.name!r} failed: {type(error).__name__}: {error}; {expected}"
+        ) from error
+    if not isinstance(found, Tensor) or found.shape != logits.shape or not found.is_floating_point():
+        came = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise refusal(f"activation {spec.activation!r} of task {spec.name!r} gave {came} for logits {tuple(logits.shape)}; {expected}")

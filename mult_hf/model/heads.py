@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .activations import ACTIVATIONS, activation_function
+from .activations import ACTIVATIONS, check_activation
 from .configuration_mult import MulTConfig
 from .decoder_mult import PerTask, channels_first
 from .entry_fields import refusal
@@ -18,12 +18,12 @@ class MulTHead(nn.Module):
     """A task's head: a linear layer at the finest resolution, bilinear upsampling to the image, and the task's activation.
 
     Raises:
-        ValueError: if the entry names an unknown activation.
+        ValueError: if the entry names an unknown activation, or one that does not give a map of the same shape.
     """
 
     def __init__(self, channels: int, spec: TaskSpec) -> None:
         super().__init__()
-        activation_function(spec)  # raises if there is none
+        check_activation(spec)
         self.spec = spec
         self.projection = nn.Linear(channels, spec.channels)
 
@@ -77,7 +77,8 @@ class MulTHeads(nn.Module):
                     f"config.tasks has {task!r} as a {spec.kind} of {spec.channels} channels, and its head is for a {own[task].kind} of "
                     f"{own[task].channels}; call remove_task and add_task instead"
                 )
-            activation_function(spec)  # raises if there is none
+            if spec != own[task]:
+                check_activation(spec)
         for task, spec in specs.items():
             for head in self.tasks[task].modules():  # PEFT keeps a copy of those that it trains
                 if isinstance(head, MulTHead):

@@ -112,6 +112,30 @@ def test_an_activation_of_a_program_reaches_the_finished_map(name, channels, exp
     assert spec.head_range == limits
 
 
+@pytest.mark.parametrize(
+    ("function", "came"),
+    [
+        (lambda logits, spec: logits[:, :1], r"gave torch.float32 \(1, 1, 2, 2\) for logits \(1, 3, 2, 2\)"),
+        (lambda logits, spec: logits.mean(), r"gave torch.float32 \(\) for logits"),
+        (lambda logits, spec: logits.round().long(), r"gave torch.int64 \(1, 3, 2, 2\) for logits"),
+        (lambda logits, spec: {"own": logits}, "gave dict for logits"),
+        (lambda logits: logits, r"failed: TypeError: .*takes 1 positional argument"),
+        (lambda logits, spec: logits / spec.missing, r"failed: AttributeError: .*'missing'"),
+    ],
+    ids=["fewer channels", "one number", "integers", "no tensor", "another signature", "an error of its own"],
+)
+def test_an_activation_that_gives_no_map_is_refused_before_any_image(monkeypatch, tiny_model, function, came):
+    monkeypatch.setitem(ACTIVATIONS, "wrong", function)
+    spec = TaskSpec(name="own", kind="regression", channels=3, activation="wrong")
+    message = f"activation 'wrong' of task 'own' {came}.*; an activation is called as .* logits .batch, 3, height, width. and returns"
+    with pytest.raises(ValueError, match=message):
+        MulTHead(8, spec)
+    model = tiny_model(tasks=[replace(spec, activation="identity")])
+    model.config.tasks = [spec]
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(1, 3, 32, 32))
+
+
 @pytest.mark.usefixtures("own_activations")
 def test_the_range_of_a_finished_map_is_what_both_activation_and_entry_allow():
     spec = TaskSpec(name="own", kind="regression", channels=1, activation="positive", value_range=(-5.0, 5.0))

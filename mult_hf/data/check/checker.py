@@ -27,8 +27,8 @@ except ImportError as error:
     raise ImportError(f'the checker needs the datasets library ({error}); install it with: pip install "mult-hf[data]"') from error
 
 from mult_hf.metrics import metrics_of
+from mult_hf.model.activations import check_activation
 from mult_hf.model.alignment import misalignment
-from mult_hf.model.heads import activation_function
 from mult_hf.model.images import BROKEN, read_image
 from mult_hf.model.losses import check_loss, loss_function
 from mult_hf.model.processor_labels import unfit_file
@@ -197,7 +197,7 @@ def _encoding_notes(specs: Mapping[str, TaskSpec], without_encoding: Collection[
 
 def _check_names(spec: TaskSpec, findings: TaskFindings) -> None:
     """Find the names in a task's entry that training or evaluation would refuse."""
-    for what in (activation_function, loss_function, check_loss, metrics_of, check_colormap):
+    for what in (check_activation, loss_function, check_loss, metrics_of, check_colormap):
         try:
             what(spec)
         except ValueError as error:
