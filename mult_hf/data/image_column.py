@@ -15,7 +15,7 @@ from PIL import ImageOps
 
 from mult_hf.model.alignment import APPLIED_ORIENTATION, UPRIGHT, orientation
 from mult_hf.model.cameras import film_equivalent, with_film_equivalent
-from mult_hf.model.images import BROKEN, open_image
+from mult_hf.model.images import BROKEN, load_pixels, open_image
 
 
 class Image(ImageFeature):
@@ -40,7 +40,7 @@ class Image(ImageFeature):
         image = open_image(path if contents is None else BytesIO(contents), path)
         turned, millimetres = orientation(image), film_equivalent(image)
         try:
-            image.load()  # after its header was read, because Pillow applies the orientation of a TIFF file here, and forgets it
+            load_pixels(image)  # after its header was read, because Pillow applies the orientation of a TIFF file here, and forgets it
         except BROKEN as error:
             raise ValueError(f"{path} cannot be read completely: {error}") from error
         if turned != UPRIGHT:

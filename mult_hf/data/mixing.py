@@ -4,14 +4,13 @@ A sample has the columns of its own set; the columns of other sets are null, whi
 and another with only classes can train one model, and a batch may contain samples of both.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mult_hf.model.entry_fields import refusal
+from mult_hf.model.entry_fields import number, refusal
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.units import normalised_unit
 
@@ -122,7 +121,7 @@ def _probabilities(names: list[str], weights: Mapping[str, float] | None) -> lis
     if set(weights) != set(names):
         raise refusal(f"weights are given for {sorted(weights)}, but the data sets are {sorted(names)}; give one weight per data set")
     for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight > 0):
+        if not number(f"the weight of {name!r} is", weight) > 0:
             raise ValueError(f"the weight of {name!r} is {weight}; it must be above 0. To exclude a data set, remove it from sources")
     total = sum(weights.values())
     return [weights[name] / total for name in names]

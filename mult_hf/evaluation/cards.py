@@ -82,7 +82,7 @@ def eval_results(
         settings: settings that differ from the defaults, such as test-time augmentation, as JSON values.
 
     Returns:
-        One entry per metric, rounded to five decimal places.
+        One entry per metric, rounded to five decimal places, or to five digits below 0.0001.
     """
     return [
         EvalResult(
@@ -92,7 +92,7 @@ def eval_results(
             dataset_split=split,
             metric_type=name.split("/")[1],
             metric_name=name,
-            metric_value=round(value, 5),
+            metric_value=round(value, 5) if abs(value) >= 1e-4 else float(f"{value:.5g}"),
             metric_args=dict(settings) if settings else None,
         )
         for name, value in values.items()

@@ -36,8 +36,12 @@ def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs:
         specs: the tasks' entries; the first metric of each counts.
 
     Returns:
-        The mean relative gain over the [`comparable_tasks`]; NaN if there are none.
+        The mean relative gain over the [`comparable_tasks`]; NaN if there are none, or if the model's own number of a task is not finite
+        and the baseline's is: without that task, a model that failed in it could have the best gain.
     """
+    names = [f"{task}/{spec.metrics[0]}" for task, spec in specs.items()]
+    if any(name in values and not math.isfinite(values[name]) and math.isfinite(baseline.get(name, math.nan)) for name in names):
+        return math.nan
     counted = comparable_tasks(values, baseline, specs)
     return multi_task_gain(values, baseline, counted) if counted else math.nan
 

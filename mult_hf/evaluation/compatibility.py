@@ -1,7 +1,8 @@
 """Reject data in which a model's task has another meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
@@ -44,10 +45,7 @@ def check_compatible(model: TaskSpec, data: TaskSpec) -> None:
     Raises:
         ValueError: if it differs in classes, unit or axes.
     """
-    for field in _MEANING:
-        ours, theirs = (spec.flip_signs if field == "horizontal_flip_signs" else getattr(spec, field) for spec in (model, data))
-        if ours == theirs or (field == "unit" and normalised_unit(model.unit) == normalised_unit(data.unit)):
-            continue
+    for field, ours, theirs in _differences(model, data, _MEANING):
         where = ""
         if isinstance(ours, tuple) and len(ours) == len(theirs):
             number = next(i for i in range(len(ours)) if ours[i] != theirs[i])
@@ -58,4 +56,30 @@ def check_compatible(model: TaskSpec, data: TaskSpec) -> None:
         )
 
 
-__all__ = ["measured_specs", "check_compatible"]
+def check_same_entries(model: Mapping[str, TaskSpec], processor: Mapping[str, TaskSpec]) -> None:
+    """Reject a processor that would make targets of another meaning or range than those that the model is trained for.
+
+    Args:
+        model: the model's entries by name; its heads and losses are made from them.
+        processor: the processor's, from which targets, metrics and finished maps are made.
+
+    Raises:
+        ValueError: naming the task, the field and both values.
+    """
+    if set(processor) != set(model):
+        raise refusal(f"the processor has the tasks {list(processor)} and the model {list(model)}; build both from the same entries")
+    for task, own in model.items():
+        for field, ours, theirs in _differences(own, processor[task], (*_MEANING, "activation", "value_range", "loss")):
+            raise refusal(f"{task}: {field} is {ours!r} for the model and {theirs!r} for the processor; build both from the same entries")
+
+
+def _differences(first: TaskSpec, second: TaskSpec, fields: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
+    """The fields in which two entries differ, with both values; two spellings of a unit are the same."""
+    for field in fields:
+        values: list[Any] = [spec.flip_signs if field == "horizontal_flip_signs" else getattr(spec, field) for spec in (first, second)]
+        ours, theirs = values
+        if ours != theirs and not (field == "unit" and normalised_unit(ours) == normalised_unit(theirs)):
+            yield field, ours, theirs
+
+
+__all__ = ["check_compatible", "check_same_entries", "measured_specs"]

@@ -17,6 +17,7 @@ import torch
 from mult_hf.data.schema import CARD_KEY, FOCAL_LENGTH, card_header
 from mult_hf.metrics import MultiTaskMetrics
 from mult_hf.metrics.statistics import angle_between
+from mult_hf.model.alignment import upright_size
 from mult_hf.model.cameras import check_focal_length
 from mult_hf.model.processor_labels import decode_map
 from mult_hf.model.tasks import LabelEncoding, TaskSpec
@@ -114,11 +115,7 @@ def depth_and_focal_length(row: Mapping[str, Any], depth: TaskSpec) -> tuple[np.
     if stored is None or focal is None:
         return None
     values = decode_map(stored, depth)[0]
-    return values, focal * values.shape[1] / _width(row["image"])
-
-
-def _width(image: Any) -> int:
-    return image.width if hasattr(image, "width") else np.shape(image)[1]
+    return values, focal * values.shape[1] / upright_size(row["image"])[1]
 
 
 def add_normals(

@@ -57,7 +57,7 @@ def _direction(evaluation: Evaluation | MultiTaskMetrics, name: str) -> str:
 
 def number(value: float) -> str:
     """A value with four decimal places, or a dash if it is unknown."""
-    return "-" if math.isnan(value) else f"{value:.4f}"
+    return "-" if math.isnan(value) else f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3g}"
 
 
 def comparison_table(names: Sequence[str], differences: Mapping[str, Difference], evaluation: Evaluation, confidence: float) -> str:
@@ -126,8 +126,15 @@ def gain_table(values: Mapping[str, float], single: Mapping[str, float], specs: 
 
 def tasks_without_label(evaluation: Evaluation) -> list[str]:
     """Tasks of an evaluation of which no metric is known, because no pixel of any row had a label."""
-    known = {name.split("/")[0] for name, value in evaluation.compute().items() if not math.isnan(value)}
-    return [task for task in evaluation.specs if task not in known]
+    metrics = evaluation.metrics
+    return [task for task in evaluation.specs if not metrics.has_labels(task)]
+
+
+def tasks_with_nan(evaluation: Evaluation) -> list[str]:
+    """Tasks whose headline metric is NaN although pixels have labels, because predictions there are NaN or have no direction."""
+    values, metrics = evaluation.compute(), evaluation.metrics
+    headlines = {task: values[f"{task}/{spec.metrics[0]}"] for task, spec in evaluation.specs.items()}
+    return [task for task, value in headlines.items() if math.isnan(value) and metrics.has_labels(task)]
 
 
 def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str], evaluation: Evaluation) -> list[str]:
@@ -145,6 +152,7 @@ def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str],
         "in the data, but not in the model": [task for task in data_tasks if task not in tasks],
         "not requested": [task for task in tasks if task in data_tasks and task not in measured],
         "without a known pixel in this split": tasks_without_label(evaluation),
+        "predictions of known pixels are NaN": tasks_with_nan(evaluation),
     }
     return [f"Not measured for {name} ({reason}): {', '.join(names)}." for reason, names in reasons.items() if names]
 
@@ -289,6 +297,7 @@ __all__ = [
     "remove_results",
     "results_table",
     "save_worst",
+    "tasks_with_nan",
     "tasks_without_label",
     "unmeasured_tasks",
 ]

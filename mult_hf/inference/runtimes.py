@@ -5,7 +5,9 @@ than PyTorch needs one file per image size. When the first image of a size arriv
 file is checked against the model, as by `mult-hf export`, and kept in [`CACHE`] for later runs.
 """
 
+import hashlib
 import inspect
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -17,7 +19,7 @@ from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 from transformers.utils import logging
 
-from mult_hf.data.files import temporary_folder
+from mult_hf.data.files import temporary_folder, whole_file
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
 from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
@@ -30,6 +32,10 @@ CACHE = Path(HF_HOME) / "mult_hf" / "exported"
 
 STEM = "model"
 """Name of exported files without their suffix."""
+
+DIGESTS = f"{STEM}.digests.json"
+"""File beside exported ones with the SHA-256 of each, by the format's file and then by name: after a loss of power a file may have its full
+size and wrong contents, which a runtime would use without a message."""
 
 
 class ExportedModel(MulTPreTrainedModel):
@@ -52,6 +58,7 @@ class ExportedModel(MulTPreTrainedModel):
         self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
         self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
         self.name_or_path = network.name_or_path
+        self.source_options = getattr(network, "source_options", {})  # of its folder and revision, where its processor lies, too
         self.eval()
 
     @torch.no_grad()
@@ -85,10 +92,16 @@ class ExportedModel(MulTPreTrainedModel):
         """Weights of the model, under its own names."""
         return self.network.state_dict(*args, **kwargs)
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model, not the exported files."""
+        self.network.save_pretrained(*args, **kwargs)
+
     def _open(self, size: tuple[int, int]) -> Callable[[Tensor], Mapping[str, Tensor]]:
         folder = CACHE / self._name(size)
         path = folder / self.format.file_name(STEM)
-        if not path.is_file():
+        if not _is_whole(path):
+            if path.is_file():
+                logger.warning(f"{path} is not as it was exported, for example after a loss of power")
             logger.warning(f"exporting the model to {self.format_name} for images of {size[1]} x {size[0]} pixels, once for each size")
             self._export(folder, size)
         return self.format.predictor(path, self.threads)
@@ -110,13 +123,42 @@ class ExportedModel(MulTPreTrainedModel):
         with temporary_folder(CACHE) as temporary:
             for name in export.with_sources([self.format_name]):
                 path = folder / export.FORMATS[name].file_name(STEM)
-                if path.is_file():  # exported before; the conversion needs it in this folder
+                if _is_whole(path):  # exported before; the conversion needs it in this folder
                     for file in export.files_of(path):
                         shutil.copy(file, temporary)
                     continue
                 program = export.trace(exportable, size) if export.FORMATS[name].source is None else None
                 export.write(name, exportable, program, facts, temporary / STEM, self.threads)
+            files = [temporary / export.FORMATS[name].file_name(STEM) for name in export.with_sources([self.format_name])]
+            digests = _digests(folder) | {file.name: {each.name: _sha256(each) for each in export.files_of(file)} for file in files}
             export.move_files(temporary, folder)
+            with whole_file(folder / DIGESTS) as unfinished:
+                unfinished.write_text(json.dumps(digests, indent=2))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an exported file, and that of its weights if there is one, are there as they were exported."""
+    expected = _digests(path.parent).get(path.name)
+    if not expected:
+        return False
+    files = [path.with_name(name) for name in expected]
+    return all(file.is_file() and _sha256(file) == expected[file.name] for file in files)
+
+
+def _digests(folder: Path) -> dict[str, dict[str, str]]:
+    """The contents of [`DIGESTS`]; nothing if it is missing or broken."""
+    try:
+        return dict(json.loads((folder / DIGESTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _sha256(path: Path) -> str:
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            hashed.update(block)
+    return hashed.hexdigest()
 
 
 def _code() -> dict[str, str]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class MultiTaskMetrics:
             spec = self.specs[task]
             for maps in (predictions, targets):
                 refuse_masked(maps[task], task, "NaN, or 255 for classes, where it is unknown")
-            prediction, target = _same_place(*(torch.as_tensor(maps[task]) for maps in (predictions, targets)))
+            prediction, target = _same_place(*(_as_tensor(maps[task], spec) for maps in (predictions, targets)))
             prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
             if prediction.shape != target.shape:
                 raise ValueError(
@@ -107,6 +108,11 @@ class MultiTaskMetrics:
                 values[f"{task}/{name}"] = float("nan") if sums is None else metric.value(sums)
         return values
 
+    def has_labels(self, task: str) -> bool:
+        """Whether any pixel so far was known. Metrics are NaN without one, and also where a prediction at a known pixel is NaN."""
+        sums = [self.sums.get(f"{task}/{metric.statistics}") for metric in self.metrics[task].values()]
+        return any(each is not None and not each.is_empty for each in sums)
+
     def per_class(self, task: str) -> list[dict[str, Any]]:
         """Results per class of a classification task, in the order of the ids.
 
@@ -133,6 +139,14 @@ class MultiTaskMetrics:
         return value > than if self.metrics[task][metric].higher_is_better else value < than
 
 
+def _as_tensor(values: Any, spec: TaskSpec) -> Tensor:
+    """A map as a tensor; arrays of any byte order, and class ids of any integer type, such as uint16, as int64."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        values = values.astype(np.int64 if spec.is_classification and values.dtype.kind != "f" else values.dtype.newbyteorder("="))
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.is_floating_point() or tensor.dtype == torch.bool or not spec.is_classification else tensor.long()
+
+
 def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps on the prediction's device, or on the CPU if that device (Apple's) does not support float64."""
     device = torch.device("cpu") if prediction.device.type == "mps" else prediction.device
@@ -145,6 +159,11 @@ def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
         if values.is_floating_point():
             raise ValueError(f"{spec.name}: {role} has class ids of {values.dtype}; expected integers")
     known = target != IGNORE_INDEX
+    if bool((undecided := prediction[known] == IGNORE_INDEX).any()):
+        raise ValueError(
+            f"{spec.name}: the prediction is {IGNORE_INDEX}, which stands for logits of NaN, at {int(undecided.sum())} known pixels; "
+            f"allowed are 0 to {spec.channels - 1}, so look for the NaN, for example in the weights or in a --dtype of few bits"
+        )
     ids = torch.cat([prediction[known], target[known]])
     if len(ids) and not 0 <= ids.min() <= ids.max() < spec.channels:
         raise ValueError(f"{spec.name}: class ids range from {ids.min()} to {ids.max()}; allowed are 0 to {spec.channels - 1}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mult_hf.model.losses import SHORTEST
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
 from .sums import CountedSums, Sums
@@ -17,14 +18,11 @@ from .sums import CountedSums, Sums
 Statistics = Callable[[Tensor, Tensor, TaskSpec], Sums]
 
 SMALLEST_PREDICTION = 1e-3
-"""Smallest prediction in logarithms, in the task's unit; smaller ones, also zero and negative, are replaced by it. Evaluations of
-depth commonly clamp at this 1 mm (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
+"""Smallest prediction in logarithms, in the task's unit; smaller ones, also zero and negative, are replaced by it, or by the target if that
+is smaller. Evaluations of depth commonly clamp at this 1 mm (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
 
 DEGREES_PER_BIN = 0.01
 """Width of the bins of the histogram of angles."""
-
-SHORTEST = 1e-12
-"""Vectors of at most this length have no direction."""
 
 BINS = round(180 / DEGREES_PER_BIN)
 
@@ -138,7 +136,7 @@ def ratios(prediction: Tensor, target: Tensor, spec: TaskSpec) -> RatioSums:
     positive = (target > 0).all(dim=0)
     prediction, target = prediction[:, positive], target[:, positive]
     error = (prediction - target).abs()
-    log_error = prediction.clamp(min=SMALLEST_PREDICTION).log() - target.log()
+    log_error = torch.maximum(prediction, target.clamp(max=SMALLEST_PREDICTION)).log() - target.log()
     low, high = torch.minimum(prediction, target), torch.maximum(prediction, target)
     return RatioSums(
         count=_count(error),

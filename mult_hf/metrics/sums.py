@@ -43,6 +43,11 @@ class Sums:
     def __add__(self: AnySums, other: AnySums) -> AnySums:
         return self.map(torch.add, other)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was counted: a sum of NaN counts as something."""
+        return not any(bool(value.any()) for value in self.tensors().values())
+
     def __getitem__(self: AnySums, index: Any) -> AnySums:
         return self.map(lambda values: values[index])
 

@@ -19,6 +19,7 @@ from mult_hf.model.tasks import TaskSpec
 from .boundaries import BoundaryCounts, average_precision, boundary_counts, ods_f, ois_f
 from .statistics import (
     DEGREES_PER_BIN,
+    SHORTEST,
     AngleSums,
     ConfusionMatrix,
     ErrorSums,
@@ -45,12 +46,21 @@ class Statistic:
         sums: class of these sums.
         kind: kind of the tasks.
         channels: smallest and largest number of channels; None for no limit.
+        values: lowest and highest value that it is defined for.
+        beyond: what it does with other values, for a message.
     """
 
     count: Statistics
     sums: type[Sums]
     kind: Literal["classification", "regression"] = "regression"
     channels: tuple[int, int | None] = (1, None)
+    values: tuple[float, float] = (-math.inf, math.inf)
+    beyond: str = ""
+
+    def is_defined(self, spec: TaskSpec) -> bool:
+        """Whether it is defined for all values of a task, as far as the entry limits them."""
+        (lowest, highest), (low, high) = self.values, spec.final_range
+        return not (math.isfinite(low) and low < lowest) and not (math.isfinite(high) and high > highest)
 
     def fits(self, spec: TaskSpec) -> bool:
         """Whether the statistic applies to a task."""
@@ -67,22 +77,27 @@ class Statistic:
         return f"{self.kind} with {limits}"
 
 
+_OF_POSITIVE_VALUES: dict[str, Any] = {"values": (0.0, math.inf), "beyond": "leaves out values of 0 or less"}
+
 STATISTICS: dict[str, Statistic] = {
     "confusion": Statistic(confusion, ConfusionMatrix, "classification"),
     "errors": Statistic(errors, ErrorSums),
-    "ratios": Statistic(ratios, RatioSums),
+    "ratios": Statistic(ratios, RatioSums, **_OF_POSITIVE_VALUES),
     "errors_median_scaled": Statistic(median_scaled(errors), ErrorSums),
-    "ratios_median_scaled": Statistic(median_scaled(ratios), RatioSums),
+    "ratios_median_scaled": Statistic(median_scaled(ratios), RatioSums, **_OF_POSITIVE_VALUES),
     "angles": Statistic(angles, AngleSums, channels=(2, None)),
     **{
-        f"boundaries_{tolerance}": Statistic(partial(boundary_counts, max_dist=tolerance), BoundaryCounts, channels=(1, 1))
+        f"boundaries_{tolerance}": Statistic(
+            partial(boundary_counts, max_dist=tolerance),
+            BoundaryCounts,
+            channels=(1, 1),
+            values=(0.0, 1.0),
+            beyond="takes values for probabilities from 0 to 1",
+        )
         for tolerance in TOLERANCES
     },
 }
 """Statistics by the name that metrics refer to. Each is computed once per image, regardless of how many metrics use it."""
-
-OF_POSITIVE_VALUES = ("ratios", "ratios_median_scaled")
-"""Statistics that leave out values of 0 or less."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +232,13 @@ def _median_map(targets: Tensor, spec: TaskSpec) -> Tensor:
 
 
 def _mean_direction(targets: Tensor, spec: TaskSpec) -> Tensor:
-    return F.normalize(_mean_map(targets, spec), dim=0)
+    mean = _mean_map(targets, spec)
+    overall = _fill(torch.full_like(mean, math.nan), targets)  # where opposite directions cancel out, which leaves none
+    anything = torch.zeros_like(mean)
+    anything[0] = 1
+    for other in (overall, anything):
+        mean = torch.where(mean.norm(dim=0) > SHORTEST, mean, other)
+    return F.normalize(mean, dim=0)
 
 
 SEGMENTATION_METRICS = {
@@ -282,10 +303,8 @@ def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
         ValueError: if a metric is unknown, or does not apply to the task.
     """
     unknown = [name for name in spec.metrics if name not in METRICS]
-    fitting = [name for name, metric in METRICS.items() if STATISTICS[metric.statistics].fits(spec)]
-    low, high = spec.final_range
-    if math.isfinite(low) and low < 0:
-        fitting = [name for name in fitting if METRICS[name].statistics not in OF_POSITIVE_VALUES]
+    of_kind = {name: statistic for name, metric in METRICS.items() if (statistic := STATISTICS[metric.statistics]).fits(spec)}
+    fitting, (low, high) = [name for name, statistic in of_kind.items() if statistic.is_defined(spec)], spec.final_range
     if unknown:
         raise refusal(f"task {spec.name!r} has metrics {list(spec.metrics)}, unknown are {unknown}; allowed: {', '.join(fitting)}")
     for name in spec.metrics:
@@ -297,7 +316,7 @@ def metrics_of(spec: TaskSpec) -> dict[str, Metric]:
             )
         if name not in fitting:
             raise refusal(
-                f"task {spec.name!r} has the metric {name!r}, which leaves out values of 0 or less, and its values run from {low:g} to "
+                f"task {spec.name!r} has the metric {name!r}, which {statistic.beyond}, and its values run from {low:g} to "
                 f"{high:g}; choose from: {', '.join(fitting)}"
             )
     return {name: METRICS[name] for name in spec.metrics}

@@ -61,13 +61,20 @@ def map_size(stored: Any) -> tuple[int, int]:
     Raises:
         ValueError: if it is neither, or has another number of axes.
     """
+    return _map_sizes(stored)[0]
+
+
+def _map_sizes(stored: Any) -> list[tuple[int, int]]:
+    """What may be (height, width) of a stored map: two sizes if it has more than 4 channels, whose axis only its task's entry tells."""
     if isinstance(stored, Image.Image):
-        return stored.height, stored.width
+        return [(stored.height, stored.width)]
     shape = tuple(stored.shape) if isinstance(stored, Tensor) else label_array(stored).shape
     if len(shape) not in (2, 3):
         raise ValueError(f"a stored map has shape {shape}; it needs 2 or 3 axes")
-    height, width = shape[:2] if len(shape) == 2 or shape[-1] <= 4 < shape[0] else shape[-2:]
-    return height, width
+    first, last = (shape[0], shape[1]), (shape[-2], shape[-1])
+    if len(shape) == 2 or shape[0] <= 4:
+        return [last]
+    return [first] if shape[-1] <= 4 else [last, first]
 
 
 def same_aspect(map_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
@@ -96,7 +103,8 @@ def misalignment(stored: Any, image: Any) -> str | None:
     """
     image = open_file(image)
     tag = orientation(stored) if isinstance(stored, Image.Image) else UPRIGHT
-    return misalignment_of_sizes(map_size(stored), upright_size(image), tag, orientation(image))
+    reasons = [misalignment_of_sizes(size, upright_size(image), tag, orientation(image)) for size in _map_sizes(stored)]
+    return None if None in reasons else reasons[0]
 
 
 def misalignment_of_sizes(

@@ -18,7 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from .cameras import film_equivalent, with_film_equivalent
@@ -242,10 +242,46 @@ def _read_url(url: str, timeout: float) -> BytesIO:
     return content
 
 
+def load_pixels(image: Image.Image) -> None:
+    """Read an image's pixels now, if they were not read before. Where Pillow reads the pixels of a TIFF file wrongly, this does not.
+
+    Raises:
+        ValueError: if the file is of a kind that Pillow reads wrongly; see [`_misread`].
+        BROKEN: as Pillow's own function.
+    """
+    if reason := _misread(image):
+        raise ValueError(reason)
+    name = getattr(image, "filename", "")
+    if image.format != "TIFF" or not name:
+        image.load()
+        return
+    # Pillow would map an uncompressed file into memory with the sides of the upright image, before it turns the pixels.
+    image.filename = ""  # type: ignore[attr-defined]
+    try:
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
+
+
+def _misread(image: Image.Image) -> str | None:
+    """Why the pixels of a TIFF file would be wrong: Pillow ignores two of its tags for more than 8 bits per sample."""
+    tags = getattr(image, "tag_v2", None)
+    if not tags or max(np.atleast_1d(tags.get(ExifTags.Base.BitsPerSample, 1))) <= 8:
+        return None
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 and image.mode.startswith("I"):
+        return "it is a TIFF of 16 bits in which 0 is white (MinIsWhite), which Pillow reads as its negative; store it with 0 as black"
+    if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1:
+        return "it is a TIFF of 16 bits with its channels in separate planes, which Pillow mixes up; store it with interleaved channels"
+    return None
+
+
 def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
+    if reason := _misread(image):
+        raise ValueError(f"{name} cannot be read: {reason}")
     try:
+        load_pixels(image)
         upright = ImageOps.exif_transpose(image)
         upright.load()
     except BROKEN as error:
@@ -402,6 +438,8 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     if isinstance(stored, Tensor):
         check_dense(stored, "a label map")
         return stored.detach().cpu().resolve_neg().numpy()
+    if isinstance(stored, Image.Image):
+        load_pixels(stored)
     array = np.asarray(stored)
     if array.dtype == object or array.ndim == 0:
         got = f"str {stored[:60]!r}; open the file it names" if isinstance(stored, str) else type(stored).__name__
@@ -425,6 +463,7 @@ __all__ = [
     "LabelMap",
     "images_of_array",
     "label_array",
+    "load_pixels",
     "open_file",
     "open_image",
     "read_image",

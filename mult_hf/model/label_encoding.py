@@ -158,13 +158,17 @@ class LabelEncoding:
             raise ValueError(f"encoding has {counts} numbers per channel; give as many for each, or one number for all channels")
 
     def _as_declared(self, stored: np.ndarray) -> np.ndarray:
-        """Check the storage width; image libraries widen 16-bit files to int32, which is accepted when the values fit."""
+        """Check the storage width; image libraries read 16-bit and unsigned files as int32, which is accepted when the values fit."""
         declared, stored = np.dtype(self.dtype).newbyteorder("="), stored.astype(stored.dtype.newbyteorder("="), copy=False)
         if stored.dtype == declared or declared.kind == stored.dtype.kind == "f":
             return stored
         if stored.dtype.kind not in "biuf":
             raise ValueError(f"the stored map is an array of {stored.dtype}, not of numbers; store it as {self.dtype}")
-        if stored.dtype.kind in "iu" and declared.kind in "iu" and stored.dtype.itemsize > declared.itemsize:
+        if (
+            stored.dtype.kind in "iu"
+            and declared.kind in "iu"
+            and (stored.dtype.itemsize > declared.itemsize or (stored.dtype.itemsize == declared.itemsize == 4 and declared.kind == "u"))
+        ):
             limits = np.iinfo(declared)
             if not stored.size or limits.min <= int(stored.min()) <= int(stored.max()) <= limits.max:  # Python's integers have no width
                 return stored.astype(declared)

@@ -23,6 +23,9 @@ from .tensors import check_dense
 RANGES: dict[str, tuple[float, float]] = {"silog": (0.0, math.inf), "balanced_binary_cross_entropy": (0.0, 1.0)}
 """Lowest and highest value that a loss is defined for, where there is a limit."""
 
+SHORTEST = 1e-12
+"""Vectors of at most this length have no direction."""
+
 _SMALLEST = 1e-6  # lower limit of metres and probabilities before a logarithm or a root
 
 
@@ -118,8 +121,12 @@ def silog(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def cosine(prediction: Tensor, target: Tensor) -> Tensor:
-    """One minus the cosine of the angle between predicted and true vectors, over known pixels; 0 to 2."""
-    prediction, target, known = _prepare(prediction, target)
+    """One minus the cosine of the angle between predicted and true vectors, over known pixels; 0 to 2.
+
+    Targets of length 0 have no direction and count as unknown, as in the metrics.
+    """
+    directed = target.float().norm(dim=1, keepdim=True) > SHORTEST
+    prediction, target, known = _prepare(prediction, torch.where(directed, target, torch.nan))
     return _mean_over_known(1 - F.cosine_similarity(prediction, target, dim=1, eps=_SMALLEST).unsqueeze(1), known)
 
 

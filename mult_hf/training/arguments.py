@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from mult_hf.evaluation.cards import shareable
 
-from .fields import MAX_WORKERS, check_bounds, check_mutually_exclusive, flag
-from .weighting import WEIGHTINGS
+from .fields import MAX_WORKERS, check_bounds, check_mutually_exclusive, flag, json_object
+from .weighting import WEIGHTINGS, check_weighting_options
 
 # Settings of a new Swin, which have no effect on a loaded encoder or model.
 _NEW_SWIN = ("embed_dim", "depths", "window_size", "position_embeddings")
@@ -180,6 +180,7 @@ class TrainingArguments:
     push_to_hub: str | None = flag(None, "id of the Hub repository to upload the result to")
 
     def __post_init__(self) -> None:
+        self.output_dir = Path(self.output_dir)  # a program may give text
         at_least_0 = ["num_workers", "warmup_steps", "learning_rate", "encoder_learning_rate_factor", "weight_decay", "max_grad_norm"]
         at_least_1 = ["max_steps", "batch_size", "gradient_accumulation_steps", "eval_steps", "save_steps", "keep_checkpoints"]
         at_least_0 += ["ema_decay", "color_jitter", "schedule_power", "seed"]
@@ -191,6 +192,7 @@ class TrainingArguments:
         check_bounds(self, {0: at_least_0, 0.1: ["min_zoom"], 1: at_least_1}, at_most)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"--weighting is {self.weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
+        check_weighting_options(self.weighting, json_object("weighting_options", self.weighting_options))
         if self.resume is not None and self.overwrite:
             raise ValueError(f"--resume {self.resume} goes on with the run that --overwrite deletes; give one of them")
         if not self.ema_decay < 1:

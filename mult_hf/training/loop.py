@@ -21,7 +21,7 @@ from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.batch_views import BatchViews
 from mult_hf.data.collator import Augmentation, MultiTaskCollator
 from mult_hf.data.image_column import as_image_columns
-from mult_hf.data.row_errors import naming_split
+from mult_hf.data.row_errors import SOURCE_COLUMN, naming_split
 from mult_hf.data.streaming import first_rows
 from mult_hf.data.workers import naming_killed_workers
 from mult_hf.model.image_processing_base import MulTProcessingMixin
@@ -89,7 +89,7 @@ class TrainingLoop:
         model: the model to train.
         processor: the image processor, which prepares batches and is saved with the model.
         training_rows: rows to train on, stored or streamed.
-        validation_rows: rows to evaluate on.
+        validation_rows: rows to evaluate on, of one data set or of a mixture.
         tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`].
         baseline_rows: rows for the constant baseline; the training rows by default.
         contents: of streamed rows, for detecting changes: a description of their files.
@@ -122,7 +122,12 @@ class TrainingLoop:
         streamed = isinstance(training_rows, IterableDataset)
         if baseline_rows is None:
             baseline_rows = first_rows(training_rows, BASELINE_ROWS) if streamed else training_rows
-        self.validation = Validation(baseline_rows, validation_rows, MultiTaskCollator(processor), accelerator, **loading)
+        # Rows of a mixture are decoded as their own data set stores them, and other rows with the processor's entries.
+        of_baseline, of_validation = (
+            MultiTaskCollator(processor, None, tasks_by_source if SOURCE_COLUMN in rows.column_names else None)
+            for rows in (baseline_rows, validation_rows)
+        )
+        self.validation = Validation(baseline_rows, validation_rows, of_validation, accelerator, baseline_collator=of_baseline, **loading)
         self.has_trained = False
         self.untaught: Sequence[str] = ()  # tasks without labels, whose weights stay as they are
         self.checkpoints = arguments.output_dir / "checkpoints"

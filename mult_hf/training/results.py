@@ -9,7 +9,7 @@ import torch
 
 from mult_hf.data.files import whole_file, write_text
 from mult_hf.evaluation.cards import card_template, eval_results, public_name, to_jsonable, write_card
-from mult_hf.evaluation.report import example_panel, results_table, tasks_without_label
+from mult_hf.evaluation.report import example_panel, results_table, tasks_with_nan, tasks_without_label
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 
@@ -72,6 +72,8 @@ def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
     table = results_table({"MulT": measured.model, "constant baseline": measured.baseline}, leave_out=unknown)
     if unknown:
         table += f"\n\nNot measured, because no validation row has a known label of it: {', '.join(unknown)}."
+    if broken := tasks_with_nan(measured.model):
+        table += f"\n\nNo number, because predictions of known pixels are NaN: {', '.join(broken)}."
     loop.accelerator.print(table)
     numbers = {
         "model": measured.model.compute(),

@@ -13,6 +13,8 @@ from huggingface_hub import HfApi
 from torch.nn import Parameter
 
 from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
+from mult_hf.evaluation.compatibility import check_same_entries
+from mult_hf.evaluation.loop import check_data
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
@@ -51,7 +53,7 @@ def train(
         processor: image processor with the model's tasks and a fixed image size.
         training_rows: rows with `image` and one column per task; a missing column is unknown everywhere. Streamed rows must not have a
             shuffle buffer, which an interruption would empty; they are shuffled here (docs/training.md#streaming).
-        validation_rows: rows of the same form for evaluation.
+        validation_rows: rows of the same form for evaluation; of one data set of a mixture, or of all with the column `source`.
         arguments: settings of the run.
         provenance: origin of data and weights, for the model card.
         tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`].
@@ -83,9 +85,10 @@ def train(
         ```
     """
     provenance = provenance or Provenance()
+    _check_container("training_rows", training_rows, (Dataset, IterableDataset))
+    _check_container("validation_rows", validation_rows, (Dataset,))
     specs = processor.task_specs
-    if set(specs) != set(model.task_names):
-        raise refusal(f"the processor has the tasks {list(specs)} and the model {model.task_names}; build both from the same entries")
+    check_same_entries(model.config.task_specs, specs)
     for spec in specs.values():
         check_loss(spec)
         check_colormap(spec)  # needed only by the panel at the end; activations and metrics are checked where they are built
@@ -95,6 +98,21 @@ def train(
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process), _trainable_afterwards(trainable):
         loop = partial(TrainingLoop, tasks_by_source=tasks_by_source, baseline_rows=baseline_rows, contents=contents)
         return _train(accelerator, model, processor, training_rows, validation_rows, arguments, provenance, missing, loop)
+
+
+def _check_container(name: str, rows: Any, kinds: tuple[type, ...]) -> None:
+    """Refuse what are no rows of one split, which would fail far from its cause.
+
+    Raises:
+        ValueError: naming what came and what is allowed.
+    """
+    if isinstance(rows, Mapping):
+        raise refusal(f"{name} is a {type(rows).__name__} with the splits {list(rows)}; give one of them")
+    if not isinstance(rows, kinds):
+        if isinstance(rows, IterableDataset):
+            check_data(rows, 1)  # says how rows of a stream are taken
+        allowed = " or ".join(f"datasets.{kind.__name__}" for kind in kinds)
+        raise refusal(f"{name} is a {type(rows).__name__}; give a {allowed}, for example datasets.Dataset.from_list(rows, features=...)")
 
 
 @contextmanager

@@ -22,6 +22,9 @@ class TrainerMetrics:
 
     Trainer does not signal the start of an evaluation, so create a new object after an interrupted evaluation.
 
+    With a `canonical_focal_length`, errors of depth are those of the canonical camera, because Trainer's batches hold no focal lengths:
+    compare them within a run only. `mult-hf evaluate` measures metres.
+
     Args:
         processor: the MulT image processor; its task entries name the metrics, and it converts predictions to their units.
 

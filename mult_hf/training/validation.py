@@ -30,6 +30,7 @@ class Validation:
         training_rows: rows for computing the constant baseline.
         rows: rows to measure on.
         collator: a collator without augmentation.
+        baseline_collator: that of the training rows, if they are of other data sets.
         accelerator: the processes, which share the rows.
         batch_size: images per batch and process.
         num_workers: worker processes that prepare batches.
@@ -47,11 +48,12 @@ class Validation:
         *,
         batch_size: int,
         num_workers: int,
+        baseline_collator: MultiTaskCollator | None = None,
     ) -> None:
         self.rows = rows
         self.collator = collator
         with naming_split("training"):
-            self._predict_baseline = constant_baseline(training_rows, collator)
+            self._predict_baseline = constant_baseline(training_rows, baseline_collator or collator)
         self._baseline: Evaluation | None = None
         self._evaluate = partial(evaluate, accelerator=accelerator, per_image=False, batch_size=batch_size, num_workers=num_workers)
 

@@ -135,7 +135,18 @@ def test_columns_with_conflicting_types_are_refused_by_name(kind):
     assert "view" not in mix_datasets({"rooms": kind(depth_set()), "coco": kind(other)}, columns=["image", "depth"]).features
 
 
-@pytest.mark.parametrize("weights", [{"rooms": 1}, {"rooms": 1, "cocoa": 1}, {"rooms": 1, "coco": 0}, {"rooms": 1, "coco": float("nan")}])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"rooms": 1},
+        {"rooms": 1, "cocoa": 1},
+        {"rooms": 1, "coco": 0},
+        {"rooms": 1, "coco": float("nan")},
+        {"rooms": "3", "coco": 1},
+        {"rooms": None, "coco": 1},
+        {"rooms": True, "coco": 1},
+    ],
+)
 def test_invalid_weights_are_refused(weights):
     with pytest.raises(ValueError, match="weight"):
         mix_datasets({"rooms": depth_set(), "coco": class_set()}, weights)

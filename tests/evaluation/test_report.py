@@ -1,9 +1,16 @@
 """Colours of several maps have one scale: that of the truths, as far as these are known."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
-from mult_hf.evaluation.report import common_limits
+from mult_hf import TaskSpec
+from mult_hf.evaluation.cards import eval_results
+from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.loop import Evaluation
+from mult_hf.evaluation.report import common_limits, number, tasks_with_nan, tasks_without_label, unmeasured_tasks
 
 UNKNOWN = np.full((1, 4, 4), np.nan)
 
@@ -22,3 +29,44 @@ def constant(value):
 )
 def test_unknown_truths_do_not_stretch_the_scale_and_predictions_replace_them_if_none_is_known(truths, limits):
     assert common_limits(truths, [constant(7.0), constant(8.0)]) == limits
+
+
+# --- numbers
+
+DISTANCE = TaskSpec(name="distance", kind="regression", channels=1, metrics=("mae",))
+HEIGHT = TaskSpec(name="height", kind="regression", channels=1, metrics=("mae",))
+SPECS = {"distance": DISTANCE, "height": HEIGHT}
+
+
+def test_a_task_whose_predictions_are_nan_is_not_taken_for_one_without_labels():
+    evaluation = Evaluation(SPECS)
+    nan, known = torch.full((2, 2), math.nan), torch.ones(2, 2)
+    evaluation.update(0, "image", {"distance": nan, "height": known}, {"distance": known, "height": nan})
+    assert (tasks_without_label(evaluation), tasks_with_nan(evaluation)) == (["height"], ["distance"])
+    assert unmeasured_tasks("net", [*SPECS], [*SPECS], evaluation) == [
+        "Not measured for net (without a known pixel in this split): height.",
+        "Not measured for net (predictions of known pixels are NaN): distance.",
+    ]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_fails_in_one_task_has_no_gain(value):
+    """Without that task, its gain would be 50 %, and its weights perhaps the best ones of a run."""
+    baseline = {"distance/mae": 1.0, "height/mae": 2.0}
+    assert gain_over({"distance/mae": 1.0, "height/mae": 1.0}, baseline, SPECS) == 25
+    assert math.isnan(gain_over({"distance/mae": value, "height/mae": 1.0}, baseline, SPECS))
+    assert gain_over({"height/mae": 1.0}, baseline, SPECS) == 50, "a task that was not measured does not count"
+    assert gain_over({"distance/mae": math.nan, "height/mae": 1.0}, {**baseline, "distance/mae": math.nan}, SPECS) == 50, "no label"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.0000"), (0.0012, "0.0012"), (4.123e-5, "4.12e-05"), (-1e-6, "-1e-06"), (12.34567, "12.3457"), (math.nan, "-")],
+)
+def test_small_numbers_keep_three_digits(value, shown):
+    assert number(value) == shown
+
+
+def test_small_numbers_keep_five_digits_in_a_card():
+    found = eval_results({"distance/mae": 1.2345678e-6, "height/mae": 12.3456789}, SPECS, "data", "test", {})
+    assert [each.metric_value for each in found] == [1.2346e-6, 12.34568]

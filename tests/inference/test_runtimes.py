@@ -127,6 +127,53 @@ def test_files_of_other_weights_or_tasks_are_not_taken_for_the_models(make_model
     assert len(names) == 4
 
 
+def damage(path):
+    """64 bytes of zeros, as a loss of power may leave them: the file keeps its size."""
+    contents = bytearray(path.read_bytes())
+    middle = len(contents) * 4 // 5
+    contents[middle : middle + 64] = bytes(64)
+    path.write_bytes(contents)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("model.bin", damage), ("model.bin", Path.unlink), ("model.xml", damage), ("model.digests.json", Path.unlink)],
+    ids=["zeros in the weights", "no weights", "zeros in the graph", "no digests"],
+)
+def test_an_exported_file_that_is_not_as_it_was_written_is_exported_again(make_model, caplog, monkeypatch, name, change):
+    """Otherwise it would be used without a message, or fail for every image and in every later run."""
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    expected = with_runtime(make_model(), "openvino")
+    expected(pixels(1))
+    folder = runtimes.CACHE / expected._name((HEIGHT, WIDTH))
+    monkeypatch.setattr(export, "trace", lambda *arguments: pytest.fail("the ONNX file is whole, so the model is not traced again"))
+    if name == "model.digests.json":  # those of ONNX, too
+        monkeypatch.undo()
+        monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+        monkeypatch.setattr(runtimes, "CACHE", folder.parent)
+    change(folder / name)
+    caplog.clear()
+    found = with_runtime(make_model(), "openvino")(pixels(2)).predictions
+    assert "exporting the model to openvino" in caplog.text
+    for task, maps in make_model()(pixels(2)).predictions.items():
+        torch.testing.assert_close(found[task], maps.detach(), atol=export.TOLERANCE, rtol=0)
+    caplog.clear()
+    with_runtime(make_model(), "openvino")(pixels(1))
+    assert not caplog.text, "it is whole again"
+
+
+def test_a_pipeline_has_the_processor_of_the_models_own_folder_and_saves_the_model(directory, tmp_path):
+    base = tmp_path / "base"
+    MulTImageProcessor(size={"height": 64, "width": 64}, tasks=TASKS, image_mean=[0.1] * 3).save_pretrained(base)
+    MulTForMultiTaskDensePrediction.from_pretrained(directory).save_pretrained(base / "sub")
+    MulTImageProcessor(size={"height": HEIGHT, "width": WIDTH}, tasks=TASKS).save_pretrained(base / "sub")
+    model = with_runtime(MulTForMultiTaskDensePrediction.from_pretrained(base, subfolder="sub").eval(), "onnx")
+    assert dict(MultiTaskVisionPipeline(model).image_processor.size) == {"height": HEIGHT, "width": WIDTH}
+    model.save_pretrained(tmp_path / "saved")
+    assert digest(MulTForMultiTaskDensePrediction.from_pretrained(tmp_path / "saved")) == digest(model)
+    assert "MulTForMultiTaskDensePrediction" in (tmp_path / "saved/config.json").read_text()
+
+
 def test_only_the_wanted_tasks_are_returned(make_model):
     model = with_runtime(make_model(), "onnx")
     assert list(model(pixels(1), tasks=["normals"]).predictions) == ["normals"]

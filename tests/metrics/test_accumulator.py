@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -378,6 +379,39 @@ def test_the_constant_direction_is_that_of_the_mean_vector():
     targets = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [NAN, NAN, NAN]])[:, :, None, None]
     expected = torch.tensor([0, math.sqrt(0.5), math.sqrt(0.5)])
     torch.testing.assert_close(constant("direction", "mean_angle", targets).flatten(), expected)
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [((1.0, 0.0), (1.0, 0.0)), (None, (1.0, 0.0))],
+    ids=["the mean direction of all pixels", "any direction if all cancel out"],
+)
+def test_the_constant_direction_has_length_1_where_opposite_directions_cancel_out(others, expected):
+    """A vector of length 0 becomes NaN in post-processing, and would make the baseline of the whole data set NaN."""
+    spec = TaskSpec(name="flow", kind="regression", channels=2, activation="unit_vector", metrics=("mean_angle",))
+    directions = torch.tensor([[0.0, 1.0], [0.0, -1.0]])  # of one pixel in two images
+    other = directions if others is None else torch.tensor([others] * 2)
+    targets = torch.stack([directions, other], dim=-1)[:, :, None]  # (images, channels, 1, 2)
+    (constant,) = constant_predictions({"flow": targets}, {"flow": spec}).values()
+    torch.testing.assert_close(constant[:, 0, 0], torch.tensor(expected))
+    torch.testing.assert_close(constant.norm(dim=0), torch.ones(1, 2))
+
+
+def test_perfect_predictions_below_a_thousandth_have_no_logarithmic_error():
+    """Inverse depth, for example; the limit of 1 mm is for metres."""
+    spec = TaskSpec(name="disparity", kind="regression", channels=1, unit="1/m", metrics=("log_rmse", "silog"))
+    metrics, values = MultiTaskMetrics({"disparity": spec}), torch.tensor([[0.0005, 0.002]])
+    metrics.update({"disparity": values}, {"disparity": values})
+    assert list(metrics.compute().values()) == [0, 0]
+
+
+@pytest.mark.parametrize("values", [(0.0, 255.0), (-1.0, 1.0)])
+def test_boundary_metrics_are_refused_for_values_that_are_no_probabilities(values):
+    spec = TaskSpec(name="edges", kind="regression", channels=1, value_range=values, metrics=("mae", "ods_f_0.0075"))
+    message = "the metric 'ods_f_0.0075', which takes values for probabilities from 0 to 1, and its values run from"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        metrics_of(spec)
+    assert "ods_f_0.0075" in metrics_of(replace(spec, value_range=(0.0, 1.0)))
 
 
 def test_the_constant_direction_of_a_pixel_that_is_never_known_is_the_mean_direction_of_each_channel():

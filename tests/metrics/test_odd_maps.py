@@ -40,3 +40,34 @@ def test_class_ids_that_are_floats_are_refused(role, dtype):
     maps[role == "target"] = torch.rand(4, 4).to(dtype)
     with pytest.raises(ValueError, match=rf"classes: {role} has class ids of {dtype}; expected integers"):
         MultiTaskMetrics(SPECS).update(*({"classes": each} for each in maps))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "uint32", ">i4", "uint64"])
+def test_class_ids_of_every_integer_type_are_counted(dtype):
+    ids = np.array([[0, 1], [2, 2]])
+    metrics = MultiTaskMetrics(SPECS)
+    metrics.update({"classes": torch.tensor([[0, 1], [2, 1]])}, {"classes": ids.astype(dtype)})
+    metrics.update({"classes": ids.astype(dtype)}, {"classes": torch.from_numpy(ids)})
+    assert metrics.compute()["classes/pixel_accuracy"] == 7 / 8
+
+
+def test_distances_of_another_byte_order_are_counted():
+    metrics = MultiTaskMetrics(SPECS)
+    metrics.update({"distance": np.full((2, 2), 3.0, ">f4")}, {"distance": np.ones((2, 2), ">f8")})
+    assert metrics.compute()["distance/mae"] == 2
+
+
+def test_a_class_map_of_nan_logits_is_named_as_such():
+    """`post_process` gives 255 there."""
+    prediction = torch.tensor([[0, 255], [1, 255]])
+    target = torch.tensor([[0, 1], [1, 255]])
+    with pytest.raises(ValueError, match="classes: the prediction is 255, which stands for logits of NaN, at 1 known pixels"):
+        MultiTaskMetrics(SPECS).update({"classes": prediction}, {"classes": target})
+
+
+@pytest.mark.parametrize(("prediction", "target", "has"), [(np.nan, 1.0, True), (1.0, np.nan, False), (2.0, 1.0, True)])
+def test_a_task_has_labels_where_a_pixel_is_known_whatever_is_predicted_there(prediction, target, has):
+    metrics = MultiTaskMetrics(SPECS)
+    assert not metrics.has_labels("distance")
+    metrics.update({"distance": torch.full((2, 2), prediction)}, {"distance": torch.full((2, 2), target)})
+    assert metrics.has_labels("distance") is has

@@ -72,6 +72,14 @@ def test_a_misaligned_map_is_refused_with_the_cause(stored, image, message):
         check_aligned({"depth": None, "normals": stored}, image, "row 3")
 
 
+@pytest.mark.parametrize("shape", [(8, 48, 64), (48, 64, 8)])
+def test_a_map_of_many_channels_is_accepted_with_its_channels_first_or_last(shape):
+    """Which of the two it is, the task's entry decides when the map is decoded."""
+    assert misalignment(np.zeros(shape, np.float32), image_of(96, 128)) is None
+    reason = misalignment(np.zeros(shape, np.float32), image_of(96, 96))
+    assert "another aspect ratio" in reason
+
+
 def test_a_coarse_map_is_accepted():
     assert misalignment(depth_of(8, 25), image_of(64, 200)) is None
 

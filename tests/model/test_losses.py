@@ -106,6 +106,16 @@ def test_cosine_does_not_depend_on_lengths():
     assert losses.cosine(pixels((0.0, 7.0, 0.0)), pixels((0.0, 0.3, 0.0))).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_a_target_of_length_0_has_no_direction_for_cosine_as_for_the_metrics():
+    prediction = torch.nn.functional.normalize(torch.ones(1, 3, 1, 2), dim=1).requires_grad_()
+    target = prediction.detach().clone()
+    target[..., 1] = 0
+    found = losses.cosine(prediction, target)
+    found.backward()
+    assert found.item() == pytest.approx(0, abs=1e-6)
+    assert prediction.grad[..., 1].abs().max() == 0
+
+
 def test_cosine_is_the_mean_over_known_pixels():
     prediction, target = pixels((1.0, 0.0), (0.0, 1.0), (1.0, 0.0)), pixels((-1.0, 0.0), (0.0, 1.0), (NAN, NAN))
     assert losses.cosine(prediction, target).item() == pytest.approx((2 + 0) / 2)

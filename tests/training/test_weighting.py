@@ -1,5 +1,6 @@
 """Proves that every task weighting follows its paper's formula, also with unknown labels, accumulation, processes and resuming."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
+from mult_hf.training.arguments import TrainingArguments
 from mult_hf.training.weighting import WEIGHTINGS, make_weighting, weighting_options
 from support.weightings import TASKS, backward, batch_of, gradients_of, losses_of, one_step, specs_of, weighting_of
 
@@ -365,3 +367,18 @@ def test_the_state_of_another_weighting_is_refused():
         weighting_of("uncertainty", {"a": 1.0, "b": 1.0}).load_state_dict(dwa.state_dict())
     with pytest.raises(ValueError, match=r"this one is 'dwa' for \['b', 'a'\]"):
         weighting_of("dwa", {"b": 1.0, "a": 1.0}).load_state_dict(dwa.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dwa", {"period": None}, r"option 'period' of task weighting 'dwa' is None .NoneType.; give an integer"),
+        ("dwa", {"period": 2.5}, r"option 'period' of task weighting 'dwa' is 2.5 .float.; give an integer"),
+        ("dwa", {"temperature": "2"}, r"option 'temperature' of task weighting 'dwa' is '2' .str.; give a finite number"),
+        ("gradnorm", {"learning_rate": "0.1"}, r"option 'learning_rate' of task weighting 'gradnorm' is '0.1'"),
+        ("aligned_mtl", {"scale_mode": 3}, r"option 'scale_mode' of task weighting 'aligned_mtl' is 3 .int.; give text"),
+    ],
+)
+def test_an_option_of_another_type_than_its_default_is_refused_before_the_data_are_read(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingArguments(weighting=name, weighting_options=json.dumps(options))

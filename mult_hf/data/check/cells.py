@@ -13,7 +13,7 @@ from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mult_hf.model.alignment import UPRIGHT, orientation
-from mult_hf.model.images import BROKEN, readable_formats
+from mult_hf.model.images import BROKEN, load_pixels, readable_formats
 
 from .findings import TaskFindings
 
@@ -85,7 +85,9 @@ def kind_of(cell: Any) -> str:
 
 def _image_array(cell: Mapping[str, Any]) -> np.ndarray:
     with opened(cell) as file:
-        return np.asarray(ImageOps.exif_transpose(file) if orientation(file) != UPRIGHT else file)
+        turned = orientation(file)  # before the pixels are read, because Pillow turns a TIFF file then
+        load_pixels(file)
+        return np.asarray(ImageOps.exif_transpose(file) if turned != UPRIGHT else file)
 
 
 def opened(cell: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from mult_hf.model.entry_fields import refusal
+from mult_hf.model.entry_fields import integer, number, refusal, text
 from mult_hf.model.tasks import TaskSpec
 
 from .base import TaskWeighting
@@ -52,6 +52,22 @@ def weighting_options(name: str) -> dict[str, Any]:
     return options | {key: value for key, value in getattr(WEIGHTINGS[name], "keywords", {}).items() if key != "weighting"}
 
 
+def check_weighting_options(name: str, options: Mapping[str, Any]) -> None:
+    """Check names and types of the options of a task weighting.
+
+    Raises:
+        ValueError: if the weighting or an option is unknown, or an option is of another type than its default.
+    """
+    allowed = weighting_options(name)
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise refusal(f"task weighting {name!r} has no options {unknown}; allowed: {', '.join(allowed) or 'none'}")
+    for option, value in options.items():
+        check = {int: integer, float: number, str: text}.get(type(allowed[option]))
+        if check is not None:
+            check(f"option {option!r} of task weighting {name!r} is", value)
+
+
 def make_weighting(name: str, specs: Mapping[str, TaskSpec], model: nn.Module, **options: Any) -> TaskWeighting:
     """Build a task weighting by its name.
 
@@ -65,10 +81,7 @@ def make_weighting(name: str, specs: Mapping[str, TaskSpec], model: nn.Module, *
         ValueError: if the name or an option is unknown.
         ImportError: if a gradient method is chosen and torchjd is not installed.
     """
-    allowed = weighting_options(name)
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        raise refusal(f"task weighting {name!r} has no options {unknown}; allowed: {', '.join(allowed) or 'none'}")
+    check_weighting_options(name, options)
     return WEIGHTINGS[name](name, specs, model, **options)
 
 
@@ -80,6 +93,7 @@ __all__ = [
     "GradientWeighting",
     "TaskWeighting",
     "UncertaintyWeighting",
+    "check_weighting_options",
     "make_weighting",
     "weighting_options",
 ]

@@ -1,0 +1,97 @@
+"""Proves that TIFF files have the same pixels however they are opened, and that those which Pillow reads wrongly are refused."""
+
+import struct
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from mult_hf.data.image_column import as_image_columns
+from mult_hf.data.schema import load_rows
+from mult_hf.model.alignment import upright_size
+from mult_hf.model.images import label_array, read_image
+
+MODES = ["L", "I;16", "P", "RGB", "RGBA", "CMYK"]
+
+
+def picture(mode):
+    """64 x 96 pixels that differ."""
+    values = np.arange(64 * 96).reshape(64, 96)
+    if mode == "I;16":
+        return Image.fromarray((values * 10).astype(np.uint16))
+    return Image.fromarray(np.stack([values % 251, values % 241, values // 64], axis=-1).astype(np.uint8)).convert(mode)
+
+
+def save_turned(path, mode, tag):
+    """An uncompressed file, which Pillow maps into memory if it is opened by its path."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    picture(mode).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tiff_opened_by_its_path_is_that_of_its_bytes(tmp_path, mode, tag):
+    save_turned(tmp_path / "image.tif", mode, tag)
+    expected = np.asarray(read_image((tmp_path / "image.tif").read_bytes()))
+    assert expected.shape == ((96, 64, 3) if tag in (5, 6, 7, 8) else (64, 96, 3))
+    for opened in (str(tmp_path / "image.tif"), Image.open(tmp_path / "image.tif")):
+        assert upright_size(opened) == expected.shape[:2]
+        assert np.array_equal(np.asarray(read_image(opened)), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_rows_have_the_upright_pixels_of_a_tiff_file(tmp_path, mode):
+    save_turned(tmp_path / "image.tif", mode, 6)
+    rows = Dataset.from_dict({"image": [str(tmp_path / "image.tif")]}, features=Features({"image": ImageFeature()}))
+    found = as_image_columns(rows)[0]["image"]
+    assert np.array_equal(np.asarray(read_image(found)), np.asarray(read_image((tmp_path / "image.tif").read_bytes())))
+
+
+def test_a_folder_of_tiff_files_is_loaded_with_their_upright_pixels(tmp_path):
+    save_turned(tmp_path / "image.tif", "L", 8)
+    row = load_rows(tmp_path)["train"][0]
+    assert row["image"].size == (64, 96)
+    assert np.array_equal(np.asarray(read_image(row["image"])), np.asarray(read_image((tmp_path / "image.tif").read_bytes())))
+
+
+def white_as_zero(path):
+    """A file of 16 bits in which 0 is white: the value of its tag 262 is 0."""
+    picture("I;16").save(path)
+    entry = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert path.read_bytes().count(entry) == 1
+    path.write_bytes(path.read_bytes().replace(entry, struct.pack("<HHIH", 262, 3, 1, 0)))
+
+
+def in_planes(path):
+    """A file of 16 bits per channel whose channels follow each other."""
+    planes = [np.full((4, 6), 1000 * number, "<u2").tobytes() for number in (1, 2, 3)]
+    start = 8 + 2 + 10 * 12 + 4
+    bits, offsets, sizes = start, start + 6, start + 6 + 12
+    data = sizes + 12
+    entries = [(256, 3, 1, 6), (257, 3, 1, 4), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 3, offsets)]
+    entries += [(277, 3, 1, 3), (278, 3, 1, 4), (279, 4, 3, sizes), (284, 3, 1, 2)]
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    lists = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", *(data + 48 * n for n in range(3))) + struct.pack("<3I", 48, 48, 48)
+    path.write_bytes(header + lists + b"".join(planes))
+
+
+@pytest.mark.parametrize(("write", "cause"), [(white_as_zero, "0 is white .MinIsWhite."), (in_planes, "channels in separate planes")])
+def test_a_tiff_of_16_bits_that_pillow_reads_wrongly_is_refused(tmp_path, write, cause):
+    write(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match=f"image.tif cannot be read: it is a TIFF of 16 bits .*{cause}.*; store it with"):
+        read_image(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match=cause):
+        label_array(Image.open(tmp_path / "image.tif"))
+
+
+def test_a_map_of_32_unsigned_bits_is_read_where_pillow_makes_it_signed():
+    from mult_hf.model.label_encoding import LabelEncoding
+
+    encoding = LabelEncoding(dtype="uint32", scale=0.001, unknown=(0,))
+    found = encoding.decode(np.array([[0, 5000]], np.int32))
+    np.testing.assert_allclose(found, [[[np.nan, 5.0]]])
+    with pytest.raises(ValueError, match="the stored map is int32 with values from -1 to 2, but this encoding reads uint32"):
+        encoding.decode(np.array([[-1, 2]], np.int32))
