@@ -34,6 +34,8 @@ SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
 FURTHER = ("longer", "pretrained", "pretrained_rates", "local_tasks")
 """Flags and fields of further results, and their directories in `results/`."""
+OWN_PARTS = ("again", "why", "why_references", "transfer")
+"""Directories of further results inside those of a study."""
 PLAN = HERE / "ablations/wide_rates.yaml"
 OF_OTHERS = ("pairs", "groups", "few_labels")
 """Generated parts of the pages that other scripts make: pairs.py and few_labels_report.py."""
@@ -343,6 +345,7 @@ class Study:
         first: rows of an earlier study with fewer learning rates. Those that are compared and are not in `rows` are shown with them.
         again: results of rows of the first study that were trained a second time, on another device.
         why: the result of `why_report.read_why`.
+        why_references: the same of networks that differ in their reference task.
         transfers: results in another domain, by directory of [`TRANSFERS`].
         longer: rows of [`LONGER`], trained for more steps, and of [`HALF`].
         pretrained: rows with a pretrained encoder.
@@ -355,6 +358,7 @@ class Study:
     first: Mapping[str, Row] = field(default_factory=dict)
     again: Mapping[str, Row] = field(default_factory=dict)
     why: Mapping[str, Any] | None = None
+    why_references: Mapping[str, Any] | None = None
     transfers: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
     longer: Mapping[str, Row] = field(default_factory=dict)
     pretrained: Mapping[str, Row] = field(default_factory=dict)
@@ -370,7 +374,7 @@ class Study:
 
 
 def read_study(results: Path, first: Path | None = None, **others: Path | None) -> Study:
-    """Read the results that the command line names; `again`, `why` and `transfer` are directories in those of the two studies.
+    """Read the results that the command line names; `again`, `why`, `why_references` and `transfer` lie in those of the two studies.
 
     Args:
         results: directory of the study.
@@ -378,13 +382,13 @@ def read_study(results: Path, first: Path | None = None, **others: Path | None) 
         others: directories of further results, by field of [`Study`].
     """
     directories = [directory for directory in (results, first) if directory is not None]
-    own = {part: [d / part for d in directories if (d / part).is_dir()] for part in ("again", "why", "transfer")}
+    own = {part: [d / part for d in directories if (d / part).is_dir()] for part in OWN_PARTS}
     return Study(
         rows=read_rows(results, RESAMPLES),
         seconds=read_seconds(directories[-1]),
         first=read_rows(first, RESAMPLES) if first else {},
         again=read_rows(own["again"][0], RESAMPLES) if own["again"] else {},
-        why=why_report.read_why(*own["why"]) if own["why"] else None,
+        **{part: why_report.read_why(*own[part]) for part in ("why", "why_references") if own[part]},
         transfers=read_transfers(own["transfer"][0]) if own["transfer"] else {},
         **{name: read_rows(directory, RESAMPLES) for name, directory in others.items() if directory},
     )
@@ -423,6 +427,8 @@ def generated(study: Study) -> dict[str, str]:
         parts["own"] = why_report.task_distance_table(study.why["distances"])
         parts["replaced"] = why_report.replacement_table(study.why["metrics"])
         parts["corrupted"] = why_report.corruption_table(study.why["metrics"])
+    if study.why_references:
+        parts["replaced_references"] = why_report.replacement_table(study.why_references["metrics"])
     return parts
 
 

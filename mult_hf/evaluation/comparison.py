@@ -37,10 +37,11 @@ def gain_over(values: Mapping[str, float], baseline: Mapping[str, float], specs:
 
     Returns:
         The mean relative gain over the [`comparable_tasks`]; NaN if there are none, or if the model's own number of a task is not finite
-        and the baseline's is: without that task, a model that failed in it could have the best gain.
+        and the baseline's is, and is not 0: without that task, a model that failed in it could have the best gain.
     """
     names = [f"{task}/{spec.metrics[0]}" for task, spec in specs.items()]
-    if any(name in values and not math.isfinite(values[name]) and math.isfinite(baseline.get(name, math.nan)) for name in names):
+    failed = [name for name in names if name in values and not math.isfinite(values[name])]
+    if any(math.isfinite(baseline.get(name, math.nan)) and baseline[name] != 0 for name in failed):
         return math.nan
     counted = comparable_tasks(values, baseline, specs)
     return multi_task_gain(values, baseline, counted) if counted else math.nan

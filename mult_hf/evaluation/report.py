@@ -133,8 +133,8 @@ def tasks_without_label(evaluation: Evaluation) -> list[str]:
 def tasks_with_nan(evaluation: Evaluation) -> list[str]:
     """Tasks whose headline metric is NaN although pixels have labels, because predictions there are NaN or have no direction."""
     values, metrics = evaluation.compute(), evaluation.metrics
-    headlines = {task: values[f"{task}/{spec.metrics[0]}"] for task, spec in evaluation.specs.items()}
-    return [task for task, value in headlines.items() if math.isnan(value) and metrics.has_labels(task)]
+    headlines = {task: spec.metrics[0] for task, spec in evaluation.specs.items()}
+    return [task for task, name in headlines.items() if math.isnan(values[f"{task}/{name}"]) and metrics.has_labels(task, name)]
 
 
 def unmeasured_tasks(name: str, tasks: Sequence[str], data_tasks: Sequence[str], evaluation: Evaluation) -> list[str]:

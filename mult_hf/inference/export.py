@@ -204,7 +204,7 @@ def write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
 
 
 def simplify(graph: onnx_ir.Model) -> None:
-    """Compute what does not depend on the input, store each constant once as a weight, and remove what is not needed, in place.
+    """Compute what does not depend on the input, store each constant as a weight, and remove what is not needed, in place.
 
     Otherwise ONNX Runtime warns of each unused weight, and quantization does not recognise transposed ones.
     """

@@ -19,7 +19,7 @@ from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 from transformers.utils import logging
 
-from mult_hf.data.files import temporary_folder, whole_file
+from mult_hf.data.files import temporary_folder
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPreTrainedModel
 from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
@@ -131,9 +131,8 @@ class ExportedModel(MulTPreTrainedModel):
                 export.write(name, exportable, program, facts, temporary / STEM, self.threads)
             files = [temporary / export.FORMATS[name].file_name(STEM) for name in export.with_sources([self.format_name])]
             digests = _digests(folder) | {file.name: {each.name: _sha256(each) for each in export.files_of(file)} for file in files}
+            (temporary / DIGESTS).write_text(json.dumps(digests, indent=2))
             export.move_files(temporary, folder)
-            with whole_file(folder / DIGESTS) as unfinished:
-                unfinished.write_text(json.dumps(digests, indent=2))
 
 
 def _is_whole(path: Path) -> bool:
@@ -141,16 +140,17 @@ def _is_whole(path: Path) -> bool:
     expected = _digests(path.parent).get(path.name)
     if not expected:
         return False
-    files = [path.with_name(name) for name in expected]
+    files = [path.parent / name for name in expected]
     return all(file.is_file() and _sha256(file) == expected[file.name] for file in files)
 
 
 def _digests(folder: Path) -> dict[str, dict[str, str]]:
     """The contents of [`DIGESTS`]; nothing if it is missing or broken."""
     try:
-        return dict(json.loads((folder / DIGESTS).read_text(encoding="utf-8")))
+        found = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) and all(isinstance(each, dict) for each in found.values()) else {}
 
 
 def _sha256(path: Path) -> str:

@@ -108,9 +108,15 @@ class MultiTaskMetrics:
                 values[f"{task}/{name}"] = float("nan") if sums is None else metric.value(sums)
         return values
 
-    def has_labels(self, task: str) -> bool:
-        """Whether any pixel so far was known. Metrics are NaN without one, and also where a prediction at a known pixel is NaN."""
-        sums = [self.sums.get(f"{task}/{metric.statistics}") for metric in self.metrics[task].values()]
+    def has_labels(self, task: str, metric: str | None = None) -> bool:
+        """Whether any pixel so far was known. Metrics are NaN without one, and also where a prediction at a known pixel is NaN.
+
+        Args:
+            task: name of the task.
+            metric: a metric for which the pixel has to count; any of the task's by default. `abs_rel` leaves out targets of 0.
+        """
+        metrics = self.metrics[task].values() if metric is None else [self.metrics[task][metric]]
+        sums = [self.sums.get(f"{task}/{each.statistics}") for each in metrics]
         return any(each is not None and not each.is_empty for each in sums)
 
     def per_class(self, task: str) -> list[dict[str, Any]]:

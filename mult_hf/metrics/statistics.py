@@ -18,8 +18,8 @@ from .sums import CountedSums, Sums
 Statistics = Callable[[Tensor, Tensor, TaskSpec], Sums]
 
 SMALLEST_PREDICTION = 1e-3
-"""Smallest prediction in logarithms, in the task's unit; smaller ones, also zero and negative, are replaced by it, or by the target if that
-is smaller. Evaluations of depth commonly clamp at this 1 mm (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
+"""Smallest prediction in logarithms, in the task's unit; smaller ones, also zero and negative, are replaced by it, or for a target below it by
+this share of the target. Evaluations of depth commonly clamp at this 1 mm (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
 
 DEGREES_PER_BIN = 0.01
 """Width of the bins of the histogram of angles."""
@@ -136,7 +136,8 @@ def ratios(prediction: Tensor, target: Tensor, spec: TaskSpec) -> RatioSums:
     positive = (target > 0).all(dim=0)
     prediction, target = prediction[:, positive], target[:, positive]
     error = (prediction - target).abs()
-    log_error = torch.maximum(prediction, target.clamp(max=SMALLEST_PREDICTION)).log() - target.log()
+    smallest = torch.where(target < SMALLEST_PREDICTION, SMALLEST_PREDICTION * target, SMALLEST_PREDICTION)
+    log_error = torch.maximum(prediction, smallest).log() - target.log()
     low, high = torch.minimum(prediction, target), torch.maximum(prediction, target)
     return RatioSums(
         count=_count(error),

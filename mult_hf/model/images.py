@@ -264,21 +264,29 @@ def load_pixels(image: Image.Image) -> None:
 
 
 def _misread(image: Image.Image) -> str | None:
-    """Why the pixels of a TIFF file would be wrong: Pillow ignores two of its tags for more than 8 bits per sample."""
-    tags = getattr(image, "tag_v2", None)
-    if not tags or max(np.atleast_1d(tags.get(ExifTags.Base.BitsPerSample, 1))) <= 8:
-        return None
-    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 and image.mode.startswith("I"):
-        return "it is a TIFF of 16 bits in which 0 is white (MinIsWhite), which Pillow reads as its negative; store it with 0 as black"
-    if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1:
+    """Why the pixels of a TIFF file would be wrong: Pillow ignores that the channels of an uncompressed one of 16 bits are in planes."""
+    tags = getattr(image, "tag_v2", None) or {}
+    planes = tags.get(ExifTags.Base.PlanarConfiguration) == 2 and tags.get(ExifTags.Base.Compression, 1) == 1
+    if (
+        planes
+        and tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1
+        and tags.get(ExifTags.Base.BitsPerSample, (8,)) not in ((8,) * 3, (8,) * 4, (8,))
+    ):
         return "it is a TIFF of 16 bits with its channels in separate planes, which Pillow mixes up; store it with interleaved channels"
+    return None
+
+
+def _negative(image: Image.Image) -> str | None:
+    """Why a TIFF file of 16 bits would be read as its negative. For maps, whose numbers are as they are stored, this has no effect."""
+    if image.mode.startswith("I") and (getattr(image, "tag_v2", None) or {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
+        return "it is a TIFF of 16 bits in which 0 is white (MinIsWhite), which Pillow reads as its negative; store it with 0 as black"
     return None
 
 
 def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
-    if reason := _misread(image):
+    if reason := _misread(image) or _negative(image):
         raise ValueError(f"{name} cannot be read: {reason}")
     try:
         load_pixels(image)

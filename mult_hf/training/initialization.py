@@ -360,14 +360,14 @@ def without_unlabelled(specs: Mapping[str, TaskSpec], unlabelled: Collection[str
 
 
 def specs_of_model(model: MulTForMultiTaskDensePrediction, specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
-    """Entries for the processor of a model: those of the data, with the activations and ranges that the model's heads have.
+    """Entries for the processor of a model: those of the data, with the activations, ranges and losses that the model's heads have.
 
     Args:
         model: the model; its tasks that the data lack keep their own entries.
         specs: the data's entries by name.
     """
     return {
-        task: replace(specs[task], activation=own.activation, value_range=own.value_range) if task in specs else own
+        task: replace(specs[task], activation=own.activation, value_range=own.value_range, loss=own.loss) if task in specs else own
         for task, own in model.config.task_specs.items()
     }
 

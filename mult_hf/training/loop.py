@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -80,6 +80,11 @@ def views_on_device(arguments: TrainingArguments, processor: MulTProcessingMixin
     return BatchViews(random_views(arguments, processor), **normalisation, targets_of_views=targets, share=arguments.targets_of_views_share)
 
 
+def _is_mixture(rows: Dataset, tasks_by_source: Collection[str]) -> bool:
+    """Whether rows say from which data set they are. A single data set may have a column of that name for something else."""
+    return SOURCE_COLUMN in rows.column_names and not set(rows.unique(SOURCE_COLUMN)).isdisjoint(tasks_by_source)
+
+
 class TrainingLoop:
     """The state of a training run, prepared by Accelerate; [`run`][TrainingLoop.run] continues from the current step.
 
@@ -124,7 +129,7 @@ class TrainingLoop:
             baseline_rows = first_rows(training_rows, BASELINE_ROWS) if streamed else training_rows
         # Rows of a mixture are decoded as their own data set stores them, and other rows with the processor's entries.
         of_baseline, of_validation = (
-            MultiTaskCollator(processor, None, tasks_by_source if SOURCE_COLUMN in rows.column_names else None)
+            MultiTaskCollator(processor, None, tasks_by_source if _is_mixture(rows, tasks_by_source or {}) else None)
             for rows in (baseline_rows, validation_rows)
         )
         self.validation = Validation(baseline_rows, validation_rows, of_validation, accelerator, baseline_collator=of_baseline, **loading)

@@ -49,6 +49,21 @@ def test_a_task_whose_predictions_are_nan_is_not_taken_for_one_without_labels():
     ]
 
 
+def test_a_metric_that_leaves_out_every_pixel_is_not_said_to_be_of_nan_predictions():
+    """Targets of 0 have no relative error, and an edge map without edges no boundaries."""
+    specs = {
+        "depth": TaskSpec(name="depth", kind="regression", channels=1, value_range=(0.0, 9.0), metrics=("abs_rel", "rmse")),
+        "edges": TaskSpec(name="edges", kind="regression", channels=1, value_range=(0.0, 1.0), metrics=("ods_f_0.0075", "mae")),
+    }
+    evaluation, nothing = Evaluation(specs), torch.zeros(8, 8)
+    evaluation.update(0, "image", {"depth": nothing + 1, "edges": nothing}, {"depth": nothing, "edges": nothing})
+    assert (tasks_with_nan(evaluation), tasks_without_label(evaluation)) == ([], [])
+    values = evaluation.compute()
+    assert math.isnan(values["edges/ods_f_0.0075"]), "premise"
+    baseline = {"depth/abs_rel": math.nan, "edges/ods_f_0.0075": 0.0, "height/mae": 2.0}
+    assert gain_over({**values, "height/mae": 1.0}, baseline, {**specs, "height": HEIGHT}) == 50
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_model_that_fails_in_one_task_has_no_gain(value):
     """Without that task, its gain would be 50 %, and its weights perhaps the best ones of a run."""

@@ -403,6 +403,10 @@ def test_perfect_predictions_below_a_thousandth_have_no_logarithmic_error():
     metrics, values = MultiTaskMetrics({"disparity": spec}), torch.tensor([[0.0005, 0.002]])
     metrics.update({"disparity": values}, {"disparity": values})
     assert list(metrics.compute().values()) == [0, 0]
+    for prediction in (0.0, -5.0, 1e-9, 0.0002):
+        worse = MultiTaskMetrics({"disparity": spec})
+        worse.update({"disparity": torch.full((1, 2), prediction)}, {"disparity": values})
+        assert all(value > 0.5 for value in worse.compute().values()), "far below the target, which is no perfect prediction"
 
 
 @pytest.mark.parametrize("values", [(0.0, 255.0), (-1.0, 1.0)])

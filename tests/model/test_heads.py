@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mult_hf import MulTImageProcessor, TaskSpec
+from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
 from mult_hf.model.activations import ACTIVATIONS, Activation
 from mult_hf.model.decoder_mult import Upsampling
 from mult_hf.model.heads import MulTHead
@@ -115,9 +115,9 @@ def test_an_activation_of_a_program_reaches_the_finished_map(name, channels, exp
 @pytest.mark.parametrize(
     ("function", "came"),
     [
-        (lambda logits, spec: logits[:, :1], r"gave torch.float32 \(1, 1, 2, 2\) for logits \(1, 3, 2, 2\)"),
+        (lambda logits, spec: logits[:, :1], r"gave torch.float32 \(1, 1, 32, 32\) for logits \(1, 3, 32, 32\)"),
         (lambda logits, spec: logits.mean(), r"gave torch.float32 \(\) for logits"),
-        (lambda logits, spec: logits.round().long(), r"gave torch.int64 \(1, 3, 2, 2\) for logits"),
+        (lambda logits, spec: logits.round().long(), r"gave torch.int64 \(1, 3, 32, 32\) for logits"),
         (lambda logits, spec: {"own": logits}, "gave dict for logits"),
         (lambda logits: logits, r"failed: TypeError: .*takes 1 positional argument"),
         (lambda logits, spec: logits / spec.missing, r"failed: AttributeError: .*'missing'"),
@@ -134,6 +134,25 @@ def test_an_activation_that_gives_no_map_is_refused_before_any_image(monkeypatch
     model.config.tasks = [spec]
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda logits, spec: logits * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1),
+        lambda logits, spec: F.avg_pool2d(F.pad(logits, (2, 2, 2, 2), mode="reflect"), 5, 1),
+    ],
+    ids=["tensors of its own", "neighbourhoods"],
+)
+def test_a_model_with_an_activation_of_a_program_can_be_loaded(monkeypatch, tiny_model, tmp_path, function):
+    """Transformers builds it on the meta device first."""
+    monkeypatch.setitem(ACTIVATIONS, "own", function)
+    model = tiny_model(tasks=[TaskSpec(name="own", kind="regression", channels=3, activation="own")])
+    model.save_pretrained(tmp_path)
+    loaded = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).eval()
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(image).predictions["own"], model(image).predictions["own"])
 
 
 @pytest.mark.usefixtures("own_activations")

@@ -8,6 +8,7 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor, TaskSpec
+from mult_hf.evaluation.compatibility import check_same_entries
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.arguments import ModelArguments
 from mult_hf.training.initialization import (
@@ -125,6 +126,15 @@ def test_only_new_tasks_have_gradients_on_request(shallow_model, tmp_path):
     assert model.task_names == ["depth", "normals", "edges2d"]
     learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learnt == {name for name, _ in model.task_parameters("edges2d")}
+
+
+def test_only_new_tasks_takes_data_with_another_loss_for_a_frozen_task(shallow_model, tmp_path):
+    shallow_model(tasks=["depth"]).save_pretrained(tmp_path)
+    specs = resolve_tasks([{"name": "depth", "loss": "silog"}, "edges2d"])
+    model = build_model(ModelArguments(model=str(tmp_path), only_new_tasks=True), specs, 64)
+    found = specs_of_model(model, specs)
+    check_same_entries(model.config.task_specs, found)
+    assert found["depth"].loss == "rotate_l1" != specs["depth"].loss, "that of the head, which is not trained"
 
 
 def test_a_task_that_was_added_and_never_trained_is_new(shallow_model, tmp_path):

@@ -57,6 +57,12 @@ def test_validation_rows_of_one_set_need_no_source(tmp_path):
     assert results["constant_baseline"]["depth/rmse"] == pytest.approx(0, abs=1e-6)
 
 
+def test_validation_rows_may_have_a_column_of_that_name_for_something_else(tmp_path):
+    rows = rows_of(2000).add_column("source", ["kinect"] * 2)
+    results = trained(tmp_path, [DEPTH], [DEPTH], mixture(), rows, tasks_by_source=BY_SOURCE)
+    assert results["constant_baseline"]["depth/rmse"] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
