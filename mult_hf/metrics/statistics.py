@@ -18,8 +18,8 @@ from .sums import CountedSums, Sums
 Statistics = Callable[[Tensor, Tensor, TaskSpec], Sums]
 
 SMALLEST_PREDICTION = 1e-3
-"""Smallest prediction in logarithms, in the task's unit; smaller ones, also zero and negative, are replaced by it, or for a target below it by
-this share of the target. Evaluations of depth commonly clamp at this 1 mm (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
+"""Smallest prediction in logarithms, in the task's unit; smaller ones, also zero and negative, are replaced by it, or for a target below
+it by this share of the target. Evaluations of depth commonly clamp at this 1 mm (Godard et al., arXiv 1806.01260, `evaluate_depth.py`)."""
 
 DEGREES_PER_BIN = 0.01
 """Width of the bins of the histogram of angles."""
