@@ -310,7 +310,7 @@ def measured(gallery: Gallery, name: str, seed: int, shared: Sequence[str], max_
     if name == MULT:
         seeds = gallery.seeds(name)
         others = {"another seed's": gallery.load(name, seeds[(seeds.index(seed) + 1) % len(seeds)])} if len(seeds) > 1 else {}
-        others |= {f"{other}'s": gallery.load(other, seed) for other in shared if other != name}
+        others |= {f"{other}'s": gallery.load(other, seed) for other in shared if other != name and seed in gallery.seeds(other)}
     runs = variants(gallery.load(name, seed), processor, others)
     found = evaluate(
         {key: on(gallery.device, run) for key, run in runs.items()},

@@ -250,10 +250,15 @@ def scale_bar(spec: TaskSpec, limits: tuple[float, float], *, width: int = 160) 
     positions = np.linspace(0, 1, max(2, width - 2 * margin))[None].repeat(height, axis=0)
     image.paste(COLORMAPS[spec.colormap](positions[None], spec, (0.0, 1.0)), (margin, margin))
     draw, font, middle = ImageDraw.Draw(image), ImageFont.load_default(12), margin + 1.5 * height + 2
-    unit = f" {spec.unit}" if spec.unit.isalpha() else ""
+    is_shown = len(spec.unit) <= _LONGEST_UNIT and not spec.unit.startswith("[")  # a range, such as [0, 1], is no unit
+    unit = f" {spec.unit}".rstrip() if is_shown else ""
     draw.text((margin, middle), f"{limits[0]:.2g}", fill="black", font=font, anchor="lm")
     draw.text((width - margin, middle), f"{limits[1]:.2g}{unit}", fill="black", font=font, anchor="rm")
     return image
+
+
+_LONGEST_UNIT = 12
+"""Letters of a unit that fit beside the numbers of a scale."""
 
 
 def color_key(spec: TaskSpec, values: np.ndarray, limits: tuple[float, float] | None = None, *, width: int = 160) -> Image.Image | None:

@@ -115,8 +115,12 @@ def facts(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
 
 
 def camera_note(processor: MulTProcessingMixin) -> str | None:
-    """What the card says of the camera that a canonical one is turned into; None without a canonical camera."""
+    """What the card says of the camera that a canonical one is turned into; None without a canonical camera, and nothing ("") if the values
+    of no task depend on the camera.
+    """
     canonical = processor.canonical_focal_length
+    if all(spec.zoom_exponent == 0 for spec in processor.task_specs.values()):
+        return ""
     if canonical is None:
         return None
     return (

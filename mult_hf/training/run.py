@@ -12,6 +12,7 @@ from datasets import Dataset, IterableDataset
 from huggingface_hub import HfApi
 from torch.nn import Parameter
 
+from mult_hf.data.row_errors import SOURCE_COLUMN
 from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.evaluation.compatibility import check_same_entries
 from mult_hf.evaluation.loop import check_data
@@ -94,6 +95,11 @@ def train(
         check_colormap(spec)  # needed only by the panel at the end; activations and metrics are checked where they are built
     missing = missing_columns(training_rows.column_names or [], specs)
     accelerator = make_accelerator(arguments)
+    if tasks_by_source is None and SOURCE_COLUMN in (training_rows.column_names or []):
+        accelerator.print(
+            f"the training rows have a column {SOURCE_COLUMN}, as those of a mixture: all are read as the processor's entries say; give "
+            "tasks_by_source if the data sets store their maps in different ways"
+        )
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process), _trainable_afterwards(trainable):
         loop = partial(TrainingLoop, tasks_by_source=tasks_by_source, baseline_rows=baseline_rows, contents=contents)

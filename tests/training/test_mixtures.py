@@ -57,6 +57,11 @@ def test_validation_rows_of_one_set_need_no_source(tmp_path):
     assert results["constant_baseline"]["depth/rmse"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_mixture_without_the_entries_of_its_data_sets_is_said_to_be_read_with_one(tmp_path, capsys):
+    trained(tmp_path, [DEPTH], [DEPTH], mixture(), rows_of(2000))
+    assert "all are read as the processor's entries say; give tasks_by_source if the data sets store" in capsys.readouterr().out
+
+
 def test_validation_rows_may_have_a_column_of_that_name_for_something_else(tmp_path):
     rows = rows_of(2000).add_column("source", ["kinect"] * 2)
     results = trained(tmp_path, [DEPTH], [DEPTH], mixture(), rows, tasks_by_source=BY_SOURCE)

@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.evaluation.cards import write_card
+from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
+from mult_hf.training.results import camera_note
 from support.forked import run_script
 from support.tables import unpadded
 from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_map, log, same, train, weights, write_data
@@ -72,6 +75,24 @@ def test_the_card_is_filled_and_its_metadata_valid(trained):
         assert panel.width > panel.height, (
             "an image and six tasks side by side, a row of predictions and one of truth, and what colours mean"
         )
+
+
+@pytest.mark.parametrize(
+    ("tasks", "canonical", "expected"),
+    [
+        (["edges2d"], None, ""),
+        (["edges2d", "normals"], 96.0, ""),
+        (["depth"], None, None),
+        (["depth"], 96.0, "Depth is learnt for a camera"),
+    ],
+)
+def test_the_card_speaks_of_depth_only_if_the_values_of_a_task_depend_on_the_camera(tasks, canonical, expected, tmp_path):
+    note = camera_note(MulTImageProcessor(tasks=tasks, canonical_focal_length=canonical))
+    assert note == expected or note.startswith(expected)
+    write_card(tmp_path / "README.md", ROOT / "model_card.md", resolve_tasks(tasks), [], camera_note=note, dataset="data")
+    text = (tmp_path / "README.md").read_text()
+    assert ("scale of depth" in text) == (expected is None)
+    assert ("`data`. The numbers" in text) == (expected == "")
 
 
 def test_a_seventh_task_is_one_entry_and_one_column(tmp_path, data):
