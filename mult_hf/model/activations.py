@@ -100,7 +100,8 @@ def check_activation(spec: "TaskSpec") -> None:
     its own would name neither the task nor what is allowed.
 
     Raises:
-        ValueError: if there is no such activation, or it fails, or does not give one floating-point value per logit.
+        ValueError: if there is no such activation, or it fails (but with a `RuntimeError` of torch), or does not give one floating-point
+            value per logit.
     """
     function = activation_function(spec)
     expected = (

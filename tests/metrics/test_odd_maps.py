@@ -1,11 +1,14 @@
 """Proves that metrics take arrays as tensors, and refuse class ids that are fractions."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mult_hf import TaskSpec
-from mult_hf.metrics import MultiTaskMetrics
+from mult_hf.metrics import MultiTaskMetrics, metrics_of
 
 SPECS = {
     "classes": TaskSpec(name="classes", kind="classification", channels=3),
@@ -71,3 +74,24 @@ def test_a_task_has_labels_where_a_pixel_is_known_whatever_is_predicted_there(pr
     assert not metrics.has_labels("distance")
     metrics.update({"distance": torch.full((2, 2), prediction)}, {"distance": torch.full((2, 2), target)})
     assert metrics.has_labels("distance") is has
+
+
+def test_perfect_predictions_below_a_thousandth_have_no_logarithmic_error():
+    """Inverse depth, for example; the limit of 1 mm is for metres."""
+    spec = TaskSpec(name="disparity", kind="regression", channels=1, unit="1/m", metrics=("log_rmse", "silog"))
+    metrics, values = MultiTaskMetrics({"disparity": spec}), torch.tensor([[0.0005, 0.002]])
+    metrics.update({"disparity": values}, {"disparity": values})
+    assert list(metrics.compute().values()) == [0, 0]
+    for prediction in (0.0, -5.0, 1e-9, 0.0002):
+        worse = MultiTaskMetrics({"disparity": spec})
+        worse.update({"disparity": torch.full((1, 2), prediction)}, {"disparity": values})
+        assert all(value > 0.5 for value in worse.compute().values()), "far below the target, which is no perfect prediction"
+
+
+@pytest.mark.parametrize("values", [(0.0, 255.0), (-1.0, 1.0)])
+def test_boundary_metrics_are_refused_for_values_that_are_no_probabilities(values):
+    spec = TaskSpec(name="edges", kind="regression", channels=1, value_range=values, metrics=("mae", "ods_f_0.0075"))
+    message = "the metric 'ods_f_0.0075', which takes values for probabilities from 0 to 1, and its values run from"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        metrics_of(spec)
+    assert "ods_f_0.0075" in metrics_of(replace(spec, value_range=(0.0, 1.0)))
