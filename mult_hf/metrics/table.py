@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mult_hf.model.entry_fields import refusal
+from mult_hf.model.losses import stays_within
 from mult_hf.model.tasks import TaskSpec
 
 from .boundaries import BoundaryCounts, average_precision, boundary_counts, ods_f, ois_f
@@ -59,8 +60,7 @@ class Statistic:
 
     def is_defined(self, spec: TaskSpec) -> bool:
         """Whether it is defined for all values of a task, as far as the entry limits them."""
-        (lowest, highest), (low, high) = self.values, spec.final_range
-        return not (math.isfinite(low) and low < lowest) and not (math.isfinite(high) and high > highest)
+        return stays_within(spec, self.values)
 
     def fits(self, spec: TaskSpec) -> bool:
         """Whether the statistic applies to a task."""

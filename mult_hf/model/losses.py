@@ -169,7 +169,12 @@ def losses_of(spec: TaskSpec) -> list[str]:
 
 
 def _is_defined(loss: str, spec: TaskSpec) -> bool:
-    (lowest, highest), (low, high) = RANGES.get(loss, (-math.inf, math.inf)), spec.final_range
+    return stays_within(spec, RANGES.get(loss, (-math.inf, math.inf)))
+
+
+def stays_within(spec: TaskSpec, limits: tuple[float, float]) -> bool:
+    """Whether all values of a task, as far as its entry limits them, are between the lowest and the highest of some limits."""
+    (lowest, highest), (low, high) = limits, spec.final_range
     return not (math.isfinite(low) and low < lowest) and not (math.isfinite(high) and high > highest)
 
 
