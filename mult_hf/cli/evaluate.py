@@ -245,7 +245,7 @@ def build_candidate(
         raise ValueError(f"{path} cannot be measured on {arguments.dataset}: {error}") from None
     size = arguments.image_size
     resized: dict[str, Any] = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
-    processor = load_processor(path, tasks=[spec.to_dict() for spec in specs.values()], **resized)
+    processor = load_processor(path, model.config, tasks=[spec.to_dict() for spec in specs.values()], **resized)
     return Candidate(name, model, MultiTaskCollator(processor), arguments.augmentation)
 
 

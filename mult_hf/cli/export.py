@@ -43,6 +43,7 @@ from mult_hf.inference.export import (
 )
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import metrics_of
+from mult_hf.model.cameras import check_same_camera
 from mult_hf.model.tasks import resolve_tasks
 
 from .arguments import check_bounds, flag, parse_arguments
@@ -175,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     processor = MulTImageProcessor.from_pretrained(arguments.model)
     canonical = processor.canonical_focal_length is not None
     exportable = load_exportable(arguments.model, arguments.tasks, arguments.results, canonical_camera=canonical)
+    check_same_camera(exportable.model.config.canonical_focal_length, processor.canonical_focal_length)
     facts = describe(exportable, processor, arguments.image_size)
     try:
         candidates = write_files(exportable, facts, arguments)

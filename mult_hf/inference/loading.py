@@ -9,6 +9,8 @@ from safetensors import safe_open
 from torch import nn
 
 from mult_hf.data.files import did_you_mean
+from mult_hf.model.cameras import check_same_camera
+from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -46,23 +48,27 @@ def load_whole_model(name_or_path: str, *, to_train: bool = False) -> MulTForMul
     return model.eval()
 
 
-def load_processor(name_or_path: str, **kwargs: Any) -> MulTImageProcessor:
+def load_processor(name_or_path: str, config: MulTConfig | None = None, **kwargs: Any) -> MulTImageProcessor:
     """Load the image processor of a model.
 
     Args:
         name_or_path: directory or Hub id.
+        config: of the model, if it is loaded, too.
         kwargs: values in place of the stored ones, such as `size` and `tasks`; None keeps the stored one. If `tasks` are given, their
             encodings hold: `do_reduce_labels` is off unless it is given, too.
 
     Raises:
-        ValueError: if its file is damaged, or has a value of a wrong type.
+        ValueError: if its file is damaged, has a value of a wrong type, or another canonical camera than the model.
         OSError: if there is none.
     """
     given = {name: value for name, value in kwargs.items() if value is not None}
     if "tasks" in given:
         given.setdefault("do_reduce_labels", False)
     with _naming_what_is_damaged(name_or_path):
-        return MulTImageProcessor.from_pretrained(name_or_path, **given)
+        processor = MulTImageProcessor.from_pretrained(name_or_path, **given)
+        if config is not None:
+            check_same_camera(config.canonical_focal_length, processor.canonical_focal_length)
+        return processor
 
 
 def _check_directory(name_or_path: str) -> None:

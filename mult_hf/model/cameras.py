@@ -153,6 +153,24 @@ def checked_field_of_view(degrees: Any, canonical: Any) -> float | None:
     return float(degrees)
 
 
+def check_same_camera(model: float | None, processor: float | None) -> None:
+    """Refuse a processor that would read a model's values as those of another camera.
+
+    Args:
+        model: `canonical_focal_length` of the model's configuration; None where it does not say.
+        processor: that of the image processor; None for one without a canonical camera.
+
+    Raises:
+        ValueError: if the model says one, and the processor has none or another.
+    """
+    if model is not None and processor != model:
+        own = "none" if processor is None else f"{processor:g}"
+        raise refusal(
+            f"canonical_focal_length is {model:g} for the model and {own} for the processor, so depth would not be in metres; load the "
+            f"model's own processor, or build one with canonical_focal_length={model:g}"
+        )
+
+
 def listed_focal_lengths(given: Any, count: int) -> list[float | None]:
     """One focal length per image.
 
@@ -191,6 +209,7 @@ __all__ = [
     "FocalLength",
     "canonical_factor",
     "check_focal_length",
+    "check_same_camera",
     "checked_field_of_view",
     "exif_focal_length",
     "film_equivalent",

@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import logging
 
+from .cameras import check_focal_length
 from .entry_fields import refusal
 from .tasks import MULT_TASKS, PREFERRED_REFERENCE_TASK, TaskSpec, resolve_tasks
 
@@ -152,6 +153,9 @@ class MulTConfig(PreTrainedConfig):
             branches as in the authors' code; transformers' Swin encoder drops the attention branch only.
         layer_norm_eps: epsilon of the decoders' layer norms.
         initializer_range: standard deviation of the truncated normal for new linear weights.
+        canonical_focal_length: focal length in pixels of the network's input of the camera whose depth the model learnt, see
+            [`MulTImageProcessor`]; `train` writes it, and a processor with another is refused. None for a model without such a camera,
+            or one that was saved before models said so.
         untrained_weights: names of saved weights that no training has changed since they were initialised at random. `save_pretrained`
             writes them, and a model with such weights is refused for predictions.
 
@@ -192,6 +196,7 @@ class MulTConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
+    canonical_focal_length: float | int | None = None
     untrained_weights: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -279,8 +284,9 @@ class MulTConfig(PreTrainedConfig):
         """Plain values for `config.json`, which also name the pipeline's code for machines without this package."""
         values = {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
         values.pop("_classes_follow", None)
-        if values.get("untrained_weights") is None:
-            values.pop("untrained_weights", None)  # rare, and older releases do not know it
+        for name in ("canonical_focal_length", "untrained_weights"):
+            if values.get(name) is None:
+                values.pop(name, None)  # not for most models, and older releases do not know it
         return values
 
     @property
@@ -354,6 +360,11 @@ class MulTConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
         if not 0 <= self.initializer_range < math.inf:
             raise ValueError(f"initializer_range is {self.initializer_range}; it must be at least 0 and finite")
+
+    def validate_canonical_focal_length(self) -> None:
+        """Checked at construction and at save: the camera is one."""
+        if self.canonical_focal_length is not None:
+            check_focal_length(self.canonical_focal_length, "canonical_focal_length")
 
     def validate_decoder_window(self) -> None:
         """Checked at construction and at save: the window has at least one token."""

@@ -16,7 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
 from .agreement import agreement
-from .cameras import FocalLength
+from .cameras import FocalLength, check_same_camera
 from .image_processing_mult import MulTImageProcessor
 from .images import images_of_array, open_file, read_image
 from .lazy import LazyDict
@@ -58,7 +58,8 @@ class MultiTaskVisionPipeline(Pipeline):
     The model is put into evaluation mode.
 
     Raises:
-        ValueError: if weights of the model are missing in its checkpoint or not finite.
+        ValueError: if weights of the model are missing in its checkpoint or not finite, or it learnt depth for another camera than the
+            processor's.
     """
 
     _load_processor = False  # type: ignore[assignment]  # transformers declares None for values that it infers
@@ -68,14 +69,16 @@ class MultiTaskVisionPipeline(Pipeline):
     image_processor: Any  # never None, see __init__
 
     def __init__(self, model: PreTrainedModel, image_processor: BaseImageProcessor | None = None, **kwargs: Any) -> None:
+        camera = getattr(model.config, "canonical_focal_length", None)  # which other classes of models do not have
         if image_processor is None and model.name_or_path:
             options = getattr(model, "source_options", {})  # of the model's revision, for example: another one may have another processor
             image_processor = MulTImageProcessor.from_pretrained(model.name_or_path, **options)
         elif image_processor is None:  # a model that was never saved has no processor
-            image_processor = MulTImageProcessor(tasks=model.config.tasks)
+            image_processor = MulTImageProcessor(tasks=model.config.tasks, canonical_focal_length=camera)
         elif not hasattr(image_processor, "focal_length_of"):  # by name, because a model's own code has another class
             given = type(image_processor).__name__
             raise ValueError(f"image_processor is a {given}; give a MulTImageProcessor, or none for that of the model's directory")
+        check_same_camera(camera, getattr(image_processor, "canonical_focal_length", None))
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 

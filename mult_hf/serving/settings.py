@@ -59,7 +59,9 @@ def model_tasks(model: str, tasks: Sequence[str] | None) -> dict[str, TaskSpec]:
         ValueError: if a requested task is missing, or the model is damaged.
         OSError: if there is no such model.
     """
-    specs = load_whole_model(model).config.task_specs
+    config = load_whole_model(model).config
+    load_processor(model, config)
+    specs = config.task_specs
     if missing := [task for task in tasks or [] if task not in specs]:
         raise refusal(f"--tasks has {missing}; {model} has {list(specs)}")
     return specs

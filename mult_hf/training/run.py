@@ -17,6 +17,7 @@ from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.evaluation.compatibility import check_same_entries
 from mult_hf.evaluation.loop import check_data
 from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.model.cameras import check_same_camera
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.losses import check_loss
@@ -90,6 +91,7 @@ def train(
     _check_container("validation_rows", validation_rows, (Dataset,))
     specs = processor.task_specs
     check_same_entries(model.config.task_specs, specs)
+    check_same_camera(model.config.canonical_focal_length, processor.canonical_focal_length)
     for spec in specs.values():
         check_loss(spec)
         check_colormap(spec)  # needed only by the panel at the end; activations and metrics are checked where they are built
@@ -162,6 +164,8 @@ def _train(
         f"{sum(p.numel() for p in loop.module.parameters()):,} parameters; {count} training and {len(validation_rows)} "
         f"validation images; tasks: {', '.join(specs)}"
     )
+    if depends_on_focal_length(processor):
+        model.config.canonical_focal_length = processor.canonical_focal_length
     loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
     with loop.saying_how_to_continue():
         loop.run()

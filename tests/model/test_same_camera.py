@@ -1,0 +1,106 @@
+"""Proves that a model says for which camera it learnt depth, and that a processor with another one is refused wherever both meet."""
+
+import json
+
+import pytest
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
+
+from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, MultiTaskVisionPipeline
+from mult_hf.cli import evaluate, export, predict, serve
+from mult_hf.model.tasks import resolve_tasks
+from mult_hf.training.arguments import TrainingArguments
+from mult_hf.training.run import train
+from support.models import TINY_SWIN
+from support.training_runs import ROOT
+
+GREY = {"dtype": "uint8", "scale": 1 / 255}
+GRADIENT = {"name": "gradient", "kind": "regression", "channels": 1, "encoding": GREY}
+DISTANCE = {**GRADIENT, "name": "distance", "zoom_exponent": -1.0}
+SIZE = {"height": 32, "width": 32}
+
+
+def build(camera=None, tasks=("depth",)):
+    config = MulTConfig(backbone_config=dict(TINY_SWIN), tasks=list(tasks), canonical_focal_length=camera)
+    return MulTForMultiTaskDensePrediction(config).eval()
+
+
+def processor_for(camera, tasks=("depth",)):
+    return MulTImageProcessor(size=SIZE, tasks=list(tasks), canonical_focal_length=camera)
+
+
+@pytest.mark.parametrize(("of_processor", "said"), [(None, "none"), (96.0, "96")])
+def test_the_pipeline_refuses_a_processor_with_another_camera(of_processor, said):
+    with pytest.raises(ValueError, match=f"canonical_focal_length is 50 for the model and {said} for the processor.*in metres"):
+        MultiTaskVisionPipeline(build(50.0), image_processor=processor_for(of_processor))
+
+
+@pytest.mark.parametrize(("of_model", "of_processor"), [(50.0, 50), (None, 96.0), (None, None)])
+def test_the_pipeline_takes_the_same_camera_and_any_where_the_model_does_not_say(of_model, of_processor):
+    results = MultiTaskVisionPipeline(build(of_model), image_processor=processor_for(of_processor))(PILImage.new("RGB", (40, 32)))
+    assert ("focal_length" in results["depth"]) == (of_processor is not None)
+
+
+def test_a_model_that_was_never_saved_gets_a_processor_with_its_camera():
+    assert MultiTaskVisionPipeline(build(50.0)).image_processor.canonical_focal_length == 50
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_camera_is_refused(wrong):
+    with pytest.raises(Exception, match="canonical_focal_length is"):
+        MulTConfig(canonical_focal_length=wrong)
+
+
+def test_the_configuration_names_a_camera_only_if_there_is_one(tmp_path):
+    build(50.0).save_pretrained(tmp_path / "with")
+    build(None).save_pretrained(tmp_path / "without")
+    assert MulTConfig.from_pretrained(tmp_path / "with").canonical_focal_length == 50
+    assert "canonical_focal_length" not in json.loads((tmp_path / "without/config.json").read_text())
+
+
+@pytest.mark.parametrize("directory", sorted((ROOT / "mult_hf/checkpoints").glob("*/")), ids=lambda path: path.name)
+def test_a_shipped_model_says_the_camera_of_its_processor(directory):
+    of_processor = MulTImageProcessor.from_pretrained(directory).canonical_focal_length
+    assert MulTConfig.from_pretrained(directory).canonical_focal_length == of_processor
+
+
+@pytest.mark.parametrize(("tasks", "expected"), [((DISTANCE,), 96.0), ((GRADIENT,), None)])
+def test_training_writes_the_camera_if_it_matters_to_a_task(tasks, expected, tmp_path):
+    names = list(resolve_tasks(tasks))
+    maps = {name: [PILImage.new("L", (32, 32), grey) for grey in (60, 90)] for name in names}
+    rows = Dataset.from_dict(
+        {"image": [PILImage.new("RGB", (32, 32))] * 2, **maps}, features=Features(dict.fromkeys(["image", *names], Image()))
+    )
+    model = build(tasks=tasks)
+    train(model, processor_for(96.0, tasks), rows, rows, TrainingArguments(max_steps=1, batch_size=2, output_dir=tmp_path / "run"))
+    assert MulTConfig.from_pretrained(tmp_path / "run").canonical_focal_length == model.config.canonical_focal_length == expected
+
+
+def test_training_refuses_a_processor_with_another_camera(tmp_path):
+    rows = Dataset.from_dict({"image": [PILImage.new("RGB", (32, 32))]}, features=Features({"image": Image()}))
+    with pytest.raises(ValueError, match="50 for the model and 96 for the processor"):
+        train(build(50.0), processor_for(96.0), rows, rows, TrainingArguments(max_steps=1, output_dir=tmp_path))
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A model whose processor was replaced by one without its camera."""
+    build(50.0).save_pretrained(tmp_path / "model")
+    processor_for(None).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (predict, ["--inputs", "{images}", "--output_dir", "{images}/out"]),
+        (evaluate, ["--split", "validation[:2]"]),
+        (export, ["--output_dir", "{images}/out"]),
+        (serve, []),
+    ],
+    ids=["predict", "evaluate", "export", "serve"],
+)
+def test_a_command_refuses_a_directory_whose_processor_has_another_camera(command, flags, directory, tmp_path):
+    PILImage.new("RGB", (40, 32)).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match="50 for the model and none for the processor"):
+        command.main(["--model", directory, *(flag.format(images=tmp_path) for flag in flags)])
