@@ -33,11 +33,15 @@ class WeightAverage:
             raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
         self.model = model
         self.decay = decay
-        self.average = AveragedModel(nn.ParameterList(self._averaged()), multi_avg_fn=self._blend)
+        self.average = AveragedModel(nn.ParameterList(self._precise()), multi_avg_fn=self._blend)
 
     def _averaged(self) -> list[Tensor]:
         """The tensors of the model that are averaged."""
         return [*self.model.parameters(), *running_statistics(self.model)]
+
+    def _precise(self) -> list[Tensor]:
+        """The same in at least float32: in half precision, a small part of a difference would be rounded away."""
+        return [tensor.detach().float() if tensor.itemsize < 4 else tensor for tensor in self._averaged()]
 
     def _blend(self, averages: tuple[Tensor, ...] | list[Tensor], values: tuple[Tensor, ...] | list[Tensor], steps: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
@@ -45,7 +49,7 @@ class WeightAverage:
 
     def update(self) -> None:
         """Add the model's parameters and running statistics to the average; call it after an optimizer step."""
-        self.average.update_parameters(nn.ParameterList(self._averaged()))
+        self.average.update_parameters(nn.ParameterList(self._precise()))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

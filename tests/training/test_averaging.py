@@ -37,6 +37,22 @@ def test_running_statistics_are_averaged_with_the_weights_and_restored():
     assert model[0].running_mean.item() == 2.0
 
 
+def test_small_steps_of_half_precision_weights_are_averaged_too():
+    """A hundredth of the distance to the newest weight is less than half of bfloat16's step of 1/128 above 1."""
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    average = WeightAverage(model, decay=0.99)
+    expected = None
+    for step in range(1000):
+        model.weight.data.fill_(1.0 if step < 940 else 1.25)
+        average.update()
+        decay = min(0.99, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.item() if step else 1.0
+    assert expected > 1.1, "premise"
+    with average.in_place():
+        assert model.weight.item() == pytest.approx(expected, abs=1 / 256)  # stored in steps of 1/128
+    assert model.weight.dtype == torch.bfloat16
+
+
 def evaluate_and_fail(model, average, own):
     with average.in_place():
         assert not torch.equal(model.weight, own)
