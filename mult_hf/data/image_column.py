@@ -15,7 +15,8 @@ from PIL import ImageOps
 
 from mult_hf.model.alignment import APPLIED_ORIENTATION, UPRIGHT, orientation
 from mult_hf.model.cameras import film_equivalent, with_film_equivalent
-from mult_hf.model.images import BROKEN, load_pixels, open_image
+from mult_hf.model.images import open_image
+from mult_hf.model.tiff import BROKEN, load_pixels
 
 
 class Image(ImageFeature):

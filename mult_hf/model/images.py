@@ -2,13 +2,10 @@
 
 import base64
 import os
-import struct
 import time
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import cache
-from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
@@ -18,11 +15,12 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from .cameras import film_equivalent, with_film_equivalent
 from .tensors import check_dense
+from .tiff import BROKEN, is_tiff, load_pixels, misread, negative
 
 URL_SCHEMES = ("http://", "https://", "data:")
 """Prefixes of names that are URLs and not paths."""
@@ -46,12 +44,6 @@ _WIDENED_FORMATS = ("PNG", "PPM")
 _WHITE_16_BIT = 65535
 _CHANNELS = (1, 3, 4)
 _LONGEST_NAME = 200
-
-BROKEN = (
-    *(OSError, HTTPException, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
-"""Errors of Pillow for broken data, and of connections and broken URLs."""
 
 LabelMap = Image.Image | np.ndarray | Tensor | None
 """One stored map: an image, an array, a tensor, or None where the sample lacks the task."""
@@ -152,7 +144,8 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     except Image.UnidentifiedImageError:
         formats = readable_formats()
         heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
-        raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(formats)}{heic}") from None
+        kinds = ", or a TIFF that Pillow cannot read, such as floats of 16 or 64 bits or with colours" if is_tiff(source) else ""
+        raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(formats)}{kinds}{heic}") from None
     except BROKEN as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
 
@@ -242,51 +235,10 @@ def _read_url(url: str, timeout: float) -> BytesIO:
     return content
 
 
-def load_pixels(image: Image.Image) -> None:
-    """Read an image's pixels now, if they were not read before. Where Pillow reads the pixels of a TIFF file wrongly, this does not.
-
-    Raises:
-        ValueError: if the file is of a kind that Pillow reads wrongly; see [`_misread`].
-        BROKEN: as Pillow's own function.
-    """
-    if reason := _misread(image):
-        raise ValueError(reason)
-    name = getattr(image, "filename", "")
-    if image.format != "TIFF" or not name:
-        image.load()
-        return
-    # Pillow would map an uncompressed file into memory with the sides of the upright image, before it turns the pixels.
-    image.filename = ""  # type: ignore[attr-defined]
-    try:
-        image.load()
-    finally:
-        image.filename = name  # type: ignore[attr-defined]
-
-
-def _misread(image: Image.Image) -> str | None:
-    """Why the pixels of a TIFF file would be wrong: Pillow ignores that the channels of an uncompressed one of 16 bits are in planes."""
-    tags = getattr(image, "tag_v2", None) or {}
-    planes = tags.get(ExifTags.Base.PlanarConfiguration) == 2 and tags.get(ExifTags.Base.Compression, 1) == 1
-    if (
-        planes
-        and tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1
-        and tags.get(ExifTags.Base.BitsPerSample, (8,)) not in ((8,) * 3, (8,) * 4, (8,))
-    ):
-        return "it is a TIFF of 16 bits with its channels in separate planes, which Pillow mixes up; store it with interleaved channels"
-    return None
-
-
-def _negative(image: Image.Image) -> str | None:
-    """Why a TIFF file of 16 bits would be read as its negative. For maps, whose numbers are as they are stored, this has no effect."""
-    if image.mode.startswith("I") and (getattr(image, "tag_v2", None) or {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
-        return "it is a TIFF of 16 bits in which 0 is white (MinIsWhite), which Pillow reads as its negative; store it with 0 as black"
-    return None
-
-
 def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
-    if reason := _misread(image) or _negative(image):
+    if reason := misread(image) or negative(image):
         raise ValueError(f"{name} cannot be read: {reason}")
     try:
         load_pixels(image)
@@ -302,8 +254,16 @@ def _in_rgb(image: Image.Image, name: str, *, is_widened: bool) -> Image.Image:
         values = np.array(image)
         if is_widened and image.mode != "F" and values.min() >= 0 and values.max() <= _WHITE_16_BIT:
             values = values.astype(np.uint16)
+        if isinstance(transparent := image.info.get("transparency"), int):  # the one value that a PNG file declares to be so
+            values[values == transparent] = _WHITE_16_BIT
         return Image.fromarray(_rgb_values(_as_tensor(values, name), name, None).permute(1, 2, 0).numpy())
     if image.has_transparency_data:
+        transparent = image.info.get("transparency")
+        if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+            raise ValueError(
+                f"{name} is a PNG of 16 bits with a transparent colour, which Pillow's 8 bits cannot tell from others; store its opacity "
+                "as a channel"
+            )
         image = _converted(image, "RGBA", name)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return _converted(image, "RGB", name)
@@ -471,7 +431,6 @@ __all__ = [
     "LabelMap",
     "images_of_array",
     "label_array",
-    "load_pixels",
     "open_file",
     "open_image",
     "read_image",

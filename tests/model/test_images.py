@@ -106,6 +106,28 @@ def test_a_dark_16_bit_file_widened_to_int32_by_pillow_is_read_as_16_bits(tmp_pa
     assert np.asarray(read_image(tmp_path / "dark.pgm")).max() == 1
 
 
+def png_of_16_bits(values, transparent):
+    """A PNG file of 16 bits per channel, which Pillow does not write, and the colour that it declares to be transparent."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2}[channels], 0, 0, 0)
+    parts = {b"IHDR": header, b"tRNS": struct.pack(f">{channels}H", *transparent), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_the_transparent_grey_of_a_16_bit_file_is_put_on_white():
+    """1000 is transparent, 1001 is not, though both are the grey 4 in 8 bits."""
+    content = png_of_16_bits(np.array([[[1000], [1001], [60000]]]), [1000])
+    assert np.asarray(read_image(content))[0, :, 0].tolist() == [255, 4, 233]
+
+
+def test_a_transparent_colour_of_16_bits_is_refused_because_pillow_reads_8():
+    content = png_of_16_bits(np.array([[[1000, 2000, 3000], [1001, 2000, 3000]]]), [1000, 2000, 3000])
+    with pytest.raises(ValueError, match=r"a PNG of 16 bits with a transparent colour.*; store its opacity as a channel"):
+        read_image(content)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint32, np.uint64])
 def test_integers_that_could_have_8_or_16_bits_are_refused(dtype):
     image = np.full((6, 8), 100, dtype)

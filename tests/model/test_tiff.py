@@ -93,6 +93,27 @@ def test_a_tiff_of_16_bits_that_pillow_reads_wrongly_is_refused(tmp_path, write,
         read_image(tmp_path / "image.tif")
 
 
+def doubles(path, magic):
+    """A file of one channel of 64-bit floats."""
+    order = "<" if magic.startswith(b"II") else ">"
+    data = 8 + 2 + 9 * 12 + 4
+    entries = [(256, 4, 6), (257, 4, 4), (258, 3, 64), (259, 3, 1), (262, 3, 1), (273, 4, data), (278, 4, 4), (279, 4, 192), (339, 3, 3)]
+    words = [
+        struct.pack(f"{order}HHI", tag, kind, 1)
+        + struct.pack(f"{order}{'HH' if kind == 3 else 'I'}", *((value, 0) if kind == 3 else (value,)))
+        for tag, kind, value in entries
+    ]
+    path.write_bytes(magic + struct.pack(f"{order}IH", 8, len(entries)) + b"".join(words) + bytes(4) + bytes(192))
+
+
+@pytest.mark.parametrize("magic", [b"II*\0", b"MM\0*"])
+@pytest.mark.parametrize("form", ["path", "bytes"])
+def test_a_tiff_of_a_kind_that_pillow_lacks_is_not_just_called_broken(tmp_path, magic, form):
+    doubles(tmp_path / "image.tif", magic)
+    with pytest.raises(ValueError, match=r"broken or none of JPEG.*, or a TIFF that Pillow cannot read, such as floats of 16 or 64 bits"):
+        read_image(tmp_path / "image.tif" if form == "path" else (tmp_path / "image.tif").read_bytes())
+
+
 def test_the_numbers_of_a_map_are_as_they_are_stored_whatever_is_white(tmp_path):
     white_as_zero(tmp_path / "map.tif")
     assert np.array_equal(label_array(Image.open(tmp_path / "map.tif")), np.asarray(picture("I;16")))

@@ -13,7 +13,8 @@ from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mult_hf.model.alignment import UPRIGHT, orientation
-from mult_hf.model.images import BROKEN, load_pixels, readable_formats
+from mult_hf.model.images import readable_formats
+from mult_hf.model.tiff import BROKEN, load_pixels
 
 from .findings import TaskFindings
 
