@@ -4,9 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from transformers.utils import logging
+
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.units import normalised_unit
+
+logger = logging.get_logger(__name__)
 
 # Fields that define the meaning of a task's values; results are meaningless if model and data differ in one of them.
 _MEANING = ("kind", "channels", "unit", "class_names", "horizontal_flip_signs", "rotated_channels", "zoom_exponent")
@@ -23,7 +27,7 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
         data_specs: the data set's entries by name.
 
     Returns:
-        Entries by name in the model's order, for the image processor of a [`MultiTaskCollator`].
+        Entries by name in the model's order, for the image processor of a [`MultiTaskCollator`]. Another range is warned of.
 
     Raises:
         ValueError: if they share no task, or a shared task differs in classes, unit or axes.
@@ -33,6 +37,11 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
         raise refusal(f"the model has tasks {list(model_specs)} and the data {list(data_specs)}; they need at least one in common")
     for task in shared:
         check_compatible(model_specs[task], data_specs[task])
+        if model_specs[task].value_range != data_specs[task].value_range:
+            logger.warning(
+                f"{task}: the model has the range {range_text(model_specs[task])} and the data {range_text(data_specs[task])}: predictions "
+                "stay within the model's, so if the numbers have another scale, correct the entry in the data set's card"
+            )
     return {
         task: replace(model_specs[task], **{field: getattr(data_specs[task], field) for field in ("encoding", "resample", "metrics")})
         for task in shared
@@ -75,6 +84,11 @@ def check_same_entries(model: Mapping[str, TaskSpec], processor: Mapping[str, Ta
             raise refusal(f"{task}: {field} is {ours!r} for the model and {theirs!r} for the processor; build both from the same entries")
 
 
+def range_text(spec: TaskSpec) -> str:
+    """The values of a task in words: "from 0 to 10 m"."""
+    return "of any number" if spec.value_range is None else f"from {spec.value_range[0]:g} to {spec.value_range[1]:g} {spec.unit}".rstrip()
+
+
 def _differences(first: TaskSpec, second: TaskSpec, fields: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
     """The fields in which two entries differ, with both values; two spellings of a unit are the same."""
     for field in fields:
@@ -84,4 +98,4 @@ def _differences(first: TaskSpec, second: TaskSpec, fields: Iterable[str]) -> It
             yield field, ours, theirs
 
 
-__all__ = ["check_compatible", "check_same_entries", "measured_specs"]
+__all__ = ["check_compatible", "check_same_entries", "measured_specs", "range_text"]

@@ -13,7 +13,7 @@ from datasets import Image as ImageFeature
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinEmbeddings
 
-from mult_hf.evaluation.compatibility import check_compatible
+from mult_hf.evaluation.compatibility import check_compatible, range_text
 from mult_hf.inference.loading import load_processor, load_whole_model
 from mult_hf.model.alignment import upright_size
 from mult_hf.model.configuration_mult import MulTConfig
@@ -343,13 +343,9 @@ def _learn_as_in(model: MulTForMultiTaskDensePrediction, spec: TaskSpec, name_or
         print_once(f"{spec.name}: {name_or_path} was trained with the loss {own.loss}; the data's entry has {spec.loss}, which is used")
     if own.value_range != spec.value_range:
         print_once(
-            f"{spec.name}: {name_or_path} has the range {_range(own)} and the data {_range(spec)}; its head keeps its own, so values "
-            "beyond it are not learnt; for the data's range, train a new model"
+            f"{spec.name}: {name_or_path} has the range {range_text(own)} and the data {range_text(spec)}; its head keeps its own, so "
+            "values beyond it are not learnt; for the data's range, train a new model"
         )
-
-
-def _range(spec: TaskSpec) -> str:
-    return "of any number" if spec.value_range is None else f"from {spec.value_range[0]:g} to {spec.value_range[1]:g} {spec.unit}".rstrip()
 
 
 def without_unlabelled(specs: Mapping[str, TaskSpec], unlabelled: Collection[str]) -> dict[str, TaskSpec]:

@@ -1,5 +1,6 @@
 """Proves that a model is measured on a data set only if a task has the same meaning in both; its storage may differ."""
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -67,3 +68,20 @@ def test_entries_may_differ_in_how_maps_are_stored_resized_measured_and_shown():
     (measured,) = measured_specs({"flow": VECTORS}, {"flow": other}).values()
     assert (measured.encoding, measured.resample, measured.metrics) == (stored, "bilinear", ("rmse",)), "the data's"
     assert (measured.colormap, measured.weight) == (VECTORS.colormap, VECTORS.weight), "the model's"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ((0.0, 1.0), (0.0, 255.0), "heat: the model has the range from 0 to 1 and the data from 0 to 255: predictions stay within"),
+        (None, (0.0, 255.0), "the model has the range of any number and the data from 0 to 255"),
+        ((0.0, 1.0), (0.0, 1.0), ""),
+    ],
+)
+def test_another_range_is_named_because_it_may_be_another_scale(ours, theirs, message, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mult_hf"), "propagate", True)
+    heat = TaskSpec(name="heat", kind="regression", channels=1)
+    measured_specs({"heat": replace(heat, value_range=ours)}, {"heat": replace(heat, value_range=theirs)})
+    assert message in caplog.text
+    assert bool(message) == bool(caplog.text)
