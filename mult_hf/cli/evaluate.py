@@ -229,13 +229,16 @@ def load_candidates(arguments: EvaluationArguments, data_specs: dict[str, TaskSp
     missing = [task for task in arguments.tasks or [] if task not in models[0].task_names or task not in data_specs]
     if missing:
         raise refusal(f"--tasks has {missing}; {paths[0]} has {models[0].task_names}, {arguments.dataset} has {list(data_specs)}")
-    threads = torch.get_num_threads()
-    models = [with_runtime(model, arguments.runtime, arguments.dtype, threads=threads).to(device) for model in models]
-    return [build_candidate(model, path, name, data_specs, arguments) for model, path, name in zip(models, paths, names)]
+    return [build_candidate(model, path, name, data_specs, arguments, device) for model, path, name in zip(models, paths, names)]
 
 
 def build_candidate(
-    model: MulTForMultiTaskDensePrediction, path: str, name: str, data_specs: dict[str, TaskSpec], arguments: EvaluationArguments
+    model: MulTForMultiTaskDensePrediction,
+    path: str,
+    name: str,
+    data_specs: dict[str, TaskSpec],
+    arguments: EvaluationArguments,
+    device: torch.device,
 ) -> Candidate:
     """A model with its own processor (for the size and normalisation of its training), configured to read this data set's labels."""
     wanted = {task: spec for task, spec in model.config.task_specs.items() if arguments.tasks is None or task in arguments.tasks}
@@ -246,7 +249,8 @@ def build_candidate(
     size = arguments.image_size
     resized: dict[str, Any] = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
     processor = load_processor(path, model.config, tasks=[spec.to_dict() for spec in specs.values()], **resized)
-    return Candidate(name, model, MultiTaskCollator(processor), arguments.augmentation)
+    running = with_runtime(model, arguments.runtime, arguments.dtype, specs, torch.get_num_threads()).to(device)
+    return Candidate(name, running, MultiTaskCollator(processor), arguments.augmentation)
 
 
 def measure(

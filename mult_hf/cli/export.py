@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 
 from mult_hf import DEFAULT_CHECKPOINT, MulTImageProcessor, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
@@ -41,9 +42,11 @@ from mult_hf.inference.export import (
     trace,
     write,
 )
+from mult_hf.inference.loading import load_processor
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import metrics_of
 from mult_hf.model.cameras import check_same_camera
+from mult_hf.model.processor_fields import MAX_SIDE
 from mult_hf.model.tasks import resolve_tasks
 
 from .arguments import check_bounds, flag, parse_arguments
@@ -77,8 +80,12 @@ class ExportArguments:
         sources = {name: FORMATS[name].source for name in self.formats if FORMATS[name].source not in (None, *self.formats)}
         for name, source in sources.items():
             raise ValueError(f"--formats is {self.formats}; {name} is converted from {source}, so add {source}")
-        if self.image_size is not None and not (len(self.image_size) in (1, 2) and min(self.image_size) >= 32):
-            raise ValueError(f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels")
+        if self.image_size is not None and not (
+            len(self.image_size) in (1, 2) and 32 <= min(self.image_size) <= max(self.image_size) <= MAX_SIDE
+        ):
+            raise ValueError(
+                f"--image_size is {self.image_size}; give a side, or height and width, of at least 32 pixels, at most {MAX_SIDE}"
+            )
         if self.dataset is not None and self.results == "finished":
             raise ValueError(f"--dataset {self.dataset} measures predictions at the labels' sizes; export with --results predictions")
         if self.dataset is None and self.max_samples is not None:
@@ -107,6 +114,20 @@ def files_table(candidates: dict[str, Candidate], size: tuple[int, int]) -> str:
     return markdown_table(["", "file", "MB", "largest difference", "s per image"], rows)
 
 
+def labelled_rows(
+    specs: Mapping[str, TaskSpec], dataset: str, split: str, max_samples: int | None = None
+) -> tuple[dict[str, TaskSpec], Dataset]:
+    """The entries of the tasks that can be measured, and the rows; arguments as for [`accuracy_table`].
+
+    Raises:
+        ValueError: if model and data share no task, or define one differently, or there is no such split.
+        OSError: if there is no such data set.
+    """
+    specs = measured_specs(specs, resolve_tasks(load_task_entries(dataset)))
+    rows = load_rows(dataset, split=split)
+    return specs, rows if max_samples is None else rows.select(range(min(len(rows), max_samples)))
+
+
 def accuracy_table(
     predictors: Mapping[str, Predictor],
     specs: Mapping[str, TaskSpec],
@@ -131,12 +152,9 @@ def accuracy_table(
     Raises:
         ValueError: if model and data share no task, or define one differently.
     """
-    specs = measured_specs(specs, resolve_tasks(load_task_entries(dataset)))
+    specs, rows = labelled_rows(specs, dataset, split, max_samples)
     entries = [spec.to_dict() for spec in specs.values()]
     processor = MulTImageProcessor.from_pretrained(model, tasks=entries, size={"height": size[0], "width": size[1]}, do_resize=True)
-    rows = load_rows(dataset, split=split)
-    if max_samples is not None:
-        rows = rows.select(range(min(len(rows), max_samples)))
     evaluations = evaluate(predictors, rows, MultiTaskCollator(processor), Accelerator(cpu=True), per_image=False)
     came = f"{len(rows)} images of the split {split}, each predicted once, without flipping:"
     return f"{came}\n\n{results_table(evaluations)}\n\n{losses_table(evaluations, specs)}"
@@ -173,11 +191,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(ExportArguments, argv, __doc__.split("\n")[0], prog="mult-hf export")
     torch.set_num_threads(threads_per_process(arguments.cpu_threads, 1))
-    processor = MulTImageProcessor.from_pretrained(arguments.model)
+    if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
+        raise ValueError(f"--output_dir {arguments.output_dir} is a file; give a folder")
+    processor = load_processor(arguments.model)
     canonical = processor.canonical_focal_length is not None
     exportable = load_exportable(arguments.model, arguments.tasks, arguments.results, canonical_camera=canonical)
     check_same_camera(exportable.model.config.canonical_focal_length, processor.canonical_focal_length)
     facts = describe(exportable, processor, arguments.image_size)
+    if arguments.dataset is not None:  # before minutes of tracing, too
+        labelled_rows(exportable.specs, arguments.dataset, arguments.split)
     try:
         candidates = write_files(exportable, facts, arguments)
     except ExportError as error:
@@ -210,7 +232,7 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     eager = load_exportable(arguments.model, arguments.tasks, arguments.results, attention="eager", canonical_camera=canonical)
     program = trace(eager, size)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    stem = "-".join([Path(arguments.model).resolve().name, *(arguments.tasks or []), f"{size[0]}x{size[1]}"])
+    stem = "-".join([Path(arguments.model).resolve().name, *dict.fromkeys(arguments.tasks or []), f"{size[0]}x{size[1]}"])
     differences: dict[str, float] = {}
     passed: set[str] = set()
     # In a folder of their own first, so that an interruption or a failed check leaves an earlier file as it is.

@@ -87,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _user_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HTTPError, StrictDataclassError  # here, since help needs no library
 
-    return (*USER_ERRORS, StrictDataclassError, HTTPError)  # HTTPError: that of the Hub's library, where it is no OSError
+    from mult_hf.inference.errors import ExportError
+
+    return (*USER_ERRORS, ExportError, StrictDataclassError, HTTPError)  # HTTPError: that of the Hub's library, where it is no OSError
 
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:

@@ -37,8 +37,9 @@ from mult_hf.model.cameras import without_camera_limits
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
-from mult_hf.model.weights import check_weights
 
+from .errors import ExportError
+from .loading import load_whole_model
 from .predictor import Predictor
 
 logger = logging.get_logger(__name__)
@@ -58,10 +59,6 @@ PRECISION = 64 * torch.finfo(torch.float32).eps
 
 NEXT_TO_NOTHING = 16
 """Free MiB below which a failure to write a file is taken for that of a full disk. A writer may remove what it had written."""
-
-
-class ExportError(RuntimeError):
-    """A model cannot be exported, or the predictions of an exported file differ from the model's."""
 
 
 class Exportable(nn.Module):
@@ -115,14 +112,16 @@ def load_exportable(
         canonical_camera: see [`Exportable`].
 
     Raises:
-        ValueError: if the model does not have one of the tasks, or its checkpoint lacks weights.
+        ValueError: if the model does not have one of the tasks, or its checkpoint is damaged, see `load_whole_model`.
+        OSError: if there is no such model.
     """
-    model = MulTForMultiTaskDensePrediction.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attention).eval()
+    model = load_whole_model(name_or_path).float()
+    if attention is not None:
+        model.set_attn_implementation(attention)
     wanted = model.mult.requested_tasks(tasks)
     reference = {model.config.reference_task} if model.shares_attention else set()
     for task in set(model.task_names) - {*wanted, *reference}:
         model.remove_task(task)
-    check_weights(model)
     return Exportable(model, wanted, results, canonical_camera=canonical_camera).eval()
 
 
@@ -162,8 +161,10 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
     """Trace the model as a graph, for any batch size and this (height, width).
 
     Raises:
+        ValueError: if the size is too small for the model.
         ExportError: if the model cannot be traced. All decoders can be traced, so the message names the backbone.
     """
+    exportable(torch.zeros(1, 3, *size))  # which refuses what is no fault of tracing
     batch = torch.export.Dim("batch", min=1)
     try:
         program = torch.export.export(exportable, (torch.zeros(2, 3, *size),), dynamic_shapes={"pixel_values": {0: batch}}, strict=False)
@@ -266,6 +267,17 @@ def onnx_predictor(path: Path, threads: int) -> Predictor:
     return lambda pixel_values: dict(zip(names, map(torch.from_numpy, session.run(names, {"pixel_values": pixel_values.numpy()}))))
 
 
+def int8_predictor(path: Path, threads: int) -> Predictor:
+    """The same for a file in 8 bits, one image at a time: its activations are scaled by their largest value of all images of a batch."""
+    predict = onnx_predictor(path, threads)
+
+    def predict_each(pixel_values: Tensor) -> dict[str, Tensor]:
+        images = [predict(image) for image in pixel_values.split(1)]
+        return {task: torch.cat([maps[task] for maps in images]) for task in images[0]}
+
+    return predict_each
+
+
 def openvino_predictor(path: Path, threads: int, precision: str = "f32") -> Predictor:
     """Open a file in OpenVINO on the CPU.
 
@@ -331,7 +343,7 @@ FORMATS: dict[str, Format] = {
         tolerance=None,
         source="openvino",
     ),
-    "int8": Format(write_int8, onnx_predictor, ".int8.onnx", tolerance=None, source="onnx"),
+    "int8": Format(write_int8, int8_predictor, ".int8.onnx", tolerance=None, source="onnx"),
     "pt2": Format(write_pt2, pt2_predictor, ".pt2"),
 }
 """Formats in the order in which they are written. `openvino-bfloat16` is the file of `openvino`, run with products in bfloat16."""

@@ -20,6 +20,7 @@ from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.tasks import TaskSpec
 
+from .errors import ExportError
 from .output import PredictionDirectory
 from .predictor import Predictor
 from .sources import FailedInput, ImageStream, InputImage, SkippedInput, Source, SourceRecord, by_size
@@ -175,6 +176,8 @@ class PredictionRun:
         failed = None
         try:
             predictions = self.predictor(_stacked([image.pixel_values for image in images]))
+        except ExportError:  # would come again for every image
+            raise
         except Exception as error:
             failed = FailedInput.from_error(images[0].name, error)
         if failed is not None and len(images) > 1:  # out of memory, for example: outside of `except`, which keeps the batch's tensors alive

@@ -24,6 +24,7 @@ from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPre
 from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
 from .digests import digest, digest_of_values
+from .errors import ExportError
 
 logger = logging.get_logger(__name__)
 
@@ -54,12 +55,18 @@ class ExportedModel(MulTPreTrainedModel):
 
     def __init__(self, network: MulTForMultiTaskDensePrediction, tasks: Iterable[str] | None, threads: int, *, file_format: str) -> None:
         super().__init__(network.config)
-        self.network, self.exported_tasks = network, network.mult.requested_tasks(tasks)
+        wanted = network.mult.requested_tasks(tasks)
+        self.network, self.exported_tasks = network, [task for task in network.task_names if task in wanted]  # in one order, for the cache
         self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
         self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
         self.name_or_path = network.name_or_path
         self.source_options = getattr(network, "source_options", {})  # of its folder and revision, where its processor lies, too
         self.eval()
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the model's tasks, exported or not."""
+        return self.network.task_names
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, tasks: Iterable[str] | None = None) -> MulTDensePredictionOutput:
@@ -71,7 +78,7 @@ class ExportedModel(MulTPreTrainedModel):
 
         Raises:
             ValueError: on a task that the model does not have, or that was not exported.
-            ExportError: if the model cannot be exported, or the file's predictions differ from the model's.
+            ExportError: if the model cannot be exported, the file cannot be kept, or its predictions differ from the model's.
         """
         wanted = self.exported_tasks if tasks is None else self.network.mult.requested_tasks(tasks)
         missing = [task for task in wanted if task not in self.exported_tasks]
@@ -102,8 +109,16 @@ class ExportedModel(MulTPreTrainedModel):
         if not _is_whole(path):
             if path.is_file():
                 logger.warning(f"{path} is not as it was exported, for example after a loss of power")
-            logger.warning(f"exporting the model to {self.format_name} for images of {size[1]} x {size[0]} pixels, once for each size")
-            self._export(folder, size)
+            again = "; --image_size gives all images one size" if self.predictors else ""
+            logger.warning(
+                f"exporting the model to {self.format_name} for images of {size[1]} x {size[0]} pixels, once for each size{again}"
+            )
+            try:
+                self._export(folder, size)
+            except OSError as error:
+                raise ExportError(
+                    f"exported models cannot be kept in {CACHE}: {error}; set HF_HOME to another folder, or free it"
+                ) from error
         return self.format.predictor(path, self.threads)
 
     def _name(self, size: tuple[int, int]) -> str:
@@ -119,7 +134,7 @@ class ExportedModel(MulTPreTrainedModel):
         exportable = export.Exportable(self.network, self.exported_tasks, "predictions").eval()
         specs = self.config.task_specs
         facts = {"height": size[0], "width": size[1], "tasks": {task: specs[task].to_dict() for task in self.exported_tasks}}
-        folder.mkdir(parents=True, exist_ok=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
         with temporary_folder(CACHE) as temporary:
             for name in export.with_sources([self.format_name]):
                 path = folder / export.FORMATS[name].file_name(STEM)
@@ -132,6 +147,7 @@ class ExportedModel(MulTPreTrainedModel):
             files = [temporary / export.FORMATS[name].file_name(STEM) for name in export.with_sources([self.format_name])]
             digests = _digests(folder) | {file.name: {each.name: _sha256(each) for each in export.files_of(file)} for file in files}
             (temporary / DIGESTS).write_text(json.dumps(digests, indent=2))
+            folder.mkdir(exist_ok=True)
             export.move_files(temporary, folder)
 
 

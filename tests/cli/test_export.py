@@ -16,6 +16,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
 from transformers import ConvNextConfig, Swinv2Config, TimmBackboneConfig
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
@@ -28,6 +29,7 @@ from mult_hf.model.tasks import resolve_tasks
 from support.tables import unpadded
 
 ROOT = Path(__file__).resolve().parents[2]
+HEAD = "heads.tasks.depth.projection.weight"
 HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
 CLASSES = {"name": "segmentation", "class_names": ["floor", "wall", "door"], "encoding": {"dtype": "uint8", "unknown": [255]}}
 TASKS = [CLASSES, "depth", "normals", "edges2d"]
@@ -309,6 +311,9 @@ def test_losses_are_in_percent_of_the_reference_and_positive_if_the_file_is_wors
     [
         ("--tasks deph", r"tasks=\['deph'\]; choose at least one of \['segmentation', 'depth', 'normals', 'edges2d'\]"),
         ("--image_size 31", r"--image_size is \[31\]; give a side, or height and width, of at least 32"),
+        ("--image_size 1000000", r"--image_size is \[1000000\]; give a side, or height and width, of at least 32 pixels, at most 16384"),
+        ("--dataset {data} --split nope", "nope"),
+        ("--dataset no-such-data", "no-such-data"),
         ("--image_size 64 64 3", r"--image_size is \[64, 64, 3\]"),
         ("--formats tflite", r"--formats is \['tflite'\]; give at least one of onnx, openvino, openvino-bfloat16, int8, pt2"),
         ("--formats int8", "int8 is converted from onnx, so add onnx"),
@@ -316,10 +321,43 @@ def test_losses_are_in_percent_of_the_reference_and_positive_if_the_file_is_wors
         ("--results finished --dataset views", "--dataset views measures predictions .* export with --results predictions"),
     ],
 )
-def test_invalid_exports_are_refused_with_the_given_value(exported, tmp_path, words, message):
-    with pytest.raises(ValueError, match=message):
-        export(exported[1] / "net", tmp_path / "files", *words.split())
+def test_invalid_exports_are_refused_with_the_given_value(exported, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(command, "trace", None)  # refused before minutes of work
+    with pytest.raises((ValueError, OSError), match=message):
+        export(exported[1] / "net", tmp_path / "files", *words.format(data=exported[1] / "views").split())
     assert not (tmp_path / "files").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_before_the_export(exported, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(command, "trace", None)
+    with pytest.raises(ValueError, match=r"--output_dir .*file is a file; give a folder"):
+        export(exported[1] / "net", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def as_integers(weights):
+    return weights | {HEAD: weights[HEAD].to(torch.int8)}
+
+
+def of_another_shape(weights):
+    return weights | {HEAD: weights[HEAD][:, :1].clone()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(as_integers, "as I8; expected .*: quantized weights cannot be loaded"), (of_another_shape, "lacks 1 of the model's")],
+)
+def test_a_damaged_checkpoint_is_not_exported(tmp_path, change, message):
+    save_model(tmp_path / "net", tasks=["depth"])
+    save_file(change(load_file(tmp_path / "net/model.safetensors")), tmp_path / "net/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path / "net", tmp_path / "files")
+
+
+def test_a_model_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises((ValueError, OSError), match=r"nowhere.* cannot be loaded"):
+        export(tmp_path / "nowhere", tmp_path / "files")
 
 
 def test_a_processor_without_a_fixed_size_needs_one(tmp_path):

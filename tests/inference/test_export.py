@@ -31,6 +31,11 @@ def test_an_encoder_that_cannot_be_traced_is_named(tiny_model):
         export.trace(exportable, (HEIGHT, WIDTH))
 
 
+def test_a_size_that_the_model_refuses_is_no_fault_of_the_export(tiny_model):
+    with pytest.raises(ValueError, match="pixel_values are 13 x 13 pixels"):
+        export.trace(export.Exportable(tiny_model(tasks=["depth"]), ["depth"], "predictions"), (13, 13))
+
+
 @pytest.mark.parametrize("canonical", [96.0, None])
 @torch.no_grad()
 def test_a_file_says_how_its_depth_becomes_metres(tiny_model, canonical):

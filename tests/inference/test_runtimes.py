@@ -1,5 +1,8 @@
 """Every runtime predicts what the model predicts in PyTorch, with files that are exported once."""
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from mult_hf.inference.digests import digest
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.runtimes import RUNTIMES, with_runtime
 from support.models import FLAT_SWIN
+from support.training_runs import DEPTH, depth_map, write_data
 
 HEIGHT, WIDTH = 40, 36  # neither whole windows nor, at the second stage, whole patches
 TASKS = ["depth", "normals"]
@@ -237,3 +241,102 @@ def test_predict_writes_the_same_maps_with_every_runtime(directory, tmp_path):
 def test_a_runtime_that_lacks_what_is_asked_for_is_refused(command, flags, message, capsys):
     assert main([command, *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def normals_map(rng, size):
+    return Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8))
+
+
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "torch"])
+@pytest.mark.parametrize("tasks", [TASKS, TASKS[::-1], []], ids=["all", "reversed", "by default"])
+def test_evaluate_measures_the_same_with_every_runtime(directory, tmp_path, runtime, tasks):
+    """In any order of the tasks with the file that all of them have; a task of the model that the data lack is named."""
+    data = write_data(tmp_path / "data", {"depth": depth_map, "normals": normals_map}, [DEPTH, "normals"], count=3)
+    numbers, files = {}, set()
+    for name in ("torch", runtime):
+        argv = ["--model", directory, "--dataset", data, "--batch_size", 2, "--cpu_threads", 1, "--output_dir", tmp_path / name]
+        argv += ["--tasks", *tasks] if tasks else []
+        assert main(["evaluate", *map(str, argv), "--runtime", name]) == 0
+        numbers[name] = json.loads((tmp_path / name / "results.json").read_text())["model"]
+        files.add(len([*runtimes.CACHE.iterdir()]))
+    assert numbers[runtime] == pytest.approx(numbers["torch"], rel=1e-3, abs=1e-4)
+    assert len(files) == 1 or not tasks, "premise: these tests need no file of their own"
+
+
+def test_evaluate_exports_only_the_measured_tasks(directory, tmp_path, monkeypatch):
+    data = write_data(tmp_path / "data", {"normals": normals_map}, ["normals"], count=2)
+    exported = []
+
+    def in_torch(self, size):
+        exported.append(self.exported_tasks)
+        return lambda pixel_values: dict(self.network(pixel_values, tasks=self.exported_tasks).predictions)
+
+    monkeypatch.setattr(runtimes.ExportedModel, "_open", in_torch)
+    argv = ["--model", directory, "--dataset", data, "--cpu_threads", 1, "--runtime", "onnx", "--output_dir", tmp_path / "out"]
+    assert main(["evaluate", *map(str, argv)]) == 0
+    assert exported == [["normals"]]
+    assert "depth" in (tmp_path / "out/tables.md").read_text(), "a task without labels is named"
+
+
+def test_one_image_in_8_bits_does_not_depend_on_the_others_of_its_batch(make_model):
+    """Activations are scaled by their largest value, which a brighter image of the same batch would change."""
+    model = with_runtime(make_model(), "onnx", "int8")
+    images = pixels(3) * torch.tensor([0.1, 1.0, 10.0])[:, None, None, None]
+    together = model(images).predictions
+    for number, image in enumerate(images.split(1)):
+        for task, maps in model(image).predictions.items():
+            assert torch.equal(maps[0], together[task][number]), f"{task} of image {number}"
+
+
+def save_pictures(folder, *sizes):
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def fail_to_trace(exportable, size):
+    raise export.ExportError("it could not be exported")
+
+
+def fail_to_write(*arguments):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (fail_to_trace, "mult-hf predict: error: it could not be exported"),
+        (fail_to_write, "mult-hf predict: error: exported models cannot be kept in .*: .*No space left on device; set HF_HOME to another"),
+    ],
+)
+def test_a_failing_export_stops_the_run_at_the_first_image(directory, tmp_path, monkeypatch, capsys, fail, message):
+    attempts = []
+    monkeypatch.setattr(runtimes, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(export, "trace", lambda *arguments: attempts.append(1) or fail(*arguments))
+    pictures = save_pictures(tmp_path / "images", (50, 60), (50, 60), (50, 60))
+    argv = ["--model", directory, "--inputs", pictures, "--output_dir", tmp_path / "out", "--cpu_threads", 1, "--runtime", "onnx"]
+    assert main(["predict", *map(str, argv)]) == 2
+    assert len(attempts) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not [*(tmp_path / "cache").iterdir()], "nothing unfinished is left"
+
+
+def test_a_cache_that_cannot_be_written_is_named(make_model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(runtimes, "CACHE", tmp_path / "file/cache")
+    with pytest.raises(export.ExportError, match=r"cannot be kept in .*file/cache: .*; set HF_HOME to another folder"):
+        with_runtime(make_model(), "onnx")(pixels(1))
+
+
+def test_a_second_size_says_how_all_images_get_one(make_model, monkeypatch, caplog):
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    monkeypatch.setattr(runtimes.ExportedModel, "_export", lambda self, folder, size: None)
+    model = with_runtime(make_model(), "onnx")
+    monkeypatch.setattr(model, "format", replace(model.format, predictor=lambda path, threads: None))
+    for side in (32, 48):
+        model._open((side, side))
+        model.predictors[side, side] = None
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "--image_size" not in first
+    assert second.endswith("for images of 48 x 48 pixels, once for each size; --image_size gives all images one size")
