@@ -19,6 +19,7 @@ from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.compatibility import measured_specs
 from mult_hf.model.tasks import resolve_tasks
+from mult_hf.training.fields import check_bounds
 from mult_hf.training.trainer_metrics import TrainerMetrics
 
 ROOMS = Path(__file__).resolve().parent / "data/rooms-sample"
@@ -34,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=ROOMS_TINY_CHECKPOINT, help="directory or Hub id of a trained MulT")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/lora"), help="where the adapter is saved")
     parser.add_argument("--max_steps", type=int, default=20, help="optimizer steps")
-    parser.add_argument("--rows", type=int, default=16, help="training and validation images")
+    parser.add_argument("--rows", type=int, default=16, help="rows per split; the sample has 192 for training and 64 for validation")
     flags = parser.parse_args(argv)
+    check_bounds(flags, {1: ["max_steps", "rows"]})
     set_seed(0)
 
     model = MulTForMultiTaskDensePrediction.from_pretrained(flags.model)
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=ENCODER_ATTENTION, modules_to_save=["heads"]))
     adapted.print_trainable_parameters()
 
-    rooms = load_rows(ROOMS)
+    rooms = {split: rows.select(range(min(flags.rows, len(rows)))) for split, rows in load_rows(ROOMS).items()}
     metrics = TrainerMetrics(processor)
     trainer = Trainer(
         model=adapted,
@@ -60,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             save_strategy="no",
             report_to="none",
         ),
-        train_dataset=rooms["train"].select(range(flags.rows)),
-        eval_dataset=rooms["validation"].select(range(flags.rows)),
+        train_dataset=rooms["train"],
+        eval_dataset=rooms["validation"],
         data_collator=MultiTaskCollator(processor),
         compute_metrics=metrics,
         preprocess_logits_for_metrics=metrics.sums_of_images,

@@ -20,6 +20,7 @@ from transformers import pipeline
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.training.arguments import TrainingArguments
+from mult_hf.training.fields import check_bounds
 from mult_hf.training.results import Provenance
 from mult_hf.training.run import train
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=4, help="images per step")
     parser.add_argument("--rows", type=int, default=16, help="rows per split; the sample has 192 for training and 64 for validation")
     flags = parser.parse_args(argv)
+    check_bounds(flags, {1: ["max_steps", "batch_size", "rows"]})
 
     # 1. Data with the new column, and the entries of its tasks.
     tasks = [*load_task_entries(ROOMS), OCCLUSION]

@@ -20,6 +20,7 @@ from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProces
 from mult_hf.data.augmentations import RandomAugmentation
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.schema import load_rows, load_task_entries
+from mult_hf.training.fields import check_bounds
 from mult_hf.training.optimization import parameter_groups
 from mult_hf.training.stream import StreamBatches, TrainingStream
 
@@ -45,7 +46,10 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8, help="images per step and process")
     parser.add_argument("--learning_rate", type=float, default=4e-3, help="largest learning rate, after the warm-up")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    check_bounds(flags, {1: ["max_steps", "batch_size"], 0: ["learning_rate", "seed"]})
+    Path(flags.output_dir).mkdir(parents=True, exist_ok=True)  # before the training, in case it cannot be written to
+    return flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 
-from examples import train_loop
+from examples import lora, own_task, train_loop
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.training.arguments import TrainingArguments
@@ -59,3 +59,31 @@ def test_the_loop_saves_a_model_and_its_processor(tmp_path, data):
     processor = MulTImageProcessor.from_pretrained(tmp_path)
     assert model.task_names == list(processor.task_specs) == ["depth", "principal_curvature"]
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_steps", "0"], "--max_steps is 0; it must be at least 1"),
+        (["--batch_size", "-2"], "--batch_size is -2; it must be at least 1"),
+        (["--learning_rate", "nan"], "--learning_rate is nan; it must be at least 0 and finite"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused_before_the_first_step(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        train_loop.main(["--output_dir", str(tmp_path / "out"), *flags])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_before_the_training(tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("mine")
+    monkeypatch.setattr(train_loop, "load_rows", None)
+    with pytest.raises(FileExistsError, match="out"):
+        train_loop.main(["--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(("example", "flag"), [(own_task, "rows"), (own_task, "batch_size"), (lora, "rows"), (lora, "max_steps")])
+def test_other_examples_refuse_numbers_below_one(tmp_path, example, flag):
+    with pytest.raises(ValueError, match=f"--{flag} is 0; it must be at least 1"):
+        example.main(["--output_dir", str(tmp_path), f"--{flag}", "0"])
