@@ -78,6 +78,13 @@ class CommandParser(OneLineParser, HfArgumentParser):
         keywords.pop("required", None)
         return super().add_argument(names[0].removeprefix("--"), **keywords)
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """What an abbreviation may stand for: a flag once, although it has two spellings, `--output_dir` and `--output-dir`."""
+        by_flag: dict[int, Any] = {}
+        for match in super()._get_option_tuples(option_string):
+            by_flag.setdefault(id(match[0]), match)
+        return list(by_flag.values())
+
     def check_repetition(self, argv: Sequence[str]) -> None:
         """Exit with a one-line message if a list is given in several parts, of which argparse would silently use the last."""
         given = [_underscored(word.split("=")[0]) for word in argv if re.match("--.", word)]

@@ -200,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = describe(exportable, processor, arguments.image_size)
     if arguments.dataset is not None:  # before minutes of tracing, too
         labelled_rows(exportable.specs, arguments.dataset, arguments.split)
+    tasks, pixels = ", ".join(exportable.specs), f"{facts['height']} x {facts['width']} pixels"
+    print(f"tracing {tasks} at {pixels}, which takes a minute or more", file=sys.stderr, flush=True)
     try:
         candidates = write_files(exportable, facts, arguments)
     except ExportError as error:

@@ -35,6 +35,15 @@ def test_positional_arguments_come_in_the_order_of_the_fields_and_flags_anywhere
     assert parse("in", "--size", "64", "out") == Arguments(Path("in"), Path("out"), size=64)
 
 
+def test_an_abbreviation_of_a_flag_with_two_spellings_is_not_ambiguous(capsys):
+    kind = make_dataclass("kind", [("image_size", int, flag(1, "pixels")), ("image_dir", str, flag("a", "folder"))])
+    assert parse_arguments(kind, ["--image_s", "3"], "For tests.").image_size == 3
+    assert parse_arguments(kind, ["--image-s", "3"], "For tests.").image_size == 3
+    with pytest.raises(SystemExit):
+        parse_arguments(kind, ["--image", "3"], "For tests.")
+    assert "ambiguous option: --image could match --image_size, --image_dir;" in capsys.readouterr().err
+
+
 def test_flags_of_the_file_come_before_those_of_the_command_line(tmp_path):
     (tmp_path / "flags.yaml").write_text("size: 32\nmode: exact\n")
     arguments = parse("in", "out", "--config", str(tmp_path / "flags.yaml"), "--size", "48")
