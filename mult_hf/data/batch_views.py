@@ -187,8 +187,8 @@ class _Windows:
         """A task's maps in the windows, mirrored where the view is, without mixing known and unknown pixels."""
         if spec.is_classification:
             return self.nearest(values[:, None], IGNORE_INDEX)[:, 0]
-        if spec.horizontal_flip_signs:
-            values = torch.where(self.flip > 0, values * _per_channel(spec.horizontal_flip_signs, values), values)
+        if -1 in spec.flip_signs:
+            values = torch.where(self.flip > 0, values * _per_channel(spec.flip_signs, values), values)
         if spec.resample == "nearest":
             return self.nearest(values, math.nan)
         known = values.isfinite().all(1, keepdim=True)

@@ -55,8 +55,8 @@ def horizontal_flip(sample: Sample, tasks: Mapping[str, TaskSpec]) -> Sample:
     labels = {}
     for name, values in sample["labels"].items():
         mirrored = values.flip(-1)
-        signs = tasks[name].horizontal_flip_signs
-        labels[name] = mirrored * _per_channel(signs, mirrored) if signs else mirrored
+        signs = tasks[name].flip_signs
+        labels[name] = mirrored * _per_channel(signs, mirrored) if -1 in signs else mirrored
     flipped = {**sample, "pixel_values": sample["pixel_values"].flip(-1), "labels": labels}
     if sample.get("principal_point") is not None:
         x, y = sample["principal_point"]

@@ -166,8 +166,13 @@ def first_rows(rows: IterableDataset, count: int) -> Dataset:
     undecoded = rows.decode(False)
     spread = [rows.num_shards * number // shards for number in range(shards)]
     found: list[dict[str, Any]] = []
+    whole: list[int] = []  # shards that may have more rows
     for shard in spread:
-        found += undecoded.shard(rows.num_shards, shard).take(min(share, count - len(found)))
+        taken = [*undecoded.shard(rows.num_shards, shard).take(min(share, count - len(found)))]
+        found += taken
+        whole += [shard] * (len(taken) == share)
+    for shard in whole:  # others had fewer rows than their share
+        found += undecoded.shard(rows.num_shards, shard).skip(share).take(count - len(found))
     if len(found) < count and shards < rows.num_shards:  # the shards that were chosen are small
         found = [*undecoded.take(count)]
     return Dataset.from_list(found, features=rows.features)

@@ -56,6 +56,7 @@ def point_cloud(
     towards = np.einsum("prc,pc->pr", rays, facing)  # n r: below 0 if the front of the surface is visible
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = np.nan_to_num(towards[:, :1] / towards[:, 1:], nan=1.0)
+    factors[factors < 0] = np.inf  # the corner's ray never meets the tangent plane, which recedes without end
     depths = middle[:, None] * np.clip(factors, 1 - MAX_TILT, 1 + MAX_TILT)
     return Points(rays[:, 1:] * depths[..., None], image[rows, columns])
 

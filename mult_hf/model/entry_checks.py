@@ -125,12 +125,13 @@ def _check_vectors(spec: "TaskSpec") -> str | None:
 
 def _check_mirrored_range(spec: "TaskSpec") -> str | None:
     low, high = spec.final_range
-    if spec.is_classification or -1 not in spec.horizontal_flip_signs or low < 0 < high:
+    if spec.is_classification or -1 not in spec.flip_signs or low < 0 < high:
         return None
     largest = max(abs(low), abs(high))
+    source = "horizontal_flip_signs" if spec.horizontal_flip_signs else "rotated_channels"
     return (
-        f"has horizontal_flip_signs {list(spec.horizontal_flip_signs)} and values from {low:g} to {high:g}, of which none may have the "
-        f"other sign; drop the signs, or give a value_range such as [{-largest:g}, {largest:g}]"
+        f"has {source} {list(getattr(spec, source))} and values from {low:g} to {high:g}, of which none may have the "
+        f"other sign; drop the {source.split('_')[-1]}, or give a value_range such as [{-largest:g}, {largest:g}]"
     )
 
 

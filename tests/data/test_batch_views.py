@@ -15,8 +15,12 @@ from mult_hf.data.image_targets import IMAGE_TARGETS
 from mult_hf.model.tasks import registered_tasks, resolve_tasks
 
 AS_VALUES = {"dtype": "float32"}
+FLOW = {"name": "flow", "kind": "regression", "channels": 2, "rotated_channels": [0, 1], "encoding": AS_VALUES}  # with default flip signs
 TASKS = resolve_tasks(
-    [{"name": name} if spec.is_classification else {"name": name, "encoding": AS_VALUES} for name, spec in registered_tasks().items()]
+    [
+        *({"name": name} if spec.is_classification else {"name": name, "encoding": AS_VALUES} for name, spec in registered_tasks().items()),
+        FLOW,
+    ]
 )
 COLOURS = {"hue": 0.1, "white_balance": 0.35, "gamma": 0.6}
 # Positions and blurred values are computed in float32 in another order. Where known and unknown pixels are mixed, a mean divides by a
@@ -72,6 +76,16 @@ def assert_equal_views(batch, one_by_one):
 )
 def test_a_seed_gives_the_same_view_in_a_batch_as_alone(options):
     assert_equal_views(*both(RandomAugmentation(tasks=TASKS, **options), [row((72, 72), seed) for seed in range(5)]))
+
+
+def test_mirrored_vectors_with_default_signs_point_the_other_way_in_a_batch_too():
+    """Of an arrow to the right in every pixel: half of the views are mirrored."""
+    arrows = np.zeros((2, 72, 72), np.float32)
+    arrows[0] = 1
+    batch, one_by_one = both(RandomAugmentation(tasks=TASKS), [{**row((72, 72), seed), "flow": arrows} for seed in range(8)])
+    in_batch = [maps[0].nanmean().round().item() for maps in batch["labels"]["flow"]]
+    assert in_batch == [alone["labels"]["flow"][0, 0].nanmean().round().item() for alone in one_by_one]
+    assert set(in_batch) == {1, -1}
 
 
 def test_images_of_several_sizes_share_a_batch():

@@ -39,6 +39,13 @@ def test_a_flip_mirrors_pixels_maps_and_the_principal_point_and_negates_the_x_of
     assert flipped["principal_point"] == (1.5, 1.0), "half a pixel from the left border becomes half a pixel from the right one"
 
 
+def test_a_flip_negates_the_x_of_vectors_whose_entry_leaves_the_signs_to_their_default():
+    default = {**TASKS, "arrow": TaskSpec(name="arrow", kind="regression", channels=2, rotated_channels=(0, 1))}
+    flipped = horizontal_flip(sample(), default)
+    assert (arrow_at(flipped, 0, 1), arrow_at(flipped, 0, 0)) == ([-1, 0], [0, 1])
+    assert flipped["labels"]["depth"][0].tolist() == [[2, 1], [4, 3]]
+
+
 def test_a_counter_clockwise_quarter_turn_rotates_pixels_and_vectors():
     """The top right pixel moves to the top left; a vector to the right then points upwards, and an upward one to the left."""
     turned = rotate_zoom_crop({**sample(), "principal_point": None}, TASKS, (2, 2), degrees=90)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from mult_hf.data import streaming
@@ -139,3 +139,18 @@ def test_first_rows_come_from_several_shards(data):
     assert len(first_rows(rows, 100)) == 4
     numbers = Dataset.from_dict({"number": list(range(24))}).to_iterable_dataset(num_shards=6)
     assert first_rows(numbers, 6)["number"][:] == [0, 4, 8, 12, 16, 20]
+
+
+@pytest.mark.parametrize(("sizes", "count", "expected"), [((1000, 1000, 37), 500, 500), ((2, 100), 50, 50), ((5, 5, 5), 50, 15)])
+def test_small_shards_are_made_up_for_by_larger_ones(sizes, count, expected):
+    """Rows of a stream that was cut unevenly, as the last row group of a file usually is."""
+    starts = np.cumsum([0, *sizes])
+    parts = [range(start, start + size) for start, size in zip(starts.tolist(), sizes)]
+    rows = IterableDataset.from_generator(numbers_of_parts, gen_kwargs={"parts": parts}, features=Features({"number": Value("int64")}))
+    found = first_rows(rows, count)["number"][:]
+    assert len(found) == len(set(found)) == expected
+
+
+def numbers_of_parts(parts):
+    for part in parts:
+        yield from ({"number": number} for number in part)

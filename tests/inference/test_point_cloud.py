@@ -52,6 +52,21 @@ def test_a_corner_is_never_far_from_its_middle_even_with_invalid_normals():
     assert np.abs(corners[..., 2] + 3).max() <= 3 * MAX_TILT + 1e-9
 
 
+def test_a_corner_whose_ray_misses_the_plane_recedes_instead_of_coming_closer():
+    """The plane is seen at a grazing angle: the rays of the right corners pass beyond its horizon, where it is infinitely far."""
+    height, width = 48, 64
+    depth = np.full((height, width), np.nan)
+    depth[24, 32] = 2.0
+    normal = np.array([1.0, 0.0, 0.018]) / np.hypot(1.0, 0.018)  # n r is -0.009 in the middle and changes sign 0.5 pixels to the right
+    (corners,) = point_cloud(
+        depth, np.zeros((height, width, 3), np.uint8), 60, np.broadcast_to(normal[:, None, None], (3, height, width))
+    ).corners
+    middle = (32.5 - 32) / (32 / np.tan(np.radians(30))) * normal[0] - normal[2]
+    right = (33.0 - 32) / (32 / np.tan(np.radians(30))) * normal[0] - normal[2]
+    assert middle < 0 < right, "premise"
+    np.testing.assert_allclose(-corners[:, 2], np.array([2, 2, 2, 2]) * (1 + MAX_TILT * np.array([-1, -1, 1, 1])))
+
+
 def test_pixels_without_depth_give_no_points():
     depth = np.array([[1.0, np.nan], [0.0, 2.0]])
     assert len(point_cloud(depth, np.zeros((2, 2, 3), np.uint8), 60).corners) == 2

@@ -171,6 +171,12 @@ def test_a_name_that_torch_modules_use_is_refused_at_construction(name):
             {"horizontal_flip_signs": (-1,), "activation": "sigmoid"},
             "values from 0 to 1, of which none may have the other sign",
         ),
+        (
+            "regression",
+            2,
+            {"rotated_channels": (0, 1), "value_range": (0.0, 1.0)},
+            r"has rotated_channels \[0, 1\] and values from 0 to 1, of which none .*; drop the channels, or give .* \[-1, 1\]",
+        ),
         ("regression", 1, {"metrics": ("mae", "mae")}, r"has metrics \['mae', 'mae'\]; give each once"),
         ("regression", 1, {"value_range": (-1e308, 1e308)}, "value range .* with a finite difference"),
     ],

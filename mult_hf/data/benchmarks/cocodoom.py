@@ -65,6 +65,10 @@ class FrameKey(NamedTuple):
         return f"run{self.run}/map{self.map:02d}/{self.tic:06d}"
 
 
+_FINER = 4
+"""Pixels of the canvas for polygons per pixel of the image; even, so that one of them starts in the middle of a pixel. Pillow also fills
+the outline of a polygon, which at this size reaches no middle."""
+
 _FILES = {"image": ("rgb", "uint8"), "depth": ("depth", "uint16")}
 """Columns that are stored as separate files: folder and type of the stored values."""
 
@@ -173,15 +177,16 @@ class CocoDoomReader(BenchmarkReader):
         return Image.fromarray(np.array([stored_of.get(int(i), 0) for i in ids], np.uint8)[where].reshape(image.shape[:2]))
 
     def _from_polygons(self, sample: FrameKey, rgb_path: Path) -> Image.Image:
-        """Classes of things drawn from the COCO polygons, whose integer coordinates are corners of pixels."""
-        classes = Image.new("L", read_image_file(rgb_path, "uint8").size, 0)
-        draw = ImageDraw.Draw(classes)
+        """Classes of things by the COCO polygon that the middle of each pixel lies in; integer coordinates are corners of pixels."""
+        width, height = read_image_file(rgb_path, "uint8").size
+        finer = Image.new("L", (width * _FINER, height * _FINER), 0)
+        draw = ImageDraw.Draw(finer)
         for annotation in self._annotations[sample.image_id]:
             for polygon in annotation["segmentation"]:
-                corners = np.asarray(polygon, np.float64).reshape(-1, 2) - 0.5
+                corners = np.asarray(polygon, np.float64).reshape(-1, 2) * _FINER - 0.5
                 if len(corners) > 1:
                     draw.polygon([tuple(corner) for corner in corners.tolist()], fill=self._stored_class(annotation))
-        return classes
+        return Image.fromarray(np.asarray(finer)[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER])
 
     def _stored_class(self, annotation: dict[str, Any]) -> int:
         category = annotation["category_id"]

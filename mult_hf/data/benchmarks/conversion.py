@@ -4,11 +4,13 @@ The samples of a split are divided evenly among files of about the same size. Wh
 is written, so several processes can write them in any order, and an interrupted conversion continues with those that are missing.
 """
 
+import hashlib
 import json
 import math
 import random
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -46,11 +48,13 @@ class ConversionPlan:
         samples: number of samples of the split in the download.
         files: number of files; each holds an equal share of the samples, up to one.
         shuffle: whether the samples are written in random order.
+        contents: digest of what decides the contents: data set, samples, task entries, settings of the reader.
     """
 
     samples: int
     files: int
     shuffle: bool
+    contents: str = ""
 
     def share(self, file: int) -> slice:
         """Samples of a file, counted in the order of the conversion."""
@@ -68,7 +72,8 @@ def convert(
     """Write a reader's split as Parquet files with a card, so that `datasets.load_dataset(output_dir)` can load it.
 
     An interrupted run leaves no partial file; the next run continues where it stopped. Images that the reader did not change are copied
-    byte for byte. The card lists all splits in the directory.
+    byte for byte. The card lists all splits in the directory. Files with cells that could not be read (`on_error="skip"`) are written again
+    by a reader with `on_error="raise"`, and otherwise reported again.
 
     Args:
         reader: reader of the split to write.
@@ -94,8 +99,13 @@ def convert(
         random.Random(0).shuffle(keys)
     names = [f"{reader.split}-{number:05d}-of-{plan.files:05d}.parquet" for number in range(plan.files)]
     shares = {output_dir / "data" / name: keys[plan.share(number)] for number, name in enumerate(names)}
-    missing = {path: share for path, share in shares.items() if not path.exists()}
+    earlier = {path: _problems(path) for path in shares if path.exists()}
+    again = [path for path, problems in earlier.items() if problems is not None and reader.on_error == "raise"]
+    missing = {path: share for path, share in shares.items() if path not in earlier or path in again}
     total = ReadReport()
+    for path, problems in earlier.items():
+        if problems is not None and path not in again:
+            total.merge(problems)
     for report in _write_files(reader, missing, num_proc):
         total.merge(report)
     reader.report = total
@@ -112,8 +122,14 @@ def _plan(reader: BenchmarkReader, keys: Sequence[Any], directory: Path, megabyt
     record = directory / f".{reader.split}.json"
     found = ConversionPlan(**json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else None
     files = sorted(directory.glob(f"{reader.split}-*.parquet"))
-    if found is not None and (found.samples, found.shuffle) == (len(keys), shuffle):
+    contents = _contents(reader, keys)
+    if found is not None and (found.samples, found.shuffle, found.contents) == (len(keys), shuffle, contents):
         return found
+    if files and found is not None and (found.samples, found.shuffle) == (len(keys), shuffle):
+        raise refusal(
+            f"{files[0]} is from another conversion, of other samples, task entries or stored columns, or with other settings than "
+            f"{reader.settings}; remove the files of {reader.split!r} or write to another directory"
+        )
     if files:
         was = "an unknown number of samples" if found is None else f"{found.samples} samples{', shuffled' * found.shuffle}"
         raise refusal(
@@ -121,10 +137,31 @@ def _plan(reader: BenchmarkReader, keys: Sequence[Any], directory: Path, megabyt
             f"files of {reader.split!r} or write to another directory"
         )
     files_needed = math.ceil(len(keys) * _bytes_per_sample(reader, keys) / (megabytes * 1e6))
-    plan = ConversionPlan(len(keys), max(1, min(files_needed, len(keys))), shuffle)
+    plan = ConversionPlan(len(keys), max(1, min(files_needed, len(keys))), shuffle, contents)
     with whole_file(record) as unfinished:
         unfinished.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     return plan
+
+
+def _contents(reader: BenchmarkReader, keys: Sequence[Any]) -> str:
+    """A digest of what decides which rows a conversion writes."""
+    hashed = hashlib.sha256(json.dumps([reader.name, reader.task_entries(), reader.settings], sort_keys=True).encode())
+    for key in keys:
+        hashed.update(f"{key}\n".encode())
+    return hashed.hexdigest()[:16]
+
+
+def _problems(path: Path) -> ReadReport | None:
+    """What could not be read when a file was written, without its number of samples; None if everything could."""
+    record = _record_of_problems(path)
+    if not record.is_file():
+        return None
+    found = json.loads(record.read_text(encoding="utf-8"))
+    return ReadReport(problems=Counter(found["problems"]), examples=found["examples"])
+
+
+def _record_of_problems(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.json")
 
 
 def _bytes_per_sample(reader: BenchmarkReader, keys: Sequence[Any]) -> float:
@@ -168,6 +205,12 @@ def _write_file(reader: BenchmarkReader, content: tuple[Path, list[Any]]) -> Rea
         for sample in reader.generate_samples(keys):
             writer.write(features.encode_example(sample))
         writer.finalize()
+        record = _record_of_problems(path)  # before the file gets its name, so that no problem is forgotten
+        record.unlink(missing_ok=True)
+        if reader.report.problems:
+            with whole_file(record) as unfinished_record:
+                text = json.dumps({"problems": reader.report.problems, "examples": reader.report.examples})
+                unfinished_record.write_text(text, encoding="utf-8")
     return reader.report
 
 

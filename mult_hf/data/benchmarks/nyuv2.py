@@ -94,6 +94,11 @@ class NYUDMTReader(BenchmarkReader):
         self.normals_signs = tuple(normals_signs)
         super().__init__(root, split, tasks, on_error)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the values of samples, see [`BenchmarkReader`]."""
+        return {**super().settings, "normals_signs": [float(sign) for sign in self.normals_signs]}
+
     def find_shards(self) -> list[tuple[str, ...]]:
         """Names of the split's images, divided into shards.
 

@@ -119,6 +119,11 @@ class BenchmarkReader(ABC):
             ReadError: if the file is missing, broken or wrong.
         """
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the values of samples beside the download itself, as JSON values."""
+        return {"stored": [task for task in self.tasks if self.stored(task)]}
+
     def task_entries(self) -> list[dict[str, Any]]:
         """The `mult_tasks` record for this reader's output: entries for [`TaskSpec.from_dict`]."""
         by_name = {entry["name"]: entry for entry in self.entries}

@@ -119,7 +119,7 @@ class ViewKey(NamedTuple):
 
 
 _UNKNOWN_WITHOUT_DEPTH = ("normals",)
-"""Columns whose files do not mark missing pixels; the depth's holes are used instead."""
+"""Columns that are unknown in the holes of the depth, because their files do not mark them. What others hold there is not documented."""
 
 
 class TaskonomyReader(BenchmarkReader):

@@ -248,6 +248,46 @@ def test_an_interrupted_conversion_continues_and_never_leaves_a_partial_file(tmp
     assert first.stat().st_mtime_ns == written
 
 
+def test_a_conversion_with_other_settings_is_not_taken_for_done(tmp_path):
+    root = write_nyud_mt(tmp_path)
+    convert(NYUDMTReader(root), tmp_path / "out")
+    convert(NYUDMTReader(root), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"another conversion, .*settings than .*'normals_signs': \[1.0, 1.0, 1.0\].*; remove the files"):
+        convert(NYUDMTReader(root, normals_signs=(1.0, 1.0, 1.0)), tmp_path / "out")
+
+
+def test_an_interrupted_conversion_is_not_continued_with_other_tasks(tmp_path):
+    """Before its card is written, only the record of the plan tells which tasks the first file has."""
+    root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "muleshoe"])
+    break_truncated(root / "rgb" / "muleshoe" / "point_12_view_0_domain_rgb.png")
+    with pytest.raises(ReadError):
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out", megabytes=1e-6)
+    with pytest.raises(ValueError, match="is from another conversion, of other samples, task entries"):
+        convert(TaskonomyReader(root, split="test", tasks=["normals"]), tmp_path / "out", megabytes=1e-6)
+
+
+def test_cells_that_were_skipped_are_reported_again_and_read_once_the_download_is_repaired(tmp_path):
+    root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade"])
+    lost = root / "depth_zbuffer" / "mcdade" / "point_12_view_0_domain_depth_zbuffer.png"
+    contents = lost.read_bytes()
+    lost.unlink()
+    reader = TaskonomyReader(root, split="test", tasks=["depth"], on_error="skip")
+    for _ in range(2):
+        convert(reader, tmp_path / "out", megabytes=1e-6)
+        assert reader.report.problems == {"missing file": 1}
+    whole, with_gap = sorted((tmp_path / "out/data").glob("*.parquet"))
+    written = whole.stat().st_mtime_ns
+    with pytest.raises(ReadError, match="mcdade"):
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    lost.write_bytes(contents)
+    repaired = TaskonomyReader(root, split="test", tasks=["depth"])
+    convert(repaired, tmp_path / "out")
+    assert not repaired.report.problems
+    assert whole.stat().st_mtime_ns == written, "only the file with the gap is written again"
+    assert ParquetFile(with_gap).read(["depth"])["depth"].null_count == 0
+    assert sorted(path.name for path in whole.parent.iterdir()) == [".test.json", whole.name, with_gap.name]
+
+
 def parquet_names(split, count):
     return [f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
 
