@@ -141,7 +141,12 @@ def damage(path):
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [("model.bin", damage), ("model.bin", Path.unlink), ("model.xml", damage), ("model.digests.json", Path.unlink)],
+    [
+        ("model.bin", damage),
+        ("model.bin", Path.unlink),
+        ("model.xml", damage),
+        pytest.param("model.digests.json", Path.unlink, marks=pytest.mark.nightly),  # traces the model again
+    ],
     ids=["zeros in the weights", "no weights", "zeros in the graph", "no digests"],
 )
 def test_an_exported_file_that_is_not_as_it_was_written_is_exported_again(make_model, caplog, monkeypatch, name, change):
@@ -164,6 +169,17 @@ def test_an_exported_file_that_is_not_as_it_was_written_is_exported_again(make_m
     caplog.clear()
     with_runtime(make_model(), "openvino")(pixels(1))
     assert not caplog.text, "it is whole again"
+
+
+@pytest.mark.parametrize("digests", [None, "", "[]", '{"model.xml": 3}', '{"model.onnx": {}}', '{"model.xml": {"model.xml": "0"}}'])
+def test_a_file_without_its_own_digest_is_not_taken_for_whole(tmp_path, digests):
+    (tmp_path / "model.xml").write_bytes(b"graph")
+    if digests is not None:
+        (tmp_path / runtimes.DIGESTS).write_text(digests)
+    assert not runtimes._is_whole(tmp_path / "model.xml")
+    of_file = runtimes._sha256(tmp_path / "model.xml")
+    (tmp_path / runtimes.DIGESTS).write_text(json.dumps({"model.xml": {"model.xml": of_file}}))
+    assert runtimes._is_whole(tmp_path / "model.xml"), "premise"
 
 
 def test_a_pipeline_has_the_processor_of_the_models_own_folder_and_saves_the_model(directory, tmp_path):
