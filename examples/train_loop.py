@@ -47,7 +47,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=4e-3, help="largest learning rate, after the warm-up")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     flags = parser.parse_args(argv)
-    check_bounds(flags, {1: ["max_steps", "batch_size"], 0: ["learning_rate", "seed"]})
+    check_bounds(flags, {1: ["max_steps", "batch_size"], 0: ["seed"], 1e-12: ["learning_rate"]})
     Path(flags.output_dir).mkdir(parents=True, exist_ok=True)  # before the training, in case it cannot be written to
     return flags
 

@@ -196,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     processor = load_processor(arguments.model)
     canonical = processor.canonical_focal_length is not None
     exportable = load_exportable(arguments.model, arguments.tasks, arguments.results, canonical_camera=canonical)
-    check_same_camera(exportable.model.config.canonical_focal_length, processor.canonical_focal_length)
+    config = exportable.model.config
+    check_same_camera(config.canonical_focal_length, processor.canonical_focal_length, config.task_specs.values())
     facts = describe(exportable, processor, arguments.image_size)
     if arguments.dataset is not None:  # before minutes of tracing, too
         labelled_rows(exportable.specs, arguments.dataset, arguments.split)

@@ -1,11 +1,13 @@
 """Reject data in which a model's task has another meaning."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from transformers.utils import logging
 
+from mult_hf.model.activations import activation_of
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.units import normalised_unit
@@ -37,10 +39,11 @@ def measured_specs(model_specs: Mapping[str, TaskSpec], data_specs: Mapping[str,
         raise refusal(f"the model has tasks {list(model_specs)} and the data {list(data_specs)}; they need at least one in common")
     for task in shared:
         check_compatible(model_specs[task], data_specs[task])
-        if model_specs[task].value_range != data_specs[task].value_range:
-            logger.warning(
-                f"{task}: the model has the range {range_text(model_specs[task])} and the data {range_text(data_specs[task])}: predictions "
-                "stay within the model's, so if the numbers have another scale, correct the entry in the data set's card"
+        ours, theirs = model_specs[task], data_specs[task]
+        if ours.final_range != theirs.final_range and not activation_of(ours).gives_unit_vectors:
+            logger.warning_once(
+                f"{task}: the model has the range {range_text(ours)} and the data {range_text(theirs)}; if their numbers have another "
+                "scale, correct the entry in the data set's card"
             )
     return {
         task: replace(model_specs[task], **{field: getattr(data_specs[task], field) for field in ("encoding", "resample", "metrics")})
@@ -86,7 +89,8 @@ def check_same_entries(model: Mapping[str, TaskSpec], processor: Mapping[str, Ta
 
 def range_text(spec: TaskSpec) -> str:
     """The values of a task in words: "from 0 to 10 m"."""
-    return "of any number" if spec.value_range is None else f"from {spec.value_range[0]:g} to {spec.value_range[1]:g} {spec.unit}".rstrip()
+    low, high = spec.final_range
+    return f"from {low:g} to {high:g} {spec.unit}".rstrip() if math.isfinite(low) or math.isfinite(high) else "of any number"
 
 
 def _differences(first: TaskSpec, second: TaskSpec, fields: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:

@@ -37,6 +37,7 @@ from mult_hf.model.cameras import without_camera_limits
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.weights import check_weights
 
 from .errors import ExportError
 from .loading import load_whole_model
@@ -115,13 +116,14 @@ def load_exportable(
         ValueError: if the model does not have one of the tasks, or its checkpoint is damaged, see `load_whole_model`.
         OSError: if there is no such model.
     """
-    model = load_whole_model(name_or_path).float()
+    model = load_whole_model(name_or_path, to_train=True).float()  # weights that are not exported may be untrained
     if attention is not None:
         model.set_attn_implementation(attention)
     wanted = model.mult.requested_tasks(tasks)
     reference = {model.config.reference_task} if model.shares_attention else set()
     for task in set(model.task_names) - {*wanted, *reference}:
         model.remove_task(task)
+    check_weights(model)
     return Exportable(model, wanted, results, canonical_camera=canonical_camera).eval()
 
 
@@ -320,6 +322,7 @@ class Format:
         suffix: of the file's name.
         tolerance: largest allowed difference of its maps from PyTorch's; None for no limit.
         source: name of the format that it is converted from, if any.
+        check: raises ImportError if a package is missing.
     """
 
     write: Callable[[Any, dict[str, Any], Path], Path]
@@ -327,6 +330,7 @@ class Format:
     suffix: str
     tolerance: float | None = TOLERANCE
     source: str | None = None
+    check: Callable[[], Any] = lambda: None
 
     def file_name(self, stem: str) -> str:
         """Name of the file."""
@@ -335,13 +339,14 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(write_onnx, onnx_predictor, ".onnx"),
-    "openvino": Format(write_openvino, openvino_predictor, ".xml", source="onnx"),
+    "openvino": Format(write_openvino, openvino_predictor, ".xml", source="onnx", check=_openvino),
     "openvino-bfloat16": Format(
         lambda program, facts, stem: stem.with_name(f"{stem.name}.xml"),
         partial(openvino_predictor, precision="bf16"),
         ".xml",
         tolerance=None,
         source="openvino",
+        check=_openvino,
     ),
     "int8": Format(write_int8, int8_predictor, ".int8.onnx", tolerance=None, source="onnx"),
     "pt2": Format(write_pt2, pt2_predictor, ".pt2"),

@@ -67,7 +67,7 @@ def load_processor(name_or_path: str, config: MulTConfig | None = None, **kwargs
     with _naming_what_is_damaged(name_or_path):
         processor = MulTImageProcessor.from_pretrained(name_or_path, **given)
         if config is not None:
-            check_same_camera(config.canonical_focal_length, processor.canonical_focal_length)
+            check_same_camera(config.canonical_focal_length, processor.canonical_focal_length, config.task_specs.values())
         return processor
 
 

@@ -58,6 +58,7 @@ class ExportedModel(MulTPreTrainedModel):
         wanted = network.mult.requested_tasks(tasks)
         self.network, self.exported_tasks = network, [task for task in network.task_names if task in wanted]  # in one order, for the cache
         self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
+        self.format.check()
         self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
         self.name_or_path = network.name_or_path
         self.source_options = getattr(network, "source_options", {})  # of its folder and revision, where its processor lies, too
@@ -115,10 +116,14 @@ class ExportedModel(MulTPreTrainedModel):
             )
             try:
                 self._export(folder, size)
+            except (ExportError, ValueError, MemoryError):  # the model's own, such as that the images are too small
+                raise
             except OSError as error:
                 raise ExportError(
                     f"exported models cannot be kept in {CACHE}: {error}; set HF_HOME to another folder, or free it"
                 ) from error
+            except Exception as error:  # converters have no common class of errors
+                raise ExportError(f"the model could not be exported to {self.format_name}: {type(error).__name__}: {error}") from error
         return self.format.predictor(path, self.threads)
 
     def _name(self, size: tuple[int, int]) -> str:

@@ -7,7 +7,7 @@ converts its predictions to metres. A task's `zoom_exponent` defines how its val
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple
@@ -153,17 +153,18 @@ def checked_field_of_view(degrees: Any, canonical: Any) -> float | None:
     return float(degrees)
 
 
-def check_same_camera(model: float | None, processor: float | None) -> None:
+def check_same_camera(model: float | None, processor: float | None, specs: Iterable[TaskSpec]) -> None:
     """Refuse a processor that would read a model's values as those of another camera.
 
     Args:
         model: `canonical_focal_length` of the model's configuration; None where it does not say.
         processor: that of the image processor; None for one without a canonical camera.
+        specs: entries of the model's tasks; the camera has no effect if none has a `zoom_exponent`.
 
     Raises:
         ValueError: if the model says one, and the processor has none or another.
     """
-    if model is not None and processor != model:
+    if model is not None and processor != model and any(spec.zoom_exponent for spec in specs):
         own = "none" if processor is None else f"{processor:g}"
         raise refusal(
             f"canonical_focal_length is {model:g} for the model and {own} for the processor, so depth would not be in metres; load the "

@@ -238,7 +238,7 @@ def _read_url(url: str, timeout: float) -> BytesIO:
 def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
-    if reason := misread(image) or negative(image):
+    if reason := misread(image) or negative(image) or _transparent_in_16_bits(image):
         raise ValueError(f"{name} cannot be read: {reason}")
     try:
         load_pixels(image)
@@ -247,6 +247,14 @@ def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     except BROKEN as error:
         raise ValueError(f"{name} is broken: {error}") from None
     return with_film_equivalent(_in_rgb(upright, name, is_widened=image.format in _WIDENED_FORMATS), film_equivalent(image))
+
+
+def _transparent_in_16_bits(image: Image.Image) -> str | None:
+    """Why the transparent colour of a PNG file would be mistaken. Greys of 16 bits stay such, and are told apart."""
+    raw_modes = [tile.args if isinstance(tile.args, str) else (tile.args or [""])[0] for tile in getattr(image, "tile", [])]
+    if image.format == "PNG" and "transparency" in image.info and "RGB;16B" in raw_modes:
+        return "it is a PNG of 16 bits with a transparent colour, which Pillow's 8 bits cannot tell from others; store opacity as a channel"
+    return None
 
 
 def _in_rgb(image: Image.Image, name: str, *, is_widened: bool) -> Image.Image:
@@ -258,12 +266,6 @@ def _in_rgb(image: Image.Image, name: str, *, is_widened: bool) -> Image.Image:
             values[values == transparent] = _WHITE_16_BIT
         return Image.fromarray(_rgb_values(_as_tensor(values, name), name, None).permute(1, 2, 0).numpy())
     if image.has_transparency_data:
-        transparent = image.info.get("transparency")
-        if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
-            raise ValueError(
-                f"{name} is a PNG of 16 bits with a transparent colour, which Pillow's 8 bits cannot tell from others; store its opacity "
-                "as a channel"
-            )
         image = _converted(image, "RGBA", name)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return _converted(image, "RGB", name)

@@ -458,6 +458,8 @@ class MulTForMultiTaskDensePrediction(MulTPreTrainedModel):
             del modules[task]
         self.config.tasks = [entry for entry in self.config.task_entries if entry["name"] != task]
         forget_task(self, task)
+        if not any(spec.zoom_exponent for spec in self.config.task_specs.values()):
+            self.config.canonical_focal_length = None  # a new task may be of another camera
         if self.config.reference_task == task:  # nothing is shared, so any other task will do
             self.config.reference_task = self.task_names[0]
 

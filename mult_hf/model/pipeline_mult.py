@@ -78,7 +78,8 @@ class MultiTaskVisionPipeline(Pipeline):
         elif not hasattr(image_processor, "focal_length_of"):  # by name, because a model's own code has another class
             given = type(image_processor).__name__
             raise ValueError(f"image_processor is a {given}; give a MulTImageProcessor, or none for that of the model's directory")
-        check_same_camera(camera, getattr(image_processor, "canonical_focal_length", None))
+        if camera is not None:
+            check_same_camera(camera, getattr(image_processor, "canonical_focal_length", None), model.config.task_specs.values())
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 

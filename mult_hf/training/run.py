@@ -91,7 +91,7 @@ def train(
     _check_container("validation_rows", validation_rows, (Dataset,))
     specs = processor.task_specs
     check_same_entries(model.config.task_specs, specs)
-    check_same_camera(model.config.canonical_focal_length, processor.canonical_focal_length)
+    check_same_camera(model.config.canonical_focal_length, processor.canonical_focal_length, specs.values())
     for spec in specs.values():
         check_loss(spec)
         check_colormap(spec)  # needed only by the panel at the end; activations and metrics are checked where they are built
@@ -164,9 +164,9 @@ def _train(
         f"{sum(p.numel() for p in loop.module.parameters()):,} parameters; {count} training and {len(validation_rows)} "
         f"validation images; tasks: {', '.join(specs)}"
     )
+    loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
     if depends_on_focal_length(processor):
         model.config.canonical_focal_length = processor.canonical_focal_length
-    loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
     with loop.saying_how_to_continue():
         loop.run()
         seconds = loop.progress.seconds

@@ -355,6 +355,16 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path, change, message):
         export(tmp_path / "net", tmp_path / "files")
 
 
+def test_tasks_that_are_not_exported_may_be_untrained(tmp_path):
+    model = save_model(tmp_path / "net", tasks=["depth"])
+    model.add_task("edges2d")
+    model.save_pretrained(tmp_path / "net")
+    assert list(files.load_exportable(tmp_path / "net", ["depth"]).specs) == ["depth"]
+    for tasks in (["edges2d"], None):
+        with pytest.raises(ValueError, match=r"edges2d"):
+            files.load_exportable(tmp_path / "net", tasks)
+
+
 def test_a_model_that_does_not_exist_is_named(tmp_path):
     with pytest.raises((ValueError, OSError), match=r"nowhere.* cannot be loaded"):
         export(tmp_path / "nowhere", tmp_path / "files")

@@ -73,15 +73,20 @@ def test_entries_may_differ_in_how_maps_are_stored_resized_measured_and_shown():
 @pytest.mark.parametrize(
     ("ours", "theirs", "message"),
     [
-        ((0.0, 1.0), (0.0, 255.0), "heat: the model has the range from 0 to 1 and the data from 0 to 255: predictions stay within"),
-        (None, (0.0, 255.0), "the model has the range of any number and the data from 0 to 255"),
-        ((0.0, 1.0), (0.0, 1.0), ""),
+        (
+            {"value_range": (0.0, 1.0)},
+            {"value_range": (0.0, 255.0)},
+            "the model has the range from 0 to 1 and the data from 0 to 255",
+        ),
+        ({}, {"value_range": (0.0, 254.0)}, "the model has the range of any number and the data from 0 to 254; if"),
+        ({"value_range": (0.0, 1.0)}, {"value_range": (0.0, 1.0)}, ""),
+        ({"activation": "sigmoid"}, {"value_range": (0.0, 1.0)}, ""),
     ],
 )
 def test_another_range_is_named_because_it_may_be_another_scale(ours, theirs, message, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("mult_hf"), "propagate", True)
     heat = TaskSpec(name="heat", kind="regression", channels=1)
-    measured_specs({"heat": replace(heat, value_range=ours)}, {"heat": replace(heat, value_range=theirs)})
+    measured_specs({"heat": replace(heat, **ours)}, {"heat": replace(heat, **theirs)})
     assert message in caplog.text
     assert bool(message) == bool(caplog.text)

@@ -66,7 +66,8 @@ def test_the_loop_saves_a_model_and_its_processor(tmp_path, data):
     [
         (["--max_steps", "0"], "--max_steps is 0; it must be at least 1"),
         (["--batch_size", "-2"], "--batch_size is -2; it must be at least 1"),
-        (["--learning_rate", "nan"], "--learning_rate is nan; it must be at least 0 and finite"),
+        (["--learning_rate", "nan"], "--learning_rate is nan; it must be"),
+        (["--learning_rate", "0"], "--learning_rate is 0.0; it must be"),
         (["--seed", "-1"], "--seed is -1; it must be at least 0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,9 +320,14 @@ def fail_to_write(*arguments):
     raise OSError(28, "No space left on device")
 
 
+def fail_to_convert(*arguments):
+    raise torch.onnx.errors.OnnxExporterError("no such operation")
+
+
 @pytest.mark.parametrize(
     ("fail", "message"),
     [
+        (fail_to_convert, "mult-hf predict: error: the model could not be exported to onnx: OnnxExporterError: no such operation"),
         (fail_to_trace, "mult-hf predict: error: it could not be exported"),
         (fail_to_write, "mult-hf predict: error: exported models cannot be kept in .*: .*No space left on device; set HF_HOME to another"),
     ],
@@ -343,6 +349,13 @@ def test_a_cache_that_cannot_be_written_is_named(make_model, tmp_path, monkeypat
     monkeypatch.setattr(runtimes, "CACHE", tmp_path / "file/cache")
     with pytest.raises(export.ExportError, match=r"cannot be kept in .*file/cache: .*; set HF_HOME to another folder"):
         with_runtime(make_model(), "onnx")(pixels(1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_missing_package_is_named_before_the_first_image(make_model, monkeypatch, dtype):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"OpenVINO is not installed .*; pip install"):
+        with_runtime(make_model(), "openvino", dtype)
 
 
 def test_a_second_size_says_how_all_images_get_one(make_model, monkeypatch, caplog):

@@ -122,9 +122,10 @@ def test_the_transparent_grey_of_a_16_bit_file_is_put_on_white():
     assert np.asarray(read_image(content))[0, :, 0].tolist() == [255, 4, 233]
 
 
-def test_a_transparent_colour_of_16_bits_is_refused_because_pillow_reads_8():
-    content = png_of_16_bits(np.array([[[1000, 2000, 3000], [1001, 2000, 3000]]]), [1000, 2000, 3000])
-    with pytest.raises(ValueError, match=r"a PNG of 16 bits with a transparent colour.*; store its opacity as a channel"):
+@pytest.mark.parametrize("colour", [(1000, 2000, 3000), (0, 0, 0), (200, 200, 200)])
+def test_a_transparent_colour_of_16_bits_is_refused_because_pillow_reads_8(colour):
+    content = png_of_16_bits(np.array([[colour, (51205, 51205, 51205)]]), colour)
+    with pytest.raises(ValueError, match=r"a PNG of 16 bits with a transparent colour.*; store opacity as a channel"):
         read_image(content)
 
 

@@ -41,6 +41,17 @@ def test_the_pipeline_takes_the_same_camera_and_any_where_the_model_does_not_say
     assert ("focal_length" in results["depth"]) == (of_processor is not None)
 
 
+def test_the_camera_of_a_task_that_was_removed_has_no_effect():
+    model = build(50.0, ("depth", "normals"))
+    model.remove_task("depth")
+    assert model.config.canonical_focal_length is None
+    MultiTaskVisionPipeline(model, image_processor=processor_for(None, ("normals",)))
+
+
+def test_a_camera_that_no_task_depends_on_is_not_compared():
+    MultiTaskVisionPipeline(build(50.0, ("normals",)), image_processor=processor_for(96.0, ("normals",)))
+
+
 def test_a_model_that_was_never_saved_gets_a_processor_with_its_camera():
     assert MultiTaskVisionPipeline(build(50.0)).image_processor.canonical_focal_length == 50
 
@@ -74,6 +85,17 @@ def test_training_writes_the_camera_if_it_matters_to_a_task(tasks, expected, tmp
     model = build(tasks=tasks)
     train(model, processor_for(96.0, tasks), rows, rows, TrainingArguments(max_steps=1, batch_size=2, output_dir=tmp_path / "run"))
     assert MulTConfig.from_pretrained(tmp_path / "run").canonical_focal_length == model.config.canonical_focal_length == expected
+
+
+def test_a_training_that_does_not_start_leaves_the_camera_as_it_was(tmp_path):
+    model = build(tasks=(DISTANCE,))
+    features = Features({"image": Image(), "distance": Image()})
+    cells = {"image": [PILImage.new("RGB", (32, 32))] * 2, "distance": [PILImage.new("L", (32, 32), 60)] * 2}
+    rows = Dataset.from_dict(cells, features=features)
+    arguments = TrainingArguments(max_steps=1, output_dir=tmp_path / "run", resume="checkpoint-7")
+    with pytest.raises((ValueError, OSError), match="checkpoint-7"):
+        train(model, processor_for(96.0, (DISTANCE,)), rows, rows, arguments)
+    assert model.config.canonical_focal_length is None
 
 
 def test_training_refuses_a_processor_with_another_camera(tmp_path):

@@ -65,9 +65,9 @@ class FrameKey(NamedTuple):
         return f"run{self.run}/map{self.map:02d}/{self.tic:06d}"
 
 
-_FINER = 4
-"""Pixels of the canvas for polygons per pixel of the image; even, so that one of them starts in the middle of a pixel. Pillow also fills
-the outline of a polygon, which at this size reaches no middle."""
+_FINER = 9
+"""Pixels of the canvas for polygons per pixel of the image; odd, so that one of them is in the middle. Pillow also fills the outline of a
+polygon, so a middle within a ninth of a pixel of a slanted side may count as inside."""
 
 _FILES = {"image": ("rgb", "uint8"), "depth": ("depth", "uint16")}
 """Columns that are stored as separate files: folder and type of the stored values."""

@@ -126,9 +126,14 @@ def _plan(reader: BenchmarkReader, keys: Sequence[Any], directory: Path, megabyt
     if found is not None and (found.samples, found.shuffle, found.contents) == (len(keys), shuffle, contents):
         return found
     if files and found is not None and (found.samples, found.shuffle) == (len(keys), shuffle):
+        differs = (
+            "of other samples, task entries or stored columns, or with other settings than"
+            if found.contents
+            else ("by an earlier version, which did not record samples and settings; those of this one are")
+        )
         raise refusal(
-            f"{files[0]} is from another conversion, of other samples, task entries or stored columns, or with other settings than "
-            f"{reader.settings}; remove the files of {reader.split!r} or write to another directory"
+            f"{files[0]} is from another conversion, {differs} {reader.settings}; remove the files of {reader.split!r} or write to another "
+            "directory"
         )
     if files:
         was = "an unknown number of samples" if found is None else f"{found.samples} samples{', shuffled' * found.shuffle}"
@@ -197,7 +202,7 @@ def _write_files(reader: BenchmarkReader, missing: dict[Path, list[Any]], num_pr
 def _write_file(reader: BenchmarkReader, content: tuple[Path, list[Any]]) -> ReadReport:
     """Stream samples into a file; `IterableDataset.to_parquet` would collect all its rows in memory first."""
     path, keys = content
-    features = reader.features()
+    features, record = reader.features(), _record_of_problems(path)
     with (
         whole_file(path) as unfinished,
         ParquetWriter(features=features, path=str(unfinished), writer_batch_size=ROWS_IN_MEMORY, embed_local_files=True) as writer,
@@ -205,12 +210,12 @@ def _write_file(reader: BenchmarkReader, content: tuple[Path, list[Any]]) -> Rea
         for sample in reader.generate_samples(keys):
             writer.write(features.encode_example(sample))
         writer.finalize()
-        record = _record_of_problems(path)  # before the file gets its name, so that no problem is forgotten
-        record.unlink(missing_ok=True)
-        if reader.report.problems:
+        if reader.report.problems:  # before the file gets its name, so that no problem is forgotten
             with whole_file(record) as unfinished_record:
                 text = json.dumps({"problems": reader.report.problems, "examples": reader.report.examples})
                 unfinished_record.write_text(text, encoding="utf-8")
+    if not reader.report.problems:  # after it has its name: until then the file with the gaps is there
+        record.unlink(missing_ok=True)
     return reader.report
 
 

@@ -1,5 +1,6 @@
 """Proves that each reader converts a download in its exact layout to maps in the right unit, and names every invalid file."""
 
+import json
 import pickle
 import re
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets.arrow_writer import ParquetWriter
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from pyarrow.parquet import ParquetFile
@@ -286,6 +288,36 @@ def test_cells_that_were_skipped_are_reported_again_and_read_once_the_download_i
     assert whole.stat().st_mtime_ns == written, "only the file with the gap is written again"
     assert ParquetFile(with_gap).read(["depth"])["depth"].null_count == 0
     assert sorted(path.name for path in whole.parent.iterdir()) == [".test.json", whole.name, with_gap.name]
+
+
+def test_a_repair_that_is_interrupted_forgets_no_empty_cell(tmp_path, monkeypatch):
+    root = write_taskonomy(tmp_path / "in")
+    lost = root / "depth_zbuffer" / "ihlen" / "point_12_view_0_domain_depth_zbuffer.png"
+    contents = lost.read_bytes()
+    lost.unlink()
+    convert(TaskonomyReader(root, split="test", tasks=["depth"], on_error="skip"), tmp_path / "out")
+    lost.write_bytes(contents)
+    with monkeypatch.context() as patch:
+        patch.setattr(ParquetWriter, "finalize", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    (path,) = (tmp_path / "out/data").glob("*.parquet")
+    assert ParquetFile(path).read(["depth"])["depth"].null_count == 1, "premise: the earlier file is still there"
+    convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    assert ParquetFile(path).read(["depth"])["depth"].null_count == 0
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_a_conversion_by_an_earlier_version_is_named_as_such(tmp_path):
+    root = write_taskonomy(tmp_path / "in")
+    convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
+    record = tmp_path / "out/data/.test.json"
+    record.write_text(json.dumps({"samples": 1, "files": 1, "shuffle": False}))
+    with pytest.raises(ValueError, match="from another conversion, by an earlier version, which did not record"):
+        convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
 
 
 def parquet_names(split, count):
