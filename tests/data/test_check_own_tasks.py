@@ -133,3 +133,31 @@ def test_a_column_of_nulls_is_told_from_a_missing_one(tmp_path, fields, advice):
     (problem,) = found.tasks["image"].problems
     assert advice in problem
     assert not any("rename 'image'" in note for note in found.notes)
+
+
+FLOW = {"name": "heat", "kind": "regression", "channels": 2, "rotated_channels": [0, 1], "value_range": [-1.0, 1.0]}
+IN_8_BITS = {"dtype": "uint8", "scale": 1 / 127, "offset": -1.0, "channels": [0, 1], "unknown": [255]}
+
+
+def flow_map(*marked):
+    """Vectors in 8 bits, of which one in ten has 255 in these channels."""
+    stored = np.random.default_rng(0).integers(20, 230, (*SIZE, 3)).astype(np.uint8)
+    stored[..., 2] = 0
+    for channel in marked:
+        stored[:, ::10, channel] = 255
+    return stored
+
+
+def test_vectors_that_are_marked_as_unknown_in_one_channel_only_are_named(tmp_path):
+    """255 is 1.008 there, beyond the range, but within the tolerance of a step."""
+    entry = {**FLOW, "encoding": IN_8_BITS}
+    (sentence,) = problems_of(tmp_path / "one", flow_map(1), entry)
+    assert re.match(r"1\d\.\d% of the known vectors have 255, which means unknown, in some of their channels only", sentence)
+    assert problems_of(tmp_path / "both", flow_map(0, 1), entry) == []
+    assert problems_of(tmp_path / "none", flow_map(), entry) == []
+
+
+def test_the_number_for_unknown_vectors_may_be_a_value_of_a_single_channel(tmp_path):
+    """As in 8-bit normals whose holes are (255, 255): one channel of 255 alone is the value 1."""
+    encoding = {**IN_8_BITS, "scale": 2 / 255}
+    assert problems_of(tmp_path, flow_map(1), {**FLOW, "encoding": encoding}) == []

@@ -102,6 +102,14 @@ def test_file_names_that_were_not_read_are_explained(tmp_path):
     assert found == "the cell is text, not an image; in a metadata.jsonl, a key that ends in _file_name reads the file"
 
 
+def test_a_key_with_almost_the_ending_for_files_is_explained(tmp_path):
+    text = json.dumps({"file_name": "0_rgb.png", "depth_filename": "0_depth.png"})
+    found = check(folder(tmp_path, train=text, validation=text))
+    (problem,) = found.tasks["depth"].problems
+    assert problem.startswith("no column 'depth', but 'depth_filename': rename the one you mean (if it names files, its key in ")
+    assert problem.endswith(" must be depth_file_name)")
+
+
 def test_a_column_with_almost_the_name_of_a_task_is_suggested(tmp_path):
     text = json.dumps({"file_name": "0_rgb.png", "depths_file_name": "0_depth.png"})
     found = check(folder(tmp_path, train=text, validation=text))

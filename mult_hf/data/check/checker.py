@@ -149,7 +149,9 @@ def check_rows(
             empty.append(split_name)
     for task in specs:
         if task not in columns and (similar := _similar(task, {name: kind for name, kind in columns.items() if name not in specs})):
-            findings[task].wrong(f"no column {task!r}, but {similar!r}: rename the one you mean", "the columns")
+            is_image = isinstance(columns[similar], ImageFeature)
+            files = "" if is_image else f" (if it names files, its key in {FILE_NAME} must be {task}_file_name)"
+            findings[task].wrong(f"no column {task!r}, but {similar!r}: rename the one you mean{files}", "the columns")
     without_column = [task for task in specs if task not in columns]  # of which the other column may be a map
     if "image" not in columns and not without_column and len(others := [*_other_images(columns, specs)]) == 1:
         hint = f"if it holds the images, rename it to 'image' (in {FILE_NAME}, its key to image_file_name)"

@@ -261,12 +261,27 @@ def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
         yield f"values beyond [{low:g}, {high:g}]; check the encoding's scale"
 
 
+def _half_unknown(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
+    """Vectors with the number for unknown pixels in some channels only, where it is no value of the task: they are read as known."""
+    low, high = spec.final_range
+    for number in spec.encoding.unknown:
+        scale, offset = (np.broadcast_to(numbers, spec.channels)[:, None] for numbers in (spec.encoding.scale, spec.encoding.offset))
+        read_as = number * scale + offset  # (channels, 1)
+        share = float(np.mean((np.isclose(values, read_as, rtol=1e-5, atol=0) & ((read_as < low) | (read_as > high))).any(axis=0)))
+        if share >= LEAST_SHARE:
+            yield (
+                f"{share:.1%} of the known vectors have {number:g}, which means unknown, in some of their channels only, and are read as "
+                "values; write it into all channels that the encoding reads"
+            )
+
+
 KIND_CHECKS: tuple[tuple[Callable[[TaskSpec], bool], Callable[[np.ndarray, TaskSpec], Iterator[str]]], ...] = (
     (is_length, metres),
     (is_depth, distances_from_a_camera),
     (are_directions, _of_unit_length),
     (is_normals, _towards_viewer),
     (lambda spec: not spec.is_classification and spec.channels == 1 and not is_depth(spec), _sentinels),
+    (lambda spec: not spec.is_classification and spec.channels > 1, _half_unknown),
     (lambda spec: normalised_unit(spec.unit) == SHARE, _within_range),
 )
 """Checks of a single map: which tasks they are for, and what they find. Other tasks are checked against their encoding and the range of
