@@ -154,8 +154,8 @@ class MulTConfig(PreTrainedConfig):
         layer_norm_eps: epsilon of the decoders' layer norms.
         initializer_range: standard deviation of the truncated normal for new linear weights.
         canonical_focal_length: focal length in pixels of the network's input of the camera whose depth the model learnt, see
-            [`MulTImageProcessor`]; `train` writes it, and a processor with another is refused. None for a model without such a camera,
-            or one that was saved before models said so.
+            [`MulTImageProcessor`]; `train` writes it, and pipelines and commands refuse a processor with another. None for a model
+            without such a camera, or one that was saved before models said so.
         untrained_weights: names of saved weights that no training has changed since they were initialised at random. `save_pretrained`
             writes them, and a model with such weights is refused for predictions.
 

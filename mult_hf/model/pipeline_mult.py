@@ -1,5 +1,6 @@
 """The `multitask-vision` pipeline: predicts one map and one colour image per task from an image."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
 from .agreement import agreement
-from .cameras import FocalLength, check_same_camera
+from .cameras import FocalLength, check_same_camera, checked_field_of_view
 from .image_processing_mult import MulTImageProcessor
 from .images import images_of_array, open_file, read_image
 from .lazy import LazyDict
@@ -59,7 +60,7 @@ class MultiTaskVisionPipeline(Pipeline):
 
     Raises:
         ValueError: if weights of the model are missing in its checkpoint or not finite, or it learnt depth for another camera than the
-            processor's.
+            processor's. A processor without one gets that of the model.
     """
 
     _load_processor = False  # type: ignore[assignment]  # transformers declares None for values that it infers
@@ -79,7 +80,8 @@ class MultiTaskVisionPipeline(Pipeline):
             given = type(image_processor).__name__
             raise ValueError(f"image_processor is a {given}; give a MulTImageProcessor, or none for that of the model's directory")
         if camera is not None:
-            check_same_camera(camera, getattr(image_processor, "canonical_focal_length", None), model.config.task_specs.values())
+            image_processor = completed = _with_camera(image_processor, camera)
+            check_same_camera(camera, completed.canonical_focal_length, model.config.task_specs.values())
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 
@@ -212,6 +214,16 @@ class MultiTaskVisionPipeline(Pipeline):
             used = focal if self.image_processor.depends_on_focal_length(specs[task]) else None
             results[task] = _result(views, specs[task], size, factor, used)
         return results
+
+
+def _with_camera(image_processor: Any, camera: float) -> Any:
+    """A processor that was built without a camera, for another size for example, with that of the model; others as they are."""
+    if image_processor.canonical_focal_length is not None:
+        return image_processor
+    completed = copy.copy(image_processor)
+    completed.canonical_focal_length = camera
+    completed.assumed_field_of_view = checked_field_of_view(completed.assumed_field_of_view, camera)
+    return completed
 
 
 def _result(views: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float, focal: FocalLength | None) -> LazyDict:

@@ -17,7 +17,6 @@ from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.evaluation.compatibility import check_same_entries
 from mult_hf.evaluation.loop import check_data
 from mult_hf.inference.directory_lock import exclusive_run
-from mult_hf.model.cameras import check_same_camera
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.losses import check_loss
@@ -91,7 +90,6 @@ def train(
     _check_container("validation_rows", validation_rows, (Dataset,))
     specs = processor.task_specs
     check_same_entries(model.config.task_specs, specs)
-    check_same_camera(model.config.canonical_focal_length, processor.canonical_focal_length, specs.values())
     for spec in specs.values():
         check_loss(spec)
         check_colormap(spec)  # needed only by the panel at the end; activations and metrics are checked where they are built
@@ -165,8 +163,7 @@ def _train(
         f"validation images; tasks: {', '.join(specs)}"
     )
     loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
-    if depends_on_focal_length(processor):
-        model.config.canonical_focal_length = processor.canonical_focal_length
+    _take_camera(model, processor, accelerator)
     with loop.saying_how_to_continue():
         loop.run()
         seconds = loop.progress.seconds
@@ -182,6 +179,20 @@ def _train(
 def depends_on_focal_length(processor: MulTProcessingMixin) -> bool:
     """Whether any targets depend on the focal lengths of the images."""
     return any(map(processor.depends_on_focal_length, processor.task_specs.values()))
+
+
+def _take_camera(model: MulTForMultiTaskDensePrediction, processor: MulTProcessingMixin, accelerator: Accelerator) -> None:
+    """Write the processor's camera into the model's configuration, because it is what the targets are for, and say if it was another."""
+    if not any(spec.zoom_exponent for spec in processor.task_specs.values()):
+        return
+    before, after = model.config.canonical_focal_length, processor.canonical_focal_length
+    if before is not None and before != after:
+        targets = "those of each image's own camera" if after is None else f"those of a camera of {after:g}"
+        accelerator.print(
+            f"the model learnt distances of a camera with the focal length {before:g}, and the processor's targets are {targets}: they are "
+            f"learnt anew; build the processor with canonical_focal_length={before:g} to continue"
+        )
+    model.config.canonical_focal_length = after
 
 
 def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
@@ -29,10 +30,19 @@ def processor_for(camera, tasks=("depth",)):
     return MulTImageProcessor(size=SIZE, tasks=list(tasks), canonical_focal_length=camera)
 
 
-@pytest.mark.parametrize(("of_processor", "said"), [(None, "none"), (96.0, "96")])
-def test_the_pipeline_refuses_a_processor_with_another_camera(of_processor, said):
-    with pytest.raises(ValueError, match=f"canonical_focal_length is 50 for the model and {said} for the processor.*in metres"):
-        MultiTaskVisionPipeline(build(50.0), image_processor=processor_for(of_processor))
+def test_the_pipeline_refuses_a_processor_with_another_camera():
+    with pytest.raises(ValueError, match=r"canonical_focal_length is 50 for the model and 96 for the processor.*in metres"):
+        MultiTaskVisionPipeline(build(50.0), image_processor=processor_for(96.0))
+
+
+def test_a_processor_that_was_built_without_a_camera_gives_metres_with_that_of_the_model():
+    """As one that was built for another size; it is left as it is."""
+    model, image, bare = build(50.0), PILImage.new("RGB", (40, 32), "gray"), processor_for(None)
+    expected = MultiTaskVisionPipeline(model, image_processor=processor_for(50.0))(image, focal_length=80.0)["depth"]
+    found = MultiTaskVisionPipeline(model, image_processor=bare)(image, focal_length=80.0)["depth"]
+    torch.testing.assert_close(found["prediction"], expected["prediction"])
+    assert found["focal_length"] == expected["focal_length"]
+    assert bare.canonical_focal_length is None
 
 
 @pytest.mark.parametrize(("of_model", "of_processor"), [(50.0, 50), (None, 96.0), (None, None)])
@@ -98,10 +108,16 @@ def test_a_training_that_does_not_start_leaves_the_camera_as_it_was(tmp_path):
     assert model.config.canonical_focal_length is None
 
 
-def test_training_refuses_a_processor_with_another_camera(tmp_path):
-    rows = Dataset.from_dict({"image": [PILImage.new("RGB", (32, 32))]}, features=Features({"image": Image()}))
-    with pytest.raises(ValueError, match="50 for the model and 96 for the processor"):
-        train(build(50.0), processor_for(96.0), rows, rows, TrainingArguments(max_steps=1, output_dir=tmp_path))
+@pytest.mark.parametrize(("camera", "targets"), [(None, "those of each image's own camera"), (96.0, "those of a camera of 96")])
+def test_training_for_another_camera_says_so_and_takes_it(tmp_path, capsys, camera, targets):
+    """As for data of one camera, which need no focal lengths."""
+    features = Features({"image": Image(), "distance": Image()})
+    cells = {"image": [PILImage.new("RGB", (32, 32))] * 2, "distance": [PILImage.new("L", (32, 32), 60)] * 2}
+    rows = Dataset.from_dict(cells, features=features)
+    model = build(50.0, (DISTANCE,))
+    train(model, processor_for(camera, (DISTANCE,)), rows, rows, TrainingArguments(max_steps=1, batch_size=2, output_dir=tmp_path / "run"))
+    assert f"with the focal length 50, and the processor's targets are {targets}: they are learnt anew" in capsys.readouterr().out
+    assert MulTConfig.from_pretrained(tmp_path / "run").canonical_focal_length == camera
 
 
 @pytest.fixture
