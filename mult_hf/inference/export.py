@@ -166,7 +166,10 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
         ValueError: if the size is too small for the model.
         ExportError: if the model cannot be traced. All decoders can be traced, so the message names the backbone.
     """
-    exportable(torch.zeros(1, 3, *size))  # which refuses what is no fault of tracing
+    try:
+        exportable(torch.zeros(1, 3, *size))  # which refuses what is no fault of tracing
+    except RuntimeError as error:  # out of memory
+        raise ExportError(f"the model cannot predict at {size[0]} x {size[1]} pixels here: {error}") from error
     batch = torch.export.Dim("batch", min=1)
     try:
         program = torch.export.export(exportable, (torch.zeros(2, 3, *size),), dynamic_shapes={"pixel_values": {0: batch}}, strict=False)

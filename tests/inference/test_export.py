@@ -36,6 +36,17 @@ def test_a_size_that_the_model_refuses_is_no_fault_of_the_export(tiny_model):
         export.trace(export.Exportable(tiny_model(tasks=["depth"]), ["depth"], "predictions"), (13, 13))
 
 
+def test_a_size_for_which_memory_is_missing_is_no_fault_of_the_export(tiny_model):
+    exportable = export.Exportable(tiny_model(tasks=["depth"]), ["depth"], "predictions")
+    exportable.model.mult.backbone.forward = out_of_memory
+    with pytest.raises(export.ExportError, match="the model cannot predict at 64 x 64 pixels here: not enough memory"):
+        export.trace(exportable, (64, 64))
+
+
+def out_of_memory(*arguments, **options):
+    raise RuntimeError("not enough memory")
+
+
 @pytest.mark.parametrize("canonical", [96.0, None])
 @torch.no_grad()
 def test_a_file_says_how_its_depth_becomes_metres(tiny_model, canonical):
