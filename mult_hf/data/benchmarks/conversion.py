@@ -126,11 +126,9 @@ def _plan(reader: BenchmarkReader, keys: Sequence[Any], directory: Path, megabyt
     if found is not None and (found.samples, found.shuffle, found.contents) == (len(keys), shuffle, contents):
         return found
     if files and found is not None and (found.samples, found.shuffle) == (len(keys), shuffle):
-        differs = (
-            "of other samples, task entries or stored columns, or with other settings than"
-            if found.contents
-            else ("by an earlier version, which did not record samples and settings; those of this one are")
-        )
+        differs = "of other samples, task entries or stored columns, or with other settings than"
+        if not found.contents:
+            differs = "by an earlier version, which did not record samples and settings; those of this one are"
         raise refusal(
             f"{files[0]} is from another conversion, {differs} {reader.settings}; remove the files of {reader.split!r} or write to another "
             "directory"

@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -271,8 +272,7 @@ def test_an_interrupted_conversion_is_not_continued_with_other_tasks(tmp_path):
 def test_cells_that_were_skipped_are_reported_again_and_read_once_the_download_is_repaired(tmp_path):
     root = write_taskonomy(tmp_path / "in", buildings=["ihlen", "mcdade"])
     lost = root / "depth_zbuffer" / "mcdade" / "point_12_view_0_domain_depth_zbuffer.png"
-    contents = lost.read_bytes()
-    lost.unlink()
+    lost.rename(tmp_path / "kept")
     reader = TaskonomyReader(root, split="test", tasks=["depth"], on_error="skip")
     for _ in range(2):
         convert(reader, tmp_path / "out", megabytes=1e-6)
@@ -281,7 +281,7 @@ def test_cells_that_were_skipped_are_reported_again_and_read_once_the_download_i
     written = whole.stat().st_mtime_ns
     with pytest.raises(ReadError, match="mcdade"):
         convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
-    lost.write_bytes(contents)
+    (tmp_path / "kept").rename(lost)
     repaired = TaskonomyReader(root, split="test", tasks=["depth"])
     convert(repaired, tmp_path / "out")
     assert not repaired.report.problems
@@ -293,12 +293,11 @@ def test_cells_that_were_skipped_are_reported_again_and_read_once_the_download_i
 def test_a_repair_that_is_interrupted_forgets_no_empty_cell(tmp_path, monkeypatch):
     root = write_taskonomy(tmp_path / "in")
     lost = root / "depth_zbuffer" / "ihlen" / "point_12_view_0_domain_depth_zbuffer.png"
-    contents = lost.read_bytes()
-    lost.unlink()
+    lost.rename(tmp_path / "kept")
     convert(TaskonomyReader(root, split="test", tasks=["depth"], on_error="skip"), tmp_path / "out")
-    lost.write_bytes(contents)
+    (tmp_path / "kept").rename(lost)
     with monkeypatch.context() as patch:
-        patch.setattr(ParquetWriter, "finalize", interrupt)
+        patch.setattr(ParquetWriter, "finalize", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
     (path,) = (tmp_path / "out/data").glob("*.parquet")
@@ -307,15 +306,10 @@ def test_a_repair_that_is_interrupted_forgets_no_empty_cell(tmp_path, monkeypatc
     assert ParquetFile(path).read(["depth"])["depth"].null_count == 0
 
 
-def interrupt(*arguments):
-    raise KeyboardInterrupt
-
-
 def test_a_conversion_by_an_earlier_version_is_named_as_such(tmp_path):
     root = write_taskonomy(tmp_path / "in")
     convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
-    record = tmp_path / "out/data/.test.json"
-    record.write_text(json.dumps({"samples": 1, "files": 1, "shuffle": False}))
+    (tmp_path / "out/data/.test.json").write_text(json.dumps({"samples": 1, "files": 1, "shuffle": False}))
     with pytest.raises(ValueError, match="from another conversion, by an earlier version, which did not record"):
         convert(TaskonomyReader(root, split="test", tasks=["depth"]), tmp_path / "out")
 
