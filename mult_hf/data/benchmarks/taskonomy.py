@@ -20,6 +20,7 @@ from PIL import Image
 
 from mult_hf.data.derive import EDGES_GAIN, KEYPOINTS_GAIN
 
+from .errors import ReadError
 from .files import as_image, load_splits, read_image_file
 from .reader import BenchmarkReader, logger
 
@@ -88,19 +89,20 @@ TASKS: list[dict[str, Any]] = [
         "channels": 1,
         "unit": "[0, 1]",
         "value_range": [0.0, 1.0],
-        "encoding": {"dtype": "uint16", "scale": 1 / 65535},
+        "encoding": {"dtype": "uint16", "scale": 1 / 65535, "unknown": [65535]},
         "resample": "bilinear",
         "colormap": "gray",
         "description": "Magnitude of depth edges.",
     },
-    {"name": "reshading"},
+    {"name": "reshading", "encoding": {"dtype": "uint16", "scale": 1 / 255, "unknown": [65535]}},
     {
         "name": "principal_curvature",
         "kind": "regression",
         "channels": 2,
         "unit": "128 grey levels",
         "value_range": [-1.0, 1.0],
-        "encoding": {"dtype": "uint8", "scale": 1 / 128, "offset": -127 / 128, "channels": [0, 1]},
+        "encoding": {"dtype": "uint8", "scale": 1 / 128, "offset": -127 / 128, "unknown": [255], "channels": [0, 1]},
+        "zoom_exponent": 1.0,  # of a scene that is half as far, and thus half as large, curvatures are twice as large
         "colormap": "vectors",
         "description": "The two principal curvatures, as stored around 127.",
     },
@@ -118,8 +120,27 @@ class ViewKey(NamedTuple):
         return f"{self.building}/{self.stem}"
 
 
-_UNKNOWN_WITHOUT_DEPTH = ("normals",)
-"""Columns that are unknown in the holes of the depth, because their files do not mark them. What others hold there is not documented."""
+class _HoleMark(NamedTuple):
+    """How a map of the geometry is stored so that holes in the scan are unknown in it."""
+
+    value: int
+    """Stored in holes; an `unknown` value of the task's encoding."""
+    highest: int | None = None
+    """Largest value that is kept, if `value` may occur in the files as a measurement."""
+    dtype: str | None = None
+    """Type of the stored map, if the files' own has no value to spare."""
+
+
+_DEPTH_COLUMNS = ("depth", "depth_euclidean")  # the first one that a view has shows the holes
+
+# What files hold in a hole is not documented. The training code of Taskonomy and of the Omnidata tools leaves these pixels out in all
+# maps of the geometry (`depth_mask` in the former's configurations, `mask_valid` in the latter).
+_HOLE_MARKS = {
+    "normals": _HoleMark(_NO_NORMAL),
+    "edge_occlusion": _HoleMark(65535, highest=65534),
+    "reshading": _HoleMark(65535, dtype="uint16"),
+    "principal_curvature": _HoleMark(255, highest=254),
+}
 
 
 class TaskonomyReader(BenchmarkReader):
@@ -182,14 +203,19 @@ class TaskonomyReader(BenchmarkReader):
         """Whether any building of the split has the column's folder."""
         return column in FOLDERS and any(self._folder(building, column) is not None for building in self.shards)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See [`BenchmarkReader`]; depth maps that were downloaded decide what is unknown in other maps."""
+        return {**super().settings, "holes": [column for column in _DEPTH_COLUMNS if self.stored(column)]}
+
     def read(self, sample: ViewKey, column: str) -> Image.Image:
         """The image of a view; see [`BenchmarkReader.read`]."""
-        image = read_image_file(self.path(sample, column), "uint8" if column == "image" else self.specs[column].encoding.dtype)
+        image = read_image_file(self.path(sample, column), self._file_dtype(column))
         if column == "image":
             return image if image.mode == "RGB" else image.convert("RGB")
         if column in _GAINS:
             return as_image(np.minimum(np.asarray(image), int(65535 / _GAINS[column])).astype(np.uint16))
-        return self._without_holes(sample, image) if column in _UNKNOWN_WITHOUT_DEPTH else image
+        return self._with_marked_holes(sample, image, _HOLE_MARKS[column]) if column in _HOLE_MARKS else image
 
     def path(self, sample: ViewKey, column: str) -> Path:
         """Path of a view's image; if it is missing, its path in the first layout."""
@@ -198,15 +224,35 @@ class TaskonomyReader(BenchmarkReader):
         paths = [directory / f"{sample.stem}_domain_{domain}.png" for domain in _DOMAINS.get(folder, (folder,))]
         return next((path for path in paths if path.is_file()), paths[0])
 
-    def _without_holes(self, sample: ViewKey, normals: Image.Image) -> Image.Image:
-        """Mark normals as unknown where the depth is missing; the stored normals are not always grey there."""
-        column = next((name for name in ("depth", "depth_euclidean") if self.path(sample, name).is_file()), None)
-        if column is None:
-            return normals
-        holes = np.asarray(read_image_file(self.path(sample, column), "uint16")) == _MISSING_DEPTH
-        if not holes.any():
-            return normals
-        return Image.fromarray(np.where(holes[..., None], np.uint8(_NO_NORMAL), np.asarray(normals)))
+    def _file_dtype(self, column: str) -> str:
+        eight_bits = column == "image" or (column in _HOLE_MARKS and _HOLE_MARKS[column].dtype is not None)
+        return "uint8" if eight_bits else self.specs[column].encoding.dtype
+
+    def _with_marked_holes(self, sample: ViewKey, image: Image.Image, mark: _HoleMark) -> Image.Image:
+        """Mark a map of the geometry as unknown where the scan has holes: where a depth map of the view is missing.
+
+        Raises:
+            ReadError: if the depth map is broken, or of another size.
+        """
+        stored = np.asarray(image)
+        if mark.dtype is not None:
+            stored = stored.reshape(*stored.shape[:2], -1)[..., 0].astype(mark.dtype)
+        marked = np.array(stored) if mark.highest is None else np.minimum(stored, mark.highest).astype(stored.dtype)
+        marked[self._holes(sample, image.size)] = mark.value
+        if mark.dtype is None and np.array_equal(marked, stored):
+            return image  # a conversion copies the bytes of its file
+        return as_image(marked if marked.ndim == 2 else np.moveaxis(marked, -1, 0))
+
+    def _holes(self, sample: ViewKey, size: tuple[int, int]) -> np.ndarray:
+        """Where the scan of a view has holes, (height, width) bool; nowhere if no depth map was downloaded."""
+        path = next((path for name in _DEPTH_COLUMNS if (path := self.path(sample, name)).is_file()), None)
+        if path is None:
+            return np.zeros(size[::-1], bool)
+        depth = read_image_file(path, "uint16")
+        if depth.size != size:
+            came, others = (f"{width} x {height} pixels" for width, height in (depth.size, size))
+            raise ReadError("wrong content", path, f"is {came}, other maps of the view {others}")
+        return np.asarray(depth) == _MISSING_DEPTH
 
     def _folder(self, building: str, column: str) -> Path | None:
         folders = (self.root / layout.format(folder=FOLDERS[column], building=building, component=self.component) for layout in _LAYOUTS)
