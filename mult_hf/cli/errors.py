@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,13 @@ MAX_MESSAGE = 500
 def on_one_line(message: str) -> str:
     """A message without line breaks, and without characters that a terminal acts on."""
     return "".join(character if character.isprintable() else " " for character in " ".join(message.split()))
+
+
+def did_you_mean(words: Iterable[str], known: Iterable[str]) -> str:
+    """A question to add to a message about unknown words, naming those that they resemble; empty if none does."""
+    known = list(known)
+    meant = [name for word in words for name in get_close_matches(word, known, 1)]
+    return f"; did you mean {', '.join(dict.fromkeys(meant))}?" if meant else ""
 
 
 def local_path(text: str) -> Path:
@@ -53,6 +61,13 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        message = on_one_line(message)
+        message = on_one_line(message) + self._meant(message)
         message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ..."
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows what is allowed\n")
+
+    def _meant(self, message: str) -> str:
+        """The flags that unrecognized ones resemble, to be added to a message about them."""
+        if not message.startswith("unrecognized arguments:"):
+            return ""
+        flags = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        return did_you_mean(flags, self._option_string_actions)

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .errors import MAX_MESSAGE, CommandError, OneLineParser, on_one_line
+from .errors import MAX_MESSAGE, CommandError, OneLineParser, did_you_mean, on_one_line
 
 USER_ERRORS = (CommandError, ValueError, OSError, ImportError, FloatingPointError, tarfile.TarError)
 """Errors from wrong flags, missing files, broken data, missing packages and diverging training, shown on one line, as are those of
@@ -104,7 +104,9 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
         sys.exit(0)
     parser = _parser()
     parser.parse_args(argv[:1])  # --help, --version, or nothing at all
-    return parser.error(f"unknown command {' '.join(argv[:2])!r}; choose from: {', '.join(COMMANDS)}")
+    name = " ".join(argv[: 2 if group else 1])
+    meant = "" if argv[:1] == [name] and group else did_you_mean([name], COMMANDS)
+    return parser.error(f"unknown command {name!r}; choose from: {', '.join(COMMANDS)}{meant}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -172,6 +172,10 @@ def test_commands_are_imported_when_they_run_and_the_first_ones_need_no_extra_be
         (["predikt"], "unknown command 'predikt'; choose from: predict, train"),
         (["render"], "unknown command 'render'; choose from"),
         (["render", "sun"], "unknown command 'render sun'; choose from"),
+        (["predcit", "photo.jpg"], "unknown command 'predcit'; choose from"),
+        (["predcit", "photo.jpg"], "convert; did you mean predict?"),
+        (["render", "romos"], "did you mean render rooms?"),
+        (["xyz"], "convert; mult-hf --help shows"),
         ([], "required: COMMAND"),
     ],
 )
