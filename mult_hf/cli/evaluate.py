@@ -248,7 +248,7 @@ def build_candidate(
         raise ValueError(f"{path} cannot be measured on {arguments.dataset}: {error}") from None
     size = arguments.image_size
     resized: dict[str, Any] = {} if size is None else {"size": {"height": size[0], "width": size[-1]}, "do_resize": True}
-    processor = load_processor(path, model.config, tasks=[spec.to_dict() for spec in specs.values()], **resized)
+    processor = load_processor(path, model.config, specs.values(), tasks=[spec.to_dict() for spec in specs.values()], **resized)
     running = with_runtime(model, arguments.runtime, arguments.dtype, specs, torch.get_num_threads()).to(device)
     return Candidate(name, running, MultiTaskCollator(processor), arguments.augmentation)
 

@@ -42,10 +42,9 @@ from mult_hf.inference.export import (
     trace,
     write,
 )
-from mult_hf.inference.loading import load_processor
+from mult_hf.inference.loading import check_stored_camera, load_processor
 from mult_hf.inference.predictor import Predictor
 from mult_hf.metrics import metrics_of
-from mult_hf.model.cameras import check_same_camera
 from mult_hf.model.processor_fields import MAX_SIDE
 from mult_hf.model.tasks import resolve_tasks
 
@@ -196,8 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     processor = load_processor(arguments.model)
     canonical = processor.canonical_focal_length is not None
     exportable = load_exportable(arguments.model, arguments.tasks, arguments.results, canonical_camera=canonical)
-    config = exportable.model.config
-    check_same_camera(config.canonical_focal_length, processor.canonical_focal_length, config.task_specs.values())
+    check_stored_camera(arguments.model, exportable.model.config, processor, exportable.specs.values())
     facts = describe(exportable, processor, arguments.image_size)
     if arguments.dataset is not None:  # before minutes of tracing, too
         labelled_rows(exportable.specs, arguments.dataset, arguments.split)

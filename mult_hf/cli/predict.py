@@ -173,8 +173,9 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
         raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
-    processor = load_processor(arguments.model, model.config, tasks=model.config.tasks)
-    check_effect(arguments.field_of_view, arguments.model, processor, requested_specs(arguments, model).values())
+    requested = requested_specs(arguments, model).values()
+    processor = load_processor(arguments.model, model.config, requested, tasks=model.config.tasks)
+    check_effect(arguments.field_of_view, arguments.model, processor, requested)
     trained = ViewSize.of_processor(processor.size) if processor.do_resize else None
     view = arguments.view(trained)
     if arguments.tile is not None and view is not None and view is trained and processor.size.get("longest_edge"):

@@ -1,6 +1,6 @@
 """Load a trained model and its processor, and reject damaged or incomplete ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
+from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.weights import check_weights
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -48,12 +49,15 @@ def load_whole_model(name_or_path: str, *, to_train: bool = False) -> MulTForMul
     return model.eval()
 
 
-def load_processor(name_or_path: str, config: MulTConfig | None = None, **kwargs: Any) -> MulTImageProcessor:
+def load_processor(
+    name_or_path: str, config: MulTConfig | None = None, specs: Iterable[TaskSpec] | None = None, **kwargs: Any
+) -> MulTImageProcessor:
     """Load the image processor of a model.
 
     Args:
         name_or_path: directory or Hub id.
-        config: of the model, if it is loaded, too.
+        config: the model's configuration; with it, the cameras of model and processor are compared.
+        specs: entries of the tasks to compute, whose values a wrong camera would change; by default all of the model.
         kwargs: values in place of the stored ones, such as `size` and `tasks`; None keeps the stored one. If `tasks` are given, their
             encodings hold: `do_reduce_labels` is off unless it is given, too.
 
@@ -66,9 +70,22 @@ def load_processor(name_or_path: str, config: MulTConfig | None = None, **kwargs
         given.setdefault("do_reduce_labels", False)
     with _naming_what_is_damaged(name_or_path):
         processor = MulTImageProcessor.from_pretrained(name_or_path, **given)
-        if config is not None:
-            check_same_camera(config.canonical_focal_length, processor.canonical_focal_length, config.task_specs.values())
-        return processor
+    if config is not None:
+        check_stored_camera(name_or_path, config, processor, config.task_specs.values() if specs is None else specs)
+    return processor
+
+
+def check_stored_camera(name_or_path: str, config: MulTConfig, processor: MulTImageProcessor, specs: Iterable[TaskSpec]) -> None:
+    """Refuse a model and a processor of one directory that are of different cameras; for arguments, see [`load_processor`].
+
+    Raises:
+        ValueError: naming the directory, both cameras, and the tasks that would be wrong.
+    """
+    advice = "correct the wrong one of the two in its config.json and preprocessor_config.json, or save both again"
+    try:
+        check_same_camera(config.canonical_focal_length, processor.canonical_focal_length, specs, advice)
+    except ValueError as error:
+        raise refusal(f"{name_or_path} contradicts itself: {error}") from None
 
 
 def _check_directory(name_or_path: str) -> None:
@@ -116,4 +133,4 @@ def _naming_what_is_damaged(name_or_path: str) -> Iterator[None]:
         raise kind(str(refusal(message))) from error
 
 
-__all__ = ["load_processor", "load_whole_model"]
+__all__ = ["check_stored_camera", "load_processor", "load_whole_model"]

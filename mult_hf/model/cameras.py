@@ -153,22 +153,24 @@ def checked_field_of_view(degrees: Any, canonical: Any) -> float | None:
     return float(degrees)
 
 
-def check_same_camera(model: float | None, processor: float | None, specs: Iterable[TaskSpec]) -> None:
+def check_same_camera(model: float | None, processor: float | None, specs: Iterable[TaskSpec], advice: str | None = None) -> None:
     """Refuse a processor that would read a model's values as those of another camera.
 
     Args:
         model: `canonical_focal_length` of the model's configuration; None where it does not say.
         processor: that of the image processor; None for one without a canonical camera.
-        specs: entries of the model's tasks; the camera has no effect if none has a `zoom_exponent`.
+        specs: entries of the tasks to compute; the camera has no effect if none has a `zoom_exponent`.
+        advice: what to do, in place of loading or building a fitting processor.
 
     Raises:
         ValueError: if the model says one, and the processor has none or another.
     """
-    if model is not None and processor != model and any(spec.zoom_exponent for spec in specs):
+    dependent = [spec.name for spec in specs if spec.zoom_exponent]
+    if model is not None and processor != model and dependent:
         own = "none" if processor is None else f"{processor:g}"
         raise refusal(
-            f"canonical_focal_length is {model:g} for the model and {own} for the processor, so depth would not be in metres; load the "
-            f"model's own processor, or build one with canonical_focal_length={model:g}"
+            f"canonical_focal_length is {model:g} for the model and {own} for the processor, so {' and '.join(dependent)} would have the "
+            "wrong scale; " + (advice or f"load the model's own processor, or build one with canonical_focal_length={model:g}")
         )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .cameras import film_equivalent, with_film_equivalent
 from .tensors import check_dense
-from .tiff import BROKEN, is_tiff, load_pixels, misread, negative
+from .tiff import BROKEN, UNREADABLE, is_tiff, load_pixels, misread, negative
 
 URL_SCHEMES = ("http://", "https://", "data:")
 """Prefixes of names that are URLs and not paths."""
@@ -41,7 +41,8 @@ them (EPS)."""
 _WIDENED_FORMATS = ("PNG", "PPM")
 """Formats whose 16-bit images Pillow returns as int32."""
 
-_WHITE_16_BIT = 65535
+_WHITE_8_BIT, _WHITE_16_BIT = 255, 65535
+_WRONG_COLOURS = "mult_hf: wrong colours"  # key of `info`
 _CHANNELS = (1, 3, 4)
 _LONGEST_NAME = 200
 
@@ -136,7 +137,8 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     """
     name = (str(source) if name is None else name)[:_LONGEST_NAME]
     try:
-        return Image.open(os.path.expanduser(source) if isinstance(source, (str, Path)) else source, formats=readable_formats())
+        file = os.path.expanduser(source) if isinstance(source, (str, Path)) else source
+        return _noting_wrong_colours(Image.open(file, formats=readable_formats()))
     except IsADirectoryError:
         raise ValueError(f"{name} is a folder; give the path of one image (`mult-hf predict FOLDER` takes folders)") from None
     except FileNotFoundError:
@@ -144,10 +146,21 @@ def open_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
     except Image.UnidentifiedImageError:
         formats = readable_formats()
         heic = "" if "HEIF" in formats else "; HEIC needs pillow-heif"
-        kinds = ", or a TIFF that Pillow cannot read, such as floats of 16 or 64 bits or with colours" if is_tiff(source) else ""
+        kinds = f", or {UNREADABLE}" if is_tiff(source) else ""
         raise ValueError(f"{name} cannot be read as an image: it is broken or none of {', '.join(formats)}{kinds}{heic}") from None
     except BROKEN as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(error)}") from None
+
+
+def _noting_wrong_colours(image: Image.Image) -> Image.Image:
+    """Note why a file would look wrong, because nothing shows it once its pixels were read or turned. Stored numbers of a map are right."""
+    if reason := _wrong_colours(image):
+        image.info[_WRONG_COLOURS] = reason
+    return image
+
+
+def _wrong_colours(image: Image.Image) -> str | None:
+    return image.info.get(_WRONG_COLOURS) or negative(image) or _transparent_in_16_bits(image)
 
 
 def _reason(error: Exception) -> str:
@@ -180,7 +193,8 @@ def _open_local(source: str, name: str) -> Image.Image:
     except ValueError as error:
         no_path = error
     try:
-        return Image.open(BytesIO(base64.b64decode("".join(source.split()), validate=True)), formats=readable_formats())
+        content = base64.b64decode("".join(source.split()), validate=True)
+        return _noting_wrong_colours(Image.open(BytesIO(content), formats=readable_formats()))
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from None
     except BROKEN:  # not base64, or not an image
@@ -238,7 +252,7 @@ def _read_url(url: str, timeout: float) -> BytesIO:
 def _rgb_image(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} has size {image.size[0]} x {image.size[1]}; it is empty")
-    if reason := misread(image) or negative(image) or _transparent_in_16_bits(image):
+    if reason := misread(image) or _wrong_colours(image):
         raise ValueError(f"{name} cannot be read: {reason}")
     try:
         load_pixels(image)
@@ -250,9 +264,14 @@ def _rgb_image(image: Image.Image, name: str) -> Image.Image:
 
 
 def _transparent_in_16_bits(image: Image.Image) -> str | None:
-    """Why the transparent colour of a PNG file would be mistaken. Greys of 16 bits stay such, and are told apart."""
+    """Why the transparent colour of a PNG file would be mistaken. Greys of 16 bits stay such, and are told apart.
+
+    If the caller has read the pixels, only a colour beyond 8 bits shows that the file had 16.
+    """
     raw_modes = [tile.args if isinstance(tile.args, str) else (tile.args or [""])[0] for tile in getattr(image, "tile", [])]
-    if image.format == "PNG" and "transparency" in image.info and "RGB;16B" in raw_modes:
+    transparent = image.info.get("transparency")
+    beyond_8_bits = image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > _WHITE_8_BIT
+    if beyond_8_bits or (image.format == "PNG" and transparent is not None and "RGB;16B" in raw_modes):
         return "it is a PNG of 16 bits with a transparent colour, which Pillow's 8 bits cannot tell from others; store opacity as a channel"
     return None
 

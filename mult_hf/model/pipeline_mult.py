@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
@@ -56,11 +57,11 @@ class MultiTaskVisionPipeline(Pipeline):
       35 mm equivalent in its EXIF, or else an assumed one. The results say which.
     - `confidence`: whether each task also gets a map of its confidence, see [`agreement`]; it takes twice the time of the network.
 
-    The model is put into evaluation mode.
+    The model is put into evaluation mode. A given `image_processor` without a `canonical_focal_length` gets that of the model.
 
     Raises:
-        ValueError: if weights of the model are missing in its checkpoint or not finite, or it learnt depth for another camera than the
-            processor's. A processor without one gets that of the model.
+        ValueError: if weights of the model are missing in its checkpoint or not finite, or it learnt depth for another camera than that
+            of the processor.
     """
 
     _load_processor = False  # type: ignore[assignment]  # transformers declares None for values that it infers
@@ -79,9 +80,10 @@ class MultiTaskVisionPipeline(Pipeline):
         elif not hasattr(image_processor, "focal_length_of"):  # by name, because a model's own code has another class
             given = type(image_processor).__name__
             raise ValueError(f"image_processor is a {given}; give a MulTImageProcessor, or none for that of the model's directory")
-        if camera is not None:
-            image_processor = completed = _with_camera(image_processor, camera)
-            check_same_camera(camera, completed.canonical_focal_length, model.config.task_specs.values())
+        elif camera is not None and any(spec.zoom_exponent for spec in model.config.task_specs.values()):
+            image_processor = _with_camera(image_processor, model, camera)
+        if camera is not None:  # which only MulT's configurations have
+            check_same_camera(camera, image_processor.canonical_focal_length, model.config.task_specs.values())
         super().__init__(model, image_processor=image_processor, **kwargs)
         check_weights(self.model)
 
@@ -216,14 +218,26 @@ class MultiTaskVisionPipeline(Pipeline):
         return results
 
 
-def _with_camera(image_processor: Any, camera: float) -> Any:
-    """A processor that was built without a camera, for another size for example, with that of the model; others as they are."""
-    if image_processor.canonical_focal_length is not None:
+def _with_camera(image_processor: Any, model: PreTrainedModel, camera: float) -> Any:
+    """A processor that was built without a camera, for another size for example, with that of the model; others as they are.
+
+    The model's own processor is one of the others: if it has no camera, it contradicts the model's configuration.
+    """
+    if image_processor.canonical_focal_length is not None or _stored_camera(model) is None:
         return image_processor
     completed = copy.copy(image_processor)
     completed.canonical_focal_length = camera
     completed.assumed_field_of_view = checked_field_of_view(completed.assumed_field_of_view, camera)
     return completed
+
+
+def _stored_camera(model: PreTrainedModel) -> float | None:
+    """The canonical focal length of the processor next to a model's weights; that of the model itself if there is none."""
+    with suppress(OSError, ValueError):  # no directory, no such file, or another kind of processor
+        if model.name_or_path:
+            options = getattr(model, "source_options", {})
+            return MulTImageProcessor.from_pretrained(model.name_or_path, **options).canonical_focal_length
+    return model.config.canonical_focal_length
 
 
 def _result(views: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float, focal: FocalLength | None) -> LazyDict:

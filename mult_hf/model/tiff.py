@@ -8,8 +8,10 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-_TIFF = (b"II*\0", b"MM\0*")
-"""First bytes of a TIFF file."""
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of a TIFF file; the last two are those of BigTIFF."""
+
+UNREADABLE = "a TIFF that Pillow cannot read, such as one of 16-bit or 64-bit floats, or of floats in several channels"
 
 BROKEN = (
     *(OSError, HTTPException, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError),
@@ -71,4 +73,4 @@ def negative(image: Image.Image) -> str | None:
     return None
 
 
-__all__ = ["BROKEN", "is_tiff", "load_pixels", "misread", "negative"]
+__all__ = ["BROKEN", "UNREADABLE", "is_tiff", "load_pixels", "misread", "negative"]

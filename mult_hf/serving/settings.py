@@ -60,10 +60,10 @@ def model_tasks(model: str, tasks: Sequence[str] | None) -> dict[str, TaskSpec]:
         OSError: if there is no such model.
     """
     config = load_whole_model(model).config
-    load_processor(model, config)
     specs = config.task_specs
     if missing := [task for task in tasks or [] if task not in specs]:
         raise refusal(f"--tasks has {missing}; {model} has {list(specs)}")
+    load_processor(model, config, [spec for task, spec in specs.items() if tasks is None or task in tasks])
     return specs
 
 

@@ -341,7 +341,7 @@ def _learn_as_in(model: MulTForMultiTaskDensePrediction, spec: TaskSpec, name_or
     model.config.tasks = [entry.to_dict() if each["name"] == spec.name else each for each in model.config.task_entries]
     if entry.loss != own.loss:
         print_once(f"{spec.name}: {name_or_path} was trained with the loss {own.loss}; the data's entry has {spec.loss}, which is used")
-    if own.value_range != spec.value_range:
+    if own.final_range != spec.final_range:
         print_once(
             f"{spec.name}: {name_or_path} has the range {range_text(own)} and the data {range_text(spec)}; its head keeps its own, so "
             "values beyond it are not learnt; for the data's range, train a new model"

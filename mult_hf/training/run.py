@@ -1,7 +1,7 @@
 """A training run from start to end."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.evaluation.compatibility import check_same_entries
 from mult_hf.evaluation.loop import check_data
 from mult_hf.inference.directory_lock import exclusive_run
+from mult_hf.model.cameras import check_same_camera
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.losses import check_loss
@@ -163,7 +164,7 @@ def _train(
         f"validation images; tasks: {', '.join(specs)}"
     )
     loop.resume(None if arguments.resume is None else find_checkpoint(loop.checkpoints, arguments.resume))
-    _take_camera(model, processor, accelerator)
+    _take_camera(model, processor, missing, accelerator)
     with loop.saying_how_to_continue():
         loop.run()
         seconds = loop.progress.seconds
@@ -181,18 +182,34 @@ def depends_on_focal_length(processor: MulTProcessingMixin) -> bool:
     return any(map(processor.depends_on_focal_length, processor.task_specs.values()))
 
 
-def _take_camera(model: MulTForMultiTaskDensePrediction, processor: MulTProcessingMixin, accelerator: Accelerator) -> None:
-    """Write the processor's camera into the model's configuration, because it is what the targets are for, and say if it was another."""
-    if not any(spec.zoom_exponent for spec in processor.task_specs.values()):
-        return
+def _take_camera(
+    model: MulTForMultiTaskDensePrediction, processor: MulTProcessingMixin, untaught: Collection[str], accelerator: Accelerator
+) -> None:
+    """Write the processor's camera into the model's configuration, because it is what the targets are for, and say if it was another.
+
+    Raises:
+        ValueError: if a task whose values depend on the camera stays as it was learnt for another one.
+    """
+    dependent = {task: spec for task, spec in processor.task_specs.items() if spec.zoom_exponent}
+    taught = [task for task in dependent if task not in untaught and _learns(model, task)]
     before, after = model.config.canonical_focal_length, processor.canonical_focal_length
-    if before is not None and before != after:
-        targets = "those of each image's own camera" if after is None else f"those of a camera of {after:g}"
+    if before == after or not dependent or (before is None and not taught):
+        return
+    check_same_camera(before, after, [spec for task, spec in dependent.items() if task not in taught])
+    if before is not None:
+        targets = "true distances" if after is None else f"those for {after:g}"
+        names = " and ".join(taught)
         accelerator.print(
-            f"the model learnt distances of a camera with the focal length {before:g}, and the processor's targets are {targets}: they are "
-            f"learnt anew; build the processor with canonical_focal_length={before:g} to continue"
+            f"the model learnt {names} for a canonical focal length of {before:g}, and the processor's targets are {targets}, so "
+            f"they are learnt anew; to keep what was learnt, build the processor with canonical_focal_length={before:g}"
         )
     model.config.canonical_focal_length = after
+
+
+def _learns(model: MulTForMultiTaskDensePrediction, task: str) -> bool:
+    """Whether a task's own weights or those of the encoder are trained; another task's attention alone does not teach it a camera."""
+    others = {id(parameter) for other in model.task_names if other != task for _, parameter in model.task_parameters(other)}
+    return any(parameter.requires_grad and id(parameter) not in others for parameter in model.parameters())
 
 
 def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:

@@ -14,11 +14,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
 from PIL import Image, PngImagePlugin
 
 from mult_hf import MulTImageProcessor, MulTImageProcessorPil
+from mult_hf.data.image_column import Image as ImageColumn
 from mult_hf.model import images
-from mult_hf.model.images import FORMATS, read_image
+from mult_hf.model.images import FORMATS, open_image, read_image
 
 RED = Image.new("RGB", (8, 6), "red")
 
@@ -125,8 +127,19 @@ def test_the_transparent_grey_of_a_16_bit_file_is_put_on_white():
 @pytest.mark.parametrize("colour", [(1000, 2000, 3000), (0, 0, 0), (200, 200, 200)])
 def test_a_transparent_colour_of_16_bits_is_refused_because_pillow_reads_8(colour):
     content = png_of_16_bits(np.array([[colour, (51205, 51205, 51205)]]), colour)
-    with pytest.raises(ValueError, match=r"a PNG of 16 bits with a transparent colour.*; store opacity as a channel"):
-        read_image(content)
+    rows = Dataset.from_dict({"image": [{"bytes": content, "path": None}]}, features=Features({"image": ImageColumn()}))
+    loaded = open_image(io.BytesIO(content))
+    loaded.load()
+    for form in (content, base64.b64encode(content).decode(), loaded, rows[0]["image"]):
+        with pytest.raises(ValueError, match=r"a PNG of 16 bits with a transparent colour.*; store opacity as a channel"):
+            read_image(form)
+
+
+def test_a_transparent_colour_beyond_8_bits_is_refused_even_where_the_caller_has_read_the_pixels():
+    image = Image.open(io.BytesIO(png_of_16_bits(np.array([[(1000, 0, 0), (51205, 51205, 51205)]]), (1000, 0, 0))))
+    image.load()
+    with pytest.raises(ValueError, match="a PNG of 16 bits with a transparent colour"):
+        read_image(image)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint32, np.uint64])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
+from transformers import pipeline
 
 from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProcessor, MultiTaskVisionPipeline
 from mult_hf.cli import evaluate, export, predict, serve
@@ -31,7 +32,8 @@ def processor_for(camera, tasks=("depth",)):
 
 
 def test_the_pipeline_refuses_a_processor_with_another_camera():
-    with pytest.raises(ValueError, match=r"canonical_focal_length is 50 for the model and 96 for the processor.*in metres"):
+    said = "50 for the model and 96 for the processor, so depth would have the wrong scale; load the model's own processor"
+    with pytest.raises(ValueError, match=said):
         MultiTaskVisionPipeline(build(50.0), image_processor=processor_for(96.0))
 
 
@@ -108,7 +110,7 @@ def test_a_training_that_does_not_start_leaves_the_camera_as_it_was(tmp_path):
     assert model.config.canonical_focal_length is None
 
 
-@pytest.mark.parametrize(("camera", "targets"), [(None, "those of each image's own camera"), (96.0, "those of a camera of 96")])
+@pytest.mark.parametrize(("camera", "targets"), [(None, "true distances"), (96.0, "those for 96")])
 def test_training_for_another_camera_says_so_and_takes_it(tmp_path, capsys, camera, targets):
     """As for data of one camera, which need no focal lengths."""
     features = Features({"image": Image(), "distance": Image()})
@@ -116,8 +118,47 @@ def test_training_for_another_camera_says_so_and_takes_it(tmp_path, capsys, came
     rows = Dataset.from_dict(cells, features=features)
     model = build(50.0, (DISTANCE,))
     train(model, processor_for(camera, (DISTANCE,)), rows, rows, TrainingArguments(max_steps=1, batch_size=2, output_dir=tmp_path / "run"))
-    assert f"with the focal length 50, and the processor's targets are {targets}: they are learnt anew" in capsys.readouterr().out
+    said = f"learnt distance for a canonical focal length of 50, and the processor's targets are {targets}, so they are learnt anew"
+    assert said in capsys.readouterr().out
     assert MulTConfig.from_pretrained(tmp_path / "run").canonical_focal_length == camera
+
+
+def rows_of(*tasks):
+    cells = {"image": [PILImage.new("RGB", (32, 32))] * 2, **{name: [PILImage.new("L", (32, 32), 60)] * 2 for name in tasks}}
+    return Dataset.from_dict(cells, features=Features(dict.fromkeys(cells, Image())))
+
+
+def without_labels(model):
+    return rows_of("gradient")
+
+
+def frozen(model):
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for _, parameter in model.task_parameters("gradient"):
+        parameter.requires_grad_(True)
+    return rows_of("gradient", "distance")
+
+
+@pytest.mark.parametrize("keep", [without_labels, frozen])
+def test_training_that_keeps_a_task_refuses_another_camera_for_it(tmp_path, keep):
+    tasks = (GRADIENT, DISTANCE)
+    model = build(50.0, tasks)
+    rows = keep(model)
+    arguments = TrainingArguments(max_steps=1, batch_size=2, output_dir=tmp_path / "run")
+    for camera in (None, 96.0):
+        with pytest.raises(ValueError, match=r"50 for the model and .* for the processor, so distance would have the wrong scale"):
+            train(model, processor_for(camera, tasks), rows, rows, arguments)
+        assert model.config.canonical_focal_length == 50
+    train(model, processor_for(50.0, tasks), rows, rows, arguments)
+    assert MulTConfig.from_pretrained(tmp_path / "run").canonical_focal_length == 50
+
+
+def test_a_model_that_did_not_learn_distances_says_no_camera(tmp_path):
+    tasks = (GRADIENT, DISTANCE)
+    model, rows = build(None, tasks), rows_of("gradient")
+    train(model, processor_for(96.0, tasks), rows, rows, TrainingArguments(max_steps=1, batch_size=2, output_dir=tmp_path / "run"))
+    assert model.config.canonical_focal_length is None
 
 
 @pytest.fixture
@@ -140,5 +181,21 @@ def directory(tmp_path):
 )
 def test_a_command_refuses_a_directory_whose_processor_has_another_camera(command, flags, directory, tmp_path):
     PILImage.new("RGB", (40, 32)).save(tmp_path / "image.png")
-    with pytest.raises(ValueError, match="50 for the model and none for the processor"):
+    with pytest.raises(ValueError, match=r"model contradicts itself: .* 50 for the model and none for the processor.*config\.json"):
         command.main(["--model", directory, *(flag.format(images=tmp_path) for flag in flags)])
+
+
+def test_a_pipeline_refuses_such_a_directory_as_well(directory):
+    with pytest.raises(ValueError, match="50 for the model and none for the processor"):
+        pipeline("multitask-vision", model=directory)
+
+
+def test_a_camera_matters_only_to_the_tasks_that_are_computed(tmp_path):
+    tasks = ("depth", "normals")
+    build(50.0, tasks).save_pretrained(tmp_path / "model")
+    processor_for(None, tasks).save_pretrained(tmp_path / "model")
+    PILImage.new("RGB", (40, 32)).save(tmp_path / "image.png")
+    words = ["--model", str(tmp_path / "model"), "--inputs", str(tmp_path / "image.png"), "--output_dir", str(tmp_path / "out")]
+    assert not predict.main([*words, "--tasks", "normals"])
+    with pytest.raises(ValueError, match="so depth would have the wrong scale"):
+        predict.main([*words, "--tasks", "depth", "--overwrite"])

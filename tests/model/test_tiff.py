@@ -1,5 +1,6 @@
 """Proves that TIFF files have the same pixels however they are opened, and that those which Pillow reads wrongly are refused."""
 
+import io
 import struct
 
 import numpy as np
@@ -8,6 +9,9 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from mult_hf.data.check.cells import stored_array
+from mult_hf.data.check.findings import TaskFindings
+from mult_hf.data.image_column import Image as ImageColumn
 from mult_hf.data.image_column import as_image_columns
 from mult_hf.data.schema import load_rows
 from mult_hf.model.alignment import upright_size
@@ -93,6 +97,18 @@ def test_a_tiff_of_16_bits_that_pillow_reads_wrongly_is_refused(tmp_path, write,
         read_image(tmp_path / "image.tif")
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_negative_is_refused_in_rows_as_well_and_its_numbers_can_be_read(tmp_path, orientation):
+    """Turning an image makes another one, which has no tags."""
+    content = io.BytesIO()
+    picture("I;16").save(content, "TIFF", tiffinfo={262: 0, 274: orientation})
+    rows = Dataset.from_dict({"image": [{"bytes": content.getvalue(), "path": None}]}, features=Features({"image": ImageColumn()}))
+    image = rows[0]["image"]
+    with pytest.raises(ValueError, match=r"0 is white \(MinIsWhite\)"):
+        read_image(image)
+    assert sorted(np.asarray(image).ravel()) == sorted(np.asarray(picture("I;16")).ravel()), "as a map, it has the stored numbers"
+
+
 def doubles(path, magic):
     """A file of one channel of 64-bit floats."""
     order = "<" if magic.startswith(b"II") else ">"
@@ -110,8 +126,20 @@ def doubles(path, magic):
 @pytest.mark.parametrize("form", ["path", "bytes"])
 def test_a_tiff_of_a_kind_that_pillow_lacks_is_not_just_called_broken(tmp_path, magic, form):
     doubles(tmp_path / "image.tif", magic)
-    with pytest.raises(ValueError, match=r"broken or none of JPEG.*, or a TIFF that Pillow cannot read, such as floats of 16 or 64 bits"):
+    with pytest.raises(
+        ValueError, match=r"broken or none of JPEG.*, or a TIFF that Pillow cannot read, such as one of 16-bit"
+    ):
         read_image(tmp_path / "image.tif" if form == "path" else (tmp_path / "image.tif").read_bytes())
+
+
+def test_check_says_so_too(tmp_path):
+    doubles(tmp_path / "map.tif", b"II*\0")
+    content = (tmp_path / "map.tif").read_bytes()
+    for cell in ({"bytes": content, "path": None}, {"bytes": None, "path": str(tmp_path / "map.tif")}):
+        findings = TaskFindings()
+        assert stored_array(cell, "row 0", findings) is None
+        (problem,) = findings.problems
+        assert "cannot be opened as an image: it is broken, or a TIFF that Pillow cannot read" in problem
 
 
 def test_the_numbers_of_a_map_are_as_they_are_stored_whatever_is_white(tmp_path):

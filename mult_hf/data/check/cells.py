@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mult_hf.model.alignment import UPRIGHT, orientation
 from mult_hf.model.images import readable_formats
-from mult_hf.model.tiff import BROKEN, load_pixels
+from mult_hf.model.tiff import BROKEN, UNREADABLE, is_tiff, load_pixels
 
 from .findings import TaskFindings
 
@@ -61,7 +61,9 @@ def stored_array(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | 
         findings.wrong("the file does not exist", f"{where}{file_of(cell)}")
         return None
     except UnidentifiedImageError:  # its own message contains a memory address
-        findings.wrong("cannot be opened as an image", f"{where}{file_of(cell)}")
+        source = cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
+        kind = f": it is broken, or {UNREADABLE}" if is_tiff(source) else ""
+        findings.wrong(f"cannot be opened as an image{kind}", f"{where}{file_of(cell)}")
         return None
     except BROKEN as error:
         findings.wrong(f"cannot be read completely: {error}", f"{where}{file_of(cell)}")
