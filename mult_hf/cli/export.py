@@ -40,6 +40,7 @@ from mult_hf.inference.export import (
     load_exportable,
     move_files,
     trace,
+    with_sources,
     write,
 )
 from mult_hf.inference.loading import check_stored_camera, load_processor
@@ -197,14 +198,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     exportable = load_exportable(arguments.model, arguments.tasks, arguments.results, canonical_camera=canonical)
     check_stored_camera(arguments.model, exportable.model.config, processor, exportable.specs.values())
     facts = describe(exportable, processor, arguments.image_size)
-    if arguments.dataset is not None:  # before minutes of tracing, too
+    # What can fail for lack of labels, a package or a folder fails now, before minutes of tracing.
+    if arguments.dataset is not None:
         labelled_rows(exportable.specs, arguments.dataset, arguments.split)
+    for name in with_sources(arguments.formats):
+        FORMATS[name].check()
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
     tasks, pixels = ", ".join(exportable.specs), f"{facts['height']} x {facts['width']} pixels"
     print(f"tracing {tasks} at {pixels}, which takes a minute or more", file=sys.stderr, flush=True)
     try:
         candidates = write_files(exportable, facts, arguments)
     except ExportError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(str(error)) from error  # which Python callers of this function expect
     print(files_table(candidates, (facts["height"], facts["width"])))
     if arguments.dataset is not None:
         predictors = {name: each.predictor for name, each in candidates.items()}
@@ -232,7 +237,6 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     canonical = facts["canonical_focal_length"] is not None
     eager = load_exportable(arguments.model, arguments.tasks, arguments.results, attention="eager", canonical_camera=canonical)
     program = trace(eager, size)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
     stem = "-".join([Path(arguments.model).resolve().name, *dict.fromkeys(arguments.tasks or []), f"{size[0]}x{size[1]}"])
     differences: dict[str, float] = {}
     passed: set[str] = set()

@@ -39,7 +39,7 @@ from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.weights import check_weights
 
-from .errors import ExportError
+from .errors import ExportError, naming_missing_memory
 from .loading import load_whole_model
 from .predictor import Predictor
 
@@ -164,12 +164,11 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
 
     Raises:
         ValueError: if the size is too small for the model.
-        ExportError: if the model cannot be traced. All decoders can be traced, so the message names the backbone.
+        ExportError: if memory is missing for this size, or the model cannot be traced. All decoders can be traced, so the message of the
+            latter names the backbone.
     """
-    try:
-        exportable(torch.zeros(1, 3, *size))  # which refuses what is no fault of tracing
-    except RuntimeError as error:  # out of memory
-        raise ExportError(f"the model cannot predict at {size[0]} x {size[1]} pixels here: {error}") from error
+    with naming_missing_memory(size):
+        exportable(torch.zeros(1, 3, *size))  # raises the model's own errors first, such as that the size is too small
     batch = torch.export.Dim("batch", min=1)
     try:
         program = torch.export.export(exportable, (torch.zeros(2, 3, *size),), dynamic_shapes={"pixel_values": {0: batch}}, strict=False)
@@ -414,14 +413,16 @@ def write(
         threads: number of threads of the runtime.
 
     Raises:
-        ExportError: if the file was deleted.
+        ExportError: if the file was deleted, or memory is missing to check it.
         OSError: if it could not be written, for example because the disk is full.
     """
     kind = FORMATS[name]
     with describing_full_disks(stem.with_name(kind.file_name(stem.name))):
         path = kind.write(program, facts, stem)
     predictor = kind.predictor(path, threads)
-    differences = largest_differences(predictor, exportable, (facts["height"], facts["width"]))
+    size = (facts["height"], facts["width"])
+    with naming_missing_memory(size):
+        differences = largest_differences(predictor, exportable, size)
     for task, (difference, value) in differences.items():
         allowed = max(kind.tolerance or 0.0, PRECISION * value)
         if kind.tolerance is not None and not difference <= allowed < math.inf:

@@ -135,7 +135,11 @@ class PredictionRun:
             with tqdm(total=total, desc="predicting", unit="image", disable=process > 0 or not self.show_progress) as bar:
                 writing: list[_Writing] = []
                 for images in by_size(_to_predict(loader, outcomes, bar), self.batch_size):
-                    predicted = self._predict_batch(images, outcomes, bar)
+                    try:
+                        predicted = self._predict_batch(images, outcomes, bar)
+                    except ExportError:  # ends the run; the maps that it has are kept
+                        _finish_writing(writing, outcomes, bar)
+                        raise
                     _finish_writing(writing, outcomes, bar)
                     outcomes.remarks += self._remarks([image for image, _ in predicted])
                     outcomes.assumed += self._assumed([image for image, _ in predicted])

@@ -116,15 +116,18 @@ class ExportedModel(MulTPreTrainedModel):
             )
             try:
                 self._export(folder, size)
-            except (ExportError, ValueError, MemoryError):  # the model's own, such as that the images are too small
+            except (ExportError, ValueError):  # of the trial before tracing, such as that the images are too small
                 raise
             except OSError as error:
                 raise ExportError(
-                    f"exported models cannot be kept in {CACHE}: {error}; set HF_HOME to another folder, or free it"
+                    f"exported models cannot be kept in {CACHE}: {error}; set HF_HOME to another folder, or free space there"
                 ) from error
-            except Exception as error:  # converters have no common class of errors
-                raise ExportError(f"the model could not be exported to {self.format_name}: {type(error).__name__}: {error}") from error
+            except Exception as error:
+                raise self._failure(error) from error
         return self.format.predictor(path, self.threads)
+
+    def _failure(self, error: Exception) -> ExportError:
+        return ExportError(f"the model could not be exported to {self.format_name}: {type(error).__name__}: {error}")
 
     def _name(self, size: tuple[int, int]) -> str:
         """A cache key: a name that depends on everything that determines the contents of the files."""
@@ -148,7 +151,10 @@ class ExportedModel(MulTPreTrainedModel):
                         shutil.copy(file, temporary)
                     continue
                 program = export.trace(exportable, size) if export.FORMATS[name].source is None else None
-                export.write(name, exportable, program, facts, temporary / STEM, self.threads)
+                try:
+                    export.write(name, exportable, program, facts, temporary / STEM, self.threads)
+                except ValueError as error:  # converters have no common class of errors
+                    raise self._failure(error) from error
             files = [temporary / export.FORMATS[name].file_name(STEM) for name in export.with_sources([self.format_name])]
             digests = _digests(folder) | {file.name: {each.name: _sha256(each) for each in export.files_of(file)} for file in files}
             (temporary / DIGESTS).write_text(json.dumps(digests, indent=2))

@@ -71,20 +71,21 @@ class MultiTaskVisionPipeline(Pipeline):
     image_processor: Any  # never None, see __init__
 
     def __init__(self, model: PreTrainedModel, image_processor: BaseImageProcessor | None = None, **kwargs: Any) -> None:
+        processor: Any = image_processor
         camera = getattr(model.config, "canonical_focal_length", None)  # which other classes of models do not have
-        if image_processor is None and model.name_or_path:
+        if processor is None and model.name_or_path:
             options = getattr(model, "source_options", {})  # of the model's revision, for example: another one may have another processor
-            image_processor = MulTImageProcessor.from_pretrained(model.name_or_path, **options)
-        elif image_processor is None:  # a model that was never saved has no processor
-            image_processor = MulTImageProcessor(tasks=model.config.tasks, canonical_focal_length=camera)
-        elif not hasattr(image_processor, "focal_length_of"):  # by name, because a model's own code has another class
-            given = type(image_processor).__name__
+            processor = MulTImageProcessor.from_pretrained(model.name_or_path, **options)
+        elif processor is None:  # a model that was never saved has no processor
+            processor = MulTImageProcessor(tasks=model.config.tasks, canonical_focal_length=camera)
+        elif not hasattr(processor, "focal_length_of"):  # by name, because a model's own code has another class
+            given = type(processor).__name__
             raise ValueError(f"image_processor is a {given}; give a MulTImageProcessor, or none for that of the model's directory")
         elif camera is not None and any(spec.zoom_exponent for spec in model.config.task_specs.values()):
-            image_processor = _with_camera(image_processor, model, camera)
+            processor = _with_camera(processor, model, camera)
         if camera is not None:  # which only MulT's configurations have
-            check_same_camera(camera, image_processor.canonical_focal_length, model.config.task_specs.values())
-        super().__init__(model, image_processor=image_processor, **kwargs)
+            check_same_camera(camera, processor.canonical_focal_length, model.config.task_specs.values())
+        super().__init__(model, image_processor=processor, **kwargs)
         check_weights(self.model)
 
     # `override`, here and below: the base class declares arbitrary keywords, and these methods name theirs.

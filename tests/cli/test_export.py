@@ -336,6 +336,17 @@ def test_an_output_that_is_a_file_is_refused_before_the_export(exported, tmp_pat
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_an_output_that_cannot_be_made_and_a_missing_package_are_refused_before_the_export(exported, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(command, "trace", None)
+    with pytest.raises(NotADirectoryError, match="file/inside"):
+        export(exported[1] / "net", tmp_path / "file/inside")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"OpenVINO is not installed .*; pip install"):
+        export(exported[1] / "net", tmp_path / "files", "--formats", "onnx", "openvino")
+    assert not (tmp_path / "files").exists()
+
+
 def as_integers(weights):
     return weights | {HEAD: weights[HEAD].to(torch.int8)}
 

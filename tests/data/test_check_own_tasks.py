@@ -8,6 +8,8 @@ import pytest
 
 from mult_hf.cli.errors import MAX_MESSAGE
 from mult_hf.data.check import check
+from mult_hf.data.check.mistakes import suspicions
+from mult_hf.model.tasks import TaskSpec
 from support.checked_data import SIZE, sound_maps, write
 
 SIXTEEN_BITS = {"dtype": "uint16", "scale": 1 / 65535}
@@ -146,6 +148,14 @@ def flow_map(*marked):
     for channel in marked:
         stored[:, ::10, channel] = 255
     return stored
+
+
+def test_a_sentinel_in_one_channel_is_named_where_the_task_has_no_range():
+    values = np.random.default_rng(0).normal(size=(2, 768))
+    values[1, ::10] = -9999
+    entry = {**FLOW, "value_range": None, "encoding": {"dtype": "float32", "unknown": [-9999]}}
+    (sentence,) = suspicions(values, TaskSpec.from_dict(entry))
+    assert "of the known vectors have -9999, which means unknown, in some of their channels only" in sentence
 
 
 def test_vectors_that_are_marked_as_unknown_in_one_channel_only_are_named(tmp_path):

@@ -43,6 +43,24 @@ def test_a_size_for_which_memory_is_missing_is_no_fault_of_the_export(tiny_model
         export.trace(exportable, (64, 64))
 
 
+def test_memory_that_is_missing_for_the_batch_of_the_check_is_named_too(tiny_model, tmp_path, monkeypatch):
+    """The check predicts several images at once."""
+    exportable = export.Exportable(tiny_model(tasks=["depth"]), ["depth"], "predictions")
+    monkeypatch.setitem(
+        export.FORMATS, "pt2", export.Format(lambda *arguments: tmp_path / "x.pt2", lambda *arguments: out_of_memory, ".pt2")
+    )
+    with pytest.raises(export.ExportError, match="the model cannot predict at 40 x 36 pixels here: not enough memory"):
+        export.write("pt2", exportable, None, {"height": HEIGHT, "width": WIDTH}, tmp_path / "x", 1)
+
+
+def test_an_error_of_a_users_encoder_is_not_taken_for_missing_memory(tiny_model):
+    exportable = export.Exportable(tiny_model(tasks=["depth"]), ["depth"], "predictions")
+    exportable.model.mult.backbone.forward = lambda *arguments, **options: torch.zeros(2, 3) @ torch.zeros(2, 3)
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied") as caught:
+        export.trace(exportable, (64, 64))
+    assert not isinstance(caught.value, export.ExportError)
+
+
 def out_of_memory(*arguments, **options):
     raise RuntimeError("not enough memory")
 

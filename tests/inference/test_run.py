@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 
 from mult_hf import MulTImageProcessor, registered_tasks
 from mult_hf.inference import run as module
+from mult_hf.inference.errors import ExportError
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.run import PredictionRun, prepare
 from mult_hf.inference.sources import InputImage, RowSource
@@ -66,6 +67,28 @@ def test_every_image_is_done_skipped_or_failed_with_its_reason(run, tmp_path):
     outcomes = run()(Images("a", "b", "c", "d", broken={"c"}))
     assert (outcomes.done, outcomes.skipped, outcomes.failed) == (2, 1, [("c", "c is truncated")])
     assert written(tmp_path) == ["a", "b", "d"]
+
+
+def test_a_failing_export_ends_the_run_and_keeps_the_maps_that_were_predicted(run, tmp_path, monkeypatch):
+    """Their files are written while the next batch is predicted; here that takes longer."""
+    write, failed = PredictionDirectory.write, threading.Event()
+
+    def write_late(*arguments):
+        failed.wait(5)
+        write(*arguments)
+
+    def cannot_be_exported_again(pixel_values):
+        if (pixel_values == expected).flatten(1).all(dim=1).any():
+            failed.set()
+            raise ExportError("no memory")
+        return two_metres(pixel_values)
+
+    monkeypatch.setattr(PredictionDirectory, "write", write_late)
+    made = run(cannot_be_exported_again)
+    expected = made.processor(Image.new("RGB", (40, 36), (20,) * 3), return_tensors="pt")["pixel_values"][0]
+    with pytest.raises(ExportError, match="no memory"):
+        made(Images("a", "b", "c", "d"))
+    assert written(tmp_path) == ["a", "b"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

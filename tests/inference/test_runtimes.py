@@ -324,6 +324,10 @@ def fail_to_convert(*arguments):
     raise torch.onnx.errors.OnnxExporterError("no such operation")
 
 
+def beyond_2_gigabytes(*arguments):
+    raise ValueError("exceeds maximum protobuf size of 2GB")
+
+
 @pytest.mark.parametrize(
     ("fail", "message"),
     [
@@ -342,6 +346,15 @@ def test_a_failing_export_stops_the_run_at_the_first_image(directory, tmp_path, 
     assert len(attempts) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not [*(tmp_path / "cache").iterdir()], "nothing unfinished is left"
+
+
+def test_a_converter_that_refuses_the_model_stops_the_run_too(make_model, tmp_path, monkeypatch):
+    """A ValueError of the model itself, such as one about the size of the images, is another matter."""
+    monkeypatch.setattr(runtimes, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(export, "trace", lambda *arguments: None)
+    monkeypatch.setattr(export, "write", beyond_2_gigabytes)
+    with pytest.raises(export.ExportError, match="could not be exported to onnx: ValueError: exceeds maximum protobuf size of 2GB"):
+        with_runtime(make_model(), "onnx")(pixels(1))
 
 
 def test_a_cache_that_cannot_be_written_is_named(make_model, tmp_path, monkeypatch):

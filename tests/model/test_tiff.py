@@ -126,9 +126,7 @@ def doubles(path, magic):
 @pytest.mark.parametrize("form", ["path", "bytes"])
 def test_a_tiff_of_a_kind_that_pillow_lacks_is_not_just_called_broken(tmp_path, magic, form):
     doubles(tmp_path / "image.tif", magic)
-    with pytest.raises(
-        ValueError, match=r"broken or none of JPEG.*, or a TIFF that Pillow cannot read, such as one of 16-bit"
-    ):
+    with pytest.raises(ValueError, match=r"broken or none of JPEG.*, or a TIFF that Pillow cannot read, such as one of 16-bit"):
         read_image(tmp_path / "image.tif" if form == "path" else (tmp_path / "image.tif").read_bytes())
 
 

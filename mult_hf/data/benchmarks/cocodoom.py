@@ -116,6 +116,12 @@ class CocoDoomReader(BenchmarkReader):
         full = "full-" if self.subset == "full" else ""
         return self.root / f"{self.by}-{full}{'val' if self.split == 'validation' else self.split}.json"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See [`BenchmarkReader`]; classes come from object maps where the full archive has them."""
+        with_objects = sum((self._folder(*shard) / "objects").is_dir() for shard in self.shards)
+        return {**super().settings, "levels_with_objects": with_objects if "segmentation" in self.tasks else 0}
+
     def find_shards(self) -> list[tuple[int, int]]:
         """Pairs of run and map with frames in the split's COCO file.
 

@@ -122,7 +122,15 @@ class BenchmarkReader(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the values of samples beside the download itself, as JSON values."""
-        return {"stored": [task for task in self.tasks if self.stored(task)]}
+        return {"stored": sorted(column for column in self._sources(self.tasks) if self.stored(column))}
+
+    def _sources(self, columns: Iterable[str]) -> set[str]:
+        """The columns, and those that they are derived from where they are not stored."""
+        found = set(columns)
+        for column in columns:
+            if not self.stored(column):
+                found |= self._sources(DERIVATIONS[column][0])
+        return found
 
     def task_entries(self) -> list[dict[str, Any]]:
         """The `mult_tasks` record for this reader's output: entries for [`TaskSpec.from_dict`]."""

@@ -262,12 +262,13 @@ def _within_range(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
 
 
 def _half_unknown(values: np.ndarray, spec: TaskSpec) -> Iterator[str]:
-    """Vectors with the number for unknown pixels in some channels only, where it is no value of the task: they are read as known."""
+    """Vectors with the number for unknown pixels in some channels only, where it is hardly a value of the task: they are read as known."""
     low, high = spec.final_range
     for number in spec.encoding.unknown:
         scale, offset = (np.broadcast_to(numbers, spec.channels)[:, None] for numbers in (spec.encoding.scale, spec.encoding.offset))
         read_as = number * scale + offset  # (channels, 1)
-        share = float(np.mean((np.isclose(values, read_as, rtol=1e-5, atol=0) & ((read_as < low) | (read_as > high))).any(axis=0)))
+        impossible = (read_as < low) | (read_as > high) | _marks_holes(number)
+        share = float(np.mean((np.isclose(values, read_as, rtol=1e-5, atol=0) & impossible).any(axis=0)))
         if share >= LEAST_SHARE:
             yield (
                 f"{share:.1%} of the known vectors have {number:g}, which means unknown, in some of their channels only, and are read as "
