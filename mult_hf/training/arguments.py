@@ -173,7 +173,7 @@ class TrainingArguments:
     save_steps: int = flag(50, "steps between checkpoints")
     keep_checkpoints: int = flag(2, "number of checkpoints to keep")
     resume: str | None = flag(None, "checkpoint to resume from: its directory, or latest, which starts from scratch if there is none")
-    overwrite: bool = flag(False, "delete checkpoints/ and best/ of an earlier run in --output_dir")
+    overwrite: bool = flag(False, "replace a model or an earlier run in --output_dir, and delete its checkpoints/ and best/")
     logging_steps: int = flag(10, "steps between entries of log.jsonl and of the trackers")
     log_with: list[str] | None = flag(None, "trackers of Accelerate: tensorboard, trackio, wandb, ...; log.jsonl is always written")
     panel_rows: int = flag(4, "validation images in panel.png")

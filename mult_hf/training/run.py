@@ -26,11 +26,11 @@ from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import check_colormap
 
 from .arguments import TrainingArguments
-from .checkpoints import BEST, clear_for_new_run, find_checkpoint
+from .checkpoints import BEST, clear_for_new_run, find_checkpoint, list_checkpoints
 from .distributed import make_accelerator
 from .loop import TrainingLoop
 from .publishing import upload
-from .results import Provenance, save_results
+from .results import RESULTS, Provenance, save_results
 
 
 def train(
@@ -66,7 +66,7 @@ def train(
         The contents of `metrics.json`, see [`save_results`][mult_hf.training.results.save_results].
 
     Raises:
-        ValueError: if rows, model, processor and settings are incompatible, `output_dir` has checkpoints of another run, or another
+        ValueError: if rows, model, processor and settings are incompatible, `output_dir` has a model or checkpoints already, or another
             run is writing to it.
         FloatingPointError: if a loss or gradient is not finite; the message names the samples and the last good checkpoint.
 
@@ -216,12 +216,28 @@ def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) 
     """Check before the first step that the results can be written after the last."""
     if accelerator.is_main_process:
         if arguments.resume is None:
+            _check_unused(arguments)
             clear_for_new_run(arguments.output_dir / "checkpoints", overwrite=arguments.overwrite)
             if arguments.overwrite:
                 shutil.rmtree(arguments.output_dir / BEST, ignore_errors=True)  # it would stand beside another run's model
         if arguments.push_to_hub is not None:
             HfApi().create_repo(arguments.push_to_hub, exist_ok=True)  # fails now if the token is missing
     accelerator.wait_for_everyone()
+
+
+def _check_unused(arguments: TrainingArguments) -> None:
+    """Refuse a directory with files that the results would replace, such as a model; a run with checkpoints has a message of its own.
+
+    Raises:
+        ValueError: naming them.
+    """
+    directory = arguments.output_dir
+    found = sorted({path.name for pattern in (*RESULTS, BEST) for path in directory.glob(pattern)})
+    if found and not arguments.overwrite and not list_checkpoints(directory / "checkpoints"):
+        raise ValueError(
+            f"{directory} has {', '.join(found)}, which the results of this run would replace; give another --output_dir, or replace them "
+            "with --overwrite"
+        )
 
 
 def _next_step(arguments: TrainingArguments) -> str:

@@ -250,7 +250,7 @@ def test_a_failing_final_evaluation_loses_neither_weights_nor_processor(tmp_path
     (tmp_path / "metrics.json").write_text("those of an earlier run")
     monkeypatch.setattr(TrainingLoop, "evaluate", lambda _: pytest.fail("no evaluation"))
     with pytest.raises(pytest.fail.Exception, match="no evaluation"):
-        train(tmp_path, "--dataset", data)
+        train(tmp_path, "--dataset", data, "--overwrite")
     (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
     assert same(load_file(tmp_path / "model.safetensors"), load_file(checkpoint / "model.safetensors"))
     assert MulTImageProcessor.from_pretrained(tmp_path).task_specs.keys() == {"depth", "principal_curvature"}

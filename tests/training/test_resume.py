@@ -227,6 +227,19 @@ def test_a_new_run_overwrites_an_earlier_one_only_with_the_flag(tmp_path, data):
     train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
 
 
+def test_a_model_without_checkpoints_is_replaced_only_with_the_flag(tmp_path, data):
+    """As one that was downloaded, or whose checkpoints were deleted to save space."""
+    train(tmp_path, "--dataset", data)
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
+    for more in ([], ["--model", tmp_path]):
+        with pytest.raises(ValueError, match=r"has README.md, .*model.safetensors, .* would replace; give another --output_dir"):
+            train(tmp_path, "--dataset", data, *more)
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
+    train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
+    assert (tmp_path / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
 @pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume", "latest"]], ids=["new", "overwriting", "resuming"])
 def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(tmp_path, data, flags):
     train(tmp_path, "--dataset", data)

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import DatasetCard
+from yaml import YAMLError
+
 from mult_hf.data.files import whole_file
 from mult_hf.model.entry_fields import refusal
 
@@ -42,29 +45,59 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], features: Feature
 
 
 def shard_settings(path: Path) -> dict[str, Any] | None:
-    """The settings that a file was rendered with, or `None` if another program wrote it."""
-    stored = (pyarrow.parquet.read_schema(path).metadata or {}).get(SETTINGS_KEY)
+    """The settings that a file was rendered with, or `None` if another program wrote it.
+
+    Raises:
+        ValueError: if the file is broken.
+    """
+    try:
+        stored = (pyarrow.parquet.read_schema(path).metadata or {}).get(SETTINGS_KEY)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is broken ({error}); delete it, and repeat the command to render it again") from None
     return None if stored is None else json.loads(stored)
+
+
+def check_existing_card(directory: Path, pretty_name: str) -> None:
+    """Refuse to replace a README.md that is not the card of such a data set.
+
+    Args:
+        directory: directory of the data set.
+        pretty_name: that of the data set's card.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    card = directory / "README.md"
+    if card.is_file() and _pretty_name(card) != pretty_name:
+        raise ValueError(f"{card} would be replaced, and is not the card of a data set of this command; choose an empty directory")
 
 
 def check_existing_shards(directory: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to mix data with different settings.
 
     Args:
-        directory: directory of the Parquet files.
+        directory: directory of the data set, with Parquet files at any depth.
         settings: settings of the rendering to continue.
 
     Raises:
-        ValueError: if a file has other settings or none; the message names the file and the differences.
+        ValueError: if a file is broken, or has other settings or none; the message names the file and the differences.
     """
     wanted = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in the file
-    for path in sorted(directory.glob("*.parquet")):
+    for path in sorted(directory.rglob("*.parquet")):
         found = shard_settings(path)
         if found is None:
             raise ValueError(f"{path} was not written by this command; choose an empty directory")
         differing = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
         if differing:
             raise refusal(f"{path} was rendered with {', '.join(differing)}; use the file's settings, or choose an empty directory")
+
+
+def _pretty_name(card: Path) -> str | None:
+    """The name in the header of a card; None for any other text."""
+    try:
+        return DatasetCard.load(card).data.to_dict().get("pretty_name")
+    except (ValueError, YAMLError):  # no header, or one that is not YAML
+        return None
 
 
 def count_rows(path: Path) -> int:

@@ -391,6 +391,16 @@ def test_a_folder_with_other_settings_is_refused(folder):
         main([str(folder), "--levels", "MAP04", "MAP05", "--views", "3", "--size", "64", "--seed", "2"])
 
 
+def test_a_folder_with_rooms_or_notes_is_refused_and_stays_as_it_is(folder, tmp_path):
+    for name, text in (("rooms", "---\npretty_name: Rooms\n---\n"), ("notes", "mine")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(text)
+        with pytest.raises(ValueError, match=r"README\.md would be replaced"):
+            main([str(tmp_path / name), "--levels", "MAP04", "--views", "1", "--size", "32"])
+        assert (tmp_path / name / "README.md").read_text() == text
+        assert not [*(tmp_path / name).rglob("*.parquet")]
+
+
 def test_a_file_instead_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file; give a folder"):

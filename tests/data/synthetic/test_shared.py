@@ -82,3 +82,25 @@ def test_files_with_other_settings_or_from_other_programs_are_refused(tmp_path):
     datasets.Dataset.from_dict({"image": [1]}).to_parquet(tmp_path / "foreign.parquet")
     with pytest.raises(ValueError, match=r"foreign.parquet was not written by this command"):
         shards.check_existing_shards(tmp_path, SETTINGS)
+
+
+def test_a_broken_file_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "data/train.parquet"
+    path.parent.mkdir()
+    shards.write_shard(path, [row()], FEATURES, SETTINGS)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"data/train.parquet is broken \(.*\); delete it, and repeat the command to render it again"):
+        shards.check_existing_shards(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["my notes", "---\npretty_name: Rooms\n---\nThose of another command", "---\n{: no YAML\n---\n", ""])
+def test_a_readme_that_is_no_card_of_the_command_is_not_replaced(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(ValueError, match=r"README.md would be replaced, and is not the card of a data set of this command"):
+        shards.check_existing_card(tmp_path, "Doom")
+
+
+def test_a_card_of_the_command_may_be_written_again(tmp_path):
+    shards.check_existing_card(tmp_path, "Doom")
+    (tmp_path / "README.md").write_text("---\npretty_name: Doom\n---\nA line of the user")
+    shards.check_existing_card(tmp_path, "Doom")

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from mult_hf.data.files import remove_unfinished, whole_file
 from mult_hf.data.schema import card_configs
-from mult_hf.data.synthetic.shards import check_existing_shards, count_rows, write_shard
+from mult_hf.data.synthetic.shards import check_existing_card, check_existing_shards, count_rows, write_shard
 
 from .levels import SPLITS, freedoom_version, select_levels, split_of, vizdoom
 from .raycasting import VERTICAL_STRETCH
 from .samples import FEATURES, TASK_ENTRIES, encode_sample
 from .views import BRIGHT_MEAN, HIGHEST_GAIN, HIGHEST_UNKNOWN_SHARE, LOWEST_EXPONENT, METRES_PER_MAP_UNIT, check_size, render_views
 
+PRETTY_NAME = "Doom: Freedoom levels with six dense maps"
 LICENSE_FILE = "LICENSE-Freedoom.txt"
 
 
@@ -73,13 +74,14 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
         `dict[str, int]`: rows by level. A level with too few suitable places has fewer than requested.
 
     Raises:
-        ValueError: if the folder is a file, or contains a rendering with other settings.
+        ValueError: if the folder is a file, or contains a rendering with other settings or another README.md.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder to write to")
+    check_existing_card(folder, PRETTY_NAME)
+    check_existing_shards(folder, asdict(rendering))
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    check_existing_shards(data, asdict(rendering))
     remove_unfinished(data)
     wanted = rendering.views_by_level()
     with tqdm(total=rendering.views, unit="view", smoothing=0.05) as progress:
@@ -113,7 +115,7 @@ def card(folder: Path, rendering: Rendering, rows: Mapping[str, int]) -> str:
     levels = {split: [level for level in rows if split_of(level) == split] for split in SPLITS}
     counts = {split: sum(rows[level] for level in levels[split]) for split in SPLITS if levels[split]}
     header = {
-        "pretty_name": "Doom: Freedoom levels with six dense maps",
+        "pretty_name": PRETTY_NAME,
         "license": "bsd-3-clause",
         "task_categories": ["image-segmentation", "depth-estimation"],
         "configs": card_configs(folder, [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]),

@@ -17,7 +17,7 @@ from mult_hf.data.cores import threads_per_process
 from mult_hf.data.files import remove_unfinished, whole_file
 from mult_hf.data.ray_cluster import Cluster, map_on_ray
 from mult_hf.data.schema import card_configs
-from mult_hf.data.synthetic.shards import check_existing_shards, write_shard
+from mult_hf.data.synthetic.shards import check_existing_card, check_existing_shards, write_shard
 
 from .samples import FEATURES, TASK_ENTRIES, render_room
 from .settings import PLAIN, VARIED, RoomsSettings
@@ -31,6 +31,8 @@ try:
     from tqdm import tqdm
 except ImportError as error:
     raise ImportError(f'writing rooms needs tqdm ({error}); install them with: pip install "mult-hf[rooms]"') from error
+
+PRETTY_NAME = "Rooms"
 
 Renderer = Callable[[Iterable[int]], Iterator[list[dict[str, Any]]]]
 """Renders the rows of rooms from their seeds, in order."""
@@ -77,12 +79,13 @@ def write_dataset(
         on_ray: the connected cluster on which these processes run; without it, they run on this machine.
 
     Raises:
-        ValueError: if the directory contains files with other settings, or `num_proc` is below 1.
+        ValueError: if the directory contains files with other settings or another README.md, or `num_proc` is below 1.
     """
     if num_proc < 1:
         raise ValueError(f"num_proc is {num_proc}; it must be at least 1")
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    check_existing_card(output_dir, PRETTY_NAME)
     check_existing_shards(output_dir, asdict(settings))
     remove_unfinished(output_dir)
     write_card(output_dir, settings)
@@ -114,7 +117,7 @@ def command(settings: RoomsSettings, output_name: str) -> str:
 def write_card(output_dir: Path, settings: RoomsSettings) -> None:
     """Write README.md with a description for readers, and `mult_tasks` in its YAML header for programs."""
     header = DatasetCardData(
-        pretty_name="Rooms",
+        pretty_name=PRETTY_NAME,
         license="mit",
         task_categories=["image-segmentation", "depth-estimation"],
         tags=["synthetic", "indoor", "multi-task"],
