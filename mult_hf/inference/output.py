@@ -123,8 +123,10 @@ class PredictionDirectory:
         """Whether every file of an image exists and is complete to its end.
 
         Raises:
-            ValueError: if the names of the files would be too long.
+            ValueError: if the names of the files would be too long, or cannot be listed with kept images.
         """
+        if self.keep_images and (reason := _why_not_listed(name)):
+            raise ValueError(f"metadata.jsonl cannot list it, because its name {reason}; rename the image, or leave out --keep_images")
         paths = [self.map_path(task, name) for task in self.specs]
         paths += [self.panel_path(name)] * self.panels + [self.image_path(name)] * self.keep_images
         longest = max((len(os.fsencode(path.name)) for path in paths), default=0)
@@ -229,7 +231,7 @@ class PredictionDirectory:
         names = sorted(image.relative_to(folder).as_posix()[: -len(".png")] for image in folder.rglob("*.png"))
         tasks = [task for task, spec in self.stored.items() if not is_float(spec)]
         with whole_output(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
-            for name in filter(self.is_finished, names):
+            for name in (name for name in names if not _why_not_listed(name) and self.is_finished(name)):
                 paths = {"image": self.image_path(name), **{task: self.map_path(task, name) for task in tasks}}
                 files = {f"{column}_file_name": each.relative_to(self.path()).as_posix() for column, each in paths.items()}
                 file.write(json.dumps({"id": name, **files}) + "\n")
@@ -240,6 +242,13 @@ class PredictionDirectory:
         card.data["configs"] = [{"config_name": "default", "data_files": data_files, "description": f"contents {contents}"}]
         with whole_output(card_path) as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
+
+
+def _why_not_listed(name: str) -> str | None:
+    """Why `datasets` could not read a metadata.jsonl with a name, or would look for another file."""
+    if not name.isascii() and name != name.encode(errors="replace").decode():
+        return "is not UTF-8"
+    return "contains a backslash" if "\\" in name else None
 
 
 def _is_foreign(path: Path) -> bool:

@@ -108,6 +108,20 @@ def test_a_kept_image_states_the_focal_length_of_its_file_and_nothing_else(tmp_p
         assert [*kept.getexif()] == [ExifTags.IFD.Exif]
 
 
+@pytest.mark.parametrize(("name", "reason"), [("bad\udcff.jpg", "is not UTF-8"), ("back\\slash.jpg", "contains a backslash")])
+def test_a_name_that_a_data_set_cannot_list_is_refused_with_kept_images_only(tmp_path, name, reason):
+    """One line with it would make the other rows unreadable."""
+    specs = {SPECS[0].name: SPECS[0]}
+    assert not PredictionDirectory(tmp_path, specs).is_finished(name)
+    with pytest.raises(ValueError, match=f"metadata.jsonl cannot list it, because its name {reason}; rename the image"):
+        PredictionDirectory(tmp_path, specs, keep_images=True).is_finished(name)
+
+
+@pytest.mark.parametrize("name", ["Küche 2.jpg", "a b#?%20", "日本/x"])
+def test_other_names_are_listed(tmp_path, name):
+    assert not PredictionDirectory(tmp_path, {SPECS[0].name: SPECS[0]}, keep_images=True).is_finished(name)
+
+
 @pytest.mark.parametrize("at", range(4))
 def test_an_interrupted_write_is_not_finished_and_leaves_no_partial_file(tmp_path, monkeypatch, at):
     """For each of its four files, whichever is being renamed."""
