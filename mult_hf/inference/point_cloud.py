@@ -37,8 +37,19 @@ def point_cloud(
         normals: (3, height, width) unit vectors, x right, y up, z towards the viewer. Without them, and where they are unknown,
             the squares are parallel to the image plane.
         max_points: largest number of points; only every n-th pixel of every n-th row is used if there are more.
+
+    Raises:
+        ValueError: if shapes differ, or a number is out of its range.
     """
     height, width = depth.shape
+    if image.shape != (height, width, 3):
+        raise ValueError(f"image has the shape {image.shape}; with depth of {depth.shape}, give {(height, width, 3)}")
+    if normals is not None and normals.shape != (3, height, width):
+        raise ValueError(f"normals have the shape {normals.shape}; with depth of {depth.shape}, give {(3, height, width)}")
+    if not 0 < field_of_view < 180:
+        raise ValueError(f"field_of_view is {field_of_view}; give degrees between 0 and 180")
+    if max_points < 1:
+        raise ValueError(f"max_points is {max_points}; it must be at least 1")
     step = int(np.ceil(np.sqrt(height * width / max_points)))
     while len(range(0, height, step)) * len(range(0, width, step)) > max_points:
         step += 1
@@ -67,8 +78,11 @@ def to_glb(points: Points) -> bytes:
     Each square shows one pixel of a texture, which glTF reads as sRGB: colours are exact.
 
     Raises:
+        ValueError: if there are no points.
         ImportError: if trimesh is not installed.
     """
+    if not len(points.corners):
+        raise ValueError("the point cloud is empty, as of a depth map without known pixels; a glTF file needs at least one point")
     try:
         import trimesh
         from trimesh.exchange.gltf import export_glb

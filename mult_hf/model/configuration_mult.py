@@ -76,10 +76,16 @@ _PLAIN_BLOCKS = {"swin_unet": ("self", "self")}  # as in its paper, where tasks 
 
 
 # Defaults that depend on other arguments, for options that are None. None of them depends on another of these.
+def _windows_of_encoder(config: "MulTConfig") -> int:
+    """The window size of a Swin encoder. Of others it may be missing, a list, or 0 for no windows: then Swin's usual one."""
+    size = getattr(config.backbone_config, "window_size", None)
+    return size if isinstance(size, int) and size > 0 else 7
+
+
 _DERIVED_DEFAULTS: dict[str, Callable[["MulTConfig"], Any]] = {
     "block_attention": lambda config: [*_PLAIN_BLOCKS.get(config.decoder_type, ("self", "encoder"))],
     "reference_task": _preferred_reference_task,
-    "decoder_window_size": lambda config: getattr(config.backbone_config, "window_size", 7),
+    "decoder_window_size": _windows_of_encoder,
 }
 
 

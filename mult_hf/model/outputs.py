@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -102,7 +103,7 @@ def selected_stages(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -
     if isinstance(which, bool):
         return tuple(maps)
     stages = [which] if isinstance(which, int) else list(which)
-    if not all(-len(maps) <= stage < len(maps) for stage in stages):
+    if not all(isinstance(stage, Integral) and -len(maps) <= stage < len(maps) for stage in stages):
         raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
     chosen = {stage % len(maps) for stage in stages}
     return tuple(each if stage in chosen else None for stage, each in enumerate(maps))

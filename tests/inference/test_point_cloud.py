@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import struct
 import sys
 from importlib.util import find_spec
@@ -138,3 +139,27 @@ def test_without_trimesh_the_message_names_the_extra(monkeypatch):
     points = point_cloud(np.ones((2, 2)), np.zeros((2, 2, 3), np.uint8), 60)
     with pytest.raises(ImportError, match=r'pip install "mult-hf\[demo\]"'):
         to_glb(points)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": np.zeros((16, 16, 3), np.uint8)}, r"image has the shape \(16, 16, 3\); with depth of \(8, 8\), give \(8, 8, 3\)"),
+        ({"image": np.zeros((8, 8), np.uint8)}, r"image has the shape \(8, 8\)"),
+        ({"normals": np.zeros((3, 16, 16))}, r"normals have the shape \(3, 16, 16\); with depth of \(8, 8\), give \(3, 8, 8\)"),
+        ({"field_of_view": 180}, "field_of_view is 180; give degrees between 0 and 180"),
+        ({"field_of_view": 0}, "field_of_view is 0"),
+        ({"field_of_view": math.nan}, "field_of_view is nan"),
+        ({"max_points": 0}, "max_points is 0; it must be at least 1"),
+    ],
+)
+def test_arguments_that_give_wrong_points_are_refused(changes, message):
+    arguments = {"depth": np.ones((8, 8)), "image": np.zeros((8, 8, 3), np.uint8), "field_of_view": 60}
+    with pytest.raises(ValueError, match=message):
+        point_cloud(**{**arguments, **changes})
+
+
+def test_a_cloud_without_points_is_refused_by_name():
+    nothing = point_cloud(np.full((8, 8), np.nan), np.zeros((8, 8, 3), np.uint8), 60)
+    with pytest.raises(ValueError, match="the point cloud is empty, as of a depth map without known pixels"):
+        to_glb(nothing)

@@ -52,6 +52,8 @@ def test_the_window_defaults_to_that_of_the_backbone(tiny_config):
     assert tiny_config(decoder_window_size=2).decoder_window_size == 2
     assert not hasattr(ConvNextConfig(), "window_size")
     assert MulTConfig(backbone_config={"model_type": "convnext"}).decoder_window_size == 7
+    without_windows = {"model_type": "vitdet", "num_hidden_layers": 2, "out_features": ["stage2"], "window_size": 0}
+    assert MulTConfig(backbone_config=without_windows).decoder_window_size == 7
 
 
 def test_a_backbone_can_be_a_dict_or_a_configuration():

@@ -114,6 +114,8 @@ def test_single_stages_can_be_requested_by_number(tiny_model):
     assert [each is None for each in model(pixels(), output_hidden_states=[-1]).hidden_states] == [True, True, True, False]
     with pytest.raises(ValueError, match=r"output_hidden_states=\[4\]; the model has stages 0 \(the finest\) to 3"):
         model(pixels(), output_hidden_states=[4])
+    with pytest.raises(ValueError, match=r"output_hidden_states=\['1'\]; the model has stages 0"):
+        model(pixels(), output_hidden_states="1")
 
 
 def test_encoder_maps_and_streams_have_the_same_order(tiny_model):
