@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from support.models import SHALLOW_SWIN, TINY_SWIN
 
 if "OMP_NUM_THREADS" not in os.environ:  # which says how many threads a run is to be tried with
     torch.set_num_threads(1)  # models of a few thousand weights only lose by waiting for a second thread
+THREADS = torch.get_num_threads()
 
 # transformers compiles an expression per weight when it loads a model; more than Python keeps, which otherwise takes a third of loading.
 re._MAXCACHE = 16_384
@@ -36,17 +37,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `nightly`, and begin with the files that take long, so that no worker waits for another at the end.
+    """Leave out tests that were not asked for, and begin with the files that take long, so that no worker waits for another at the end.
 
-    A `nightly` test repeats, for another case, what a test of every run shows, or takes measurements. Long files are those with few
-    tests, some of them slow.
+    `slow` tests run in continuous integration (`MULT_HF_PROFILE=full`), and where `-m` or the name of a test asks for them. A `nightly`
+    test repeats, for another case, what a test of every run shows, or takes measurements. Long files are those with few tests, some of
+    them slow.
     """
     tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}
     items[:] = sorted(items, key=lambda item: (item.path not in slow, tests[item.path] if item.path in slow else 0))
-    if os.environ.get("MULT_HF_PROFILE") != "nightly":
-        left_out = [item for item in items if item.get_closest_marker("nightly")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    profile, chosen = os.environ.get("MULT_HF_PROFILE", ""), config.option.markexpr or any("::" in word for word in config.args)
+    not_run = {"nightly"} if profile != "nightly" else set()
+    if not profile and not chosen:
+        not_run.add("slow")
+    left_out = [item for item in items if any(map(item.get_closest_marker, not_run))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True)
+def number_of_threads() -> Iterator[None]:
+    """Give each test the same number of threads: those of a command that an earlier one ran made others up to 30 times slower."""
+    if torch.get_num_threads() != THREADS:  # of a fixture of several tests
+        torch.set_num_threads(THREADS)
+    yield
+    if torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="module")

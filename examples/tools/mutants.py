@@ -233,6 +233,7 @@ def _run_pytest(directory: Path, tests: Sequence[str], log: Path) -> None:
             del sys.modules[name]
     sys.dont_write_bytecode = True  # bytecode of an edit that keeps a file's size, within one second, would look up to date
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ.setdefault("MULT_HF_PROFILE", "full")  # slow tests may be the ones that notice
     status = _NOT_RUN
     try:
         import pytest

@@ -90,7 +90,7 @@ def check_same_entries(model: Mapping[str, TaskSpec], processor: Mapping[str, Ta
 def range_text(spec: TaskSpec) -> str:
     """The values of a task in words: "from 0 to 10 m"."""
     low, high = spec.final_range
-    return f"from {low:g} to {high:g} {spec.unit}".rstrip() if math.isfinite(low) or math.isfinite(high) else "of any number"
+    return f"from {low:g} to {high:g} {spec.unit}".rstrip() if math.isfinite(low) or math.isfinite(high) else "of all numbers"
 
 
 def _differences(first: TaskSpec, second: TaskSpec, fields: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:

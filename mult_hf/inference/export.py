@@ -272,7 +272,7 @@ def onnx_predictor(path: Path, threads: int) -> Predictor:
 
 
 def int8_predictor(path: Path, threads: int) -> Predictor:
-    """The same for a file in 8 bits, one image at a time: its activations are scaled by their largest value of all images of a batch."""
+    """The same for a file in 8 bits, one image at a time, because the activations of a batch would share one scale."""
     predict = onnx_predictor(path, threads)
 
     def predict_each(pixel_values: Tensor) -> dict[str, Tensor]:

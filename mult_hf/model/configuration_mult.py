@@ -159,7 +159,7 @@ class MulTConfig(PreTrainedConfig):
             branches as in the authors' code; transformers' Swin encoder drops the attention branch only.
         layer_norm_eps: epsilon of the decoders' layer norms.
         initializer_range: standard deviation of the truncated normal for new linear weights.
-        canonical_focal_length: focal length in pixels of the network's input of the camera whose depth the model learnt, see
+        canonical_focal_length: focal length, in pixels of the network's input, of the camera for which the model learnt depth, see
             [`MulTImageProcessor`]; `train` writes it, and pipelines and commands refuse a processor with another. None for a model
             without such a camera, or one that was saved before models said so.
         untrained_weights: names of saved weights that no training has changed since they were initialised at random. `save_pretrained`
@@ -368,7 +368,7 @@ class MulTConfig(PreTrainedConfig):
             raise ValueError(f"initializer_range is {self.initializer_range}; it must be at least 0 and finite")
 
     def validate_canonical_focal_length(self) -> None:
-        """Checked at construction and at save: the camera is one."""
+        """Checked at construction and at save: the focal length is possible."""
         if self.canonical_focal_length is not None:
             check_focal_length(self.canonical_focal_length, "canonical_focal_length")
 

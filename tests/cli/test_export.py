@@ -85,13 +85,20 @@ def export(model, output, *words):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Two of four tasks in all formats, measured on data: the model, the directory of its files, and the output."""
+def network(tmp_path_factory):
+    """A model in the folder `net`, and labelled data in `views`: the model, and the directory of both."""
     directory = tmp_path_factory.mktemp("export")
     model = save_model(directory / "net", block_attention=EVERY_KIND, reference_task="normals")
-    data = write_data(directory / "views")
+    write_data(directory / "views")
+    return model, directory
+
+
+@pytest.fixture(scope="module")
+def exported(network):
+    """Two of four tasks in all formats, measured on data: the model, the directory of its files, and the output."""
+    model, directory = network
     words = "--tasks segmentation depth --formats int8 pt2 onnx --split test --max_samples 5".split()
-    return model, directory, export(directory / "net", directory, "--dataset", str(data), *words)
+    return model, directory, export(directory / "net", directory, "--dataset", str(directory / "views"), *words)
 
 
 def run_onnx(path, pixel_values):
@@ -103,6 +110,7 @@ def run_onnx(path, pixel_values):
 # --- predictions of the files
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_the_onnx_file_predicts_like_the_model_for_any_batch_size(exported, batch):
@@ -115,6 +123,7 @@ def test_the_onnx_file_predicts_like_the_model_for_any_batch_size(exported, batc
         torch.testing.assert_close(torch.from_numpy(values), expected[task], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_saved_program_of_torch_export_gives_the_same_numbers(exported):
     model, directory, _ = exported
@@ -126,6 +135,7 @@ def test_the_saved_program_of_torch_export_gives_the_same_numbers(exported):
     assert json.loads(facts["mult_hf"])["height"] == HEIGHT
 
 
+@pytest.mark.slow
 def test_an_earlier_file_stays_until_another_has_passed_its_check_and_is_named_then(tmp_path, monkeypatch):
     """Other results of the same model have the same file name."""
     save_model(tmp_path / "net", tasks=["depth"], decoder_type="mtan")  # that with the fewest operations, because this one exports thrice
@@ -141,6 +151,7 @@ def test_an_earlier_file_stays_until_another_has_passed_its_check_and_is_named_t
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["net-40x36.pt2"], "nothing unfinished is left"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_int8_replaces_matrix_products_with_weights_and_stays_close(exported):
     model, directory, _ = exported
@@ -159,6 +170,7 @@ def test_int8_replaces_matrix_products_with_weights_and_stays_close(exported):
     assert 1e-4 < error.mean() < 0.2, "metres of ten"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     "decoder",
@@ -210,6 +222,7 @@ def test_the_compiled_model_gives_the_same_numbers_from_one_graph():
 # --- contents of the files ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["net-segmentation-depth-40x36.onnx", "net-segmentation-depth-40x36.int8.onnx"])
 def test_the_file_contains_everything_needed_to_use_it(exported, name):
     _, directory, _ = exported
@@ -225,6 +238,7 @@ def test_the_file_contains_everything_needed_to_use_it(exported, name):
     assert session.get_outputs()[0].shape == ["batch", 3, HEIGHT, WIDTH], "of the three classes"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_numpy_and_onnx_runtime_are_enough_to_use_it(exported, tmp_path):
     """From an image to depth in a process that cannot import torch, transformers or this package."""
@@ -246,11 +260,13 @@ np.save("depth.npy", session.run(["depth"], {{"pixel_values": pixels}})[0])
     np.testing.assert_allclose(np.load(tmp_path / "depth.npy"), model(**inputs).predictions["depth"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_files_contain_no_paths_of_this_machine(exported):
     for name in ("net-segmentation-depth-40x36.onnx", "net-segmentation-depth-40x36.pt2"):
         assert str(ROOT).encode() not in (exported[1] / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_files_contain_no_unneeded_decoders(exported):
     """The "reference" block needs the whole decoder of normals, the reference task, but not its head."""
     graph = onnx.load(exported[1] / "net-segmentation-depth-40x36.onnx").graph
@@ -264,6 +280,7 @@ def test_files_contain_no_unneeded_decoders(exported):
     assert not [name for name in held["onnx"] if "heads.tasks.normals" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["net-segmentation-depth-40x36.onnx", "net-segmentation-depth-40x36.int8.onnx"])
 def test_every_weight_is_stored_once_and_needed(exported, name):
     """ONNX Runtime would warn of each unused one, and compute constants in every call."""
@@ -275,6 +292,7 @@ def test_every_weight_is_stored_once_and_needed(exported, name):
         assert len(set(stored.values())) == len(stored)
 
 
+@pytest.mark.slow
 def test_the_printed_tables_compare_every_file_with_the_model(exported):
     _, directory, printed = exported
     rows = {cells[1]: cells[2:] for line in unpadded(printed).splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 7}
@@ -321,29 +339,29 @@ def test_losses_are_in_percent_of_the_reference_and_positive_if_the_file_is_wors
         ("--results finished --dataset views", "--dataset views measures predictions .* export with --results predictions"),
     ],
 )
-def test_invalid_exports_are_refused_with_the_given_value(exported, tmp_path, monkeypatch, words, message):
+def test_invalid_exports_are_refused_with_the_given_value(network, tmp_path, monkeypatch, words, message):
     monkeypatch.setattr(command, "trace", None)  # refused before minutes of work
     with pytest.raises((ValueError, OSError), match=message):
-        export(exported[1] / "net", tmp_path / "files", *words.format(data=exported[1] / "views").split())
+        export(network[1] / "net", tmp_path / "files", *words.format(data=network[1] / "views").split())
     assert not (tmp_path / "files").exists()
 
 
-def test_an_output_that_is_a_file_is_refused_before_the_export(exported, tmp_path, monkeypatch):
+def test_an_output_that_is_a_file_is_refused_before_the_export(network, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(command, "trace", None)
     with pytest.raises(ValueError, match=r"--output_dir .*file is a file; give a folder"):
-        export(exported[1] / "net", tmp_path / "file")
+        export(network[1] / "net", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_output_that_cannot_be_made_and_a_missing_package_are_refused_before_the_export(exported, tmp_path, monkeypatch):
+def test_an_output_that_cannot_be_made_and_a_missing_package_are_refused_before_the_export(network, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(command, "trace", None)
     with pytest.raises(NotADirectoryError, match="file/inside"):
-        export(exported[1] / "net", tmp_path / "file/inside")
+        export(network[1] / "net", tmp_path / "file/inside")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ImportError, match=r"OpenVINO is not installed .*; pip install"):
-        export(exported[1] / "net", tmp_path / "files", "--formats", "onnx", "openvino")
+        export(network[1] / "net", tmp_path / "files", "--formats", "onnx", "openvino")
     assert not (tmp_path / "files").exists()
 
 

@@ -143,6 +143,7 @@ def test_every_command_of_the_table_is_a_module_whose_help_shows_its_name(name, 
     assert capsys.readouterr().out.startswith(f"usage: mult-hf {name} [-h]")
 
 
+@pytest.mark.slow
 def test_commands_are_imported_when_they_run_and_the_first_ones_need_no_extra_beyond_train():
     """README's first command installs this extra alone. The others' libraries are blocked, as if they were not installed."""
     blocked = (

@@ -78,7 +78,7 @@ def test_entries_may_differ_in_how_maps_are_stored_resized_measured_and_shown():
             {"value_range": (0.0, 255.0)},
             "the model has the range from 0 to 1 and the data from 0 to 255",
         ),
-        ({}, {"value_range": (0.0, 254.0)}, "the model has the range of any number and the data from 0 to 254; if"),
+        ({}, {"value_range": (0.0, 254.0)}, "the model has the range of all numbers and the data from 0 to 254; if"),
         ({"value_range": (0.0, 1.0)}, {"value_range": (0.0, 1.0)}, ""),
         ({"activation": "sigmoid"}, {"value_range": (0.0, 1.0)}, ""),
     ],

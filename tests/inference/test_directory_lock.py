@@ -41,6 +41,7 @@ def refused(directory):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_with_the_process_and_the_start_of_the_first(holder, tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     started = json.loads((tmp_path / HOLDER_FILE).read_text())["started"]
@@ -52,6 +53,7 @@ def test_a_second_run_is_refused_with_the_process_and_the_start_of_the_first(hol
     refused(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_releases_its_directory(holder, tmp_path):
     holder.communicate("")
     with exclusive_run(tmp_path):
@@ -59,6 +61,7 @@ def test_the_end_of_a_run_releases_its_directory(holder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_run_holds_no_lock(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)

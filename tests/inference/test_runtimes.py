@@ -77,6 +77,7 @@ def pixels(batch):
     return torch.randn(batch, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(batch))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("runtime", "dtype"), [(name, dtype) for name, each in RUNTIMES.items() for dtype in each.start])
 @pytest.mark.parametrize("batch", [1, 3])
@@ -140,6 +141,7 @@ def damage(path):
     path.write_bytes(contents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -195,6 +197,7 @@ def test_a_pipeline_has_the_processor_of_the_models_own_folder_and_saves_the_mod
     assert "MulTForMultiTaskDensePrediction" in (tmp_path / "saved/config.json").read_text()
 
 
+@pytest.mark.slow
 def test_only_the_wanted_tasks_are_returned(make_model):
     model = with_runtime(make_model(), "onnx")
     assert list(model(pixels(1), tasks=["normals"]).predictions) == ["normals"]
@@ -212,6 +215,7 @@ def test_it_has_the_identity_of_the_model(make_model):
     assert exported.to("meta").device == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_views_are_averaged_as_of_the_model(make_model):
     views = TestTimeAugmentation(flip=True)
     expected = predict(make_model(), pixels(2), views)
@@ -220,6 +224,7 @@ def test_views_are_averaged_as_of_the_model(make_model):
         torch.testing.assert_close(found[task], maps, atol=export.TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_pipeline_predicts_with_it(make_model):
     """As the demo does: the model of a pipeline is replaced."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8))
@@ -230,6 +235,7 @@ def test_a_pipeline_predicts_with_it(make_model):
     torch.testing.assert_close(pipeline(image, tasks=["depth"])["depth"]["prediction"], expected, atol=export.TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_predict_writes_the_same_maps_with_every_runtime(directory, tmp_path):
     """The same 16-bit numbers, but where rounding tips one to the next step of 10 m / 65534."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / "image.png")
@@ -264,6 +270,7 @@ def normals_map(rng, size):
     return Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "torch"])
 @pytest.mark.parametrize("tasks", [TASKS, TASKS[::-1], []], ids=["all", "reversed", "by default"])
 def test_evaluate_measures_the_same_with_every_runtime(directory, tmp_path, runtime, tasks):
@@ -280,6 +287,7 @@ def test_evaluate_measures_the_same_with_every_runtime(directory, tmp_path, runt
     assert len(files) == 1 or not tasks, "premise: these tests need no file of their own"
 
 
+@pytest.mark.slow
 def test_evaluate_exports_only_the_measured_tasks(directory, tmp_path, monkeypatch):
     data = write_data(tmp_path / "data", {"normals": normals_map}, ["normals"], count=2)
     exported = []
@@ -295,6 +303,7 @@ def test_evaluate_exports_only_the_measured_tasks(directory, tmp_path, monkeypat
     assert "depth" in (tmp_path / "out/tables.md").read_text(), "a task without labels is named"
 
 
+@pytest.mark.slow
 def test_one_image_in_8_bits_does_not_depend_on_the_others_of_its_batch(make_model):
     """Activations are scaled by their largest value, which a brighter image of the same batch would change."""
     model = with_runtime(make_model(), "onnx", "int8")

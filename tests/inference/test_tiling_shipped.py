@@ -59,6 +59,7 @@ def assert_below(found, bounds):
     assert all(each < bound for each, bound in zip(found, bounds, strict=True)), (found, bounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", TILES)
 def test_tiles_agree_with_the_whole_image(maps_by_tile, side):
     """Where boundaries get sharper, classes change at the pixels along them: a tenth at most. Depth and normals keep the whole

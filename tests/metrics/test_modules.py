@@ -197,6 +197,7 @@ def run_in_empty_home(directory, *argv):
     return run.stdout
 
 
+@pytest.mark.slow
 def test_modules_load_by_path_and_importing_them_writes_no_files_beyond_those_of_evaluate(tmp_path):
     printed = run_in_empty_home(tmp_path, LOAD_BY_PATH, json.dumps({**ARGUMENTS, "names": list(MODULES)})).splitlines()
     before, after = json.loads(printed[0])

@@ -57,6 +57,7 @@ np.savez(sys.argv[4], pixel_values=batch["pixel_values"], depth=batch["labels"][
 """
 
 
+@pytest.mark.slow
 def test_the_pil_processor_works_without_torchvision(tmp_path, rgb):
     depth = np.random.default_rng(0).integers(0, 5120, (6, 9)).astype(np.uint16)
     np.save(tmp_path / "image.npy", rgb)

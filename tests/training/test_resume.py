@@ -68,6 +68,7 @@ def test_these_runs_depend_on_their_random_numbers(tmp_path, data, through, flag
     assert not same(weights(through), weights(train(tmp_path, "--dataset", data, *RANDOM, *flags)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--eval_steps", 1], ["--num_workers", 0]], ids=["evaluations", "workers"])
 def test_intermediate_evaluations_and_the_number_of_workers_do_not_change_the_weights(tmp_path, data, through, flags):
     """The random numbers of evaluations are independent of stochastic depth's."""

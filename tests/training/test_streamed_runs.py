@@ -40,6 +40,7 @@ def shards(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("shards"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_on_streamed_rows_ends_with_exactly_the_same_weights(tmp_path, shards, monkeypatch, workers):
     """At a moment of the first epoch and one of a later epoch, each a step after the checkpoint."""

@@ -328,6 +328,7 @@ def check_plan(path, real_flags):
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_shipped_ablation_trains_the_models_and_weightings_that_it_lists(name, real_flags):
     assert len(check_plan(SHIPPED / f"{name}.yaml", real_flags)) == RUNS[name]

@@ -280,6 +280,7 @@ def intervals_apart(text):
     return INTERVAL.sub("[]", text.replace("*", "")), [float(end) for ends in INTERVAL.findall(text) for end in ends]
 
 
+@pytest.mark.slow
 def test_the_published_pages_show_what_follows_from_the_committed_results():
     pages = [page.read_text() for page in PAGES]
     results = report.HERE / "results"

@@ -21,6 +21,7 @@ from support.studies import write_plan
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_every_network_has_one_result_with_all_rates_and_seeds(study_results):
     _, results = study_results
     alone = "single-task-with-skip-half-the-steps"
@@ -295,6 +296,7 @@ def test_a_result_of_another_plan_is_refused(study_results, small_rooms, tmp_pat
         unfinished(read_plan(path, StudyArguments(plan=path)), directory / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["few_labels", "groups", "local_tasks", "longer", "main_table", "pairs", "transfer", "wide_rates"])
 def test_every_network_of_a_committed_plan_can_be_built(small_rooms, name):
     path = ROOT / f"examples/study/ablations/{name}.yaml"
