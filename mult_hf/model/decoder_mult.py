@@ -353,6 +353,27 @@ class MulTDecoderOutput:
     attentions: tuple[Tensor, ...]
 
 
+def check_reference(module: nn.Module, reference: str | None) -> None:
+    """Refuse a reference task that was changed in the configuration after the model was built: it has no projections for shared maps.
+
+    Args:
+        module: a model or a decoder.
+        reference: the configuration's `reference_task`.
+
+    Raises:
+        ValueError: naming both tasks.
+    """
+    for each in module.modules():
+        if isinstance(each, SharedWindowAttention) and each.kind.is_shared:
+            (built,) = (task for task in each.tasks if hasattr(each.tasks[task], "q_proj"))
+            if built != reference:
+                raise ValueError(
+                    f"config.reference_task is {reference!r}, and the model was built with {built!r}, whose projections make the shared "
+                    "maps; choose the reference task before the model is built"
+                )
+            return  # all blocks have the same
+
+
 def streams_to_run(stages: Iterable[Any], tasks: list[str]) -> list[str]:
     """The requested tasks, and the reference task if a `"reference"` block needs its stream.
 

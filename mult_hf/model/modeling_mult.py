@@ -19,7 +19,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .backbone import BackboneLoadReport, check_size, finest_stride, keep_frozen_statistics, load_pretrained_weights, make_backbone
 from .configuration_mult import MulTConfig
-from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, copy_fitting_weights
+from .decoder_mult import PerTask, RelativePositionBias, SharedWindowAttention, check_reference, copy_fitting_weights
 from .decoders import DECODERS
 from .encoder_sources import HUB_KEYWORDS, encoder_configuration
 from .entry_fields import refusal
@@ -99,6 +99,7 @@ class MulTPreTrainedModel(PreTrainedModel):
         By default, transformers saves the weights of some encoders under the names of their first releases. Code that reads a file without
         renaming, such as `accelerate.load_checkpoint_and_dispatch`, would skip these weights. `from_pretrained` reads both forms.
         """
+        check_reference(self, self.config.reference_task)
         kwargs["save_original_format"] = save_original_format
         with listing_fresh_weights(self, state_dict):
             super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
@@ -204,6 +205,8 @@ class MulTModel(MulTPreTrainedModel):
         """
         _refuse_unknown_keywords(kwargs)
         compile_once_per_size(pixel_values)
+        if not torch.compiler.is_compiling():
+            check_reference(self.decoder, self.config.reference_task)
         if self.training and not torch.compiler.is_compiling():
             keep_frozen_statistics(self.backbone)  # it may have been frozen, or wrapped by PEFT, after `train()`
         tasks = self.requested_tasks(tasks)

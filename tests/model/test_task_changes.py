@@ -203,3 +203,21 @@ def test_an_exported_model_has_the_entries_at_the_time_of_the_export(tiny_model)
     change(model, "depth", "in place", value_range=[0, 2])
     exported = torch.export.export(model, (pixels(),)).module()
     assert_same_predictions(exported(pixels()).predictions, model(pixels()).predictions)
+
+
+def test_a_reference_task_changed_after_building_is_refused_in_predictions_and_at_saving(tiny_model, tmp_path):
+    """It would have been saved without the projections that make the shared maps."""
+    model = tiny_model(tasks=["depth", "normals"])
+    model.config.reference_task = "depth"
+    said = "config.reference_task is 'depth', and the model was built with 'normals', whose projections make the shared maps"
+    with pytest.raises(ValueError, match=said):
+        model(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=said):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_reference_task_of_a_model_that_shares_nothing_may_change(tiny_model):
+    model = tiny_model(tasks=["depth", "normals"], block_attention=["self", "self"])
+    model.config.reference_task = "depth"
+    model(torch.zeros(1, 3, 32, 32))
