@@ -74,8 +74,7 @@ class MultiTaskVisionPipeline(Pipeline):
         processor: Any = image_processor
         camera = getattr(model.config, "canonical_focal_length", None)  # which other classes of models do not have
         if processor is None and model.name_or_path:
-            options = getattr(model, "source_options", {})  # of the model's revision, for example: another one may have another processor
-            processor = MulTImageProcessor.from_pretrained(model.name_or_path, **options)
+            processor = _own_processor(model)
         elif processor is None:  # a model that was never saved has no processor
             processor = MulTImageProcessor(tasks=model.config.tasks, canonical_focal_length=camera)
         elif not hasattr(processor, "focal_length_of"):  # by name, because a model's own code has another class
@@ -219,6 +218,12 @@ class MultiTaskVisionPipeline(Pipeline):
         return results
 
 
+def _own_processor(model: PreTrainedModel) -> MulTImageProcessor:
+    """The processor next to a model's weights."""
+    options = getattr(model, "source_options", {})  # of the model's revision, for example: another one may have another processor
+    return MulTImageProcessor.from_pretrained(model.name_or_path, **options)
+
+
 def _with_camera(image_processor: Any, model: PreTrainedModel, camera: float) -> Any:
     """A processor that was built without a camera, for another size for example, with that of the model; others as they are.
 
@@ -236,8 +241,7 @@ def _stored_camera(model: PreTrainedModel) -> float | None:
     """The canonical focal length of the processor next to a model's weights; that of the model itself if there is none."""
     with suppress(OSError, ValueError):  # no directory, no such file, or another kind of processor
         if model.name_or_path:
-            options = getattr(model, "source_options", {})
-            return MulTImageProcessor.from_pretrained(model.name_or_path, **options).canonical_focal_length
+            return _own_processor(model).canonical_focal_length
     return model.config.canonical_focal_length
 
 
