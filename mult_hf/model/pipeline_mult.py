@@ -218,7 +218,7 @@ class MultiTaskVisionPipeline(Pipeline):
         return results
 
 
-def _own_processor(model: PreTrainedModel) -> MulTImageProcessor:
+def _own_processor(model: Any) -> MulTImageProcessor:
     """The processor next to a model's weights."""
     options = getattr(model, "source_options", {})  # of the model's revision, for example: another one may have another processor
     return MulTImageProcessor.from_pretrained(model.name_or_path, **options)
