@@ -39,13 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests that were not asked for, and begin with the files that take long, so that no worker waits for another at the end.
 
-    `slow` tests run in continuous integration (`MULT_HF_PROFILE=full`), and where `-m` or the name of a test asks for them. A `nightly`
+    `slow` tests run in continuous integration (`MULT_HF_PROFILE=full`), and where `-m`, `-k` or a node id asks for them. A `nightly`
     test repeats, for another case, what a test of every run shows, or takes measurements. Long files are those with few tests, some of
     them slow.
     """
     tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}
     items[:] = sorted(items, key=lambda item: (item.path not in slow, tests[item.path] if item.path in slow else 0))
-    profile, chosen = os.environ.get("MULT_HF_PROFILE", ""), config.option.markexpr or any("::" in word for word in config.args)
+    profile = os.environ.get("MULT_HF_PROFILE", "")
+    chosen = config.option.markexpr or config.option.keyword or any("::" in word for word in config.args)
     not_run = {"nightly"} if profile != "nightly" else set()
     if not profile and not chosen:
         not_run.add("slow")
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def number_of_threads() -> Iterator[None]:
-    """Give each test the same number of threads: those of a command that an earlier one ran made others up to 30 times slower."""
+    """Give each test the same number of threads; a number that a command had set made later tests up to 30 times slower."""
     if torch.get_num_threads() != THREADS:  # of a fixture of several tests
         torch.set_num_threads(THREADS)
     yield

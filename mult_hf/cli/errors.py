@@ -25,7 +25,7 @@ def did_you_mean(words: Iterable[str], known: Iterable[str]) -> str:
     """A question to add to a message about unknown words, naming those that they resemble; empty if none does."""
     known = list(known)
     meant = [name for word in words for name in get_close_matches(word, known, 1)]
-    return f"; did you mean {', '.join(dict.fromkeys(meant))}?" if meant else ""
+    return f" (did you mean {', '.join(dict.fromkeys(meant))}?)" if meant else ""
 
 
 def local_path(text: str) -> Path:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""What torch says if memory is missing, for which it has no error of its own on the CPU."""
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
+"""What runtimes say if memory is missing; torch on the CPU and ONNX Runtime have no class of errors for that."""
 
 
 class ExportError(RuntimeError):
@@ -16,11 +16,11 @@ def naming_missing_memory(size: tuple[int, int]) -> Iterator[None]:
     """Say for which (height, width) memory is missing, if a prediction inside the block fails because of it.
 
     Raises:
-        ExportError: in place of torch's error.
+        ExportError: in place of the runtime's error.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # runtimes have no common class of errors
         if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
             raise ExportError(f"the model cannot predict at {size[0]} x {size[1]} pixels here: {error or 'out of memory'}") from error
         raise

@@ -164,6 +164,7 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
 
     Raises:
         ValueError: if the size is too small for the model.
+        RuntimeError: as the model raises it.
         ExportError: if memory is missing for this size, or the model cannot be traced. All decoders can be traced, so the message of the
             latter names the backbone.
     """

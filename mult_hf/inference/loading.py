@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from mult_hf.data.files import did_you_mean
-from mult_hf.model.cameras import check_same_camera
+from mult_hf.model.cameras import CORRECT_STORED, check_same_camera
 from mult_hf.model.configuration_mult import MulTConfig
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
@@ -81,9 +81,8 @@ def check_stored_camera(name_or_path: str, config: MulTConfig, processor: MulTIm
     Raises:
         ValueError: naming the directory, both cameras, and the tasks that would be wrong.
     """
-    advice = "correct the wrong one of the two in its config.json and preprocessor_config.json, or save both again"
     try:
-        check_same_camera(config.canonical_focal_length, processor.canonical_focal_length, specs, advice)
+        check_same_camera(config.canonical_focal_length, processor.canonical_focal_length, specs, CORRECT_STORED)
     except ValueError as error:
         raise refusal(f"{name_or_path} contradicts itself: {error}") from None
 

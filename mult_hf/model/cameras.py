@@ -153,6 +153,10 @@ def checked_field_of_view(degrees: Any, canonical: Any) -> float | None:
     return float(degrees)
 
 
+CORRECT_STORED = "correct the wrong one of the two in its config.json and preprocessor_config.json, or save both again"
+"""Advice for a model and a processor of one directory that are of different cameras."""
+
+
 def check_same_camera(model: float | None, processor: float | None, specs: Iterable[TaskSpec], advice: str | None = None) -> None:
     """Refuse a processor that would read a model's values as those of another camera.
 
@@ -169,7 +173,7 @@ def check_same_camera(model: float | None, processor: float | None, specs: Itera
     if model is not None and processor != model and dependent:
         own = "none" if processor is None else f"{processor:g}"
         raise refusal(
-            f"canonical_focal_length is {model:g} for the model and {own} for the processor, so {' and '.join(dependent)} would have the "
+            f"canonical_focal_length is {model:g} for the model and {own} for the processor, so {', '.join(dependent)} would have the "
             "wrong scale; " + (advice or f"load the model's own processor, or build one with canonical_focal_length={model:g}")
         )
 
@@ -212,6 +216,7 @@ __all__ = [
     "FocalLength",
     "canonical_factor",
     "check_focal_length",
+    "CORRECT_STORED",
     "check_same_camera",
     "checked_field_of_view",
     "exif_focal_length",

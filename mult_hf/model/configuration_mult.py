@@ -75,13 +75,13 @@ def _preferred_reference_task(config: "MulTConfig") -> str | None:
 _PLAIN_BLOCKS = {"swin_unet": ("self", "self")}  # as in its paper, where tasks share no attention
 
 
-# Defaults that depend on other arguments, for options that are None. None of them depends on another of these.
 def _windows_of_encoder(config: "MulTConfig") -> int:
     """The window size of a Swin encoder. Of others it may be missing, a list, or 0 for no windows: then Swin's usual one."""
     size = getattr(config.backbone_config, "window_size", None)
     return size if isinstance(size, int) and size > 0 else 7
 
 
+# Defaults that depend on other arguments, for options that are None. None of them depends on another of these.
 _DERIVED_DEFAULTS: dict[str, Callable[["MulTConfig"], Any]] = {
     "block_attention": lambda config: [*_PLAIN_BLOCKS.get(config.decoder_type, ("self", "encoder"))],
     "reference_task": _preferred_reference_task,

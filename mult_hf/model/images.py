@@ -160,7 +160,9 @@ def _noting_wrong_colours(image: Image.Image) -> Image.Image:
 
 
 def _wrong_colours(image: Image.Image) -> str | None:
-    return image.info.get(_WRONG_COLOURS) or negative(image) or _transparent_in_16_bits(image)
+    """Why an image would look wrong, unless its colours were converted since."""
+    noted = image.info.get(_WRONG_COLOURS) if image.mode.startswith("I") or "transparency" in image.info else None
+    return noted or negative(image) or _transparent_in_16_bits(image)
 
 
 def _reason(error: Exception) -> str:

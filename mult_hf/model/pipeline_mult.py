@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
 from .agreement import agreement
-from .cameras import FocalLength, check_same_camera, checked_field_of_view
+from .cameras import CORRECT_STORED, FocalLength, check_same_camera, checked_field_of_view
 from .image_processing_mult import MulTImageProcessor
 from .images import images_of_array, open_file, read_image
 from .lazy import LazyDict
@@ -80,10 +80,11 @@ class MultiTaskVisionPipeline(Pipeline):
         elif not hasattr(processor, "focal_length_of"):  # by name, because a model's own code has another class
             given = type(processor).__name__
             raise ValueError(f"image_processor is a {given}; give a MulTImageProcessor, or none for that of the model's directory")
-        elif camera is not None and any(spec.zoom_exponent for spec in model.config.task_specs.values()):
-            processor = _with_camera(processor, model, camera)
-        if camera is not None:  # which only MulT's configurations have
-            check_same_camera(camera, processor.canonical_focal_length, model.config.task_specs.values())
+        if camera is not None and any(spec.zoom_exponent for spec in model.config.task_specs.values()):
+            contradicts = processor.canonical_focal_length is None and _is_stored_without_camera(model)
+            processor = processor if contradicts else _with_camera(processor, camera)
+            advice = CORRECT_STORED if contradicts else None
+            check_same_camera(camera, processor.canonical_focal_length, model.config.task_specs.values(), advice)
         super().__init__(model, image_processor=processor, **kwargs)
         check_weights(self.model)
 
@@ -224,12 +225,9 @@ def _own_processor(model: Any) -> MulTImageProcessor:
     return MulTImageProcessor.from_pretrained(model.name_or_path, **options)
 
 
-def _with_camera(image_processor: Any, model: PreTrainedModel, camera: float) -> Any:
-    """A processor that was built without a camera, for another size for example, with that of the model; others as they are.
-
-    The model's own processor is one of the others: if it has no camera, it contradicts the model's configuration.
-    """
-    if image_processor.canonical_focal_length is not None or _stored_camera(model) is None:
+def _with_camera(image_processor: Any, camera: float) -> Any:
+    """A processor that was built without a camera, for another size for example, with that of the model; others as they are."""
+    if image_processor.canonical_focal_length is not None:
         return image_processor
     completed = copy.copy(image_processor)
     completed.canonical_focal_length = camera
@@ -237,12 +235,16 @@ def _with_camera(image_processor: Any, model: PreTrainedModel, camera: float) ->
     return completed
 
 
-def _stored_camera(model: PreTrainedModel) -> float | None:
-    """The canonical focal length of the processor next to a model's weights; that of the model itself if there is none."""
-    with suppress(OSError, ValueError):  # no directory, no such file, or another kind of processor
+def _is_stored_without_camera(model: Any) -> bool:
+    """Whether a model's directory names its camera in the configuration and not in the processor, so that one of the two is wrong.
+
+    A model whose camera was set since it was loaded is newer than its directory.
+    """
+    with suppress(OSError, ValueError):  # no directory, or without one of the files
         if model.name_or_path:
-            return _own_processor(model).canonical_focal_length
-    return model.config.canonical_focal_length
+            stored = type(model.config).from_pretrained(model.name_or_path, **getattr(model, "source_options", {}))
+            return stored.canonical_focal_length is not None and _own_processor(model).canonical_focal_length is None
+    return False
 
 
 def _result(views: Tensor, spec: TaskSpec, size: tuple[int, int], factor: float, focal: FocalLength | None) -> LazyDict:

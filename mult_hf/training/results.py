@@ -21,10 +21,10 @@ from .saving import save_model
 
 _METRICS, _PANEL, _CARD = "metrics.json", "panel.png", "README.md"
 _OF_WEIGHTS = (_METRICS, _PANEL, _CARD)
-
-RESULTS = ("*.safetensors", "*.bin", "config.json", "preprocessor_config.json", *_OF_WEIGHTS)
-"""Patterns of the files that a run replaces in its directory at its end."""
 """Files that describe the weights beside them."""
+
+RESULTS = ("*.safetensors", "*.bin", "config.json", *_OF_WEIGHTS)
+"""Patterns of the files that a run replaces in its directory at its end."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import check_colormap
 
 from .arguments import TrainingArguments
-from .checkpoints import BEST, clear_for_new_run, find_checkpoint, list_checkpoints
+from .checkpoints import BEST, clear_for_new_run, find_checkpoint, list_checkpoints, restore_replaced
 from .distributed import make_accelerator
 from .loop import TrainingLoop
 from .publishing import upload
@@ -198,10 +198,10 @@ def _take_camera(
     check_same_camera(before, after, [spec for task, spec in dependent.items() if task not in taught])
     if before is not None:
         targets = "true distances" if after is None else f"those for {after:g}"
-        names = " and ".join(taught)
+        learnt = f"{' and '.join(taught)} for a canonical focal length of {before:g}"
         accelerator.print(
-            f"the model learnt {names} for a canonical focal length of {before:g}, and the processor's targets are {targets}, so "
-            f"they are learnt anew; to keep what was learnt, build the processor with canonical_focal_length={before:g}"
+            f"the model learnt {learnt}, but the processor's targets are {targets}, so it learns anew; to keep what it learnt, build the "
+            f"processor with canonical_focal_length={before:g}"
         )
     model.config.canonical_focal_length = after
 
@@ -215,8 +215,8 @@ def _learns(model: MulTForMultiTaskDensePrediction, task: str) -> bool:
 def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:
     """Check before the first step that the results can be written after the last."""
     if accelerator.is_main_process:
+        _check_unused(arguments)
         if arguments.resume is None:
-            _check_unused(arguments)
             clear_for_new_run(arguments.output_dir / "checkpoints", overwrite=arguments.overwrite)
             if arguments.overwrite:
                 shutil.rmtree(arguments.output_dir / BEST, ignore_errors=True)  # it would stand beside another run's model
@@ -226,17 +226,19 @@ def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) 
 
 
 def _check_unused(arguments: TrainingArguments) -> None:
-    """Refuse a directory with files that the results would replace, such as a model; a run with checkpoints has a message of its own.
+    """Refuse a directory with files that the results would replace, such as a model; where checkpoints are, they decide.
 
     Raises:
         ValueError: naming them.
     """
     directory = arguments.output_dir
-    found = sorted({path.name for pattern in (*RESULTS, BEST) for path in directory.glob(pattern)})
+    restore_replaced(directory / "checkpoints")
+    found = sorted({path.name for pattern in RESULTS for path in directory.glob(pattern)})
     if found and not arguments.overwrite and not list_checkpoints(directory / "checkpoints"):
+        instead = "add --overwrite to replace them" if arguments.resume is None else "start a new run with --overwrite in place of --resume"
         raise ValueError(
-            f"{directory} has {', '.join(found)}, which the results of this run would replace; give another --output_dir, or replace them "
-            "with --overwrite"
+            f"{directory} has {', '.join(found)} and no checkpoints; the results of this run would replace them; give another "
+            f"--output_dir, or {instead}"
         )
 
 

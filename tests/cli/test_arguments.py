@@ -74,7 +74,10 @@ def test_help_of_a_negated_flag_names_the_flag_that_it_switches_off(capsys):
         (["in", "out", "--config", "s3://bucket/flags.yaml"], "argument --config: s3://bucket/flags.yaml is a URL"),
         (["in", "out", "--mode", "slow"], "argument --mode: invalid choice: 'slow'"),
         (["in", "out", "--colour", "red"], "unrecognized arguments: --colour red; mult-hf"),
-        (["in", "out", "--siez", "8", "--mdoe=fast"], "unrecognized arguments: --siez 8 --mdoe=fast; did you mean --size, --mode?"),
+        (
+            ["in", "out", "--siez", "8", "--mdoe=fast"],
+            "unrecognized arguments: --siez 8 --mdoe=fast (did you mean --size, --mode?); mult-hf",
+        ),
         (["", "out"], "the argument is empty; give a value"),
         (["in", ""], "the argument after in is empty; give a value, or leave the flag out"),
         (["in", "out", "--mode", ""], "the argument after --mode is empty"),

@@ -135,6 +135,13 @@ def test_a_transparent_colour_of_16_bits_is_refused_because_pillow_reads_8(colou
             read_image(form)
 
 
+def test_a_transparent_colour_that_was_taken_away_is_no_reason_to_refuse():
+    image = open_image(io.BytesIO(png_of_16_bits(np.array([[(200, 200, 200), (51205, 51205, 51205)]]), (200, 200, 200))))
+    image.load()
+    del image.info["transparency"]
+    assert np.asarray(read_image(image))[0, :, 0].tolist() == [0, 200]
+
+
 def test_a_transparent_colour_beyond_8_bits_is_refused_even_where_the_caller_has_read_the_pixels():
     image = Image.open(io.BytesIO(png_of_16_bits(np.array([[(1000, 0, 0), (51205, 51205, 51205)]]), (1000, 0, 0))))
     image.load()

@@ -118,7 +118,7 @@ def test_training_for_another_camera_says_so_and_takes_it(tmp_path, capsys, came
     rows = Dataset.from_dict(cells, features=features)
     model = build(50.0, (DISTANCE,))
     train(model, processor_for(camera, (DISTANCE,)), rows, rows, TrainingArguments(max_steps=1, batch_size=2, output_dir=tmp_path / "run"))
-    said = f"learnt distance for a canonical focal length of 50, and the processor's targets are {targets}, so they are learnt anew"
+    said = f"learnt distance for a canonical focal length of 50, but the processor's targets are {targets}, so it learns anew"
     assert said in capsys.readouterr().out
     assert MulTConfig.from_pretrained(tmp_path / "run").canonical_focal_length == camera
 
@@ -186,8 +186,17 @@ def test_a_command_refuses_a_directory_whose_processor_has_another_camera(comman
 
 
 def test_a_pipeline_refuses_such_a_directory_as_well(directory):
-    with pytest.raises(ValueError, match="50 for the model and none for the processor"):
+    with pytest.raises(ValueError, match=r"50 for the model and none for the processor.*; correct the wrong one of the two in its config"):
         pipeline("multitask-vision", model=directory)
+
+
+def test_a_model_that_has_learnt_a_camera_since_it_was_loaded_counts_more_than_its_directory(tmp_path):
+    build(None).save_pretrained(tmp_path)
+    processor_for(None).save_pretrained(tmp_path)
+    model = MulTForMultiTaskDensePrediction.from_pretrained(tmp_path).eval()
+    model.config.canonical_focal_length = 96.0
+    for processor in (None, processor_for(None)):
+        assert MultiTaskVisionPipeline(model, image_processor=processor).image_processor.canonical_focal_length == 96
 
 
 def test_a_camera_matters_only_to_the_tasks_that_are_computed(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mult_hf.data.check.cells import stored_array
 from mult_hf.data.check.findings import TaskFindings
@@ -107,6 +107,8 @@ def test_a_negative_is_refused_in_rows_as_well_and_its_numbers_can_be_read(tmp_p
     with pytest.raises(ValueError, match=r"0 is white \(MinIsWhite\)"):
         read_image(image)
     assert sorted(np.asarray(image).ravel()) == sorted(np.asarray(picture("I;16")).ravel()), "as a map, it has the stored numbers"
+    inverted = ImageOps.invert(image.convert("I").point(lambda value: value * (1 / 257) + 0).convert("L"))
+    assert np.asarray(read_image(inverted)).max() > 0, "the user has corrected it"
 
 
 def doubles(path, magic):

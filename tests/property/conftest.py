@@ -13,7 +13,7 @@ from support.models import TINY_SWIN
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 settings.register_profile("ci", max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=SLOW)
 settings.register_profile("nightly", max_examples=280, print_blob=True, deadline=None, suppress_health_check=SLOW)
-settings.load_profile(os.environ.get("MULT_HF_PROFILE", "ci"))
+settings.load_profile("nightly" if os.environ.get("MULT_HF_PROFILE") == "nightly" else "ci")
 
 
 @pytest.fixture(scope="module")

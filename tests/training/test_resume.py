@@ -233,8 +233,9 @@ def test_a_model_without_checkpoints_is_replaced_only_with_the_flag(tmp_path, da
     train(tmp_path, "--dataset", data)
     shutil.rmtree(tmp_path / "checkpoints")
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"has README.md, .*model.safetensors, .* would replace; give another --output_dir"):
-        train(tmp_path, "--dataset", data)
+    for more in ([], ["--resume", "latest"]):
+        with pytest.raises(ValueError, match=r"has README.md, .*model.safetensors, .* would replace them; give another --output_dir"):
+            train(tmp_path, "--dataset", data, *more)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
     train(tmp_path, "--dataset", data, "--overwrite", "--seed", 1)
     assert (tmp_path / "model.safetensors").read_bytes() != before["model.safetensors"]

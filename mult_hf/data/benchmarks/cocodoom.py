@@ -119,8 +119,9 @@ class CocoDoomReader(BenchmarkReader):
     @property
     def settings(self) -> dict[str, Any]:
         """See [`BenchmarkReader`]; classes come from object maps where the full archive has them."""
-        with_objects = sum((self._folder(*shard) / "objects").is_dir() for shard in self.shards)
-        return {**super().settings, "levels_with_objects": with_objects if "segmentation" in self.tasks else 0}
+        if "segmentation" not in self.tasks:
+            return super().settings
+        return {**super().settings, "levels_with_objects": sum((self._folder(*shard) / "objects").is_dir() for shard in self.shards)}
 
     def find_shards(self) -> list[tuple[int, int]]:
         """Pairs of run and map with frames in the split's COCO file.

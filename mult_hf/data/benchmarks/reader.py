@@ -122,14 +122,15 @@ class BenchmarkReader(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the values of samples beside the download itself, as JSON values."""
-        return {"stored": sorted(column for column in self._sources(self.tasks) if self.stored(column))}
+        sources = self._sources(self.tasks) - {"image", *self.tasks}
+        return {"stored": [column for column in (*self.tasks, *sorted(sources)) if self.stored(column)]}
 
     def _sources(self, columns: Iterable[str]) -> set[str]:
-        """The columns, and those that they are derived from where they are not stored."""
-        found = set(columns)
+        """What columns that are not stored are derived from, directly or by other derived ones."""
+        found: set[str] = set()
         for column in columns:
             if not self.stored(column):
-                found |= self._sources(DERIVATIONS[column][0])
+                found |= {*DERIVATIONS[column][0]} | self._sources(DERIVATIONS[column][0])
         return found
 
     def task_entries(self) -> list[dict[str, Any]]:

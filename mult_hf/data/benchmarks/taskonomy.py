@@ -102,7 +102,6 @@ TASKS: list[dict[str, Any]] = [
         "unit": "128 grey levels",
         "value_range": [-1.0, 1.0],
         "encoding": {"dtype": "uint8", "scale": 1 / 128, "offset": -127 / 128, "unknown": [255], "channels": [0, 1]},
-        "zoom_exponent": 1.0,  # of a scene that is half as far, and thus half as large, curvatures are twice as large
         "colormap": "vectors",
         "description": "The two principal curvatures, as stored around 127.",
     },
@@ -205,8 +204,11 @@ class TaskonomyReader(BenchmarkReader):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See [`BenchmarkReader`]; depth maps that were downloaded decide what is unknown in other maps."""
-        return {**super().settings, "holes": [column for column in _DEPTH_COLUMNS if self.stored(column)]}
+        """See [`BenchmarkReader`]; depth maps decide what is unknown in other maps, so the buildings that have them are counted."""
+        if not _HOLE_MARKS.keys() & set(self.tasks):
+            return super().settings
+        with_depth = {column: sum(self._folder(building, column) is not None for building in self.shards) for column in _DEPTH_COLUMNS}
+        return {**super().settings, "buildings_with_depth": with_depth}
 
     def read(self, sample: ViewKey, column: str) -> Image.Image:
         """The image of a view; see [`BenchmarkReader.read`]."""
@@ -251,7 +253,7 @@ class TaskonomyReader(BenchmarkReader):
         depth = read_image_file(path, "uint16")
         if depth.size != size:
             came, others = (f"{width} x {height} pixels" for width, height in (depth.size, size))
-            raise ReadError("wrong content", path, f"is {came}, other maps of the view {others}")
+            raise ReadError("wrong content", path, f"is {came}, but other maps of the view are {others}")
         return np.asarray(depth) == _MISSING_DEPTH
 
     def _folder(self, building: str, column: str) -> Path | None:

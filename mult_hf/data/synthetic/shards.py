@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard
+from huggingface_hub import metadata_load
 from yaml import YAMLError
 
 from mult_hf.data.files import whole_file
@@ -53,7 +53,10 @@ def shard_settings(path: Path) -> dict[str, Any] | None:
     try:
         stored = (pyarrow.parquet.read_schema(path).metadata or {}).get(SETTINGS_KEY)
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is broken ({error}); delete it, and repeat the command to render it again") from None
+        raise ValueError(
+            f"{path} is broken or no Parquet file ({error}); choose an empty directory, or delete the file, if this command wrote it, to "
+            "render it again"
+        ) from None
     return None if stored is None else json.loads(stored)
 
 
@@ -69,21 +72,21 @@ def check_existing_card(directory: Path, pretty_name: str) -> None:
     """
     card = directory / "README.md"
     if card.is_file() and _pretty_name(card) != pretty_name:
-        raise ValueError(f"{card} would be replaced, and is not the card of a data set of this command; choose an empty directory")
+        raise ValueError(f"{card} is not the card of a data set of this command, and would be replaced; choose an empty directory")
 
 
 def check_existing_shards(directory: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to mix data with different settings.
 
     Args:
-        directory: directory of the data set, with Parquet files at any depth.
+        directory: directory of the data set, with Parquet files in it or in its folder `data`.
         settings: settings of the rendering to continue.
 
     Raises:
         ValueError: if a file is broken, or has other settings or none; the message names the file and the differences.
     """
     wanted = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in the file
-    for path in sorted(directory.rglob("*.parquet")):
+    for path in sorted(filter(Path.is_file, [*directory.glob("*.parquet"), *directory.glob("data/*.parquet")])):
         found = shard_settings(path)
         if found is None:
             raise ValueError(f"{path} was not written by this command; choose an empty directory")
@@ -95,8 +98,8 @@ def check_existing_shards(directory: Path, settings: Mapping[str, Any]) -> None:
 def _pretty_name(card: Path) -> str | None:
     """The name in the header of a card; None for any other text."""
     try:
-        return DatasetCard.load(card).data.to_dict().get("pretty_name")
-    except (ValueError, YAMLError):  # no header, or one that is not YAML
+        return (metadata_load(card) or {}).get("pretty_name")
+    except (ValueError, YAMLError):  # a header that is no dictionary, or not YAML
         return None
 
 

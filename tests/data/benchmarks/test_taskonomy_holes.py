@@ -87,7 +87,7 @@ def test_a_depth_map_of_another_size_is_refused_by_its_name(tmp_path):
     root = write(tmp_path)
     path = save(root / "depth_zbuffer/ihlen/point_1_view_0_domain_depth_zbuffer.png", depth_with_hole()[:-2])
     reader = TaskonomyReader(root, split="test", tasks=["reshading"])
-    with pytest.raises(ReadError, match=rf"{path.name}.* is {WIDTH} x {HEIGHT - 2} pixels, other maps .* {WIDTH} x {HEIGHT} pixels"):
+    with pytest.raises(ReadError, match=rf"{path.name}.* is {WIDTH} x {HEIGHT - 2} pixels, but other maps .* {WIDTH} x {HEIGHT} pixels"):
         next(iter(reader))
 
 

@@ -395,7 +395,7 @@ def test_a_folder_with_rooms_or_notes_is_refused_and_stays_as_it_is(folder, tmp_
     for name, text in (("rooms", "---\npretty_name: Rooms\n---\n"), ("notes", "mine")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "README.md").write_text(text)
-        with pytest.raises(ValueError, match=r"README\.md would be replaced"):
+        with pytest.raises(ValueError, match=r"README\.md is not the card"):
             main([str(tmp_path / name), "--levels", "MAP04", "--views", "1", "--size", "32"])
         assert (tmp_path / name / "README.md").read_text() == text
         assert not [*(tmp_path / name).rglob("*.parquet")]

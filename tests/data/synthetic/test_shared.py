@@ -89,14 +89,16 @@ def test_a_broken_file_is_named_with_what_to_do(tmp_path):
     path.parent.mkdir()
     shards.write_shard(path, [row()], FEATURES, SETTINGS)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"data/train.parquet is broken \(.*\); delete it, and repeat the command to render it again"):
+    with pytest.raises(ValueError, match=r"data/train.parquet is broken or no Parquet file \(.*\); choose an empty"):
         shards.check_existing_shards(tmp_path, SETTINGS)
 
 
-@pytest.mark.parametrize("text", ["my notes", "---\npretty_name: Rooms\n---\nThose of another command", "---\n{: no YAML\n---\n", ""])
+@pytest.mark.parametrize(
+    "text", ["my notes", "---\npretty_name: Rooms\n---\nThose of another command", "---\n{: no YAML\n---\n", "---\n1: x\n---\n", ""]
+)
 def test_a_readme_that_is_no_card_of_the_command_is_not_replaced(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
-    with pytest.raises(ValueError, match=r"README.md would be replaced, and is not the card of a data set of this command"):
+    with pytest.raises(ValueError, match=r"README.md is not the card of a data set of this command, and would be replaced"):
         shards.check_existing_card(tmp_path, "Doom")
 
 
