@@ -36,7 +36,7 @@ def make_backbone(config: MulTConfig) -> nn.Module:
     Backbones without these norms are returned as they are. Names of dropped norms in a checkpoint are ignored on load.
 
     Raises:
-        ValueError: if there is no such encoder, or transformers' own cannot run.
+        ValueError: if there is no such encoder, transformers' own cannot run, or timm's gives maps with their channels last.
     """
     own = config.backbone_config
     if getattr(own, "model_type", "") == "swinv2" and getattr(own, "use_absolute_embeddings", False):
@@ -51,6 +51,12 @@ def make_backbone(config: MulTConfig) -> nn.Module:
     except Exception as error:  # encoders raise different errors for impossible sizes
         name = getattr(config.backbone_config, "model_type", "")
         raise refusal(f"backbone_config describes no valid {name} encoder: {type(error).__name__}: {error}; correct its fields") from error
+    layout = getattr(getattr(backbone, "_backbone", None), "output_fmt", None)  # of timm
+    if getattr(layout, "value", layout) == "NHWC":
+        raise refusal(
+            f"backbone_config is timm's {cast(Any, own).backbone}, whose maps have their channels last, and transformers passes them on as "
+            "they are; choose another encoder, such as transformers' own swin, swinv2 or convnext"
+        )
     norms = getattr(backbone, "hidden_states_norms", None)
     if not isinstance(norms, nn.ModuleDict):  # MaskFormer's Swin has a list of them, by number
         return backbone
@@ -131,9 +137,13 @@ def check_size(backbone: nn.Module, size: tuple[int, int]) -> None:
         ValueError: naming both sizes.
     """
     config = cast(Any, backbone.config)
-    if config.model_type not in ENCODERS_OF_ONE_SIZE:
+    if config.model_type in ENCODERS_OF_ONE_SIZE:
+        own = _own_size(config)
+    elif config.model_type == "timm_backbone" and not torch.compiler.is_compiling():
+        strict = next((module for module in backbone.modules() if getattr(module, "strict_img_size", False)), None)
+        own = size if strict is None else tuple(cast(Any, strict).img_size)
+    else:
         return
-    own = _own_size(config)
     if own != size:
         raise ValueError(
             f"pixel_values are {size[0]} x {size[1]} pixels, padded to whole patches, and a {config.model_type} encoder takes images of "

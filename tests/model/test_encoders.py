@@ -12,6 +12,7 @@ from transformers import (
     SwinConfig,
     SwinForImageClassification,
     Swinv2Config,
+    TimmBackboneConfig,
     ViTConfig,
 )
 
@@ -67,6 +68,22 @@ def test_an_encoder_that_takes_images_of_one_size_refuses_others():
     assert model(torch.zeros(1, 3, 62, 64)).predictions["depth"].shape == (1, 1, 62, 64), "padded to whole patches"
     with pytest.raises(ValueError, match=r"are 96 x 64 pixels, .*and a hiera encoder takes images of 64 x 64 only; resize them"):
         model(torch.zeros(1, 3, 96, 64))
+
+
+def test_an_encoder_of_timm_that_takes_images_of_one_size_refuses_others():
+    pytest.importorskip("timm")
+    vit = TimmBackboneConfig(backbone="vit_tiny_patch16_224", use_pretrained_backbone=False, out_indices=[11])
+    model = MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=vit, tasks=["depth"]))
+    assert model(torch.zeros(1, 3, 220, 224)).predictions["depth"].shape == (1, 1, 220, 224), "padded to whole patches"
+    with pytest.raises(ValueError, match=r"are 64 x 80 pixels, .*encoder takes images of 224 x 224 only; resize them"):
+        model(torch.zeros(1, 3, 64, 72))
+
+
+def test_an_encoder_of_timm_with_channels_last_is_refused_when_it_is_built():
+    pytest.importorskip("timm")
+    swin = TimmBackboneConfig(backbone="swin_tiny_patch4_window7_224", use_pretrained_backbone=False, out_indices=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"swin_tiny_patch4_window7_224, whose maps have their channels last.*; choose another"):
+        MulTForMultiTaskDensePrediction(MulTConfig(backbone_config=swin, tasks=["depth"]))
 
 
 def test_an_encoder_that_transformers_cannot_run_is_refused_when_it_is_built():
