@@ -244,7 +244,7 @@ def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path
         ("wide_rates", 29),
         ("longer", 13),
         ("pairs", 15),
-        ("pretrained", 29),
+        ("pretrained", 30),
         ("pretrained_rates", 12),
         ("few_labels", 15),
         ("local_tasks", 2),
