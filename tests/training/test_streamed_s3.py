@@ -24,6 +24,7 @@ def shards(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("shards"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_on_rows_in_s3_ends_with_the_weights_of_a_run_on_rows_on_disk(tmp_path, store, shards, monkeypatch, workers):
     """The store has the same files, so the order of the rows is the same."""

@@ -119,7 +119,7 @@ class CocoDoomReader(BenchmarkReader):
     @property
     def settings(self) -> dict[str, Any]:
         """See [`BenchmarkReader`]; classes come from object maps where the full archive has them."""
-        if "segmentation" not in self.tasks:
+        if all(task in _FILES or not self.stored(task) for task in self.tasks):
             return super().settings
         return {**super().settings, "levels_with_objects": sum((self._folder(*shard) / "objects").is_dir() for shard in self.shards)}
 
