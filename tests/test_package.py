@@ -160,6 +160,7 @@ def test_public_names_exist_and_are_documented():
         assert name in ("IGNORE_INDEX", "MULT_TASKS") or value.__doc__, name
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_optional_libraries():
     """Training, data and metric libraries are only needed by those who use them."""
     import subprocess

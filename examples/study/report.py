@@ -326,9 +326,9 @@ def facts(rows: Mapping[str, Row]) -> str:
         f"{trained} trainings ({steps:,} optimizer steps) of {len(networks)} architectures on {', '.join(names)}; {seeds[-1]} seeds, "
         f"{len(networks[0]['learning_rates'])} learning rates; {max(network['steps'] for network in networks):,} steps each; "
         f"{len(next(iter(next(iter(rows.values())).tasks.values())).draws[0])} test rooms, {RESAMPLES:,} resamples. "
-        f"Of {len(tried)} architectures with several learning rates, the chosen one is the highest for {edges[max]} "
-        f"and the lowest for {edges[min]}.\n\n"
-        f"**Not among these**: {'; '.join(missing) or 'nothing'}."
+        f"The best learning rate is the highest one tried for {edges[max]} of the {len(tried)} architectures that have several, and the "
+        f"lowest for {edges[min]}.\n\n"
+        f"**Planned, and not trained in this study**: {'; '.join(missing) or 'nothing'}."
     )
 
 

@@ -46,6 +46,7 @@ from mult_hf.model.tasks import TaskSpec
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
 from .camera_flags import check_effect, check_field_of_view, field_of_view_flag
+from .errors import did_you_mean
 from .runtime_flags import dtype_flag, runtime_flag
 
 PROCESSES, RAY = "processes", "ray"
@@ -172,7 +173,7 @@ def load_model(arguments: PredictionArguments) -> LoadedModel:
     model = load_whole_model(arguments.model)
     missing = [task for task in arguments.tasks or [] if task not in model.task_names]
     if missing:
-        raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}")
+        raise refusal(f"--tasks has {missing}; {arguments.model} has {model.task_names}{did_you_mean(missing, model.task_names)}")
     requested = requested_specs(arguments, model).values()
     processor = load_processor(arguments.model, model.config, requested, tasks=model.config.tasks)
     check_effect(arguments.field_of_view, arguments.model, processor, requested)

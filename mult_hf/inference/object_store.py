@@ -67,7 +67,7 @@ def find_objects(inputs: Sequence[str]) -> FoundObjects:
             else:
                 ignored[suffix] += 1
     if not urls:
-        raise refusal(f"there is no image in {list(inputs)}; ignored by suffix: {dict(ignored)} (copy videos to a disk first)")
+        raise refusal(f"there is no image in {', '.join(inputs)}; ignored by suffix: {dict(ignored)} (copy videos to a disk first)")
     if len({root.partition("://")[0] for root in roots}) > 1:
         raise refusal(f"--inputs has URLs of several stores, {roots}; predict one after the other")
     return FoundObjects(_common_root(roots), sorted(urls), ignored)

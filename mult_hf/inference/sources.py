@@ -155,7 +155,8 @@ def find_files(inputs: Sequence[str], leave_out: Path) -> FoundFiles:
                 else:
                     paths[file] = None
     if not paths:
-        raise refusal(f"there is no image or video in {list(inputs)}; ignored by suffix: {dict(ignored)}")
+        others = f"ignored by suffix: {dict(ignored)}" if ignored else "it is empty" if len(inputs) == 1 else "they are empty"
+        raise refusal(f"there is no image or video in {', '.join(inputs)}; {others}")
     return FoundFiles(Path(os.path.commonpath(roots)), sorted(paths), ignored)
 
 

@@ -300,6 +300,7 @@ def test_an_unknown_flag_is_refused_in_one_line(name, capsys):
     assert line.startswith(f"mult-hf {name}: error: ")
 
 
+@pytest.mark.slow
 def test_a_real_process_ends_with_the_status_and_one_line(tmp_path):
     """A real run on a directory that is not a data set."""
     finished = subprocess.run([sys.executable, "-m", "mult_hf", "check", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)

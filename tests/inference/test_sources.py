@@ -143,6 +143,9 @@ def test_an_input_that_does_not_exist_is_refused(tmp_path, missing):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=rf"there is no image or video in {tmp_path / 'empty'}; it is empty"):
+        find_files([str(tmp_path / "empty")], tmp_path / "out")
     with pytest.raises(ValueError, match=r"there is no image or video in .*'\.txt': 1"):
         find_files([str(tmp_path)], tmp_path / "results")
 

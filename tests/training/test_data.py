@@ -135,6 +135,14 @@ def test_notes_that_only_a_person_can_judge_are_printed_once(tmp_path, capsys):
     assert line.startswith(f"{tmp_path / 'set'}: note: segmentation: ")
 
 
+def test_a_note_on_class_ids_that_another_split_refutes_is_not_printed(tmp_path, capsys):
+    """The last class is rare: it occurs in the second split only."""
+    maps = [{**sound_maps(seed), "segmentation": (sound_maps(seed)["segmentation"] == 1).astype(np.uint8)} for seed in range(ROWS)]
+    maps[-1]["segmentation"][:4] = 2
+    load(write(tmp_path / "set", maps), train_split="train[:2]", validation_split="train[2:]")
+    assert "look 0-based" not in capsys.readouterr().out
+
+
 def test_a_mistake_of_both_splits_is_one_line(tmp_path, capsys):
     rows = [{**sound_maps(seed), "depth": sound_maps(seed)["depth"] * (seed + 11)} for seed in range(ROWS)]  # other numbers in each row
     load(write(tmp_path / "set", rows), train_split="train[:2]", validation_split="train[2:]")

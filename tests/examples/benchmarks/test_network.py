@@ -114,6 +114,7 @@ def test_single_task_networks_cost_mult_plus_the_repeated_encoders_and_maps(netw
     assert network.count_products(singles)[0] > network.count_products(mult)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_fewer_tasks_of_a_network_cost_less(network, comparison, mode):
     cases = comparison(mode)
@@ -121,6 +122,7 @@ def test_fewer_tasks_of_a_network_cost_less(network, comparison, mode):
     assert counts[1] < counts[0] < counts[2], "one of three tasks, all three, and all three with a map each"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_one_map_per_task_gives_the_same_results_with_more_arithmetic(network, comparison, mode):
     """The straightforward implementation, which computes each shared map again for each decoder."""

@@ -46,6 +46,7 @@ def test_a_dataset_needs_a_trained_model(benchmark):
         benchmark.BenchmarkArguments(dataset="rooms")
 
 
+@pytest.mark.slow
 def test_the_accuracy_of_each_runtime_is_measured_against_pytorch_in_float32(benchmark, capsys):
     """On a few rows of the sample in the repository, with the shipped checkpoint."""
     flags = ["--model", ROOMS_TINY_CHECKPOINT, "--dataset", str(ROOT / "examples/data/rooms-sample"), "--max_samples", "2"]

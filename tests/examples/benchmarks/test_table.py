@@ -107,6 +107,7 @@ def test_each_kind_of_row_runs(benchmark, monkeypatch):
     assert sizes["MulT, gradient checkpointing"][0] < sizes["MulT"][0] < sizes["six networks of one task"][0]
 
 
+@pytest.mark.slow
 def test_predicting_many_images_is_a_row_per_runtime(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "PREDICTED_IMAGES", 2)
     monkeypatch.setattr(benchmark, "PREDICTED_SIDE", 48)

@@ -32,6 +32,7 @@ def test_a_row_has_the_means_over_images():
     assert row("depth", [Measured(0.5, 1, 2, 0.5), Measured(0.3, 3, 4, 1.5)]) == ["depth", "2", "0.40 ± 0.14", "2", "3", "1"]
 
 
+@pytest.mark.slow
 def test_the_program_prints_a_row_per_task_of_the_shipped_model(capsys):
     main(["--max_samples", "2"])
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]

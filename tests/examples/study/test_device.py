@@ -10,6 +10,7 @@ from examples.study import check_device, seconds
 from examples.study.stack import Stack
 
 
+@pytest.mark.slow
 def test_the_check_passes_where_stacks_are_right_and_fails_where_they_are_not(small_rooms, capsys, monkeypatch):
     monkeypatch.setattr(check_device, "BATCH", 2)
     argv = ["--dataset", str(small_rooms), "--device", "cpu"]

@@ -64,6 +64,7 @@ def test_the_gain_is_the_mean_over_the_tasks_that_both_have():
 # --- from the results of a real, tiny study ---
 
 
+@pytest.mark.slow
 def test_every_result_is_in_the_tables(study_results, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "REFERENCE", "own maps with skip")
     directory, results = study_results

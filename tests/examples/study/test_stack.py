@@ -62,6 +62,7 @@ def trained(streams, specs, members, **flags):
     return stack
 
 
+@pytest.mark.slow
 def test_each_network_of_a_stack_gets_the_weights_that_the_program_trains(prepared, small_rooms, tmp_path):
     members = [(2e-3, 3), (1e-2, 3), (2e-3, 4)]
     stack = trained(*prepared, members)
@@ -95,6 +96,7 @@ def test_losses_and_gradients_of_a_stack_are_those_of_its_networks(prepared, fla
             torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 def test_a_pretrained_encoder_keeps_the_statistics_of_its_batch_normalisation():
     """The gradients are those of each network alone with the same statistics, and training does not change them."""
     config = MulTConfig(backbone_config=BACKBONES["timm"], tasks=["depth"], decoder_num_attention_heads=[8, 4, 2, 1])

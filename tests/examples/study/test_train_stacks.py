@@ -36,6 +36,7 @@ def test_every_network_has_one_result_with_all_rates_and_seeds(study_results):
     assert len(mult["learning_rates"]["0.001"]["gains"]) == len(mult["test"]) == len(mult["rooms"]) == 2
 
 
+@pytest.mark.slow
 def test_the_rate_with_the_best_validation_gain_is_tested(study_results):
     for result in study_results[1].values():
         means = {float(rate): sum(found["gains"]) / 2 for rate, found in result["learning_rates"].items()}
@@ -112,6 +113,7 @@ def test_a_frozen_network_has_the_metrics_of_its_training(study_results, small_r
         assert found == pytest.approx({name: expected[name] for name in ("depth/rmse", "normals/mean_angle")}, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_training_from_kept_weights_starts_where_they_ended(study_results, small_rooms, tmp_path):
     random, kept = (tmp_path / name for name in ("random", "kept"))
     run = continue_study(study_results, small_rooms, kept, "MulT with skip")

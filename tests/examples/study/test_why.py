@@ -106,6 +106,7 @@ def test_noise_has_its_strength_in_units_of_the_image(gallery):
     assert noise.std().item() == pytest.approx(0.1, rel=0.02)
 
 
+@pytest.mark.slow
 def test_one_command_measures_everything(study_results, tmp_path):
     directory, _ = study_results
     argv = ["--plan", str(directory / "plan.yaml"), "--weights", str(directory / "weights"), "--output", str(tmp_path / "out/why.json")]

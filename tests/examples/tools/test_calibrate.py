@@ -24,6 +24,7 @@ def model_path(shallow_model, tmp_path):
     return str(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_outputs_of_the_last_layer_move_towards_their_median_by_the_factor(model_path, tmp_path):
     flags = ["--dataset", SAMPLE, "--split", "test", "--tasks", "depth", "--factor", "0.5"]
     calibrate.main(["--model", model_path, *flags, "--output_dir", str(tmp_path / "calibrated")])
@@ -41,6 +42,7 @@ def test_outputs_of_the_last_layer_move_towards_their_median_by_the_factor(model
         torch.testing.assert_close(new[task], old[task])
 
 
+@pytest.mark.slow
 def test_half_precision_stays_and_moves_as_float32_does(model_path, tmp_path):
     half = MulTForMultiTaskDensePrediction.from_pretrained(model_path).half()
     half.save_pretrained(tmp_path / "half")

@@ -107,6 +107,7 @@ def run_command(directory, mutants, *flags, test=TEST):
     return done
 
 
+@pytest.mark.slow
 def test_a_survivor_is_reported_and_makes_the_command_fail(tmp_path):
     done = run_command(tmp_path, [KILLED, SURVIVOR], "--jobs", "2")
     assert done.returncode == 1, done.stderr
@@ -115,6 +116,7 @@ def test_a_survivor_is_reported_and_makes_the_command_fail(tmp_path):
     assert "1 of 2 mutants killed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_test_with_spaces_in_its_name_is_reported_in_full(tmp_path):
     cases = TEST.replace("def test_total():", "@pytest.mark.parametrize('of', [1], ids=['of two'])\ndef test_total(of):")
     done = run_command(tmp_path, [KILLED], test=f"import pytest\n{cases}")
@@ -122,6 +124,7 @@ def test_a_test_with_spaces_in_its_name_is_reported_in_full(tmp_path):
     assert "| sign | toy.py | killed | test_toy.py::test_total[of two] |" in unpadded(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_command_succeeds_where_every_chosen_mutant_is_killed(tmp_path):
     done = run_command(tmp_path, [KILLED, SURVIVOR], "--only", "sign")
     assert done.returncode == 0, done.stderr
@@ -136,6 +139,7 @@ def test_a_mutant_that_hangs_is_stopped_and_counts_as_killed(tmp_path):
     assert "2 of 2 mutants killed" in done.stdout, "the next mutant runs on a clean copy"
 
 
+@pytest.mark.slow
 def test_a_mutant_that_stops_its_tests_from_loading_is_an_error(tmp_path):
     done = run_command(tmp_path, [BROKEN])
     assert done.returncode == 2
