@@ -143,6 +143,12 @@ def test_a_note_on_class_ids_that_another_split_refutes_is_not_printed(tmp_path,
     assert "look 0-based" not in capsys.readouterr().out
 
 
+def test_a_note_that_is_not_about_a_task_is_printed(tmp_path, capsys):
+    rows = [{("edgemap2d" if name == "edges2d" else name): each for name, each in sound_maps(seed).items()} for seed in range(ROWS)]
+    load(write(tmp_path / "set", rows), train_split="train[:2]", validation_split="train[2:]")
+    assert "note: no column edges2d, and no task edgemap2d: if they are meant to be the same" in capsys.readouterr().out
+
+
 def test_a_mistake_of_both_splits_is_one_line(tmp_path, capsys):
     rows = [{**sound_maps(seed), "depth": sound_maps(seed)["depth"] * (seed + 11)} for seed in range(ROWS)]  # other numbers in each row
     load(write(tmp_path / "set", rows), train_split="train[:2]", validation_split="train[2:]")
