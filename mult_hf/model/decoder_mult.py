@@ -356,6 +356,8 @@ class MulTDecoderOutput:
 def check_reference(module: nn.Module, reference: str | None) -> None:
     """Refuse a reference task that was changed in the configuration after the model was built: it has no projections for shared maps.
 
+    Nothing is checked while a graph is traced.
+
     Args:
         module: a model or a decoder.
         reference: the configuration's `reference_task`.
@@ -363,6 +365,8 @@ def check_reference(module: nn.Module, reference: str | None) -> None:
     Raises:
         ValueError: naming both tasks.
     """
+    if torch.compiler.is_compiling():
+        return
     for each in module.modules():
         if isinstance(each, SharedWindowAttention) and each.kind.is_shared:
             (built,) = (task for task in each.tasks if hasattr(each.tasks[task], "q_proj"))

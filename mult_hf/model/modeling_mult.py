@@ -205,8 +205,7 @@ class MulTModel(MulTPreTrainedModel):
         """
         _refuse_unknown_keywords(kwargs)
         compile_once_per_size(pixel_values)
-        if not torch.compiler.is_compiling():
-            check_reference(self.decoder, self.config.reference_task)
+        check_reference(self.decoder, self.config.reference_task)
         if self.training and not torch.compiler.is_compiling():
             keep_frozen_statistics(self.backbone)  # it may have been frozen, or wrapped by PEFT, after `train()`
         tasks = self.requested_tasks(tasks)

@@ -32,11 +32,11 @@ from support.benchmark_files import HEIGHT, WIDTH, decoded, filled, random_image
 def taskonomy_maps() -> dict[str, tuple[str, np.ndarray]]:
     """Folder -> (domain in the file name, map). Known values by hand: 1024 is 2 m, 65535 a hole, 9000 too far to trust."""
     depth = filled(1024, np.uint16)
-    depth[0, 0], depth[0, 1] = 65535, 9000
+    depth[0, :2] = 65535, 9000
     normal = filled(127, np.uint8, 3)
     normal[..., 2] = 0  # z into the scene is stored at 255: 0 faces the camera
     classes = filled(1, np.uint8)
-    classes[0, 0], classes[0, 1] = 0, 17
+    classes[0, :2] = 0, 17
     return {
         "rgb": ("rgb", random_image()),
         "depth_zbuffer": ("depth_zbuffer", depth),
@@ -102,8 +102,7 @@ def test_tasks_select_columns_and_lists_select_buildings(tmp_path):
     root = write_taskonomy(tmp_path, buildings=["ihlen", "mcdade", "hanson"], views=[10, 2])
     reader = TaskonomyReader(root, split="test", tasks=["depth"])
     samples = list(reader)
-    stems = ["point_12_view_2", "point_12_view_10"]
-    assert [sample["id"] for sample in samples] == [f"{building}/{stem}" for building in ("ihlen", "mcdade") for stem in stems]
+    assert [sample["id"] for sample in samples] == [f"{name}/point_12_view_{view}" for name in ("ihlen", "mcdade") for view in (2, 10)]
     assert set(samples[0]) == {"id", "image", "depth"}
     assert TaskonomyReader(root, split="test", without=["ihlen"]).shards == ["mcdade"]
 
