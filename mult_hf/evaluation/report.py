@@ -19,7 +19,7 @@ from mult_hf.metrics import MultiTaskMetrics, metrics_of, multi_task_gain
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
-from mult_hf.model.visualization import color_key, color_limits, colorize, panel
+from mult_hf.model.visualization import color_key, color_limits, colorize, direction_key, panel
 
 from .comparison import Difference, comparable_tasks
 from .loop import Evaluation, evenly_spread, finish
@@ -226,8 +226,8 @@ def common_limits(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray
 
 
 def common_key(spec: TaskSpec, maps: Sequence[np.ndarray], limits: tuple[float, float]) -> Image.Image | None:
-    """The key of several maps in one column: all classes that occur in any of them, or one scale bar."""
-    return color_key(spec, np.concatenate([values.ravel() for values in maps])[None], limits)
+    """The key of several maps in one column: all classes that occur in any of them, one scale bar, or directions."""
+    return color_key(spec, np.concatenate([values.ravel() for values in maps])[None], limits) or direction_key(spec)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class ExampleImages:
         image: the image.
         predictions: by task.
         truths: by task.
-        keys: what the colours mean, by task, see [`color_key`]; the same in all examples.
+        keys: what the colours mean, by task, see [`common_key`]; the same in all examples.
     """
 
     image: Image.Image

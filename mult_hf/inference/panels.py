@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from mult_hf.model.tasks import TaskSpec
-from mult_hf.model.visualization import color_key, color_limits, colorize, panel
+from mult_hf.model.visualization import color_key, color_limits, colorize, direction_key, panel
 
 PANEL_CELL = 240
 """Width of an image in a panel, in pixels."""
@@ -39,7 +39,7 @@ def panel_cell(prediction: Tensor, spec: TaskSpec) -> tuple[Image.Image, Image.I
     rows, columns = (max(1, side // (2 * cell)) for side, cell in zip(size, panel_size(size)))
     values = prediction[..., ::rows, ::columns].numpy()
     limits = color_limits(values)
-    return colorize(values, spec, limits), color_key(spec, values, limits, width=PANEL_CELL)
+    return colorize(values, spec, limits), color_key(spec, values, limits, width=PANEL_CELL) or direction_key(spec)
 
 
 __all__ = ["compose_panel", "panel_cell", "panel_size"]

@@ -262,7 +262,7 @@ _LONGEST_UNIT = 12
 
 
 def color_key(spec: TaskSpec, values: np.ndarray, limits: tuple[float, float] | None = None, *, width: int = 160) -> Image.Image | None:
-    """What the colours of a map mean: a scale bar, or a legend of the classes that occur; None for vectors.
+    """What the colours of a map mean: a scale bar, or a legend of the classes that occur; None for vectors, which have [`direction_key`].
 
     Args:
         spec: the task.
@@ -273,6 +273,33 @@ def color_key(spec: TaskSpec, values: np.ndarray, limits: tuple[float, float] | 
     if spec.colormap in _ANCHORS:
         return scale_bar(spec, color_limits(values) if limits is None else limits, width=width)
     return legend(spec, values, row_height=18) if spec.is_classification and spec.colormap == "classes" else None
+
+
+def direction_key(spec: TaskSpec, *, diameter: int = 48) -> Image.Image | None:
+    """What the colours of a vector mean: a ball whose pixels have the colours of its surface's directions, with "up" and "right" beside.
+
+    Vectors of two channels fill a disc, from 0 in the middle to the entry's highest value at the rim. None for tasks without direction
+    in the image (`rotated_channels`), and for other colour maps.
+
+    Args:
+        spec: the task.
+        diameter: of the ball in pixels.
+    """
+    if spec.colormap != "vectors" or not spec.rotated_channels:
+        return None
+    offsets = (np.arange(diameter) + 0.5) * 2 / diameter - 1
+    right, up = np.meshgrid(offsets, -offsets)
+    inside = right**2 + up**2 <= 1
+    vectors = np.tile(np.sqrt(np.clip(1 - right**2 - up**2, 0, 1)), (spec.channels, 1, 1))  # towards the viewer, in any other channel
+    vectors[list(spec.rotated_channels)] = right, up
+    ball = COLORMAPS[spec.colormap](vectors * (spec.value_range or (-1.0, 1.0))[1], spec, (0.0, 1.0))
+    font, margin = ImageFont.load_default(12), 16
+    key = Image.new("RGB", (2 * margin + diameter + int(font.getlength("right")), margin + diameter + 2), "white")
+    key.paste(ball, (margin, margin), Image.fromarray(inside))
+    draw = ImageDraw.Draw(key)
+    draw.text((margin + diameter / 2, margin / 2), "up", fill="black", font=font, anchor="mm")
+    draw.text((margin + diameter + 4, margin + diameter / 2), "right", fill="black", font=font, anchor="lm")
+    return key
 
 
 def panel(
@@ -289,7 +316,8 @@ def panel(
         rows: images row by row; `None` leaves a cell empty.
         titles: one per column, or none at all.
         captions: one per row, written above it, or none at all.
-        keys: one per column, drawn below it, or none at all; see [`color_key`]. A key that is wider than its column is scaled down.
+        keys: one per column, drawn below it, or none at all; see [`color_key`] and [`direction_key`]. A key that is wider than its
+            column is scaled down.
         cell: width of a cell in pixels; its height follows from the first image's shape.
 
     Raises:

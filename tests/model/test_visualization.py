@@ -17,6 +17,7 @@ from mult_hf.model.visualization import (
     color_key,
     color_limits,
     colorize,
+    direction_key,
     legend,
     mark_pixel,
     matrix_image,
@@ -337,6 +338,19 @@ def test_the_key_of_a_map_is_a_legend_or_a_scale_and_vectors_have_none():
     assert color_key(NORMALS, np.zeros((3, 2, 2))) is None
     grey = replace(SEGMENTATION, colormap="gray")
     assert color_key(grey, classes, (0, 16)).size == scale_bar(grey, (0, 16)).size, "a legend would show colours that the map has not"
+
+
+def test_the_key_of_vectors_has_each_direction_at_its_place_on_a_ball():
+    key = direction_key(NORMALS, diameter=49)  # the ball begins at 16, and its middle is at 40
+    for where, normal in {(40, 40): (0, 0, 1), (64, 40): (1, 0, 0), (40, 16): (0, 1, 0), (16, 40): (-1, 0, 0)}.items():
+        shown = colorize(np.array(normal, float).reshape(3, 1, 1), NORMALS).getpixel((0, 0))
+        np.testing.assert_allclose(key.getpixel(where), shown, atol=40, err_msg="the rim's pixels are not quite at the rim")
+    assert key.getpixel((16, 16)) == WHITE, "beside the ball"
+    flow = TaskSpec(name="flow", kind="regression", channels=2, value_range=(-8, 8), rotated_channels=(1, 0), colormap="vectors")
+    right, up = (direction_key(flow, diameter=49).getpixel(where) for where in ((63, 40), (40, 17)))
+    assert np.allclose(right[:2], (128, 255), atol=15), "the second channel points right"
+    assert np.allclose(up[:2], (255, 128), atol=15)
+    assert [direction_key(spec) for spec in (DEPTH, SEGMENTATION, replace(NORMALS, rotated_channels=()))] == [None] * 3
 
 
 # Panels. A cell of 40 x 20 pixels, 4 pixels between cells and around them, 20 above for titles.
