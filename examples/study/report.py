@@ -2,6 +2,7 @@
 
     python -m examples.study.report --first examples/study/results/main_table --longer examples/study/results/longer \
       --pretrained examples/study/results/pretrained --pretrained_rates examples/study/results/pretrained_rates \
+      --pretrained_steps examples/study/results/pretrained_steps \
       --local_tasks examples/study/results/local_tasks --page docs/evidence.md docs/evidence-details.md --images docs/images
 
 Tables replace what stands between the pages' lines `<!-- generated: NAME -->` and `<!-- end -->`; together the pages have each
@@ -27,12 +28,12 @@ from mult_hf.model.tasks import registered_tasks
 from . import plots, rooms, why_report
 from .differences import Measured, Row, difference, mean_difference
 from .rates import ALONE, TOGETHER, chosen_rates, equal_rates_table, rate_table, wider_table
-from .tables import Pair, cell, settings_table, title
+from .tables import Pair, best_row, cell, devices, settings_table, title
 
 RESAMPLES = 10_000
 SECONDS_FILE = "seconds.json"
 HERE = Path(__file__).parent
-FURTHER = ("longer", "pretrained", "pretrained_rates", "local_tasks")
+FURTHER = ("longer", "pretrained", "pretrained_rates", "pretrained_steps", "local_tasks")
 """Flags and fields of further results, and their directories in `results/`."""
 OWN_PARTS = ("again", "why", "why_references", "transfer")
 """Directories of further results inside those of a study."""
@@ -82,6 +83,8 @@ ORDER = list(dict.fromkeys(name for pair in COMPARISONS.values() for name in pai
 
 LONGER: Pair = (TOGETHER, ALONE)
 """Rows that were also trained for more steps: six tasks together, and one network per task."""
+CROSS_TASK: Pair = ("cross-task attention", ALONE)
+"""The same with the best network for six tasks with a pretrained encoder."""
 
 HALF = "single-task Swin-Unet, half the steps"
 """The row of one network per task that takes about as long as six tasks together."""
@@ -118,6 +121,7 @@ class ReportArguments:
     longer: Path | None = command_line.flag(None, "directory of the results with other numbers of steps")
     pretrained: Path | None = command_line.flag(None, "directory of the results with a pretrained encoder")
     pretrained_rates: Path | None = command_line.flag(None, "directory of those with several learning rates")
+    pretrained_steps: Path | None = command_line.flag(None, "directory of those with other numbers of steps")
     local_tasks: Path | None = command_line.flag(None, "directory of the results with heavier losses of the local tasks")
     page: list[Path] | None = command_line.flag(None, "pages whose generated parts are replaced; printed by default")
     images: Path | None = command_line.flag(None, "directory for the plots; none by default")
@@ -181,19 +185,6 @@ def main_table(rows: Mapping[str, Row], seconds: Mapping[str, float], reference:
         cells += [f"{1000 * sum(known):.0f}" if math.isfinite(sum(known)) else ""] if seconds else []
         lines.append([name, *cells, devices(row)])
     return markdown_table(["network", *titles, *gain, *costs], lines)
-
-
-def devices(row: Row) -> str:
-    """Short names of the devices that trained a row."""
-    return ", ".join(sorted({network["device"].removeprefix("NVIDIA ").split(" ")[0] for network in row.networks}))
-
-
-def best_row(rows: Mapping[str, Row], task: str) -> str:
-    """The row with the best mean."""
-    return max(
-        (name for name in rows if task in rows[name].tasks),
-        key=lambda name: rows[name].tasks[task].sign * rows[name].tasks[task].values.mean(),
-    )
 
 
 def comparison_table(rows: Mapping[str, Row]) -> str:
@@ -270,11 +261,11 @@ def repeat_table(rows: Mapping[str, Row], again: Mapping[str, Row]) -> str:
     return markdown_table(["network", "better by [%]", *tasks, "mean"], lines)
 
 
-def longer_table(rows: Mapping[str, Row], longer: Mapping[str, Row]) -> str:
-    """Markdown: the rows of [`LONGER`] after their usual number of steps, and after more."""
-    short, long = (f"{found[LONGER[0]].networks[0]['steps']:,} steps" for found in (rows, longer))
-    named = {f"{name}, {steps}": found[name] for steps, found in ((short, rows), (long, longer)) for name in LONGER if name in found}
-    together, alone = LONGER
+def longer_table(rows: Mapping[str, Row], longer: Mapping[str, Row], pair: Pair = LONGER) -> str:
+    """Markdown: six tasks together and one network per task after their usual number of steps, and after more."""
+    together, alone = pair
+    short, long = (f"{found[together].networks[0]['steps']:,} steps" for found in (rows, longer))
+    named = {f"{name}, {steps}": found[name] for steps, found in ((short, rows), (long, longer)) for name in pair if name in found}
     settings = {steps: (f"{together}, {steps}", f"{alone}, {steps}") for steps in (short, long)}
     if HALF in longer:
         named[HALF] = longer[HALF]
@@ -350,6 +341,7 @@ class Study:
         longer: rows of [`LONGER`], trained for more steps, and of [`HALF`].
         pretrained: rows with a pretrained encoder.
         pretrained_rates: the same with several learning rates.
+        pretrained_steps: those of [`LONGER`], [`CROSS_TASK`] and [`HALF`] with a pretrained encoder and more steps.
         local_tasks: rows with heavier losses of local tasks.
     """
 
@@ -363,6 +355,7 @@ class Study:
     longer: Mapping[str, Row] = field(default_factory=dict)
     pretrained: Mapping[str, Row] = field(default_factory=dict)
     pretrained_rates: Mapping[str, Row] = field(default_factory=dict)
+    pretrained_steps: Mapping[str, Row] = field(default_factory=dict)
     local_tasks: Mapping[str, Row] = field(default_factory=dict)
 
     @property
@@ -414,6 +407,10 @@ def generated(study: Study) -> dict[str, str]:
         parts["pretrained_equal_rates"] = equal_rates_table(study.pretrained_rates)
         if study.pretrained:
             parts["pretrained_wider"] = wider_table(study.pretrained_rates, study.pretrained)
+    if study.pretrained_steps:
+        parts["pretrained_longer"] = longer_table(study.pretrained_rates, study.pretrained_steps)
+        parts["pretrained_longer_cross"] = longer_table(study.pretrained_rates, study.pretrained_steps, CROSS_TASK)
+        parts["pretrained_longer_comparisons"] = comparison_table(study.pretrained_steps)
     if study.local_tasks:
         parts["local_tasks"] = gains_table({TOGETHER: rows[TOGETHER], **study.local_tasks}, rows[ALONE])
     if study.again:

@@ -57,3 +57,16 @@ def compared(rows: Mapping[str, Row], titles: tuple[str, str], pair: Pair) -> li
         return []
     one, other = (rows[name] for name in pair)
     return [[*titles, *(difference(one.tasks[task], other.tasks[task]).text for task in one.tasks), mean_difference(one, other).text]]
+
+
+def devices(row: Row) -> str:
+    """Short names of the devices that trained a row."""
+    return ", ".join(sorted({network["device"].removeprefix("NVIDIA ").split(" ")[0] for network in row.networks}))
+
+
+def best_row(rows: Mapping[str, Row], task: str) -> str:
+    """The row with the best mean."""
+    return max(
+        (name for name in rows if task in rows[name].tasks),
+        key=lambda name: rows[name].tasks[task].sign * rows[name].tasks[task].values.mean(),
+    )

@@ -300,6 +300,7 @@ def test_every_shipped_ablation_is_tested():
         "pairs",
         "pretrained",
         "pretrained_rates",
+        "pretrained_steps",
         "transfer",
         "wide_rates",
     }  # tests/examples/study/test_train_stacks.py
