@@ -103,7 +103,9 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
         print("\n".join([f"usage: mult-hf {argv[0]} KIND [-h] [--FLAG VALUE ...]", "", *summaries]))
         sys.exit(0)
     parser = _parser()
-    parser.parse_args(argv[:1])  # --help, --version, or nothing at all
+    if not argv:
+        return parser.error(f"the following arguments are required: COMMAND; choose from: {', '.join(COMMANDS)}")
+    parser.parse_args(argv[:1])  # --help or --version
     name = " ".join(argv[: 2 if group else 1])
     meant = "" if argv[:1] == [name] and group else did_you_mean([name], COMMANDS)
     return parser.error(f"unknown command {name!r}; choose from: {', '.join(COMMANDS)}{meant}")

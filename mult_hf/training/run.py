@@ -1,5 +1,6 @@
 """A training run from start to end."""
 
+import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -244,11 +245,9 @@ def _check_unused(arguments: TrainingArguments) -> None:
 
 def _next_step(arguments: TrainingArguments) -> str:
     """Instructions for trying the model, printed at the end."""
-    return (
-        f"""saved to {arguments.output_dir}; try it on an image:\n  python -c 'import mult_hf; from transformers import pipeline; """
-        f"""maps = pipeline("multitask-vision", model="{arguments.output_dir}")("image.jpg"); """
-        """[m["image"].save(t + ".png") for t, m in maps.items()]'"""
-    )
+    model = shlex.quote(str(arguments.output_dir))
+    command = f"mult-hf predict --model {model} --inputs image.jpg --output_dir predictions"
+    return f"saved to {arguments.output_dir}; try it on an image:\n  {command}"
 
 
 __all__ = ["depends_on_focal_length", "train"]

@@ -177,7 +177,7 @@ def test_commands_are_imported_when_they_run_and_the_first_ones_need_no_extra_be
         (["predcit", "photo.jpg"], "convert (did you mean predict?); mult-hf"),
         (["render", "romos"], "(did you mean render rooms?)"),
         (["xyz"], "convert; mult-hf --help shows"),
-        ([], "required: COMMAND"),
+        ([], "required: COMMAND; choose from: predict, train"),
     ],
 )
 def test_an_unknown_command_is_refused(capsys, words, message):

@@ -1,6 +1,7 @@
 """Proves that every flag of `mult-hf train` has its documented effect or is refused."""
 
 import json
+import shlex
 from dataclasses import fields
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from transformers import SwinBackbone, SwinConfig
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
+from mult_hf.cli import predict
 from mult_hf.cli import train as command
 from mult_hf.cli.arguments import parse_arguments
 from mult_hf.data.collator import MultiTaskCollator
@@ -67,6 +69,15 @@ def test_every_flag_that_shapes_the_run_changes_the_weights(tmp_path, data, plai
     """The effects are tested elsewhere; here only that every flag has one."""
     train(tmp_path, "--dataset", data, f"--{name}", *str(SHAPING[name]).split())
     assert not same(weights(plain_run), weights(tmp_path))
+
+
+def test_the_last_line_is_a_command_that_predicts_with_the_model(tmp_path, data, capsys):
+    train(tmp_path / "my run", "--dataset", data)
+    program, command_name, *words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert (program, command_name) == ("mult-hf", "predict")
+    replaced = {"image.jpg": ROOT / "docs/images/coffee.jpg", "predictions": tmp_path / "predictions"}
+    predict.main([str(replaced.get(word, word)) for word in words])
+    assert list((tmp_path / "predictions/maps/depth").iterdir())
 
 
 def test_evaluation_uses_its_own_split(tmp_path, data, plain_run):
