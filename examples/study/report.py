@@ -410,6 +410,7 @@ def generated(study: Study) -> dict[str, str]:
     if study.pretrained_steps:
         parts["pretrained_longer"] = longer_table(study.pretrained_rates, study.pretrained_steps)
         parts["pretrained_longer_cross"] = longer_table(study.pretrained_rates, study.pretrained_steps, CROSS_TASK)
+        parts["pretrained_longer_main"] = main_table(study.pretrained_steps, {}, ALONE)
         parts["pretrained_longer_comparisons"] = comparison_table(study.pretrained_steps)
     if study.local_tasks:
         parts["local_tasks"] = gains_table({TOGETHER: rows[TOGETHER], **study.local_tasks}, rows[ALONE])

@@ -248,7 +248,7 @@ def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path
         ("pairs", 15),
         ("pretrained", 30),
         ("pretrained_rates", 12),
-        ("pretrained_steps", 15),
+        ("pretrained_steps", 16),
         ("few_labels", 15),
         ("local_tasks", 2),
     ],
