@@ -121,7 +121,7 @@ class ReportArguments:
     longer: Path | None = command_line.flag(None, "directory of the results with other numbers of steps")
     pretrained: Path | None = command_line.flag(None, "directory of the results with a pretrained encoder")
     pretrained_rates: Path | None = command_line.flag(None, "directory of those with several learning rates")
-    pretrained_steps: Path | None = command_line.flag(None, "directory of those with other numbers of steps")
+    pretrained_steps: Path | None = command_line.flag(None, "directory of those with more and fewer steps")
     local_tasks: Path | None = command_line.flag(None, "directory of the results with heavier losses of the local tasks")
     page: list[Path] | None = command_line.flag(None, "pages whose generated parts are replaced; printed by default")
     images: Path | None = command_line.flag(None, "directory for the plots; none by default")
@@ -341,7 +341,7 @@ class Study:
         longer: rows of [`LONGER`], trained for more steps, and of [`HALF`].
         pretrained: rows with a pretrained encoder.
         pretrained_rates: the same with several learning rates.
-        pretrained_steps: those of [`LONGER`], [`CROSS_TASK`] and [`HALF`] with a pretrained encoder and more steps.
+        pretrained_steps: those of [`LONGER`], [`CROSS_TASK`] and [`HALF`] with a pretrained encoder and more or fewer steps.
         local_tasks: rows with heavier losses of local tasks.
     """
 
