@@ -36,7 +36,7 @@ class ConvertArguments:
     tasks: list[str] | None = flag(None, "columns to read; all by default")
     on_error: str = flag("raise", "raise: stop at the first broken file; skip: leave broken cells empty and count them", choices=ON_ERROR)
     output_dir: Path | None = flag(None, "write Parquet files and a card to this directory")
-    push_to_hub: str | None = flag(None, "convert and upload as a private data set", metavar="ID")
+    push_to_hub: str | None = flag(None, "convert and upload as a private data set; --output_dir keeps the files", metavar="ID")
     megabytes: int = flag(FILE_MEGABYTES, "approximate size of each Parquet file, in millions of bytes")
     num_proc: int = flag(1, "processes that write files")
     shuffle: bool = flag(False, "write samples in random order, for training with --streaming")

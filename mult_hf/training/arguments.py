@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 FREE_TO_CHANGE = {
     *("config", "num_workers", "cpu_threads", "output_dir", "save_steps", "keep_checkpoints", "resume", "overwrite", "log_with"),
-    *("panel_rows", "push_to_hub", "eval_steps", "logging_steps"),
+    *("panel_rows", "push_to_hub", "hub_private_repo", "eval_steps", "logging_steps"),
 }
 """Arguments that may change when a run is resumed: they affect where it runs and what it writes, not what it learns."""
 
@@ -178,6 +178,7 @@ class TrainingArguments:
     log_with: list[str] | None = flag(None, "trackers of Accelerate: tensorboard, trackio, wandb, ...; log.jsonl is always written")
     panel_rows: int = flag(4, "validation images in panel.png")
     push_to_hub: str | None = flag(None, "id of the Hub repository to upload the result to")
+    hub_private_repo: bool = flag(False, "with --push_to_hub: the repository must be private, and is created so")
 
     def __post_init__(self) -> None:
         self.output_dir = Path(self.output_dir)  # a program may give text
@@ -195,6 +196,8 @@ class TrainingArguments:
         check_weighting_options(self.weighting, json_object("weighting_options", self.weighting_options))
         if self.resume is not None and self.overwrite:
             raise ValueError(f"--resume {self.resume} goes on with the run that --overwrite deletes; give one of them")
+        if self.hub_private_repo and self.push_to_hub is None:
+            raise ValueError("--hub_private_repo is for --push_to_hub, which is missing; add it, or leave this flag out")
         if not self.ema_decay < 1:
             raise ValueError(f"--ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
 

@@ -10,9 +10,9 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
-from huggingface_hub import HfApi
 from torch.nn import Parameter
 
+from mult_hf.data.hub import create_repository
 from mult_hf.data.row_errors import SOURCE_COLUMN
 from mult_hf.data.schema import FOCAL_LENGTH, missing_columns
 from mult_hf.evaluation.compatibility import check_same_entries
@@ -169,11 +169,12 @@ def _train(
     with loop.saying_how_to_continue():
         loop.run()
         seconds = loop.progress.seconds
-        accelerator.print(f"trained for {f'{seconds / 60:.1f} minutes' if seconds >= 60 else f'{seconds:.0f} seconds'}")
+        duration = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+        accelerator.print(f"trained {loop.progress.step} steps in {duration}")
         results = save_results(loop, provenance)
+    accelerator.print(_next_step(arguments))
     if arguments.push_to_hub is not None and accelerator.is_main_process:
         print(f"uploaded to {upload(arguments.output_dir, arguments.push_to_hub)}")
-    accelerator.print(_next_step(arguments))
     accelerator.end_training()
     return results
 
@@ -222,7 +223,7 @@ def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) 
             if arguments.overwrite:
                 shutil.rmtree(arguments.output_dir / BEST, ignore_errors=True)  # it would stand beside another run's model
         if arguments.push_to_hub is not None:
-            HfApi().create_repo(arguments.push_to_hub, exist_ok=True)  # fails now if the token is missing
+            create_repository(arguments.push_to_hub, private=arguments.hub_private_repo)  # fails now if the token is missing
     accelerator.wait_for_everyone()
 
 

@@ -322,6 +322,7 @@ TESTED_BY_NAME = {
     *("float32_matmul", "cpu_threads", "mix_with", "mix_weights", "keep_aspect", "decoder_num_attention_heads"),
     *("targets_of_views", "targets_of_views_share", "views_on_device"),
     "only_new_tasks",  # tests/training/test_results.py
+    "hub_private_repo",  # tests/training/test_publishing.py
 }
 
 

@@ -245,6 +245,8 @@ class Handler(BaseHTTPRequestHandler):
                 tree[value["path"]] = File(base64.b64decode(value["content"]))
             elif operation["key"] == "lfsFile":
                 tree[value["path"]] = File(self.server.large_files[value["oid"]], value["oid"])
+            elif operation["key"] == "deletedFile":
+                del tree[value["path"]]
             elif operation["key"] != "header":
                 raise Refusal(400, "NotOffered", f"this server knows no commit operation {operation['key']}")
         commit_id = repository.commit(revision, tree)

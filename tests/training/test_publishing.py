@@ -1,32 +1,68 @@
-"""Proves which files of a training run are uploaded to the Hub."""
+"""Proves which files of a training run are uploaded to the Hub, that they come together, and that a private upload stays private."""
 
-from huggingface_hub import HfApi
-from huggingface_hub.utils import filter_repo_objects
+import pytest
 
+from mult_hf.data.hub import create_repository
+from mult_hf.training.arguments import TrainingArguments
 from mult_hf.training.publishing import upload
+from support.local_hub import logged_in_hub
+
+__all__ = ["logged_in_hub"]
+
+NAME = "user/mult-rooms"
+"""The repository; `user` is logged in."""
+
+RESULTS = ["README.md", "config.json", "evaluation/depth.png", "model.safetensors", "panel.png"]
 
 
-def test_checkpoints_and_hidden_files_are_not_uploaded(tmp_path, monkeypatch):
-    sent = []
+@pytest.fixture
+def results(tmp_path):
+    """A finished run, with files that do not belong to its results."""
+    directory = tmp_path / "run"
+    hidden = [".env", ".run.lock", ".git/config", ".partial/model.safetensors", "runs/.env"]
+    for name in [*RESULTS, *hidden, "checkpoints/step_5/model.safetensors", "best/x.json"]:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(f"contents of {name}")
+    return directory
 
-    def upload_folder(self, *, repo_id, folder_path, ignore_patterns):
-        files = [path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*") if path.is_file()]
-        sent.extend(filter_repo_objects(files, ignore_patterns=ignore_patterns))
-        return f"https://hub/{repo_id}"
 
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    results = ["README.md", "config.json", "model.safetensors", "panel.png", "evaluation/depth.png"]
-    others = [
-        ".env",
-        ".run.lock",
-        ".git/config",
-        ".partial/model.safetensors",
-        "runs/.env",
-        "checkpoints/step_5/model.safetensors",
-        "best/x.json",
-    ]
-    for name in [*results, *others]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert upload(tmp_path, "me/mult-rooms") == "https://hub/me/mult-rooms"
-    assert sorted(sent) == sorted(results)
+def test_checkpoints_and_hidden_files_are_not_uploaded(logged_in_hub, results):
+    create_repository(NAME)
+    assert upload(results, NAME) == f"{logged_in_hub.url}/{NAME}"
+    files = logged_in_hub.files("models", NAME)
+    assert sorted(files) == RESULTS
+    assert files["evaluation/depth.png"].content == b"contents of evaluation/depth.png"
+
+
+def test_an_interrupted_upload_leaves_no_configuration_without_weights(logged_in_hub, results, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own attempts
+    create_repository(NAME)
+    for bytes_left in (0, 20):
+        logged_in_hub.bytes_left = bytes_left
+        with pytest.raises(
+            ConnectionError, match=r"the upload to user/mult-rooms failed: .*; the results are complete in .*--resume latest"
+        ):
+            upload(results, NAME)
+        assert not logged_in_hub.files("models", NAME)
+    logged_in_hub.bytes_left = None
+    upload(results, NAME)
+    assert sorted(logged_in_hub.files("models", NAME)) == RESULTS
+
+
+def test_a_private_repository_is_created_private(logged_in_hub):
+    create_repository(NAME, private=True)
+    assert logged_in_hub.repositories["models", NAME].private
+    create_repository(NAME, private=True)
+    create_repository("user/public")
+    assert not logged_in_hub.repositories["models", "user/public"].private
+
+
+def test_a_public_repository_is_refused_for_a_private_upload(logged_in_hub):
+    create_repository(NAME)
+    with pytest.raises(ValueError, match="user/mult-rooms is public on the Hub, and the upload must be private; make it private in its"):
+        create_repository(NAME, private=True)
+
+
+def test_a_private_upload_without_a_repository_is_refused():
+    with pytest.raises(ValueError, match="--hub_private_repo is for --push_to_hub, which is missing"):
+        TrainingArguments(hub_private_repo=True)

@@ -11,7 +11,7 @@ import random
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,11 +24,12 @@ from datasets.arrow_writer import ParquetWriter
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from mult_hf.data.files import UNFINISHED, whole_file
+from mult_hf.data.hub import create_repository, explaining_failed_uploads
 from mult_hf.data.schema import CARD_KEY, card_configs
 from mult_hf.model.entry_fields import refusal
 
 from .errors import ReadError, ReadReport
-from .reader import BenchmarkReader
+from .reader import SPLIT_NAMES, BenchmarkReader
 
 ROWS_IN_MEMORY = 32
 """Samples per Parquet row group; a conversion holds this many in memory per process."""
@@ -218,26 +219,68 @@ def _write_file(reader: BenchmarkReader, content: tuple[Path, list[Any]]) -> Rea
 
 
 def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
-    matches = (re.match(r"[a-z]+", path.name) for path in card_path.parent.glob("data/*.parquet"))
-    splits = {match[0] for match in matches if match}
-    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in ("train", "validation", "test") if split in splits]
     tasks: dict[str, Any] = {CARD_KEY: reader.task_entries()}
-    data = DatasetCardData(pretty_name=reader.name, configs=card_configs(card_path.parent, files), **tasks)
+    configs = _configs(card_path.parent, _splits(path.name for path in card_path.parent.glob("data/*.parquet")))
+    data = DatasetCardData(pretty_name=reader.name, configs=configs, **tasks)
     text = "Converted with `mult_hf.data`. The header above describes how each map is stored. The licence of the original applies.\n"
     DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {reader.name}\n\n{text}").save(card_path)
 
 
+def _splits(names: Iterable[str]) -> set[str]:
+    """The splits of Parquet files, by their names."""
+    return {match[0] for match in (re.match(r"[a-z]+", name) for name in names) if match}
+
+
+def _configs(directory: Path, splits: Collection[str]) -> list[dict[str, Any]]:
+    """The card's `configs` for these splits; `directory` has the files, or those that were uploaded last."""
+    listed = [split for split in dict.fromkeys(SPLIT_NAMES.values()) if split in splits]
+    return card_configs(directory, [{"split": split, "path": f"data/{split}-*.parquet"} for split in listed])
+
+
+def _listed(card: DatasetCard) -> set[str]:
+    """The splits that a card lists."""
+    return {files["split"] for config in card.data.to_dict().get("configs") or [] for files in config.get("data_files") or []}
+
+
 def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = None, **options: Any) -> None:
     """Convert a reader's split and upload it as a private data set; make it public yourself if its licence allows it.
+
+    Splits that the data set on the Hub has already stay, and so does the text of its card. The card is changed last, so that a split is
+    not listed before all its files are there; files of an earlier upload of the same split are removed.
 
     Args:
         reader: reader of the split to upload.
         repo_id: id of the data set on the Hub; created if it does not exist.
         output_dir: directory that keeps the converted files; a temporary directory by default.
         options: keywords of [`convert`].
+
+    Raises:
+        ValueError: before the conversion, if the data set on the Hub is public, or has other task entries; and as [`convert`].
+        ConnectionError: if the upload fails; splits that were not there before are then not listed.
     """
+    api = HfApi()
+    create_repository(repo_id, repo_type="dataset", private=True)
+    card = None
+    if "README.md" in api.list_repo_files(repo_id, repo_type="dataset"):
+        card = DatasetCard(Path(api.hf_hub_download(repo_id, "README.md", repo_type="dataset")).read_text(encoding="utf-8"))
+    if card is not None and card.data.to_dict().get(CARD_KEY, reader.task_entries()) != reader.task_entries():
+        raise refusal(f"the card of {repo_id} lists other task entries than {reader.tasks} of {reader.name}; upload to another data set")
     with tempfile.TemporaryDirectory() as temporary:
         directory = convert(reader, output_dir or temporary, **options)
-        api = HfApi()
-        api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=directory, ignore_patterns=[f"*{UNFINISHED}", "data/.*.json"])
+        converted = _splits(path.name for path in directory.glob("data/*.parquet"))
+        kept = "--output_dir keeps the converted files" if output_dir is None else f"the converted files are in {output_dir}"
+        with explaining_failed_uploads(repo_id, f"{kept}; run the same command again"):
+            api.upload_folder(
+                repo_id=repo_id,
+                repo_type="dataset",
+                folder_path=directory / "data",
+                path_in_repo="data",
+                allow_patterns="*.parquet",
+                ignore_patterns=f"*{UNFINISHED}",
+                delete_patterns=[f"{split}-*.parquet" for split in converted],
+            )
+            card = card or DatasetCard.load(directory / "README.md")
+            card.data[CARD_KEY] = reader.task_entries()
+            card.data["configs"] = _configs(directory, _listed(card) | converted)
+            text = str(card).encode()
+            api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=repo_id, repo_type="dataset")

@@ -10,7 +10,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from datasets.arrow_writer import ParquetWriter
-from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from pyarrow.parquet import ParquetFile
 
@@ -351,23 +350,6 @@ def test_converted_files_are_streamed(tmp_path):
     rows = open_stream(convert(reader, tmp_path / "out", megabytes=1e-6), "test").rows
     assert rows.num_shards == 8
     assert sorted(row["id"] for row in rows) == sorted(sample["id"] for sample in reader)
-
-
-def test_push_uploads_the_converted_files(tmp_path, monkeypatch):
-    calls = {}
-
-    class Hub:
-        def create_repo(self, repo_id, **keywords):
-            calls["repo"] = (repo_id, keywords)
-
-        def upload_folder(self, folder_path, ignore_patterns, **keywords):
-            files = (str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file())
-            calls["files"] = sorted(Path(name).name for name in filter_repo_objects(files, ignore_patterns=ignore_patterns))
-
-    monkeypatch.setattr(conversion, "HfApi", Hub)
-    conversion.push(TaskonomyReader(write_taskonomy(tmp_path), split="test", tasks=["depth"]), "someone/rooms")
-    assert calls["repo"] == ("someone/rooms", {"repo_type": "dataset", "private": True, "exist_ok": True})
-    assert calls["files"] == ["README.md", "test-00000-of-00001.parquet"]
 
 
 # --- Replica -----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""Proves that converted benchmarks are uploaded as private data sets, one split after another, with the real client to a local Hub."""
+
+import numpy as np
+import pytest
+import yaml
+
+from mult_hf.data.benchmarks.conversion import convert, push
+from mult_hf.data.benchmarks.taskonomy import TaskonomyReader
+from mult_hf.data.hub import create_repository
+from support.benchmark_files import filled, random_image, save
+from support.hub_server import File
+from support.local_hub import logged_in_hub
+
+__all__ = ["logged_in_hub"]
+
+NAME = "user/rooms"
+"""The data set; `user` is logged in."""
+
+
+def card(hub):
+    """The header of the card on the Hub."""
+    return yaml.safe_load(hub.files("datasets", NAME)["README.md"].content.decode().split("---")[1])
+
+
+def splits(hub):
+    (config,) = card(hub)["configs"]
+    return [each["split"] for each in config["data_files"]]
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """Makes a reader of a split."""
+    root = tmp_path / "in"
+    maps = {"rgb": random_image(), "depth_zbuffer": filled(1024, np.uint16), "normal": filled(127, np.uint8, 3)}
+    for building in ("ihlen", "wiconisco"):  # of the test and the validation split
+        for view in range(3):
+            for domain, values in maps.items():
+                save(root / domain / building / f"point_12_view_{view}_domain_{domain}.png", values)
+    return lambda split, tasks=("depth",): TaskonomyReader(root, split=split, tasks=[*tasks])
+
+
+def test_the_converted_files_and_their_card_are_uploaded_to_a_private_data_set(logged_in_hub, reader, tmp_path):
+    push(reader("test"), NAME, tmp_path / "out")
+    files = logged_in_hub.files("datasets", NAME)
+    assert sorted(files) == ["README.md", "data/test-00000-of-00001.parquet"]
+    assert files["data/test-00000-of-00001.parquet"].content == (tmp_path / "out/data/test-00000-of-00001.parquet").read_bytes()
+    assert card(logged_in_hub)["mult_tasks"] == reader("test").task_entries()
+    assert logged_in_hub.repositories["datasets", NAME].private
+
+
+def test_a_second_split_is_added_to_the_first_without_its_files_at_hand(logged_in_hub, reader):
+    push(reader("test"), NAME)
+    push(reader("validation"), NAME)
+    assert splits(logged_in_hub) == ["validation", "test"]
+    assert {"data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"} <= logged_in_hub.files("datasets", NAME).keys()
+
+
+def test_files_of_an_earlier_upload_of_the_split_do_not_stay(logged_in_hub, reader):
+    push(reader("validation"), NAME)
+    push(reader("test"), NAME, megabytes=1e-6)
+    assert "data/test-00002-of-00003.parquet" in logged_in_hub.files("datasets", NAME), "premise: several files"
+    push(reader("test"), NAME)
+    found = [name for name in logged_in_hub.files("datasets", NAME) if name.endswith(".parquet")]
+    assert sorted(found) == ["data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"]
+
+
+def test_the_text_of_the_card_on_the_hub_stays(logged_in_hub, reader):
+    push(reader("test"), NAME)
+    repository = logged_in_hub.repositories["datasets", NAME]
+    files = dict(logged_in_hub.files("datasets", NAME))
+    files["README.md"] = File(files["README.md"].content + b"\nOurs alone.\n")
+    repository.commit("main", files)
+    push(reader("validation"), NAME)
+    assert b"Ours alone." in logged_in_hub.files("datasets", NAME)["README.md"].content
+    assert splits(logged_in_hub) == ["validation", "test"]
+
+
+def test_a_public_data_set_is_refused_before_anything_is_converted(logged_in_hub, reader, tmp_path):
+    create_repository(NAME, repo_type="dataset")
+    with pytest.raises(ValueError, match="user/rooms is public on the Hub, and the upload must be private; make it private"):
+        push(reader("test"), NAME, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not logged_in_hub.files("datasets", NAME)
+
+
+def test_a_split_with_other_tasks_is_refused_before_anything_is_converted(logged_in_hub, reader, tmp_path):
+    push(reader("test"), NAME)
+    with pytest.raises(ValueError, match=r"the card of user/rooms lists other task entries than \['normals'\] of .*; upload to another"):
+        push(reader("validation", ["normals"]), NAME, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_upload_lists_no_split_and_succeeds_when_repeated(logged_in_hub, reader, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own attempts
+    convert(reader("test"), tmp_path / "out")
+    logged_in_hub.bytes_left = 100
+    with pytest.raises(ConnectionError, match=r"the upload to user/rooms failed: .*; the converted files are in .*; run the same command"):
+        push(reader("test"), NAME, tmp_path / "out")
+    assert not logged_in_hub.files("datasets", NAME)
+    logged_in_hub.bytes_left = None
+    push(reader("test"), NAME, tmp_path / "out")
+    assert splits(logged_in_hub) == ["test"]
