@@ -23,8 +23,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.images import read_image
 
+from .videos import VideoError, count_frames, decode_video, upright
+
 if TYPE_CHECKING:
-    from av import VideoFrame
     from datasets import Dataset
 
 # fmt: off
@@ -233,7 +234,7 @@ class FileSource:
 
     def __len__(self) -> int:
         videos = [path for path in self.found.paths if path.suffix.lower() in VIDEO_SUFFIXES]
-        return len(self.found.paths) - len(videos) + sum(_count_frames(path) // self.frame_step for path in videos if path.is_file())
+        return len(self.found.paths) - len(videos) + sum(count_frames(path) // self.frame_step for path in videos if path.is_file())
 
 
 def _read_file(path: Path) -> Image.Image:
@@ -271,14 +272,6 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _pyav() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(f'reading videos needs PyAV ({error}); install it with: pip install "mult-hf[video]"') from error
-    return av
-
-
 def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[InputImage | FailedInput]:
     """Frames of a video in order of time. The part after a broken place, or the whole video without PyAV, is one [`FailedInput`].
 
@@ -288,38 +281,12 @@ def video_frames(path: Path, name: str, frame_step: int = 1) -> Iterator[InputIm
         frame_step: return only frames whose number is a multiple of this.
     """
     try:
-        av = _pyav()
-    except ImportError as error:
+        for number, frame in enumerate(decode_video(path)):
+            if number % frame_step == 0:
+                source = partial(_digest_of_file, path), partial(_stamp_of_file, path)
+                yield InputImage(f"{name}/{number:06d}", partial(upright, frame), *source)
+    except (ImportError, VideoError) as error:
         yield FailedInput.from_error(name, error)
-        return
-    try:
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number % frame_step == 0:
-                    source = partial(_digest_of_file, path), partial(_stamp_of_file, path)
-                    yield InputImage(f"{name}/{number:06d}", partial(_upright, frame), *source)
-    except (av.FFmpegError, IndexError) as error:  # IndexError: the file has no video stream
-        yield FailedInput(name, f"{path} cannot be read as a video: {error}")
-
-
-def _upright(frame: "VideoFrame") -> Image.Image:
-    """A frame rotated as video players show it, because phones store the orientation separately from the pixels."""
-    return frame.to_image().rotate(frame.rotation, expand=True)
-
-
-def _count_frames(path: Path) -> int:
-    """Number of frames of a video, for the progress bar: from its header, else from duration and frame rate, else 0."""
-    try:
-        av = _pyav()
-    except ImportError:
-        return 0  # `video_frames` reports it
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            seconds = (container.duration or 0) / av.time_base
-            return stream.frames or int(seconds * (stream.average_rate or 0))
-    except (av.FFmpegError, IndexError):
-        return 0  # `video_frames` reports it
 
 
 # --- data sets ----------------------------------------------------------------------------------------------------------------
