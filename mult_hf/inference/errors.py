@@ -11,19 +11,26 @@ class ExportError(RuntimeError):
     """A model cannot be exported, its file cannot be kept, or the file's predictions differ from the model's."""
 
 
+class MissingMemoryError(ExportError):
+    """A model cannot predict images of one size, because memory is missing; others may be small enough."""
+
+
 @contextmanager
 def naming_missing_memory(size: tuple[int, int]) -> Iterator[None]:
     """Say for which (height, width) memory is missing, if a prediction inside the block fails because of it.
 
     Raises:
-        ExportError: in place of the runtime's error.
+        MissingMemoryError: in place of the runtime's error.
     """
     try:
         yield
+    except MissingMemoryError:  # of a block inside this one
+        raise
     except Exception as error:  # runtimes have no common class of errors
         if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
-            raise ExportError(f"the model cannot predict at {size[0]} x {size[1]} pixels here: {error or 'out of memory'}") from error
+            here = f"the model cannot predict at {size[0]} x {size[1]} pixels here"
+            raise MissingMemoryError(f"{here}: {str(error) or 'out of memory'}") from error
         raise
 
 
-__all__ = ["ExportError", "naming_missing_memory"]
+__all__ = ["ExportError", "MissingMemoryError", "naming_missing_memory"]

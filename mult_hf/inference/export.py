@@ -165,8 +165,9 @@ def trace(exportable: Exportable, size: tuple[int, int]) -> torch.export.Exporte
     Raises:
         ValueError: if the size is too small for the model.
         RuntimeError: as the model raises it.
-        ExportError: if memory is missing for this size, or the model cannot be traced. All decoders can be traced, so the message of the
-            latter names the backbone.
+        MissingMemoryError: if memory is missing for this size.
+        ExportError: if the model cannot be traced. All decoders can be traced, so the message
+            names the backbone.
     """
     with naming_missing_memory(size):
         exportable(torch.zeros(1, 3, *size))  # raises the model's own errors first, such as that the size is too small
@@ -414,7 +415,8 @@ def write(
         threads: number of threads of the runtime.
 
     Raises:
-        ExportError: if the file was deleted, or memory is missing to check it.
+        MissingMemoryError: if memory is missing to check it.
+        ExportError: if it differs too much, and was deleted.
         OSError: if it could not be written, for example because the disk is full.
     """
     kind = FORMATS[name]

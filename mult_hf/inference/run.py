@@ -20,7 +20,7 @@ from mult_hf.model.entry_fields import refusal
 from mult_hf.model.image_processing_mult import MulTImageProcessor
 from mult_hf.model.tasks import TaskSpec
 
-from .errors import ExportError
+from .errors import ExportError, MissingMemoryError
 from .output import PredictionDirectory
 from .predictor import Predictor
 from .sources import FailedInput, ImageStream, InputImage, SkippedInput, Source, SourceRecord, by_size
@@ -180,9 +180,9 @@ class PredictionRun:
         failed = None
         try:
             predictions = self.predictor(_stacked([image.pixel_values for image in images]))
-        except ExportError:  # would come again for every image
-            raise
         except Exception as error:
+            if isinstance(error, ExportError) and not isinstance(error, MissingMemoryError):  # would come again for every image
+                raise
             failed = FailedInput.from_error(images[0].name, error)
         if failed is not None and len(images) > 1:  # out of memory, for example: outside of `except`, which keeps the batch's tensors alive
             return [pair for image in images for pair in self._predict_batch([image], outcomes, bar)]

@@ -24,7 +24,7 @@ from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPre
 from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
 from .digests import digest, digest_of_values
-from .errors import ExportError
+from .errors import ExportError, MissingMemoryError, naming_missing_memory
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +60,7 @@ class ExportedModel(MulTPreTrainedModel):
         self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
         self.format.check()
         self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
+        self.too_large: dict[tuple[int, int], str] = {}  # with the reason, so that no size is tried again
         self.name_or_path = network.name_or_path
         self.source_options = getattr(network, "source_options", {})  # of its folder and revision, where its processor lies, too
         self.eval()
@@ -79,16 +80,15 @@ class ExportedModel(MulTPreTrainedModel):
 
         Raises:
             ValueError: on a task that the model does not have, or that was not exported.
-            ExportError: if the model cannot be exported, the file cannot be kept, or its predictions differ from the model's.
+            ExportError: if the model cannot be exported, the file cannot be kept, or its predictions differ from the model's;
+                its subclass [`MissingMemoryError`] if memory is missing for this size alone.
         """
         wanted = self.exported_tasks if tasks is None else self.network.mult.requested_tasks(tasks)
         missing = [task for task in wanted if task not in self.exported_tasks]
         if missing:
             raise ValueError(f"tasks has {missing}; exported are {self.exported_tasks}")
         height, width = pixel_values.shape[-2:]
-        if (height, width) not in self.predictors:
-            self.predictors[height, width] = self._open((height, width))
-        predictions = self.predictors[height, width](pixel_values.float().contiguous())
+        predictions = self._predictor((height, width))(pixel_values.float().contiguous())
         chosen = {task: predictions[task] for task in wanted}
         return MulTDensePredictionOutput(predictions=chosen, classifications=classifications_among(chosen, self.config.task_entries))
 
@@ -104,6 +104,18 @@ class ExportedModel(MulTPreTrainedModel):
         """Save the model, not the exported files."""
         self.network.save_pretrained(*args, **kwargs)
 
+    def _predictor(self, size: tuple[int, int]) -> Callable[[Tensor], Mapping[str, Tensor]]:
+        """What predicts images of this (height, width)."""
+        if size in self.too_large:
+            raise MissingMemoryError(self.too_large[size])
+        if size not in self.predictors:
+            try:
+                self.predictors[size] = self._open(size)
+            except MissingMemoryError as error:
+                self.too_large[size] = str(error)
+                raise
+        return self.predictors[size]
+
     def _open(self, size: tuple[int, int]) -> Callable[[Tensor], Mapping[str, Tensor]]:
         folder = CACHE / self._name(size)
         path = folder / self.format.file_name(STEM)
@@ -115,7 +127,8 @@ class ExportedModel(MulTPreTrainedModel):
                 f"exporting the model to {self.format_name} for images of {size[1]} x {size[0]} pixels, once for each size{again}"
             )
             try:
-                self._export(folder, size)
+                with naming_missing_memory(size):
+                    self._export(folder, size)
             except (ExportError, ValueError):  # of the trial before tracing, such as that the images are too small
                 raise
             except OSError as error:

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from mult_hf import MulTImageProcessor, registered_tasks
 from mult_hf.inference import run as module
-from mult_hf.inference.errors import ExportError
+from mult_hf.inference.errors import ExportError, MissingMemoryError
 from mult_hf.inference.output import PredictionDirectory
 from mult_hf.inference.run import PredictionRun, prepare
 from mult_hf.inference.sources import InputImage, RowSource
@@ -80,15 +80,31 @@ def test_a_failing_export_ends_the_run_and_keeps_the_maps_that_were_predicted(ru
     def cannot_be_exported_again(pixel_values):
         if (pixel_values == expected).flatten(1).all(dim=1).any():
             failed.set()
-            raise ExportError("no memory")
+            raise ExportError("the cache cannot be written")
         return two_metres(pixel_values)
 
     monkeypatch.setattr(PredictionDirectory, "write", write_late)
     made = run(cannot_be_exported_again)
     expected = made.processor(Image.new("RGB", (40, 36), (20,) * 3), return_tensors="pt")["pixel_values"][0]
-    with pytest.raises(ExportError, match="no memory"):
+    with pytest.raises(ExportError, match="the cache cannot be written"):
         made(Images("a", "b", "c", "d"))
     assert written(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [MissingMemoryError("not enough memory"), RuntimeError("not enough memory")])
+def test_memory_that_is_missing_for_one_size_fails_its_images_only(run, tmp_path, error):
+    class Sizes(Images):
+        def read(self, name):
+            return Image.new("RGB", (160, 160) if name.startswith("large") else (64, 64))
+
+    def only_small(pixel_values):
+        if pixel_values.shape[-1] == 160:
+            raise error
+        return two_metres(pixel_values)
+
+    outcomes = run(only_small)(Sizes("a", "large 1", "b", "large 2", "c"))
+    assert (outcomes.done, sorted(outcomes.failed)) == (3, [("large 1", "not enough memory"), ("large 2", "not enough memory")])
+    assert written(tmp_path) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

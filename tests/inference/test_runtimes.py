@@ -19,6 +19,7 @@ from mult_hf import MulTConfig, MulTForMultiTaskDensePrediction, MulTImageProces
 from mult_hf.cli.main import main
 from mult_hf.inference import export, runtimes
 from mult_hf.inference.digests import digest
+from mult_hf.inference.errors import MissingMemoryError
 from mult_hf.inference.predictor import TestTimeAugmentation, predict
 from mult_hf.inference.runtimes import RUNTIMES, with_runtime
 from support.models import FLAT_SWIN
@@ -355,6 +356,25 @@ def test_a_failing_export_stops_the_run_at_the_first_image(directory, tmp_path, 
     assert len(attempts) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not [*(tmp_path / "cache").iterdir()], "nothing unfinished is left"
+
+
+def test_a_size_for_which_memory_is_missing_is_tried_once_and_others_are_predicted(make_model, tmp_path, monkeypatch):
+    attempts = []
+
+    def trace(exportable, size, original=export.trace):
+        attempts.append(size)
+        if max(size) > 64:
+            raise MemoryError
+        return original(exportable, size)
+
+    monkeypatch.setattr(runtimes, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(export, "trace", trace)
+    model = with_runtime(make_model(), "onnx")
+    for _ in range(2):
+        with pytest.raises(MissingMemoryError, match="the model cannot predict at 160 x 96 pixels here: out of memory"):
+            model(torch.zeros(1, 3, 160, 96))
+    assert model(torch.zeros(1, 3, HEIGHT, WIDTH)).predictions.keys() == set(TASKS)
+    assert attempts == [(160, 96), (HEIGHT, WIDTH)]
 
 
 def test_a_converter_that_refuses_the_model_stops_the_run_too(make_model, tmp_path, monkeypatch):

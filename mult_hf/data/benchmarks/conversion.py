@@ -223,7 +223,8 @@ def _write_card(reader: BenchmarkReader, card_path: Path) -> None:
     configs = _configs(card_path.parent, _splits(path.name for path in card_path.parent.glob("data/*.parquet")))
     data = DatasetCardData(pretty_name=reader.name, configs=configs, **tasks)
     text = "Converted with `mult_hf.data`. The header above describes how each map is stored. The licence of the original applies.\n"
-    DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {reader.name}\n\n{text}").save(card_path)
+    with whole_file(card_path) as unfinished:  # a card that breaks off would make the finished files those of another conversion
+        DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {reader.name}\n\n{text}").save(unfinished)
 
 
 def _splits(names: Iterable[str]) -> set[str]:
