@@ -143,7 +143,18 @@ def _with_one_type_of_focal_lengths(sources: Mapping[str, Any]) -> dict[str, Any
     types = {feature.dtype if isinstance(feature, Value) else "" for feature in found.values()}
     if len(types) < 2 or not all(re.fullmatch(r"u?int\d+|float\d+", each) for each in types):
         return dict(sources)
-    return {name: source.cast_column(FOCAL_LENGTH, Value("float64")) if name in found else source for name, source in sources.items()}
+    others = {name for name, feature in found.items() if feature.dtype != "float64"}
+    return {name: _with_float64(source) if name in others else source for name, source in sources.items()}
+
+
+def _with_float64(source: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Focal lengths as float64. `cast_column` alone would copy all columns of stored rows, images included, to the cache."""
+    if not isinstance(source, Dataset):
+        return source.cast_column(FOCAL_LENGTH, Value("float64"))
+    column = source.select_columns(FOCAL_LENGTH).cast_column(FOCAL_LENGTH, Value("float64"))[FOCAL_LENGTH]
+    earlier = f"{FOCAL_LENGTH} as {source.features[FOCAL_LENGTH].dtype}"  # removed last, because rows without columns lose their number
+    changed = source.rename_column(FOCAL_LENGTH, earlier).add_column(FOCAL_LENGTH, [*column], feature=Value("float64"))
+    return changed.remove_columns(earlier).select_columns(source.column_names)
 
 
 def _check_types(sources: Mapping[str, Dataset | IterableDataset]) -> None:

@@ -70,7 +70,7 @@ class TrainingData:
     @property
     def options(self) -> dict[str, Any]:
         """Keywords of [`train`][mult_hf.training.run.train]."""
-        return {"tasks_by_source": self.tasks_by_source, "baseline_rows": self.baseline_rows, "contents": self.contents}
+        return {"tasks_by_source": self.tasks_by_source or {}, "baseline_rows": self.baseline_rows, "contents": self.contents}
 
 
 def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str] | None = None) -> TrainingData:
@@ -161,9 +161,9 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
         return []
     entries = [entry for task, entry in zip(specs, load_task_entries(name), strict=True) if tasks is None or task in tasks]
     found = {split: check_rows({split: rows}, entries, CHECKED_ROWS, seconds=CHECKED_SECONDS, draw=False) for split, rows in splits.items()}
-    doubts = {_kind(doubt): doubt for findings in reversed(found.values()) for doubt in findings.doubts}
-    for kind, doubt in doubts.items():
-        if not _is_refuted(kind, specs, found.values()):
+    doubts = {_diagnosis(doubt): doubt for findings in reversed(found.values()) for doubt in findings.doubts}
+    for diagnosis, doubt in doubts.items():
+        if not _is_refuted(diagnosis, specs, found.values()):
             print_once(f"{name}: note: {doubt}")
     problems: dict[tuple[str, str], list[tuple[str, str]]] = {}  # by task, and the problem without its numbers and rows
     for split, findings in found.items():
@@ -178,12 +178,19 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
     return lines
 
 
-def _is_refuted(kind: tuple[str, str], specs: Mapping[str, TaskSpec], found: Iterable[Findings]) -> bool:
-    """Whether a doubt about class ids does not arise in another split with maps: a class that is rare may be missing in one."""
-    task, _ = kind
+def _is_refuted(diagnosis: tuple[str, str], specs: Mapping[str, TaskSpec], found: Iterable[Findings]) -> bool:
+    """Whether a doubt about class ids does not arise in another split with known pixels: a class that is rare may be missing in one."""
+    task, _ = diagnosis
     if task not in specs or not specs[task].is_classification:
         return False
-    return any(findings.tasks[task].found and kind not in map(_kind, findings.doubts) for findings in found)
+    with_classes = (findings for findings in found if findings.tasks[task].unknown < findings.tasks[task].pixels)
+    return any(diagnosis not in map(_diagnosis, findings.doubts) for findings in with_classes)
+
+
+def _diagnosis(doubt: str) -> tuple[str, str]:
+    """The kind of a doubt without its remedy, which may differ between splits."""
+    task, sentence = _kind(doubt)
+    return task, sentence.partition(": ")[0]
 
 
 def _kind(finding: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, Value
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
@@ -82,7 +82,9 @@ def views_on_device(arguments: TrainingArguments, processor: MulTProcessingMixin
 
 def _is_mixture(rows: Dataset, tasks_by_source: Collection[str]) -> bool:
     """Whether rows say from which data set they are. A single data set may have a column of that name for something else."""
-    return SOURCE_COLUMN in rows.column_names and not set(rows.unique(SOURCE_COLUMN)).isdisjoint(tasks_by_source)
+    column = rows.features.get(SOURCE_COLUMN)
+    is_text = isinstance(column, Value) and column.dtype == "string"
+    return bool(tasks_by_source) and is_text and not set(rows.unique(SOURCE_COLUMN)).isdisjoint(tasks_by_source)
 
 
 class TrainingLoop:
@@ -119,6 +121,7 @@ class TrainingLoop:
         # `datasets` puts its own columns back where a program joins rows, or maps them and reads the result from its cache.
         training_rows, validation_rows = as_image_columns(training_rows), as_image_columns(validation_rows)
         baseline_rows = None if baseline_rows is None else as_image_columns(baseline_rows)
+        tasks_by_source = tasks_by_source or None
         collator = MultiTaskCollator(processor, training_views(arguments, processor), tasks_by_source)
         self.views = views_on_device(arguments, processor) if arguments.views_on_device else None
         collate = collator if self.views is None else collator.without_views

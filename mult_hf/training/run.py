@@ -59,7 +59,8 @@ def train(
         validation_rows: rows of the same form for evaluation; of one data set of a mixture, or of all with the column `source`.
         arguments: settings of the run.
         provenance: origin of data and weights, for the model card.
-        tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`].
+        tasks_by_source: for a mixture of data sets, the entries of each, see [`MultiTaskCollator`]. Empty if the rows are not of one,
+            but have a column `source` for something else.
         baseline_rows: rows for the constant baseline; the training rows by default, or the first ones of streamed rows.
         contents: of streamed rows: a description of their files, with which a resumed run detects changes.
 

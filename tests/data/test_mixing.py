@@ -194,6 +194,23 @@ def test_focal_lengths_of_several_types_are_mixed_as_numbers_and_words_are_refus
     mixed = mix_datasets({name: kind(each) for name, each in sets.items()})
     assert {row["focal_length"] for row in mixed} == {600.0}
     assert mixed.features["focal_length"] == Value("float64")
+    assert [*mixed.features] == [*sets["int64"].features, "source"]
     words = Dataset.from_dict({"focal_length": ["600"]})
     with pytest.raises(ValueError, match=r"column 'focal_length' is .* in 'int64' and .* in 'words'"):
         mix_datasets({"int64": kind(sets["int64"]), "words": kind(words)})
+
+
+def test_images_are_not_copied_for_the_type_of_the_focal_lengths(monkeypatch):
+    """A cast of one column passes all columns through the cache; mixed data sets may have hundreds of gigabytes."""
+    written = []
+    original = Dataset.map
+    monkeypatch.setattr(Dataset, "map", lambda rows, *args, **kwargs: written.append(rows.column_names) or original(rows, *args, **kwargs))
+    cells = [PILImage.new("RGB", (4, 4))]
+    sets = {}
+    for dtype, length in {"int64": 600, "float64": 603.2, "float32": None}.items():
+        features = Features({"image": Image(), "focal_length": Value(dtype)})
+        sets[dtype] = Dataset.from_dict({"image": cells, "focal_length": [length]}, features=features)
+    mixed = mix_datasets(sets)
+    assert {row["focal_length"] for row in mixed} == {600.0, 603.2, None}
+    assert written == [["focal_length"]] * 2
+    assert all(row["image"].size == (4, 4) for row in mixed)

@@ -143,6 +143,17 @@ def test_a_note_on_class_ids_that_another_split_refutes_is_not_printed(tmp_path,
     assert "look 0-based" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("of_validation", [255, 0], ids=["unmarked border", "nothing known"])
+def test_a_note_on_class_ids_is_printed_though_255_is_in_one_split_only_or_another_split_knows_no_class(tmp_path, capsys, of_validation):
+    maps = [{**sound_maps(seed), "segmentation": (sound_maps(seed)["segmentation"] == 1).astype(np.uint8)} for seed in range(ROWS)]
+    for each in maps[2:]:
+        border = slice(None) if of_validation == 0 else slice(0, 2)
+        each["segmentation"][border] = of_validation
+    load(write(tmp_path / "set", maps), train_split="train[:2]", validation_split="train[2:]")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "look 0-based" in line]
+    assert line.startswith(f"{tmp_path / 'set'}: note: segmentation: ")
+
+
 def test_a_note_that_is_not_about_a_task_is_printed(tmp_path, capsys):
     rows = [{("edgemap2d" if name == "edges2d" else name): each for name, each in sound_maps(seed).items()} for seed in range(ROWS)]
     load(write(tmp_path / "set", rows), train_split="train[:2]", validation_split="train[2:]")

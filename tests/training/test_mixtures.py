@@ -68,6 +68,17 @@ def test_validation_rows_may_have_a_column_of_that_name_for_something_else(tmp_p
     assert results["constant_baseline"]["depth/rmse"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("by_source", [None, {}, BY_SOURCE], ids=["not said", "no mixture", "a mixture for training"])
+@pytest.mark.parametrize("cell", [{"camera": "kinect"}, ["kinect", "left"], 7, "kinect"], ids=["struct", "list", "number", "text"])
+def test_a_column_of_that_name_may_hold_anything_where_it_does_not_name_data_sets(tmp_path, capsys, cell, by_source):
+    rows = Dataset.from_dict({**rows_of(2000).to_dict(), "source": [cell] * 2})
+    rows = rows.cast_column("image", ImageFeature()).cast_column("depth", ImageFeature())
+    training_rows = mixture() if by_source else rows
+    results = trained(tmp_path, [DEPTH], [DEPTH], training_rows, rows, tasks_by_source=by_source)
+    assert results["constant_baseline"]["depth/rmse"] == pytest.approx(0, abs=1e-6)
+    assert ("give tasks_by_source" in capsys.readouterr().out) == (by_source is None)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
