@@ -14,9 +14,11 @@ from typing import ClassVar, cast
 
 from accelerate.utils import set_seed
 
+from mult_hf.data.row_errors import RowError
+from mult_hf.data.schema import is_url
 from mult_hf.evaluation.cards import public_name, shareable
 from mult_hf.training.arguments import CHECKOUT, DataArguments, ModelArguments, TrainingArguments
-from mult_hf.training.data import load_data
+from mult_hf.training.data import check_command, load_data
 from mult_hf.training.distributed import print_once
 from mult_hf.training.fields import flag
 from mult_hf.training.initialization import build_model, build_processor, specs_of_model, view_size
@@ -92,15 +94,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"no column focal_length in {', '.join(data.without_focal_length)}: for these rows, the focal length in each image's EXIF is "
             f"used, or else a field of view of {processor.assumed_field_of_view:g} degrees is assumed"
         )
-    train(
-        model,
-        processor,
-        data.training_rows,
-        data.validation_rows,
-        flags,
-        provenance(flags, ["mult-hf", "train", *argv]),
-        **data.options,
-    )
+    of_run = provenance(flags, ["mult-hf", "train", *argv])
+    try:
+        train(model, processor, data.training_rows, data.validation_rows, flags, of_run, **data.options)
+    except RowError as error:
+        names = [name for name in (cast(str, flags.dataset), *(flags.mix_with or [])) if not is_url(name)]
+        others = f"; {' and '.join(map(check_command, names))} finds others" if names else ""
+        raise RowError(f"{error}; repair it, store null for a map that is not known, or leave the row out{others}") from error
     for mistake in data.mistakes:  # hours later, what was printed before the first step is far above
         print_once(f"check the data before you trust these results: {mistake}")
 

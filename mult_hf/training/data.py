@@ -173,9 +173,14 @@ def _print_mistakes(name: str, splits: Mapping[str, Dataset | IterableDataset], 
     for line in lines:
         print_once(line)
     if lines:
-        more = "" if is_url(name) else f"; `mult-hf check {shlex.quote(name)} --sheet sheet.png` reads more rows, and draws them"
-        print_once(f"training goes on where it can{more}")
+        more = "" if is_url(name) else f"; {check_command(name)} reads more rows, and draws them"
+        print_once(f"training goes on, unless a row cannot be used{more}")
     return lines
+
+
+def check_command(name: str) -> str:
+    """What finds the mistakes of a data set on this disk or on the Hub, for messages."""
+    return f"`mult-hf check {shlex.quote(name)} --sheet sheet.png`"
 
 
 def _is_refuted(diagnosis: tuple[str, str], specs: Mapping[str, TaskSpec], found: Iterable[Findings]) -> bool:
@@ -217,4 +222,4 @@ def _streamed(names: list[str], arguments: DataArguments) -> tuple[dict[str, Any
     return rows, first_rows(validation.rows, arguments.validation_samples), "; ".join(stream.contents for stream in streams.values())
 
 
-__all__ = ["TrainingData", "load_data"]
+__all__ = ["TrainingData", "check_command", "load_data"]

@@ -4,6 +4,8 @@ import json
 import shlex
 from dataclasses import fields
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -303,6 +305,20 @@ def test_a_data_set_without_a_card_is_refused(tmp_path):
 def test_columns_without_the_name_of_a_task_are_refused(tmp_path):
     data = write_data(tmp_path / "data", {"distance": depth_map}, [DEPTH])
     with pytest.raises(ValueError, match=r"columns are .*'distance'.*; expected 'image' and at least one of \['depth'\]"):
+        train(tmp_path / "model", "--dataset", data)
+
+
+def test_a_map_that_cannot_be_read_stops_training_with_its_row_and_what_to_do(tmp_path):
+    data = write_data(tmp_path / "data", {"depth": depth_map}, [DEPTH])
+    path = data / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    cells = table["depth"].to_pylist()
+    cells[2]["bytes"] = cells[2]["bytes"][:40]
+    table = table.set_column(table.column_names.index("depth"), "depth", pa.array(cells, table["depth"].type))
+    pq.write_table(table, path)
+    with pytest.raises(
+        ValueError, match=r"training data, row 2, column 'depth': .*; repair it, store null .*; `mult-hf check .* finds others"
+    ):
         train(tmp_path / "model", "--dataset", data)
 
 
