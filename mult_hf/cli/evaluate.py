@@ -339,7 +339,8 @@ def build_report(
             degrees = each.collator.processor.assumed_field_of_view
             texts.append(
                 f"{each.name}: the focal lengths of {count} of {described['evaluated_samples']} images are not known. Metres there assume "
-                f"a field of view of {degrees:g} degrees along the longer side; give pixels in the column of `--focal_length_column`."
+                f"a field of view of {degrees:g} degrees along the longer side; give focal lengths in pixels in a "
+                "column for `--focal_length_column`."
             )
     if ours.assumed_focal_lengths:
         numbers["assumed_focal_lengths"] = ours.assumed_focal_lengths

@@ -103,12 +103,17 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
         print("\n".join([f"usage: mult-hf {argv[0]} KIND [-h] [--FLAG VALUE ...]", "", *summaries]))
         sys.exit(0)
     parser = _parser()
+    known = f"choose from: {', '.join(COMMANDS)}"
     if not argv:
-        return parser.error(f"the following arguments are required: COMMAND; choose from: {', '.join(COMMANDS)}")
-    parser.parse_args(argv[:1])  # --help or --version
+        return parser.error(f"the following arguments are required: COMMAND; {known}")
+    if group and len(argv) == 1:
+        return parser.error(f"unknown command {argv[0]!r}; choose from: {', '.join(group)}")
+    if argv[0] in ("-h", "--help", "--version"):
+        parser.parse_args(argv[:1])
     name = " ".join(argv[: 2 if group else 1])
-    meant = "" if argv[:1] == [name] and group else did_you_mean([name], COMMANDS)
-    return parser.error(f"unknown command {name!r}; choose from: {', '.join(COMMANDS)}{meant}")
+    if name.startswith("-"):
+        return parser.error(f"the command comes before its flags, but {name} came first; {known}")
+    return parser.error(f"unknown command {name!r}; {known}{did_you_mean([name], COMMANDS)}")
 
 
 def _parser() -> argparse.ArgumentParser:

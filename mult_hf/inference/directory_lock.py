@@ -34,7 +34,7 @@ def exclusive_run(directory: str | Path, *, main_process: bool = True) -> Iterat
         main_process: whether this process takes the lock for its run; in the run's other processes this has no effect.
 
     Raises:
-        ValueError: if another run holds the lock; the directory is left unchanged. Also if it is a file.
+        ValueError: if another run holds the lock; the directory is left unchanged. Also if it is a file, or cannot be created.
     """
     if not main_process or is_url(directory):
         yield
@@ -42,7 +42,10 @@ def exclusive_run(directory: str | Path, *, main_process: bool = True) -> Iterat
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; give a folder")
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a parent that is a file, a file system that is read-only, or rights that are missing
+        raise ValueError(f"the folder {directory} cannot be created: {error.strerror or error}; give another") from error
     lock = FileLock(directory / LOCK_FILE)
     try:
         lock.acquire(timeout=0)

@@ -102,9 +102,9 @@ def selected_stages(maps: Sequence[Tensor], which: bool | int | Iterable[int]) -
     """
     if isinstance(which, bool):
         return tuple(maps)
-    stages = [which] if isinstance(which, int) else list(which)
+    stages = list(which) if isinstance(which, Iterable) else [which]
     if not all(isinstance(stage, Integral) and -len(maps) <= stage < len(maps) for stage in stages):
-        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}")
+        raise ValueError(f"output_hidden_states={stages}; the model has stages 0 (the finest) to {len(maps) - 1}; give whole numbers")
     chosen = {stage % len(maps) for stage in stages}
     return tuple(each if stage in chosen else None for stage, each in enumerate(maps))
 

@@ -290,7 +290,7 @@ def register_task(spec: TaskSpec, *, exist_ok: bool = False) -> TaskSpec:
         TypeError: if it is no entry.
     """
     if not isinstance(spec, TaskSpec):
-        raise TypeError(f"register_task got {spec!r}; give a TaskSpec, of an entry TaskSpec.from_dict(entry)")
+        raise TypeError(f"register_task got {spec!r}; give a TaskSpec; TaskSpec.from_dict(entry) makes one of an entry")
     if not exist_ok and _REGISTRY.get(spec.name, spec) != spec:
         raise ValueError(f"task {spec.name!r} is registered with other values; pass exist_ok=True to replace it")
     _REGISTRY[spec.name] = spec

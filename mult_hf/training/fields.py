@@ -72,7 +72,7 @@ def json_object(name: str, text: str) -> dict[str, Any]:
     Raises:
         ValueError: if the text is not a JSON object.
     """
-    with suppress(json.JSONDecodeError):
+    with suppress(json.JSONDecodeError, TypeError):  # a program may give something else than text
         values = json.loads(text)
         if isinstance(values, dict):
             return values

@@ -171,7 +171,9 @@ def test_commands_are_imported_when_they_run_and_the_first_ones_need_no_extra_be
     ("words", "message"),
     [
         (["predikt"], "unknown command 'predikt'; choose from: predict, train"),
-        (["render"], "unknown command 'render'; choose from"),
+        (["render"], "unknown command 'render'; choose from: render rooms, render doom; mult-hf --help"),
+        (["-x"], "the command comes before its flags, but -x came first; choose from: predict, train"),
+        (["--model", "m", "predict"], "the command comes before its flags, but --model came first; choose from: predict, train"),
         (["render", "sun"], "unknown command 'render sun'; choose from"),
         (["predcit", "photo.jpg"], "unknown command 'predcit'; choose from"),
         (["predcit", "photo.jpg"], "convert (did you mean predict?); mult-hf"),

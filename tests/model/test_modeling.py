@@ -5,6 +5,7 @@ import dataclasses
 import pickle
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from accelerate.utils.operations import convert_to_fp32
@@ -116,6 +117,10 @@ def test_single_stages_can_be_requested_by_number(tiny_model):
         model(pixels(), output_hidden_states=[4])
     with pytest.raises(ValueError, match=r"output_hidden_states=\['1'\]; the model has stages 0"):
         model(pixels(), output_hidden_states="1")
+    for number in (np.int64(3), np.array([3])):
+        assert [each is None for each in model(pixels(), output_hidden_states=number).hidden_states] == [True, True, True, False]
+    with pytest.raises(ValueError, match=r"output_hidden_states=\[1.0\]; .*; give whole numbers"):
+        model(pixels(), output_hidden_states=1.0)
 
 
 def test_encoder_maps_and_streams_have_the_same_order(tiny_model):

@@ -77,6 +77,15 @@ def test_uncertainty_settles_where_every_task_contributes_one_half(accelerator):
     assert [weighting.weights[task] * losses[task] for task in losses] == pytest.approx([0.5, 0.5], rel=1e-3)
 
 
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_does_not_spoil_what_is_learnt(accelerator, name, value):
+    """An own loop may skip the step, as the scaler of half precision does."""
+    weighting = weighting_of(name, {"a": 1.0, "b": 3.0}, **({"period": 1} if name == "dwa" else {}))
+    play(weighting, accelerator, [{"a": 2.0, "b": 0.5}, {"a": value, "b": 0.5}] + [{"a": 2.0, "b": 0.5}] * 3)
+    assert all(map(math.isfinite, weighting.weights.values()))
+
+
 # Dynamic weight averaging
 
 
@@ -382,3 +391,8 @@ def test_the_state_of_another_weighting_is_refused():
 def test_an_option_of_another_type_than_its_default_is_refused_before_the_data_are_read(name, options, message):
     with pytest.raises(ValueError, match=message):
         TrainingArguments(weighting=name, weighting_options=json.dumps(options))
+
+
+def test_options_that_are_no_text_are_refused_like_text_that_is_no_object():
+    with pytest.raises(ValueError, match="--weighting_options is None; give a JSON object such as"):
+        TrainingArguments(weighting="dwa", weighting_options=None)

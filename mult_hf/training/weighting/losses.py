@@ -1,8 +1,8 @@
 """Task weightings that learn from losses: uncertainty, dynamic weight averaging, GradNorm.
 
 f_t is a task's fixed weight ([`TaskSpec.weight`]) and L_t its loss times f_t. A loss of exactly 0 means that no pixel of the task was
-known in the batch, so it changes nothing. Losses are averaged over the micro-batches and processes in which the task is known, so
-that every process computes the same weights.
+known in the batch, so it changes nothing, and neither does one that is not finite. Losses are averaged over the micro-batches and
+processes in which the task is known, so that every process computes the same weights.
 """
 
 import math
@@ -32,9 +32,10 @@ class _ObservingWeighting(TaskWeighting, ABC):
         self._sums = statistics if self._sums is None else self._sums + statistics
 
     def _statistics(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """(statistics, tasks) values of a micro-batch: L_t, and 1 if the task is known."""
+        """(statistics, tasks) values of a micro-batch: L_t, and 1 if the task is known. A loss that is not finite is left out."""
         nothing = torch.zeros((), device=accelerator.device)
         values = torch.stack([self.fixed[task] * losses[task].detach().float() if task in losses else nothing for task in self.fixed])
+        values = values.nan_to_num(nan=0, posinf=0, neginf=0)  # one would spoil what is learnt for good
         return torch.stack([values, (values != 0).float()])
 
     def _update(self, accelerator: Accelerator) -> None:
