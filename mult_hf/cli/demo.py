@@ -47,6 +47,7 @@ from mult_hf.model.visualization import color_limits, colorize
 from .arguments import check_bounds, flag, parse_arguments
 from .errors import CommandError
 from .runtime_flags import dtype_flag, runtime_flag
+from .signals import exiting_on_sigterm
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "HEIF")
 """Allowed formats of uploads; HEIF, as phones write it, needs pillow-heif. Pillow reads more, but some start other programs (EPS) or are
@@ -475,5 +476,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(DemoArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf demo")
     torch.set_num_threads(threads_per_process(None, 1))
-    with tempfile.TemporaryDirectory(prefix="mult-demo-") as folder:
+    with exiting_on_sigterm(), tempfile.TemporaryDirectory(prefix="mult-demo-") as folder:
         launch(arguments, Path(folder))

@@ -5,7 +5,6 @@
 To continue an interrupted run, repeat the command; finished files are kept.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from mult_hf.data.synthetic.doom.writing import Rendering, write_dataset
 from mult_hf.inference.directory_lock import exclusive_run
 
 from .arguments import flag, parse_arguments, positional
+from .signals import exiting_on_sigterm
 
 
 @dataclass
@@ -41,13 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(DoomArguments, argv, __doc__.split("\n")[0], prog="mult-hf render doom")
     rendering = Rendering(select_levels(arguments.levels), arguments.views, arguments.size, arguments.seed)
-    # A scheduler's SIGTERM must unwind the stack like an interrupt; otherwise the engine, a separate process, would keep running.
-    earlier = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        with exclusive_run(arguments.output_dir):
-            rows = write_dataset(arguments.output_dir, rendering)
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+    with exiting_on_sigterm(), exclusive_run(arguments.output_dir):  # otherwise the engine, a separate process, would keep running
+        rows = write_dataset(arguments.output_dir, rendering)
     short = [f"{level} {rows[level]} of {count}" for level, count in rendering.views_by_level().items() if rows[level] < count]
     if short:
         print(f"fewer views than requested, because no more suitable places were found: {', '.join(short)}", file=sys.stderr)

@@ -1,8 +1,13 @@
-"""Error message for a killed data worker."""
+"""Worker processes that are killed, or whose parent is."""
 
+import multiprocessing
+import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
+from typing import Any
 
 _KILLED = re.compile(r"DataLoader worker \(pid")
 
@@ -31,4 +36,25 @@ def naming_killed_workers(advice: str) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["naming_killed_workers"]
+def start_worker(initialize: Callable[..., Any] | None = None, *args: Any) -> None:
+    """Initializer of a pool's worker: it ends with the process that started it, even if that one is killed.
+
+    The pool's workers would otherwise wait for work for ever, and keep their memory.
+
+    Args:
+        initialize: called with `args`, if the pool needs more.
+        args: of `initialize`.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    if initialize is not None:
+        initialize(*args)
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+__all__ = ["naming_killed_workers", "start_worker"]

@@ -26,6 +26,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from mult_hf.data.files import UNFINISHED, whole_file
 from mult_hf.data.hub import create_repository, explaining_failed_uploads
 from mult_hf.data.schema import CARD_KEY, card_configs
+from mult_hf.data.workers import start_worker
 from mult_hf.model.entry_fields import refusal
 
 from .errors import ReadError, ReadReport
@@ -190,7 +191,7 @@ def _write_files(reader: BenchmarkReader, missing: dict[Path, list[Any]], num_pr
         yield from map(write, missing.items())
         return
     # Not forked: a fork copies the locks of threads, which the libraries of images and Parquet start.
-    with ProcessPoolExecutor(min(num_proc, len(missing)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(num_proc, len(missing)), mp_context=get_context("spawn"), initializer=start_worker) as pool:
         try:
             yield from pool.map(write, missing.items())
         except BaseException:

@@ -18,6 +18,7 @@ from mult_hf.data.files import remove_unfinished, whole_file
 from mult_hf.data.ray_cluster import Cluster, map_on_ray
 from mult_hf.data.schema import card_configs
 from mult_hf.data.synthetic.shards import check_existing_card, check_existing_shards, write_shard
+from mult_hf.data.workers import start_worker
 
 from .samples import FEATURES, TASK_ENTRIES, render_room
 from .settings import PLAIN, VARIED, RoomsSettings
@@ -220,8 +221,8 @@ def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> It
         return
     threads = threads_per_process(None, num_proc)
     # Forked processes would share the state of Mitsuba's threads.
-    start: dict[str, Any] = {"mp_context": get_context("spawn"), "initializer": activate, "initargs": (settings.variant, library, threads)}
-    with ProcessPoolExecutor(num_proc, **start) as pool:
+    of_worker = (activate, settings.variant, library, threads)
+    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"), initializer=start_worker, initargs=of_worker) as pool:
         try:
             yield partial(pool.map, render)
         except BaseException:
