@@ -29,7 +29,7 @@ from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, MulTIma
 from mult_hf.data.cores import available_cores, threads_per_process
 from mult_hf.data.ray_cluster import import_ray, ray_cluster
 from mult_hf.data.schema import is_url, load_rows
-from mult_hf.evaluation.cards import public_name
+from mult_hf.evaluation.cards import public_name, trained_on
 from mult_hf.inference.digests import digest, digest_of_values
 from mult_hf.inference.directory_lock import exclusive_run
 from mult_hf.inference.loading import load_processor, load_whole_model
@@ -418,6 +418,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         pictures = ", and pictures of them under panels/" if arguments.panels else ""
         hint = f"maps are under {arguments.output_dir}/maps/TASK/{pictures}; the README.md there says how to read them"
         accelerator.print(hint, file=sys.stderr)
+        if data := trained_on(arguments.model):
+            accelerator.print(f"the model was trained on {data}; expect less of other scenes", file=sys.stderr)
     accelerator.print(summarize(outcomes, arguments.output_dir))
     accelerator.end_training()
     return int(any(outcome.failed for outcome in outcomes))

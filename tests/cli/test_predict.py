@@ -295,11 +295,13 @@ def test_inputs_may_stand_before_all_flags(model, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "pictures"), [([], True), (["--no_panels"], False)])
-def test_the_command_says_where_maps_and_pictures_lie(model, tmp_path, capsys, flags, pictures):
+def test_the_command_says_where_maps_and_pictures_lie_and_what_the_model_knows(model, tmp_path, capsys, flags, pictures):
     out = tmp_path / "out"
+    (model / "README.md").write_text("---\nmult_trained_on: rooms\n---\n")
     script.main([*map(str, [save_images(tmp_path / "images", "a.png"), "--model", model, "--output_dir", out, *flags])])
     assert f"maps are under {out}/maps/TASK/" in (said := capsys.readouterr().err)
     assert ("panels/" in said) == pictures == (out / "panels").exists()
+    assert "the model was trained on rooms; expect less of other scenes" in said
 
 
 @pytest.mark.parametrize(
