@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mult_hf.data.check import SHEET_ROWS, check
+from mult_hf.data.files import make_folder
 
 from .arguments import check_bounds, flag, parse_arguments, positional
 
@@ -40,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: if the card or the data cannot be read.
+        ValueError: if the card or the data cannot be read, or the sheet's folder cannot be created.
     """
     arguments = parse_arguments(CheckArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf check")
+    if arguments.sheet is not None:
+        make_folder(arguments.sheet.parent)  # now, because reading the data may take minutes
     findings = check(arguments.data, arguments.split, arguments.samples)
     print(findings)
-    if arguments.sheet and findings.sheet is not None:
-        arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.sheet is not None and findings.sheet is not None:
         findings.sheet.save(arguments.sheet)
         print(f"contact sheet of {min(SHEET_ROWS, findings.tasks['image'].rows)} samples: {arguments.sheet}")
     return int(not findings.is_right)

@@ -22,7 +22,7 @@ from torch import Tensor
 from mult_hf import DEFAULT_CHECKPOINT, MulTForMultiTaskDensePrediction, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.cores import keep_freed_memory, threads_per_process
-from mult_hf.data.files import write_text
+from mult_hf.data.files import make_folder, write_text
 from mult_hf.data.row_errors import naming_split
 from mult_hf.data.schema import FOCAL_LENGTH, load_rows, load_task_entries
 from mult_hf.evaluation.baseline import constant_baseline
@@ -458,7 +458,7 @@ def check_cameras(arguments: EvaluationArguments, dataset: Dataset, numbers: lis
 def publish(report: Report, candidate: Candidate, evaluation: Evaluation, dataset: Dataset, arguments: EvaluationArguments) -> None:
     """Print the tables, and write the files and the card."""
     print(report.text)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output_dir)
     remove_results(arguments.output_dir)  # of an evaluation with other settings
     worst = evaluation.worst(arguments.worst) if arguments.worst else {}
     if worst:

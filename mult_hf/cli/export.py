@@ -23,7 +23,7 @@ from datasets import Dataset
 from mult_hf import DEFAULT_CHECKPOINT, MulTImageProcessor, TaskSpec
 from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.data.cores import threads_per_process
-from mult_hf.data.files import temporary_folder
+from mult_hf.data.files import make_folder, temporary_folder
 from mult_hf.data.markdown import markdown_table
 from mult_hf.data.schema import load_rows, load_task_entries
 from mult_hf.evaluation.comparison import gain_over
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         labelled_rows(exportable.specs, arguments.dataset, arguments.split)
     for name in with_sources(arguments.formats):
         FORMATS[name].check()
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output_dir)
     tasks, pixels = ", ".join(exportable.specs), f"{facts['height']} x {facts['width']} pixels"
     print(f"tracing {tasks} at {pixels}, which takes a minute or more", file=sys.stderr, flush=True)
     try:
@@ -244,6 +244,7 @@ def write_files(exportable: Exportable, facts: dict[str, Any], arguments: Export
     with temporary_folder(arguments.output_dir) as temporary:
         try:
             for name in (name for name in FORMATS if name in arguments.formats):
+                print(f"writing and checking {name}", file=sys.stderr, flush=True)
                 differences[name] = write(name, exportable, program, facts, temporary / stem, torch.get_num_threads()).difference
                 passed = {file.name for file in temporary.iterdir()}
         finally:

@@ -88,6 +88,20 @@ def write_text(path: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", newline="")
 
 
+def make_folder(directory: Path) -> None:
+    """Create a folder for results, and those above it, unless it exists.
+
+    Raises:
+        ValueError: if it is a file, or cannot be created because one above it is, or the file system or its rights refuse it.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; give a folder")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {directory} cannot be created: {error.strerror or error}; give another") from error
+
+
 @contextmanager
 def temporary_folder(directory: Path) -> Iterator[Path]:
     """A hidden folder in a directory that is removed at the end; those of killed processes are removed once they are a day old.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mult_hf.data.files import whole_file
+from mult_hf.data.files import make_folder, whole_file
 from mult_hf.data.schema import is_url
 
 LOCK_FILE = ".run.lock"
@@ -40,12 +40,7 @@ def exclusive_run(directory: str | Path, *, main_process: bool = True) -> Iterat
         yield
         return
     directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file; give a folder")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a parent that is a file, a file system that is read-only, or rights that are missing
-        raise ValueError(f"the folder {directory} cannot be created: {error.strerror or error}; give another") from error
+    make_folder(directory)
     lock = FileLock(directory / LOCK_FILE)
     try:
         lock.acquire(timeout=0)

@@ -34,6 +34,22 @@ def test_a_benchmark_is_read_completely_and_reported(taskonomy, capsys):
     assert sorted(path.name for path in taskonomy.parent.iterdir()) == ["download"], "nothing is written"
 
 
+def test_a_repeated_conversion_counts_the_samples_of_finished_files(taskonomy, tmp_path, capsys):
+    for _ in range(2):
+        assert (
+            convert.main(["taskonomy", str(taskonomy), "--split", "test", "--tasks", "depth", "--output_dir", str(tmp_path / "out")]) == 0
+        )
+        assert "Taskonomy test, depth: 1 samples, no problems" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["check", "x", "--sheet"], ["render", "rooms"]])
+def test_a_folder_that_cannot_be_created_is_named_before_anything_is_read(tmp_path, capsys, words):
+    (tmp_path / "file").touch()
+    assert main.main([*words, str(tmp_path / "file/in/out.png")]) == 2
+    assert f"the folder {tmp_path / 'file/in'}" in (said := capsys.readouterr().err)
+    assert "cannot be created: Not a directory; give another" in said
+
+
 def test_broken_files_are_counted_with_status_1_or_named_in_an_error(taskonomy, capsys):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(depth_file(taskonomy))
     words = ["taskonomy", str(taskonomy), "--split", "test", "--tasks", "depth"]

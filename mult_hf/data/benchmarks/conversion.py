@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,8 +22,9 @@ from typing import Any
 
 from datasets.arrow_writer import ParquetWriter
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from pyarrow.parquet import ParquetFile
 
-from mult_hf.data.files import UNFINISHED, whole_file
+from mult_hf.data.files import UNFINISHED, make_folder, whole_file
 from mult_hf.data.hub import create_repository, explaining_failed_uploads
 from mult_hf.data.schema import CARD_KEY, card_configs
 from mult_hf.data.workers import start_worker
@@ -94,7 +95,7 @@ def convert(
     card_path = output_dir / "README.md"
     if card_path.is_file() and DatasetCard.load(card_path).data.to_dict().get(CARD_KEY) != reader.task_entries():
         raise ValueError(f"{card_path} lists other task entries than {reader.tasks} of {reader.name}; write to another directory")
-    (output_dir / "data").mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir / "data")
     keys = [sample for shard in reader.shards for sample in reader.samples(shard)]
     plan = _plan(reader, keys, output_dir / "data", megabytes, shuffle)
     if plan.shuffle:
@@ -106,8 +107,8 @@ def convert(
     missing = {path: share for path, share in shares.items() if path not in earlier or path in again}
     total = ReadReport()
     for path, problems in earlier.items():
-        if problems is not None and path not in again:
-            total.merge(problems)
+        if path not in again:
+            total.merge(replace(problems or ReadReport(), samples=ParquetFile(path).metadata.num_rows))
     for report in _write_files(reader, missing, num_proc):
         total.merge(report)
     reader.report = total
