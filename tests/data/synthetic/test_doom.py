@@ -2,18 +2,19 @@
 
 # ruff: noqa: E402 (what follows importorskip)
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-pytest.importorskip("vizdoom")
+vizdoom = pytest.importorskip("vizdoom")
 pytest.importorskip("omg")
 datasets = pytest.importorskip("datasets")
 yaml = pytest.importorskip("yaml")
 
 from mult_hf.cli.render_doom import main
-from mult_hf.data.synthetic.doom import writing
+from mult_hf.data.synthetic.doom import engine, writing
 from mult_hf.data.synthetic.doom.engine import Frame, FrozenGame, Sprite
 from mult_hf.data.synthetic.doom.levels import LEVELS, read_level, select_levels, split_of
 from mult_hf.data.synthetic.doom.raycasting import (
@@ -310,6 +311,18 @@ def test_rendered_views_have_the_documented_contents():
 def test_unsupported_resolutions_are_refused():
     with pytest.raises(ValueError, match=r"123 rows.*120, 150"):
         FrozenGame("MAP01", 123, 0)
+
+
+def test_an_engine_that_does_not_start_says_what_it_needs_and_leaves_nothing(monkeypatch, tmp_path):
+    class Game:
+        def init(self):
+            raise vizdoom.MessageQueueException("Failed to create message queues: File too large")
+
+    monkeypatch.setattr(engine, "_configured_game", lambda *arguments: Game())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match=r"ViZDoom does not start: Failed to create message queues: .*; it needs .*/dev/shm"):
+        FrozenGame("MAP01", 120, 0)
+    assert not [*tmp_path.iterdir()]
 
 
 # The data set on disk

@@ -25,8 +25,8 @@ CAMERA_VARIABLES = ("POSITION_X", "POSITION_Y", "POSITION_Z", "CAMERA_POSITION_Z
 GAME_ARGUMENTS = "+sv_cheats 1 +cl_showsecretmessage 0"
 
 
-class EngineError(RuntimeError):
-    """The engine did not reach a state that can be rendered."""
+class EngineError(ChildProcessError):
+    """The engine, a process of its own, did not start, or did not reach a state that can be rendered."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class FrozenGame:
 
     Raises:
         ValueError: if the engine has no such resolution.
-        EngineError: if the level does not start.
+        EngineError: if the engine does not start.
     """
 
     def __init__(self, level: str, height: int, seed: int) -> None:
@@ -96,7 +96,13 @@ class FrozenGame:
         self.level = level
         self._settings = tempfile.TemporaryDirectory(prefix="mult_hf_doom_")
         self._game = _configured_game(level, height, seed, Path(self._settings.name))
-        self._game.init()
+        try:
+            self._game.init()
+        except (vizdoom.MessageQueueException, vizdoom.SharedMemoryException, vizdoom.ViZDoomUnexpectedExitException) as error:
+            self._settings.cleanup()
+            raise EngineError(
+                f"ViZDoom does not start: {error}; it needs shared memory; free space in /dev/shm, or give the container more"
+            ) from error
         for cheat in ("god", "notarget", "freeze"):
             self._game.send_game_command(cheat)
         self._step(1)
