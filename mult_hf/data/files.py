@@ -61,6 +61,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         IsADirectoryError: if `path` is a directory.
+        OSError: if it cannot be written; names the file.
 
     Examples:
         >>> with whole_file("README.md") as unfinished:  # doctest: +SKIP
@@ -76,8 +77,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield unfinished
         sync_to_disk(unfinished)
         os.replace(unfinished, path)
-    except BaseException:  # not after success: another process may already write the same file again
+    except BaseException as error:  # not after success: another process may already write the same file again
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write, which names no file
+            error.filename = str(path)
         raise
     sync_to_disk(path.parent)
 

@@ -1,6 +1,8 @@
 """Proves that a file under its final name is complete."""
 
+import errno
 import os
+import re
 import time
 
 import pytest
@@ -26,6 +28,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["card.md"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+def test_an_error_of_writing_names_the_file(tmp_path, number):
+    named = re.escape(f"[Errno {number}] {os.strerror(number)}: '{tmp_path / 'map.png'}'")
+    with pytest.raises(OSError, match=named), whole_file(tmp_path / "map.png"):
+        raise OSError(number, os.strerror(number))  # as Pillow's and Python's own `write` do, without a name
+    with pytest.raises(OSError, match=r"^no image$"), whole_file(tmp_path / "map.png"):
+        raise OSError("no image")
 
 
 def test_a_file_that_another_process_writes_next_is_left_alone(tmp_path, monkeypatch):
