@@ -48,11 +48,15 @@ class TrainFlags(TrainingArguments, ModelArguments, DataArguments):
     def __post_init__(self) -> None:
         for part in (DataArguments, ModelArguments, TrainingArguments):
             part.__post_init__(self)
-        if self.model is not None and Path(self.model).resolve().is_relative_to(self.output_dir.resolve()):
-            inside = Path(self.model).resolve() != self.output_dir.resolve()
-            if self.only_new_tasks or (self.overwrite and inside):
-                needs = "--only_new_tasks needs to resume" if self.only_new_tasks else "--overwrite deletes"
-                raise ValueError(f"--model {self.model} is in --output_dir {self.output_dir}, and {needs} it; choose another --output_dir")
+        if self.model is not None:
+            model, output_dir = Path(self.model).resolve(), self.output_dir.resolve()
+            conflict = None
+            if self.only_new_tasks and model.is_relative_to(output_dir):
+                conflict = "--only_new_tasks needs to resume it"
+            elif self.overwrite and output_dir in model.parents:  # a checkpoint, for example; a model in output_dir itself is loaded before
+                conflict = "--overwrite deletes it"
+            if conflict is not None:
+                raise ValueError(f"--model {self.model} is in --output_dir {self.output_dir}, and {conflict}; choose another --output_dir")
         if self.weighting not in OF_LOSSES and (self.only_new_tasks or self.encoder_learning_rate_factor == 0):
             frozen = "--only_new_tasks" if self.only_new_tasks else "--encoder_learning_rate_factor 0"
             raise ValueError(
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(flags.seed)  # before weights are initialized
     model = build_model(flags, data.specs, max(size.values()), data.unlabelled)
     processor = build_processor(flags, specs_of_model(model, data.specs), size)
-    data = data.without_columns(processor.task_specs.keys() - data.specs.keys())
+    data = data.without_columns(processor.task_specs.keys() - data.specs.keys())  # tasks of --model that --tasks leaves out
     if data.without_focal_length and depends_on_focal_length(processor):
         print_once(
             f"no column focal_length in {', '.join(data.without_focal_length)}: for these rows, the focal length in each image's EXIF is "

@@ -98,30 +98,51 @@ def load_data(arguments: DataArguments, seed: int = 0, *, computed: Sequence[str
         measured = {arguments.validation_split: validation_rows} if name == first else {}
         mistakes += _print_mistakes(name, {arguments.train_split: rows[name], **measured}, arguments.tasks)
     baseline_rows = first_rows(rows[first], BASELINE_ROWS) if streaming else rows[first]
-    if not others:
-        columns = {*(rows[first].column_names or []), *(computed or [])}
-        unlabelled = _unlabelled(entries[first], columns, arguments.tasks)
-        only = rows[first]
-        return TrainingData(entries[first], only, validation_rows, baseline_rows, None, contents, unlabelled=unlabelled, mistakes=mistakes)
+    data = TrainingData(entries[first], rows[first], validation_rows, baseline_rows, contents=contents, mistakes=mistakes)
+    if others:
+        data = _mixture(data, rows, entries, arguments, seed)
+    columns = {*(data.training_rows.column_names or []), *(computed or [])}
+    return replace(data, unlabelled=_unlabelled(data.specs, columns, arguments.tasks))
+
+
+def _mixture(
+    data: TrainingData, rows: Mapping[str, Any], entries: Mapping[str, Mapping[str, TaskSpec]], arguments: DataArguments, seed: int
+) -> TrainingData:
+    """The data of the first data set with training rows of all, and the tasks of all.
+
+    Args:
+        data: of the first data set.
+        rows: training rows by data set, the first one first.
+        entries: task entries by data set.
+        arguments: of the data.
+        seed: of the order in which rows are drawn.
+
+    Raises:
+        ValueError: if two data sets define a task differently, or none has a task that the arguments name.
+    """
+    first, *_ = rows
     merged = merge_tasks(entries)
     unknown = sorted(set(arguments.tasks or []) - set(merged))
     if unknown:
         raise ValueError(f"--tasks has {unknown}; the data sets have {list(merged)}")
     specs = {task: spec for task, spec in merged.items() if arguments.tasks is None or task in arguments.tasks}
-    for name in names:
-        rows[name] = _without_unlisted(name, rows[name], specs, entries[name])
-    validation_rows, baseline_rows = (_without_unlisted(None, each, specs, entries[first]) for each in (validation_rows, baseline_rows))
-    weights = None if arguments.mix_weights is None else dict(zip(names, arguments.mix_weights))
+    rows = {name: _without_unlisted(name, each, specs, entries[name]) for name, each in rows.items()}
+    weights = None if arguments.mix_weights is None else dict(zip(rows, arguments.mix_weights))
     mixed = mix_datasets(rows, weights, columns=["image", FOCAL_LENGTH, *specs], seed=seed)
-    if not streaming:
+    if isinstance(mixed, Dataset):
         drawn = Counter(mixed["source"])
-        counts = ", ".join(f"{drawn[name]} of {name} ({len(rows[name])} rows)" for name in names)
+        counts = ", ".join(f"{drawn[name]} of {name} ({len(each)} rows)" for name, each in rows.items())
         print_once(f"one pass draws {len(mixed)} training images: {counts}; --mix_weights sets the shares")
-    without = [name for name in names if FOCAL_LENGTH not in (rows[name].column_names or [])]
-    without = without if len(without) < len(names) else []
-    columns = {column for each in rows.values() for column in each.column_names or []} | {*(computed or [])}
-    unlabelled = _unlabelled(specs, columns, arguments.tasks)
-    return TrainingData(specs, mixed, validation_rows, baseline_rows, entries, contents, without, unlabelled, mistakes)
+    without = [name for name, each in rows.items() if FOCAL_LENGTH not in (each.column_names or [])]
+    return replace(
+        data,
+        specs=specs,
+        training_rows=mixed,
+        validation_rows=_without_unlisted(None, data.validation_rows, specs, entries[first]),
+        baseline_rows=_without_unlisted(None, data.baseline_rows, specs, entries[first]),
+        tasks_by_source=entries,
+        without_focal_length=without if len(without) < len(rows) else (),
+    )
 
 
 def _without_unlisted(name: str | None, rows: Any, specs: Mapping[str, TaskSpec], own: Mapping[str, TaskSpec]) -> Any:
