@@ -95,14 +95,17 @@ def make_folder(directory: Path) -> None:
     """Create a folder for results, and those above it, unless it exists.
 
     Raises:
-        ValueError: if it is a file, or cannot be created because one above it is, or the file system or its rights refuse it.
+        ValueError: if it is a file.
+        OSError: if it cannot be created, because one above it is a file, its name is too long, or the file system or its rights refuse it;
+            names the folder.
     """
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file; give a folder")
     try:
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"{directory} is a file; give a folder")
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"the folder {directory} cannot be created: {error.strerror or error}; give another") from error
+        reason = "a link to nothing is there" if os.path.islink(directory) else error.strerror or error
+        raise type(error)(f"the folder {directory} cannot be created: {reason}; give another") from error
 
 
 @contextmanager

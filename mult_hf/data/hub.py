@@ -5,27 +5,41 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from mult_hf.model.entry_fields import refusal
 
 
-def create_repository(repo_id: str, *, repo_type: str = "model", private: bool = False) -> None:
-    """Create a repository if it does not exist.
+def create_repository(repo_id: str, *, repo_type: str = "model", private: bool = False) -> str:
+    """Create a repository if it does not exist, and check that it can be written to, so that hours of work are not done in vain.
 
     Args:
-        repo_id: its id on the Hub.
+        repo_id: its id on the Hub; without a namespace, it is the user's own.
         repo_type: `"model"` or `"dataset"`.
         private: whether it must be private; otherwise, a new one is what the account's settings say, and an existing one stays as it is.
 
+    Returns:
+        Its id with the namespace.
+
     Raises:
         ValueError: if it must be private, and exists as a public one.
+        PermissionError: if the token may not write to it.
     """
     api = HfApi()
-    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
-    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise refusal(f"{repo_id} is public on the Hub, and the upload must be private; make it private in its settings, or give another")
+    try:
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            remedy = "make it private in its settings, or give another"
+            raise refusal(f"{repo_id} is public on the Hub, and the upload must be private; {remedy}")
+        api.auth_check(repo_id, repo_type=repo_type, write=True)  # `create_repo` is content with one that can only be read
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403, 404):
+            raise
+        raise PermissionError(
+            f"{repo_id} cannot be written to with this token; log in with `hf auth login`, or set HF_TOKEN, with one that may: {error}"
+        ) from error
+    return repo_id
 
 
 @contextmanager
@@ -38,7 +52,7 @@ def explaining_failed_uploads(repo_id: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError, RuntimeError) as error:
-        raise ConnectionError(f"the upload to {repo_id} failed: {error}; {remedy}") from error
+        raise ConnectionError(f"the upload to {repo_id} failed; {remedy}; the reason: {error}") from error
 
 
 def upload_at_once(directory: Path, repo_id: str, ignore_patterns: list[str]) -> str:

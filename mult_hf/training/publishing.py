@@ -22,9 +22,8 @@ def upload(directory: Path, repo_id: str) -> str:
     Raises:
         ConnectionError: if it fails; the repository is then as it was before.
     """
-    with explaining_failed_uploads(
-        repo_id, f"the results are complete in {directory}; to upload them, run the same command with --resume latest"
-    ):
+    remedy = f"the results are complete in {directory}; to upload them, run the same command with --resume latest, without --overwrite"
+    with explaining_failed_uploads(repo_id, remedy):
         return upload_at_once(directory, repo_id, ["checkpoints/*", f"{BEST}/*", ".*", "*/.*"])
 
 

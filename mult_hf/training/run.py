@@ -147,7 +147,7 @@ def _train(
 ) -> dict[str, Any]:
     """The run inside its locked directory; arguments as for [`train`], the missing columns, and what makes the loop of the others."""
     specs = processor.task_specs
-    _claim_destinations(arguments, accelerator)
+    repository = _claim_destinations(arguments, accelerator)
     set_seed(arguments.seed, device_specific=True)  # processes drop different paths
 
     loop = make_loop(arguments, accelerator, model, processor, training_rows, validation_rows)
@@ -174,8 +174,8 @@ def _train(
         accelerator.print(f"trained {loop.progress.step} steps in {duration}")
         results = save_results(loop, provenance)
     accelerator.print(_next_step(arguments))
-    if arguments.push_to_hub is not None and accelerator.is_main_process:
-        print(f"uploaded to {upload(arguments.output_dir, arguments.push_to_hub)}")
+    if repository is not None:
+        print(f"uploaded to {upload(arguments.output_dir, repository)}")
     accelerator.end_training()
     return results
 
@@ -215,17 +215,23 @@ def _learns(model: MulTForMultiTaskDensePrediction, task: str) -> bool:
     return any(parameter.requires_grad and id(parameter) not in others for parameter in model.parameters())
 
 
-def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> None:
-    """Check before the first step that the results can be written after the last."""
+def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) -> str | None:
+    """Check before the first step that the results can be written after the last.
+
+    Returns:
+        In the main process, the id of the repository to upload to; None without one.
+    """
+    repository = None
     if accelerator.is_main_process:
         _check_unused(arguments)
+        if arguments.push_to_hub is not None:  # before anything is deleted: it may be refused
+            repository = create_repository(arguments.push_to_hub, private=arguments.hub_private_repo)
         if arguments.resume is None:
             clear_for_new_run(arguments.output_dir / "checkpoints", overwrite=arguments.overwrite)
             if arguments.overwrite:
                 shutil.rmtree(arguments.output_dir / BEST, ignore_errors=True)  # it would stand beside another run's model
-        if arguments.push_to_hub is not None:
-            create_repository(arguments.push_to_hub, private=arguments.hub_private_repo)  # fails now if the token is missing
     accelerator.wait_for_everyone()
+    return repository
 
 
 def _check_unused(arguments: TrainingArguments) -> None:

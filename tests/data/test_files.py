@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mult_hf.data.files import remove_unfinished, sync_to_disk, temporary_folder, whole_file
+from mult_hf.data.files import make_folder, remove_unfinished, sync_to_disk, temporary_folder, whole_file
 
 
 def test_a_file_appears_under_its_name_once_it_is_complete(tmp_path):
@@ -83,3 +83,18 @@ def test_folders_of_killed_processes_are_removed_when_nobody_can_use_them_any_mo
         assert folder.parent == tmp_path
         assert folder.name.startswith(".unfinished-")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-running", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("file/in", NotADirectoryError, "Not a directory"),
+        ("n" * 300, OSError, "File name too long"),
+        ("link", FileExistsError, "a link to nothing is there"),
+    ],
+)
+def test_a_folder_that_cannot_be_created_is_named_with_the_reason(tmp_path, name, error, reason):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(error, match=rf"^the folder {re.escape(str(tmp_path / name))} cannot be created: {reason}; give another$"):
+        make_folder(tmp_path / name)

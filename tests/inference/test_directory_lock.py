@@ -82,7 +82,7 @@ def test_files_of_a_run_before_a_reboot_hold_no_lock(tmp_path):
 def test_a_folder_that_cannot_be_created_is_refused_with_the_reason(tmp_path):
     (tmp_path / "file").touch()
     run = exclusive_run(tmp_path / "file/predictions")
-    with pytest.raises(ValueError, match=r"the folder .*file/predictions cannot be created: Not a directory; give another"), run:
+    with pytest.raises(NotADirectoryError, match=r"the folder .*file/predictions cannot be created: Not a directory; give another"), run:
         raise AssertionError("it began")
 
 

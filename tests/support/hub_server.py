@@ -203,6 +203,10 @@ class Handler(BaseHTTPRequestHandler):
         branches[revision] = branches["main"]
         self._reply({})
 
+    def _check_write(self, kind: str, name: str) -> None:
+        self._check_owner(name)
+        self._reply({})
+
     def _choose_upload(self, kind: str, name: str, revision: str) -> None:
         self._check_owner(name)
         tree = self._open(kind, name, revision)[-1]
@@ -289,6 +293,7 @@ ROUTES = [
     ("POST", "/api/validate-yaml", lambda handler: handler._reply({"errors": [], "warnings": []})),
     ("GET", rf"{API}(?:/revision/{REVISION})?", Handler._describe),
     ("GET", rf"{API}/tree/{REVISION}(?:/(?P<path>.+))?", Handler._list_tree),
+    ("GET", rf"{API}/auth-check/write", Handler._check_write),
     ("POST", rf"{API}/branch/{REVISION}", Handler._create_branch),
     ("POST", rf"{API}/preupload/{REVISION}", Handler._choose_upload),
     ("POST", rf"{API}/commit/{REVISION}", Handler._commit),

@@ -17,6 +17,8 @@ def logged_in_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[H
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with running_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
         api = partial(HfApi, endpoint=hub.url, token="hf_owner")
         for module in ("mult_hf.data.hub", "mult_hf.data.benchmarks.conversion"):
             monkeypatch.setattr(f"{module}.HfApi", api)

@@ -23,8 +23,9 @@ from typing import Any
 from datasets.arrow_writer import ParquetWriter
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from pyarrow.parquet import ParquetFile
+from yaml import YAMLError
 
-from mult_hf.data.files import UNFINISHED, make_folder, whole_file
+from mult_hf.data.files import make_folder, whole_file
 from mult_hf.data.hub import create_repository, explaining_failed_uploads
 from mult_hf.data.schema import CARD_KEY, card_configs
 from mult_hf.data.workers import start_worker
@@ -38,6 +39,9 @@ ROWS_IN_MEMORY = 32
 
 FILE_MEGABYTES = 500
 """Size of a file: few enough files for a hundred million images, and small enough to divide among many readers."""
+
+NO_DATA = ("README.md", ".gitattributes", "LICENSE")
+"""Files on the Hub beside those that are uploaded, in a data set without a list of its files."""
 
 PROBED_SAMPLES = 16
 """Samples whose size decides how many fit a file."""
@@ -236,19 +240,44 @@ def _splits(names: Iterable[str]) -> set[str]:
 
 def _configs(directory: Path, splits: Collection[str]) -> list[dict[str, Any]]:
     """The card's `configs` for these splits; `directory` has the files, or those that were uploaded last."""
-    listed = [split for split in dict.fromkeys(SPLIT_NAMES.values()) if split in splits]
-    return card_configs(directory, [{"split": split, "path": f"data/{split}-*.parquet"} for split in listed])
+    return card_configs(directory, [_files_of(split) for split in dict.fromkeys(SPLIT_NAMES.values()) if split in splits])
 
 
-def _listed(card: DatasetCard) -> set[str]:
-    """The splits that a card lists."""
-    return {files["split"] for config in card.data.to_dict().get("configs") or [] for files in config.get("data_files") or []}
+def _files_of(split: str) -> dict[str, str]:
+    return {"split": split, "path": f"data/{split}-*.parquet"}
+
+
+def _card_on_hub(api: HfApi, repo_id: str, reader: BenchmarkReader) -> tuple[DatasetCard | None, set[str]]:
+    """The card of a data set and the splits that it lists; None and nothing if there is no card.
+
+    Raises:
+        ValueError: if a split of the reader cannot be added to it.
+    """
+    files = api.list_repo_files(repo_id, repo_type="dataset")
+    if "README.md" not in files:
+        return None, set()
+    text = Path(api.hf_hub_download(repo_id, "README.md", repo_type="dataset")).read_text(encoding="utf-8-sig")
+    try:
+        card = DatasetCard(text)
+        header = card.data.to_dict()
+    except (ValueError, YAMLError) as error:
+        raise refusal(f"the card of {repo_id} cannot be read: {error}; repair it, or upload to another data set") from error
+    if header.get(CARD_KEY, reader.task_entries()) != reader.task_entries():
+        raise refusal(f"the card of {repo_id} lists other task entries than {reader.tasks} of {reader.name}; upload to another data set")
+    configs = header.get("configs") or []
+    found = [files for config in configs for files in (config["data_files"] if isinstance(config.get("data_files"), list) else [None])]
+    splits = {split for split in SPLIT_NAMES.values() if _files_of(split) in found}
+    if len(configs) > 1 or len(found) > len(splits) or (not configs and any(name not in NO_DATA for name in files)):
+        raise refusal(
+            f"{repo_id} has files that `mult-hf convert` did not upload, and its card would lose them; upload to another data set"
+        )
+    return card, splits
 
 
 def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = None, **options: Any) -> None:
     """Convert a reader's split and upload it as a private data set; make it public yourself if its licence allows it.
 
-    Splits that the data set on the Hub has already stay, and so does the text of its card. The card is changed last, so that a split is
+    Splits that the data set on the Hub has already stay, and so does the text of its card. The card is changed last, so that a new split is
     not listed before all its files are there; files of an earlier upload of the same split are removed.
 
     Args:
@@ -258,19 +287,17 @@ def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = 
         options: keywords of [`convert`].
 
     Raises:
-        ValueError: before the conversion, if the data set on the Hub is public, or has other task entries; and as [`convert`].
-        ConnectionError: if the upload fails; splits that were not there before are then not listed.
+        ValueError: before the conversion, if the data set on the Hub is public, has other task entries, or files of another kind; and as
+            [`convert`].
+        PermissionError: before the conversion, if the token may not write to it.
+        ConnectionError: if the upload fails; a split that was not there before is then not listed.
     """
     api = HfApi()
-    create_repository(repo_id, repo_type="dataset", private=True)
-    card = None
-    if "README.md" in api.list_repo_files(repo_id, repo_type="dataset"):
-        card = DatasetCard(Path(api.hf_hub_download(repo_id, "README.md", repo_type="dataset")).read_text(encoding="utf-8"))
-    if card is not None and card.data.to_dict().get(CARD_KEY, reader.task_entries()) != reader.task_entries():
-        raise refusal(f"the card of {repo_id} lists other task entries than {reader.tasks} of {reader.name}; upload to another data set")
+    repo_id = create_repository(repo_id, repo_type="dataset", private=True)
+    card, listed = _card_on_hub(api, repo_id, reader)
     with tempfile.TemporaryDirectory() as temporary:
         directory = convert(reader, output_dir or temporary, **options)
-        converted = _splits(path.name for path in directory.glob("data/*.parquet"))
+        files = f"{reader.split}-*.parquet"
         kept = "--output_dir keeps the converted files" if output_dir is None else f"the converted files are in {output_dir}"
         with explaining_failed_uploads(repo_id, f"{kept}; run the same command again"):
             api.upload_folder(
@@ -278,12 +305,11 @@ def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = 
                 repo_type="dataset",
                 folder_path=directory / "data",
                 path_in_repo="data",
-                allow_patterns="*.parquet",
-                ignore_patterns=f"*{UNFINISHED}",
-                delete_patterns=[f"{split}-*.parquet" for split in converted],
+                allow_patterns=files,
+                delete_patterns=files,
             )
             card = card or DatasetCard.load(directory / "README.md")
             card.data[CARD_KEY] = reader.task_entries()
-            card.data["configs"] = _configs(directory, _listed(card) | converted)
+            card.data["configs"] = _configs(directory, listed | {reader.split})
             text = str(card).encode()
             api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=repo_id, repo_type="dataset")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import HfApi
 
 from mult_hf.data.benchmarks.conversion import convert, push
 from mult_hf.data.benchmarks.taskonomy import TaskonomyReader
@@ -90,11 +91,59 @@ def test_a_split_with_other_tasks_is_refused_before_anything_is_converted(logged
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("configs: [{config_name: default, data_files: data/*.parquet}]", "has files that `mult-hf convert` did not upload"),
+        ("configs: [{config_name: default, data_files: [data/train-*.parquet]}]", "has files that `mult-hf convert` did not upload"),
+        ("configs: [{config_name: a, data_files: [{split: train, path: a/*}]}]", "has files that `mult-hf convert` did not upload"),
+        ("configs: [{config_name: a}, {config_name: b}]", "has files that `mult-hf convert` did not upload"),
+        ("license: mit", "has files that `mult-hf convert` did not upload"),
+        ("license: [mit", r"(?s)the card of user/rooms cannot be read: .*; repair it, or upload to another data set"),
+    ],
+)
+def test_a_data_set_of_other_files_is_refused_before_anything_is_converted(logged_in_hub, reader, tmp_path, header, message):
+    create_repository(NAME, repo_type="dataset", private=True)
+    files = {"README.md": File(f"---\n{header}\n---\nOurs.\n".encode()), "a/x.parquet": File(b"rows")}
+    logged_in_hub.repositories["datasets", NAME].commit("main", files)
+    with pytest.raises(ValueError, match=message):
+        push(reader("test"), NAME, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", [b"Ours alone.", "\ufeff---\nlicense: mit\n---\nOurs alone.".encode()])
+def test_a_card_without_files_gets_them(logged_in_hub, reader, text):
+    create_repository(NAME, repo_type="dataset", private=True)
+    logged_in_hub.repositories["datasets", NAME].commit("main", {"README.md": File(text)})
+    push(reader("test"), NAME)
+    assert splits(logged_in_hub) == ["test"]
+    assert logged_in_hub.files("datasets", NAME)["README.md"].content.count(b"---\n") == 2
+    assert b"Ours alone." in logged_in_hub.files("datasets", NAME)["README.md"].content
+
+
+def test_another_split_that_is_not_finished_on_this_disk_is_left_as_it_is_on_the_hub(logged_in_hub, reader, tmp_path):
+    push(reader("test"), NAME, megabytes=1e-6)
+    before = logged_in_hub.files("datasets", NAME).keys()
+    convert(reader("test"), tmp_path / "out", megabytes=1e-6)
+    (tmp_path / "out/data/test-00002-of-00003.parquet").unlink()
+    push(reader("validation"), NAME, tmp_path / "out")
+    assert before < logged_in_hub.files("datasets", NAME).keys()
+
+
+def test_an_upload_that_ends_before_the_card_does_not_list_its_split(logged_in_hub, reader, monkeypatch):
+    push(reader("validation"), NAME)
+    monkeypatch.setattr(HfApi, "upload_file", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        push(reader("test"), NAME)
+    assert "data/test-00000-of-00001.parquet" in logged_in_hub.files("datasets", NAME), "premise"
+    assert splits(logged_in_hub) == ["validation"]
+
+
 def test_an_interrupted_upload_lists_no_split_and_succeeds_when_repeated(logged_in_hub, reader, tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own attempts
     convert(reader("test"), tmp_path / "out")
     logged_in_hub.bytes_left = 100
-    with pytest.raises(ConnectionError, match=r"the upload to user/rooms failed: .*; the converted files are in .*; run the same command"):
+    with pytest.raises(ConnectionError, match=r"the upload to user/rooms failed; the converted files are in .*; run the same command"):
         push(reader("test"), NAME, tmp_path / "out")
     assert not logged_in_hub.files("datasets", NAME)
     logged_in_hub.bytes_left = None

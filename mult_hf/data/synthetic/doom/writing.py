@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from mult_hf.data.files import remove_unfinished, whole_file
+from mult_hf.data.files import make_folder, remove_unfinished, whole_file
 from mult_hf.data.schema import card_configs
 from mult_hf.data.synthetic.shards import check_existing_card, check_existing_shards, count_rows, write_shard
 
@@ -81,7 +81,7 @@ def write_dataset(folder: Path, rendering: Rendering) -> dict[str, int]:
     check_existing_card(folder, PRETTY_NAME)
     check_existing_shards(folder, asdict(rendering))
     data = folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    make_folder(data)
     remove_unfinished(data)
     wanted = rendering.views_by_level()
     with tqdm(total=rendering.views, unit="view", smoothing=0.05) as progress:

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from mult_hf.data.cores import threads_per_process
-from mult_hf.data.files import remove_unfinished, whole_file
+from mult_hf.data.files import make_folder, remove_unfinished, whole_file
 from mult_hf.data.ray_cluster import Cluster, map_on_ray
 from mult_hf.data.schema import card_configs
 from mult_hf.data.synthetic.shards import check_existing_card, check_existing_shards, write_shard
@@ -85,7 +85,7 @@ def write_dataset(
     if num_proc < 1:
         raise ValueError(f"num_proc is {num_proc}; it must be at least 1")
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     check_existing_card(output_dir, PRETTY_NAME)
     check_existing_shards(output_dir, asdict(settings))
     remove_unfinished(output_dir)
