@@ -26,8 +26,8 @@ def _pyav() -> Any:
 def decode_video(path: Path) -> Iterator["VideoFrame"]:
     """Decode the frames of a video in order of time.
 
-    FFmpeg takes the end of a file that was cut off for the end of the video, so frames are compared with the length that the file states.
-    Transport streams and live recordings do not state one.
+    FFmpeg takes the end of a file that was cut off for the end of the video. So frames of MP4, MOV, MKV, WebM and AVI are compared with the
+    length that the file states. Other formats, and live recordings, do not state that of their frames.
 
     Raises:
         VideoError: after the last frame that can be read, if others are missing.
@@ -36,18 +36,21 @@ def decode_video(path: Path) -> Iterator["VideoFrame"]:
     av = _pyav()
     try:
         with av.open(str(path)) as container:
-            count, end = 0, 0.0
+            count, start, end = 0, 0.0, 0.0
             for frame in container.decode(video=0):
                 count, end = count + 1, _end_of_frame(frame)
+                start = start if count > 1 else frame.time or 0.0
                 yield frame
-            missing = _missing_seconds(container, count, end)
+            stream = container.streams.video[0]
+            interval = max(1 / float(stream.average_rate or 1), (end - start) / max(count, 1))
+            missing = (_stated_end(container) or 0.0) - end if end > 0 else 0.0
     except av.FFmpegError as error:
         raise VideoError(f"{path} cannot be read as a video: {error}") from error
     except IndexError as error:
         raise VideoError(f"{path} cannot be read as a video: it has no video stream") from error
     if count == 0:
         raise VideoError(f"{path} has no frame that can be read; it is cut off or empty; copy or record it again")
-    if missing:
+    if missing > 2 * interval:
         raise VideoError(f"{path} lacks the last {missing:.3g} seconds of its frames; it is cut off; copy or record it again")
 
 
@@ -57,26 +60,19 @@ def _end_of_frame(frame: "VideoFrame") -> float:
     return 0.0 if frame.time is None else frame.time + float(duration)
 
 
-def _missing_seconds(container: Any, frames: int, end: float) -> float:
-    """By how much the frames end before the length that the file states for them; 0 for up to two frames, and where it states none.
-
-    Args:
-        container: the open file.
-        frames: number of frames that were read.
-        end: when the last of them ends, in seconds from the zero of the file's clock; 0 if it is not known.
-    """
+def _stated_end(container: Any) -> float | None:
+    """When the last frame ends according to the file, in seconds from the zero of its clock; None if it does not say so."""
     stream = container.streams.video[0]
-    if end <= 0 or 0 < stream.frames <= frames:
-        return 0.0
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # how Matroska states it
-    of_tag = sum(float(part) * unit for part, unit in zip(tag.groups(), (3600, 60, 1))) if tag else 0.0
-    stated = float((stream.duration or 0) * stream.time_base) or of_tag or (container.duration or 0) / 1e6
-    start = float((stream.start_time or 0) * stream.time_base)
-    seconds_per_frame = 1 / float(stream.average_rate or 1)
-    missing = start + stated - end
-    if container.format.name == "avi":  # FFmpeg shortens the stated length with the file; MP4 counts frames that are not shown, too
-        missing = max(missing, (stream.frames - frames) * seconds_per_frame)
-    return missing if missing > 2 * seconds_per_frame else 0.0
+    if container.format.name == "avi":  # FFmpeg shortens the stated length with the file; frames are counted with those that were dropped
+        return stream.frames / float(stream.average_rate) if stream.average_rate else None
+    if "matroska" in container.format.name:
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+        if tag:
+            return sum(float(part) * unit for part, unit in zip(tag.groups(), (3600, 60, 1)))
+        return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None  # sound may be longer
+    if "mp4" in container.format.name and stream.duration:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return None
 
 
 def upright(frame: "VideoFrame") -> Image.Image:

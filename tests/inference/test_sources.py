@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shutil
 import sys
 from functools import partial
@@ -266,57 +265,6 @@ def test_frames_before_a_broken_place_are_read_and_the_break_is_reported(tmp_pat
     assert [image.name for image in images] == ["clip.mp4/000000", "clip.mp4/000001"]
     assert isinstance(broken, FailedInput)
     assert "Invalid data found" in broken.reason
-
-
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-@pytest.mark.parametrize("kind", ["avi", "mkv", "mp4"])
-def test_the_missing_end_of_a_video_that_was_cut_off_is_reported(tmp_path, kind, share):
-    """FFmpeg takes it for the end of the video; of MP4 only if the index comes first, as in downloads."""
-    whole, draws = tmp_path / f"whole.{kind}", np.random.default_rng(0)
-    with av.open(str(whole), "w", options={"movflags": "faststart"} if kind == "mp4" else {}) as container:
-        stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height = 64, 48
-        for _ in range(60):
-            noise = draws.integers(0, 256, (48, 64, 3), np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
-        container.mux(stream.encode())
-    assert [type(each) for each in video_frames(whole, "whole")] == [InputImage] * 60
-    path = tmp_path / f"cut.{kind}"
-    path.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
-    *images, missing = video_frames(path, "cut")
-    assert 0 < len(images) < 60
-    assert isinstance(missing, FailedInput)
-    assert re.search(r"it is cut off; copy or record it again|cannot be read as a video", missing.reason)
-
-
-def test_a_video_is_complete_though_its_sound_is_longer(tmp_path):
-    path = tmp_path / "clip.mkv"
-    with av.open(str(path), "w") as container:
-        picture, sound = container.add_stream("mpeg4", rate=5), container.add_stream("pcm_s16le", rate=8000, layout="mono")
-        picture.width, picture.height = 64, 48
-        for number in range(5):
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8), format="rgb24")))
-        for start in range(0, 40_000, 800):  # 5 seconds
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
-            silence.rate, silence.pts = 8000, start
-            container.mux(sound.encode(silence))
-        container.mux(picture.encode())
-    assert [type(each) for each in video_frames(path, "clip")] == [InputImage] * 5
-
-
-def test_a_video_without_frames_or_pictures_is_a_failed_input(tmp_path):
-    path = tmp_path / "sound.mkv"
-    with av.open(str(path), "w") as container:
-        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
-        silence.rate = 8000
-        container.mux(sound.encode(silence))
-    (failed,) = video_frames(path, "sound")
-    assert "cannot be read as a video: it has no video stream" in failed.reason
-    whole = save_video(tmp_path / "whole.mkv")
-    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    *_, failed = video_frames(tmp_path / "cut.mkv", "cut")
-    assert isinstance(failed, FailedInput)
 
 
 # --- data sets
