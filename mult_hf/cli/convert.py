@@ -25,6 +25,7 @@ from mult_hf.inference.directory_lock import exclusive_run
 
 from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments, positional
 from .errors import OneLineParser
+from .signals import exiting_on_sigterm
 
 
 @dataclass
@@ -116,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(kind, argv[1:], (open_reader.__doc__ or "").partition("\n")[0], prog=f"mult-hf convert {name}")
     reader = open_reader(**{each.name: getattr(arguments, each.name) for each in fields(arguments) if each.name not in DESTINATIONS})
     writing = {name: getattr(arguments, name) for name in WRITING}
-    with nullcontext() if arguments.output_dir is None else exclusive_run(arguments.output_dir):
+    running = nullcontext() if arguments.output_dir is None else exclusive_run(arguments.output_dir)
+    with exiting_on_sigterm(), running:  # a conversion without a directory leaves gigabytes in a temporary one otherwise
         if arguments.push_to_hub:
             push(reader, arguments.push_to_hub, arguments.output_dir, **writing)
         elif arguments.output_dir:

@@ -51,6 +51,7 @@ from mult_hf.model.tasks import resolve_tasks
 
 from .arguments import check_bounds, flag, parse_arguments
 from .errors import CommandError
+from .signals import exiting_on_sigterm
 
 
 @dataclass
@@ -207,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tasks, pixels = ", ".join(exportable.specs), f"{facts['height']} x {facts['width']} pixels"
     print(f"tracing {tasks} at {pixels}, which takes a minute or more", file=sys.stderr, flush=True)
     try:
-        candidates = write_files(exportable, facts, arguments)
+        with exiting_on_sigterm():
+            candidates = write_files(exportable, facts, arguments)
     except ExportError as error:
         raise CommandError(str(error)) from error  # which Python callers of this function expect
     print(files_table(candidates, (facts["height"], facts["width"])))

@@ -48,6 +48,7 @@ from .arguments import MAX_WORKERS, check_bounds, flag, parse_arguments
 from .camera_flags import check_effect, check_field_of_view, field_of_view_flag
 from .errors import did_you_mean
 from .runtime_flags import dtype_flag, runtime_flag
+from .signals import exiting_on_sigterm
 
 PROCESSES, RAY = "processes", "ray"
 """Values of --engine."""
@@ -406,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load_model(arguments)
     directory = prediction_directory(arguments, loaded)
     predict_source = ENGINES[arguments.engine](arguments, loaded, accelerator)
-    with exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
+    with exiting_on_sigterm(), exclusive_run(arguments.output_dir, main_process=accelerator.is_main_process):
         if accelerator.is_main_process:
             settings = prediction_settings(arguments, loaded, origin)
             directory.claim(public_name(arguments.model), settings, overwrite=arguments.overwrite)

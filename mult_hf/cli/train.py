@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(model, processor, data.training_rows, data.validation_rows, flags, of_run, **data.options)
     except RowError as error:
         names = [name for name in (cast(str, flags.dataset), *(flags.mix_with or [])) if not is_url(name)]
-        others = f"; {' and '.join(map(check_command, names))} finds others" if names else ""
+        others = f"; to find others: {', '.join(map(check_command, names))}" if names else ""
         raise RowError(f"{error}; repair it, store null for a map that is not known, or leave the row out{others}") from error
     for mistake in data.mistakes:  # hours later, what was printed before the first step is far above
         print_once(f"check the data before you trust these results: {mistake}")

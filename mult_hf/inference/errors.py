@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
+_NO_MEMORY = (
+    *("out of memory", "not enough memory", "cannot allocate memory", "can't allocate memory", "failed to allocate memory"),
+    *("bad_alloc", "bad allocation"),
+)
 """What runtimes say if memory is missing; torch on the CPU and ONNX Runtime have no class of errors for that."""
 
 

@@ -24,7 +24,7 @@ from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPre
 from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
 from .digests import digest, digest_of_values
-from .errors import ExportError, MissingMemoryError, naming_missing_memory
+from .errors import ExportError, naming_missing_memory
 
 logger = logging.get_logger(__name__)
 
@@ -60,7 +60,6 @@ class ExportedModel(MulTPreTrainedModel):
         self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
         self.format.check()
         self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
-        self.too_large: dict[tuple[int, int], str] = {}  # with the reason, so that no size is tried again
         self.name_or_path = network.name_or_path
         self.source_options = getattr(network, "source_options", {})  # of its folder and revision, where its processor lies, too
         self.eval()
@@ -88,7 +87,9 @@ class ExportedModel(MulTPreTrainedModel):
         if missing:
             raise ValueError(f"tasks has {missing}; exported are {self.exported_tasks}")
         height, width = pixel_values.shape[-2:]
-        predictions = self._predictor((height, width))(pixel_values.float().contiguous())
+        if (height, width) not in self.predictors:
+            self.predictors[height, width] = self._open((height, width))
+        predictions = self.predictors[height, width](pixel_values.float().contiguous())
         chosen = {task: predictions[task] for task in wanted}
         return MulTDensePredictionOutput(predictions=chosen, classifications=classifications_among(chosen, self.config.task_entries))
 
@@ -103,18 +104,6 @@ class ExportedModel(MulTPreTrainedModel):
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Save the model, not the exported files."""
         self.network.save_pretrained(*args, **kwargs)
-
-    def _predictor(self, size: tuple[int, int]) -> Callable[[Tensor], Mapping[str, Tensor]]:
-        """What predicts images of this (height, width)."""
-        if size in self.too_large:
-            raise MissingMemoryError(self.too_large[size])
-        if size not in self.predictors:
-            try:
-                self.predictors[size] = self._open(size)
-            except MissingMemoryError as error:
-                self.too_large[size] = str(error)
-                raise
-        return self.predictors[size]
 
     def _open(self, size: tuple[int, int]) -> Callable[[Tensor], Mapping[str, Tensor]]:
         folder = CACHE / self._name(size)
@@ -137,7 +126,8 @@ class ExportedModel(MulTPreTrainedModel):
                 ) from error
             except Exception as error:
                 raise self._failure(error) from error
-        return self.format.predictor(path, self.threads)
+        with naming_missing_memory(size):
+            return self.format.predictor(path, self.threads)
 
     def _failure(self, error: Exception) -> ExportError:
         return ExportError(f"the model could not be exported to {self.format_name}: {type(error).__name__}: {error}")

@@ -83,7 +83,7 @@ def views_on_device(arguments: TrainingArguments, processor: MulTProcessingMixin
 def _is_mixture(rows: Dataset, tasks_by_source: Collection[str]) -> bool:
     """Whether rows say from which data set they are. A single data set may have a column of that name for something else."""
     column = rows.features.get(SOURCE_COLUMN)
-    is_text = isinstance(column, Value) and column.dtype == "string"
+    is_text = isinstance(column, Value) and column.dtype in ("string", "large_string")
     return bool(tasks_by_source) and is_text and not set(rows.unique(SOURCE_COLUMN)).isdisjoint(tasks_by_source)
 
 

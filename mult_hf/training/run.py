@@ -241,6 +241,8 @@ def _check_unused(arguments: TrainingArguments) -> None:
         ValueError: naming them.
     """
     directory = arguments.output_dir
+    if (directory / "checkpoints").is_file():
+        raise ValueError(f"{directory / 'checkpoints'} is a file, and a run writes a folder there; move it, or give another --output_dir")
     restore_replaced(directory / "checkpoints")
     found = sorted({path.name for pattern in RESULTS for path in directory.glob(pattern)})
     if found and not arguments.overwrite and not list_checkpoints(directory / "checkpoints"):

@@ -3,7 +3,10 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from mult_hf.cli.signals import exiting_on_sigterm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,6 +18,16 @@ with exiting_on_sigterm(), tempfile.TemporaryDirectory() as folder:
     print(folder, flush=True)
     time.sleep(600)
 """
+
+
+def test_a_command_may_run_in_another_thread():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(enter_and_leave).result()
+
+
+def enter_and_leave():
+    with exiting_on_sigterm():
+        pass
 
 
 def test_sigterm_removes_temporary_folders():

@@ -317,7 +317,7 @@ def test_a_map_that_cannot_be_read_stops_training_with_its_row_and_what_to_do(tm
     table = table.set_column(table.column_names.index("depth"), "depth", pa.array(cells, table["depth"].type))
     pq.write_table(table, path)
     with pytest.raises(
-        ValueError, match=r"training data, row 2, column 'depth': .*; repair it, store null .*; `mult-hf check .* finds others"
+        ValueError, match=r"training data, row 2, column 'depth': .*; repair it, store null .*; to find others: `mult-hf check"
     ):
         train(tmp_path / "model", "--dataset", data)
 

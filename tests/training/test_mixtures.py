@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, Features
+from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -54,6 +54,14 @@ def test_the_baseline_of_a_mixture_is_right_where_both_sets_agree(tmp_path, orde
 def test_validation_rows_of_one_set_need_no_source(tmp_path):
     """As in `mult-hf train --mix_with`, which measures on the first data set."""
     results = trained(tmp_path, [DEPTH], [DEPTH], mixture(), rows_of(2000), tasks_by_source=BY_SOURCE)
+    assert results["constant_baseline"]["depth/rmse"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string"])
+def test_the_names_of_data_sets_may_be_text_of_either_kind(tmp_path, kind):
+    """Pandas 3 gives large strings."""
+    rows = mixture().cast_column("source", Value(kind))
+    results = trained(tmp_path, [DEPTH], [DEPTH], rows, rows, tasks_by_source=BY_SOURCE)
     assert results["constant_baseline"]["depth/rmse"] == pytest.approx(0, abs=1e-6)
 
 

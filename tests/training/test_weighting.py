@@ -86,6 +86,24 @@ def test_a_loss_that_is_not_finite_does_not_spoil_what_is_learnt(accelerator, na
     assert all(map(math.isfinite, weighting.weights.values()))
 
 
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_one_micro_batch_that_is_not_finite_does_not_spoil_those_beside_it(accelerator, name, spoilt):
+    def backward_of(is_spoilt, is_last):
+        features = torch.ones(1, requires_grad=True) * 1
+        losses = losses_of(features, a=2.0, b=0.5)
+        if is_spoilt:
+            losses["b"] = (features * math.nan).sum() if spoilt == "loss" else (features - 1).clamp(min=0).sqrt().sum() + 0.5
+        accelerator.gradient_state._set_sync_gradients(is_last)
+        weighting.backward(losses, [features], accelerator)
+
+    weighting = weighting_of(name, {"a": 1.0, "b": 3.0}, **({"period": 1} if name == "dwa" else {}))
+    for _ in range(3):
+        backward_of(is_spoilt=True, is_last=False)
+        backward_of(is_spoilt=False, is_last=True)
+    assert all(map(math.isfinite, weighting.weights.values()))
+
+
 # Dynamic weight averaging
 
 

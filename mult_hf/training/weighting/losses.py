@@ -196,7 +196,9 @@ class GradNormWeighting(_ObservingWeighting):
         for row, task in enumerate(self.fixed):
             if task in losses:
                 squares[row] = self.fixed[task] ** 2 * _squared_gradient(task, losses[task], edges)
-        return torch.cat([statistics, squares[None]])
+        values, known = statistics
+        known = known * squares.isfinite()
+        return torch.stack([values.where(known > 0, 0), known, squares.where(known > 0, 0)])
 
     def _learn(self, sums: Mapping[str, list[float]]) -> None:
         factors = {task: math.exp(value.item()) for task, value in self._log_factors.values.items()}
