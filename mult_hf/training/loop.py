@@ -138,6 +138,7 @@ class TrainingLoop:
         self.validation = Validation(baseline_rows, validation_rows, of_validation, accelerator, baseline_collator=of_baseline, **loading)
         self.has_trained = False
         self.untaught: Sequence[str] = ()  # tasks without labels, whose weights stay as they are
+        self.kept: Sequence[str] = ()  # those, and tasks that are frozen
         self.checkpoints = arguments.output_dir / "checkpoints"
         self.log_file = JsonLinesLog(arguments.output_dir / "log.jsonl")
         if arguments.encoder_learning_rate_factor == 0:  # with its statistics, and without its gradients
@@ -352,7 +353,7 @@ class TrainingLoop:
             **{f"weight/{task}": weight for task, weight in self.weighting.weights.items()},
         }
         self.record(entry)
-        return {task: f"{loss:.3g}" for task, loss in losses.items()}
+        return {task: f"{loss:.3g}" for task, loss in losses.items() if task not in self.kept}
 
     def record(self, entry: dict[str, Any]) -> None:
         """Write an entry to the log file and the trackers."""

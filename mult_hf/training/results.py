@@ -37,6 +37,7 @@ class Provenance:
         validation_split: split of the validation rows.
         start: description of the initial model.
         command: command that started the run.
+        start_data: what the initial model was trained on, if it was.
     """
 
     dataset: str = "unnamed data"
@@ -44,6 +45,7 @@ class Provenance:
     validation_split: str = "validation"
     start: str = "the model that was passed in"
     command: str = "mult_hf.training.run.train(...)"
+    start_data: str | None = None
 
 
 def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
@@ -138,12 +140,21 @@ def save_card(
 ) -> None:
     """Fill the template of model cards with the model, its data and its metrics."""
     arguments, config = loop.arguments, model.config
+    kept, taught = list(loop.kept), [task for task in config.task_specs if task not in loop.kept]
+    data_sets, camera = numbers["dataset"], camera_note(loop.processor)
+    if kept and taught and provenance.start_data is not None:
+        data_sets = f"{provenance.start_data} ({', '.join(kept)}), and {data_sets} ({', '.join(taught)})"
+        if camera is None and not any(config.task_specs[task].zoom_exponent for task in taught):
+            camera = ""  # of the data of before
     write_card(
         arguments.output_dir / _CARD,
         card_template(),
         config.task_specs,
         eval_results(numbers["model"], config.task_specs, numbers["dataset"], provenance.validation_split),
-        numbers["dataset"],
+        data_sets,
+        encoder=getattr(config.backbone_config, "backbone", None) or type(model.mult.backbone).__name__.removesuffix("Backbone"),
+        known_data=None if data_sets == numbers["dataset"] else f"those of {data_sets}",
+        kept=", ".join(kept) if provenance.start_data is not None else "",
         train_split=provenance.train_split,
         results_table=table,
         decoder=f"{config.decoder_type}, blocks {config.block_attention}" if config.block_attention else config.decoder_type,
@@ -154,7 +165,7 @@ def save_card(
         weighting=arguments.weighting,
         seed=arguments.seed,
         command=provenance.command,
-        camera_note=camera_note(loop.processor),
+        camera_note=camera,
         **numbers,
     )
 

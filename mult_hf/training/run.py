@@ -153,9 +153,12 @@ def _train(
     loop = make_loop(arguments, accelerator, model, processor, training_rows, validation_rows)
     missing = [task for task in missing if task not in (arguments.targets_of_views or ())]
     loop.untaught = missing
-    if missing:
-        accelerator.print(f"the training data has no column {' or '.join(missing)}: unknown everywhere, and not learnt")
-    if depends_on_focal_length(processor) and FOCAL_LENGTH not in (training_rows.column_names or []):
+    frozen = [task for task in specs if not _learns(model, task)]
+    loop.kept = [task for task in specs if task in missing or task in frozen]
+    if unknown := [task for task in missing if task not in frozen]:
+        accelerator.print(f"the training data has no column {' or '.join(unknown)}: unknown everywhere, and not learnt")
+    needs_camera = any(processor.depends_on_focal_length(spec) for task, spec in specs.items() if task not in loop.kept)
+    if needs_camera and FOCAL_LENGTH not in (training_rows.column_names or []):
         accelerator.print(
             f"the training data has no column {FOCAL_LENGTH}: the model learns depth for a canonical camera, so the focal length in each "
             f"image's EXIF is used, or else a field of view of {processor.assumed_field_of_view:g} degrees is assumed"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from mult_hf import MULT_TASKS, MulTForMultiTaskDensePrediction, MulTImageProcessor
-from mult_hf.evaluation.cards import write_card
+from mult_hf.evaluation.cards import trained_on, write_card
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
@@ -124,6 +124,13 @@ def test_only_new_tasks_are_trained_on_request_and_the_others_predict_as_before(
     new = train(tmp_path / "new", "--dataset", data, "--tasks", "principal_curvature", "--model", old, "--only_new_tasks", *DEFAULTS)
     printed = capsys.readouterr().out
     assert f"only principal_curvature is trained, from random weights; depth, edges2d, and the encoder, stay as in {old}" in printed
+    assert "no column" not in printed, "nothing is missing for what is trained"
+    assert trained_on(str(old)) == "data"
+    assert trained_on(str(new)) == "data (depth, edges2d), and maps (principal_curvature)"
+    card = (new / "README.md").read_text()
+    assert f"images that look like those of {trained_on(str(new))}. The numbers above" in card, "and nothing of the cameras of `maps`"
+    assert "\n- not trained in this run: depth, edges2d\n" in card
+    assert "one Swin encoder, one\n" in card
     assert "Not measured, because no validation row has a known label of it: depth, edges2d.\n" in printed
     assert "at which trained ones forget" not in printed, "new decoders are trained at the default rate"
     before, after = weights(old), weights(new)
