@@ -49,7 +49,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class CommandParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` with positional arguments, one-line errors, and flags in groups.
 
-    A dataclass may have `HELP_GROUPS`, the titles of groups by the field that each one starts with.
+    A dataclass may have `HELP_GROUPS`, the titles of groups by the field that each one starts with, and `BARE_WORDS`, what to say of words
+    that belong to no flag.
     """
 
     def __init__(self, kind: Any, **keywords: Any) -> None:
@@ -57,6 +58,7 @@ class CommandParser(OneLineParser, HfArgumentParser):
         self.list_flags: list[str] = []
         self._titles = {name: title for base in reversed(kind.__mro__) for name, title in vars(base).get("HELP_GROUPS", {}).items()}
         self._group: argparse._ActionsContainer | None = None
+        self.bare_words = getattr(kind, "BARE_WORDS", "")
         super().__init__(kind, formatter_class=HelpFormatter, **keywords)
         if len(self.flags) > MOST_FLAGS_OF_A_USAGE:
             places = [action.dest for action in self._get_positional_actions()]

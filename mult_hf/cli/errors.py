@@ -45,7 +45,13 @@ def refusing_urls(keywords: dict[str, Any]) -> dict[str, Any]:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """`ArgumentParser` with one-line errors, without the usage text."""
+    """`ArgumentParser` with one-line errors, without the usage text.
+
+    Attributes:
+        bare_words: what to say of words that belong to no flag.
+    """
+
+    bare_words = ""
 
     def add_argument(self, *names: str, **keywords: Any) -> argparse.Action:
         """As in argparse; paths refuse URLs."""
@@ -69,5 +75,8 @@ class OneLineParser(argparse.ArgumentParser):
         """The flags that unrecognized ones resemble, to be added to a message about them."""
         if not message.startswith("unrecognized arguments:"):
             return ""
-        flags = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        words = message.removeprefix("unrecognized arguments:").split()
+        flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+        if not flags and self.bare_words:
+            return f"; {self.bare_words}"
         return did_you_mean(flags, self._option_string_actions)

@@ -70,6 +70,7 @@ MAX_REASON = 300
 class PredictionArguments:
     """Inputs, model and method of a prediction; each field is a flag, and a key of the file given by `--config`."""
 
+    BARE_WORDS: ClassVar[str] = "inputs stand before all flags, or after --inputs"
     HELP_GROUPS: ClassVar[dict[str, str]] = {"model": "model", "inputs": "inputs", "image_size": "method", "output_dir": "outputs"}
 
     model: str = flag(DEFAULT_CHECKPOINT, "directory or Hub id of the model; by default the one in the package")
@@ -399,7 +400,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         OSError: if the model cannot be loaded, or the disk is full.
     """
     argv = with_inputs_named(sys.argv[1:] if argv is None else argv)
-    arguments = parse_arguments(PredictionArguments, argv, __doc__.split("\n")[0], prog="mult-hf predict")
+    about = f"{__doc__.partition(chr(10))[0]} Inputs stand before all flags: mult-hf predict photo.jpg folder clip.mp4 --output_dir maps"
+    arguments = parse_arguments(PredictionArguments, argv, about, prog="mult-hf predict")
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads_per_process(arguments.cpu_threads, accelerator.num_processes))

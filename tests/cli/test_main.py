@@ -167,6 +167,12 @@ def test_commands_are_imported_when_they_run_and_the_first_ones_need_no_extra_be
 # --- errors
 
 
+def test_inputs_after_a_flag_are_refused_with_where_they_stand(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--output_dir", "maps", "photo.jpg"])
+    assert "photo.jpg; inputs stand before all flags, or after --inputs; mult-hf predict --help" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

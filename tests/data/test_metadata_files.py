@@ -91,8 +91,10 @@ def test_a_metadata_file_that_is_not_utf_8_is_named(tmp_path):
 def test_a_file_that_does_not_exist_is_named(tmp_path):
     root = folder(tmp_path, train=json.dumps(KEYS), validation=json.dumps(KEYS))
     (root / "train/0_depth.png").unlink()
-    ((sentence, rows),) = check(root).tasks["depth"].problems.items()
+    depth = check(root).tasks["depth"]
+    ((sentence, rows),) = depth.problems.items()
     assert sentence == "the file does not exist"
+    assert (depth.found, depth.rows) == (1, 2)
     assert "train/0_depth.png" in rows[0]
 
 

@@ -250,7 +250,7 @@ def test_the_same_run_continues_and_another_one_is_refused(tmp_path):
     directory.claim("/moved/to/mult", SETTINGS, overwrite=False)
     with pytest.raises(ValueError, match=r"differ in \['tile'\] \(tile: None there, 512 now\); give .*--overwrite"):
         directory.claim("me/mult", {**SETTINGS, "tile": 512}, overwrite=False)
-    with pytest.raises(ValueError, match=r"differ in \['tasks'\]"):
+    with pytest.raises(ValueError, match=r"differ in \['tasks'\] \(tasks: \['depth'\] there, \['edges2d'\] now\); give"):
         PredictionDirectory(tmp_path / "out", {"edges2d": registered_tasks()["edges2d"]}).claim("me/mult", SETTINGS, overwrite=False)
     assert files_in(tmp_path) == before
 

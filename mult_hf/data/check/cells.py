@@ -58,6 +58,7 @@ def stored_array(cell: Any, where: str, findings: TaskFindings) -> np.ndarray | 
     try:
         stored = _image_array(cell) if is_file(cell) else np.asarray(cell)
     except FileNotFoundError:
+        findings.found -= 1
         findings.wrong("the file does not exist", f"{where}{file_of(cell)}")
         return None
     except UnidentifiedImageError:  # its own message contains a memory address
