@@ -12,6 +12,8 @@ The idea (paper, section 3.2; one class, [`SharedWindowAttention`]):
                                    |      |      |
                                   W^1    W^2    W^3         own output projections
 
+All streams start as the encoder's coarsest map, and differ from their first own values on.
+
 Maps here are channels-last, (batch, height, width, channels), unless said otherwise; windows (batch, windows, tokens, channels).
 """
 
