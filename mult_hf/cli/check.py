@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line; by default that of this process.
 
     Raises:
-        ValueError: if the card or the data cannot be read, or the sheet's folder cannot be created.
+        ValueError: if the card or the data cannot be read.
+        OSError: if the sheet's folder cannot be created.
     """
     arguments = parse_arguments(CheckArguments, sys.argv[1:] if argv is None else argv, __doc__.split("\n")[0], prog="mult-hf check")
     if arguments.sheet is not None:

@@ -34,7 +34,8 @@ def exclusive_run(directory: str | Path, *, main_process: bool = True) -> Iterat
         main_process: whether this process takes the lock for its run; in the run's other processes this has no effect.
 
     Raises:
-        ValueError: if another run holds the lock; the directory is left unchanged. Also if it is a file, or cannot be created.
+        ValueError: if another run holds the lock; the directory is left unchanged. Also if it is a file.
+        OSError: if it cannot be created.
     """
     if not main_process or is_url(directory):
         yield
