@@ -4,6 +4,7 @@
     accelerate launch --config_file examples/accelerate/ddp.yaml examples/train_loop.py --max_steps 1000
 
 With the same seed it takes the same steps as examples/train.py, which adds evaluation, checkpoints, logs, task weighting and a model card.
+(With several processes, examples/train.py also weighs each one's losses by its number of labels.)
 """
 
 import argparse

@@ -163,6 +163,34 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Loss functions by the name that a task's entry uses."""
 
 
+def count_labels(loss: str, target: Tensor) -> Tensor:
+    """How many labels a loss averages over: known pixels, or for `rotate_l1` the images that have any.
+
+    Means of batches with different numbers of labels, weighted by these numbers, are the mean over all their labels. (For `silog` and
+    `balanced_binary_cross_entropy`, which are no plain means, they come near the loss of the joined batch.)
+
+    Args:
+        loss: name of the loss; one that is not the package's is taken for a mean over known pixels.
+        target: as for the loss.
+
+    Returns:
+        `Tensor`: scalar int64 on the target's device.
+    """
+    if not target.is_floating_point():
+        return (target != IGNORE_INDEX).sum()
+    target = target.unsqueeze(1) if target.ndim == 3 else target  # one channel may come without its axis
+    known = torch.isfinite(target).all(dim=1)  # (batch, height, width)
+    return _COUNTED.get(loss, lambda target, known: known)(target, known).sum()
+
+
+_COUNTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "rotate_l1": lambda target, known: known[:, 1:-1, 1:-1].flatten(1).any(dim=1),
+    "silog": lambda target, known: known & (target > 0).all(dim=1),
+    "cosine": lambda target, known: known & (target.float().norm(dim=1) > SHORTEST),
+}
+"""Which labels a loss averages over, where these are not all known pixels: from target and known pixels, (batch, height, width) bool."""
+
+
 def losses_of(spec: TaskSpec) -> list[str]:
     """Names of the losses that fit a task and are defined for its values."""
     return [name for name in names_that_fit(spec, "loss", LOSSES) if _is_defined(name, spec)]

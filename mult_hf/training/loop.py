@@ -42,7 +42,7 @@ from .progress import JsonLinesLog, Progress, mean_over_processes
 from .run_state import RunState
 from .saving import save_model
 from .validation import Measured, Validation
-from .weighting import TaskWeighting, make_weighting
+from .weighting import TaskWeighting, label_shares, make_weighting
 
 BASELINE_ROWS = 128
 """Streamed rows that are read at the start, for the constant baseline and for detecting changed data."""
@@ -273,17 +273,16 @@ class TrainingLoop:
         Raises:
             FloatingPointError: if a loss or gradient is not finite; the weights are then unchanged.
         """
-        for each in batches:
-            batch: Mapping[str, Any] = each.features.to(self.accelerator.device)
-            if self.views is not None:
-                batch = self.views(batch)
+        moved = [self.on_device(each) for each in batches]
+        shares = label_shares([batch["labels"] for batch in moved], self.processor.task_specs, self.accelerator)
+        for each, batch, share in zip(batches, moved, shares):
             with self.accelerator.accumulate(self.model):
                 model = self.module if self.weighting.writes_gradients else self.model
                 outputs = model(
                     pixel_values=batch["pixel_values"], labels=batch["labels"], output_hidden_states=self.weighting.reads_features
                 )
-                self.note_losses(outputs.task_losses, each)
-                self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator)
+                self.note_losses(outputs.task_losses, share, each)
+                self.weighting.backward(outputs.task_losses, outputs.hidden_states or (), self.accelerator, share)
                 del outputs  # gradient methods keep part of its graph, which would stay in memory during the next batch
                 if self.accelerator.sync_gradients:
                     self.forget_zero_gradients()
@@ -297,17 +296,22 @@ class TrainingLoop:
                 self.average.update()
         return norm
 
+    def on_device(self, batch: TrainingBatch) -> Mapping[str, Any]:
+        """The batch's tensors on the device of the model, with its views if they are made there."""
+        features = batch.features.to(self.accelerator.device)
+        return features if self.views is None else self.views(features)
+
     def forget_zero_gradients(self) -> None:
         """Let the optimizer skip weights of tasks without labels, which it would decay; what other tasks use of them has a gradient."""
         for _, parameter in chain.from_iterable(map(self.module.task_parameters, self.untaught)):
             if parameter.grad is not None and not parameter.grad.any():
                 parameter.grad = None
 
-    def note_losses(self, task_losses: Mapping[str, Tensor], batch: TrainingBatch) -> None:
+    def note_losses(self, task_losses: Mapping[str, Tensor], shares: Mapping[str, Tensor], batch: TrainingBatch) -> None:
         """Check the losses of a batch, and add them to the next log entry."""
         losses = dict(zip(task_losses, torch.stack([*task_losses.values()]).tolist()))
         self.check_finite(losses, [batch])
-        self.progress.note_losses(losses)
+        self.progress.note_losses(losses, {task: float(share) for task, share in shares.items()})
 
     def check_finite(self, values: Mapping[str, float], batches: Sequence[TrainingBatch]) -> None:
         """Raise an error before a step that would corrupt the weights."""

@@ -47,14 +47,20 @@ class Progress:
     batches: int = 0
     known: dict[str, float] = field(default_factory=dict)
 
-    def note_losses(self, losses: Mapping[str, float]) -> None:
-        """Add the task losses of a batch; a loss of exactly 0 means that it had no label of the task."""
-        self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
-        self.known = {task: self.known.get(task, 0) + (loss != 0) for task, loss in losses.items()}
+    def note_losses(self, losses: Mapping[str, float], shares: Mapping[str, float] | None = None) -> None:
+        """Add the task losses of a batch; a loss of exactly 0 means that it had no label of the task.
+
+        Args:
+            losses: of the batch, by task.
+            shares: its share of each task's labels in the step, see `label_shares`; 1 by default.
+        """
+        weights = {task: (shares or {}).get(task, 1.0) * (loss != 0) for task, loss in losses.items()}
+        self.losses = {task: self.losses.get(task, 0.0) + weights[task] * loss for task, loss in losses.items()}
+        self.known = {task: self.known.get(task, 0) + weight for task, weight in weights.items()}
         self.batches += 1
 
     def take_mean_losses(self) -> dict[str, float]:
-        """Means over the batches of all processes since the last call that had labels, 0 without one; resets the sums."""
+        """Means over the steps since the last call that had labels in any batch or process, 0 without one; resets the sums."""
         totals, counts = mean_over_processes(self.losses), mean_over_processes(self.known)
         self.losses, self.batches, self.known = {}, 0, {}
         return {task: total / counts[task] if counts[task] else 0.0 for task, total in totals.items()}

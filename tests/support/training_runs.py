@@ -105,6 +105,13 @@ def depth_map(rng, size):
     return PILImage.fromarray(rng.integers(500, 2500, (size, size)).astype(np.uint16))
 
 
+def sparse_depth_map(rng, size):
+    """A map that is known below a random row, or none at all."""
+    depth = rng.integers(500, 2500, (size, size)).astype(np.uint16)
+    depth[: rng.integers(0, size)] = 0
+    return None if rng.random() < 0.3 else PILImage.fromarray(depth)
+
+
 def curvature_map(rng, size):
     return PILImage.fromarray(rng.integers(100, 155, (size, size, 3), np.uint8))
 

@@ -31,10 +31,10 @@ def batch_of(size=4, seed=1, tasks=TASKS):
     return {"pixel_values": torch.randn(size, 3, 32, 64, generator=generator), "labels": labels}
 
 
-def backward(weighting, model, batch, accelerator):
+def backward(weighting, model, batch, accelerator, shares=None):
     """One micro-batch, as a training loop has it."""
     outputs = model(**batch, output_hidden_states=weighting.reads_features)
-    return weighting.backward(outputs.task_losses, outputs.hidden_states or (), accelerator)
+    return weighting.backward(outputs.task_losses, outputs.hidden_states or (), accelerator, shares)
 
 
 def gradients_of(model):

@@ -20,16 +20,31 @@ from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.run import train as train_model
 from mult_hf.training.weighting import WEIGHTINGS
 from support.models import SMALL_RESNET, TINY_SWIN
-from support.training_runs import log, new_accelerate_state, train, weights
+from support.training_runs import (
+    CURVATURE,
+    DEPTH,
+    curvature_map,
+    depth_map,
+    log,
+    new_accelerate_state,
+    sparse_depth_map,
+    train,
+    weights,
+    write_data,
+)
 
 
-def test_accumulated_batches_give_the_step_of_one_large_batch(tmp_path, data):
-    """Every pixel is known here, so that means of means are means."""
+@pytest.mark.parametrize("depth", [depth_map, sparse_depth_map])
+def test_accumulated_batches_give_the_step_of_one_large_batch(tmp_path, depth):
+    """Also if they have different numbers of labels; the log has the loss of the large batch, too."""
+    columns = {"depth": depth, "principal_curvature": curvature_map}
+    data = write_data(tmp_path / "data", columns, [DEPTH, CURVATURE], count=8)
     flags = ["--dataset", data, "--max_steps", 3]
-    small = weights(train(tmp_path / "small", *flags, "--batch_size", 1, "--gradient_accumulation_steps", 2))
-    large = weights(train(tmp_path / "large", *flags, "--batch_size", 2))
-    for name in small:
-        torch.testing.assert_close(small[name], large[name], atol=2e-4, rtol=1e-3)
+    small = train(tmp_path / "small", *flags, "--batch_size", 1, "--gradient_accumulation_steps", 4)
+    large = train(tmp_path / "large", *flags, "--batch_size", 4)
+    for name, weight in weights(small).items():
+        torch.testing.assert_close(weight, weights(large)[name], atol=2e-4, rtol=1e-3)
+    assert log(small, "loss/depth") == pytest.approx(log(large, "loss/depth"), rel=1e-3)
 
 
 def test_an_encoder_with_a_rate_of_zero_does_not_change(tmp_path, data):

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from mult_hf.training.arguments import TrainingArguments
-from mult_hf.training.weighting import WEIGHTINGS, make_weighting, weighting_options
+from mult_hf.training.weighting import WEIGHTINGS, label_shares, make_weighting, weighting_options
 from support.weightings import TASKS, backward, batch_of, gradients_of, losses_of, one_step, specs_of, weighting_of
 
 LEARNING = ("uncertainty", "dwa", "gradnorm")
@@ -247,10 +247,14 @@ def test_a_batch_without_any_label_has_no_gradient(name, accelerator, shallow_mo
 # Training loops
 
 
+@pytest.mark.parametrize("known", ["all", "some"])
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_accumulated_micro_batches_equal_the_joined_batch(name, make_accelerator, shallow_model):
+def test_accumulated_micro_batches_equal_the_joined_batch(name, known, make_accelerator, shallow_model):
+    """Also if they have different numbers of labels, or none of a task."""
     model = shallow_model(tasks=TASKS)
     batch = batch_of(4)
+    if known == "some":
+        batch["labels"]["depth"][0] = batch["labels"]["normals"][2:, :, 5:] = batch["labels"]["edges2d"][:2] = torch.nan
     halves = [
         {"pixel_values": batch["pixel_values"][rows], "labels": {task: label[rows] for task, label in batch["labels"].items()}}
         for rows in (slice(0, 2), slice(2, 4))
@@ -260,12 +264,13 @@ def test_accumulated_micro_batches_equal_the_joined_batch(name, make_accelerator
         accelerator = make_accelerator(gradient_accumulation_steps=len(micro_batches))
         weighting = make_weighting(name, model.config.task_specs, model, **({"period": 1} if name == "dwa" else {}))
         torch.manual_seed(0)
+        shares = label_shares([micro_batch["labels"] for micro_batch in micro_batches], model.config.task_specs, accelerator)
         moved = []
         for _ in range(2):
             model.zero_grad()
-            for micro_batch in micro_batches:
+            for micro_batch, share in zip(micro_batches, shares):
                 with accelerator.accumulate(model):
-                    backward(weighting, model, micro_batch, accelerator)
+                    backward(weighting, model, micro_batch, accelerator, share)
                 moved.append(weighting.weights)
         results.append((weighting.weights, gradients_of(model)))
     assert moved[0] == pytest.approx({task: spec.weight for task, spec in model.config.task_specs.items()}), "only optimizer steps move"

@@ -17,6 +17,7 @@ from mult_hf.model.tasks import TaskSpec
 from .base import TaskWeighting
 from .gradients import GradientWeighting
 from .losses import DynamicWeightAveraging, GradNormWeighting, UncertaintyWeighting
+from .shares import label_shares
 
 # torchjd has more methods. Intentionally left out: methods with a state that they cannot save (NashMTL, GradVac, ExcessMTL, PCD), that
 # depend on the scale of gradients (FairGrad), need several batches per step (MoDo, SDMGrad), are not determined by the Gramian (GradDrop,
@@ -94,6 +95,7 @@ __all__ = [
     "TaskWeighting",
     "UncertaintyWeighting",
     "check_weighting_options",
+    "label_shares",
     "make_weighting",
     "weighting_options",
 ]

@@ -50,7 +50,13 @@ class TaskWeighting:
                 "do not compile the model, or use fixed, uncertainty or dwa"
             )
 
-    def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        features: Sequence[Tensor],
+        accelerator: Accelerator,
+        shares: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Back-propagate one (micro-)batch; the weights change after the last micro-batch of an optimizer step.
 
         Args:
@@ -58,17 +64,18 @@ class TaskWeighting:
             features: the encoder's feature maps, (batch, channels, height, width) each (`outputs.hidden_states`); may be empty
                 unless `reads_features`.
             accelerator: accelerator in whose `accumulate` context this runs.
+            shares: the micro-batch's share of each task's labels in the step, see `label_shares`; by default all have the same.
 
         Returns:
-            The sum of weight * loss, scalar, detached.
+            The sum of weight * share * loss, scalar, detached.
 
         Raises:
             ValueError: if there are no losses, or losses of unknown tasks.
         """
         self._check(losses)
-        weights = self.weights
-        total = torch.stack([weights[task] * loss for task, loss in losses.items()]).sum()
-        self._observe(losses, features, accelerator)  # first, because back-propagation frees the graph
+        weights, shares = self.weights, shares or {}
+        total = torch.stack([weights[task] * shares.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
+        self._observe(losses, features, accelerator, shares)  # first, because back-propagation frees the graph
         accelerator.backward(total)
         if accelerator.sync_gradients:
             self._update(accelerator)
@@ -104,7 +111,9 @@ class TaskWeighting:
                 f"losses were given for {list(losses)}; expected at least one of the weighting's tasks {list(self.fixed)}, and no others"
             )
 
-    def _observe(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> None:
+    def _observe(
+        self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator, shares: Mapping[str, Tensor]
+    ) -> None:
         """Record a micro-batch before it is back-propagated."""
 
     def _update(self, accelerator: Accelerator) -> None:

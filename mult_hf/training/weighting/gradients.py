@@ -63,7 +63,13 @@ class GradientWeighting(TaskWeighting):
         """f_t a_t of the last step: each task's weight in the encoder's gradient; for other parameters its weight is f_t."""
         return {task: weight * self._factors[task] for task, weight in self.fixed.items()}
 
-    def backward(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        features: Sequence[Tensor],
+        accelerator: Accelerator,
+        shares: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """See [`TaskWeighting.backward`]; the returned total uses the fixed weights, because a_t apply to gradients only.
 
         Part of the losses' graph is kept until they are deleted.
@@ -74,11 +80,12 @@ class GradientWeighting(TaskWeighting):
         """
         self._check(losses)
         refuse_engines(self.name, accelerator)
-        total = torch.stack([self.fixed[task] * loss for task, loss in losses.items()]).sum()
-        self._differentiate({task: self.fixed[task] * loss / accelerator.gradient_accumulation_steps for task, loss in losses.items()})
+        shares = shares or {}
+        weighted = {task: self.fixed[task] * shares.get(task, 1.0) * loss for task, loss in losses.items()}
+        self._differentiate({task: loss / accelerator.gradient_accumulation_steps for task, loss in weighted.items()})
         if accelerator.sync_gradients:
             self._write(accelerator)
-        return total.detach()
+        return torch.stack([*weighted.values()]).sum().detach()
 
     def _trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The trainable parameters of the encoder, and the other trainable parameters."""

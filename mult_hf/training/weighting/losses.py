@@ -2,7 +2,7 @@
 
 f_t is a task's fixed weight ([`TaskSpec.weight`]) and L_t its loss times f_t. A loss of exactly 0 means that no pixel of the task was
 known in the batch, so it changes nothing, and neither does one that is not finite. Losses are averaged over the micro-batches and
-processes in which the task is known, so that every process computes the same weights.
+processes in which the task is known, each with its share of the task's labels, so that every process computes the same weights.
 """
 
 import math
@@ -27,16 +27,24 @@ class _ObservingWeighting(TaskWeighting, ABC):
         super().__init__(name, specs, model)
         self._sums: Tensor | None = None  # (statistics, tasks) since the last optimizer step
 
-    def _observe(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> None:
-        statistics = self._statistics(losses, features, accelerator)
+    def _observe(
+        self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator, shares: Mapping[str, Tensor]
+    ) -> None:
+        statistics = self._statistics(losses, features, accelerator, shares)
         self._sums = statistics if self._sums is None else self._sums + statistics
 
-    def _statistics(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """(statistics, tasks) values of a micro-batch: L_t, and 1 if the task is known. A loss that is not finite is left out."""
+    def _statistics(
+        self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator, shares: Mapping[str, Tensor]
+    ) -> Tensor:
+        """(statistics, tasks) values of a micro-batch: share times L_t, and the share, which is 0 if nothing is known.
+
+        A loss that is not finite is left out.
+        """
         nothing = torch.zeros((), device=accelerator.device)
         values = torch.stack([self.fixed[task] * losses[task].detach().float() if task in losses else nothing for task in self.fixed])
         values = values.nan_to_num(nan=0, posinf=0, neginf=0)  # one would spoil what is learnt for good
-        return torch.stack([values, (values != 0).float()])
+        share = torch.stack([torch.as_tensor(shares.get(task, 1.0), device=accelerator.device) for task in self.fixed])
+        return torch.stack([share * values, share * (values != 0)])
 
     def _update(self, accelerator: Accelerator) -> None:
         sums, self._sums = accelerator.reduce(self._sums, "sum").double().cpu(), None
@@ -187,15 +195,17 @@ class GradNormWeighting(_ObservingWeighting):
         """f_t w_t."""
         return {task: weight * math.exp(self._log_factors.values[task].item()) for task, weight in self.fixed.items()}
 
-    def _statistics(self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
-        """As in the base class, and the squared norm of L_t's gradient."""
+    def _statistics(
+        self, losses: Mapping[str, Tensor], features: Sequence[Tensor], accelerator: Accelerator, shares: Mapping[str, Tensor]
+    ) -> Tensor:
+        """As in the base class, and the squared norm of the gradient of share times L_t."""
         refuse_engines(self.name, accelerator)
         edges = _edges(features)
-        statistics = super()._statistics(losses, features, accelerator)
+        statistics = super()._statistics(losses, features, accelerator, shares)
         squares = torch.zeros_like(statistics[0])
         for row, task in enumerate(self.fixed):
             if task in losses:
-                squares[row] = self.fixed[task] ** 2 * _squared_gradient(task, losses[task], edges)
+                squares[row] = (self.fixed[task] * shares.get(task, 1.0)) ** 2 * _squared_gradient(task, losses[task], edges)
         values, known = statistics
         known = known * squares.isfinite()
         return torch.stack([values.where(known > 0, 0), known, squares.where(known > 0, 0)])
