@@ -279,6 +279,17 @@ def test_accumulated_micro_batches_equal_the_joined_batch(name, known, make_acce
     torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-2, atol=1e-4 * scale)
 
 
+def test_a_loss_with_all_labels_of_a_step_counts_with_its_own_value(make_accelerator):
+    """Its share is 2 of 2 batches. Uncertainty raises the weight of a loss below 0.5, and would lower that of its double."""
+    accelerator = make_accelerator(gradient_accumulation_steps=2)
+    weighting = weighting_of("uncertainty", {"a": 1.0})
+    for loss, share in ((0.0, 0.0), (0.4, 2.0)):
+        features = torch.ones(1, requires_grad=True) * 1
+        with accelerator.accumulate():
+            weighting.backward(losses_of(features, a=loss), [features], accelerator, {"a": torch.tensor(share)})
+    assert weighting.weights["a"] > 1
+
+
 def test_gradnorm_measures_the_mean_loss_of_the_micro_batches_with_labels_of_a_task(make_accelerator):
     """Two micro-batches of one image: a's gradient over both is (1/2, 1/2), norm 0.71; b is known in the first only: (1), norm 1."""
     accelerator = make_accelerator(gradient_accumulation_steps=2)
