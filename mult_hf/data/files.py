@@ -70,9 +70,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, but a file must be written there; move the folder away")
-    # A digest, because the longest allowed name leaves no room for a suffix.
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    unfinished = path.with_name(f".{name}{UNFINISHED}")
+    unfinished = unfinished_path(path)
     try:
         yield unfinished
         sync_to_disk(unfinished)
@@ -83,6 +81,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             error.filename = str(path)
         raise
     sync_to_disk(path.parent)
+
+
+def unfinished_path(path: Path) -> Path:
+    """The hidden file that [`whole_file`] writes to. It remains if the process is killed, and the next one replaces it."""
+    # A digest, because the longest allowed name leaves no room for a suffix.
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(f".{name}{UNFINISHED}")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -5,8 +5,11 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 _KILLED = re.compile(r"DataLoader worker \(pid")
@@ -36,25 +39,50 @@ def naming_killed_workers(advice: str) -> Iterator[None]:
         ) from error
 
 
-def start_worker(initialize: Callable[..., Any] | None = None, *args: Any) -> None:
-    """Initializer of a pool's worker: it ends with the process that started it, even if that one is killed.
+@contextmanager
+def worker_pool(num_proc: int, initialize: Callable[..., Any] | None = None, *args: Any) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that end with the block: at once if an error or an interruption leaves it, and also if this process is killed.
 
-    The pool's workers would otherwise wait for work for ever, and keep their memory.
+    A pool of the standard library would first finish what its workers have begun, which may take minutes, and keep writing meanwhile. The
+    workers of a killed process would wait for work for ever.
 
     Args:
-        initialize: called with `args`, if the pool needs more.
+        num_proc: number of processes. They are not forked: a fork copies the locks of threads, which many libraries start.
+        initialize: called with `args` in each process before its first task.
         args: of `initialize`.
+
+    Raises:
+        ChildProcessError: an `OSError`, if a worker was killed.
     """
+    context = multiprocessing.get_context("spawn")
+    watched, held = context.Pipe(duplex=False)
+    try:
+        with ProcessPoolExecutor(num_proc, context, _start_worker, (watched, initialize, *args)) as pool:
+            try:
+                yield pool
+            except BaseException:
+                held.close()  # which ends the workers, so that the pool has nothing to wait for
+                raise
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"a worker process was killed, as the system does where memory runs out; lower --num_proc, and run the command again ({error})"
+        ) from error
+    finally:
+        held.close()
+        watched.close()
+
+
+def _start_worker(watched: Connection, initialize: Callable[..., Any] | None, *args: Any) -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    sentinels = [watched] if parent is None else [watched, parent.sentinel]
+    threading.Thread(target=_end_with, args=(sentinels,), daemon=True).start()
     if initialize is not None:
         initialize(*args)
 
 
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
+def _end_with(sentinels: list[Any]) -> None:
+    connection.wait(sentinels)
     os._exit(1)
 
 
-__all__ = ["naming_killed_workers", "start_worker"]
+__all__ = ["naming_killed_workers", "worker_pool"]

@@ -1,4 +1,4 @@
-"""Proves that a pool's workers end with the process that started them, however that ends."""
+"""Proves that a pool's workers end with the block that started them, and with its process, however these end."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from mult_hf.data.workers import worker_pool
+
 ROOT = Path(__file__).resolve().parents[2]
 
 POOL = """
 import os, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
-from mult_hf.data.workers import start_worker
+from mult_hf.data.workers import worker_pool
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.putenv, "SAID", "yes")) as pool:
+    with worker_pool(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         time.sleep(600)
 """
@@ -30,6 +30,32 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.slow
+def test_workers_are_initialised_and_work_until_the_end_of_the_block():
+    with worker_pool(2, os.putenv, "SAID", "yes") as pool:
+        worker = pool.submit(os.getpid).result()
+        assert list(pool.map(len, ["a", "bc"])) == [1, 2]
+    assert not is_running(worker)
+
+
+def test_a_worker_ends_with_the_error_that_leaves_the_block_and_not_with_its_task():
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), worker_pool(1) as pool:  # noqa: PT012 # an interruption comes anywhere in the block
+        worker = pool.submit(os.getpid).result()
+        pool.submit(time.sleep, 3600)
+        waiting = pool.submit(time.sleep, 3600)
+        raise KeyboardInterrupt
+    assert not is_running(worker)
+    assert waiting.done()
+    assert time.monotonic() - started < 1800, "it did not wait for a task"
+
+
+def test_a_killed_worker_is_an_error_with_advice():
+    with pytest.raises(ChildProcessError, match=r"a worker process was killed, .*; lower --num_proc, and run the command again"):  # noqa: SIM117
+        with worker_pool(1) as pool:
+            pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
 
 
 @pytest.mark.slow

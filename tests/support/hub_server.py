@@ -241,7 +241,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _commit(self, kind: str, name: str, revision: str) -> None:
         self._check_owner(name)
-        repository, _, tree = self._open(kind, name, revision)
+        repository, newest, tree = self._open(kind, name, revision)
         tree = dict(tree)
         for operation in map(json.loads, self.body.splitlines()):
             value = operation["value"]
@@ -251,6 +251,8 @@ class Handler(BaseHTTPRequestHandler):
                 tree[value["path"]] = File(self.server.large_files[value["oid"]], value["oid"])
             elif operation["key"] == "deletedFile":
                 del tree[value["path"]]
+            elif operation["key"] == "header" and value.get("parentCommit", newest) != newest:
+                raise Refusal(412, "PreconditionFailed", f"{name} has changed since commit {value['parentCommit']}")
             elif operation["key"] != "header":
                 raise Refusal(400, "NotOffered", f"this server knows no commit operation {operation['key']}")
         commit_id = repository.commit(revision, tree)

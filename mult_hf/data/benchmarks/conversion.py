@@ -12,23 +12,23 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from datasets.arrow_writer import ParquetWriter
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from pyarrow.parquet import ParquetFile
 from yaml import YAMLError
 
-from mult_hf.data.files import make_folder, whole_file
+from mult_hf.data.files import make_folder, unfinished_path, whole_file
 from mult_hf.data.hub import create_repository, explaining_failed_uploads
-from mult_hf.data.schema import CARD_KEY, card_configs
-from mult_hf.data.workers import start_worker
+from mult_hf.data.schema import CARD_KEY, card_configs, card_header
+from mult_hf.data.workers import worker_pool
 from mult_hf.model.entry_fields import refusal
 
 from .errors import ReadError, ReadReport
@@ -40,8 +40,11 @@ ROWS_IN_MEMORY = 32
 FILE_MEGABYTES = 500
 """Size of a file: few enough files for a hundred million images, and small enough to divide among many readers."""
 
-NO_DATA = ("README.md", ".gitattributes", "LICENSE")
-"""Files on the Hub beside those that are uploaded, in a data set without a list of its files."""
+DATA_SUFFIXES = (".arrow", ".csv", ".json", ".jsonl", ".lance", ".parquet", ".tar", ".tsv", ".txt", ".xml", ".zip", ".gz", ".h5", ".hdf5")
+"""Names of files that the Hub takes for rows of a data set whose card lists no files. So are all files in folders, such as images."""
+
+ATTEMPTS = 5
+"""Tries to commit to a data set on the Hub while others do so, too."""
 
 PROBED_SAMPLES = 16
 """Samples whose size decides how many fit a file."""
@@ -93,11 +96,13 @@ def convert(
         `Path`: the directory.
 
     Raises:
-        ValueError: if the directory has a card with other task entries, or files of the split from another conversion.
+        ValueError: if the directory has a card with other task entries, or that cannot be read, or files of the split from another
+            conversion.
+        ChildProcessError: if one of several processes was killed.
     """
     output_dir = Path(output_dir)
     card_path = output_dir / "README.md"
-    if card_path.is_file() and DatasetCard.load(card_path).data.to_dict().get(CARD_KEY) != reader.task_entries():
+    if card_path.is_file() and card_header(card_path).get(CARD_KEY) != reader.task_entries():
         raise ValueError(f"{card_path} lists other task entries than {reader.tasks} of {reader.name}; write to another directory")
     make_folder(output_dir / "data")
     keys = [sample for shard in reader.shards for sample in reader.samples(shard)]
@@ -130,7 +135,7 @@ def _plan(reader: BenchmarkReader, keys: Sequence[Any], directory: Path, megabyt
     found = ConversionPlan(**json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else None
     files = sorted(directory.glob(f"{reader.split}-*.parquet"))
     contents = _contents(reader, keys)
-    if found is not None and (found.samples, found.shuffle, found.contents) == (len(keys), shuffle, contents):
+    if files and found is not None and (found.samples, found.shuffle, found.contents) == (len(keys), shuffle, contents):
         return found
     if files and found is not None and (found.samples, found.shuffle) == (len(keys), shuffle):
         differs = "of other samples, task entries or stored columns, or with other settings than"
@@ -195,13 +200,13 @@ def _write_files(reader: BenchmarkReader, missing: dict[Path, list[Any]], num_pr
     if num_proc == 1 or len(missing) < 2:
         yield from map(write, missing.items())
         return
-    # Not forked: a fork copies the locks of threads, which the libraries of images and Parquet start.
-    with ProcessPoolExecutor(min(num_proc, len(missing)), mp_context=get_context("spawn"), initializer=start_worker) as pool:
-        try:
+    try:
+        with worker_pool(min(num_proc, len(missing))) as pool:
             yield from pool.map(write, missing.items())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    except BaseException:
+        for path in missing:  # of workers that were ended while they wrote
+            unfinished_path(path).unlink(missing_ok=True)
+        raise
 
 
 def _write_file(reader: BenchmarkReader, content: tuple[Path, list[Any]]) -> ReadReport:
@@ -247,38 +252,71 @@ def _files_of(split: str) -> dict[str, str]:
     return {"split": split, "path": f"data/{split}-*.parquet"}
 
 
-def _card_on_hub(api: HfApi, repo_id: str, reader: BenchmarkReader) -> tuple[DatasetCard | None, set[str]]:
-    """The card of a data set and the splits that it lists; None and nothing if there is no card.
+@dataclass(frozen=True)
+class _DataSetOnHub:
+    """A data set on the Hub, as of one commit.
+
+    Args:
+        commit: id of the commit.
+        files: names of its files.
+        card: text of its card; None if there is none.
+        splits: the splits of conversions that the card lists.
+    """
+
+    commit: str
+    files: list[str]
+    card: str | None
+    splits: frozenset[str]
+
+
+def _data_set_on_hub(api: HfApi, repo_id: str, reader: BenchmarkReader) -> _DataSetOnHub:
+    """Look at a data set, and check that a split of the reader can be added to it.
 
     Raises:
-        ValueError: if a split of the reader cannot be added to it.
+        ValueError: if it cannot.
     """
-    files = api.list_repo_files(repo_id, repo_type="dataset")
-    if "README.md" not in files:
-        return None, set()
-    text = Path(api.hf_hub_download(repo_id, "README.md", repo_type="dataset")).read_text(encoding="utf-8-sig")
-    try:
-        card = DatasetCard(text)
-        header = card.data.to_dict()
-    except (ValueError, YAMLError) as error:
-        raise refusal(f"the card of {repo_id} cannot be read: {error}; repair it, or upload to another data set") from error
+    commit = str(api.repo_info(repo_id, repo_type="dataset").sha)
+    files = api.list_repo_files(repo_id, repo_type="dataset", revision=commit)
+    card, header = None, {}
+    if "README.md" in files:
+        path = api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=commit)
+        card = Path(path).read_text(encoding="utf-8-sig")
+        try:
+            header = DatasetCard(card).data.to_dict()
+        except (ValueError, TypeError, AttributeError, YAMLError) as error:
+            raise refusal(f"the card of {repo_id} cannot be read: {error}; repair it, or upload to another data set") from error
     if header.get(CARD_KEY, reader.task_entries()) != reader.task_entries():
         raise refusal(f"the card of {repo_id} lists other task entries than {reader.tasks} of {reader.name}; upload to another data set")
-    configs = header.get("configs") or []
-    found = [files for config in configs for files in (config["data_files"] if isinstance(config.get("data_files"), list) else [None])]
-    splits = {split for split in SPLIT_NAMES.values() if _files_of(split) in found}
-    if len(configs) > 1 or len(found) > len(splits) or (not configs and any(name not in NO_DATA for name in files)):
+    listed = _listed_files(header.get("configs") or [])
+    splits = frozenset(split for split in SPLIT_NAMES.values() if _files_of(split) in listed)
+    # Without a list of files, the Hub finds them by itself, until a card lists some.
+    if len(listed) > len(splits) or (not listed and any(_may_be_rows(name) for name in files)):
         raise refusal(
             f"{repo_id} has files that `mult-hf convert` did not upload, and its card would lose them; upload to another data set"
         )
-    return card, splits
+    return _DataSetOnHub(commit, files, card, splits)
+
+
+def _listed_files(configs: Any) -> list[Any]:
+    """What the `configs` of a card list, with an entry for everything that is not of a conversion."""
+    if not isinstance(configs, list):
+        return [configs]
+    listed: list[Any] = [] if len(configs) < 2 else [configs]  # a conversion has one configuration
+    for config in configs:
+        files = config.get("data_files") if isinstance(config, dict) else None
+        listed += files if isinstance(files, list) else [files]
+    return listed
+
+
+def _may_be_rows(name: str) -> bool:
+    return not Path(name).name.startswith(".") and ("/" in name or name.lower().endswith(DATA_SUFFIXES))
 
 
 def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = None, **options: Any) -> None:
     """Convert a reader's split and upload it as a private data set; make it public yourself if its licence allows it.
 
-    Splits that the data set on the Hub has already stay, and so does the text of its card. The card is changed last, so that a new split is
-    not listed before all its files are there; files of an earlier upload of the same split are removed.
+    Splits that the data set on the Hub has already stay, and so does the text of its card; files of an earlier upload of the same split are
+    removed. All this is one commit, so that a split is there as a whole or not at all.
 
     Args:
         reader: reader of the split to upload.
@@ -290,26 +328,38 @@ def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = 
         ValueError: before the conversion, if the data set on the Hub is public, has other task entries, or files of another kind; and as
             [`convert`].
         PermissionError: before the conversion, if the token may not write to it.
-        ConnectionError: if the upload fails; a split that was not there before is then not listed.
+        ConnectionError: if the upload fails; the data set is then as it was.
     """
     api = HfApi()
     repo_id = create_repository(repo_id, repo_type="dataset", private=True)
-    card, listed = _card_on_hub(api, repo_id, reader)
+    _data_set_on_hub(api, repo_id, reader)
     with tempfile.TemporaryDirectory() as temporary:
         directory = convert(reader, output_dir or temporary, **options)
-        files = f"{reader.split}-*.parquet"
         kept = "--output_dir keeps the converted files" if output_dir is None else f"the converted files are in {output_dir}"
         with explaining_failed_uploads(repo_id, f"{kept}; run the same command again"):
-            api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=directory / "data",
-                path_in_repo="data",
-                allow_patterns=files,
-                delete_patterns=files,
-            )
-            card = card or DatasetCard.load(directory / "README.md")
-            card.data[CARD_KEY] = reader.task_entries()
-            card.data["configs"] = _configs(directory, listed | {reader.split})
-            text = str(card).encode()
-            api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=repo_id, repo_type="dataset")
+            _upload(api, repo_id, reader, directory)
+
+
+def _upload(api: HfApi, repo_id: str, reader: BenchmarkReader, directory: Path) -> None:
+    """Upload the files of a split, and commit them together with the card."""
+    paths = sorted(directory.glob(_files_of(reader.split)["path"]))
+    added = [CommitOperationAdd(path.relative_to(directory).as_posix(), path) for path in paths]
+    api.preupload_lfs_files(repo_id, added, repo_type="dataset")  # hours, in which others may change the data set
+    for attempt in range(1, ATTEMPTS + 1):
+        there = _data_set_on_hub(api, repo_id, reader)
+        names = {each.path_in_repo for each in added}
+        removed = [
+            CommitOperationDelete(name) for name in there.files if fnmatch(name, _files_of(reader.split)["path"]) and name not in names
+        ]
+        card = DatasetCard((directory / "README.md").read_text(encoding="utf-8") if there.card is None else there.card)
+        card.data[CARD_KEY] = reader.task_entries()
+        card.data["configs"] = _configs(directory, there.splits | {reader.split})
+        changes: list[CommitOperationAdd | CommitOperationDelete] = [*added, *removed]
+        changes.append(CommitOperationAdd("README.md", str(card).encode()))
+        message = f"Upload the split {reader.split} of {reader.name}"
+        try:
+            api.create_commit(repo_id, changes, commit_message=message, repo_type="dataset", parent_commit=there.commit)
+            return
+        except HfHubHTTPError as error:  # of another commit since
+            if error.response.status_code not in (409, 412) or attempt == ATTEMPTS:
+                raise

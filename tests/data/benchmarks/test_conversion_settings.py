@@ -32,6 +32,28 @@ def write_taskonomy(root):
         save(root / folder / "ihlen" / f"point_1_view_0_domain_{folder}.png", array)
 
 
+def test_another_size_of_files_counts_once_the_files_are_removed(tmp_path):
+    root, out = tmp_path / "download", tmp_path / "out"
+    for view in range(3):
+        save(root / "rgb/ihlen" / f"point_{view}_view_0_domain_rgb.png", random_image())
+        save(root / "depth_zbuffer/ihlen" / f"point_{view}_view_0_domain_depth_zbuffer.png", filled(1024, np.uint16))
+    reader = partial(TaskonomyReader, root, split="test", tasks=["depth"])
+    convert(reader(), out)
+    (file,) = out.glob("data/*.parquet")
+    convert(reader(), out, megabytes=1e-6)
+    assert [*out.glob("data/*.parquet")] == [file], "finished files are kept as they are"
+    file.unlink()
+    convert(reader(), out, megabytes=1e-6)
+    assert len([*out.glob("data/*.parquet")]) == 3
+
+
+def test_a_card_that_cannot_be_read_is_refused_in_one_sentence(tmp_path):
+    write_taskonomy(tmp_path / "download")
+    (tmp_path / "README.md").write_text("---\nlicense: [mit\n---\n")
+    with pytest.raises(ValueError, match=r"(?s)the card .*README.md cannot be read: .*; correct the YAML header"):
+        convert(TaskonomyReader(tmp_path / "download", split="test", tasks=["depth"]), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("write", "reader_class", "split", "task", "folder"),
     [

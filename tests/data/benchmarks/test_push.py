@@ -5,6 +5,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 
+from mult_hf.data.benchmarks import conversion
 from mult_hf.data.benchmarks.conversion import convert, push
 from mult_hf.data.benchmarks.taskonomy import TaskonomyReader
 from mult_hf.data.hub import create_repository
@@ -98,6 +99,10 @@ def test_a_split_with_other_tasks_is_refused_before_anything_is_converted(logged
         ("configs: [{config_name: default, data_files: [data/train-*.parquet]}]", "has files that `mult-hf convert` did not upload"),
         ("configs: [{config_name: a, data_files: [{split: train, path: a/*}]}]", "has files that `mult-hf convert` did not upload"),
         ("configs: [{config_name: a}, {config_name: b}]", "has files that `mult-hf convert` did not upload"),
+        ("configs: [a]", "has files that `mult-hf convert` did not upload"),
+        ("configs: default", "has files that `mult-hf convert` did not upload"),
+        ("configs: {a: b}", "has files that `mult-hf convert` did not upload"),
+        ("- a", r"(?s)the card of user/rooms cannot be read: .*; repair it, or upload to another data set"),
         ("license: mit", "has files that `mult-hf convert` did not upload"),
         ("license: [mit", r"(?s)the card of user/rooms cannot be read: .*; repair it, or upload to another data set"),
     ],
@@ -130,13 +135,57 @@ def test_another_split_that_is_not_finished_on_this_disk_is_left_as_it_is_on_the
     assert before < logged_in_hub.files("datasets", NAME).keys()
 
 
-def test_an_upload_that_ends_before_the_card_does_not_list_its_split(logged_in_hub, reader, monkeypatch):
+def test_an_upload_that_ends_before_its_commit_changes_nothing(logged_in_hub, reader, monkeypatch):
     push(reader("validation"), NAME)
-    monkeypatch.setattr(HfApi, "upload_file", lambda *args, **kwargs: 1 / 0)
+    before = logged_in_hub.files("datasets", NAME)
+    monkeypatch.setattr(HfApi, "create_commit", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         push(reader("test"), NAME)
-    assert "data/test-00000-of-00001.parquet" in logged_in_hub.files("datasets", NAME), "premise"
-    assert splits(logged_in_hub) == ["validation"]
+    assert logged_in_hub.files("datasets", NAME) == before
+
+
+@pytest.mark.parametrize("moment", ["convert", "_data_set_on_hub"])  # during the conversion; between looking at the card and the commit
+def test_splits_that_are_uploaded_at_the_same_time_are_both_listed(logged_in_hub, reader, monkeypatch, moment):
+    function, calls = getattr(conversion, moment), []
+
+    def and_upload_another(*args, **kwargs):
+        result = function(*args, **kwargs)
+        calls.append(moment)
+        if len(calls) == (1 if moment == "convert" else 2):
+            with monkeypatch.context() as patch:
+                patch.setattr(conversion, moment, function)
+                push(reader("validation"), NAME)
+        return result
+
+    monkeypatch.setattr(conversion, moment, and_upload_another)
+    push(reader("test"), NAME)
+    assert splits(logged_in_hub) == ["validation", "test"]
+    assert {"data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"} <= logged_in_hub.files("datasets", NAME).keys()
+
+
+def test_only_the_files_of_the_split_are_sent(logged_in_hub, reader, tmp_path):
+    convert(reader("validation"), tmp_path / "out")
+    push(reader("test"), NAME, tmp_path / "out")
+    assert sorted(logged_in_hub.files("datasets", NAME)) == ["README.md", "data/test-00000-of-00001.parquet"]
+    assert splits(logged_in_hub) == ["test"]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "data/test-00000-of-00001.parquet", "images/1.png"])
+def test_a_data_set_without_a_card_is_refused_if_it_has_rows(logged_in_hub, reader, tmp_path, name):
+    create_repository(NAME, repo_type="dataset", private=True)
+    logged_in_hub.repositories["datasets", NAME].commit("main", {name: File(b"rows")})
+    with pytest.raises(ValueError, match="has files that `mult-hf convert` did not upload"):
+        push(reader("test"), NAME, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_hold_no_rows_do_not_matter(logged_in_hub, reader):
+    create_repository(NAME, repo_type="dataset", private=True)
+    others = {name: File(b"ours") for name in ("LICENSE.md", "preview.png", ".gitignore", ".gitattributes", "CITATION.cff")}
+    card = File(b"---\nlicense: mit\n---\nOurs.\n")
+    logged_in_hub.repositories["datasets", NAME].commit("main", {"README.md": card, **others})
+    push(reader("test"), NAME)
+    assert others.items() <= logged_in_hub.files("datasets", NAME).items()
 
 
 def test_an_interrupted_upload_lists_no_split_and_succeeds_when_repeated(logged_in_hub, reader, tmp_path, monkeypatch):

@@ -2,12 +2,10 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from mult_hf.data.files import make_folder, remove_unfinished, whole_file
 from mult_hf.data.ray_cluster import Cluster, map_on_ray
 from mult_hf.data.schema import card_configs
 from mult_hf.data.synthetic.shards import check_existing_card, check_existing_shards, write_shard
-from mult_hf.data.workers import start_worker
+from mult_hf.data.workers import worker_pool
 
 from .samples import FEATURES, TASK_ENTRIES, render_room
 from .settings import PLAIN, VARIED, RoomsSettings
@@ -220,11 +218,5 @@ def _renderer(settings: RoomsSettings, library: str | None, num_proc: int) -> It
         yield partial(map, render)
         return
     threads = threads_per_process(None, num_proc)
-    # Forked processes would share the state of Mitsuba's threads.
-    of_worker = (activate, settings.variant, library, threads)
-    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"), initializer=start_worker, initargs=of_worker) as pool:
-        try:
-            yield partial(pool.map, render)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(num_proc, activate, settings.variant, library, threads) as pool:
+        yield partial(pool.map, render)
