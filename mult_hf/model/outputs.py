@@ -40,11 +40,11 @@ class MulTDensePredictionOutput(ModelOutput):
         predictions: per task (batch, channels, height, width) float32 at the size of `pixel_values`, in the target's own space
             (metres, unit vectors, [0, 1]); logits for classification.
         task_losses: per labelled task its own, unweighted loss, scalar; if labels were given.
+        classifications: those of the predictions that are logits of classes, the same tensors; if there are any. What rebuilds the outputs
+            from their fields (mixed precision, several devices, pickling) thus keeps the tasks' kinds.
         hidden_states: see [`MulTModelOutput`].
         task_hidden_states: see [`MulTModelOutput`].
         attentions: see [`MulTModelOutput`].
-        classifications: those of the predictions that are logits of classes, the same tensors; if there are any. What rebuilds the outputs
-            from their fields (mixed precision, several devices, pickling) thus keeps the tasks' kinds.
 
     Each prediction can also be read under the flat name that transformers' models of one task use: `outputs.predicted_depth` for a
     regression, `outputs.segmentation_logits` for a classification, whatever the tasks are called.
@@ -53,10 +53,10 @@ class MulTDensePredictionOutput(ModelOutput):
     loss: Tensor | None = None
     predictions: dict[str, Tensor] | None = None
     task_losses: dict[str, Tensor] | None = None
+    classifications: dict[str, Tensor] | None = None
     hidden_states: tuple[Tensor | None, ...] | None = None
     task_hidden_states: dict[str, tuple[Tensor | None, ...]] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    classifications: dict[str, Tensor] | None = None
+    attentions: tuple[Tensor, ...] | None = None  # the last field, as in transformers' outputs
 
     def __getitem__(self, key: str | int | slice) -> Any:
         """A field by its name or number.
