@@ -112,7 +112,6 @@ class PredictionRun:
     remark: Callable[[tuple[int, int]], str | None] | None = None
     skip_predicted: bool = True
     show_progress: bool = True
-    too_large: dict[tuple[int, ...], str] = field(default_factory=dict, init=False)  # sizes that are not tried again, and why
 
     @naming_killed_workers("continue with the same command")
     def __call__(self, source: Source, process: int = 0, processes: int = 1) -> Outcomes:
@@ -179,15 +178,10 @@ class PredictionRun:
     def _predict_batch(self, images: list[PreparedImage], outcomes: Outcomes, bar: tqdm) -> list[tuple[PreparedImage, dict[str, Tensor]]]:
         """Predict images of equal size: each image with its predictions (1, channels, height, width). Failed ones are counted."""
         failed = None
-        size = tuple(images[0].pixel_values.shape[-2:])
         try:
-            if size in self.too_large:
-                raise MissingMemoryError(self.too_large[size])
             predictions = self.predictor(_stacked([image.pixel_values for image in images]))
         except Exception as error:
-            if isinstance(error, MissingMemoryError):
-                self.too_large[size] = str(error)
-            elif isinstance(error, ExportError):  # would come again for every image
+            if isinstance(error, ExportError) and not isinstance(error, MissingMemoryError):  # it would come again for every image
                 raise
             failed = FailedInput.from_error(images[0].name, error)
         if failed is not None and len(images) > 1:  # out of memory, for example: outside of `except`, which keeps the batch's tensors alive

@@ -24,7 +24,7 @@ from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction, MulTPre
 from mult_hf.model.outputs import MulTDensePredictionOutput, classifications_among
 
 from .digests import digest, digest_of_values
-from .errors import ExportError, naming_missing_memory
+from .errors import ExportError, MissingMemoryError, naming_missing_memory
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +60,7 @@ class ExportedModel(MulTPreTrainedModel):
         self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
         self.format.check()
         self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
+        self.without_memory: dict[tuple[int, int], str] = {}  # sizes whose export failed, and why: each try takes a minute
         self.name_or_path = network.name_or_path
         self.source_options = getattr(network, "source_options", {})  # of its folder and revision, where its processor lies, too
         self.eval()
@@ -87,8 +88,14 @@ class ExportedModel(MulTPreTrainedModel):
         if missing:
             raise ValueError(f"tasks has {missing}; exported are {self.exported_tasks}")
         height, width = pixel_values.shape[-2:]
+        if (height, width) in self.without_memory:
+            raise MissingMemoryError(f"{self.without_memory[height, width]} (it is not tried again until the model is loaded again)")
         if (height, width) not in self.predictors:
-            self.predictors[height, width] = self._open((height, width))
+            try:
+                self.predictors[height, width] = self._open((height, width))
+            except MissingMemoryError as error:
+                self.without_memory[height, width] = str(error)
+                raise
         predictions = self.predictors[height, width](pixel_values.float().contiguous())
         chosen = {task: predictions[task] for task in wanted}
         return MulTDensePredictionOutput(predictions=chosen, classifications=classifications_among(chosen, self.config.task_entries))
