@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 
 from mult_hf.data.row_errors import RowError
 from mult_hf.data.schema import is_url
-from mult_hf.evaluation.cards import public_name, shareable, trained_on
+from mult_hf.evaluation.cards import public_name, shareable, training_data
 from mult_hf.training.arguments import CHECKOUT, DataArguments, ModelArguments, TrainingArguments
 from mult_hf.training.data import check_command, load_data
 from mult_hf.training.distributed import print_once
@@ -72,7 +72,7 @@ def provenance(flags: TrainFlags, command: Sequence[str]) -> Provenance:
         validation_split=flags.validation_split,
         start=shareable(flags.model or flags.backbone or "random weights", CHECKOUT),
         command=shareable(shlex.join(command), CHECKOUT),
-        start_data=None if flags.model is None else trained_on(flags.model) or f"the data of {public_name(flags.model)}",
+        start_data=None if flags.model is None else training_data(flags.model) or f"the data of {public_name(flags.model)}",
     )
 
 

@@ -34,7 +34,7 @@ def public_name(name_or_path: str) -> str:
 
 
 TRAINED_ON = "mult_trained_on"
-"""Key in the header of a model's card: what it was trained on, in words for people who try it."""
+"""Key in the header of a model's card: what it was trained on, in words for people who try it; or a mapping of tasks to this."""
 
 OUTPUTS = "## Outputs"
 """Heading that follows the sections on results in a model's card."""
@@ -104,8 +104,22 @@ def eval_results(
 _HUB_TASKS = {"depth-estimation": "depth-estimation", "semantic-segmentation": "image-segmentation"}
 
 
+def describe_data(data: str | Mapping[str, str]) -> str:
+    """Training data in words; tasks are named if their data differ."""
+    if isinstance(data, str):
+        return data
+    parts = [f"{name} ({', '.join(task for task, of_task in data.items() if of_task == name)})" for name in dict.fromkeys(data.values())]
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}" if len(parts) > 1 else parts[0]
+
+
 def trained_on(name_or_path: str) -> str | None:
-    """What a model's card says that it was trained on; `None` if it says nothing, or is not on this machine.
+    """What a model was trained on, in words, as its card says it; see [`training_data`]."""
+    data = training_data(name_or_path)
+    return None if data is None else describe_data(data)
+
+
+def training_data(name_or_path: str) -> str | dict[str, str] | None:
+    """What a model's card says that it was trained on, or by task; `None` if it says nothing, or is not on this machine.
 
     Args:
         name_or_path: local directory, or Hub id of a model whose card was downloaded before.
@@ -117,11 +131,18 @@ def trained_on(name_or_path: str) -> str | None:
     except (OSError, ValueError, yaml.YAMLError):  # HFValidationError: neither a directory nor a Hub id
         return None
     said = header.get(TRAINED_ON) if isinstance(header, dict) else None
+    if isinstance(said, dict) and said and all(isinstance(each, str) for each in [*said, *said.values()]):
+        return said
     return said if isinstance(said, str) else None
 
 
 def write_card(
-    path: Path, template: Path, specs: Mapping[str, TaskSpec], results: Sequence[EvalResult], data_sets: str | None = None, **text: Any
+    path: Path,
+    template: Path,
+    specs: Mapping[str, TaskSpec],
+    results: Sequence[EvalResult],
+    data_sets: str | Mapping[str, str] | None = None,
+    **text: Any,
 ) -> None:
     """Fill a template with a model's description and results, and write it as the model's card.
 
@@ -131,7 +152,7 @@ def write_card(
             `model_card.md`.
         specs: the model's task entries.
         results: entries from [`eval_results`].
-        data_sets: public names of the training data, see [`TRAINED_ON`].
+        data_sets: public names of the training data, or by task, see [`TRAINED_ON`].
         text: values of the other names in the template.
     """
     known = [_HUB_TASKS[spec.transformers_task] for spec in specs.values() if spec.transformers_task in _HUB_TASKS]

@@ -2,13 +2,14 @@
 
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mult_hf.data.files import whole_file, write_text
-from mult_hf.evaluation.cards import card_template, eval_results, public_name, to_jsonable, write_card
+from mult_hf.evaluation.cards import card_template, describe_data, eval_results, public_name, to_jsonable, write_card
 from mult_hf.evaluation.report import example_panel, results_table, tasks_with_nan, tasks_without_label
 from mult_hf.model.image_processing_base import MulTProcessingMixin
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
@@ -37,7 +38,7 @@ class Provenance:
         validation_split: split of the validation rows.
         start: description of the initial model.
         command: command that started the run.
-        start_data: what the initial model was trained on, if it was.
+        start_data: what the initial model was trained on, or by task; None if it was not, or that is not known.
     """
 
     dataset: str = "unnamed data"
@@ -45,7 +46,7 @@ class Provenance:
     validation_split: str = "validation"
     start: str = "the model that was passed in"
     command: str = "mult_hf.training.run.train(...)"
-    start_data: str | None = None
+    start_data: str | Mapping[str, str] | None = None
 
 
 def save_results(loop: TrainingLoop, provenance: Provenance) -> dict[str, Any]:
@@ -135,17 +136,24 @@ def camera_note(processor: MulTProcessingMixin) -> str | None:
     )
 
 
+def data_by_task(provenance: Provenance, dataset: str, kept: Sequence[str], taught: Sequence[str]) -> str | dict[str, str]:
+    """What a model was trained on: one name if that is so for all its tasks, and otherwise by task, as far as it is known."""
+    earlier = provenance.start_data
+    of_kept = dict.fromkeys(kept, earlier) if isinstance(earlier, str) else {task: (earlier or {}).get(task) for task in kept}
+    known = {task: name for task, name in of_kept.items() if name is not None} | dict.fromkeys(taught, dataset)
+    names = set(known.values())
+    return names.pop() if len(names) == 1 and len(known) == len(kept) + len(taught) else known or dataset
+
+
 def save_card(
     loop: TrainingLoop, model: MulTForMultiTaskDensePrediction, provenance: Provenance, numbers: dict[str, Any], table: str
 ) -> None:
     """Fill the template of model cards with the model, its data and its metrics."""
     arguments, config = loop.arguments, model.config
     kept, taught = list(loop.kept), [task for task in config.task_specs if task not in loop.kept]
-    data_sets, camera = numbers["dataset"], camera_note(loop.processor)
-    if kept and taught and provenance.start_data is not None:
-        data_sets = f"{provenance.start_data} ({', '.join(kept)}), and {data_sets} ({', '.join(taught)})"
-        if camera is None and not any(config.task_specs[task].zoom_exponent for task in taught):
-            camera = ""  # of the data of before
+    data_sets, camera = data_by_task(provenance, numbers["dataset"], kept, taught), camera_note(loop.processor)
+    if kept and camera is None and not any(config.task_specs[task].zoom_exponent for task in taught):
+        camera = ""  # of the data of before
     write_card(
         arguments.output_dir / _CARD,
         card_template(),
@@ -153,8 +161,8 @@ def save_card(
         eval_results(numbers["model"], config.task_specs, numbers["dataset"], provenance.validation_split),
         data_sets,
         encoder=getattr(config.backbone_config, "backbone", None) or type(model.mult.backbone).__name__.removesuffix("Backbone"),
-        known_data=None if data_sets == numbers["dataset"] else f"those of {data_sets}",
-        kept=", ".join(kept) if provenance.start_data is not None else "",
+        known_data=None if data_sets == numbers["dataset"] else f"those of {describe_data(data_sets)}",
+        kept=", ".join(kept),
         train_split=provenance.train_split,
         results_table=table,
         decoder=f"{config.decoder_type}, blocks {config.block_attention}" if config.block_attention else config.decoder_type,

@@ -125,7 +125,9 @@ def test_what_a_model_was_trained_on_is_read_from_a_card_on_this_machine_only(tm
     monkeypatch.undo()
     (tmp_path / "README.md").write_text(f"---\n{cards.TRAINED_ON}: my rooms\n---\n")
     assert cards.trained_on(str(tmp_path)) == "my rooms"
-    for header in (": [broken", "tags: 5", "1: 2", "- a list"):
+    (tmp_path / "README.md").write_text(f"---\n{cards.TRAINED_ON}: {{depth: a, heat: b, edges2d: a, fire: c}}\n---\n")
+    assert cards.trained_on(str(tmp_path)) == "a (depth, edges2d), b (heat), and c (fire)"
+    for header in (": [broken", f"{cards.TRAINED_ON}: {{depth: 1}}", f"{cards.TRAINED_ON}: {{}}", "tags: 5", "1: 2", "- a list"):
         (tmp_path / "README.md").write_text(f"---\n{header}\n---\n")
         assert cards.trained_on(str(tmp_path)) is None, header
     assert cards.trained_on("x" * 300) is None

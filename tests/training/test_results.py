@@ -16,7 +16,7 @@ from mult_hf.evaluation.cards import trained_on, write_card
 from mult_hf.model.tasks import resolve_tasks
 from mult_hf.training.checkpoints import list_checkpoints
 from mult_hf.training.loop import TrainingLoop
-from mult_hf.training.results import camera_note
+from mult_hf.training.results import Provenance, camera_note, data_by_task
 from support.forked import run_script
 from support.tables import unpadded
 from support.training_runs import CURVATURE, DEPTH, ROOT, TINY, depth_map, log, same, train, weights, write_data
@@ -139,6 +139,22 @@ def test_only_new_tasks_are_trained_on_request_and_the_others_predict_as_before(
     image = PILImage.new("RGB", (80, 64), "gray")
     one, other = (pipeline("multitask-vision", model=str(path))(image)["depth"]["prediction"] for path in (old, new))
     torch.testing.assert_close(torch.as_tensor(other), torch.as_tensor(one))
+
+
+@pytest.mark.parametrize(
+    ("start_data", "kept", "expected"),
+    [
+        (None, [], "maps"),
+        (None, ["depth"], {"heat": "maps"}),  # that of depth is not known
+        ("maps", ["depth"], "maps"),
+        ("rooms", ["depth"], {"depth": "rooms", "heat": "maps"}),
+        ({"depth": "rooms", "heat": "fires"}, ["depth"], {"depth": "rooms", "heat": "maps"}),
+        ({"heat": "fires"}, ["depth"], {"heat": "maps"}),
+    ],
+)
+def test_what_each_task_was_trained_on_is_remembered_over_several_trainings(start_data, kept, expected):
+    taught = [task for task in ("depth", "heat") if task not in kept]
+    assert data_by_task(Provenance(start_data=start_data), "maps", kept, taught) == expected
 
 
 def test_a_new_model_has_no_task_without_a_column(tmp_path):
