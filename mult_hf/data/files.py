@@ -17,6 +17,8 @@ UNFINISHED = ".unfinished"
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 """Numbers of write errors that affect all following files, too."""
 
+_OF_WRITING = FULL_DISK | {errno.EFBIG, errno.EIO}
+
 _DAY = 24 * 60 * 60
 
 
@@ -77,7 +79,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     except BaseException as error:  # not after success: another process may already write the same file again
         unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write, which names no file
+        if isinstance(error, OSError) and error.errno in _OF_WRITING and error.filename is None:  # a write names no file
             error.filename = str(path)
         raise
     sync_to_disk(path.parent)
@@ -109,7 +111,9 @@ def make_folder(directory: Path) -> None:
             raise ValueError(f"{directory} is a file; give a folder")
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "a link to nothing is there" if os.path.islink(directory) else error.strerror or error
+        links = [path for path in (directory, *directory.parents) if os.path.islink(path) and not os.path.exists(path)]
+        link = "a link to nothing is there" if directory in links else f"{links[0]} is a link to nothing" if links else None
+        reason = link or error.strerror or error
         raise type(error)(f"the folder {directory} cannot be created: {reason}; give another") from error
 
 

@@ -69,11 +69,11 @@ def find_checkpoint(directory: Path, which: str) -> Path | None:
     return checkpoint
 
 
-def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
-    """Remove an earlier run's checkpoints, if they may be overwritten.
+def check_new_run(directory: Path, *, overwrite: bool) -> None:
+    """Refuse to start a run where there are checkpoints of another, unless they may be overwritten.
 
     Raises:
-        ValueError: if there are checkpoints of an earlier run and `overwrite` is false.
+        ValueError: naming the last one.
     """
     restore_replaced(directory)
     earlier = list_checkpoints(directory)
@@ -82,6 +82,15 @@ def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
             f"{directory} has checkpoints of an earlier run, the last at step {checkpoint_step(earlier[-1])}; continue with --resume "
             "latest, give another --output_dir, or delete them with --overwrite"
         )
+
+
+def clear_for_new_run(directory: Path, *, overwrite: bool) -> None:
+    """Remove an earlier run's checkpoints, if they may be overwritten.
+
+    Raises:
+        ValueError: as [`check_new_run`].
+    """
+    check_new_run(directory, overwrite=overwrite)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -230,6 +239,7 @@ def remove_partial(directory: Path) -> None:
 __all__ = [
     "BEST",
     "checkpoint_step",
+    "check_new_run",
     "clear_for_new_run",
     "describing_write_errors",
     "find_checkpoint",

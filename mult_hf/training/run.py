@@ -27,7 +27,7 @@ from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.visualization import check_colormap
 
 from .arguments import TrainingArguments
-from .checkpoints import BEST, clear_for_new_run, find_checkpoint, list_checkpoints, restore_replaced
+from .checkpoints import BEST, check_new_run, clear_for_new_run, find_checkpoint, list_checkpoints, restore_replaced
 from .distributed import make_accelerator
 from .loop import TrainingLoop
 from .publishing import upload
@@ -227,6 +227,8 @@ def _claim_destinations(arguments: TrainingArguments, accelerator: Accelerator) 
     repository = None
     if accelerator.is_main_process:
         _check_unused(arguments)
+        if arguments.resume is None:
+            check_new_run(arguments.output_dir / "checkpoints", overwrite=arguments.overwrite)
         if arguments.push_to_hub is not None:  # before anything is deleted: it may be refused
             repository = create_repository(arguments.push_to_hub, private=arguments.hub_private_repo)
         if arguments.resume is None:

@@ -91,6 +91,7 @@ def test_folders_of_killed_processes_are_removed_when_nobody_can_use_them_any_mo
         ("file/in", NotADirectoryError, "Not a directory"),
         ("n" * 300, OSError, "File name too long"),
         ("link", FileExistsError, "a link to nothing is there"),
+        ("link/inside", FileExistsError, ".*/link is a link to nothing"),
     ],
 )
 def test_a_folder_that_cannot_be_created_is_named_with_the_reason(tmp_path, name, error, reason):

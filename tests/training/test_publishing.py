@@ -94,6 +94,16 @@ def test_nothing_is_deleted_for_a_run_whose_results_cannot_be_uploaded(logged_in
     assert (results / "best/x.json").is_file()
 
 
+def test_no_repository_is_created_for_a_run_that_is_refused(logged_in_hub, results):
+    checkpoint = results / "checkpoints/checkpoint-5"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").touch()
+    arguments = TrainingArguments(output_dir=results, push_to_hub=NAME)
+    with pytest.raises(ValueError, match="has checkpoints of an earlier run"):
+        _claim_destinations(arguments, SimpleNamespace(is_main_process=True))
+    assert not logged_in_hub.repositories
+
+
 def test_a_private_upload_without_a_repository_is_refused():
     with pytest.raises(ValueError, match="--hub_private_repo is for --push_to_hub, which is missing"):
         TrainingArguments(hub_private_repo=True)
