@@ -102,14 +102,14 @@ class RandomAugmentation:
     jpeg: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.zoom[0] <= self.zoom[1]:
+        if not 0 < self.zoom[0] <= self.zoom[1] < math.inf:
             raise ValueError(f"zoom {self.zoom} is not a range of positive factors such as (1.0, 1.5)")
         shares = dict.fromkeys(("flip", "brightness", "contrast", "saturation", "jpeg"), 1)
         unlimited = dict.fromkeys(("blur", "noise", "white_balance", "gamma"), math.inf)
         limits = {**shares, "degrees": 180, "hue": 0.5, **unlimited}
         for name, highest in limits.items():
-            if not 0 <= getattr(self, name) <= highest:
-                raise ValueError(f"{name} {getattr(self, name)} is not between 0 and {highest}")
+            if not (0 <= getattr(self, name) <= highest and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} {getattr(self, name)} is not {'finite and ' * (highest == math.inf)}between 0 and {highest}")
 
     def __call__(self, sample: Sample, generator: torch.Generator | None = None) -> Sample:
         """Draw a random view.

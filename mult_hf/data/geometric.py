@@ -229,6 +229,7 @@ def _check_sample(sample: Sample, tasks: Mapping[str, TaskSpec]) -> None:
         expected = image.shape[-2:] if tasks[name].is_classification else (tasks[name].channels, *image.shape[-2:])
         if values.shape != torch.Size(expected):
             raise ValueError(f"the map of {name!r} has shape {tuple(values.shape)}; its image and task require {tuple(expected)}")
-        if values.is_floating_point() == tasks[name].is_classification:
+        few = tasks[name].is_classification and values.dtype in (torch.int8, torch.bool)  # of which 255 is none
+        if values.is_floating_point() == tasks[name].is_classification or few:
             wanted = "class ids as int64" if tasks[name].is_classification else "float"
             raise ValueError(f"the map of {name!r} is {values.dtype}; a {tasks[name].kind} needs {wanted}")

@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mult_hf.model.entry_fields import refusal
-from mult_hf.model.images import refuse_masked
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .statistics import ConfusionMatrix, image_map
+from .maps import matching_maps
+from .statistics import ConfusionMatrix
 from .sums import Sums
 from .table import STATISTICS, Metric, class_accuracy, class_iou, metrics_of
 
@@ -45,31 +45,27 @@ class MultiTaskMetrics:
 
         Args:
             predictions: maps per task as from `post_process`, (height, width) or (channels, height, width).
-            targets: targets per task, of the same size, with NaN or 255 for unknown; tasks without a target are left out.
+            targets: targets per task, of the same size, with NaN or 255 for unknown; tasks without a target, or with None, are left out.
 
         Raises:
             ValueError: if a map is not that of a single image (a batch, for example), shapes differ, or a class id is out of range;
-                the message names the task.
+                the message names the task, and nothing of the image is added.
         """
         for role, maps in (("predictions", predictions), ("targets", targets)):
             if not isinstance(maps, Mapping):
                 raise ValueError(f"{role} is a {type(maps).__name__}; pass the maps of one image by task")
         if unknown := sorted((predictions.keys() & targets.keys()) - self.specs.keys()):
             raise refusal(f"there are maps of {unknown}, but these metrics are for {list(self.specs)}; leave them out, or add entries")
-        for task in predictions.keys() & targets.keys():
+        counted = {}  # of all tasks before any is added, so that an image with a wrong map is not counted in part
+        for task in (task for task in self.specs if task in predictions and targets.get(task) is not None):
             spec = self.specs[task]
-            for maps in (predictions, targets):
-                refuse_masked(maps[task], task, "NaN, or 255 for classes, where it is unknown")
-            prediction, target = _same_place(*(_as_tensor(maps[task], spec) for maps in (predictions, targets)))
-            prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
-            if prediction.shape != target.shape:
-                raise ValueError(
-                    f"{task}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal"
-                )
+            prediction, target = matching_maps(predictions[task], targets[task], spec)
             if spec.is_classification:
                 _check_classes(prediction, target, spec)
             for statistics in {metric.statistics for metric in self.metrics[task].values()}:
-                self._add(f"{task}/{statistics}", STATISTICS[statistics].count(prediction, target, spec).map(Tensor.cpu))
+                counted[f"{task}/{statistics}"] = STATISTICS[statistics].count(prediction, target, spec).map(Tensor.cpu)
+        for name, sums in counted.items():
+            self._add(name, sums)
 
     def merge(self, other: "MultiTaskMetrics") -> None:
         """Add the sums of another object, which is not modified."""
@@ -87,7 +83,7 @@ class MultiTaskMetrics:
         """Add the sums that the [`state`] of another object returned.
 
         Raises:
-            ValueError: if a tensor belongs to no statistics of these tasks.
+            ValueError: if a tensor belongs to no statistics of these tasks, is missing, or has another shape; nothing is added then.
         """
         fields: dict[str, dict[str, Tensor]] = {}
         for name, value in state.items():
@@ -96,8 +92,18 @@ class MultiTaskMetrics:
         allowed = {f"{task}/{metric.statistics}": metric for task, metrics in self.metrics.items() for metric in metrics.values()}
         if unknown := sorted(fields.keys() - allowed.keys()):
             raise refusal(f"the state has unknown sums {unknown}; allowed for these tasks: {', '.join(allowed)}")
+        added = {}
         for name, tensors in fields.items():
-            self._add(name, STATISTICS[allowed[name].statistics].sums.of(tensors))
+            kind = STATISTICS[allowed[name].statistics].sums
+            if tensors.keys() != (expected := {field.name for field in dataclass_fields(kind)}):
+                raise refusal(f"the state of {name} has {sorted(tensors)}; expected {sorted(expected)}")
+            added[name] = kind.of(tensors)
+            shapes = {field: tuple(value.shape) for field, value in tensors.items()}
+            here = {field: tuple(value.shape) for field, value in self.sums.get(name, added[name]).tensors().items()}
+            if shapes != here:
+                raise refusal(f"the state of {name} has the shapes {shapes}, and these sums {here}; are the classes the same?")
+        for name, sums in added.items():
+            self._add(name, sums)
 
     def compute(self) -> dict[str, float]:
         """All metrics so far by `"task/metric"`, in the order of the entries; NaN where no pixel was known."""
@@ -145,20 +151,6 @@ class MultiTaskMetrics:
         return value > than if self.metrics[task][metric].higher_is_better else value < than
 
 
-def _as_tensor(values: Any, spec: TaskSpec) -> Tensor:
-    """A map as a tensor; arrays of any byte order, and class ids of any integer type, such as uint16, as int64."""
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        values = values.astype(np.int64 if spec.is_classification and values.dtype.kind != "f" else values.dtype.newbyteorder("="))
-    tensor = torch.as_tensor(values)
-    return tensor if tensor.is_floating_point() or tensor.dtype == torch.bool or not spec.is_classification else tensor.long()
-
-
-def _same_place(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps on the prediction's device, or on the CPU if that device (Apple's) does not support float64."""
-    device = torch.device("cpu") if prediction.device.type == "mps" else prediction.device
-    return prediction.to(device), target.to(device)
-
-
 def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
     """Reject class ids beyond the list, which would be counted as other classes, and fractions, which would be cut off."""
     for role, values in (("prediction", prediction), ("target", target)):
@@ -186,7 +178,8 @@ def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, Task
     Returns:
         Per task the most frequent class, or the mean, median or mean direction, at each pixel.
     """
-    return {task: next(iter(metrics_of(specs[task]).values())).constant(stack, specs[task]) for task, stack in targets.items()}
+    known = {task: stack.where(stack.isfinite(), math.nan) if stack.is_floating_point() else stack for task, stack in targets.items()}
+    return {task: next(iter(metrics_of(specs[task]).values())).constant(stack, specs[task]) for task, stack in known.items()}
 
 
 def multi_task_gain(values: Mapping[str, float], reference: Mapping[str, float], specs: Mapping[str, TaskSpec]) -> float:

@@ -11,7 +11,8 @@ from torch import Tensor
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 
-from .statistics import SHORTEST, angle_between, image_map
+from .maps import matching_maps
+from .statistics import SHORTEST, angle_between
 from .sums import Sums
 from .table import metrics_of
 
@@ -51,9 +52,7 @@ def pixel_error(prediction: Tensor, target: Tensor, spec: TaskSpec) -> Tensor:
     Raises:
         ValueError: if a map is not that of a single image, or the sizes differ; the message names the task.
     """
-    prediction, target = image_map(prediction, spec, "prediction"), image_map(target, spec, "target")
-    if prediction.shape != target.shape:
-        raise ValueError(f"{spec.name}: prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}; they must be equal")
+    prediction, target = matching_maps(prediction, target, spec)
     headline = next(iter(metrics_of(spec).values()))
     return _PIXEL_ERRORS.get(headline.statistics, _distance)(prediction, target)
 
@@ -112,9 +111,9 @@ class ErrorCorrelation:
             ValueError: if a prediction and its target, or two tasks, have different sizes.
         """
         errors = {
-            task: pixel_error(predictions[task].cpu(), targets[task].cpu(), spec)
+            task: pixel_error(predictions[task], targets[task], spec).cpu()
             for task, spec in self.specs.items()
-            if task in predictions and task in targets
+            if task in predictions and targets.get(task) is not None
         }
         sizes = {task: tuple(error.shape) for task, error in errors.items()}
         if len(set(sizes.values())) > 1:

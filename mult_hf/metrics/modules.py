@@ -68,19 +68,22 @@ class _SumsMetric(evaluate.Metric):
         Raises:
             ValueError: if a map is not that of a single image; `add_batch` takes several.
         """
-        pair = (predictions if prediction is None else prediction, references if reference is None else reference)
-        maps = ({self.spec.name: values} for values in pair)
-        self.collected.update(*maps)
-        self.images += 1
+        self.add_batch(
+            predictions=[predictions if prediction is None else prediction], references=[references if reference is None else reference]
+        )
 
     def add_batch(self, *, predictions: Iterable[Any] = (), references: Iterable[Any] = ()) -> None:
         """Add several images.
 
         Raises:
-            ValueError: if the numbers of predictions and references differ.
+            ValueError: if the numbers of predictions and references differ, or a map is not that of a single image; none is added then.
         """
+        added, images = MultiTaskMetrics(self.collected.specs), 0
         for prediction, reference in zip(predictions, references, strict=True):
-            self.add(prediction=prediction, reference=reference)
+            added.update({self.spec.name: prediction}, {self.spec.name: reference})
+            images += 1
+        self.collected.merge(added)
+        self.images += images
 
     def compute(self, *, predictions: Iterable[Any] | None = None, references: Iterable[Any] | None = None) -> dict[str, Any] | None:
         """Compute the metrics of all images added so far and of these, then reset.

@@ -14,6 +14,9 @@ UPRIGHT = 1
 APPLIED_ORIENTATION = "applied_exif_orientation"
 """Key in the `info` of a PIL image that was turned upright: the EXIF orientation of its file."""
 
+_APPLIED_BY_PILLOW_HEIF = "original_orientation"
+"""The same key of pillow-heif, which turns HEIC files when it opens them."""
+
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
 
@@ -29,7 +32,10 @@ def orientation(image: Any) -> int:
         image: as for `read_image`; only the header of a file is read.
     """
     image = open_file(image)
-    return image.info.get(APPLIED_ORIENTATION, _tag(image)) if isinstance(image, Image.Image) else UPRIGHT
+    if not isinstance(image, Image.Image):
+        return UPRIGHT
+    applied = [image.info.get(key) for key in (APPLIED_ORIENTATION, _APPLIED_BY_PILLOW_HEIF)]
+    return next((each for each in applied if isinstance(each, int) and each in range(1, 9)), _tag(image))
 
 
 def _tag(image: Image.Image) -> int:

@@ -428,6 +428,7 @@ def label_array(stored: Image.Image | np.ndarray | Tensor) -> np.ndarray:
     """
     if isinstance(stored, Tensor):
         check_dense(stored, "a label map")
+        stored = stored.float() if stored.dtype == torch.bfloat16 else stored  # which numpy does not have
         return stored.detach().cpu().resolve_neg().numpy()
     if isinstance(stored, Image.Image):
         load_pixels(stored)

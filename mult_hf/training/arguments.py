@@ -1,5 +1,6 @@
 """Arguments of a training run: data, model and training. Each field is a flag of `mult-hf train`."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -60,6 +61,8 @@ class DataArguments:
                 f"--mix_weights has {len(self.mix_weights)} weights for --dataset and {len(self.mix_with or [])} data sets of --mix_with; "
                 "give one per data set"
             )
+        if wrong := [weight for weight in self.mix_weights or [] if not 0 < weight < math.inf]:
+            raise ValueError(f"--mix_weights has {wrong}; give finite weights above 0, and leave a data set out by removing it")
         named = [self.dataset, *(self.mix_with or [])]
         if len(set(named)) < len(named):
             raise ValueError(f"--mix_with {' '.join(self.mix_with or [])} names a data set twice, or that of --dataset; give each one once")

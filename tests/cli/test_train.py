@@ -280,6 +280,8 @@ def test_every_value_of_a_shipped_configuration_reaches_its_flag(file):
         (["--targets_of_views", "depth"], r"the image alone does not define \['depth'\]; choose from: edges2d, keypoints2d"),
         (["--keep_aspect"], "--keep_aspect needs --image_size, which is None"),
         (["--mix_with", "b", "--mix_weights", "1"], "--mix_weights has 1 weights for --dataset and 1 data sets of --mix_with"),
+        (["--mix_weights", "nan"], r"--mix_weights has \[nan\]; give finite weights above 0"),
+        (["--mix_with", "b", "--mix_weights", "1", "0"], r"--mix_weights has \[0\.0\]; give finite weights above 0"),
         (["--mix_with", "b", "b"], "--mix_with b b names a data set twice"),
         (["--weighting_options", "{period: 5}"], r"--weighting_options is '\{period: 5\}'; give a JSON object"),
         (["--weighting_options", "[5]"], r"--weighting_options is '\[5\]'; give a JSON object"),

@@ -139,6 +139,17 @@ def test_lists_of_different_lengths_are_refused():
         load("mult_depth").add_batch(predictions=predictions[:2], references=references)
 
 
+def test_a_refused_call_adds_none_of_its_images():
+    """The cell of a notebook is run again once the list is corrected."""
+    module, right, wrong = load("mult_depth", metrics=("rmse",)), torch.ones(4, 4), torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="they must be equal"):
+        module.compute(predictions=[right + 0.5, wrong], references=[right, right])
+    with pytest.raises(ValueError, match="zip"):
+        module.add_batch(predictions=[right + 0.5], references=[right, right])
+    assert len(module) == 0
+    assert module.compute(predictions=[right], references=[right]) == {"rmse": 0.0}
+
+
 def test_modules_can_be_combined():
     predictions, references = maps("mult_maps")
     both = evaluate.combine([load("mult_depth"), load("mult_maps")])

@@ -1,5 +1,6 @@
 """Proves that metrics take arrays as tensors, and refuse class ids that are fractions."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import torch
 
 from mult_hf import TaskSpec
 from mult_hf.metrics import MultiTaskMetrics, metrics_of
+from mult_hf.metrics.accumulator import constant_predictions
+from mult_hf.metrics.correlation import ErrorCorrelation
 
 SPECS = {
     "classes": TaskSpec(name="classes", kind="classification", channels=3),
@@ -33,6 +36,65 @@ def test_maps_of_several_images_or_of_other_tasks_are_refused():
         metrics.update({"depth": maps["distance"]}, {"depth": maps["distance"]})
     metrics.update({"depth": maps["distance"], **maps}, maps)
     assert metrics.compute()["distance/mae"] == 0
+
+
+@pytest.mark.parametrize("order", [("distance", "classes"), ("classes", "distance")])
+def test_an_image_with_a_wrong_map_of_one_task_is_not_counted_for_another(order):
+    metrics = MultiTaskMetrics(SPECS)
+    maps = {"distance": torch.zeros(4, 4), "classes": torch.zeros(4, 4, dtype=torch.long)}
+    targets = {**maps, order[1]: maps[order[1]][:2]}
+    with pytest.raises(ValueError, match=rf"{order[1]}: prediction has shape"):
+        metrics.update({task: maps[task] for task in order}, {task: targets[task] for task in order})
+    assert not metrics.sums
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.ones(4, 4) + 1j, "distance: target is torch.complex64; expected real numbers"),
+        (torch.ones(4, 4).to_sparse(), r"distance: target has the layout torch.sparse_coo; .*to_dense"),
+        ("depth.png", "distance: target is a str, not a tensor or an array of numbers"),
+    ],
+)
+def test_maps_that_are_no_plain_numbers_are_refused(values, message):
+    for collect in (MultiTaskMetrics(SPECS), ErrorCorrelation(SPECS)):
+        with pytest.raises(ValueError, match=message):
+            collect.update({"distance": torch.ones(4, 4)}, {"distance": values})
+
+
+def test_none_is_no_target_as_for_the_model():
+    for collect in (MultiTaskMetrics(SPECS), ErrorCorrelation(SPECS)):
+        collect.update({"distance": torch.ones(4, 4)}, {"distance": None})
+    assert math.isnan(collect.compute()[0, 0])
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="this platform has no longer floats")
+def test_longer_floats_than_torch_has_are_counted():
+    metrics = MultiTaskMetrics(SPECS)
+    metrics.update({"distance": np.full((2, 2), 3, np.longdouble)}, {"distance": np.ones((2, 2), np.longdouble)})
+    assert metrics.compute()["distance/mae"] == 2
+
+
+def test_infinite_targets_are_unknown_to_the_constant_baseline_as_to_the_metrics():
+    stack = torch.tensor([math.inf, 1.0, 2.0, -math.inf, math.nan]).view(5, 1, 1, 1)
+    assert constant_predictions({"distance": stack}, SPECS)["distance"].item() == 1.0, "the lower of two middle values"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"classes/confusion/counts": torch.zeros(1, 1)}, r"the state of classes/confusion has the shapes .*\(1, 1\).*; are the classes"),
+        ({"distance/errors/count": torch.zeros(())}, r"the state of distance/errors has \['count'\]; expected \["),
+    ],
+)
+def test_a_state_of_other_sums_is_refused_and_adds_nothing(state, message):
+    metrics = MultiTaskMetrics(SPECS)
+    maps = {"distance": torch.zeros(4, 4), "classes": torch.zeros(4, 4, dtype=torch.long)}
+    metrics.update(maps, maps)
+    before = metrics.state()
+    with pytest.raises(ValueError, match=message):
+        metrics.merge_state({**before, **state} if "classes/confusion/counts" in state else state)
+    assert all(torch.equal(value, before[name]) for name, value in metrics.state().items())
 
 
 @pytest.mark.parametrize("role", ["prediction", "target"])

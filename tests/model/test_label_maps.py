@@ -80,6 +80,23 @@ def test_a_stored_map_can_be_an_image_an_array_or_a_tensor(targets, form):
     torch.testing.assert_close(targets(5, 6, {"depth": form(stored)})["depth"], wanted, equal_nan=True)
 
 
+def test_the_orientation_that_pillow_heif_applied_counts_as_that_of_other_files(processor_class):
+    """It turns a HEIC when it opens it, and the map may be stored in either direction."""
+    image = Image.new("RGB", (9, 8))
+    image.info["original_orientation"] = 3
+    processor = processor_class(size={"height": 32, "width": 36})
+    with pytest.raises(ValueError, match="the image has EXIF orientation 3 and is turned upright, and a map of 8 x 9 pixels"):
+        processor(image, label_maps={"depth": np.ones((8, 9), np.uint16)})
+    image.info["original_orientation"] = None
+    processor(image, label_maps={"depth": np.ones((8, 9), np.uint16)})
+
+
+def test_stored_numbers_in_bfloat16_are_read(targets):
+    heat = {"name": "heat", "kind": "regression", "channels": 1}
+    values = targets(8, 9, {"heat": torch.full((8, 9), 0.5, dtype=torch.bfloat16)}, tasks=[heat])["heat"]
+    assert values.unique().tolist() == [0.5]
+
+
 def test_a_palette_image_is_read_as_ids_not_as_colours(targets):
     image = Image.fromarray(np.array([[1, 2], [3, 4]], np.uint8)).convert("P")
     image.putpalette([200, 100, 50] * 256)
