@@ -25,7 +25,7 @@ from products import Clock
 from results import write_results
 
 from mult_hf.cli.arguments import check_bounds, flag, parse_arguments
-from mult_hf.cli.export import accuracy_table
+from mult_hf.cli.export import accuracy_table, labelled_rows
 from mult_hf.data.markdown import markdown_table
 from mult_hf.inference.loading import load_whole_model
 from mult_hf.inference.predictor import predict
@@ -127,7 +127,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = machine(NetworkArguments(cpu_threads=arguments.cpu_threads))
     size = f"{arguments.image_size} x {arguments.image_size} pixels, batch of {arguments.batch_size}"
     print(f"{arguments.model or arguments.preset} at {size}; median of {arguments.repeats}; {facts['processor']}, {facts['device']}\n")
-    models = {each: start(arguments, *each) for each in arguments.candidates}
+    models = {REFERENCE: start(arguments, *REFERENCE)}
+    if arguments.dataset is not None:  # what is wrong with it is said before minutes of exports
+        labelled_rows(models[REFERENCE].config.task_specs, arguments.dataset, arguments.split)
+    models |= {each: start(arguments, *each) for each in arguments.candidates if each != REFERENCE}
     results = measure(models, arguments)
     print(table(results, Clock("cpu", arguments.cpu_threads)), flush=True)
     if arguments.dataset is not None:
