@@ -29,16 +29,17 @@ def create_repository(repo_id: str, *, repo_type: str = "model", private: bool =
     api = HfApi()
     try:
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
-        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            remedy = "make it private in its settings, or give another"
-            raise refusal(f"{repo_id} is public on the Hub, and the upload must be private; {remedy}")
-        api.auth_check(repo_id, repo_type=repo_type, write=True)  # `create_repo` is content with one that can only be read
+        is_public = private and not api.repo_info(repo_id, repo_type=repo_type).private
+        if not is_public:
+            api.auth_check(repo_id, repo_type=repo_type, write=True)  # `create_repo` is content with one that can only be read
     except HfHubHTTPError as error:
         if error.response.status_code not in (401, 403, 404):
             raise
         raise PermissionError(
             f"{repo_id} cannot be written to with this token; log in with `hf auth login`, or set HF_TOKEN, with one that may: {error}"
         ) from error
+    if is_public:
+        raise refusal(f"{repo_id} is public on the Hub, and the upload must be private; make it private in its settings, or give another")
     return repo_id
 
 
@@ -55,7 +56,7 @@ def explaining_failed_uploads(repo_id: str, remedy: str) -> Iterator[None]:
         raise ConnectionError(f"the upload to {repo_id} failed; {remedy}; the reason: {error}") from error
 
 
-def upload_at_once(directory: Path, repo_id: str, ignore_patterns: list[str]) -> str:
+def upload_in_one_commit(directory: Path, repo_id: str, ignore_patterns: list[str]) -> str:
     """Upload a model's directory to its repository in one commit, so that its configuration never comes without its weights.
 
     Args:
@@ -72,4 +73,4 @@ def upload_at_once(directory: Path, repo_id: str, ignore_patterns: list[str]) ->
     return str(HfApi().create_commit(repo_id, operations, commit_message="Upload the results of a training run").repo_url)
 
 
-__all__ = ["create_repository", "explaining_failed_uploads", "upload_at_once"]
+__all__ = ["create_repository", "explaining_failed_uploads", "upload_in_one_commit"]

@@ -256,18 +256,18 @@ def _is_foreign(path: Path) -> bool:
     return path.suffix != UNFINISHED and path.name not in (LOCK_FILE, HOLDER_FILE)
 
 
-def _names(entries: Any) -> Any:
-    """The names of task entries, for messages."""
-    return [entry["name"] for entry in entries] if isinstance(entries, list) else entries
+def _shown(value: Any) -> Any:
+    """A value of the card for messages: of task entries, which are long, only the names."""
+    is_entries = isinstance(value, list) and all(isinstance(each, dict) and "name" in each for each in value)
+    return [entry["name"] for entry in value] if is_entries else value
 
 
 def _refuse_others(directory: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     # Convert through JSON, because the card's header was converted through YAML.
     other = [key for key, value in wanted.items() if json.dumps(earlier.get(key)) != json.dumps(value)]
     if other:
-        shown = [{**each, "tasks": _names(each.get("tasks"))} for each in (earlier, wanted)]  # not the whole entries
-        there, now = shown if shown[0]["tasks"] != shown[1]["tasks"] else ({**each, "tasks": "other entries"} for each in shown)
-        differing = "; ".join(f"{key}: {there.get(key)!r} there, {now[key]!r} now" for key in other if there.get(key) != now[key])
+        pairs = {key: (_shown(earlier.get(key)), _shown(wanted[key])) for key in other}
+        differing = "; ".join(f"{key}: {there!r} there, {now!r} now" for key, (there, now) in pairs.items() if there != now)
         raise ValueError(
             f"{directory} contains predictions that differ in {other}{f' ({differing})' if differing else ''}; give another --output_dir, "
             "or replace them with --overwrite"

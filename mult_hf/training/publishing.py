@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mult_hf.data.hub import explaining_failed_uploads, upload_at_once
+from mult_hf.data.hub import explaining_failed_uploads, upload_in_one_commit
 
 from .checkpoints import BEST
 
@@ -24,7 +24,7 @@ def upload(directory: Path, repo_id: str) -> str:
     """
     remedy = f"the results are complete in {directory}; to upload them, run the same command with --resume latest, without --overwrite"
     with explaining_failed_uploads(repo_id, remedy):
-        return upload_at_once(directory, repo_id, ["checkpoints/*", f"{BEST}/*", ".*", "*/.*"])
+        return upload_in_one_commit(directory, repo_id, ["checkpoints/*", f"{BEST}/*", ".*", "*/.*"])
 
 
 __all__ = ["upload"]
