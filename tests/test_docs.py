@@ -7,7 +7,10 @@ import pytest
 from mkdocs.config import load_config
 
 import mult_hf
-from mult_hf import MULT_TASKS, registered_tasks
+from mult_hf import MULT_TASKS, TaskSpec, registered_tasks
+from mult_hf.model.activations import ACTIVATIONS
+from mult_hf.model.losses import LOSSES
+from mult_hf.model.visualization import COLORMAPS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -32,6 +35,14 @@ def test_every_page_is_in_the_navigation_once():
 def test_every_public_name_is_in_the_reference():
     shown = set(re.findall(r"^::: (\S+)", "\n".join(path.read_text() for path in DOCS.glob("api/*.md")), re.MULTILINE))
     assert {f"mult_hf.{name}" for name in mult_hf.__all__} <= shown
+
+
+@pytest.mark.parametrize(("field", "names"), [("loss", LOSSES), ("activation", ACTIVATIONS), ("colormap", COLORMAPS)])
+def test_the_table_of_what_entries_may_name_matches_the_code(field, names):
+    (row,) = re.findall(rf"^\| `{field}` \|(.*)\|$", (DOCS / "own-task.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) - {"value_range"} == set(names)
+    (default,) = re.findall(r"`(\w+)` \(default\)", row)
+    assert default == getattr(TaskSpec(name="a", kind="regression", channels=1), field)
 
 
 def test_every_extra_is_explained():
