@@ -7,6 +7,7 @@ a list is refused: `metrics: mae` would be read as three letters.
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,20 @@ def number(name: str, value: Any) -> float:
     """A finite number; an integer stays one."""
     value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
-        raise ValueError(f"{name} {_shown(value)}; give a finite number")
+        raise ValueError(f"{name} {_shown(value)}; give a finite number{_meant(value)}")
     return value
+
+
+def _meant(value: Any) -> str:
+    """The number that a text such as `1 / 255` or `1e-3` means, which YAML does not read as one."""
+    if not isinstance(value, str):
+        return ""
+    dividend, _, divisor = value.partition("/")
+    try:
+        meant = float(dividend) / float(divisor or 1)
+    except (ValueError, ZeroDivisionError):
+        return ""
+    return f", in YAML {Decimal(repr(meant)):f}" if math.isfinite(meant) else ""
 
 
 def integer(name: str, value: Any) -> int:

@@ -1,5 +1,6 @@
 """Proves that an entry with an invalid value is refused at construction, by a ValueError that names its field."""
 
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -48,6 +49,22 @@ WRONG_ENCODINGS = {
 
 def cases(table):
     return [pytest.param(field, value, id=f"{field}={value!r:.40}") for field, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("1 / 255", "a finite number, in YAML 0.00392156862745098"),
+        ("1e-3", "a finite number, in YAML 0.001"),
+        ("1/0", "a finite number"),
+        ("1/2/3", "a finite number"),
+        ("nan", "a finite number"),
+        ("much", "a finite number"),
+    ],
+)
+def test_a_number_that_yaml_reads_as_text_is_written_out(value, advice):
+    with pytest.raises(ValueError, match=rf"scale '{value}' \(str\); give {re.escape(advice)}$"):
+        LabelEncoding(dtype="uint8", scale=value)
 
 
 @pytest.mark.parametrize(("field", "value"), cases(WRONG))
