@@ -109,7 +109,8 @@ class RandomAugmentation:
         limits = {**shares, "degrees": 180, "hue": 0.5, **unlimited}
         for name, highest in limits.items():
             if not (0 <= getattr(self, name) <= highest and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name} {getattr(self, name)} is not {'finite and ' * (highest == math.inf)}between 0 and {highest}")
+                allowed = "a finite number of at least 0" if highest == math.inf else f"between 0 and {highest}"
+                raise ValueError(f"{name} {getattr(self, name)} is not {allowed}")
 
     def __call__(self, sample: Sample, generator: torch.Generator | None = None) -> Sample:
         """Draw a random view.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".unfinished"
 """Suffix of a file that is still being written."""
@@ -112,8 +113,11 @@ def make_folder(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         links = [path for path in (directory, *directory.parents) if os.path.islink(path) and not os.path.exists(path)]
-        link = "a link to nothing is there" if directory in links else f"{links[0]} is a link to nothing" if links else None
-        reason = link or error.strerror or error
+        reason: Any = error.strerror or error
+        if directory in links:
+            reason = "a link to nothing is there"
+        elif links:
+            reason = f"{links[0]} is a link to nothing"
         raise type(error)(f"the folder {directory} cannot be created: {reason}; give another") from error
 
 

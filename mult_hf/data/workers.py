@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 _KILLED = re.compile(r"DataLoader worker \(pid")
 
@@ -41,7 +41,8 @@ def naming_killed_workers(advice: str) -> Iterator[None]:
 
 @contextmanager
 def worker_pool(num_proc: int, initialize: Callable[..., Any] | None = None, *args: Any) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes that end with the block: at once if an error or an interruption leaves it, and also if this process is killed.
+    """A pool of processes that end when the block ends. If an error leaves the block, they stop in the middle of their work; if this
+    process is killed, they stop, too.
 
     A pool of the standard library would first finish what its workers have begun, which may take minutes, and keep writing meanwhile. The
     workers of a killed process would wait for work for ever.
@@ -52,7 +53,7 @@ def worker_pool(num_proc: int, initialize: Callable[..., Any] | None = None, *ar
         args: of `initialize`.
 
     Raises:
-        ChildProcessError: an `OSError`, if a worker was killed.
+        ChildProcessError: an `OSError`, if a worker ended early.
     """
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)
@@ -62,10 +63,13 @@ def worker_pool(num_proc: int, initialize: Callable[..., Any] | None = None, *ar
                 yield pool
             except BaseException:
                 held.close()  # which ends the workers, so that the pool has nothing to wait for
+                # But for the rest of a result that a worker was sending, as long as this process could write it, too.
+                cast(Any, pool)._result_queue._writer.close()
                 raise
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            f"a worker process was killed, as the system does where memory runs out; lower --num_proc, and run the command again ({error})"
+            "a worker process was killed, as the system does where memory runs out, or could not start, as the lines above would say; "
+            f"lower --num_proc, and run the command again ({error})"
         ) from error
     finally:
         held.close()

@@ -8,7 +8,9 @@ file is checked against the model, as by `mult-hf export`, and kept in [`CACHE`]
 import hashlib
 import inspect
 import json
+import math
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,9 @@ CACHE = Path(HF_HOME) / "mult_hf" / "exported"
 
 STEM = "model"
 """Name of exported files without their suffix."""
+
+SECONDS_TO_RETRY = 600
+"""Time after an export that failed for lack of memory, in which images of its size fail at once: a try takes a minute."""
 
 DIGESTS = f"{STEM}.digests.json"
 """File beside exported ones with the SHA-256 of each, by the format's file and then by name: after a loss of power a file may have its full
@@ -60,7 +65,7 @@ class ExportedModel(MulTPreTrainedModel):
         self.threads, self.format_name, self.format = threads, file_format, _exporting().FORMATS[file_format]
         self.format.check()
         self.predictors: dict[tuple[int, int], Callable[[Tensor], Mapping[str, Tensor]]] = {}
-        self.without_memory: dict[tuple[int, int], str] = {}  # sizes whose export failed, and why: each try takes a minute
+        self.without_memory: dict[tuple[int, int], tuple[float, str]] = {}  # sizes whose export failed: when, and why
         self.name_or_path = network.name_or_path
         self.source_options = getattr(network, "source_options", {})  # of its folder and revision, where its processor lies, too
         self.eval()
@@ -88,14 +93,8 @@ class ExportedModel(MulTPreTrainedModel):
         if missing:
             raise ValueError(f"tasks has {missing}; exported are {self.exported_tasks}")
         height, width = pixel_values.shape[-2:]
-        if (height, width) in self.without_memory:
-            raise MissingMemoryError(f"{self.without_memory[height, width]} (it is not tried again until the model is loaded again)")
         if (height, width) not in self.predictors:
-            try:
-                self.predictors[height, width] = self._open((height, width))
-            except MissingMemoryError as error:
-                self.without_memory[height, width] = str(error)
-                raise
+            self.predictors[height, width] = self._open((height, width))
         predictions = self.predictors[height, width](pixel_values.float().contiguous())
         chosen = {task: predictions[task] for task in wanted}
         return MulTDensePredictionOutput(predictions=chosen, classifications=classifications_among(chosen, self.config.task_entries))
@@ -116,6 +115,9 @@ class ExportedModel(MulTPreTrainedModel):
         folder = CACHE / self._name(size)
         path = folder / self.format.file_name(STEM)
         if not _is_whole(path):
+            failed, reason = self.without_memory.get(size, (-math.inf, ""))
+            if time.monotonic() - failed < SECONDS_TO_RETRY:
+                raise MissingMemoryError(reason)
             if path.is_file():
                 logger.warning(f"{path} is not as it was exported, for example after a loss of power")
             again = "; --image_size gives all images one size" if self.predictors else ""
@@ -125,7 +127,9 @@ class ExportedModel(MulTPreTrainedModel):
             try:
                 with naming_missing_memory(size):
                     self._export(folder, size)
-            except (ExportError, ValueError):  # of the trial before tracing, such as that the images are too small
+            except (ExportError, ValueError) as error:  # of the trial before tracing, such as that the images are too small
+                if isinstance(error, MissingMemoryError):
+                    self.without_memory[size] = (time.monotonic(), str(error))
                 raise
             except OSError as error:
                 raise ExportError(

@@ -1,7 +1,9 @@
 """Read the frames of a video with PyAV, and notice where they end too early."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,42 +28,103 @@ def _pyav() -> Any:
 def decode_video(path: Path) -> Iterator["VideoFrame"]:
     """Decode the frames of a video in order of time.
 
-    FFmpeg takes the end of a file that was cut off for the end of the video. So the sizes that MP4, MOV, MKV, WebM and AVI files state are
-    compared with what is there. Other formats, and recordings that were never closed, do not state them.
+    FFmpeg takes the end of a file that was cut off for the end of the video. So what MP4, MOV, MKV, WebM and AVI files state of their sizes
+    and times is compared with what is there. Other formats state no sizes, and neither do recordings that were never finished; there, a cut
+    is not noticed.
 
     Raises:
         VideoError: after the last frame that can be read, if others are missing.
         ImportError: without PyAV.
     """
-    av, count = _pyav(), 0
+    av, read = _pyav(), _Read()
     try:
         with av.open(str(path)) as container:
             for frame in _frames(container):
-                count += 1
+                read.note(frame)
                 yield frame
+            missing = _missing(path, container, read)
     except av.FFmpegError as error:
-        if count == 0:
+        if read.count == 0:
             raise VideoError(f"{path} cannot be read as a video: {error}") from error
         kind = "cut off" if missing_bytes(path) else "damaged"
-        raise VideoError(f"{path} breaks off after frame {count}: {error}; it is {kind}; copy or record it again") from error
+        raise VideoError(f"{path} breaks off after frame {read.count}: {error}; it is {kind}; copy or record it again") from error
     except IndexError as error:
         raise VideoError(f"{path} cannot be read as a video: it has no video stream") from error
-    if count == 0:
+    if read.count == 0:
         raise VideoError(f"{path} has no frame that can be read; it is cut off or empty; copy or record it again")
-    if missing := missing_bytes(path):
-        raise VideoError(f"{path} lacks its last {missing:,} bytes, with the frames in them; it is cut off; copy or record it again")
+    if missing is not None:
+        raise VideoError(f"{path} {missing}; it is cut off; copy or record it again")
 
 
 def _frames(container: Any) -> Iterator["VideoFrame"]:
     """All frames that can be decoded, also those that the decoder holds back when it meets a broken part."""
-    stream = container.streams.video[0]
     try:
-        for packet in container.demux(stream):
-            yield from packet.decode()
+        yield from container.decode(video=0)
     except _pyav().FFmpegError:
         with suppress(_pyav().FFmpegError):
-            yield from stream.decode(None)
+            yield from container.streams.video[0].decode(None)
         raise
+
+
+@dataclass
+class _Read:
+    """What was read of a video.
+
+    Args:
+        count: number of frames.
+        start: when the first one begins, in seconds from the zero of the file's clock.
+        end: when the last one ends; 0 if it is not known.
+    """
+
+    count: int = 0
+    start: float = 0.0
+    end: float = 0.0
+
+    def note(self, frame: "VideoFrame") -> None:
+        self.count += 1
+        duration = frame.duration * frame.time_base if frame.duration and frame.time_base else 0
+        self.end = 0.0 if frame.time is None else frame.time + float(duration)
+        if self.count == 1:
+            self.start = frame.time or 0.0
+
+
+def _missing(path: Path, container: Any, read: _Read) -> str | None:
+    """What a file lacks, in words; None if nothing."""
+    if lost := missing_bytes(path):
+        return f"ends {lost:,} bytes too early, so that its last frames may be missing"
+    stream = container.streams.video[0]
+    tolerated = 2 * max(1 / float(stream.average_rate or 1), (read.end - read.start) / max(read.count, 1))  # times are rounded
+    stated = _stated_end(container)
+    if stated is None and _ends_in_zeros(path):  # of a file whose size was reserved before a download
+        stated = _roughly_stated_end(container)
+    if stated is not None and 0 < read.end < stated - tolerated:
+        return f"lacks the last {stated - read.end:.3g} seconds of its frames"
+    return None
+
+
+def _stated_end(container: Any) -> float | None:
+    """When the last frame ends, in seconds from the zero of the file's clock; None if the file does not state it of its frames."""
+    stream = container.streams.video[0]
+    if "matroska" in container.format.name:
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+        return sum(float(part) * unit for part, unit in zip(tag.groups(), (3600, 60, 1))) if tag else None
+    if "mp4" in container.format.name and stream.duration:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return None
+
+
+def _roughly_stated_end(container: Any) -> float | None:
+    """The same as far as others can state it: complete files may end earlier, because sound is longer or frames were dropped."""
+    stream = container.streams.video[0]
+    if container.format.name == "avi":
+        return stream.frames / float(stream.average_rate) if stream.average_rate else None
+    return container.duration / 1e6 if container.duration else None
+
+
+def _ends_in_zeros(path: Path, size: int = 1024) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return not file.read().strip(b"\0")
 
 
 def missing_bytes(path: Path) -> int:
@@ -81,7 +144,14 @@ def missing_bytes(path: Path) -> int:
 
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # that an MP4 or MOV may begin with
+_BOXES = frozenset((
+    *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"meta", b"udta", b"uuid"),
+    *(b"free", b"skip", b"wide", b"pnot", b"pdin"),
+))  # fmt: skip
+"""Outermost boxes of MP4 and MOV. What else follows the last one is from another program, such as data of a camera."""
+
+_WHOLE_RIFF = 8
+"""Bytes that the size of an AVI may be too large by: some programs count the first two fields, too."""
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
@@ -92,7 +162,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
         header = file.read(16)
         length = int.from_bytes(header[:4], "big")
         length = int.from_bytes(header[8:], "big") if length == 1 else length
-        if length < 8:  # 0 is a box up to the end of the file
+        if length < 8 or header[4:8] not in _BOXES:  # 0 is a box up to the end of the file
             return size
         position += length
     return position
@@ -104,11 +174,11 @@ def _end_of_riff(file: BinaryIO, size: int) -> int:
     while position + 8 <= size:
         file.seek(position)
         name, length = file.read(4), int.from_bytes(file.read(4), "little")
-        if not name.isalnum() or length in (0, 0xFFFFFFFF):
-            return size
+        if name != b"RIFF" or length in (0, 0xFFFFFFFF):
+            break
         end = position + 8 + length
         position = end + length % 2
-    return end
+    return size if end <= size + _WHOLE_RIFF else end
 
 
 def _end_of_matroska(file: BinaryIO, size: int) -> int:
@@ -117,13 +187,14 @@ def _end_of_matroska(file: BinaryIO, size: int) -> int:
     while position + 12 <= size:
         file.seek(position)
         header = file.read(16)
-        width = 9 - header[4].bit_length()  # of the element's size, in bytes
-        if width > 8:
+        of_name = 9 - header[0].bit_length()  # bytes
+        of_length = 9 - header[of_name].bit_length() if of_name <= 4 else 9
+        if of_length > 8:
             return size
-        bits = 7 * width
-        length = int.from_bytes(header[4 : 4 + width], "big") & ((1 << bits) - 1)
-        position += 4 + width
-        if header[:4] == _SEGMENT:
+        bits = 7 * of_length
+        length = int.from_bytes(header[of_name : of_name + of_length], "big") & ((1 << bits) - 1)
+        position += of_name + of_length
+        if header[:of_name] == _SEGMENT:
             return size if length == (1 << bits) - 1 else position + length
         position += length
     return size

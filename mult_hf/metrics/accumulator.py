@@ -56,7 +56,7 @@ class MultiTaskMetrics:
                 raise ValueError(f"{role} is a {type(maps).__name__}; pass the maps of one image by task")
         if unknown := sorted((predictions.keys() & targets.keys()) - self.specs.keys()):
             raise refusal(f"there are maps of {unknown}, but these metrics are for {list(self.specs)}; leave them out, or add entries")
-        counted = {}  # of all tasks before any is added, so that an image with a wrong map is not counted in part
+        counted = {}  # all tasks first: if one map is wrong, nothing of the image is added
         for task in (task for task in self.specs if task in predictions and targets.get(task) is not None):
             spec = self.specs[task]
             prediction, target = matching_maps(predictions[task], targets[task], spec)
@@ -99,9 +99,10 @@ class MultiTaskMetrics:
                 raise refusal(f"the state of {name} has {sorted(tensors)}; expected {sorted(expected)}")
             added[name] = kind.of(tensors)
             shapes = {field: tuple(value.shape) for field, value in tensors.items()}
-            here = {field: tuple(value.shape) for field, value in self.sums.get(name, added[name]).tensors().items()}
-            if shapes != here:
-                raise refusal(f"the state of {name} has the shapes {shapes}, and these sums {here}; are the classes the same?")
+            here = self.sums.get(name) or _of_nothing(allowed[name].statistics, self.specs[name.rpartition("/")[0]])
+            expected_shapes = {field: tuple(value.shape) for field, value in here.tensors().items()}
+            if shapes != expected_shapes:
+                raise refusal(f"the state of {name} has the shapes {shapes}, and these sums {expected_shapes}; are the classes the same?")
         for name, sums in added.items():
             self._add(name, sums)
 
@@ -151,6 +152,15 @@ class MultiTaskMetrics:
         return value > than if self.metrics[task][metric].higher_is_better else value < than
 
 
+def _of_nothing(statistics: str, spec: TaskSpec) -> Sums:
+    """The sums of an image without known pixels."""
+    if spec.is_classification:
+        prediction, target = torch.zeros(8, 8, dtype=torch.long), torch.full((8, 8), IGNORE_INDEX)
+    else:
+        prediction, target = torch.zeros(spec.channels, 8, 8), torch.full((spec.channels, 8, 8), math.nan)
+    return STATISTICS[statistics].count(prediction, target, spec)
+
+
 def _check_classes(prediction: Tensor, target: Tensor, spec: TaskSpec) -> None:
     """Reject class ids beyond the list, which would be counted as other classes, and fractions, which would be cut off."""
     for role, values in (("prediction", prediction), ("target", target)):
@@ -178,7 +188,10 @@ def constant_predictions(targets: Mapping[str, Tensor], specs: Mapping[str, Task
     Returns:
         Per task the most frequent class, or the mean, median or mean direction, at each pixel.
     """
-    known = {task: stack.where(stack.isfinite(), math.nan) if stack.is_floating_point() else stack for task, stack in targets.items()}
+    known = {
+        task: stack if specs[task].is_classification else stack.where(stack.isfinite().all(dim=1, keepdim=True), math.nan)
+        for task, stack in targets.items()
+    }
     return {task: next(iter(metrics_of(specs[task]).values())).constant(stack, specs[task]) for task, stack in known.items()}
 
 

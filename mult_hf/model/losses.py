@@ -166,8 +166,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def count_labels(loss: str, target: Tensor) -> Tensor:
     """How many labels a loss averages over: known pixels, or for `rotate_l1` the images that have any.
 
-    Means of batches with different numbers of labels, weighted by these numbers, are the mean over all their labels. (For `silog` and
-    `balanced_binary_cross_entropy`, which are no plain means, they come near the loss of the joined batch.)
+    Means of batches with different numbers of labels, weighted by these numbers, are the mean over all their labels. (`silog` and
+    `balanced_binary_cross_entropy` are no plain means: each batch removes its own error of scale, and has its own share of edges.)
 
     Args:
         loss: name of the loss; one that is not the package's is taken for a mean over known pixels.
@@ -176,7 +176,7 @@ def count_labels(loss: str, target: Tensor) -> Tensor:
     Returns:
         `Tensor`: scalar int64 on the target's device.
     """
-    if not target.is_floating_point():
+    if target.ndim == 3 and not target.is_floating_point():  # class ids
         return (target != IGNORE_INDEX).sum()
     target = target.unsqueeze(1) if target.ndim == 3 else target  # one channel may come without its axis
     known = torch.isfinite(target).all(dim=1)  # (batch, height, width)

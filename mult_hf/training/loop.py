@@ -273,9 +273,12 @@ class TrainingLoop:
         Raises:
             FloatingPointError: if a loss or gradient is not finite; the weights are then unchanged.
         """
-        moved = [self.on_device(each) for each in batches]
-        shares = label_shares([batch["labels"] for batch in moved], self.processor.task_specs, self.accelerator)
-        for each, batch, share in zip(batches, moved, shares):
+        # Labels are counted before the first backward pass: those of views that are made on the device, there.
+        inputs = [each.features if self.views is None else self.on_device(each) for each in batches]
+        shares = label_shares([each["labels"] for each in inputs], self.processor.task_specs, self.accelerator)
+        for number, (each, share) in enumerate(zip(batches, shares)):
+            batch = self.on_device(each) if self.views is None else inputs[number]
+            inputs[number] = {}  # frees what was made of it, once it is used
             with self.accelerator.accumulate(self.model):
                 model = self.module if self.weighting.writes_gradients else self.model
                 outputs = model(
@@ -311,7 +314,8 @@ class TrainingLoop:
         """Check the losses of a batch, and add them to the next log entry."""
         losses = dict(zip(task_losses, torch.stack([*task_losses.values()]).tolist()))
         self.check_finite(losses, [batch])
-        self.progress.note_losses(losses, {task: float(share) for task, share in shares.items()})
+        known = dict(zip(shares, torch.stack([*shares.values()]).tolist())) if shares else {}
+        self.progress.note_losses(losses, known)
 
     def check_finite(self, values: Mapping[str, float], batches: Sequence[TrainingBatch]) -> None:
         """Raise an error before a step that would corrupt the weights."""

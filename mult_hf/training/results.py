@@ -141,8 +141,10 @@ def data_by_task(provenance: Provenance, dataset: str, kept: Sequence[str], taug
     earlier = provenance.start_data
     of_kept = dict.fromkeys(kept, earlier) if isinstance(earlier, str) else {task: (earlier or {}).get(task) for task in kept}
     known = {task: name for task, name in of_kept.items() if name is not None} | dict.fromkeys(taught, dataset)
-    names = set(known.values())
-    return names.pop() if len(names) == 1 and len(known) == len(kept) + len(taught) else known or dataset
+    if not known:
+        return dataset
+    is_one = len(set(known.values())) == 1 and len(known) == len(kept) + len(taught)
+    return next(iter(known.values())) if is_one else known
 
 
 def save_card(

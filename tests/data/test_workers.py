@@ -52,10 +52,35 @@ def test_a_worker_ends_with_the_error_that_leaves_the_block_and_not_with_its_tas
     assert time.monotonic() - started < 1800, "it did not wait for a task"
 
 
+def large_result():
+    return bytes(200_000_000)
+
+
+@pytest.mark.slow
+def test_an_error_while_a_worker_sends_a_result_ends_the_block():
+    """The pool would wait for the rest of the result, which no process sends."""
+    script = "import sys, time; sys.path.insert(0, 'tests/data'); import test_workers; test_workers.leave_while_sending()"
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, timeout=600, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    )
+
+
+def leave_while_sending():
+    for wait in (0.0, 0.1, 0.2, 0.4):
+        try:
+            with worker_pool(1) as pool:
+                pool.submit(len, "").result()
+                pool.submit(large_result)
+                time.sleep(wait)
+                raise KeyError
+        except KeyError:
+            pass
+
+
 def test_a_killed_worker_is_an_error_with_advice():
-    with pytest.raises(ChildProcessError, match=r"a worker process was killed, .*; lower --num_proc, and run the command again"):  # noqa: SIM117
-        with worker_pool(1) as pool:
-            pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
+    message = r"a worker process was killed, .*, or could not start, .*; lower --num_proc, and run the command again"
+    with pytest.raises(ChildProcessError, match=message), worker_pool(1) as pool:
+        pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
 
 
 @pytest.mark.slow

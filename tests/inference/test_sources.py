@@ -246,7 +246,7 @@ def test_frames_before_a_broken_place_are_read_and_the_break_is_reported(tmp_pat
         """A container whose third frame cannot be decoded."""
 
         def __init__(self, container):
-            self.container = container
+            self.container, self.streams = container, container.streams
 
         def __enter__(self):
             return self

@@ -55,13 +55,17 @@ def test_the_missing_end_of_a_video_that_was_cut_off_is_reported(tmp_path, kind,
         (b"\0\0\0\x0cftypisom" + b"\0\0\0\0mdat" + 5 * b"x", 0),  # up to the end of the file
         (b"\0\0\0\x0cftypisom" + b"\0\0\0\1mdat" + bytes(7) + b"\x20" + 6 * b"x", 10),  # a size of 64 bits
         (b"\0\0\0\x0cftypisom" + b"\0\0\0", 0),  # padding of less than a header
+        (b"\0\0\0\x0cftypisom" + b"\r\n--boundary--", 0),  # of another program
         (b"RIFF\x08\0\0\0AVI LIST", 0),
-        (b"RIFF\x05\0\0\0AVI L" + b"\0" + b"RIFF\x08\0\0\0AVIX", 4),  # chunks start at even positions
+        (b"RIFF\x05\0\0\0AVI L" + b"\0" + b"RIFF\x18\0\0\0AVIX", 20),  # chunks start at even positions
+        (b"RIFF\x10\0\0\0AVI LIST", 0),  # a size that counts the first two fields, too
+        (b"RIFF\x08\0\0\0AVI LISTcamera data", 0),
         (b"RIFF\x05\0\0\0AVI L", 0),  # whose last one may lack its padding
         (b"RIFF\0\0\0\0AVI LIST", 0),  # a recording that was never closed
         (b"\x1a\x45\xdf\xa3\x81x" + b"\x18\x53\x80\x67\x84abcdefgh", 0),
         (b"\x1a\x45\xdf\xa3\x81x" + b"\x18\x53\x80\x67\x40\x0babcdefgh", 3),
         (b"\x1a\x45\xdf\xa3\x81x" + b"\x18\x53\x80\x67\x01" + 7 * b"\xff" + b"abcdefgh", 0),  # a live recording
+        (b"\x1a\x45\xdf\xa3\x81x" + b"\xec\x82vv" + b"\x18\x53\x80\x67\x40\x0babcdefgh", 3),  # after a void element
         (b"\x1a\x45\xdf\xa3\0" + 20 * b"x", 0),
         (b"GIF89a", 0),
         (b"", 0),
@@ -71,6 +75,46 @@ def test_a_file_is_complete_if_its_last_element_ends_in_it(tmp_path, contents, m
     path = tmp_path / "video"
     path.write_bytes(contents)
     assert missing_bytes(path) == missing
+
+
+def faststart(path):
+    """A video of ten seconds, whose index comes first in an MP4."""
+    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(50):
+            noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["mkv", "avi", "mp4"])
+def test_a_download_that_broke_off_in_a_file_of_its_full_size_is_reported(tmp_path, kind):
+    whole = faststart(tmp_path / f"whole.{kind}")
+    path = tmp_path / f"reserved.{kind}"
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    *images, broken = video_frames(path, "clip")
+    assert 0 < len(images) < 50
+    assert re.search(r"lacks the last .* seconds of its frames; it is cut off|breaks off after frame \d+: .*; it is damaged", broken.reason)
+
+
+def test_a_cut_mp4_whose_frames_run_to_the_end_of_the_file_is_reported(tmp_path):
+    contents = bytearray(faststart(tmp_path / "whole.mp4"))
+    start = contents.index(b"mdat")
+    contents[start - 4 : start] = bytes(4)  # in place of its size
+    (tmp_path / "cut.mp4").write_bytes(contents[: len(contents) // 2])
+    *images, broken = video_frames(tmp_path / "cut.mp4", "clip")
+    assert 0 < len(images) < 50
+    assert "it is cut off; copy or record it again" in broken.reason
+
+
+@pytest.mark.parametrize("kind", ["mp4", "avi", "mkv"])
+@pytest.mark.parametrize("trailer", [b"8db42d694ccc418790edff439fe026bf", b"\r\n--boundary--\r\n", bytes(20), bytes(range(1, 60))])
+def test_what_another_program_wrote_behind_a_video_is_not_missed(tmp_path, kind, trailer):
+    whole = faststart(tmp_path / f"whole.{kind}")
+    (tmp_path / f"longer.{kind}").write_bytes(whole + trailer)
+    assert [type(each) for each in video_frames(tmp_path / f"longer.{kind}", "clip")] == [InputImage] * 50
 
 
 def test_a_damaged_video_is_reported_with_the_frames_before_the_damage(tmp_path):

@@ -78,6 +78,9 @@ def test_longer_floats_than_torch_has_are_counted():
 def test_infinite_targets_are_unknown_to_the_constant_baseline_as_to_the_metrics():
     stack = torch.tensor([math.inf, 1.0, 2.0, -math.inf, math.nan]).view(5, 1, 1, 1)
     assert constant_predictions({"distance": stack}, SPECS)["distance"].item() == 1.0, "the lower of two middle values"
+    specs = {"normals": replace(SPECS["distance"], name="normals", channels=3, metrics=("mean_angle",))}
+    stack = torch.tensor([[1.0, 0, 0], [math.inf, 0, 1], [1, 0, 0]]).view(3, 3, 1, 1)
+    assert constant_predictions({"normals": stack}, specs)["normals"].flatten().tolist() == [1, 0, 0], "one channel makes a pixel unknown"
 
 
 @pytest.mark.parametrize(
@@ -87,11 +90,14 @@ def test_infinite_targets_are_unknown_to_the_constant_baseline_as_to_the_metrics
         ({"distance/errors/count": torch.zeros(())}, r"the state of distance/errors has \['count'\]; expected \["),
     ],
 )
-def test_a_state_of_other_sums_is_refused_and_adds_nothing(state, message):
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_state_of_other_sums_is_refused_and_adds_nothing(state, message, empty):
     metrics = MultiTaskMetrics(SPECS)
     maps = {"distance": torch.zeros(4, 4), "classes": torch.zeros(4, 4, dtype=torch.long)}
     metrics.update(maps, maps)
     before = metrics.state()
+    if empty:
+        metrics.sums, before = {}, {}
     with pytest.raises(ValueError, match=message):
         metrics.merge_state({**before, **state} if "classes/confusion/counts" in state else state)
     assert all(torch.equal(value, before[name]) for name, value in metrics.state().items())

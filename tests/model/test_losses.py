@@ -295,6 +295,7 @@ def test_means_of_two_batches_weighted_by_their_labels_are_the_mean_of_the_joine
         ("l1", pixels((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (NAN, 1.0, 0.0)), 2),
         ("l1", torch.tensor([[[1.0, NAN]]]), 1),  # without the axis of a single channel
         ("rotate_l1", torch.ones(2, 1, 3, 3), 2),
+        ("l1", torch.full((1, 2, 1, 3), 255), 3),  # whole numbers, which are no class ids
         ("cross_entropy", torch.tensor([[[0, 255, 3]]]), 2),
         ("one's own", maps([0.0, NAN]), 1),
     ],

@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path
+from mimetypes import guess_type
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets.arrow_writer import ParquetWriter
+from datasets.data_files import FILES_TO_IGNORE
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from pyarrow.parquet import ParquetFile
@@ -41,7 +43,10 @@ FILE_MEGABYTES = 500
 """Size of a file: few enough files for a hundred million images, and small enough to divide among many readers."""
 
 DATA_SUFFIXES = (".arrow", ".csv", ".json", ".jsonl", ".lance", ".parquet", ".tar", ".tsv", ".txt", ".xml", ".zip", ".gz", ".h5", ".hdf5")
-"""Names of files that the Hub takes for rows of a data set whose card lists no files. So are all files in folders, such as images."""
+"""Endings of files at the root of a data set that hold rows if its card lists no files. In folders, every file is taken for rows."""
+
+TEXTS = ("LICENSE", "NOTICE", "CITATION")
+"""Names of files that hold no rows, whatever their ending."""
 
 ATTEMPTS = 5
 """Tries to commit to a data set on the Hub while others do so, too."""
@@ -290,7 +295,7 @@ def _data_set_on_hub(api: HfApi, repo_id: str, reader: BenchmarkReader) -> _Data
     listed = _listed_files(header.get("configs") or [])
     splits = frozenset(split for split in SPLIT_NAMES.values() if _files_of(split) in listed)
     # Without a list of files, the Hub finds them by itself, until a card lists some.
-    if len(listed) > len(splits) or (not listed and any(_may_be_rows(name) for name in files)):
+    if len(listed) > len(splits) or (not listed and _hold_rows(files)):
         raise refusal(
             f"{repo_id} has files that `mult-hf convert` did not upload, and its card would lose them; upload to another data set"
         )
@@ -308,8 +313,12 @@ def _listed_files(configs: Any) -> list[Any]:
     return listed
 
 
-def _may_be_rows(name: str) -> bool:
-    return not Path(name).name.startswith(".") and ("/" in name or name.lower().endswith(DATA_SUFFIXES))
+def _hold_rows(files: Iterable[str]) -> bool:
+    """Whether some of the files on the Hub are rows, as far as names tell. One picture or recording at the root is that of the card."""
+    paths = [PurePosixPath(name) for name in files]
+    paths = [path for path in paths if path.name not in FILES_TO_IGNORE and path.name[0] != "." and path.stem.upper() not in TEXTS]
+    media = [path for path in paths if (guess_type(path.name)[0] or "").startswith(("image/", "audio/", "video/"))]
+    return len(media) > 1 or any(len(path.parts) > 1 or path.name.lower().endswith(DATA_SUFFIXES) for path in paths)
 
 
 def push(reader: BenchmarkReader, repo_id: str, output_dir: str | Path | None = None, **options: Any) -> None:

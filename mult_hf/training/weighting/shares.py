@@ -19,7 +19,8 @@ def label_shares(
     the whole step, as of one large batch. A micro-batch without labels of a task has the share 0, and if all have equally many it is 1.
 
     Args:
-        labels: the labels of every micro-batch of this process's step, as for the model.
+        labels: the labels of every micro-batch of this process's optimizer step, as for the model, on any device. There must be
+            `gradient_accumulation_steps` of them, by which Accelerate divides: drop or refill a short last group.
         specs: the task entries by name.
         accelerator: the processes; all of them must call this.
 
@@ -29,12 +30,10 @@ def label_shares(
     batches = len(labels) * accelerator.num_processes
     if batches == 1:
         return [{}]
-    nothing = torch.zeros((), dtype=torch.int64, device=accelerator.device)
-    counts = torch.stack(
-        [
-            torch.stack([nothing if each.get(task) is None else count_labels(spec.loss, each[task]) for task, spec in specs.items()])
-            for each in labels
-        ]
-    )  # (micro-batches, tasks)
+    nothing = torch.zeros((), dtype=torch.int64)
+    counted = [
+        [nothing if each.get(task) is None else count_labels(spec.loss, each[task]) for task, spec in specs.items()] for each in labels
+    ]
+    counts = torch.stack([torch.stack([count.to(accelerator.device) for count in row]) for row in counted])  # (micro-batches, tasks)
     totals = accelerator.reduce(counts.sum(dim=0), "sum").clamp(min=1)
     return [dict(zip(specs, row)) for row in counts * batches / totals]

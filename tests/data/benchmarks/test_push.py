@@ -170,18 +170,23 @@ def test_only_the_files_of_the_split_are_sent(logged_in_hub, reader, tmp_path):
     assert splits(logged_in_hub) == ["test"]
 
 
-@pytest.mark.parametrize("name", ["train.csv", "data/test-00000-of-00001.parquet", "images/1.png"])
-def test_a_data_set_without_a_card_is_refused_if_it_has_rows(logged_in_hub, reader, tmp_path, name):
+@pytest.mark.parametrize(
+    "names", [["train.csv"], ["data/test-00000-of-00001.parquet"], ["images/1.png"], ["1.jpg", "2.webp"], ["a.mp4", "b.wav"]]
+)
+def test_a_data_set_without_a_card_is_refused_if_it_has_rows(logged_in_hub, reader, tmp_path, names):
     create_repository(NAME, repo_type="dataset", private=True)
-    logged_in_hub.repositories["datasets", NAME].commit("main", {name: File(b"rows")})
+    logged_in_hub.repositories["datasets", NAME].commit("main", {name: File(b"rows") for name in names})
     with pytest.raises(ValueError, match="has files that `mult-hf convert` did not upload"):
         push(reader("test"), NAME, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+HARMLESS = ("LICENSE.md", "LICENSE.txt", "preview.png", ".gitignore", ".gitattributes", "CITATION.cff", "dataset_infos.json")
+
+
 def test_files_that_hold_no_rows_do_not_matter(logged_in_hub, reader):
     create_repository(NAME, repo_type="dataset", private=True)
-    others = {name: File(b"ours") for name in ("LICENSE.md", "preview.png", ".gitignore", ".gitattributes", "CITATION.cff")}
+    others = {name: File(b"ours") for name in HARMLESS}
     card = File(b"---\nlicense: mit\n---\nOurs.\n")
     logged_in_hub.repositories["datasets", NAME].commit("main", {"README.md": card, **others})
     push(reader("test"), NAME)

@@ -46,13 +46,13 @@ def test_a_dataset_needs_a_trained_model(benchmark):
         benchmark.BenchmarkArguments(dataset="rooms")
 
 
-@pytest.mark.slow
 def test_a_dataset_that_cannot_be_read_is_refused_before_anything_is_measured(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "measure", lambda *arguments: pytest.fail("measured first"))
     with pytest.raises(ValueError, match="nowhere is not a local directory"):
         benchmark.main(["--model", str(ROOMS_TINY_CHECKPOINT), "--runtimes", "torch", "--dataset", str(tmp_path / "nowhere")])
 
 
+@pytest.mark.slow
 def test_the_accuracy_of_each_runtime_is_measured_against_pytorch_in_float32(benchmark, capsys):
     """On a few rows of the sample in the repository, with the shipped checkpoint."""
     flags = ["--model", ROOMS_TINY_CHECKPOINT, "--dataset", str(ROOT / "examples/data/rooms-sample"), "--max_samples", "2"]
