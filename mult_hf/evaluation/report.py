@@ -63,6 +63,9 @@ def number(value: float) -> str:
 def comparison_table(names: Sequence[str], differences: Mapping[str, Difference], evaluation: Evaluation, confidence: float) -> str:
     """Markdown table of differences between two models, and which of them is better where the interval excludes 0.
 
+    Of so few images that their differences have the same sign by chance more often than the confidence allows (five, for 95 %), an interval
+    says nothing, and the last column says so.
+
     Args:
         names: names of the two models.
         differences: first minus second, by `"task/metric"`.
@@ -70,14 +73,27 @@ def comparison_table(names: Sequence[str], differences: Mapping[str, Difference]
         confidence: confidence of the intervals.
     """
     first, second = names
+    least, known = 1 - math.log2(1 - confidence), images_with_labels(evaluation)
     rows = []
     for name, (difference, low, high) in differences.items():
         if math.isnan(difference):
             continue
         sign = 1 if _direction(evaluation, name) == "higher" else -1
         better = first if min(sign * low, sign * high) > 0 else second if max(sign * low, sign * high) < 0 else "undecided"
+        if known[name] < least:
+            better = f"unknown: {known[name]} image{'s' * (known[name] != 1)} with labels"
         rows.append([*name.split("/"), f"{difference:+.3g}", f"{low:+.3g} to {high:+.3g}", better])
     return markdown_table(["task", "metric", f"{first} - {second}", f"{confidence:.0%} interval", "better"], rows)
+
+
+def images_with_labels(evaluation: Evaluation) -> dict[str, int]:
+    """In how many images each metric, by `"task/metric"`, has a pixel that counts."""
+    counts = {
+        name: int(torch.cat([value.reshape(len(value), -1) for value in sums.tensors().values()], dim=1).any(dim=1).sum())
+        for name, sums in evaluation.stacked().items()
+    }
+    metrics = evaluation.metrics.metrics
+    return {f"{task}/{name}": counts.get(f"{task}/{each.statistics}", 0) for task in metrics for name, each in metrics[task].items()}
 
 
 def per_class_rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:

@@ -195,9 +195,11 @@ class TaskSpec:
         classes = np.where(known, target[0], IGNORE_INDEX).astype(np.int64)
         wrong = known & ((classes < 0) | (classes >= self.channels) | (classes != target[0]))
         if wrong.any():
-            ids = np.unique(target[:1, wrong])[:5].astype(np.float64)
+            every_id = np.unique(target[:1, wrong])
+            ids = every_id[:5].astype(np.float64)
             stored_ids = self.encoding.stored_values(ids[None, None])[0, 0]
             found, in_file = (", ".join(f"{value:g}" for value in values) for values in (ids, stored_ids))
+            found += "" if len(every_id) == len(ids) else f" and {len(every_id) - len(ids)} more"
             found += "" if found == in_file else f", which the file stores as {in_file}"
             raise ValueError(
                 f"{self.name}: {int(wrong.sum())} pixels have class {found}; classes run from 0 to {self.channels - 1}, see `encoding`"

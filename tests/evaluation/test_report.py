@@ -1,6 +1,7 @@
 """Colours of several maps have one scale: that of the truths, as far as these are known."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 
 from mult_hf import TaskSpec
 from mult_hf.evaluation.cards import eval_results
-from mult_hf.evaluation.comparison import gain_over
+from mult_hf.evaluation.comparison import bootstrap_differences, gain_over
 from mult_hf.evaluation.loop import Evaluation
-from mult_hf.evaluation.report import common_limits, number, tasks_with_nan, tasks_without_label, unmeasured_tasks
+from mult_hf.evaluation.report import common_limits, comparison_table, number, tasks_with_nan, tasks_without_label, unmeasured_tasks
 
 UNKNOWN = np.full((1, 4, 4), np.nan)
 
@@ -47,6 +48,18 @@ def test_a_task_whose_predictions_are_nan_is_not_taken_for_one_without_labels():
         "Not measured for net (without a known pixel in this split): height.",
         "Not measured for net (predictions of known pixels are NaN): distance.",
     ]
+
+
+@pytest.mark.parametrize(("images", "verdict"), [(1, "unknown: 1 image with labels"), (5, "unknown: 5 images with labels"), (6, "ours")])
+def test_no_model_is_called_better_on_so_few_images_that_chance_may_decide(images, verdict):
+    """Six that agree have a chance of 2 of 64; a further image without labels changes nothing."""
+    ours, theirs = Evaluation(SPECS), Evaluation(SPECS)
+    for row in range(images + 1):
+        target = torch.ones(2, 2) if row else torch.full((2, 2), math.nan)
+        for evaluation, error in ((ours, 1.0), (theirs, 2.0)):
+            evaluation.update(row, f"image {row}", {"distance": target + error}, {"distance": target})
+    table = comparison_table(["ours", "theirs"], bootstrap_differences(ours, theirs, resamples=50), ours, 0.95)
+    assert re.search(rf"\| distance +\| mae +\| -1 +\| -1 to -1 +\| {verdict} +\|", table)
 
 
 def test_a_metric_that_leaves_out_every_pixel_is_not_said_to_be_of_nan_predictions():
