@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from logging import NullHandler, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,11 @@ def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
     """
     path = stem.with_name(f"{stem.name}.int8.onnx")
     source = stem.with_name(f"{stem.name}.onnx")
+    # It advises, through the logger of all programs, a step of preparation that our files have behind them.
+    silent = NullHandler()
+    getLogger().addHandler(silent)
     quantize_dynamic(source, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+    getLogger().removeHandler(silent)
     return path
 
 

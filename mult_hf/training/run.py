@@ -174,7 +174,8 @@ def _train(
         loop.run()
         seconds = loop.progress.seconds
         duration = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-        accelerator.print(f"trained {loop.progress.step} steps in {duration}")
+        before = "" if loop.has_trained else "nothing is left to train: "
+        accelerator.print(f"{before}trained {loop.progress.step} steps in {duration}")
         results = save_results(loop, provenance)
     accelerator.print(_next_step(arguments))
     if repository is not None:

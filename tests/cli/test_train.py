@@ -4,11 +4,13 @@ import json
 import shlex
 from dataclasses import fields
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import SwinBackbone, SwinConfig
 
 from mult_hf import MulTForMultiTaskDensePrediction, MulTImageProcessor
@@ -321,6 +323,16 @@ def test_a_map_that_cannot_be_read_stops_training_with_its_row_and_what_to_do(tm
     with pytest.raises(
         ValueError, match=r"training data, row 2, column 'depth': .*; repair it, store null .*; to find others: `mult-hf check"
     ):
+        train(tmp_path / "model", "--dataset", data)
+
+
+def test_a_row_that_stops_training_is_explained_by_what_is_wrong_in_all_rows(tmp_path):
+    """To mend or leave out a single row of 0/255 masks does not help."""
+    entry = {"name": "mask", "kind": "classification", "channels": 2}
+    masks = {"mask": lambda rng, size: Image.fromarray(255 * rng.integers(0, 2, (size, size)).astype(np.uint8))}
+    data = write_data(tmp_path / "data", masks, [entry])
+    message = r"(training|validation) data, row \d.*: mask: .* class 255.*; this may be so in all rows: .*looks wrong: mask: .*0/255 mask"
+    with pytest.raises(ValueError, match=message):
         train(tmp_path / "model", "--dataset", data)
 
 
