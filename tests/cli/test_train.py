@@ -328,7 +328,7 @@ def test_a_map_that_cannot_be_read_stops_training_with_its_row_and_what_to_do(tm
 
 def test_a_row_that_stops_training_is_explained_by_what_is_wrong_in_all_rows(tmp_path):
     """To mend or leave out a single row of 0/255 masks does not help."""
-    entry = {"name": "mask", "kind": "classification", "channels": 2}
+    entry = {"name": "mask", "kind": "classification", "channels": 2, "encoding": {"dtype": "uint8"}}
     masks = {"mask": lambda rng, size: Image.fromarray(255 * rng.integers(0, 2, (size, size)).astype(np.uint8))}
     data = write_data(tmp_path / "data", masks, [entry])
     message = r"(training|validation) data, row \d.*: mask: .* class 255.*; this may be so in all rows: .*looks wrong: mask: .*0/255 mask"
