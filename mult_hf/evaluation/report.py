@@ -18,7 +18,7 @@ from mult_hf.inference.predictor import Predictor, predict
 from mult_hf.metrics import MultiTaskMetrics, metrics_of, multi_task_gain
 from mult_hf.model.entry_fields import refusal
 from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
-from mult_hf.model.tasks import TaskSpec
+from mult_hf.model.tasks import IGNORE_INDEX, TaskSpec
 from mult_hf.model.visualization import color_key, color_limits, colorize, direction_key, panel
 
 from .comparison import Difference, comparable_tasks
@@ -253,14 +253,18 @@ class ExampleImages:
     Args:
         image: the image.
         predictions: by task.
-        truths: by task.
+        truths: by task; None where nothing is known.
         keys: what the colours mean, by task, see [`common_key`]; the same in all examples.
     """
 
     image: Image.Image
     predictions: dict[str, Image.Image]
-    truths: dict[str, Image.Image]
+    truths: dict[str, Image.Image | None]
     keys: dict[str, Image.Image | None]
+
+
+def _known_pixels(values: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    return values != IGNORE_INDEX if spec.is_classification else np.isfinite(values)
 
 
 def example_images(
@@ -290,7 +294,11 @@ def example_images(
     def colored(maps: Mapping[str, np.ndarray]) -> dict[str, Image.Image]:
         return {task: colorize(maps[task], spec, limits[task]) for task, spec in specs.items()}
 
-    return [ExampleImages(image, colored(predictions), colored(truths), keys) for image, predictions, truths in found]
+    def known(maps: Mapping[str, np.ndarray]) -> dict[str, Image.Image | None]:
+        unknown = {task for task, spec in specs.items() if not _known_pixels(maps[task], spec).any()}
+        return {task: None if task in unknown else image for task, image in colored(maps).items()}
+
+    return [ExampleImages(image, colored(predictions), known(truths), keys) for image, predictions, truths in found]
 
 
 def example_panel(model: MulTForMultiTaskDensePrediction, dataset: "Dataset", collator: MultiTaskCollator, count: int) -> Image.Image:

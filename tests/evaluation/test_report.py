@@ -6,12 +6,22 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mult_hf import TaskSpec
+from mult_hf import MulTImageProcessor, TaskSpec
+from mult_hf.data.collator import MultiTaskCollator
 from mult_hf.evaluation.cards import eval_results
 from mult_hf.evaluation.comparison import bootstrap_differences, gain_over
 from mult_hf.evaluation.loop import Evaluation
-from mult_hf.evaluation.report import common_limits, comparison_table, number, tasks_with_nan, tasks_without_label, unmeasured_tasks
+from mult_hf.evaluation.report import (
+    common_limits,
+    comparison_table,
+    example_images,
+    number,
+    tasks_with_nan,
+    tasks_without_label,
+    unmeasured_tasks,
+)
 
 UNKNOWN = np.full((1, 4, 4), np.nan)
 
@@ -30,6 +40,17 @@ def constant(value):
 )
 def test_unknown_truths_do_not_stretch_the_scale_and_predictions_replace_them_if_none_is_known(truths, limits):
     assert common_limits(truths, [constant(7.0), constant(8.0)]) == limits
+
+
+def test_a_truth_that_is_unknown_everywhere_has_no_picture(tiny_model):
+    """Painted in the colour of unknown pixels it was taken for a prediction."""
+    model = tiny_model(tasks=["depth"])
+    collator = MultiTaskCollator(MulTImageProcessor(size={"height": 32, "width": 32}, tasks=["depth"]))
+    depth = Image.fromarray(np.full((32, 32), 1024, np.uint16))
+    rows = [{"image": Image.new("RGB", (32, 32)), "depth": each} for each in (depth, None)]
+    known, unknown = example_images(model, rows, collator, 2)
+    assert known.truths["depth"].size == unknown.predictions["depth"].size == (32, 32)
+    assert unknown.truths == {"depth": None}
 
 
 # --- numbers
