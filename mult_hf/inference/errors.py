@@ -1,7 +1,8 @@
-"""Errors of inference that callers handle."""
+"""Errors of inference that callers handle, and messages of libraries that they should not see."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import NullHandler, getLogger
 
 _NO_MEMORY = (
     *("out of memory", "not enough memory", "cannot allocate memory", "can't allocate memory", "failed to allocate memory"),
@@ -36,4 +37,18 @@ def naming_missing_memory(size: tuple[int, int]) -> Iterator[None]:
         raise
 
 
-__all__ = ["ExportError", "MissingMemoryError", "naming_missing_memory"]
+@contextmanager
+def quiet_root_logger() -> Iterator[None]:
+    """Drop what libraries log through the logger of all programs, unless the program has set it up.
+
+    Without this, the first such message makes Python print those of every other logger a second time, too.
+    """
+    silent = NullHandler()
+    getLogger().addHandler(silent)
+    try:
+        yield
+    finally:
+        getLogger().removeHandler(silent)
+
+
+__all__ = ["ExportError", "MissingMemoryError", "naming_missing_memory", "quiet_root_logger"]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from logging import NullHandler, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from mult_hf.model.modeling_mult import MulTForMultiTaskDensePrediction
 from mult_hf.model.tasks import TaskSpec
 from mult_hf.model.weights import check_weights
 
-from .errors import ExportError, naming_missing_memory
+from .errors import ExportError, naming_missing_memory, quiet_root_logger
 from .loading import load_whole_model
 from .predictor import Predictor
 
@@ -234,11 +233,8 @@ def write_int8(program: torch.export.ExportedProgram, facts: dict[str, Any], ste
     """
     path = stem.with_name(f"{stem.name}.int8.onnx")
     source = stem.with_name(f"{stem.name}.onnx")
-    # It advises, through the logger of all programs, a step of preparation that our files have behind them.
-    silent = NullHandler()
-    getLogger().addHandler(silent)
-    quantize_dynamic(source, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
-    getLogger().removeHandler(silent)
+    with quiet_root_logger():  # through which it advises a step of preparation that our files have behind them
+        quantize_dynamic(source, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
     return path
 
 
