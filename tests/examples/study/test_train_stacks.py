@@ -247,7 +247,7 @@ def test_networks_that_differ_in_their_samples_are_refused(small_rooms, tmp_path
         ("longer", 13),
         ("pairs", 15),
         ("pretrained", 30),
-        ("pretrained_rates", 14),
+        ("pretrained_rates", 15),
         ("pretrained_steps", 16),
         ("few_labels", 15),
         ("local_tasks", 2),
