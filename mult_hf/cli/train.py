@@ -105,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except RowError as error:
         names = [name for name in (cast(str, flags.dataset), *(flags.mix_with or [])) if not is_url(name)]
         others = f"; to find others: {', '.join(map(check_command, names))}" if names else ""
-        found = [mistake for mistake in data.mistakes if any(f"{task}: " in str(error) and f" {task}: " in mistake for task in data.specs)]
+        found = [
+            mistake for mistake in data.mistakes if any(f" {task}: " in f" {error}" and f" {task}: " in mistake for task in data.specs)
+        ]
         of_all = f"; this may be so in all rows: {found[0]}" if found else ""
         raise RowError(f"{error}; repair it, store null for a map that is not known, or leave the row out{of_all}{others}") from error
     for mistake in data.mistakes:  # hours later, what was printed before the first step is far above

@@ -89,13 +89,19 @@ class _Read:
 
 
 def _missing(path: Path, container: Any, read: _Read) -> str | None:
-    """What a file lacks, in words; None if nothing."""
-    if lost := missing_bytes(path):
+    """What a file lacks, in words; None if nothing.
+
+    Times are looked at only where sizes do not decide: complete files may state longer times than those of their frames.
+    """
+    lost, is_reserved = missing_bytes(path), _ends_in_zeros(path)
+    if lost:
         return f"ends {lost:,} bytes too early, so that its last frames may be missing"
+    if lost == 0 and not is_reserved:
+        return None
     stream = container.streams.video[0]
     tolerated = 2 * max(1 / float(stream.average_rate or 1), (read.end - read.start) / max(read.count, 1))  # times are rounded
     stated = _stated_end(container)
-    if stated is None and _ends_in_zeros(path):  # of a file whose size was reserved before a download
+    if stated is None and is_reserved:
         stated = _roughly_stated_end(container)
     if stated is not None and 0 < read.end < stated - tolerated:
         return f"lacks the last {stated - read.end:.3g} seconds of its frames"
@@ -122,13 +128,14 @@ def _roughly_stated_end(container: Any) -> float | None:
 
 
 def _ends_in_zeros(path: Path, size: int = 1024) -> bool:
+    """Whether a file's size may have been reserved before a download that broke off."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         return not file.read().strip(b"\0")
 
 
-def missing_bytes(path: Path) -> int:
-    """How many bytes a file lacks to the end of its last element, as that states it; 0 if it is whole or its format states no sizes."""
+def missing_bytes(path: Path) -> int | None:
+    """How many bytes a file lacks to the end of its last element, as that states it; 0 if it is whole, None if it states no sizes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -139,8 +146,8 @@ def missing_bytes(path: Path) -> int:
         elif start[4:8] in _BOXES:
             end = _end_of_boxes(file, size)
         else:
-            return 0
-    return max(0, end - size)
+            return None
+    return None if end is None else max(0, end - size)
 
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -154,35 +161,39 @@ _WHOLE_RIFF = 8
 """Bytes that the size of an AVI may be too large by: some programs count the first two fields, too."""
 
 
-def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """The end of the last box of an MP4 or MOV (ISO/IEC 14496-12, section 4.2); the file's size where it is not stated."""
+def _end_of_boxes(file: BinaryIO, size: int) -> int | None:
+    """The end of the last box of an MP4 or MOV (ISO/IEC 14496-12, section 4.2); None if it runs to the end of the file."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
         header = file.read(16)
         length = int.from_bytes(header[:4], "big")
         length = int.from_bytes(header[8:], "big") if length == 1 else length
-        if length < 8 or header[4:8] not in _BOXES:  # 0 is a box up to the end of the file
+        if header[4:8] not in _BOXES or 0 < length < 8:
             return size
+        if length == 0:
+            return None
         position += length
     return position
 
 
-def _end_of_riff(file: BinaryIO, size: int) -> int:
-    """The end of the last chunk of an AVI; large ones have several. The file's size where it is not stated, as before a recording's end."""
+def _end_of_riff(file: BinaryIO, size: int) -> int | None:
+    """The end of the last chunk of an AVI; large ones have several. None if it is not stated, as in a recording that was never closed."""
     position = end = 0
     while position + 8 <= size:
         file.seek(position)
         name, length = file.read(4), int.from_bytes(file.read(4), "little")
-        if name != b"RIFF" or length in (0, 0xFFFFFFFF):
+        if name == b"RIFF" and length in (0, 0xFFFFFFFF):
+            return None
+        if name != b"RIFF":
             break
         end = position + 8 + length
         position = end + length % 2
     return size if end <= size + _WHOLE_RIFF else end
 
 
-def _end_of_matroska(file: BinaryIO, size: int) -> int:
-    """The end of the segment of an MKV or WebM (RFC 8794, section 6); the file's size where it is not stated, as in live recordings."""
+def _end_of_matroska(file: BinaryIO, size: int) -> int | None:
+    """The end of the segment of an MKV or WebM (RFC 8794, section 6); None if it is not stated, as in live recordings."""
     position = 0
     while position + 12 <= size:
         file.seek(position)
@@ -190,14 +201,14 @@ def _end_of_matroska(file: BinaryIO, size: int) -> int:
         of_name = 9 - header[0].bit_length()  # bytes
         of_length = 9 - header[of_name].bit_length() if of_name <= 4 else 9
         if of_length > 8:
-            return size
+            return None
         bits = 7 * of_length
         length = int.from_bytes(header[of_name : of_name + of_length], "big") & ((1 << bits) - 1)
         position += of_name + of_length
         if header[:of_name] == _SEGMENT:
-            return size if length == (1 << bits) - 1 else position + length
+            return None if length == (1 << bits) - 1 else position + length
         position += length
-    return size
+    return None
 
 
 def upright(frame: "VideoFrame") -> Image.Image:

@@ -66,12 +66,12 @@ def _meant(value: Any) -> str:
     """The number that a text such as `1 / 255` or `1e-3` means, which YAML does not read as one."""
     if not isinstance(value, str):
         return ""
-    dividend, _, divisor = value.partition("/")
+    dividend, slash, divisor = value.partition("/")
     try:
-        meant = float(dividend) / float(divisor or 1)
+        meant = float(dividend) / (float(divisor) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
         return ""
-    return f", in YAML {Decimal(repr(meant)):f}" if math.isfinite(meant) else ""
+    return f", in YAML {Decimal(repr(meant)):f}" if 1e-15 < abs(meant) < 1e15 else ""
 
 
 def integer(name: str, value: Any) -> int:

@@ -186,7 +186,7 @@ def count_labels(loss: str, target: Tensor) -> Tensor:
 _COUNTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rotate_l1": lambda target, known: known[:, 1:-1, 1:-1].flatten(1).any(dim=1),
     "silog": lambda target, known: known & (target > 0).all(dim=1),
-    "cosine": lambda target, known: known & (target.float().norm(dim=1) > SHORTEST),
+    "cosine": lambda target, known: known & (target.float().square().sum(dim=1) > SHORTEST**2),
 }
 """Which labels a loss averages over, where these are not all known pixels: from target and known pixels, (batch, height, width) bool."""
 

@@ -52,7 +52,7 @@ def test_the_missing_end_of_a_video_that_was_cut_off_is_reported(tmp_path, kind,
     [
         (b"\0\0\0\x0cftypisom" + b"\0\0\0\x10mdat" + 8 * b"x", 0),
         (b"\0\0\0\x0cftypisom" + b"\0\0\0\x10mdat" + 5 * b"x", 3),
-        (b"\0\0\0\x0cftypisom" + b"\0\0\0\0mdat" + 5 * b"x", 0),  # up to the end of the file
+        (b"\0\0\0\x0cftypisom" + b"\0\0\0\0mdat" + 5 * b"x", None),  # up to the end of the file
         (b"\0\0\0\x0cftypisom" + b"\0\0\0\1mdat" + bytes(7) + b"\x20" + 6 * b"x", 10),  # a size of 64 bits
         (b"\0\0\0\x0cftypisom" + b"\0\0\0", 0),  # padding of less than a header
         (b"\0\0\0\x0cftypisom" + b"\r\n--boundary--", 0),  # of another program
@@ -61,14 +61,14 @@ def test_the_missing_end_of_a_video_that_was_cut_off_is_reported(tmp_path, kind,
         (b"RIFF\x10\0\0\0AVI LIST", 0),  # a size that counts the first two fields, too
         (b"RIFF\x08\0\0\0AVI LISTcamera data", 0),
         (b"RIFF\x05\0\0\0AVI L", 0),  # whose last one may lack its padding
-        (b"RIFF\0\0\0\0AVI LIST", 0),  # a recording that was never closed
+        (b"RIFF\0\0\0\0AVI LIST", None),  # a recording that was never closed
         (b"\x1a\x45\xdf\xa3\x81x" + b"\x18\x53\x80\x67\x84abcdefgh", 0),
         (b"\x1a\x45\xdf\xa3\x81x" + b"\x18\x53\x80\x67\x40\x0babcdefgh", 3),
-        (b"\x1a\x45\xdf\xa3\x81x" + b"\x18\x53\x80\x67\x01" + 7 * b"\xff" + b"abcdefgh", 0),  # a live recording
+        (b"\x1a\x45\xdf\xa3\x81x" + b"\x18\x53\x80\x67\x01" + 7 * b"\xff" + b"abcdefgh", None),  # a live recording
         (b"\x1a\x45\xdf\xa3\x81x" + b"\xec\x82vv" + b"\x18\x53\x80\x67\x40\x0babcdefgh", 3),  # after a void element
-        (b"\x1a\x45\xdf\xa3\0" + 20 * b"x", 0),
-        (b"GIF89a", 0),
-        (b"", 0),
+        (b"\x1a\x45\xdf\xa3\0" + 20 * b"x", None),
+        (b"GIF89a", None),
+        (b"", None),
     ],
 )
 def test_a_file_is_complete_if_its_last_element_ends_in_it(tmp_path, contents, missing):
@@ -107,6 +107,23 @@ def test_a_cut_mp4_whose_frames_run_to_the_end_of_the_file_is_reported(tmp_path)
     *images, broken = video_frames(tmp_path / "cut.mp4", "clip")
     assert 0 < len(images) < 50
     assert "it is cut off; copy or record it again" in broken.reason
+
+
+def test_a_section_of_a_stream_is_complete(tmp_path):
+    """Of a fragmented MP4 that does not begin at 0, FFmpeg states the end of the track as its duration."""
+    path = tmp_path / "live.mp4"
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}) as container:
+        stream = container.add_stream("libx264", rate=5, options={"g": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(50):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * number, np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    contents = path.read_bytes()
+    fragments = [match.start() - 4 for match in re.finditer(b"moof", contents)]
+    path.write_bytes(contents[: fragments[0]] + contents[fragments[2] :])
+    images = [*video_frames(path, "clip")]
+    assert 30 < len(images) < 50
+    assert {type(each) for each in images} == {InputImage}
 
 
 @pytest.mark.parametrize("kind", ["mp4", "avi", "mkv"])

@@ -30,10 +30,13 @@ def label_shares(
     batches = len(labels) * accelerator.num_processes
     if batches == 1:
         return [{}]
-    nothing = torch.zeros((), dtype=torch.int64)
-    counted = [
-        [nothing if each.get(task) is None else count_labels(spec.loss, each[task]) for task, spec in specs.items()] for each in labels
-    ]
-    counts = torch.stack([torch.stack([count.to(accelerator.device) for count in row]) for row in counted])  # (micro-batches, tasks)
+    nothing = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+
+    def count(labels: Mapping[str, Tensor], task: str) -> Tensor:
+        # On the device, one map after another: a processor would take as long for it as a GPU for the step.
+        maps = labels.get(task)
+        return nothing if maps is None else count_labels(specs[task].loss, maps.to(accelerator.device))
+
+    counts = torch.stack([torch.stack([count(each, task) for task in specs]) for each in labels])  # (micro-batches, tasks)
     totals = accelerator.reduce(counts.sum(dim=0), "sum").clamp(min=1)
     return [dict(zip(specs, row)) for row in counts * batches / totals]
