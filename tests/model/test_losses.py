@@ -277,13 +277,13 @@ def test_an_image_without_labels_does_not_change_the_loss_of_the_others(loss):
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "l1", "cosine", "rotate_l1"])
 def test_means_of_two_batches_weighted_by_their_labels_are_the_mean_of_the_joined_batch(loss):
-    """With one image of few labels, one without any, one whose labels are on the border only, and two whole ones."""
+    """One image has few labels, one none, one has them on the border only, and two are whole."""
     prediction, target = random_pair(loss, batch=5)
     target[0, ..., 2:] = target[1] = target[2, ..., 1:-1] = unknown_value(loss)
-    parts = [(prediction[:2], target[:2]), (prediction[2:], target[2:])]
-    counts = [count_labels(loss, target).item() for _, target in parts]
-    assert counts[0] < counts[1]
-    joined = sum(count * LOSSES[loss](*part).item() for count, part in zip(counts, parts)) / sum(counts)
+    parts = [(prediction[rows], target[rows]) for rows in (slice(2), slice(2, 5))]
+    few, many = (count_labels(loss, target).item() for _, target in parts)
+    joined = sum(count * LOSSES[loss](*part).item() for count, part in zip((few, many), parts)) / (few + many)
+    assert few < many
     assert joined == pytest.approx(LOSSES[loss](prediction, target).item(), rel=1e-12)
 
 
@@ -291,13 +291,11 @@ def test_means_of_two_batches_weighted_by_their_labels_are_the_mean_of_the_joine
     ("loss", "target", "count"),
     [
         ("silog", maps([2.0, 0.0, -1.0], [NAN, math.inf, 3.0]), 2),
-        ("cosine", pixels((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (NAN, 1.0, 0.0)), 1),
-        ("l1", pixels((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (NAN, 1.0, 0.0)), 2),
+        *((loss, pixels((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (NAN, 1.0, 0.0)), count) for loss, count in (("cosine", 1), ("l1", 2))),
         ("l1", torch.tensor([[[1.0, NAN]]]), 1),  # without the axis of a single channel
         ("rotate_l1", torch.ones(2, 1, 3, 3), 2),
-        ("l1", torch.full((1, 2, 1, 3), 255), 3),  # whole numbers, which are no class ids
-        ("cross_entropy", torch.tensor([[[0, 255, 3]]]), 2),
-        ("one's own", maps([0.0, NAN]), 1),
+        ("l1", torch.full((1, 2, 1, 3), 255), 3),  # no class ids
+        *(("cross_entropy", torch.tensor([[[0, 255, 3]]]), 2), ("one's own", maps([0.0, NAN]), 1)),
     ],
 )
 def test_labels_are_counted_as_the_loss_averages_over_them(loss, target, count):
